@@ -1,0 +1,113 @@
+"""What can go wrong in an attempt, as one tree.
+
+A handler ends well by returning. Otherwise it raises one of these, and its class alone decides what the server
+does next; the reason is for people and scripts. `AttemptError` is about the work, `AttemptStopped` about being
+told to end it.
+
+::
+
+    AttemptError
+    ├── TransientError     try again later; counts as a try
+    ├── PermanentError     trying again cannot help
+    ├── NotReadyError      park until the target changes; counts as nothing
+    └── OutcomeUnknown     the commit was sent and its answer never seen; settle it
+    AttemptStopped
+    └── GrantRefused       the server said no to the commit
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Final, Literal
+
+__all__ = [
+    "AttemptError",
+    "AttemptStopped",
+    "Condition",
+    "GrantRefused",
+    "NotReadyError",
+    "OutcomeUnknown",
+    "PermanentError",
+    "StopReason",
+    "TransientError",
+]
+
+Condition = Literal["RUNNING", "EXISTS"]
+"""What a parked task waits for: its instance runs, or its instance is there at all."""
+
+
+class StopReason(str, Enum):
+    """Why an attempt is told to end."""
+
+    CANCELLED = "CANCELLED"
+    """Somebody cancelled the task."""
+    REVOKED = "REVOKED"
+    """The attempt is no longer this worker's: its lease was lost, or another attempt took over."""
+    TIMEOUT = "TIMEOUT"
+    """The run or stall time-out passed."""
+    DRAIN = "DRAIN"
+    """The worker is leaving and cannot wait for this attempt to finish."""
+
+
+class AttemptError(Exception):
+    """The work itself failed. Raise one of the subclasses, never this one.
+
+    `reason` is UPPER_SNAKE and stable: scripts compare it. `message` is one a person can act on.
+    """
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(reason, message)
+        self.reason: Final = reason
+        self.message: Final = message
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.reason})"
+
+
+class TransientError(AttemptError):
+    """It may work later: the task goes back to the queue after a back-off, and one try is counted.
+
+    `retry_after` is a hint in seconds (> 0), or None when the server's own back-off should decide.
+    """
+
+    def __init__(self, reason: str, message: str, *, retry_after: float | None = None) -> None:
+        super().__init__(reason, message)
+        self.retry_after: Final = retry_after
+
+
+class PermanentError(AttemptError):
+    """Trying again with the same task cannot help: it fails now, and the message says what to change."""
+
+
+class NotReadyError(AttemptError):
+    """The target is fine but not in the state the task waits for: it is parked and costs no try."""
+
+    def __init__(self, reason: str, message: str, *, condition: Condition) -> None:
+        super().__init__(reason, message)
+        self.condition: Final[Condition] = condition
+
+
+class OutcomeUnknown(AttemptError):
+    """The commit was sent, its answer was lost, and the worker could not find out what became of it.
+
+    Not a failure: the content may stand at the destination. The server settles it.
+    """
+
+
+class AttemptStopped(Exception):
+    """The attempt was told to end; raised by `context.check()` and passed on by whoever called it.
+
+    A handler cleans up what it made and lets this go. Catching it to carry on is a bug.
+    """
+
+    def __init__(self, why: StopReason, message: str = "") -> None:
+        super().__init__(why, message)
+        self.why: Final = why
+        self.message: Final = message or f"the attempt was told to end: {why.value}"
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class GrantRefused(AttemptStopped):
+    """The server did not grant the commit: something else was durably decided first. Nothing was committed."""
