@@ -1,0 +1,566 @@
+"""The state table: the one place that says what an event does to a task.
+
+`decide` is a pure function from a task and an event to a `Decision`. The store applies decisions and nothing else ever
+changes a status; docs/states.md draws the same table.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import assert_never
+
+from longshore.server.model.task import AnyValue, Failure, FilePush, Grant, Status, Task
+from longshore.server.model.values import (
+    WAITING,
+    AttemptEnd,
+    DeliveryMethod,
+    Outcome,
+    Settlement,
+    State,
+    WaitReason,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """The numbers that the table needs. Times in seconds."""
+
+    solo_limit: int = 3
+    """Crashes while alone that fail a task. One could be anybody's fault."""
+    back_off_first: float = 1.0
+    back_off_most: float = 300.0
+    cancel_grace: float = 30.0
+    settle_timeout: float = 120.0
+    retention: float = 24 * 3600.0
+    """How long the payload of a task that did not succeed is kept for a retry."""
+
+    def back_off(self, tries: int, jitter: float) -> float:
+        """Seconds until the next try after `tries` failures (1 or more); `jitter` is uniform in [0, 1).
+
+        Exponential with "equal jitter" (half fixed, half random; M. Brooker, "Exponential Backoff And Jitter", AWS
+        Architecture Blog, 2015): the fixed half keeps a failing target from being hit at once by an unlucky draw.
+        """
+        ceiling = min(self.back_off_most, self.back_off_first * 2.0 ** min(tries - 1, 30))
+        return float(ceiling * (0.5 + 0.5 * jitter))
+
+
+@dataclass(frozen=True, slots=True)
+class BecameHead:
+    """Every earlier task for the destination is terminal."""
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """Its time has come, or the instance it is parked for is ready."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """A session takes it."""
+
+    session_id: str
+    worker: str
+    ticks: float
+
+
+@dataclass(frozen=True, slots=True)
+class GrantAsked:
+    """The attempt wants to commit."""
+
+    grant: Grant
+
+
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """The attempt's worker says how it ended."""
+
+    session_id: str
+    attempt: int
+    outcome: Outcome
+    error: Failure | None = None
+    result: AnyValue | None = None
+    wait_reason: WaitReason = WaitReason.NONE
+    retry_after: float | None = None
+    method: DeliveryMethod = DeliveryMethod.UNKNOWN
+    left_temps: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SessionLost:
+    """The lease of the session that holds the attempt ended; `crash` is false where the session lives but never got it."""
+
+    session_id: str
+    attempt: int
+    crash: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class TimedOut:
+    """The attempt's run time-out, its cancel's grace or its settling's time is over."""
+
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class CancelAsked:
+    """Somebody asks for an end."""
+
+    reason: str
+    ticks: float
+
+
+@dataclass(frozen=True, slots=True)
+class ExpiryReached:
+    """`expires_at` has passed."""
+
+
+@dataclass(frozen=True, slots=True)
+class SettledByHand:
+    """An operator says what became of the commit."""
+
+    settlement: Settlement
+
+
+Event = (
+    BecameHead
+    | Due
+    | Claimed
+    | GrantAsked
+    | Reported
+    | SessionLost
+    | TimedOut
+    | CancelAsked
+    | ExpiryReached
+    | SettledByHand
+)
+
+
+class Verdict(Enum):
+    """What an event did."""
+
+    CHANGED = "changed"
+    """A new revision."""
+    QUIET = "quiet"
+    """A new status that nobody can see (a head that is not due yet): no revision, no event."""
+    UNCHANGED = "unchanged"
+    """Nothing to do, and that is right."""
+    STALE = "stale"
+    """Refused: something else had been committed first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """An attempt that ended with this decision."""
+
+    attempt: int
+    end: AttemptEnd
+    error: Failure | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What becomes of the task. `debts`: attempts whose temps may be left behind, with the one temp if it is known."""
+
+    verdict: Verdict
+    status: Status
+    endings: tuple[Ending, ...] = ()
+    debts: tuple[tuple[int, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Circumstances:
+    """What the world adds to a decision: the wall clock (seconds) and a random draw in [0, 1)."""
+
+    now: float
+    jitter: float
+    policy: Policy
+
+
+def decide(task: Task, event: Event, world: Circumstances) -> Decision:
+    """Apply `event` to `task` by the state table of docs/states.md."""
+    return _Table(task, world).decide(event)
+
+
+class _Table:
+    """One decision: the task, the world, and the rows of the table as methods."""
+
+    __slots__ = ("_order", "_status", "_world")
+
+    def __init__(self, task: Task, world: Circumstances) -> None:
+        self._order = task.order
+        self._status = task.status
+        self._world = world
+
+    def decide(self, event: Event) -> Decision:
+        match event:
+            case BecameHead():
+                return self._became_head()
+            case Due():
+                return self._due()
+            case Claimed():
+                return self._claimed(event)
+            case GrantAsked():
+                return self._grant_asked(event.grant)
+            case Reported():
+                return self._reported(event)
+            case SessionLost():
+                return self._session_lost(event)
+            case TimedOut():
+                return self._timed_out(event)
+            case CancelAsked():
+                return self._cancel_asked(event)
+            case ExpiryReached():
+                return self._finish(State.EXPIRED) if self._status.state in WAITING else self._unchanged()
+            case SettledByHand():
+                return self._settled_by_hand(event.settlement)
+            case _:
+                assert_never(event)
+
+    # Verdicts -----------------------------------------------------------------------------------------------------
+
+    def _unchanged(self) -> Decision:
+        return Decision(Verdict.UNCHANGED, self._status)
+
+    def _stale(self) -> Decision:
+        return Decision(Verdict.STALE, self._status)
+
+    def _change(
+        self, status: Status, endings: tuple[Ending, ...] = (), debts: tuple[tuple[int, str], ...] = ()
+    ) -> Decision:
+        numbered = replace(status, revision=self._status.revision + 1, updated_at=self._world.now)
+        return Decision(Verdict.CHANGED, numbered, endings, debts)
+
+    def _released(self) -> Status:
+        """The status without holder, deadline and grant."""
+        return replace(
+            self._status,
+            session_id="",
+            deadline_ticks=None,
+            due_at=None,
+            grant=None,
+            wait_reason=WaitReason.NONE,
+        )
+
+    def _finish(
+        self,
+        state: State,
+        *,
+        base: Status | None = None,
+        error: Failure | None = None,
+        endings: tuple[Ending, ...] = (),
+        debts: tuple[tuple[int, str], ...] = (),
+    ) -> Decision:
+        now = self._world.now
+        base = base or self._released()
+        kept = None if state is State.SUCCEEDED else now + self._world.policy.retention
+        status = replace(
+            base,
+            state=state,
+            head=False,
+            error=None if state is State.SUCCEEDED else (error or base.error),
+            finished_at=now,
+            retryable_until=kept,
+        )
+        return self._change(status, endings, debts)
+
+    def _fall_back(
+        self,
+        state: State,
+        *,
+        base: Status,
+        endings: tuple[Ending, ...],
+        debts: tuple[tuple[int, str], ...] = (),
+    ) -> Decision:
+        """From a worker back to waiting, unless a cancel or the expiry ends it: the dagger of the table."""
+        if base.cancel_requested:
+            return self._finish(
+                State.CANCELLED,
+                base=replace(base, wait_reason=WaitReason.NONE, due_at=None),
+                endings=endings,
+                debts=debts,
+            )
+        if self._order.expires_at <= self._world.now:
+            return self._finish(
+                State.EXPIRED,
+                base=replace(base, wait_reason=WaitReason.NONE, due_at=None),
+                endings=endings,
+                debts=debts,
+            )
+        return self._change(replace(base, state=state), endings, debts)
+
+    # Rows ---------------------------------------------------------------------------------------------------------
+
+    def _became_head(self) -> Decision:
+        status = self._status
+        if status.state.terminal or status.head:
+            return self._unchanged()
+        if status.state is State.BLOCKED:
+            return self._change(replace(status, state=State.QUEUED, head=True, wait_reason=WaitReason.NONE))
+        return Decision(Verdict.QUIET, replace(status, head=True))
+
+    def _due(self) -> Decision:
+        status = self._status
+        if status.state is not State.SCHEDULED:
+            return self._unchanged()
+        if status.head:
+            return self._change(replace(status, state=State.QUEUED, wait_reason=WaitReason.NONE, due_at=None))
+        return self._change(replace(status, state=State.BLOCKED, wait_reason=WaitReason.EARLIER_TASK, due_at=None))
+
+    def _claimed(self, event: Claimed) -> Decision:
+        status = self._status
+        settling = status.state is State.SETTLING and not status.session_id
+        if status.state is not State.QUEUED and not settling:
+            return self._stale()
+        patience = self._world.policy.settle_timeout if settling else self._order.run_timeout
+        return self._change(
+            replace(
+                status,
+                state=State.SETTLING if settling else State.RUNNING,
+                attempt=status.attempt + 1,
+                session_id=event.session_id,
+                worker=event.worker,
+                started_at=self._world.now,
+                deadline_ticks=event.ticks + patience,
+                due_at=None,
+            )
+        )
+
+    def _grant_asked(self, grant: Grant) -> Decision:
+        status = self._status
+        if status.attempt != grant.attempt or status.session_id != grant.session_id:
+            return self._stale()
+        if status.state is State.RUNNING:
+            return self._change(replace(status, state=State.COMMITTING, grant=grant, method=grant.method))
+        held = status.grant
+        if status.state is State.COMMITTING and held is not None and held.temp == grant.temp:
+            return self._unchanged()
+        return self._stale()
+
+    def _reported(self, event: Reported) -> Decision:
+        status = self._status
+        if status.state is State.SETTLING:
+            return self._reported_settling(event)
+        if status.state is State.SUCCEEDED:
+            # A report sent twice because its acknowledgement was lost.
+            same = event.attempt == status.attempt and event.outcome is Outcome.OK
+            return self._unchanged() if same else self._stale()
+        if event.attempt != status.attempt or event.session_id != status.session_id:
+            return self._stale()
+        if status.state is State.COMMITTING:
+            return self._reported_after_grant(event)
+        if status.state is State.RUNNING:
+            if event.outcome is Outcome.OK:
+                return self._stale() if self._order.must_commit else self._succeeded(event)
+            return self._not_done(event)
+        if status.state is State.CANCELLING:
+            if event.outcome is Outcome.OK:
+                return self._stale() if self._order.must_commit else self._succeeded(event)
+            ending = Ending(event.attempt, AttemptEnd(event.outcome.name), event.error)
+            return self._finish(State.CANCELLED, endings=(ending,), debts=self._debts_of(event))
+        return self._stale()
+
+    def _reported_after_grant(self, event: Reported) -> Decision:
+        """The granted attempt speaks: what it says of its own commit is the truth."""
+        if event.outcome is Outcome.OK:
+            return self._succeeded(event)
+        if event.outcome is Outcome.UNKNOWN:
+            if self._status.state is State.SETTLING:
+                return self._unchanged()
+            return self._to_settling(Ending(event.attempt, AttemptEnd.UNKNOWN, event.error), crash=False)
+        return self._not_done(event)
+
+    def _reported_settling(self, event: Reported) -> Decision:
+        status = self._status
+        grant = status.grant
+        if grant is not None and event.attempt == grant.attempt and event.session_id == grant.session_id:
+            return self._reported_after_grant(event)
+        if event.attempt != status.attempt or event.session_id != status.session_id:
+            return self._stale()
+        match event.outcome:
+            case Outcome.SETTLED_REMOVED:
+                return self._settled(Settlement.REMOVED, AttemptEnd.SETTLED_REMOVED)
+            case Outcome.SETTLED_LANDED:
+                return self._settled(Settlement.LANDED, AttemptEnd.SETTLED_LANDED)
+            case Outcome.SETTLED_NEITHER:
+                return self._settled(Settlement.NEITHER, AttemptEnd.SETTLED_NEITHER)
+            case _:
+                ending = Ending(event.attempt, AttemptEnd(event.outcome.name), event.error)
+                return self._settle_again(ending, pause=event.outcome is not Outcome.HANDED_BACK)
+
+    def _succeeded(self, event: Reported) -> Decision:
+        base = replace(self._released(), result=event.result, method=event.method or self._status.method)
+        return self._finish(State.SUCCEEDED, base=base, endings=self._endings(Ending(event.attempt, AttemptEnd.OK)))
+
+    def _not_done(self, event: Reported) -> Decision:
+        """RUNNING or granted, and the worker says that nothing was and nothing will be put in place."""
+        world = self._world
+        ending = self._endings(Ending(event.attempt, AttemptEnd(event.outcome.name), event.error))
+        debts = self._debts_of(event)
+        base = replace(self._released(), method=event.method or self._status.method)
+        match event.outcome:
+            case Outcome.TRANSIENT:
+                return self._transient(base, event.error, event.retry_after, ending, debts)
+            case Outcome.PERMANENT:
+                state = State.CANCELLED if base.cancel_requested else State.FAILED
+                return self._finish(state, base=base, error=event.error, endings=ending, debts=debts)
+            case Outcome.NOT_READY:
+                parked = replace(base, wait_reason=event.wait_reason, error=event.error or base.error)
+                if event.wait_reason not in (WaitReason.INSTANCE_STOPPED, WaitReason.INSTANCE_ABSENT):
+                    due = world.now + world.policy.back_off(1, world.jitter)
+                    parked = replace(parked, wait_reason=WaitReason.BACK_OFF, due_at=due)
+                return self._fall_back(State.SCHEDULED, base=parked, endings=ending, debts=debts)
+            case Outcome.HANDED_BACK | Outcome.STOPPED | Outcome.UNKNOWN:
+                return self._fall_back(State.QUEUED, base=base, endings=ending, debts=debts)
+            case _:
+                return self._stale()
+
+    def _transient(
+        self,
+        base: Status,
+        error: Failure | None,
+        retry_after: float | None,
+        endings: tuple[Ending, ...],
+        debts: tuple[tuple[int, str], ...],
+    ) -> Decision:
+        world = self._world
+        tries = base.tries + 1
+        base = replace(base, tries=tries, error=error or base.error)
+        if tries >= self._order.attempt_limit:
+            state = State.CANCELLED if base.cancel_requested else State.FAILED
+            return self._finish(state, base=base, endings=endings, debts=debts)
+        pause = retry_after if retry_after is not None else world.policy.back_off(tries, world.jitter)
+        base = replace(base, wait_reason=WaitReason.BACK_OFF, due_at=world.now + pause)
+        return self._fall_back(State.SCHEDULED, base=base, endings=endings, debts=debts)
+
+    def _session_lost(self, event: SessionLost) -> Decision:
+        status = self._status
+        if status.session_id != event.session_id or status.attempt != event.attempt or not status.session_id:
+            return self._unchanged()
+        ending = Ending(status.attempt, AttemptEnd.LOST if event.crash else AttemptEnd.NEVER_ARRIVED)
+        match status.state:
+            case State.RUNNING:
+                base = self._crashed(self._released()) if event.crash else self._released()
+                debts = self._debts_of_loss() if event.crash else ()
+                if base.solo_crashes >= self._world.policy.solo_limit:
+                    state = State.CANCELLED if base.cancel_requested else State.FAILED
+                    return self._finish(state, base=base, error=_POISON, endings=(ending,), debts=debts)
+                return self._fall_back(State.QUEUED, base=base, endings=(ending,), debts=debts)
+            case State.COMMITTING:
+                return self._to_settling(ending, crash=event.crash)
+            case State.CANCELLING:
+                return self._finish(State.CANCELLED, endings=(ending,), debts=self._debts_of_loss())
+            case State.SETTLING:
+                return self._settle_again(ending, pause=event.crash)
+            case _:
+                return self._unchanged()
+
+    def _timed_out(self, event: TimedOut) -> Decision:
+        status = self._status
+        if status.attempt != event.attempt or not status.session_id:
+            return self._unchanged()
+        ending = Ending(status.attempt, AttemptEnd.TIMED_OUT, _TIMED_OUT)
+        match status.state:
+            case State.RUNNING:
+                return self._transient(self._released(), _TIMED_OUT, None, (ending,), self._debts_of_loss())
+            case State.COMMITTING:
+                return self._to_settling(ending, crash=False)
+            case State.CANCELLING:
+                return self._finish(State.CANCELLED, endings=(ending,), debts=self._debts_of_loss())
+            case State.SETTLING:
+                return self._settle_again(ending, pause=True)
+            case _:
+                return self._unchanged()
+
+    def _cancel_asked(self, event: CancelAsked) -> Decision:
+        status = self._status
+        if status.state.terminal or status.cancel_requested:
+            return self._unchanged()
+        asked = replace(status, cancel_requested=True, cancel_reason=event.reason)
+        if status.state in WAITING:
+            base = replace(asked, wait_reason=WaitReason.NONE, due_at=None)
+            return self._finish(State.CANCELLED, base=base)
+        if status.state is State.RUNNING:
+            grace = event.ticks + self._world.policy.cancel_grace
+            return self._change(replace(asked, state=State.CANCELLING, deadline_ticks=grace))
+        return self._change(asked)
+
+    def _settled_by_hand(self, settlement: Settlement) -> Decision:
+        if self._status.state is not State.SETTLING:
+            return self._stale()
+        return self._settled(settlement, AttemptEnd.OVERTAKEN)
+
+    # Settling -----------------------------------------------------------------------------------------------------
+
+    def _to_settling(self, ending: Ending, *, crash: bool) -> Decision:
+        status = self._crashed(self._status) if crash else self._status
+        return self._change(
+            replace(
+                status,
+                state=State.SETTLING,
+                session_id="",
+                deadline_ticks=None,
+                due_at=self._world.now,
+                wait_reason=WaitReason.SETTLING,
+            ),
+            (ending,),
+        )
+
+    def _settle_again(self, ending: Ending, *, pause: bool) -> Decision:
+        """No timer and no failure leaves SETTLING: only proof or an operator does."""
+        world = self._world
+        wait = world.policy.back_off(min(self._status.attempt, 10), world.jitter) if pause else 0.0
+        return self._change(
+            replace(self._status, session_id="", deadline_ticks=None, due_at=world.now + wait), (ending,)
+        )
+
+    def _settled(self, settlement: Settlement, end: AttemptEnd) -> Decision:
+        status = self._status
+        endings = (Ending(status.attempt, end),) if status.session_id else ()
+        base = self._released()
+        if settlement is Settlement.LANDED:
+            return self._finish(State.SUCCEEDED, base=base, endings=endings)
+        if settlement is Settlement.NEITHER and base.cancel_requested:
+            return self._finish(State.FAILED, base=base, error=_OUTCOME_UNKNOWN, endings=endings)
+        if base.solo_crashes >= self._world.policy.solo_limit and not base.cancel_requested:
+            return self._finish(State.FAILED, base=base, error=_POISON, endings=endings)
+        return self._fall_back(State.QUEUED, base=base, endings=endings)
+
+    # Shared -------------------------------------------------------------------------------------------------------
+
+    def _endings(self, ending: Ending) -> tuple[Ending, ...]:
+        """`ending`, and the end of a settling attempt that it overtakes."""
+        status = self._status
+        if status.state is State.SETTLING and status.session_id and status.attempt != ending.attempt:
+            return (ending, Ending(status.attempt, AttemptEnd.OVERTAKEN))
+        return (ending,)
+
+    def _crashed(self, status: Status) -> Status:
+        return replace(
+            status,
+            crashes=status.crashes + 1,
+            solo_crashes=status.solo_crashes + (1 if status.alone else 0),
+            alone=True,
+        )
+
+    def _debts_of_loss(self) -> tuple[tuple[int, str], ...]:
+        if not isinstance(self._order.work, FilePush):
+            return ()
+        return ((self._status.attempt, ""),)
+
+    def _debts_of(self, event: Reported) -> tuple[tuple[int, str], ...]:
+        if not event.left_temps or not isinstance(self._order.work, FilePush):
+            return ()
+        return ((event.attempt, ""),)
+
+
+_TIMED_OUT = Failure("TIMED_OUT", "The attempt took longer than its run_timeout and was given up.", True)
+_POISON = Failure(
+    "WORKER_CRASHED",
+    "The worker was lost each time it ran this task, alone too; see the attempts and the workers' logs.",
+)
+_OUTCOME_UNKNOWN = Failure(
+    "OUTCOME_UNKNOWN",
+    "The worker was lost after its commit was granted, and neither the temp nor the content was found: "
+    "look at the destination; the cancel came too late to know.",
+)

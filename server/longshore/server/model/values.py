@@ -1,0 +1,122 @@
+"""Enumerations of the model. Names are the contract's without their prefixes; values are what the database stores."""
+
+from __future__ import annotations
+
+from enum import IntEnum, StrEnum
+from typing import Final
+
+
+class State(IntEnum):
+    """Where a task stands; numbered as in the contract."""
+
+    BLOCKED = 1
+    SCHEDULED = 2
+    QUEUED = 3
+    RUNNING = 4
+    COMMITTING = 5
+    CANCELLING = 6
+    SETTLING = 7
+    SUCCEEDED = 8
+    FAILED = 9
+    CANCELLED = 10
+    EXPIRED = 11
+
+    @property
+    def terminal(self) -> bool:
+        return self >= State.SUCCEEDED
+
+
+LIVE: Final = frozenset(state for state in State if not state.terminal)
+TERMINAL: Final = frozenset(state for state in State if state.terminal)
+WAITING: Final = frozenset({State.BLOCKED, State.SCHEDULED, State.QUEUED})
+"""States in which no worker has the task and none has been granted a commit: cancel and expiry end them at once."""
+
+
+class WaitReason(IntEnum):
+    """Why a task waits; numbered as in the contract."""
+
+    NONE = 0
+    NOT_BEFORE = 1
+    BACK_OFF = 2
+    INSTANCE_STOPPED = 3
+    INSTANCE_ABSENT = 4
+    EARLIER_TASK = 5
+    SETTLING = 6
+
+
+PARKED: Final = frozenset({WaitReason.INSTANCE_STOPPED, WaitReason.INSTANCE_ABSENT})
+
+
+class Outcome(IntEnum):
+    """How a worker says that an attempt ended; numbered as in the contract."""
+
+    OK = 1
+    TRANSIENT = 2
+    PERMANENT = 3
+    NOT_READY = 4
+    HANDED_BACK = 5
+    STOPPED = 6
+    UNKNOWN = 7
+    SETTLED_REMOVED = 8
+    SETTLED_LANDED = 9
+    SETTLED_NEITHER = 10
+
+
+class AttemptEnd(StrEnum):
+    """How an attempt ended, as its history tells it."""
+
+    OK = "OK"
+    TRANSIENT = "TRANSIENT"
+    PERMANENT = "PERMANENT"
+    NOT_READY = "NOT_READY"
+    HANDED_BACK = "HANDED_BACK"
+    STOPPED = "STOPPED"
+    UNKNOWN = "UNKNOWN"
+    LOST = "LOST"
+    NEVER_ARRIVED = "NEVER_ARRIVED"
+    TIMED_OUT = "TIMED_OUT"
+    SETTLED_REMOVED = "SETTLED_REMOVED"
+    SETTLED_LANDED = "SETTLED_LANDED"
+    SETTLED_NEITHER = "SETTLED_NEITHER"
+    OVERTAKEN = "OVERTAKEN"
+    """A settling attempt whose question was answered by somebody else meanwhile."""
+
+
+class Settlement(IntEnum):
+    """What settling found; numbered as in the contract."""
+
+    REMOVED = 1
+    LANDED = 2
+    NEITHER = 3
+
+
+class IfExists(IntEnum):
+    REPLACE = 1
+    FAIL = 2
+
+
+class WhenStopped(IntEnum):
+    DELIVER = 1
+    WAIT = 2
+    FAIL = 3
+
+
+class WhenAbsent(IntEnum):
+    FAIL = 1
+    WAIT = 2
+
+
+class DeliveryMethod(IntEnum):
+    UNKNOWN = 0
+    SFTP = 1
+    DIRECTORY = 2
+    FILES_API = 3
+
+
+class UploadState(IntEnum):
+    OPEN = 1
+    """Bytes may arrive."""
+    COMPLETE = 2
+    """Sealed; its tasks exist."""
+    ABANDONED = 3
+    """Given up: its file is to be removed, then the row."""
