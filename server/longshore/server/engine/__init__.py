@@ -1,0 +1,1 @@
+"""Uploads, dispatch, sessions, watches and the janitor. Knows no protobuf."""

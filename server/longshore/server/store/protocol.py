@@ -1,0 +1,158 @@
+"""What the engine needs of a store. SQLite and PostgreSQL implement it; one conformance suite holds both to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from longshore.server.model.task import Attempt, Debt, Destination, Payload, Session, Task, Upload
+from longshore.server.model.values import State
+from longshore.server.store.commands import Command
+
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class TaskChange:
+    """One new revision. `holder` is the (session id, attempt) that had the task before it, if any."""
+
+    task: Task
+    holder: tuple[str, int] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What one commit did, in order. `claimable`: something became claimable, or room for it arose."""
+
+    tasks: tuple[TaskChange, ...]
+    claimable: bool
+    debts: bool = False
+    sessions_ended: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskFilter:
+    """Which tasks to list; every field that is set must hold. Times are wall-clock seconds."""
+
+    states: frozenset[State] = frozenset()
+    kinds: frozenset[str] = frozenset()
+    queue: str = ""
+    target: str = ""
+    instance: str = ""
+    labels: Mapping[str, str] | None = None
+    created_after: float | None = None
+    created_before: float | None = None
+    request_id: str = ""
+    creator: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class QueueFigures:
+    """`oldest_queued`: when the oldest QUEUED task was accepted."""
+
+    queue: str
+    paused: bool
+    live: Mapping[State, int]
+    oldest_queued: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class TargetFigures:
+    """Tasks of one target by what they do; `debts`: temps still to be removed."""
+
+    target: str
+    queued: int
+    running: int
+    parked: int
+    debts: int
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """A snapshot for operators. `queued_kinds`: kinds with QUEUED tasks."""
+
+    queues: tuple[QueueFigures, ...]
+    targets: tuple[TargetFigures, ...]
+    spool_bytes: int
+    """Payload bytes kept and reserved."""
+    open_uploads: int
+    queued_kinds: frozenset[str]
+
+
+class Store(Protocol):
+    """Durable state. Safe to use from the event loop that opened it only.
+
+    `run` enqueues a command and returns its result when the transaction that carried it is committed. Cancelling the await
+    does not take the command back. Raises the command's own LongshoreErrors, StoreOverloaded, StoreUnavailable.
+    """
+
+    async def open(self) -> None:
+        """Check the schema (migrating it where that is safe) and start the writer. Raises SchemaMismatch."""
+        ...
+
+    async def close(self) -> None:
+        """Commit what is waiting, then stop."""
+        ...
+
+    async def run(self, command: Command[R]) -> R: ...
+
+    def subscribe(self, listener: Callable[[Changes], None]) -> Callable[[], None]:
+        """Call `listener` on the loop after each commit that changed something, in commit order, before the futures of its
+        commands resolve; returns the way to stop it."""
+        ...
+
+    @property
+    def writable_since(self) -> float | None:
+        """Ticks since when every commit has succeeded (an idle store probes by itself); None while the last one failed."""
+        ...
+
+    # Reads see everything committed before the call. `creator` None sees everybody's; another's task reads as None.
+
+    async def task(self, task_id: str, *, creator: str | None = None) -> Task | None: ...
+
+    async def tasks_of_payload(self, payload_id: str) -> Sequence[Task]: ...
+
+    async def list_tasks(self, where: TaskFilter, *, before: int | None, limit: int) -> Sequence[Task]:
+        """Newest first: descending `seq`, below `before`."""
+        ...
+
+    async def blocking(self, destinations: Sequence[Destination]) -> Mapping[str, str]:
+        """The head's task id for each destination key that has one."""
+        ...
+
+    async def attempts(self, task_id: str, *, last: int | None = None) -> Sequence[Attempt]: ...
+
+    async def attempts_of(self, task_ids: Sequence[str], *, last: int) -> Mapping[str, Sequence[Attempt]]: ...
+
+    async def history(self, task_id: str, *, after: int, limit: int = 500) -> Sequence[Task]:
+        """The task at each revision after `after`, in order."""
+        ...
+
+    async def upload(self, principal: str, request_id: str) -> Upload | None:
+        """Not abandoned; complete ones with payload and tasks."""
+        ...
+
+    async def payload(self, payload_id: str) -> Payload | None: ...
+
+    async def inline_payload(self, payload_id: str) -> bytes | None:
+        """The content of a payload kept in the database; None: it is in the spool."""
+        ...
+
+    async def sessions(self) -> Sequence[Session]: ...
+
+    async def session(self, session_id: str) -> Session | None: ...
+
+    async def parked(self, target: str) -> Sequence[Destination]:
+        """Distinct instances (path empty) that tasks of the target are parked for."""
+        ...
+
+    async def debts(self, targets: Sequence[str], *, limit: int = 100) -> Sequence[Debt]:
+        """Debts of these targets that may be paid now."""
+        ...
+
+    async def figures(self) -> Figures: ...
+
+    async def known_files(self, ids: Sequence[str]) -> frozenset[str]:
+        """Those of `ids` (uploads or payloads) that have a row: the spool's sweep leaves them alone."""
+        ...
