@@ -17,7 +17,7 @@ told to end it.
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import StrEnum
 from typing import Final, Literal
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "NotReadyError",
     "OutcomeUnknown",
     "PermanentError",
+    "Reason",
     "StopReason",
     "TransientError",
 ]
@@ -36,7 +37,7 @@ Condition = Literal["RUNNING", "EXISTS"]
 """What a parked task waits for: its instance runs, or its instance is there at all."""
 
 
-class StopReason(str, Enum):
+class StopReason(StrEnum):
     """Why an attempt is told to end."""
 
     CANCELLED = "CANCELLED"
@@ -49,15 +50,52 @@ class StopReason(str, Enum):
     """The worker is leaving and cannot wait for this attempt to finish."""
 
 
+class Reason(StrEnum):
+    """The reasons that Longshore itself gives. A handler of your own may use any other UPPER_SNAKE word."""
+
+    ALREADY_EXISTS = "ALREADY_EXISTS"
+    INSTANCE_BUSY = "INSTANCE_BUSY"
+    INSTANCE_NOT_FOUND = "INSTANCE_NOT_FOUND"
+    INSTANCE_STOPPED = "INSTANCE_STOPPED"
+    INVALID_ARGUMENT = "INVALID_ARGUMENT"
+    IO_ERROR = "IO_ERROR"
+    IS_A_DIRECTORY = "IS_A_DIRECTORY"
+    NAME_TOO_LONG = "NAME_TOO_LONG"
+    NOT_A_DIRECTORY = "NOT_A_DIRECTORY"
+    NOT_A_FILE = "NOT_A_FILE"
+    NO_SFTP = "NO_SFTP"
+    NO_SPACE = "NO_SPACE"
+    OUTCOME_UNKNOWN = "OUTCOME_UNKNOWN"
+    PARENT_MISSING = "PARENT_MISSING"
+    PATH_ESCAPES = "PATH_ESCAPES"
+    PAYLOAD_UNAVAILABLE = "PAYLOAD_UNAVAILABLE"
+    PERMISSION_DENIED = "PERMISSION_DENIED"
+    READ_ONLY = "READ_ONLY"
+    SYMLINK_LOOP = "SYMLINK_LOOP"
+    TARGET_BUSY = "TARGET_BUSY"
+    TARGET_ERROR = "TARGET_ERROR"
+    TARGET_FORBIDDEN = "TARGET_FORBIDDEN"
+    TARGET_PROTOCOL = "TARGET_PROTOCOL"
+    TARGET_TIMEOUT = "TARGET_TIMEOUT"
+    TARGET_UNREACHABLE = "TARGET_UNREACHABLE"
+    TEMP_MISSING = "TEMP_MISSING"
+    UNSUPPORTED_MODE = "UNSUPPORTED_MODE"
+    UNSUPPORTED_PROJECT = "UNSUPPORTED_PROJECT"
+    VERIFY_FAILED = "VERIFY_FAILED"
+
+
 class AttemptError(Exception):
     """The work itself failed. Raise one of the subclasses, never this one.
 
-    `reason` is UPPER_SNAKE and stable: scripts compare it. `message` is one a person can act on.
+    `reason` is UPPER_SNAKE and stable: scripts compare it. `message` is one a person can act on. `left_temps` is set
+    when something of this attempt is still at the target because it could not be removed: a debt to be reported.
     """
+
+    left_temps: bool = False
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(reason, message)
-        self.reason: Final = reason
+        self.reason: Final = str(reason)
         self.message: Final = message
 
     def __str__(self) -> str:
@@ -97,8 +135,10 @@ class OutcomeUnknown(AttemptError):
 class AttemptStopped(Exception):
     """The attempt was told to end; raised by `context.check()` and passed on by whoever called it.
 
-    A handler cleans up what it made and lets this go. Catching it to carry on is a bug.
+    A handler cleans up what it made and lets this go. Catching it to carry on is a bug. `left_temps` as for `AttemptError`.
     """
+
+    left_temps: bool = False
 
     def __init__(self, why: StopReason, message: str = "") -> None:
         super().__init__(why, message)
