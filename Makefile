@@ -1,0 +1,86 @@
+# Longshore's chores. `make` alone prints them.
+#
+# VENV         the environment to use. Left alone, it is .venv, made and kept up to date here; given, it is yours to keep.
+# PYTHON       the interpreter for a new .venv (3.11 or later; found by itself otherwise)
+# PYTEST_ARGS  what pytest gets besides its configuration, for instance PYTEST_ARGS='-n 2 --dist loadgroup tests/unit'
+# AGAINST      the git revision that `make check` holds the contract against (default: where this branch left main)
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+VENV ?= .venv
+PYTHON ?=
+PYTEST_ARGS ?=
+AGAINST ?=
+
+PY := "$(VENV)/bin/python"
+PROTOS := $(shell find protos -name '*.proto')
+
+# An environment that was given is used as it is.
+ifeq ($(origin VENV),file)
+READY := $(VENV)/.protos-made
+else
+READY :=
+endif
+
+.PHONY: help
+help: ## Print this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+
+.PHONY: venv
+venv: $(READY) ## Make or refresh .venv: the project, editable, with its development tools
+
+$(VENV)/.installed: pyproject.toml constraints.txt hatch_build.py scripts/venv
+	@scripts/venv "$(VENV)" "$(PYTHON)"
+	@touch "$@"
+
+$(VENV)/.protos-made: $(VENV)/.installed $(PROTOS) hatch_build.py
+	@$(PY) hatch_build.py
+	@touch "$@"
+
+.PHONY: protos
+protos: $(READY) ## Generate the protobuf and gRPC modules beside their .proto files
+	@$(PY) hatch_build.py
+
+.PHONY: check
+check: $(READY) ## Lint, format, types and contract: everything that runs no code
+	$(PY) -m ruff check
+	$(PY) -m ruff format --check
+	$(PY) -m mypy
+	scripts/buf lint
+	scripts/buf format --diff --exit-code
+	scripts/buf-breaking "$(AGAINST)"
+
+.PHONY: format
+format: $(READY) ## Put the code and the contract into their format
+	$(PY) -m ruff check --fix-only --quiet
+	$(PY) -m ruff format
+	scripts/buf format --write
+
+.PHONY: parts
+parts: ## Install the system packages that the tests need (root, Debian or Ubuntu); say what is missing elsewhere
+	@scripts/system-packages
+
+.PHONY: test
+test: parts check ## Everything CI runs: check, then every test against the real parts
+	$(PY) -m pytest $(PYTEST_ARGS)
+
+.PHONY: demo
+demo: $(READY) ## A server, a worker and a file on its way, in a temporary directory
+	@$(PY) scripts/demo.py
+
+.PHONY: demo-lxd
+demo-lxd: parts $(READY) ## The same into a real container (root)
+	@$(PY) scripts/demo.py --lxd
+
+.PHONY: lock
+lock: ## Resolve constraints.txt anew, at the newest versions pyproject.toml allows
+	@scripts/lock "$(VENV)" "$(PYTHON)"
+
+.PHONY: clean
+clean: ## Remove everything that is made here: .venv, generated modules, caches
+	@rm -rf .venv dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@find . \( -path ./.git -prune \) -o \( -name '*_pb2*.py' -o -name '*_pb2*.pyi' \) -type f -exec rm -f {} +
+	@find . \( -path ./.git -prune \) -o -name __pycache__ -type d -prune -exec rm -rf {} +
