@@ -1,0 +1,1 @@
+"""The client of Longshore: hand in files and jobs, follow them, cancel them."""

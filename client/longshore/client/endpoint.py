@@ -1,0 +1,167 @@
+"""Where the server is, what it is shown to let us in, and a channel to it."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import grpc
+
+from longshore.client.errors import ConfigurationError
+
+DEFAULT_SERVER: Final = "127.0.0.1:7465"
+SYSTEM_DATA_DIR: Final = Path("/var/lib/longshore")
+"""Where a server that runs as root keeps its data."""
+
+MESSAGE_LIMIT: Final = 4 * 1024 * 1024
+"""Bytes of one message either way; chunks are of 1 MiB, pages of tasks smaller."""
+
+KEEPALIVE: Final = 20.0
+"""Seconds between pings on a quiet connection. Server and client must agree: grpc answers pings that come faster than
+the server permits with GOAWAY, "too many pings"."""
+
+CHANNEL_OPTIONS: Final[Sequence[tuple[str, int]]] = (
+    ("grpc.keepalive_time_ms", int(KEEPALIVE * 1000)),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.max_send_message_length", MESSAGE_LIMIT),
+    ("grpc.max_receive_message_length", MESSAGE_LIMIT),
+    # A server that restarts is back in a second; grpc's own back-off grows to two minutes.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+    # Every client has a connection of its own: one that is drained or cut takes no other along.
+    ("grpc.use_local_subchannel_pool", 1),
+    # Only loopback and unix sockets are spoken to, and a proxy would be asked for them too.
+    ("grpc.enable_http_proxy", 0),
+)
+
+_TOKEN: Final = re.compile(r"[\x21-\x7e]{1,4096}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """A server's address: a host and port, or the path of a unix socket."""
+
+    host: str = ""
+    port: int = 0
+    path: str = ""
+
+    @classmethod
+    def parse(cls, text: str | None = None, *, environ: Mapping[str, str] = os.environ) -> Endpoint:
+        """Read `HOST:PORT`, `[V6]:PORT` or `unix:PATH`; None reads $LONGSHORE_SERVER, else takes the default.
+
+        Raises ConfigurationError, and also for addresses that are not on this machine: the token would cross the
+        network in the clear.
+        """
+        text = (text if text is not None else environ.get("LONGSHORE_SERVER", "")) or DEFAULT_SERVER
+        if text.startswith("unix:"):
+            path = text.removeprefix("unix:")
+            path = path.removeprefix("//") if path.startswith("///") else path
+            if not path:
+                raise ConfigurationError("unix: wants the path of a socket, as in unix:/run/longshore.sock")
+            return cls(path=str(Path(path).absolute()))
+        host, colon, port = text.rpartition(":")
+        if host.startswith("[") and host.endswith("]"):
+            host = host[1:-1]
+        elif ":" in host:
+            raise ConfigurationError(f"{text!r} is no server address; write IPv6 as [::1]:7465")
+        if not (colon and host and port.isascii() and port.isdigit() and 0 < int(port) < 65536):
+            raise ConfigurationError(f"{text!r} is no server address; expected HOST:PORT or unix:PATH")
+        endpoint = cls(host=host, port=int(port))
+        if not endpoint.is_local:
+            raise ConfigurationError(
+                f"{text!r} is not on this machine, and this release speaks without TLS: "
+                "use a loopback address or a unix socket, or bring the port here through an SSH tunnel"
+            )
+        return endpoint
+
+    @property
+    def is_local(self) -> bool:
+        """Bytes sent there cannot leave this machine."""
+        if self.path:
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
+    @property
+    def target(self) -> str:
+        """As gRPC wants it."""
+        if self.path:
+            return f"unix:{self.path}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    def __str__(self) -> str:
+        return self.target
+
+
+def open_channel(endpoint: Endpoint) -> grpc.aio.Channel:
+    """A channel to the server; needs a running event loop, and is to be closed by the caller."""
+    return grpc.aio.insecure_channel(endpoint.target, options=list(CHANNEL_OPTIONS))
+
+
+def credentials(token: str | None) -> tuple[tuple[str, str], ...]:
+    """The metadata that each call carries to be let in.
+
+    Given with every call and not by an interceptor: grpc.aio feeds an intercepted client stream through a queue and a
+    task of its own, which every chunk of an upload would have to pass.
+    """
+    return (("authorization", f"Bearer {token}"),) if token else ()
+
+
+def default_data_dir(*, environ: Mapping[str, str] = os.environ) -> Path:
+    """The data directory of the server that this user most likely means."""
+    if given := environ.get("LONGSHORE_DATA_DIR"):
+        return Path(given)
+    if os.geteuid() == 0 and SYSTEM_DATA_DIR.is_dir():
+        return SYSTEM_DATA_DIR
+    share = environ.get("XDG_DATA_HOME") or str(Path.home() / ".local" / "share")
+    return Path(share) / "longshore"
+
+
+def find_token(
+    *,
+    token: str | None = None,
+    token_file: str | os.PathLike[str] | None = None,
+    data_dir: str | os.PathLike[str] | None = None,
+    environ: Mapping[str, str] = os.environ,
+) -> str | None:
+    """The token to show.
+
+    In this order: what is given, $LONGSHORE_TOKEN, $LONGSHORE_TOKEN_FILE, the file `token` in the data directory.
+    A file that was named must be readable; the one in the data directory may be missing, and then there is no token.
+    Raises ConfigurationError.
+    """
+    if token is not None:
+        return _checked(token, where="the given token")
+    named = token_file
+    if named is None and data_dir is None:
+        if value := environ.get("LONGSHORE_TOKEN"):
+            return _checked(value, where="$LONGSHORE_TOKEN")
+        named = environ.get("LONGSHORE_TOKEN_FILE") or None
+    path = Path(named) if named is not None else Path(data_dir or default_data_dir(environ=environ)) / "token"
+    try:
+        text = path.read_text()
+    except FileNotFoundError:
+        if named is None:
+            return None
+        raise ConfigurationError(f"there is no token file {path}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise ConfigurationError(f"cannot read the token file {path}: {why}") from error
+    return _checked(text.strip(), where=str(path))
+
+
+def _checked(token: str, *, where: str) -> str:
+    """A token travels in a header: printable ASCII without spaces."""
+    if not _TOKEN.fullmatch(token):
+        raise ConfigurationError(f"{where} is no token: expected printable characters without spaces")
+    return token

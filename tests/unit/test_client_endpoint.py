@@ -1,0 +1,112 @@
+"""Where the client looks for the server and its token, and where it refuses to send one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from longshore.client import endpoint as module
+from longshore.client.endpoint import Endpoint, credentials, default_data_dir, find_token
+from longshore.client.errors import ConfigurationError
+
+
+@pytest.mark.parametrize(
+    ("text", "target"),
+    [
+        ("127.0.0.1:7465", "127.0.0.1:7465"),
+        ("localhost:1", "localhost:1"),
+        ("127.8.9.1:65535", "127.8.9.1:65535"),
+        ("[::1]:7465", "[::1]:7465"),
+        ("unix:/run/longshore.sock", "unix:/run/longshore.sock"),
+        ("unix:///run/longshore.sock", "unix:/run/longshore.sock"),
+    ],
+)
+def test_addresses_on_this_machine(text: str, target: str) -> None:
+    assert Endpoint.parse(text, environ={}).target == target
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "localhost",
+        "localhost:",
+        ":7465",
+        "localhost:0",
+        "localhost:65536",
+        "localhost:http",
+        "::1:7465",
+        "unix:",
+        "a b:1",
+    ],
+)
+def test_what_is_no_address(text: str) -> None:
+    with pytest.raises(ConfigurationError):
+        Endpoint.parse(text, environ={})
+
+
+@pytest.mark.parametrize("text", ["10.0.0.1:7465", "example.org:7465", "[2001:db8::1]:7465", "0.0.0.0:7465"])
+def test_a_token_never_leaves_this_machine_in_the_clear(text: str) -> None:
+    with pytest.raises(ConfigurationError, match="not on this machine"):
+        Endpoint.parse(text, environ={})
+
+
+def test_default_and_environment() -> None:
+    assert Endpoint.parse(environ={}).target == "127.0.0.1:7465"
+    assert Endpoint.parse(environ={"LONGSHORE_SERVER": "unix:/s"}).target == "unix:/s"
+    assert Endpoint.parse("localhost:1", environ={"LONGSHORE_SERVER": "unix:/s"}).target == "localhost:1"
+
+
+def test_a_relative_socket_is_made_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert Endpoint.parse("unix:here.sock", environ={}).path == str(tmp_path / "here.sock")
+
+
+def test_data_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert default_data_dir(environ={"LONGSHORE_DATA_DIR": "/d", "XDG_DATA_HOME": "/x"}) == Path("/d")
+    monkeypatch.setattr(module, "SYSTEM_DATA_DIR", tmp_path / "none")
+    assert default_data_dir(environ={"XDG_DATA_HOME": "/x"}) == Path("/x/longshore")
+    assert default_data_dir(environ={}) == Path.home() / ".local/share/longshore"
+
+
+@pytest.mark.parametrize(("uid", "expected"), [(0, "system"), (1000, "x/longshore")])
+def test_only_root_means_the_system_s_server(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, uid: int, expected: str
+) -> None:
+    (tmp_path / "system").mkdir()
+    monkeypatch.setattr(module, "SYSTEM_DATA_DIR", tmp_path / "system")
+    monkeypatch.setattr("os.geteuid", lambda: uid)
+    assert default_data_dir(environ={"XDG_DATA_HOME": str(tmp_path / "x")}) == tmp_path / expected
+
+
+def test_order_of_tokens(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("of-the-directory\n")
+    (tmp_path / "other").write_text("of-a-file\n")
+    environ = {"LONGSHORE_DATA_DIR": str(tmp_path)}
+    assert find_token(environ=environ) == "of-the-directory"
+    environ["LONGSHORE_TOKEN_FILE"] = str(tmp_path / "other")
+    assert find_token(environ=environ) == "of-a-file"
+    environ["LONGSHORE_TOKEN"] = "of-the-environment"
+    assert find_token(environ=environ) == "of-the-environment"
+    # What is said on the command line beats what happens to stand in the environment.
+    assert find_token(data_dir=tmp_path, environ=environ) == "of-the-directory"
+    assert find_token(token_file=tmp_path / "other", environ=environ) == "of-a-file"
+    assert find_token(token="given", environ=environ) == "given"
+
+
+def test_no_token_is_no_error_but_a_missing_file_that_was_named_is(tmp_path: Path) -> None:
+    assert find_token(environ={"LONGSHORE_DATA_DIR": str(tmp_path)}) is None
+    with pytest.raises(ConfigurationError, match="there is no token file"):
+        find_token(token_file=tmp_path / "token", environ={})
+
+
+@pytest.mark.parametrize("content", [b"", b"two words", b"line\nline", "schlüssel".encode(), b"\xff\xfe"])
+def test_what_is_no_token(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "token").write_bytes(content)
+    with pytest.raises(ConfigurationError):
+        find_token(data_dir=tmp_path, environ={})
+
+
+def test_credentials() -> None:
+    assert credentials("abc") == (("authorization", "Bearer abc"),)
+    assert credentials(None) == ()
