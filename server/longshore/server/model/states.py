@@ -88,7 +88,8 @@ class Reported:
 
 @dataclass(frozen=True, slots=True)
 class SessionLost:
-    """The lease of the session that holds the attempt ended; `crash` is false where the session lives but never got it."""
+    """The lease of the session that holds the attempt ended; `crash` is false where the session lives but never got
+    it."""
 
     session_id: str
     attempt: int

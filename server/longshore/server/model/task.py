@@ -1,8 +1,8 @@
 """The task and what belongs to it, as frozen values.
 
 A task is a `Submission`, which never changes, and a `Status`, which each durable change replaces and numbers.
-Wall-clock times are seconds since the epoch (UTC), by the database's clock; `ticks` are seconds of a clock that never goes
-back and counts while the machine sleeps (CLOCK_BOOTTIME), and mean nothing after a reboot.
+Wall-clock times are seconds since the epoch (UTC), by the database's clock; `ticks` are seconds of a clock that never
+goes back and counts while the machine sleeps (CLOCK_BOOTTIME), and mean nothing after a reboot.
 """
 
 from __future__ import annotations
@@ -217,7 +217,8 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """An upload under way or done. `connection` numbers the connections that sent for it: the newest one alone may write."""
+    """An upload under way or done. `connection` numbers the connections that sent for it: the newest one alone may
+    write."""
 
     id: str
     principal: str

@@ -91,22 +91,30 @@ class Settlement(IntEnum):
 
 
 class IfExists(IntEnum):
+    """What to do when the destination exists."""
+
     REPLACE = 1
     FAIL = 2
 
 
 class WhenStopped(IntEnum):
+    """What to do when the instance is not running."""
+
     DELIVER = 1
     WAIT = 2
     FAIL = 3
 
 
 class WhenAbsent(IntEnum):
+    """What to do when the instance does not exist."""
+
     FAIL = 1
     WAIT = 2
 
 
 class DeliveryMethod(IntEnum):
+    """How bytes were written; FILES_API is neither atomic nor fenced."""
+
     UNKNOWN = 0
     SFTP = 1
     DIRECTORY = 2
@@ -114,6 +122,8 @@ class DeliveryMethod(IntEnum):
 
 
 class UploadState(IntEnum):
+    """Where an upload stands."""
+
     OPEN = 1
     """Bytes may arrive."""
     COMPLETE = 2

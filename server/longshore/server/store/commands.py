@@ -1,8 +1,8 @@
 """What may be done to the durable state.
 
-A command is a re-executable value: run again after a rollback, or after a commit whose answer was lost, it gives the same
-result. It checks first and changes afterwards; a `LongshoreError` that it raises fails its own caller and nobody else in
-the group. Results are the type parameter of `Command`.
+A command is a re-executable value: run again after a rollback, or after a commit whose answer was lost, it gives the
+same result. It checks first and changes afterwards; a `LongshoreError` that it raises fails its own caller and nobody
+else in the group. Results are the type parameter of `Command`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ R = TypeVar("R", covariant=True)
 
 
 class Lane(IntEnum):
-    """Order in which waiting commands enter a transaction. `SUBMIT` is bounded in bytes and refuses (StoreOverloaded)."""
+    """Order in which waiting commands enter a transaction. `SUBMIT` is bounded in bytes and refuses
+    (StoreOverloaded)."""
 
     LEASE = 0
     CONTROL = 1
@@ -74,8 +75,8 @@ class OpenUpload(Command[Upload]):
     """Find or make the upload of (principal, request_id).
 
     A complete one comes back as it is, tasks included, whatever the bounds say. An open one comes back with its durable
-    offset; with `connect`, its `connection` is counted up, so that an older connection's commands are refused from now on.
-    A new one takes `tasks` places in `queue` and `reserve` bytes.
+    offset; with `connect`, its `connection` is counted up, so that an older connection's commands are refused from now
+    on. A new one takes `tasks` places in `queue` and `reserve` bytes.
 
     Raises RequestIdReused (another fingerprint, or the id made tasks without an upload), QueueFull, CallerShare,
     SpoolFull, TooManyUploads.
@@ -100,7 +101,8 @@ class OpenUpload(Command[Upload]):
 class Checkpoint(Command[Upload]):
     """`offset` bytes with `crc32c` are on disk; raise the reservation to `reserve` bytes if it is lower.
 
-    `offset` None touches only (a sign of life). Raises UploadTakenOver (another connection number, or no longer open), SpoolFull.
+    `offset` None touches only (a sign of life). Raises UploadTakenOver (another connection number, or no longer open),
+    SpoolFull.
     """
 
     lane: ClassVar[Lane] = Lane.SUBMIT
@@ -116,8 +118,8 @@ class Checkpoint(Command[Upload]):
 class FinishUpload(Command[Upload]):
     """The payload is sealed on disk: make it and its tasks. Done already: the same answer again.
 
-    Raises UploadTakenOver, and nothing else: the room was taken by OpenUpload. `inline` is the content of a small payload
-    that is kept in the database instead of the spool; None: it is in the spool.
+    Raises UploadTakenOver, and nothing else: the room was taken by OpenUpload. `inline` is the content of a small
+    payload that is kept in the database instead of the spool; None: it is in the spool.
     """
 
     lane: ClassVar[Lane] = Lane.SUBMIT
@@ -130,7 +132,8 @@ class FinishUpload(Command[Upload]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RejectUpload(Command[None]):
-    """The bytes are wrong: give the upload up now (its file is removed by the janitor). Stale connections do nothing."""
+    """The bytes are wrong: give the upload up now (its file is removed by the janitor). Stale connections do
+    nothing."""
 
     upload_id: str
     connection: int
@@ -138,7 +141,8 @@ class RejectUpload(Command[None]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AbandonIdleUploads(Command[tuple[str, ...]]):
-    """Give up open uploads untouched for `idle` seconds; answers with all abandoned ones whose files are to be removed."""
+    """Give up open uploads untouched for `idle` seconds; answers with all abandoned ones whose files are to be
+    removed."""
 
     lane: ClassVar[Lane] = Lane.MAINTENANCE
     idle: float
@@ -160,8 +164,8 @@ class ForgetUploads(Command[None]):
 class SubmitTasks(Command[tuple[Task, ...]]):
     """Make tasks without an upload; the same request id again answers the same tasks.
 
-    `payload_id` names a payload that a task of `principal` keeps (any, if `any_creator`). Raises RequestIdReused, QueueFull,
-    CallerShare, PayloadGone.
+    `payload_id` names a payload that a task of `principal` keeps (any, if `any_creator`). Raises RequestIdReused,
+    QueueFull, CallerShare, PayloadGone.
     """
 
     lane: ClassVar[Lane] = Lane.SUBMIT
@@ -235,8 +239,8 @@ class Offer:
 
 @dataclass(frozen=True, slots=True)
 class Claims:
-    """`taken`: (session id, task as claimed). `solo_waiting`: a task that must run alone waits for one of the sessions that
-    are not idle; those sessions' ids, so that one of them can be left to run dry."""
+    """`taken`: (session id, task as claimed). `solo_waiting`: a task that must run alone waits for one of the sessions
+    that are not idle; those sessions' ids, so that one of them can be left to run dry."""
 
     taken: tuple[tuple[str, Task], ...]
     solo_waiting: tuple[str, ...] = ()
@@ -294,9 +298,10 @@ class SessionOpened:
 class OpenSession(Command[SessionOpened]):
     """A connection of a worker process: epoch + 1, lease renewed.
 
-    Attempts the store thinks it holds and `held` does not name never arrived: they are queued again at no cost (a granted
-    one is settled). `dead_sessions` of the same principal end now, as lost. Raises TargetIdentity (a served name is bound to
-    another daemon by a session that is still alive or by a task that ran there; an empty identity binds nothing).
+    Attempts the store thinks it holds and `held` does not name never arrived: they are queued again at no cost (a
+    granted one is settled). `dead_sessions` of the same principal end now, as lost. Raises TargetIdentity (a served
+    name is bound to another daemon by a session that is still alive or by a task that ran there; an empty identity
+    binds nothing).
     """
 
     session_id: str
@@ -312,7 +317,8 @@ class OpenSession(Command[SessionOpened]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RenewLeases(Command[frozenset[str]]):
-    """Signs of life: (session id, epoch) each; answers with the ids whose lease is renewed (the others ended or moved on)."""
+    """Signs of life: (session id, epoch) each; answers with the ids whose lease is renewed (the others ended or moved
+    on)."""
 
     lane: ClassVar[Lane] = Lane.LEASE
     sessions: tuple[tuple[str, int], ...]
@@ -321,7 +327,8 @@ class RenewLeases(Command[frozenset[str]]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Disconnect(Command[None]):
-    """The stream of this epoch is gone; the lease runs on. With `goodbye` the session ends: what it holds was handed back."""
+    """The stream of this epoch is gone; the lease runs on. With `goodbye` the session ends: what it holds was handed
+    back."""
 
     session_id: str
     epoch: int
@@ -350,8 +357,8 @@ class WakeParked(Command[int]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PayDebt(Command[None]):
-    """The temps are gone. A debt whose temp is not known is asked for once more after `again` seconds: the lost worker might
-    have been asleep and made it later."""
+    """The temps are gone. A debt whose temp is not known is asked for once more after `again` seconds: the lost worker
+    might have been asleep and made it later."""
 
     lane: ClassVar[Lane] = Lane.MAINTENANCE
     debt_id: str
@@ -363,7 +370,8 @@ class PayDebt(Command[None]):
 
 @dataclass(frozen=True, slots=True)
 class Ticked:
-    """`changed` tasks; `more` if the limit was reached; `next_at`: wall clock of the next due or expiring task, if any."""
+    """`changed` tasks; `more` if the limit was reached; `next_at`: wall clock of the next due or expiring task, if
+    any."""
 
     changed: int
     more: bool
@@ -398,9 +406,9 @@ class ExtendLeases(Command[None]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DoomPayloads(Command[tuple[str, ...]]):
-    """Payloads that nothing needs any more: every task succeeded, or all are past `retryable_until`. Marks them, so that no task
-    can be made from them, and answers with every marked one. `free`: bytes to free by evicting retryable ones too, the
-    oldest first."""
+    """Payloads that nothing needs any more: every task succeeded, or all are past `retryable_until`. Marks them, so
+    that no task can be made from them, and answers with every marked one. `free`: bytes to free by evicting retryable
+    ones too, the oldest first."""
 
     lane: ClassVar[Lane] = Lane.MAINTENANCE
     limit: int = 500
@@ -417,7 +425,8 @@ class ForgetPayloads(Command[None]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PurgeTasks(Command[int]):
-    """Drop requests all of whose tasks ended more than `age` seconds ago, with tasks, attempts, events. Answers how many tasks."""
+    """Drop requests all of whose tasks ended more than `age` seconds ago, with tasks, attempts, events. Answers how
+    many tasks."""
 
     lane: ClassVar[Lane] = Lane.MAINTENANCE
     age: float

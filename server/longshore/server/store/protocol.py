@@ -83,8 +83,8 @@ class Figures:
 class Store(Protocol):
     """Durable state. Safe to use from the event loop that opened it only.
 
-    `run` enqueues a command and returns its result when the transaction that carried it is committed. Cancelling the await
-    does not take the command back. Raises the command's own LongshoreErrors, StoreOverloaded, StoreUnavailable.
+    `run` enqueues a command and returns its result when the transaction that carried it is committed. Cancelling the
+    await does not take the command back. Raises the command's own LongshoreErrors, StoreOverloaded, StoreUnavailable.
     """
 
     async def open(self) -> None:
@@ -98,13 +98,14 @@ class Store(Protocol):
     async def run(self, command: Command[R]) -> R: ...
 
     def subscribe(self, listener: Callable[[Changes], None]) -> Callable[[], None]:
-        """Call `listener` on the loop after each commit that changed something, in commit order, before the futures of its
-        commands resolve; returns the way to stop it."""
+        """Call `listener` on the loop after each commit that changed something, in commit order, before the futures of
+        its commands resolve; returns the way to stop it."""
         ...
 
     @property
     def writable_since(self) -> float | None:
-        """Ticks since when every commit has succeeded (an idle store probes by itself); None while the last one failed."""
+        """Ticks since when every commit has succeeded (an idle store probes by itself); None while the last one
+        failed."""
         ...
 
     # Reads see everything committed before the call. `creator` None sees everybody's; another's task reads as None.

@@ -1,0 +1,167 @@
+"""AdminService: figures, fleet, queues, and settling by hand."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import grpc.aio
+
+from longshore.server import version
+from longshore.server.edge import translate
+from longshore.server.edge.auth import principal
+from longshore.server.edge.guard import answers
+from longshore.server.model.clock import Clock
+from longshore.server.model.errors import Forbidden, InvalidField
+from longshore.server.model.task import Session
+from longshore.server.model.values import Settlement, State
+from longshore.server.store.commands import Bounds, DrainSession, PauseQueue, SettleTask
+from longshore.server.store.protocol import Figures, Store, TargetFigures
+from longshore.v1 import admin_service_pb2 as pb
+from longshore.v1 import admin_service_pb2_grpc as pb_grpc
+
+_Context = grpc.aio.ServicerContext[Any, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdminEngine:
+    """What the service reads and delegates to."""
+
+    store: Store
+    clock: Clock
+    bounds: Bounds
+    spool_limit: Callable[[], int]
+    """Bytes allowed in the spool; 0: only the disk bounds it."""
+    watches: Callable[[], int]
+    credits: Callable[[str], int]
+    """Credits of a connected session; 0 for others."""
+    finished: Counter[State]
+    """Tasks finished since the start."""
+
+
+class AdminService(pb_grpc.AdminServiceServicer):
+    """The RPCs of longshore.v1.AdminService."""
+
+    def __init__(self, engine: AdminEngine) -> None:
+        self._engine = engine
+        self._store = engine.store
+
+    @answers
+    async def GetStats(self, _request: pb.GetStatsRequest, _context: _Context) -> pb.GetStatsResponse:
+        _operators_only()
+        figures = await self._store.figures()
+        sessions = await self._store.sessions()
+        engine = self._engine
+        return pb.GetStatsResponse(
+            queues=self._queues(figures),
+            targets=_targets(figures, sessions),
+            spool_bytes=figures.spool_bytes,
+            spool_limit=engine.spool_limit(),
+            uploads=figures.open_uploads,
+            watches=engine.watches(),
+            version=version.VERSION,
+            finished={state.name: count for state, count in engine.finished.items()},
+            unserved_kinds=sorted(figures.queued_kinds - {kind for session in sessions for kind in session.kinds}),
+        )
+
+    @answers
+    async def ListWorkers(self, _request: pb.ListWorkersRequest, _context: _Context) -> pb.ListWorkersResponse:
+        _operators_only()
+        sessions = sorted(await self._store.sessions(), key=lambda session: (session.worker, session.id))
+        return pb.ListWorkersResponse(workers=[self._worker(session) for session in sessions])
+
+    @answers
+    async def DrainWorker(self, request: pb.DrainWorkerRequest, _context: _Context) -> pb.DrainWorkerResponse:
+        _operators_only()
+        if not request.session_id:
+            raise InvalidField("session_id", "is empty; `longshore workers` lists the sessions.")
+        session = await self._store.run(DrainSession(session_id=request.session_id))
+        return pb.DrainWorkerResponse(worker=self._worker(session))
+
+    @answers
+    async def PauseQueue(self, request: pb.PauseQueueRequest, _context: _Context) -> pb.PauseQueueResponse:
+        _operators_only()
+        await self._store.run(PauseQueue(queue=_queue(request.queue), paused=True))
+        return pb.PauseQueueResponse()
+
+    @answers
+    async def ResumeQueue(self, request: pb.ResumeQueueRequest, _context: _Context) -> pb.ResumeQueueResponse:
+        _operators_only()
+        await self._store.run(PauseQueue(queue=_queue(request.queue), paused=False))
+        return pb.ResumeQueueResponse()
+
+    @answers
+    async def SettleTask(self, request: pb.SettleTaskRequest, _context: _Context) -> pb.SettleTaskResponse:
+        _operators_only()
+        if not request.task_id:
+            raise InvalidField("task_id", "is empty; give the id of a SETTLING task.")
+        try:
+            found = Settlement(request.settlement)
+        except ValueError:
+            raise InvalidField("settlement", "say what was found: REMOVED, LANDED or NEITHER.") from None
+        task = await self._store.run(SettleTask(task_id=request.task_id, settlement=found))
+        attempts = await self._store.attempts(task.id, last=translate.ATTEMPTS_SHOWN)
+        return pb.SettleTaskResponse(task=translate.task(task, attempts=attempts))
+
+    def _queues(self, figures: Figures) -> list[pb.QueueStats]:
+        now = self._engine.clock.now()
+        rows = []
+        for one in figures.queues:
+            row = pb.QueueStats(
+                queue=one.queue,
+                paused=one.paused,
+                live={state.name: count for state, count in one.live.items()},
+                limit=self._engine.bounds.queue_tasks,
+            )
+            if one.oldest_queued is not None:
+                row.oldest_queued.CopyFrom(translate.duration(max(0.0, now - one.oldest_queued)))
+            rows.append(row)
+        return rows
+
+    def _worker(self, session: Session) -> pb.Worker:
+        return pb.Worker(
+            session_id=session.id,
+            name=session.worker,
+            epoch=session.epoch,
+            connected=session.connected,
+            draining=session.draining,
+            credits=self._engine.credits(session.id),
+            held=len(session.held),
+            targets=sorted(session.targets),
+            kinds=sorted(session.kinds),
+            start_time=translate.timestamp(session.started_at),
+            version=session.version,
+        )
+
+
+def _targets(figures: Figures, sessions: Sequence[Session]) -> list[pb.TargetStats]:
+    """Targets with tasks, debts or workers."""
+    rows = {one.target: one for one in figures.targets if one.target}
+    serving = Counter(name for session in sessions for name in session.targets)
+    for name in serving:
+        rows.setdefault(name, TargetFigures(name, 0, 0, 0, 0))
+    return [
+        pb.TargetStats(
+            target=name,
+            workers=serving[name],
+            queued=one.queued,
+            running=one.running,
+            parked=one.parked,
+            debts=one.debts,
+            problem="" if serving[name] else "no worker serves this target",
+        )
+        for name, one in sorted(rows.items())
+    ]
+
+
+def _operators_only() -> None:
+    if not principal().operator:
+        raise Forbidden("Only operators may do this.")
+
+
+def _queue(name: str) -> str:
+    if not name:
+        raise InvalidField("queue", "is empty; `longshore stats` lists the queues.")
+    return name

@@ -1,0 +1,102 @@
+"""ListTasks: its filter, its pages and their tokens."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Final
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from longshore.server.model.errors import InvalidField
+from longshore.server.model.task import Task
+from longshore.server.model.values import State
+from longshore.server.store.protocol import TaskFilter
+from longshore.v1 import task_service_pb2 as pb
+
+PAGE_DEFAULT: Final = 100
+PAGE_MOST: Final = 1000
+_WORDS_MOST: Final = 100
+_TOKEN_VERSION: Final = 1
+
+
+@dataclass(frozen=True, slots=True)
+class ListQuery:
+    """A validated page request; `before` is the `seq` to continue below."""
+
+    where: TaskFilter
+    before: int | None
+    limit: int
+    fingerprint: str
+
+    def token_after(self, last: Task) -> str:
+        """The token for the page after the one that ends with `last`. Opaque to callers; bound to the filter."""
+        raw = json.dumps([_TOKEN_VERSION, last.order.seq, self.fingerprint], separators=(",", ":"))
+        return base64.urlsafe_b64encode(raw.encode()).decode().rstrip("=")
+
+
+def query_of(request: pb.ListTasksRequest, *, scope: str | None) -> ListQuery:
+    """Check every field. `scope`: the creator whose tasks may be seen; None: everybody's. Raises InvalidField."""
+    if request.page_size > PAGE_MOST:
+        raise InvalidField("page_size", f"is {request.page_size}; at most {PAGE_MOST}.")
+    asked = request.filter
+    for name, values in (
+        ("filter.states", asked.states),
+        ("filter.kinds", asked.kinds),
+        ("filter.labels", asked.labels),
+    ):
+        if len(values) > _WORDS_MOST:
+            raise InvalidField(name, f"has {len(values)} entries; at most {_WORDS_MOST}.")
+    where = TaskFilter(
+        states=frozenset(_state(index, value) for index, value in enumerate(asked.states)),
+        kinds=frozenset(asked.kinds),
+        queue=asked.queue,
+        target=asked.target,
+        instance=asked.instance,
+        labels=dict(asked.labels),
+        created_after=_seconds("filter.created_after", asked.created_after)
+        if asked.HasField("created_after")
+        else None,
+        created_before=(
+            _seconds("filter.created_before", asked.created_before) if asked.HasField("created_before") else None
+        ),
+        request_id=asked.request_id,
+        creator=asked.creator if scope is None else scope,
+    )
+    fingerprint = hashlib.sha256(asked.SerializeToString(deterministic=True)).hexdigest()[:16]
+    return ListQuery(
+        where=where,
+        before=_before(request.page_token, fingerprint) if request.page_token else None,
+        limit=request.page_size or PAGE_DEFAULT,
+        fingerprint=fingerprint,
+    )
+
+
+def _state(index: int, value: int) -> State:
+    try:
+        return State(value)
+    except ValueError:
+        raise InvalidField(f"filter.states[{index}]", f"{value} is no state.") from None
+
+
+def _seconds(field: str, value: Timestamp) -> float:
+    if not 0 <= value.nanos < 1_000_000_000 or not -62_135_596_800 <= value.seconds <= 253_402_300_799:
+        raise InvalidField(field, "is no valid time.")
+    return value.seconds + value.nanos / 1e9
+
+
+def _before(token: str, fingerprint: str) -> int:
+    try:
+        padded = token + "=" * (-len(token) % 4)
+        version, seq, made_for = json.loads(base64.urlsafe_b64decode(padded.encode("ascii")))
+        valid = version == _TOKEN_VERSION and isinstance(seq, int) and seq >= 0
+    except (ValueError, TypeError, binascii.Error):
+        valid = False
+    if not valid:
+        raise InvalidField("page_token", "was not made by this server; begin again without it.")
+    if made_for != fingerprint:
+        raise InvalidField("page_token", "belongs to another filter; begin again without it.")
+    return int(seq)

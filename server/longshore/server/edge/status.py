@@ -1,0 +1,111 @@
+"""The one table from the engine's errors to gRPC statuses, and the details that go with them."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Final, NoReturn
+
+import grpc
+import grpc.aio
+import structlog
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+from longshore.server.model import errors
+
+DOMAIN: Final = "longshore"
+
+CODES: Final[dict[type[errors.LongshoreError], grpc.StatusCode]] = {
+    errors.InvalidField: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.UploadInvalid: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.UploadBroken: grpc.StatusCode.UNAVAILABLE,
+    errors.UploadInProgress: grpc.StatusCode.ABORTED,
+    errors.UploadTakenOver: grpc.StatusCode.ABORTED,
+    errors.RequestIdReused: grpc.StatusCode.ALREADY_EXISTS,
+    errors.NotFound: grpc.StatusCode.NOT_FOUND,
+    errors.RevisionMismatch: grpc.StatusCode.ABORTED,
+    errors.RevisionAhead: grpc.StatusCode.OUT_OF_RANGE,
+    errors.NotRetryable: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.Superseded: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.NotSettling: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.OverLimit: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.SpoolDamaged: grpc.StatusCode.DATA_LOSS,
+    errors.StoreUnavailable: grpc.StatusCode.UNAVAILABLE,
+    errors.Draining: grpc.StatusCode.UNAVAILABLE,
+    errors.Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
+    errors.Forbidden: grpc.StatusCode.PERMISSION_DENIED,
+    errors.EpochSuperseded: grpc.StatusCode.ABORTED,
+    errors.ProtocolVersion: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.TargetIdentity: grpc.StatusCode.FAILED_PRECONDITION,
+}
+"""By class; a subclass without a row of its own takes its nearest base's."""
+
+_RETRY_SECONDS: Final = 1.0
+"""What RetryInfo says with UNAVAILABLE."""
+
+_log = structlog.get_logger("longshore.edge")
+
+
+def code_of(error: errors.LongshoreError) -> grpc.StatusCode:
+    """The status code for an error. Every class of the tree has one; a test asserts it."""
+    for base in type(error).__mro__:
+        code = CODES.get(base)
+        if code is not None:
+            return code
+    return grpc.StatusCode.INTERNAL
+
+
+def details_of(error: errors.LongshoreError) -> list[Message]:
+    """google.rpc details: ErrorInfo always, the others where they apply."""
+    details: list[Message] = [
+        error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=dict(error.metadata))
+    ]
+    if isinstance(error, errors.InvalidField):
+        violation = error_details_pb2.BadRequest.FieldViolation(
+            field=error.field, description=error.message.removeprefix(f"{error.field}: "), reason=error.reason
+        )
+        details.append(error_details_pb2.BadRequest(field_violations=[violation]))
+    if isinstance(error, errors.OverLimit):
+        quota = error_details_pb2.QuotaFailure.Violation(subject=error.subject, description=error.message)
+        details.append(error_details_pb2.QuotaFailure(violations=[quota]))
+        details.append(_retry_info(error.retry_after))
+    elif code_of(error) is grpc.StatusCode.UNAVAILABLE:
+        details.append(_retry_info(_RETRY_SECONDS))
+    return details
+
+
+def _retry_info(seconds: float) -> error_details_pb2.RetryInfo:
+    delay = Duration()
+    delay.FromMicroseconds(round(seconds * 1e6))
+    return error_details_pb2.RetryInfo(retry_delay=delay)
+
+
+def status_of(error: errors.LongshoreError) -> status_pb2.Status:
+    """The whole status."""
+    packed = []
+    for detail in details_of(error):
+        wrapped = AnyMessage()
+        wrapped.Pack(detail)
+        packed.append(wrapped)
+    return status_pb2.Status(code=code_of(error).value[0], message=error.message, details=packed)
+
+
+async def abort(context: grpc.aio.ServicerContext[object, object], error: BaseException) -> NoReturn:
+    """End the RPC with the status of `error`. What is no LongshoreError is a defect: it is logged whole under an
+    incident number, and the caller learns the number only."""
+    if not isinstance(error, errors.LongshoreError):
+        incident = secrets.token_hex(4)
+        _log.error("defect", incident=incident, exc_info=error)
+        error = _defect(incident)
+    rich = rpc_status.to_status(status_of(error))
+    await context.abort(rich.code, rich.details, rich.trailing_metadata)
+    raise AssertionError("abort returned")
+
+
+def _defect(incident: str) -> errors.LongshoreError:
+    return errors.LongshoreError(
+        f"A defect in the server; please report it with the server's log of incident {incident}.", incident=incident
+    )

@@ -1,0 +1,185 @@
+"""The janitor: what time brings. Due tasks, expiry, time-outs, lost leases, and what nobody needs any more.
+
+Every step is a conditional command, so that any number of janitors is harmless.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+
+from longshore.server.model.clock import Clock
+from longshore.server.model.errors import LongshoreError
+from longshore.server.spool.protocol import Spool
+from longshore.server.store.commands import (
+    AbandonIdleUploads,
+    DoomPayloads,
+    ExtendLeases,
+    ForgetPayloads,
+    ForgetUploads,
+    PurgeTasks,
+    ReapSessions,
+    Tick,
+)
+from longshore.server.store.protocol import Changes, Store
+
+_log = structlog.get_logger("longshore.janitor")
+
+_DAY: Final = 24 * 3600.0
+_LONGEST_SLEEP: Final = 30.0
+"""Seconds after which it looks again whatever it was told: a safety net for other servers' commits."""
+_SHORTEST_SLEEP: Final = 0.005
+_TIDY_EVERY: Final = 60.0
+_TIDY_PAUSE: Final = 0.1
+"""Seconds for which endings are gathered before payloads are unlinked: unlinking slows the syncs of others."""
+_PURGE_EVERY: Final = 3600.0
+_RETRY_AFTER: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JanitorSettings:
+    """Times in seconds."""
+
+    lease: float = 6.0
+    upload_idle: float = 600.0
+    """After so long without a sign of life an open upload is given up. Clients are told (`Upload.expire_time`)."""
+    history: float = 7 * _DAY
+    """How long finished tasks, and so their request ids, are remembered."""
+
+
+class Janitor:
+    """Runs until cancelled. `prepare` first, once, before anything is served."""
+
+    def __init__(self, *, store: Store, spool: Spool, clock: Clock, settings: JanitorSettings) -> None:
+        self._store = store
+        self._spool = spool
+        self._clock = clock
+        self._settings = settings
+        self._time_bell = asyncio.Event()
+        self._tidy_bell = asyncio.Event()
+        self._next_at: float | None = None
+        self._next_ticks: float | None = None
+        store.subscribe(self._on_commit)
+
+    async def prepare(self) -> None:
+        """Leases run from now; files without a row, older than a day, go to the trash."""
+        await self._store.run(ExtendLeases(lease=self._settings.lease))
+        old = await self._spool.files_older_than(_DAY)
+        if old:
+            known = await self._store.known_files(old)
+            strays = [one for one in old if one not in known]
+            if strays:
+                _log.warning("strays_to_trash", files=len(strays))
+                await self._spool.to_trash(strays)
+
+    async def run(self) -> None:
+        """All loops, until cancelled."""
+        async with asyncio.TaskGroup() as loops:
+            loops.create_task(self._forever(self._keep_time), name="janitor: time")
+            loops.create_task(self._forever(self._reap), name="janitor: leases")
+            loops.create_task(self._forever(self._tidy), name="janitor: payloads")
+            loops.create_task(self._forever(self._purge), name="janitor: history")
+
+    async def relieve(self, wanted: int) -> None:
+        """Free `wanted` bytes of spool by evicting payloads that are kept for a retry only, the oldest first."""
+        await self._delete_payloads(free=wanted)
+
+    def _on_commit(self, changes: Changes) -> None:
+        for change in changes.tasks:
+            order, status = change.task.order, change.task.status
+            if status.state.terminal:
+                self._tidy_bell.set()
+                continue
+            at = min(status.due_at or order.expires_at, order.expires_at)
+            if self._next_at is None or at < self._next_at:
+                self._next_at = at
+                self._time_bell.set()
+            ticks = status.deadline_ticks
+            if ticks is not None and (self._next_ticks is None or ticks < self._next_ticks):
+                self._next_ticks = ticks
+                self._time_bell.set()
+
+    async def _forever(self, step: Callable[[], Awaitable[None]]) -> None:
+        """Repeat a step; what it cannot do now (the database is away, the disk full) it tries again."""
+        while True:
+            try:
+                await step()
+            except (LongshoreError, OSError) as error:
+                _log.warning("janitor_step_failed", step=step.__name__.lstrip("_"), error=str(error))
+                await asyncio.sleep(_RETRY_AFTER)
+
+    async def _keep_time(self) -> None:
+        rang = await self._ring_or(self._time_bell, self._until_next())
+        self._time_bell.clear()
+        if rang and self._until_next() > 0:
+            return  # only the alarm was set anew
+        # Forgotten before the command and merged after it: commits that land meanwhile set alarms of their own.
+        self._next_at = self._next_ticks = None
+        ticked = await self._store.run(Tick())
+        self._next_at = _earlier(self._next_at, ticked.next_at)
+        self._next_ticks = _earlier(self._next_ticks, ticked.next_ticks)
+        if ticked.more:
+            self._next_at = self._clock.now()
+        else:
+            await asyncio.sleep(_SHORTEST_SLEEP)
+
+    def _until_next(self) -> float:
+        """Seconds until something is due; at most the longest sleep."""
+        waits = [_LONGEST_SLEEP]
+        if self._next_at is not None:
+            waits.append(self._next_at - self._clock.now())
+        if self._next_ticks is not None:
+            waits.append(self._next_ticks - self._clock.ticks())
+        return min(waits)
+
+    @staticmethod
+    async def _ring_or(bell: asyncio.Event, seconds: float) -> bool:
+        """Wait for the bell, `seconds` at most; answers whether it rang."""
+        try:
+            async with asyncio.timeout(max(seconds, 0.0)):
+                return await bell.wait()
+        except TimeoutError:
+            return False
+
+    async def _reap(self) -> None:
+        lease = self._settings.lease
+        await asyncio.sleep(lease / 6)
+        since = self._store.writable_since
+        # A fleet that could not renew because the database was away is not a lost fleet.
+        if since is None or self._clock.ticks() - since < lease:
+            return
+        for session_id in await self._store.run(ReapSessions()):
+            _log.warning("session_lost", session_id=session_id)
+
+    async def _tidy(self) -> None:
+        await self._ring_or(self._tidy_bell, _TIDY_EVERY)
+        self._tidy_bell.clear()
+        await asyncio.sleep(_TIDY_PAUSE)
+        abandoned = await self._store.run(AbandonIdleUploads(idle=self._settings.upload_idle))
+        for upload_id in abandoned:
+            await self._spool.delete_upload(upload_id)
+        if abandoned:
+            await self._store.run(ForgetUploads(upload_ids=abandoned))
+        while await self._delete_payloads(free=0):
+            pass
+
+    async def _delete_payloads(self, *, free: int) -> bool:
+        doomed = await self._store.run(DoomPayloads(free=free))
+        for payload_id in doomed:
+            await self._spool.delete_payload(payload_id)
+        if doomed:
+            await self._store.run(ForgetPayloads(payload_ids=doomed))
+        return bool(doomed)
+
+    async def _purge(self) -> None:
+        while await self._store.run(PurgeTasks(age=self._settings.history)):
+            _log.debug("history_purged")
+        await asyncio.sleep(_PURGE_EVERY)
+
+
+def _earlier(one: float | None, other: float | None) -> float | None:
+    return min((time for time in (one, other) if time is not None), default=None)

@@ -1,0 +1,194 @@
+"""Watches: every revision of a task once, in order, to whoever asks.
+
+The events table is the truth; the hub only tells a watcher that there is something new. What a commit brings is handed
+to the watchers of that task directly when it continues what they have seen, so that a live watcher costs no read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from longshore.server.model.errors import NotFound, RevisionAhead
+from longshore.server.model.task import Task
+from longshore.server.store.protocol import Changes, Store
+
+KEEPALIVE: Final = 15.0
+"""Seconds of silence after which a watcher is told that the connection is alive."""
+
+BUFFERED: Final = 64
+"""Revisions kept for a slow watcher; beyond, it reads them from the store when it gets there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where an attempt is: units done of `total` (0: not known)."""
+
+    attempt: int
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class KeepAlive:
+    """Nothing happened."""
+
+
+@dataclass(frozen=True, slots=True)
+class Leaving:
+    """The server is leaving; resume elsewhere."""
+
+    reason: str
+
+
+Update = Task | Progress | KeepAlive | Leaving
+
+
+class ProgressSource(Protocol):
+    """Where byte progress comes from: the newest of a task, and a call when it moves."""
+
+    def latest(self, task_id: str) -> Progress | None: ...
+
+    def subscribe(self, task_id: str, listener: Callable[[], None]) -> Callable[[], None]: ...
+
+
+class _Watcher:
+    """One open watch: revisions that came meanwhile, and a bell."""
+
+    __slots__ = ("bell", "overflowed", "pending")
+
+    def __init__(self) -> None:
+        self.bell = asyncio.Event()
+        self.pending: deque[Task] = deque()
+        self.overflowed = False
+
+    def offer(self, task: Task) -> None:
+        if len(self.pending) >= BUFFERED:
+            self.pending.clear()
+            self.overflowed = True
+        if not self.overflowed:
+            self.pending.append(task)
+        self.bell.set()
+
+    def take(self) -> tuple[list[Task], bool]:
+        """What came, and whether the store must be asked for it."""
+        taken, overflowed = list(self.pending), self.overflowed
+        self.pending.clear()
+        self.overflowed = False
+        return taken, overflowed
+
+
+class WatchHub:
+    """All open watches of this server. `drain` ends them with `Leaving`."""
+
+    def __init__(self, *, store: Store, progress: ProgressSource, keepalive: float = KEEPALIVE) -> None:
+        self._store = store
+        self._progress = progress
+        self._keepalive = keepalive
+        self._watchers: dict[str, set[_Watcher]] = {}
+        self._count = 0
+        self._leaving = False
+        self._unsubscribe = store.subscribe(self._on_commit)
+
+    def statistics(self) -> int:
+        """Open watches."""
+        return self._count
+
+    def drain(self) -> None:
+        """End every watch, and each new one at once."""
+        self._leaving = True
+        for watchers in self._watchers.values():
+            for watcher in watchers:
+                watcher.bell.set()
+
+    def close(self) -> None:
+        self.drain()
+        self._unsubscribe()
+
+    def _on_commit(self, changes: Changes) -> None:
+        if not self._watchers:
+            return
+        for change in changes.tasks:
+            for watcher in self._watchers.get(change.task.id, ()):
+                watcher.offer(change.task)
+
+    async def watch(self, task_id: str, *, after: int | None, creator: str | None) -> AsyncIterator[Update]:
+        """Every revision of the task after `after`, ending with the terminal one; without `after`, the task as it is
+        first.
+
+        Raises NotFound, RevisionAhead. Cancelling the iteration closes the watch.
+        """
+        watcher = _Watcher()
+        self._watchers.setdefault(task_id, set()).add(watcher)
+        self._count += 1
+        forget = self._progress.subscribe(task_id, watcher.bell.set)
+        try:
+            # The watcher is registered before the read, so that no commit falls between the two.
+            current = await self._store.task(task_id, creator=creator)
+            if current is None:
+                raise NotFound(f"There is no task {task_id!r} of yours; its retention may be over.", task_id=task_id)
+            if after is None:
+                yield current
+                seen = current.status.revision
+                if current.status.state.terminal:
+                    return
+            else:
+                if after > current.status.revision:
+                    raise RevisionAhead(
+                        f"The task is at revision {current.status.revision}, before {after}: read it anew.",
+                        revision=str(current.status.revision),
+                    )
+                seen = after
+                async for task in self._stored(task_id, seen):
+                    yield task
+                    seen = task.status.revision
+                    if task.status.state.terminal:
+                        return
+                if current.status.state.terminal:
+                    return
+            async for update in self._live(task_id, watcher, seen):
+                yield update
+        finally:
+            forget()
+            self._count -= 1
+            watchers = self._watchers[task_id]
+            watchers.discard(watcher)
+            if not watchers:
+                del self._watchers[task_id]
+
+    async def _stored(self, task_id: str, after: int) -> AsyncIterator[Task]:
+        while page := await self._store.history(task_id, after=after):
+            for task in page:
+                yield task
+                after = task.status.revision
+
+    async def _live(self, task_id: str, watcher: _Watcher, seen: int) -> AsyncIterator[Update]:
+        progress: Progress | None = None
+        while True:
+            if self._leaving:
+                yield Leaving("DRAINING")
+                return
+            try:
+                async with asyncio.timeout(self._keepalive):
+                    await watcher.bell.wait()
+            except TimeoutError:
+                yield KeepAlive()
+                continue
+            watcher.bell.clear()
+            came, overflowed = watcher.take()
+            # A gap can only come from an overflow or from another server's commit; the store fills it.
+            fresh = [task for task in came if task.status.revision > seen]
+            if overflowed or (fresh and fresh[0].status.revision != seen + 1):
+                fresh = [task async for task in self._stored(task_id, seen)]
+            for task in fresh:
+                yield task
+                seen = task.status.revision
+                if task.status.state.terminal:
+                    return
+            newest = self._progress.latest(task_id)
+            if newest is not None and newest != progress:
+                progress = newest
+                yield newest

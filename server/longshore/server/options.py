@@ -1,0 +1,40 @@
+"""Sizes and durations as people write them."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from longshore.server.settings import SettingsError
+
+_SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 7 * 86400.0}
+_BYTES: Final = {
+    "": 1, "b": 1, "k": 1 << 10, "kib": 1 << 10, "kb": 1000, "m": 1 << 20, "mib": 1 << 20, "mb": 1000**2,
+    "g": 1 << 30, "gib": 1 << 30, "gb": 1000**3, "t": 1 << 40, "tib": 1 << 40, "tb": 1000**4,
+}  # fmt: skip
+_NUMBER: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)")
+
+
+def parse_duration(option: str, text: str, *, least: float = 0.0) -> float:
+    """Seconds from `90`, `30s`, `5m`, `2h`, `7d`, `500ms`, or several of them as in `1h30m`. Raises SettingsError."""
+    total, end = 0.0, 0
+    stripped = text.strip()
+    for match in _NUMBER.finditer(stripped):
+        unit = match[2] or "s"
+        if match.start() != end or unit not in _SECONDS:
+            break
+        total += float(match[1]) * _SECONDS[unit]
+        end = match.end()
+    if not stripped or end != len(stripped):
+        raise SettingsError(f"{option} {text}: write a duration such as 30s, 5m, 2h or 7d.")
+    if total < least:
+        raise SettingsError(f"{option} {text}: must be at least {least:g}s.")
+    return total
+
+
+def parse_size(option: str, text: str) -> int:
+    """Bytes from `1048576`, `500MiB`, `10GB`, `2g` (binary unless written MB, GB, TB). Raises SettingsError."""
+    match = _NUMBER.fullmatch(text.strip())
+    if match is None or match[2].lower() not in _BYTES:
+        raise SettingsError(f"{option} {text}: write a size such as 500MiB or 10GiB.")
+    return int(float(match[1]) * _BYTES[match[2].lower()])
