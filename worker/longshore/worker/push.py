@@ -1,0 +1,498 @@
+"""Pushing one file: the steps of an attempt, in an order that keeps the promises.
+
+1. Look at the instance. 2. Write a temp beside the destination, set owner and mode, close it, verify it. 3. Ask for the
+commit grant, naming the temp. 4. Rename. Before the grant every way out removes the temp; after it only an answered
+rename, or a settlement, says what happened. Nothing here knows gRPC or protobuf.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import Final, Protocol, TypeVar
+
+import tenacity
+
+from longshore.worker.errors import (
+    AttemptError,
+    AttemptStopped,
+    NotReadyError,
+    OutcomeUnknown,
+    PermanentError,
+    Reason,
+    TransientError,
+)
+from longshore.worker.targets.base import (
+    Attributes,
+    CommitLost,
+    Content,
+    Delivery,
+    FileKind,
+    FileStat,
+    InPlaceDelivery,
+    InstanceState,
+    Settlement,
+    Source,
+    Target,
+    Written,
+    no_check,
+)
+from longshore.worker.targets.paths import (
+    MAX_TRIES_PER_ATTEMPT,
+    check_instance,
+    check_mode,
+    is_temp,
+    normalise,
+    temp_path,
+)
+from longshore.worker.targets.settle import settle
+
+_T = TypeVar("_T")
+
+NEW_FILE_MODE: Final = 0o644
+FILES_API: Final = "FILES_API"
+_SETTLE_S: Final = 15.0
+"""How long a worker tries to settle its own commit before it leaves that to the server."""
+
+
+_AS_IT_IS: Final = Attributes()
+
+
+class WhenStopped(Enum):
+    """What to do when the instance is not running."""
+
+    DELIVER = "deliver"
+    WAIT = "wait"
+    FAIL = "fail"
+
+
+class WhenAbsent(Enum):
+    """What to do when there is no such instance."""
+
+    FAIL = "fail"
+    WAIT = "wait"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Push:
+    """One file to one destination, as one attempt sees it.
+
+    Mode and owner that are None are those of the file that is replaced, else 0644 and root: what `lxc file push` leaves.
+    Set-id and sticky bits of a replaced file are not kept, and a symlink at the destination is replaced, not followed.
+    """
+
+    task_id: str
+    attempt: int
+    project: str
+    instance: str
+    path: str
+    size: int
+    crc32c: int
+    attributes: Attributes = _AS_IT_IS
+    create_parents: bool = False
+    replace: bool = True
+    when_stopped: WhenStopped = WhenStopped.DELIVER
+    when_absent: WhenAbsent = WhenAbsent.FAIL
+    read_back: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Pushed:
+    """What stands at the destination now, and how it came there."""
+
+    method: str
+    content: Content
+    left_temps: bool = False
+
+
+class PushContext(Protocol):
+    """What a push needs of its attempt."""
+
+    def check(self) -> None:
+        """Raise `AttemptStopped` if the attempt was told to end."""
+
+    def progress(self, done: int, total: int) -> None:
+        """Bytes done, of all."""
+
+    def commit(self, temp: str, *, method: str, content: Content) -> None:
+        """Return when the commit is granted; raise `GrantRefused` when it is not."""
+
+    def open_payload(self) -> Source:
+        """The payload from its beginning; once for each try."""
+
+
+def push_file(
+    push: Push, context: PushContext, target: Target, *, pause: Callable[[float], None] | None = None
+) -> Pushed:
+    """Run one attempt. Raises `AttemptError` and `AttemptStopped`.
+
+    Cancellation: `context.check` is called between chunks and in every wait before the grant, and never after it.
+    `pause` waits between tries, in seconds.
+    """
+    return _Attempt(_validated(push), context, target, pause or _pause(context.check)).run()
+
+
+def settle_push(
+    push: Push, target: Target, *, temp: str, method: str, check: Callable[[], None] = no_check
+) -> Settlement:
+    """Find out what became of a granted commit of `push`. Raises `AttemptError` when that cannot be found out now.
+
+    `push` describes what the granted attempt was to leave: attributes that are None are not compared.
+    """
+    content = Content(push.size, push.crc32c, push.attributes)
+    advance = _only_check(check)
+    if method == FILES_API:
+        in_place = target.open_in_place(push.project, push.instance, check=check)
+        if in_place is None:
+            raise PermanentError(Reason.NO_SFTP, "the files API is not allowed for this target any more")
+        with in_place as delivery:
+            if not delivery.exists(push.path):
+                return Settlement.NEITHER
+            back = delivery.read_back(push.path, advance=advance)
+        return Settlement.LANDED if back == Written(push.size, push.crc32c) else Settlement.NEITHER
+    try:
+        _insist_temp(temp)
+        with target.open(push.project, push.instance, check=check) as delivery:
+            return settle(delivery, temp=temp, path=push.path, content=content, replace=push.replace, advance=advance)
+    except PermanentError as error:
+        if error.reason == Reason.INSTANCE_NOT_FOUND:
+            return Settlement.NEITHER  # Temp, destination and daemon's view of both are gone with the instance.
+        raise
+
+
+def remove_temps(target: Target, *, project: str, instance: str, temps: tuple[str, ...]) -> None:
+    """Remove what a lost attempt may have left. Raises `AttemptError` when it cannot be done now.
+
+    Names that are not there are done, and so is an instance that is not there. Refuses names that are not ours.
+    """
+    for temp in temps:
+        _insist_temp(temp)
+    try:
+        with target.open(project, instance) as delivery:
+            for temp in temps:
+                delivery.remove(temp)
+    except PermanentError as error:
+        # Without SFTP nothing of ours was ever made there.
+        if error.reason not in (Reason.INSTANCE_NOT_FOUND, Reason.NO_SFTP):
+            raise
+
+
+@dataclass(slots=True)
+class _Staged:
+    """A temp that is whole and verified, and the delivery that made it, still open."""
+
+    resources: ExitStack
+    delivery: Delivery
+    temp: str
+    content: Content
+
+
+class _Attempt:
+    def __init__(self, push: Push, context: PushContext, target: Target, pause: Callable[[float], None]) -> None:
+        self._push = push
+        self._context = context
+        self._target = target
+        self._pause = pause
+        self._left_temps = False
+
+    def run(self) -> Pushed:
+        self._context.check()
+        try:
+            self._look_at_instance()
+            return self._run_ready()
+        except (AttemptError, AttemptStopped) as error:
+            error.left_temps = error.left_temps or self._left_temps
+            raise
+
+    def _run_ready(self) -> Pushed:
+        try:
+            staged = self._retrying(self._stage)
+        except PermanentError as error:
+            if error.reason == Reason.INSTANCE_NOT_FOUND:
+                raise self._absent() from error
+            if error.reason != Reason.NO_SFTP:
+                raise
+            in_place = self._target.open_in_place(self._push.project, self._push.instance, check=self._context.check)
+            if in_place is None:
+                raise
+            with in_place as delivery:
+                return self._put_in_place(delivery)
+        with staged.resources:
+            return self._commit(staged)
+
+    # -- before the grant --------------------------------------------------------------------------------------------
+
+    def _look_at_instance(self) -> None:
+        push = self._push
+        state = self._retrying(lambda _: self._target.probe(push.project, push.instance))
+        if state is InstanceState.ABSENT:
+            raise self._absent()
+        if state is InstanceState.STOPPED and push.when_stopped is not WhenStopped.DELIVER:
+            if push.when_stopped is WhenStopped.WAIT:
+                raise NotReadyError(
+                    Reason.INSTANCE_STOPPED, f"{push.instance} is stopped; the task waits for it", condition="RUNNING"
+                )
+            raise PermanentError(
+                Reason.INSTANCE_STOPPED,
+                f"{push.instance} is stopped: start it, or let the task deliver or wait when stopped",
+            )
+
+    def _absent(self) -> AttemptError:
+        push = self._push
+        if push.when_absent is WhenAbsent.WAIT:
+            return NotReadyError(
+                Reason.INSTANCE_NOT_FOUND,
+                f"there is no instance {push.instance} yet; the task waits for it",
+                condition="EXISTS",
+            )
+        return PermanentError(
+            Reason.INSTANCE_NOT_FOUND,
+            f"target {self._target.name} has no instance {push.instance} in project "
+            f"{push.project or self._target.default_project or '(none)'}: check the names, or let the task wait for it",
+        )
+
+    def _retrying(self, step: Callable[[int], _T]) -> _T:
+        tries = tenacity.Retrying(
+            stop=tenacity.stop_after_attempt(MAX_TRIES_PER_ATTEMPT),
+            wait=tenacity.wait_random_exponential(multiplier=0.1, max=2.0),
+            retry=tenacity.retry_if_exception(_soon_again),
+            sleep=self._pause,
+            reraise=True,
+        )
+        for one in tries:
+            with one:
+                self._context.check()
+                return step(one.retry_state.attempt_number)
+        raise AssertionError("tenacity ends with a result or an error")
+
+    def _stage(self, number: int) -> _Staged:
+        push = self._push
+        temp = temp_path(push.path, push.task_id, push.attempt, number)
+        with ExitStack() as resources:
+            delivery = resources.enter_context(
+                self._target.open(push.project, push.instance, check=self._context.check)
+            )
+            attributes = self._attributes(delivery)
+            if push.create_parents:
+                delivery.make_parents(push.path)
+            content = Content(push.size, push.crc32c, attributes)
+            try:
+                self._write(delivery, temp, content)
+                self._verify(delivery, temp, content)
+            except _TempTaken:
+                # Not ours, so not ours to remove. The next try has another name.
+                raise TransientError(Reason.ALREADY_EXISTS, f"somebody has put a file at {temp}: remove it") from None
+            except BaseException:
+                self._discard(delivery, temp)
+                raise
+            return _Staged(resources.pop_all(), delivery, temp, content)
+
+    def _attributes(self, delivery: Delivery) -> Attributes:
+        """Refuse destinations that cannot be, and complete mode and owner."""
+        push = self._push
+        found = delivery.stat(push.path, follow=False)
+        if found is not None and not push.replace:
+            raise already_exists(push.path)
+        if found is not None and found.kind is FileKind.SYMLINK:
+            found = delivery.stat(push.path, follow=True)
+        return complete(push, found, delivery.default_owner)
+
+    def _write(self, delivery: Delivery, temp: str, content: Content) -> None:
+        context = self._context
+        try:
+            file = delivery.create_temp(temp)
+        except PermanentError as error:
+            if error.reason == Reason.ALREADY_EXISTS:
+                raise _TempTaken from error
+            raise
+
+        def advance(done: int) -> None:
+            context.check()
+            context.progress(done, content.size)
+
+        written = file.write(context.open_payload(), advance=advance)
+        if written != Written(content.size, content.crc32c):
+            raise TransientError(
+                Reason.PAYLOAD_UNAVAILABLE,
+                f"the payload came as {written.size} bytes with CRC32C {written.crc32c:08x}, "
+                f"not as {content.size} with {content.crc32c:08x}: it is damaged in the spool or on the way",
+            )
+        file.set_attributes(content.attributes)
+        file.close()
+
+    def _verify(self, delivery: Delivery, temp: str, content: Content) -> None:
+        found = delivery.stat(temp, follow=False)
+        if found is None:
+            raise TransientError(Reason.TEMP_MISSING, f"{temp} was removed by somebody else while it was written")
+        if found.kind is not FileKind.FILE or found.size != content.size:
+            raise TransientError(
+                Reason.VERIFY_FAILED,
+                f"{temp} has {found.size} bytes after {content.size} were written and acknowledged",
+            )
+        have = Attributes(found.mode, found.uid, found.gid)
+        if have != content.attributes:
+            raise PermanentError(
+                Reason.VERIFY_FAILED,
+                f"{temp} should have become {content.attributes} and is {have}: its file system cannot hold them",
+            )
+        if self._push.read_back:
+            back = delivery.read_back(temp, advance=_only_check(self._context.check))
+            if back != Written(content.size, content.crc32c):
+                raise TransientError(
+                    Reason.VERIFY_FAILED, f"{temp} reads back with CRC32C {back.crc32c:08x}, not {content.crc32c:08x}"
+                )
+
+    def _discard(self, delivery: Delivery, temp: str) -> None:
+        """Remove a temp on the way out of an error; what cannot be removed is a debt."""
+        try:
+            delivery.remove(temp)
+        except AttemptError:
+            try:
+                with self._target.open(self._push.project, self._push.instance, hurry=True) as other:
+                    other.remove(temp)
+            except AttemptError as error:
+                if error.reason != Reason.INSTANCE_NOT_FOUND:
+                    self._left_temps = True
+
+    # -- the grant, and after it -------------------------------------------------------------------------------------
+
+    def _commit(self, staged: _Staged) -> Pushed:
+        delivery, temp = staged.delivery, staged.temp
+        try:
+            self._context.check()
+            self._context.commit(temp, method=delivery.method, content=staged.content)
+        except BaseException:
+            self._discard(delivery, temp)
+            raise
+        try:
+            delivery.commit(temp, self._push.path, replace=self._push.replace)
+        except CommitLost as lost:
+            self._settle(staged, lost)
+        except AttemptError:
+            self._discard(delivery, temp)
+            raise
+        if not self._push.replace:
+            # A link leaves the temp as a second name.
+            self._discard(delivery, temp)
+        return Pushed(delivery.method, staged.content, self._left_temps)
+
+    def _settle(self, staged: _Staged, lost: CommitLost) -> None:
+        """Return if the commit happened; raise if it did not, or if that is not known."""
+        outcome = self._outcome(staged, lost)
+        if outcome is Settlement.NEITHER:
+            raise OutcomeUnknown(
+                Reason.OUTCOME_UNKNOWN, f"{lost}; the temp is gone, and {self._push.path} does not hold this content"
+            )
+        if outcome is Settlement.REMOVED:
+            raise TransientError(
+                Reason.TARGET_UNREACHABLE, f"{lost}; it did not happen, and the temp is removed"
+            ) from lost
+
+    def _outcome(self, staged: _Staged, lost: CommitLost) -> Settlement:
+        push = self._push
+        deadline = time.monotonic() + _SETTLE_S
+        while True:
+            try:
+                with self._target.open(push.project, push.instance, hurry=True) as delivery:
+                    return settle(
+                        delivery,
+                        temp=staged.temp,
+                        path=push.path,
+                        content=staged.content,
+                        replace=push.replace,
+                        advance=_only_check(no_check),
+                    )
+            except AttemptError as error:
+                if time.monotonic() >= deadline or isinstance(error, PermanentError):
+                    raise OutcomeUnknown(
+                        Reason.OUTCOME_UNKNOWN, f"{lost}; what became of it cannot be found out now: {error}"
+                    ) from error
+                threading.Event().wait(0.2)
+
+    def _put_in_place(self, delivery: InPlaceDelivery) -> Pushed:
+        """The way without SFTP. The grant comes before the first byte, because the first byte is visible."""
+        push, context = self._push, self._context
+        if not push.replace and delivery.exists(push.path):
+            raise already_exists(push.path)
+        content = Content(push.size, push.crc32c, complete(push, None, (0, 0)))
+        source = context.open_payload()
+        context.check()
+        context.commit("", method=delivery.method, content=content)
+        delivery.put(push.path, source, size=push.size, attributes=content.attributes)
+        back = delivery.read_back(push.path, advance=_only_check(no_check))
+        if back != Written(push.size, push.crc32c):
+            raise PermanentError(
+                Reason.VERIFY_FAILED,
+                f"the daemon said OK, but {push.path} has {back.size} of {push.size} bytes, or others: "
+                "its disk is probably full, and the file is now damaged. Free space and retry",
+            )
+        context.progress(push.size, push.size)
+        return Pushed(delivery.method, content)
+
+
+class _TempTaken(Exception):
+    """The temp's name is taken."""
+
+
+def complete(push: Push, found: FileStat | None, default_owner: tuple[int, int]) -> Attributes:
+    """Mode and owner of the new file: as asked; else as the replaced file's; else 0644 and the default owner."""
+    if found is not None and found.kind is FileKind.DIRECTORY:
+        raise PermanentError(Reason.IS_A_DIRECTORY, f"{push.path} is a folder: name the file in it")
+    if found is not None and found.kind is FileKind.OTHER:
+        raise PermanentError(Reason.NOT_A_FILE, f"{push.path} is a device, socket or pipe, and is not replaced")
+    if found is None or found.kind is not FileKind.FILE:
+        found = FileStat(FileKind.FILE, 0, NEW_FILE_MODE, *default_owner)
+    asked = push.attributes
+    return Attributes(
+        found.mode if asked.mode is None else asked.mode,
+        found.uid if asked.uid is None else asked.uid,
+        found.gid if asked.gid is None else asked.gid,
+    )
+
+
+def already_exists(path: str) -> PermanentError:
+    """The destination is taken and must not be replaced."""
+    return PermanentError(Reason.ALREADY_EXISTS, f"{path} exists, and the task is not to replace it")
+
+
+def _validated(push: Push) -> Push:
+    check_instance(push.instance)
+    if push.attributes.mode is not None:
+        check_mode(push.attributes.mode)
+    return replace(push, path=normalise(push.path))
+
+
+def _soon_again(error: BaseException) -> bool:
+    # A daemon that hangs would hold this thread for four time-outs; the server's back-off is the better place to wait.
+    slow = (Reason.TARGET_TIMEOUT, Reason.INSTANCE_BUSY)
+    return isinstance(error, TransientError) and error.reason not in slow
+
+
+def _insist_temp(temp: str) -> None:
+    if not is_temp(temp):
+        raise PermanentError(
+            Reason.INVALID_ARGUMENT, f"{temp!r} is not the name of a temp file of Longshore: not removed"
+        )
+
+
+def _only_check(check: Callable[[], None]) -> Callable[[int], None]:
+    def advance(_: int) -> None:
+        check()
+
+    return advance
+
+
+def _pause(check: Callable[[], None]) -> Callable[[float], None]:
+    """A pause that ends early when the attempt is told to end."""
+
+    def pause(seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0:
+            check()
+            threading.Event().wait(min(left, 0.05))
+
+    return pause

@@ -1,0 +1,251 @@
+"""What every target offers to a handler. Synchronous: handlers run in threads.
+
+A delivery is told about in small steps instead of one `put`, because the commit grant stands between the last check
+of the temp file and its rename, and because each step has its own way to fail.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from enum import Enum, StrEnum
+from typing import Final, Protocol
+
+CHUNK: Final = 128 * 1024
+"""Bytes read from a payload at a time. 128 KiB with 16 in flight was the fastest of all sizes over SFTP."""
+
+
+class Source(Protocol):
+    """Where bytes come from; any binary file object is one."""
+
+    def read(self, size: int, /) -> bytes:
+        """At most `size` bytes; b"" at the end only."""
+
+
+class InstanceState(StrEnum):
+    """What an instance is doing."""
+
+    ABSENT = "ABSENT"
+    STOPPED = "STOPPED"
+    RUNNING = "RUNNING"
+    FROZEN = "FROZEN"
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceChange:
+    """An instance is in this state now. `project` is the real name, never empty for a target that has projects."""
+
+    project: str
+    instance: str
+    state: InstanceState
+
+
+class FileKind(Enum):
+    """What stands at a path."""
+
+    FILE = "file"
+    DIRECTORY = "directory"
+    SYMLINK = "symlink"
+    OTHER = "other"
+
+
+@dataclass(frozen=True, slots=True)
+class FileStat:
+    """What a path holds: size in bytes, the nine permission bits, numeric owner inside the instance."""
+
+    kind: FileKind
+    size: int
+    mode: int
+    uid: int
+    gid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Attributes:
+    """Permission bits and owner; None leaves one as it is."""
+
+    mode: int | None = None
+    uid: int | None = None
+    gid: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """Bytes that went through, and their CRC32C."""
+
+    size: int
+    crc32c: int
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What a delivery was to leave at its destination. Attributes that are None are not compared."""
+
+    size: int
+    crc32c: int
+    attributes: Attributes
+
+
+class Settlement(StrEnum):
+    """What became of a commit whose answer nobody saw."""
+
+    REMOVED = "REMOVED"
+    """The temp was there and is gone: that commit never happened and never will."""
+    LANDED = "LANDED"
+    """The destination holds the content."""
+    NEITHER = "NEITHER"
+    """No temp, and the destination holds something else, or nothing."""
+
+
+class CommitLost(Exception):
+    """The commit was sent, or may have been, and no answer came. Settle it over a new delivery."""
+
+
+def no_check() -> None:
+    """The cancellation hook of an operation that must not be stopped half-way."""
+
+
+class TempFile(Protocol):
+    """A file under construction, visible only under its temp name."""
+
+    @property
+    def path(self) -> str:
+        """Its path inside the instance."""
+
+    def write(self, source: Source, *, advance: Callable[[int], None]) -> Written:
+        """Append all of `source`; every byte is acknowledged on return. `advance` gets the bytes sent so far, and may raise."""
+
+    def set_attributes(self, attributes: Attributes) -> None:
+        """Owner first, then mode: changing the owner clears mode bits."""
+
+    def close(self) -> None:
+        """Finish the file. Its last errors show here. The `directory` target syncs it to disk."""
+
+
+class Delivery(Protocol):
+    """One connection to one instance, for one thread.
+
+    Every method raises an `AttemptError` that is already classified. Cancellation: the check given to `Target.open` is
+    called between chunks and while waiting for the target, except in `commit` and `remove`; what it raises passes through.
+    """
+
+    @property
+    def method(self) -> str:
+        """How bytes are written, as the contract spells it: SFTP or DIRECTORY."""
+
+    @property
+    def default_owner(self) -> tuple[int, int]:
+        """User and group of a new file when nobody says otherwise."""
+
+    def stat(self, path: str, *, follow: bool = True) -> FileStat | None:
+        """What is at a path; None when there is nothing. With `follow`, a symlink's destination inside the instance."""
+
+    def make_parents(self, path: str) -> None:
+        """Create the missing folders above a path, 0755, owned by root."""
+
+    def create_temp(self, path: str) -> TempFile:
+        """Create a file that did not exist (O_EXCL), 0600."""
+
+    def read_back(self, path: str, *, advance: Callable[[int], None]) -> Written:
+        """Read a whole file and return its size and CRC32C."""
+
+    def commit(self, temp: str, path: str, *, replace: bool) -> None:
+        """Put a temp in place in one step. Without `replace` an existing name is refused with ALREADY_EXISTS.
+
+        An `AttemptError` means that it did not happen and will not; `CommitLost` that nobody knows. Without `replace`
+        the temp may be left when the link succeeded: remove it.
+        """
+
+    def remove(self, path: str) -> bool:
+        """Remove a file; False when there is none."""
+
+    def close(self) -> None:
+        """Give the connection back."""
+
+
+class InPlaceDelivery(Protocol):
+    """What is left where a daemon has no SFTP: neither atomic nor fenced. The operator must have allowed it."""
+
+    @property
+    def method(self) -> str:
+        """FILES_API."""
+
+    def exists(self, path: str) -> bool:
+        """Whether there is a file now. Nothing keeps it so."""
+
+    def put(self, path: str, source: Source, *, size: int, attributes: Attributes) -> None:
+        """Write over the file. A cut leaves it torn; a file that is there keeps its mode and owner."""
+
+    def read_back(self, path: str, *, advance: Callable[[int], None]) -> Written:
+        """Read a whole file and return its size and CRC32C."""
+
+    def close(self) -> None:
+        """Give the connection back."""
+
+
+class Watch(Protocol):
+    """A running watch."""
+
+    def close(self) -> None:
+        """Stop; no callback begins after this returns."""
+
+
+class Target(Protocol):
+    """A place to deliver to. Safe to use from many threads at once."""
+
+    @property
+    def name(self) -> str:
+        """Its name throughout the fleet."""
+
+    @property
+    def default_project(self) -> str:
+        """The project that an empty project means; empty for a target without projects."""
+
+    def identity(self) -> str:
+        """What the daemon says it is: the same from every worker, and over restarts. Asks the daemon each time."""
+
+    def probe(self, project: str, instance: str) -> InstanceState:
+        """The instance's state now."""
+
+    def open(
+        self, project: str, instance: str, *, check: Callable[[], None] = no_check, hurry: bool = False
+    ) -> AbstractContextManager[Delivery]:
+        """Connect to an instance, stopped or running. NO_SFTP when the daemon cannot; see `open_in_place`.
+
+        With `hurry` the time-outs are short: for cleaning up after a failure.
+        """
+
+    def open_in_place(
+        self, project: str, instance: str, *, check: Callable[[], None] = no_check
+    ) -> AbstractContextManager[InPlaceDelivery] | None:
+        """The way without SFTP; None unless the operator allowed it."""
+
+    def watch(self, callback: Callable[[InstanceChange], None]) -> Watch:
+        """Report instances as they change, from a thread of the target's own.
+
+        At first, and after each gap, every instance is reported as it is. Nothing is missed for longer than the slow
+        poll. A callback that raises ends the watch, so it should only hand over.
+        """
+
+    def close_idle(self) -> None:
+        """Close connections that no delivery is using."""
+
+    def close(self) -> None:
+        """Close everything. Deliveries under way end with TARGET_UNREACHABLE."""
+
+
+def chunks(source: Source) -> Iterator[bytes]:
+    """All of `source` in pieces of `CHUNK` bytes, the last one shorter. Streams that read short are joined."""
+    while True:
+        piece = source.read(CHUNK)
+        if not piece:
+            return
+        if len(piece) < CHUNK:
+            parts = [piece]
+            missing = CHUNK - len(piece)
+            while missing and (more := source.read(missing)):
+                parts.append(more)
+                missing -= len(more)
+            piece = b"".join(parts)
+        yield piece

@@ -1,0 +1,229 @@
+"""pylxd behind types: the only module that knows it. LXD and Incus alike.
+
+What pylxd does not do by itself is done here: a session that ignores the environment (REQUESTS_CA_BUNDLE would override
+the pinned certificate), time-outs on everything (a hung daemon keeps pylxd waiting for ever), one client per thread and
+project (requests' sessions are not for sharing), and errors that are already classified.
+"""
+
+from __future__ import annotations
+
+import select
+import ssl
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final, Protocol, cast
+from urllib.parse import quote
+
+import pylxd.client
+import pylxd.exceptions
+import requests
+from ws4py.exc import HandshakeError, WebSocketException  # type: ignore[import-untyped]
+
+from longshore.worker.errors import AttemptError, PermanentError, Reason, TransientError
+from longshore.worker.targets import classify
+from longshore.worker.targets.base import CHUNK, Attributes, InstanceState
+from longshore.worker.targets.transport import Endpoint, Timeouts, public_authorities, verify_pin
+
+_STATES: Final = {
+    "Running": InstanceState.RUNNING,
+    "Frozen": InstanceState.FROZEN,
+    "Stopped": InstanceState.STOPPED,
+}
+"""Of what the daemons report. Anything else (Error, Starting, Stopping ...) is not running yet, or not any more."""
+
+
+class Body(Protocol):
+    """A request's body with a known length, read once."""
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Some bytes."""
+
+    def __len__(self) -> int:
+        """All of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceInfo:
+    """One instance in a listing."""
+
+    project: str
+    name: str
+    state: InstanceState
+
+
+class LxdClient:
+    """What a target needs of the REST API. Safe to share between threads: each gets its own pylxd client."""
+
+    def __init__(self, endpoint: Endpoint, *, timeouts: Timeouts) -> None:
+        self._endpoint = endpoint
+        self._timeouts = timeouts
+        self._local = threading.local()
+
+    def identity(self) -> str:
+        """The fingerprint of the daemon's certificate: it outlives restarts, and a cluster has one for all members."""
+        with _classified(f"asking {self._endpoint} who it is"):
+            info = self._client("").api.get().json()["metadata"]
+            found = info.get("environment", {}).get("certificate_fingerprint", "")
+        if not found:
+            raise PermanentError(
+                Reason.TARGET_FORBIDDEN,
+                f"{self._endpoint} does not trust this worker: add its certificate to the trust store",
+            )
+        return str(found)
+
+    def state(self, project: str, instance: str) -> InstanceState:
+        """What one instance is doing; ABSENT when the daemon does not know it."""
+        with _classified(f"looking at instance {instance}"):
+            try:
+                found = self._client(project).api.instances[quote(instance, safe="")].get()
+            except pylxd.exceptions.NotFound:
+                return InstanceState.ABSENT
+            return _state(found.json()["metadata"].get("status"))
+
+    def instances(self, project: str) -> list[InstanceInfo]:
+        """Every instance; of all projects with project "*"."""
+        with _classified("listing instances"):
+            parameters = {"recursion": "1"} | ({"all-projects": "true"} if project == "*" else {})
+            client = self._client("" if project == "*" else project)
+            rows = client.api.instances.get(params=parameters).json()["metadata"] or []
+            return [
+                InstanceInfo(row.get("project") or "default", row["name"], _state(row.get("status"))) for row in rows
+            ]
+
+    def put_file(self, project: str, instance: str, path: str, body: Body, attributes: Attributes) -> None:
+        """Write over a file by the files API. **The daemon may answer OK and have lost data**: read it back."""
+        with _classified(f"writing {path}"):
+            found = self._client(project).instances.get(instance)
+            found.files.put(path, body, mode=attributes.mode, uid=attributes.uid, gid=attributes.gid)
+
+    def read_file(self, project: str, instance: str, path: str) -> Iterator[bytes]:
+        """A file's content, never all of it in memory."""
+        with _classified(f"reading {path}"):
+            node = self._client(project).api.instances[quote(instance, safe="")].files
+            with node.get(params={"path": path}, is_api=False, stream=True) as response:
+                yield from response.iter_content(CHUNK)
+
+    def events(self, project: str) -> EventStream:
+        """Lifecycle events of one project, or of all with project "*". Connected on return."""
+        with _classified("watching instances"):
+            scope = "all-projects=true" if project == "*" else f"project={quote(project, safe='')}"
+            stream = self._client("").events(event_types={pylxd.client.EventType.Lifecycle})
+            stream.resource += f"&{scope}"
+            return EventStream(stream, self._endpoint, self._timeouts)
+
+    def _client(self, project: str) -> Any:
+        clients = cast("dict[str, Any]", self._local.__dict__.setdefault("clients", {}))
+        client = clients.get(project)
+        if client is None:
+            client = clients[project] = self._connect(project)
+        return client
+
+    def _connect(self, project: str) -> Any:
+        end = self._endpoint
+        url = end.url or f"http+unix://{quote(end.socket_path, safe='')}"
+        certificate = (end.cert, end.key) if end.cert else None
+        session: requests.Session = pylxd.client.get_session_for_url(
+            url, verify=end.server_cert or True, cert=certificate
+        )
+        session.trust_env = False
+        if end.url and not end.server_cert:
+            session.verify = public_authorities()
+        return pylxd.client.Client(
+            endpoint=url,
+            session=session,
+            cert=certificate,
+            project=project or None,
+            timeout=(self._timeouts.connect_s, self._timeouts.answer_s),
+        )
+
+
+class EventStream:
+    """A websocket on a daemon's events, for one thread."""
+
+    def __init__(self, stream: Any, endpoint: Endpoint, timeouts: Timeouts) -> None:
+        self._stream = stream
+        stream.sock.settimeout(timeouts.answer_s)
+        if endpoint.url and not endpoint.server_cert:
+            stream.ssl_options = {
+                **stream.ssl_options,
+                "cert_reqs": ssl.CERT_REQUIRED,
+                "ca_certs": public_authorities(),
+            }
+        with self._broken_is_unreachable():
+            stream.connect()
+            if isinstance(stream.sock, ssl.SSLSocket):
+                verify_pin(endpoint, stream.sock)
+
+    def next(self, timeout_s: float) -> list[dict[str, Any]]:
+        """Events that have come, waiting at most that long for the first."""
+        stream = self._stream
+        with self._broken_is_unreachable():
+            if not stream.messages and not self._pending():
+                waiting = select.poll()
+                waiting.register(stream.sock, select.POLLIN)
+                if not waiting.poll(timeout_s * 1000):
+                    return []
+            alive = stream.once()
+            while alive and stream.buf:
+                alive = stream.once()
+            events, stream.messages = stream.messages, []
+            if not alive and not events:
+                raise EOFError("the daemon closed the event stream")
+            return cast("list[dict[str, Any]]", events)
+
+    def close(self) -> None:
+        """Close it at once."""
+        self._stream.close_connection()
+
+    def _pending(self) -> bool:
+        sock = self._stream.sock
+        return isinstance(sock, ssl.SSLSocket) and sock.pending() > 0
+
+    @contextmanager
+    def _broken_is_unreachable(self) -> Iterator[None]:
+        try:
+            yield
+        except (HandshakeError, WebSocketException) as error:
+            self.close()
+            raise TransientError(Reason.TARGET_UNREACHABLE, f"watching instances: {error}") from error
+        except (OSError, EOFError) as error:
+            self.close()
+            raise classify.from_exception(error, "watching instances") from error
+
+
+def _state(status: object) -> InstanceState:
+    return _STATES.get(str(status), InstanceState.STOPPED)
+
+
+@contextmanager
+def _classified(what: str) -> Iterator[None]:
+    try:
+        yield
+    except (
+        pylxd.exceptions.LXDAPIException,
+        pylxd.exceptions.ClientConnectionFailed,
+        requests.RequestException,
+    ) as error:
+        raise _classify(error, what) from error
+    except (KeyError, ValueError, AttributeError) as error:
+        raise TransientError(
+            Reason.TARGET_PROTOCOL, f"{what}: the daemon's answer makes no sense: {error!r}"
+        ) from error
+
+
+def _classify(error: Exception, what: str) -> AttemptError:
+    if isinstance(error, pylxd.exceptions.LXDAPIException):
+        return classify.from_http(error.response.status_code, str(error), what)
+    if isinstance(error, requests.exceptions.SSLError):
+        return PermanentError(
+            Reason.TARGET_FORBIDDEN,
+            f"{what}: the daemon's certificate is not the one expected, or is not trusted: {error}",
+        )
+    if isinstance(error, requests.exceptions.Timeout) or "timed out" in str(error):
+        return classify.from_exception(TimeoutError(), what)
+    return TransientError(
+        Reason.TARGET_UNREACHABLE,
+        f"{what}: the target's daemon does not answer: is it running, and is the address right? ({error})",
+    )

@@ -1,0 +1,198 @@
+"""A delivery over SFTP: the steps of a push, with errors already classified."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from longshore.worker.errors import PermanentError, Reason, TransientError
+from longshore.worker.targets import classify
+from longshore.worker.targets.base import Attributes, CommitLost, FileKind, FileStat, Source, Written, no_check
+from longshore.worker.targets.paths import check_mode, parents
+from longshore.worker.targets.sftp import HARDLINK, POSIX_RENAME, SftpSession, SftpStatus
+from longshore.worker.targets.sftp_wire import ProtocolError
+
+_MAX_UID: Final = 2**32 - 2
+"""The highest id; 2**32 - 1 means "leave it" to chown."""
+
+_STREAM_ERRORS: Final = (OSError, EOFError, ProtocolError)
+
+
+@contextmanager
+def classified(session: SftpSession, what: str, *, missing: Reason = Reason.PARENT_MISSING) -> Iterator[None]:
+    """Turn what a session raises into an `AttemptError`."""
+    try:
+        yield
+    except SftpStatus as error:
+        raise classify.from_sftp(error.code, error.text, what, missing=missing) from error
+    except ProtocolError as error:
+        session.close()
+        raise TransientError(Reason.TARGET_PROTOCOL, f"{what}: the daemon broke the SFTP protocol: {error}") from error
+    except (OSError, EOFError) as error:
+        raise classify.from_exception(error, what) from error
+
+
+class SftpTemp:
+    """A temp file behind an open handle."""
+
+    def __init__(self, session: SftpSession, path: str, handle: bytes) -> None:
+        self._session = session
+        self._handle = handle
+        self.path: Final = path
+
+    def write(self, source: Source, *, advance: Callable[[int], None]) -> Written:
+        with _foreign_errors(), classified(self._session, f"writing {self.path}"):
+            return self._session.write(self._handle, _Guarded(source), advance=_guarded(advance))
+
+    def set_attributes(self, attributes: Attributes) -> None:
+        what = f"setting owner and mode of {self.path}"
+        if attributes.uid is not None or attributes.gid is not None:
+            uid, gid = attributes.uid, attributes.gid
+            if uid is None or gid is None:
+                raise ValueError("SFTP sets both ids or none")
+            if max(uid, gid) > _MAX_UID:
+                raise PermanentError(Reason.INVALID_ARGUMENT, f"{what}: an id is larger than {_MAX_UID}")
+            with classified(self._session, what):
+                self._session.set_handle_owner(self._handle, uid, gid)
+        if attributes.mode is not None:
+            check_mode(attributes.mode)
+            with classified(self._session, what):
+                self._session.set_handle_mode(self._handle, attributes.mode)
+
+    def close(self) -> None:
+        with classified(self._session, f"closing {self.path}"):
+            self._session.close_handle(self._handle)
+
+
+class SftpDelivery:
+    """Drives one session for one push. The session goes back to its pool on `close`, unless it is broken."""
+
+    method: Final = "SFTP"
+    default_owner: Final = (0, 0)
+
+    def __init__(
+        self, session: SftpSession, *, check: Callable[[], None], give_back: Callable[[SftpSession], None]
+    ) -> None:
+        self._session = session
+        self._check = check
+        self._give_back = give_back
+
+    def stat(self, path: str, *, follow: bool = True) -> FileStat | None:
+        with classified(self._session, f"looking at {path}"):
+            return self._session.stat(path, follow=follow)
+
+    def make_parents(self, path: str) -> None:
+        for folder in reversed(self._missing_parents(path)):
+            with classified(self._session, f"creating the folder {folder}"):
+                try:
+                    self._session.mkdir(folder)
+                    self._session.set_mode(folder, 0o755)
+                except SftpStatus:
+                    # Somebody else may have been faster; if there is no folder, the error stands.
+                    found = self._session.stat(folder, follow=True)
+                    if found is None or found.kind is not FileKind.DIRECTORY:
+                        raise
+
+    def _missing_parents(self, path: str) -> list[str]:
+        """Innermost first."""
+        missing: list[str] = []
+        for folder in reversed(parents(path)):
+            found = self.stat(folder)
+            if found is not None:
+                if found.kind is not FileKind.DIRECTORY:
+                    raise PermanentError(
+                        Reason.NOT_A_DIRECTORY, f"{folder} is not a folder, so nothing can be put below it"
+                    )
+                break
+            missing.append(folder)
+        return missing
+
+    def create_temp(self, path: str) -> SftpTemp:
+        with classified(self._session, f"creating {path}"):
+            return SftpTemp(self._session, path, self._session.create(path))
+
+    def read_back(self, path: str, *, advance: Callable[[int], None]) -> Written:
+        with _foreign_errors(), classified(self._session, f"reading {path}", missing=Reason.TEMP_MISSING):
+            return self._session.read(path, advance=_guarded(advance))
+
+    def commit(self, temp: str, path: str, *, replace: bool) -> None:
+        extension = POSIX_RENAME if replace else HARDLINK
+        if extension not in self._session.extensions:
+            raise PermanentError(Reason.NO_SFTP, f"the daemon's SFTP server has no {extension}: upgrade the daemon")
+        act = self._session.posix_rename if replace else self._session.hardlink
+        self._session.set_check(no_check)
+        try:
+            with classified(self._session, f"putting {path} in place", missing=Reason.TEMP_MISSING):
+                try:
+                    act(temp, path)
+                except _STREAM_ERRORS as error:
+                    # It may have been sent in part only, but nobody can prove that from here.
+                    self._session.close()
+                    raise CommitLost(f"the connection was lost while putting {path} in place: {error}") from error
+                except SftpStatus as error:
+                    raise self._refused(error, path) from error
+        finally:
+            self._session.set_check(self._check)
+
+    def _refused(self, error: SftpStatus, path: str) -> Exception:
+        # rename(2) onto a folder is answered with EEXIST by Go, the same word as for a taken name.
+        found = self._session.stat(path, follow=False)
+        if found is not None and found.kind is FileKind.DIRECTORY:
+            return PermanentError(Reason.IS_A_DIRECTORY, f"{path} is a folder: name the file in it")
+        return error
+
+    def remove(self, path: str) -> bool:
+        self._session.set_check(no_check)
+        try:
+            with classified(self._session, f"removing {path}"):
+                return self._session.remove(path)
+        finally:
+            self._session.set_check(self._check)
+
+    def close(self) -> None:
+        self._session.set_check(no_check)
+        self._give_back(self._session)
+
+
+class _Foreign(Exception):
+    """Carries an error that is not the session's through code that classifies the session's own."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(error)
+        self.error: Final = error
+
+
+@contextmanager
+def _foreign_errors() -> Iterator[None]:
+    try:
+        yield
+    except _Foreign as foreign:
+        raise foreign.error from foreign.error.__cause__
+
+
+class _Guarded:
+    """A source whose own OSErrors are not taken for the target's: they are about the payload."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+
+    def read(self, size: int, /) -> bytes:
+        try:
+            return self._source.read(size)
+        except (OSError, EOFError) as error:
+            raise _Foreign(
+                TransientError(
+                    Reason.PAYLOAD_UNAVAILABLE, f"reading the payload failed: {type(error).__name__}: {error}"
+                )
+            ) from error
+
+
+def _guarded(advance: Callable[[int], None]) -> Callable[[int], None]:
+    def call(done: int) -> None:
+        try:
+            advance(done)
+        except (OSError, EOFError) as error:
+            raise _Foreign(error) from error
+
+    return call
