@@ -1,0 +1,120 @@
+"""Longshore in half a minute: a server with its own worker, and a file that goes through both.
+
+Everything lives in a temporary directory and is gone afterwards. Each command is printed as a user would type it.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+
+READY_WITHIN = 20.0
+STOP_WITHIN = 30.0
+"""Seconds; starting takes about one, and a drain without uploads takes less."""
+
+
+@dataclass(frozen=True, slots=True)
+class Demo:
+    """A directory to play in and the environment that makes every command find the server there."""
+
+    place: Path
+    environment: dict[str, str]
+
+    def run(self, *command: str | Path) -> None:
+        """Print a command and run it; its failure is the demo's."""
+        words = [str(word) for word in command]
+        print(f"\n$ {shlex.join(words)}", flush=True)
+        subprocess.run(words, cwd=self.place, env=self.environment, check=True)
+
+    @contextmanager
+    def server(self, *options: str) -> Iterator[None]:
+        """`longshored` with a worker of its own, serving while the block runs; ended as a service manager ends it."""
+        command = ["longshored", "--worker", *options]
+        print(f"\n$ {shlex.join(command)} &", flush=True)
+        log = self.place / "longshored.log"
+        with log.open("wb") as out:
+            process = subprocess.Popen(
+                command, cwd=self.place, env=self.environment, stdout=out, stderr=subprocess.STDOUT
+            )
+        try:
+            wait_until_ready(self.environment["LONGSHORE_SERVER"], process, log)
+            yield
+        finally:
+            process.send_signal(signal.SIGTERM)
+            print("\n$ kill -TERM %1; wait %1", flush=True)
+            try:
+                code = process.wait(STOP_WITHIN)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+                sys.exit(f"longshored had not stopped {STOP_WITHIN:g} s after SIGTERM; its log:\n{log.read_text()}")
+        if code != 0:
+            sys.exit(f"longshored ended with {code}; its log:\n{log.read_text()}")
+
+
+def wait_until_ready(server: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    """Return when the server takes connections."""
+    with grpc.insecure_channel(server) as channel:
+        try:
+            grpc.channel_ready_future(channel).result(READY_WITHIN)
+        except grpc.FutureTimeoutError:
+            process.poll()
+            sys.exit(f"longshored does not serve (exit code {process.returncode}); its log:\n{log.read_text()}")
+
+
+def environment(place: Path) -> dict[str, str]:
+    """This environment, with the commands of this installation first and one server that everybody means."""
+    ours = {name: value for name, value in os.environ.items() if not name.startswith("LONGSHORE_")}
+    socket = f"unix:{place / 'socket'}"
+    return ours | {
+        "PATH": os.pathsep.join([sysconfig.get_path("scripts"), ours.get("PATH", os.defpath)]),
+        "LONGSHORE_DATA_DIR": str(place / "data"),
+        "LONGSHORE_LISTEN": socket,
+        "LONGSHORE_SERVER": socket,
+    }
+
+
+def into_a_directory(demo: Demo) -> None:
+    """The target that is there by itself: instance roots below one folder."""
+    root = demo.place / "data" / "instances" / "web"
+    root.mkdir(parents=True)
+    with demo.server():
+        show_a_delivery(demo)
+        demo.run("cat", root / "srv/hello/greeting.txt")
+        demo.run("sha256sum", "greeting.txt", root / "srv/hello/greeting.txt")
+
+
+def show_a_delivery(demo: Demo) -> None:
+    """Push, and look at what became of it."""
+    demo.run(
+        "longshore", "push", "--wait", "--create-dirs", "--mode", "640", "greeting.txt", "web/srv/hello/greeting.txt"
+    )
+    demo.run("longshore", "list")
+    demo.run("longshore", "stats")
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Entry point."""
+    if arguments:
+        sys.exit(f"usage: {Path(__file__).name}")
+    # Short: a unix socket's path may have 107 bytes.
+    with tempfile.TemporaryDirectory(prefix="longshore-") as name:
+        place = Path(name)
+        (place / "greeting.txt").write_text("Hello from the quay.\n")
+        into_a_directory(Demo(place, environment(place)))
+    print("\nEverything that was made is gone again.")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
