@@ -445,7 +445,7 @@ class _Table:
                 debts = self._debts_of_loss() if event.crash else ()
                 if base.solo_crashes >= self._world.policy.solo_limit:
                     state = State.CANCELLED if base.cancel_requested else State.FAILED
-                    return self._finish(state, base=base, error=_POISON, endings=(ending,), debts=debts)
+                    return self._finish(state, base=base, error=CRASHED_TOO_OFTEN, endings=(ending,), debts=debts)
                 return self._fall_back(State.QUEUED, base=base, endings=(ending,), debts=debts)
             case State.COMMITTING:
                 return self._to_settling(ending, crash=event.crash)
@@ -460,10 +460,10 @@ class _Table:
         status = self._status
         if status.attempt != event.attempt or not status.session_id:
             return self._unchanged()
-        ending = Ending(status.attempt, AttemptEnd.TIMED_OUT, _TIMED_OUT)
+        ending = Ending(status.attempt, AttemptEnd.TIMED_OUT, RAN_TOO_LONG)
         match status.state:
             case State.RUNNING:
-                return self._transient(self._released(), _TIMED_OUT, None, (ending,), self._debts_of_loss())
+                return self._transient(self._released(), RAN_TOO_LONG, None, (ending,), self._debts_of_loss())
             case State.COMMITTING:
                 return self._to_settling(ending, crash=False)
             case State.CANCELLING:
@@ -522,9 +522,9 @@ class _Table:
         if settlement is Settlement.LANDED:
             return self._finish(State.SUCCEEDED, base=base, endings=endings)
         if settlement is Settlement.NEITHER and base.cancel_requested:
-            return self._finish(State.FAILED, base=base, error=_OUTCOME_UNKNOWN, endings=endings)
+            return self._finish(State.FAILED, base=base, error=UNKNOWN_OUTCOME, endings=endings)
         if base.solo_crashes >= self._world.policy.solo_limit and not base.cancel_requested:
-            return self._finish(State.FAILED, base=base, error=_POISON, endings=endings)
+            return self._finish(State.FAILED, base=base, error=CRASHED_TOO_OFTEN, endings=endings)
         return self._fall_back(State.QUEUED, base=base, endings=endings)
 
     # Shared -------------------------------------------------------------------------------------------------------
@@ -555,12 +555,12 @@ class _Table:
         return ((event.attempt, ""),)
 
 
-_TIMED_OUT = Failure("TIMED_OUT", "The attempt took longer than its run_timeout and was given up.", True)
-_POISON = Failure(
+RAN_TOO_LONG = Failure("TIMED_OUT", "The attempt took longer than its run_timeout and was given up.", True)
+CRASHED_TOO_OFTEN = Failure(
     "WORKER_CRASHED",
     "The worker was lost each time it ran this task, alone too; see the attempts and the workers' logs.",
 )
-_OUTCOME_UNKNOWN = Failure(
+UNKNOWN_OUTCOME = Failure(
     "OUTCOME_UNKNOWN",
     "The worker was lost after its commit was granted, and neither the temp nor the content was found: "
     "look at the destination; the cancel came too late to know.",

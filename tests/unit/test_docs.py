@@ -1,0 +1,44 @@
+"""The reference pages say what the code says."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from longshore.server.edge.status import code_of
+from longshore.server.model import errors, states
+from longshore.server.model.values import State
+from longshore.worker.errors import Reason
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def _rows(page: str) -> dict[str, str]:
+    """First to second column of every table row that begins with an upper-case word."""
+    return dict(re.findall(r"^\| ([A-Z0-9_]+) \| ([^|]+) \|", (DOCS / page).read_text(), re.MULTILINE))
+
+
+def _leaves(base: type[errors.LongshoreError]) -> list[type[errors.LongshoreError]]:
+    subs = base.__subclasses__()
+    own = [base] if "reason" in vars(base) and base is not errors.LongshoreError else []
+    return own + [leaf for sub in subs for leaf in _leaves(sub)]
+
+
+@pytest.mark.parametrize("error", _leaves(errors.LongshoreError), ids=lambda error: error.reason)
+def test_every_reason_of_an_rpc_stands_in_the_reference_with_its_status(error: type[errors.LongshoreError]) -> None:
+    made = error.__new__(error)
+    assert _rows("errors.md").get(error.reason) == code_of(made).name
+
+
+@pytest.mark.parametrize("reason", list(Reason))
+def test_every_reason_of_a_task_stands_in_the_reference(reason: Reason) -> None:
+    assert reason.value in _rows("errors.md")
+
+
+def test_the_state_table_and_its_page_name_the_same_states() -> None:
+    page = (DOCS / "states.md").read_text()
+    assert {state.name for state in State} == set(_rows("states.md"))
+    for failure in (states.CRASHED_TOO_OFTEN, states.UNKNOWN_OUTCOME):
+        assert failure.reason in page
