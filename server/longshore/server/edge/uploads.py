@@ -1,0 +1,136 @@
+"""The upload RPCs: messages to calls of the engine, in the order that the contract asks for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, Final
+
+import grpc.aio
+
+from longshore.server.edge import translate
+from longshore.server.edge.auth import Principal
+from longshore.server.edge.validate import check_request_id, submit_request, upload_request
+from longshore.server.engine.upload_stream import UploadStream
+from longshore.server.engine.uploads import Uploads, UploadView
+from longshore.server.model.errors import InvalidField, LongshoreError, ProtocolViolation, UploadBroken
+from longshore.server.model.task import Task
+from longshore.server.model.values import State
+from longshore.server.store.protocol import Store
+from longshore.v1 import task_pb2
+from longshore.v1 import task_service_pb2 as pb
+
+UPLOAD_ID: Final = "longshore-upload-id"
+REQUEST_ID: Final = "longshore-request-id"
+OFFSET: Final = "longshore-offset"
+COMPLETE: Final = "longshore-complete"
+"""Keys of the initial metadata. COMPLETE is `true` or `false`, OFFSET decimal."""
+
+_Context = grpc.aio.ServicerContext[Any, Any]
+
+
+async def serve_upload(uploads: Uploads, principal: Principal, context: _Context) -> pb.UploadResponse:
+    """One Upload call. Raises LongshoreErrors; what arrived before is then kept or not as UploadStream says."""
+    header = await _header(context, uploads.limits.idle)
+    request = upload_request(header, uploads.defaults)
+    async with await uploads.open(principal.name, request) as stream:
+        await context.send_initial_metadata(
+            (
+                (UPLOAD_ID, stream.upload.id),
+                (REQUEST_ID, stream.upload.request_id),
+                (OFFSET, str(stream.offset)),
+                (COMPLETE, "true" if stream.complete else "false"),
+            )
+        )
+        finish = await _receive(stream, context)
+        done = await stream.finish(finish.size, finish.crc32c)
+    if done.payload is None:
+        raise LongshoreError("A finished upload without a payload.")
+    return pb.UploadResponse(tasks=await _shown(uploads.store, done.tasks), payload=translate.payload(done.payload))
+
+
+async def create_upload(
+    uploads: Uploads, principal: Principal, request: pb.CreateUploadRequest
+) -> pb.CreateUploadResponse:
+    """One CreateUpload call."""
+    if not request.HasField("header"):
+        raise InvalidField("header", "is missing; send it as in Upload.")
+    view = await uploads.create(principal.name, upload_request(request.header, uploads.defaults))
+    return pb.CreateUploadResponse(upload=await _upload(uploads, view))
+
+
+async def get_upload(uploads: Uploads, principal: Principal, request: pb.GetUploadRequest) -> pb.GetUploadResponse:
+    """One GetUpload call."""
+    if not request.request_id:
+        raise InvalidField("request_id", "is empty; give the one that the upload was begun with.")
+    view = await uploads.get(principal.name, check_request_id("request_id", request.request_id))
+    return pb.GetUploadResponse(upload=await _upload(uploads, view))
+
+
+async def submit_task(uploads: Uploads, principal: Principal, request: pb.SubmitTaskRequest) -> pb.SubmitTaskResponse:
+    """One SubmitTask call. Operators may name anybody's payload."""
+    tasks = await uploads.submit(
+        principal.name, submit_request(request, uploads.defaults), any_creator=principal.operator
+    )
+    return pb.SubmitTaskResponse(tasks=await _shown(uploads.store, tasks))
+
+
+async def _header(context: _Context, idle: float) -> pb.UploadHeader:
+    try:
+        async with asyncio.timeout(idle):
+            message = await _read(context)
+    except TimeoutError:
+        raise UploadBroken(f"No header came in {idle:.0f} s.") from None
+    if message is None:
+        raise ProtocolViolation("The stream ended before a header.")
+    which = message.WhichOneof("message")
+    if which != "header":
+        raise ProtocolViolation(f"The first message is {which or 'empty'}; send the header first.")
+    return message.header
+
+
+async def _receive(stream: UploadStream, context: _Context) -> pb.UploadFinish:
+    """Chunks until the finish, and the end of the stream after it.
+
+    A broken stream ends like a whole one: `read` answers EOF after an oversized frame, a client's deadline, cancel
+    or death, and `cancelled()` is False. So the end proves nothing, and only a finish does.
+    """
+    while (message := await _read(context)) is not None:
+        match message.WhichOneof("message"):
+            case "chunk":
+                chunk = message.chunk
+                await stream.chunk(chunk.offset, chunk.crc32c, chunk.data)
+            case "finish":
+                if await _read(context) is not None:
+                    raise ProtocolViolation("A message came after the finish; nothing may.")
+                return message.finish
+            case "header":
+                raise ProtocolViolation("A second header came; send one upload per stream.")
+            case _:
+                raise ProtocolViolation("An empty message came; send chunks and then a finish.")
+    raise UploadBroken("The stream ended without a finish. What is durable is kept: continue from GetUpload's offset.")
+
+
+async def _read(context: _Context) -> pb.UploadRequest | None:
+    message = await context.read()
+    return None if message is grpc.aio.EOF else message
+
+
+async def _upload(uploads: Uploads, view: UploadView) -> pb.Upload:
+    message = translate.upload(view.upload, active=view.active, expires_at=view.expires_at)
+    del message.tasks[:]
+    message.tasks.extend(await _shown(uploads.store, view.upload.tasks))
+    return message
+
+
+async def _shown(store: Store, tasks: Sequence[Task]) -> list[task_pb2.Task]:
+    """Tasks with what has to be looked up for them. New ones, the usual case, cost no read."""
+    started = [task.id for task in tasks if task.status.attempt]
+    waiting = [
+        task.order.destination for task in tasks if task.status.state is State.BLOCKED and task.order.destination
+    ]
+    return translate.tasks(
+        tasks,
+        attempts=await store.attempts_of(started, last=translate.ATTEMPTS_SHOWN) if started else None,
+        blocked_by=await store.blocking(waiting) if waiting else None,
+    )

@@ -1,0 +1,91 @@
+"""What one stream has sent, and whether it may: the rules for chunks and for the finish. Pure."""
+
+from __future__ import annotations
+
+import google_crc32c
+
+from longshore.server.model.errors import (
+    ChunkOutOfOrder,
+    CrcMismatch,
+    InvalidField,
+    RequestIdReused,
+    SizeMismatch,
+)
+
+
+class Ledger:
+    """Books of one stream.
+
+    `held` bytes with `held_crc` are there already; `size` is the declared size. `final`: the held bytes are a
+    whole file that was finished before, so that this stream can only repeat it. `chunk_bytes`: the largest chunk.
+    """
+
+    def __init__(self, *, held: int, held_crc: int, size: int | None, final: bool, chunk_bytes: int) -> None:
+        self._held = held
+        self._held_crc = held_crc
+        self._size = size
+        self._final = final
+        self._chunk_bytes = chunk_bytes
+        self._start: int | None = None
+        self._next = 0
+        self._repeated_crc = 0
+        """Of what was sent again from byte 0 on, up to `held`."""
+
+    @property
+    def next(self) -> int | None:
+        """Where the next chunk must start; None before the first."""
+        return None if self._start is None else self._next
+
+    def take(self, offset: int, crc32c: int, data: bytes) -> bytes:
+        """Check a chunk; answers the part of it that is new, which may be empty.
+
+        Raises InvalidField, ChunkOutOfOrder, CrcMismatch, SizeMismatch, RequestIdReused (other bytes than before).
+        """
+        if not 0 < len(data) <= self._chunk_bytes:
+            raise InvalidField("chunk.data", f"has {len(data)} bytes; send 1 to {self._chunk_bytes}.")
+        self._check_place(offset)
+        end = offset + len(data)
+        if self._final and end > self._held:
+            raise _other_bytes(f"an earlier try was finished with {self._held} bytes")
+        if self._size is not None and end > self._size:
+            raise SizeMismatch(f"The header declares {self._size} bytes, and a chunk ends at {end}.")
+        if google_crc32c.value(data) != crc32c:
+            raise CrcMismatch(f"The chunk at offset {offset} was damaged on its way. Continue with GetUpload's offset.")
+        if self._start is None:
+            self._start = offset
+        self._next = end
+        if offset >= self._held:
+            return data
+        again = data[: self._held - offset]
+        if self._start == 0:
+            self._repeated_crc = google_crc32c.extend(self._repeated_crc, again)
+            if end >= self._held and self._repeated_crc != self._held_crc:
+                raise _other_bytes(f"its first {self._held} bytes differ from what is kept")
+        return data[len(again) :]
+
+    def _check_place(self, offset: int) -> None:
+        if self._start is not None and offset != self._next:
+            raise ChunkOutOfOrder(
+                f"A chunk starts at {offset}, and the one before ended at {self._next}.", expected=str(self._next)
+            )
+        if offset > self._held and self._start is None:
+            raise ChunkOutOfOrder(
+                f"The first chunk starts at {offset}, and only {self._held} bytes are held: start there or before.",
+                expected=str(self._held),
+            )
+
+    def check_finish(self, size: int, crc32c: int, *, arrived: int, arrived_crc: int) -> None:
+        """Compare the finish with what is there. Raises SizeMismatch, CrcMismatch, RequestIdReused."""
+        if (size, crc32c) == (arrived, arrived_crc):
+            return
+        if self._final:
+            raise _other_bytes(f"an earlier try was finished with {arrived} bytes, CRC32C {arrived_crc:08x}")
+        if size != arrived:
+            raise SizeMismatch(f"The finish says {size} bytes, and {arrived} have arrived. Nothing is kept; send anew.")
+        raise CrcMismatch(
+            f"CRC32C of the whole is {arrived_crc:08x}, and the finish says {crc32c:08x}. Nothing is kept; send anew."
+        )
+
+
+def _other_bytes(how: str) -> RequestIdReused:
+    return RequestIdReused(f"This request id came before with different content: {how}. Choose another id.")

@@ -1,0 +1,55 @@
+"""Room on the disk of the spool, promised to the uploads of this process."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from longshore.server.model.clock import Clock
+from longshore.server.model.errors import SpoolFull
+from longshore.server.spool.protocol import Spool
+
+_FRESH: Final = 0.5
+"""Seconds for which an answer about free space is believed."""
+_RETRY: Final = 5.0
+
+
+class Room:
+    """Keeps uploads from promising each other the same bytes, and from the disk's reserve.
+
+    The store bounds what the spool holds in all; this knows what the disk has.
+    """
+
+    def __init__(self, *, spool: Spool, clock: Clock) -> None:
+        self._spool = spool
+        self._clock = clock
+        self._promises: dict[str, int] = {}
+        self._promised = 0
+        self._free = 0
+        self._asked_at: float | None = None
+
+    async def require(self, wanted: int, *, of: str = "") -> None:
+        """Raise SpoolFull unless `wanted` more bytes fit; what is promised to `of` itself does not count."""
+        free = await self._free_bytes() - self._promised + self._promises.get(of, 0)
+        if free < wanted:
+            raise SpoolFull(
+                f"The disk of the spool has {max(free, 0)} bytes left for uploads, and {wanted} are needed. Try "
+                f"later with "
+                "the same request id.",
+                subject="spool",
+                retry_after=_RETRY,
+            )
+
+    def promise(self, of: str, unwritten: int) -> None:
+        """`of` may still write so many bytes. Replaces what was promised to it before; 0 ends it."""
+        before = self._promises.pop(of, 0)
+        if unwritten > 0:
+            self._promises[of] = unwritten
+        self._promised += max(unwritten, 0) - before
+        self._asked_at = None  # what was a promise may be written by now
+
+    async def _free_bytes(self) -> int:
+        now = self._clock.ticks()
+        if self._asked_at is None or now - self._asked_at > _FRESH:
+            self._free = await self._spool.free_bytes()
+            self._asked_at = now
+        return self._free

@@ -1,0 +1,361 @@
+"""Uploads: who may send what, one connection at a time; and submissions that send nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import structlog
+
+from longshore.server.engine.submissions import (
+    Defaults,
+    SubmitRequest,
+    UploadRequest,
+    plans,
+    submit_fingerprint,
+    upload_fingerprint,
+)
+from longshore.server.engine.upload_content import Content
+from longshore.server.engine.upload_ledger import Ledger
+from longshore.server.engine.upload_limits import UploadLimits, UploadStatistics
+from longshore.server.engine.upload_room import Room
+from longshore.server.engine.upload_stream import UploadStream
+from longshore.server.model.clock import Clock
+from longshore.server.model.errors import (
+    Draining,
+    LongshoreError,
+    NotFound,
+    SpoolDamaged,
+    SpoolFull,
+    TooManyUploads,
+    UploadInProgress,
+    UploadTakenOver,
+)
+from longshore.server.model.task import Task, Upload
+from longshore.server.model.values import UploadState
+from longshore.server.spool.protocol import Spool
+from longshore.server.store.commands import OpenUpload, RejectUpload, SubmitTasks
+from longshore.server.store.protocol import Store
+
+R = TypeVar("R")
+
+_log = structlog.get_logger("longshore.uploads")
+
+
+@dataclass(frozen=True, slots=True)
+class UploadView:
+    """An upload as its owner sees it. `active`: a connection of this server is sending it; `expires_at`: wall clock."""
+
+    upload: Upload
+    active: bool
+    expires_at: float
+
+
+class _Slot:
+    """The right to send one upload. `stream` is None while it is being opened."""
+
+    __slots__ = ("left", "released", "stream")
+
+    def __init__(self) -> None:
+        self.stream: UploadStream | None = None
+        self.released = asyncio.Event()
+        """The next connection may have the upload."""
+        self.left = asyncio.Event()
+        """The connection is over, and so is everything it left behind."""
+
+
+def _taken_over() -> UploadTakenOver:
+    return UploadTakenOver("Another connection continues this upload; this one may not.")
+
+
+class Uploads:
+    """All uploads of this process. Knows no gRPC.
+
+    `relieve` frees spool bytes by evicting payloads that are kept for a retry only; it is asked once before
+    SpoolFull is said. Everything that a connection leaves behind (a last checkpoint, a commit) runs in tasks that
+    `close` waits for.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        spool: Spool,
+        clock: Clock,
+        limits: UploadLimits,
+        defaults: Defaults,
+        relieve: Callable[[int], Awaitable[None]] | None = None,
+        new_id: Callable[[], str] = lambda: uuid.uuid4().hex,
+    ) -> None:
+        self.store = store
+        self.clock = clock
+        self.limits = limits
+        self.defaults = defaults
+        self.room = Room(spool=spool, clock=clock)
+        self._spool = spool
+        self._relieve = relieve
+        self._new_id = new_id
+        self._slots: dict[tuple[str, str], _Slot] = {}
+        self._live: set[_Slot] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._draining = False
+        self._bytes_received = 0
+
+    # What callers ask ---------------------------------------------------------------------------------------------
+
+    async def open(self, principal: str, request: UploadRequest) -> UploadStream:
+        """Begin or continue an upload on this connection.
+
+        A connection that is sending it already is given `limits.patience` seconds to finish, and loses the upload
+        when it is silent for `limits.silence` or the request says `take_over`; it has stopped writing before this
+        returns.
+
+        Raises UploadInProgress, RequestIdReused, QueueFull, CallerShare, SpoolFull, TooManyUploads, StoreOverloaded,
+        SpoolDamaged, Draining. Cancelling it leaves the upload as it was, and perhaps a place taken that expires.
+        """
+        self._refuse_when_draining()
+        if len(self._live) >= self.limits.connections:
+            raise TooManyUploads(
+                f"{len(self._live)} uploads are being sent to this server, as many as may be. Try later with the same "
+                "request id.",
+                subject="connections",
+            )
+        key = principal, request.request_id
+        slot = await self._claim(key, take_over=request.take_over)
+        opening = self.own(self._open(slot, key, request), f"open upload {request.request_id}")
+        try:
+            return await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            opening.add_done_callback(self._hand_back)
+            raise
+
+    async def create(self, principal: str, request: UploadRequest) -> UploadView:
+        """Take the room for an upload, or learn how far it got. Raises as `open` does, but for the connections."""
+        self._refuse_when_draining()
+        return self._view(principal, await self._admit(principal, request, connect=False))
+
+    async def get(self, principal: str, request_id: str) -> UploadView:
+        """How far an upload got. Raises NotFound."""
+        upload = await self.store.upload(principal, request_id)
+        if upload is None:
+            raise NotFound(f"There is no upload {request_id!r} of yours, or it was given up: start anew.")
+        return self._view(principal, upload)
+
+    async def submit(self, principal: str, request: SubmitRequest, *, any_creator: bool = False) -> Sequence[Task]:
+        """Make tasks without bytes. Raises RequestIdReused, QueueFull, CallerShare, PayloadGone, StoreOverloaded,
+        Draining.
+
+        `any_creator`: the payload may be anybody's.
+        """
+        self._refuse_when_draining()
+        return await self.store.run(
+            SubmitTasks(
+                principal=principal,
+                request_id=request.request_id,
+                fingerprint=submit_fingerprint(request),
+                plans=plans(request.task, self.defaults),
+                payload_id=request.payload_id,
+                any_creator=any_creator,
+                bounds=self.limits.bounds,
+            )
+        )
+
+    def statistics(self) -> UploadStatistics:
+        """Figures of this moment."""
+        streams = [slot.stream for slot in self._live if slot.stream is not None]
+        closing = sum(1 for stream in streams if stream.closing)
+        return UploadStatistics(len(self._live) - closing, closing, self._bytes_received, self._draining)
+
+    async def drain(self, grace: float) -> None:
+        """Refuse new uploads; give those under way `grace` seconds, then checkpoint them and end them with Draining."""
+        self._draining = True
+        await self._emptied(grace)
+        for slot in self._live:
+            if slot.stream is not None:
+                slot.stream.end(Draining("This server is leaving. Connect again and continue from GetUpload's offset."))
+        await self._emptied(self.limits.detach)
+
+    async def close(self) -> None:
+        """End what is left at once, and wait for everything that was begun."""
+        await self.drain(0)
+        while self._tasks:
+            await asyncio.wait(set(self._tasks))
+
+    # What streams need --------------------------------------------------------------------------------------------
+
+    def own(self, work: Coroutine[Any, Any, R], name: str) -> asyncio.Task[R]:
+        """Run `work` to its end whatever becomes of the caller."""
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def received(self, count: int) -> None:
+        """Bytes came in."""
+        self._bytes_received += count
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        # Its awaiter may be gone: then this is the only one to look.
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not isinstance(error, LongshoreError):
+            _log.error("upload_defect", task=task.get_name(), exc_info=error)
+
+    # One connection per upload ------------------------------------------------------------------------------------
+
+    def _refuse_when_draining(self) -> None:
+        if self._draining:
+            raise Draining("This server is leaving and takes nothing new. Connect again, here or elsewhere.")
+
+    async def _claim(self, key: tuple[str, str], *, take_over: bool) -> _Slot:
+        """Take the right to send, or wait for it, or take it away."""
+        clock, limits = self.clock, self.limits
+        until = clock.ticks() + limits.patience
+        told: _Slot | None = None
+        while (holder := self._slots.get(key)) is not None:
+            stream = holder.stream
+            silent = stream.silent if stream is not None else 0.0
+            due = stream is not None and holder is not told and (take_over or silent >= limits.silence)
+            if due and stream is not None and stream.end(_taken_over()):
+                told = holder
+                until = clock.ticks() + limits.detach
+            wait = until - clock.ticks()
+            if wait <= 0:
+                raise UploadInProgress(
+                    "Another connection is sending this upload. Wait for it, or set `take_over` if it is dead."
+                )
+            if holder is not told:
+                wait = min(wait, max(limits.silence - silent, 0.01))  # it may be silent for long enough by then
+            try:
+                async with asyncio.timeout(wait):
+                    await holder.released.wait()
+            except TimeoutError:
+                pass  # look again
+        slot = _Slot()
+        self._slots[key] = slot
+        self._live.add(slot)
+        return slot
+
+    def _free(self, key: tuple[str, str], slot: _Slot) -> None:
+        """Let the next connection of the same upload go ahead."""
+        if self._slots.get(key) is slot:
+            del self._slots[key]
+        slot.released.set()
+
+    def _leave(self, key: tuple[str, str], slot: _Slot) -> None:
+        self._free(key, slot)
+        self._live.discard(slot)
+        slot.left.set()
+
+    def _hand_back(self, opening: asyncio.Task[UploadStream]) -> None:
+        """The caller was cancelled while its stream was being opened."""
+        if not opening.cancelled() and opening.exception() is None:
+            _ = self.own(opening.result().detach(), "detach an upload that nobody waited for")
+
+    async def _emptied(self, seconds: float) -> None:
+        """Wait until no connection is left, for so long at most."""
+        waits = [asyncio.ensure_future(slot.left.wait()) for slot in self._live]
+        if waits:
+            _, left = await asyncio.wait(waits, timeout=seconds)
+            for wait in left:
+                wait.cancel()
+
+    # Opening ------------------------------------------------------------------------------------------------------
+
+    async def _open(self, slot: _Slot, key: tuple[str, str], request: UploadRequest) -> UploadStream:
+        try:
+            upload = await self._admit(key[0], request, connect=True)
+            content = await self._content(upload)
+        except BaseException:
+            self._leave(key, slot)
+            raise
+        complete = content is None
+        held, held_crc = upload.offset, upload.crc32c
+        if content is not None:
+            held, held_crc = content.offset, content.crc32c
+        elif upload.payload is not None:
+            held, held_crc = upload.payload.size, upload.payload.crc32c
+        slot.stream = UploadStream(
+            upload=upload,
+            content=content,
+            ledger=Ledger(
+                held=held,
+                held_crc=held_crc,
+                size=upload.size,
+                final=content is None or content.sealed,
+                chunk_bytes=self.limits.chunk_bytes,
+            ),
+            plans=plans(request.task, self.defaults),
+            keeper=self,
+            released=lambda: self._leave(key, slot),
+        )
+        if complete:
+            self._free(key, slot)  # nothing is written: any number may repeat it
+        return slot.stream
+
+    async def _content(self, upload: Upload) -> Content | None:
+        """The bytes of an open upload as they are; None for a complete one."""
+        if upload.state is UploadState.COMPLETE:
+            return None
+        partial = None
+        # Before the first connection nobody can have made a file.
+        if upload.connection > 1:
+            try:
+                partial = await self._spool.resume(upload.id, upload.offset, upload.crc32c)
+            except SpoolDamaged:
+                _log.error("upload_damaged", upload_id=upload.id, offset=upload.offset)
+                await self.store.run(RejectUpload(upload_id=upload.id, connection=upload.connection))
+                raise
+        return Content(
+            spool=self._spool,
+            upload_id=upload.id,
+            partial=partial,
+            hashed=bool(upload.sha256),
+            limits=self.limits,
+        )
+
+    async def _admit(self, principal: str, request: UploadRequest, *, connect: bool) -> Upload:
+        """Find or make the row, where there is room for it."""
+        wanted = self.limits.reserve_step if request.size is None else request.size
+        command = OpenUpload(
+            upload_id=self._new_id(),
+            principal=principal,
+            request_id=request.request_id,
+            fingerprint=upload_fingerprint(request),
+            queue=request.task.queue,
+            tasks=request.task.tasks,
+            size=request.size,
+            sha256=request.sha256,
+            reserve=wanted,
+            connect=connect,
+            bounds=self.limits.bounds,
+        )
+        await self._require_disk(principal, request.request_id, wanted)
+        try:
+            return await self.store.run(command)
+        except SpoolFull:
+            if self._relieve is None:
+                raise
+        await self._relieve(wanted)
+        return await self.store.run(command)
+
+    async def _require_disk(self, principal: str, request_id: str, wanted: int) -> None:
+        """Raise SpoolFull where the disk has no room for what is still missing of this upload."""
+        try:
+            await self.room.require(wanted)
+        except SpoolFull:
+            known = await self.store.upload(principal, request_id)
+            if known is not None:
+                if known.state is UploadState.COMPLETE:
+                    return
+                wanted = max((known.size or known.offset + self.limits.reserve_step) - known.offset, 0)
+            if self._relieve is not None:
+                await self._relieve(wanted)
+            await self.room.require(wanted)
+
+    def _view(self, principal: str, upload: Upload) -> UploadView:
+        active = (principal, upload.request_id) in self._slots
+        return UploadView(upload, active, upload.touched_at + self.limits.abandon)
