@@ -135,7 +135,8 @@ class OutcomeUnknown(AttemptError):
 class AttemptStopped(Exception):
     """The attempt was told to end; raised by `context.check()` and passed on by whoever called it.
 
-    A handler cleans up what it made and lets this go. Catching it to carry on is a bug. `left_temps` as for `AttemptError`.
+    A handler cleans up what it made and lets this go. Catching it to carry on is a bug. `left_temps` as for
+    `AttemptError`.
     """
 
     left_temps: bool = False

@@ -81,8 +81,9 @@ class WhenAbsent(Enum):
 class Push:
     """One file to one destination, as one attempt sees it.
 
-    Mode and owner that are None are those of the file that is replaced, else 0644 and root: what `lxc file push` leaves.
-    Set-id and sticky bits of a replaced file are not kept, and a symlink at the destination is replaced, not followed.
+    Mode and owner that are None are those of the file that is replaced, else 0644 and root: what `lxc file push`
+    leaves. Set-id and sticky bits of a replaced file are not kept, and a symlink at the destination is replaced, not
+    followed.
     """
 
     task_id: str

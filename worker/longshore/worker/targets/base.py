@@ -114,7 +114,10 @@ class TempFile(Protocol):
         """Its path inside the instance."""
 
     def write(self, source: Source, *, advance: Callable[[int], None]) -> Written:
-        """Append all of `source`; every byte is acknowledged on return. `advance` gets the bytes sent so far, and may raise."""
+        """Append all of `source`; every byte is acknowledged on return.
+
+        `advance` gets the bytes sent so far, and may raise.
+        """
 
     def set_attributes(self, attributes: Attributes) -> None:
         """Owner first, then mode: changing the owner clears mode bits."""
@@ -127,7 +130,8 @@ class Delivery(Protocol):
     """One connection to one instance, for one thread.
 
     Every method raises an `AttemptError` that is already classified. Cancellation: the check given to `Target.open` is
-    called between chunks and while waiting for the target, except in `commit` and `remove`; what it raises passes through.
+    called between chunks and while waiting for the target, except in `commit` and `remove`; what it raises passes
+    through.
     """
 
     @property

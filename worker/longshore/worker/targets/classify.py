@@ -153,7 +153,7 @@ def from_sftp(code: int, text: str, what: str, *, missing: Reason = Reason.PAREN
         return PermanentError(
             Reason.NO_SFTP, f"{what}: the daemon's SFTP server does not know this operation: upgrade it"
         )
-    return TransientError(Reason.TARGET_ERROR, f"{what}: {text or 'SFTP status %d' % code}")
+    return TransientError(Reason.TARGET_ERROR, f"{what}: {text or f'SFTP status {code}'}")
 
 
 def from_http(status: int, text: str, what: str) -> AttemptError:
@@ -161,7 +161,8 @@ def from_http(status: int, text: str, what: str) -> AttemptError:
     if status in (401, 403):
         return PermanentError(
             Reason.TARGET_FORBIDDEN,
-            f"{what}: {text or 'forbidden'}: add the worker's certificate to the daemon's trust store, for this project",
+            f"{what}: {text or 'forbidden'}: add the worker's certificate to the daemon's "
+            "trust store, for this project",
         )
     if status == 404:
         return PermanentError(
@@ -182,7 +183,8 @@ def from_exception(error: BaseException, what: str, *, missing: Reason = Reason.
     if isinstance(error, ssl.SSLCertVerificationError):
         return PermanentError(
             Reason.TARGET_FORBIDDEN,
-            f"{what}: the daemon's certificate is not trusted ({getattr(error, 'verify_message', error)}): give its certificate as server_cert",
+            f"{what}: the daemon's certificate is not trusted ({getattr(error, 'verify_message', error)}): "
+            "give its certificate as server_cert",
         )
     if isinstance(error, TimeoutError):
         return from_errno(errno.ETIMEDOUT, what)

@@ -139,27 +139,29 @@ class DirectoryDelivery:
                 # O_NONBLOCK: should somebody have put a fifo there, do not wait for its writer.
                 flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
                 descriptor = os.open(name, flags, dir_fd=folder)
-            with open(descriptor, "rb", buffering=0) as file:
-                while piece := file.read(CHUNK):
+            try:
+                while piece := os.read(descriptor, CHUNK):
                     self._check()
                     crc = google_crc32c.extend(crc, piece)
                     size += len(piece)
                     advance(size)
+            finally:
+                os.close(descriptor)
         return Written(size, crc)
 
     def commit(self, temp: str, path: str, *, replace: bool) -> None:
         temp_name = temp.rpartition("/")[2]
-        with _classified(f"putting {path} in place", missing=Reason.TEMP_MISSING):
-            with self._tree.parent(path) as (folder, name):
-                if replace:
-                    os.rename(temp_name, name, src_dir_fd=folder, dst_dir_fd=folder)
-                else:
-                    os.link(temp_name, name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
-                try:
-                    sync_folder(folder)
-                except OSError as error:
-                    # It has happened, but may not outlive a power failure: neither done nor undone.
-                    raise CommitLost(f"{path} is in place, but its folder could not be synced: {error}") from error
+        what = f"putting {path} in place"
+        with _classified(what, missing=Reason.TEMP_MISSING), self._tree.parent(path) as (folder, name):
+            if replace:
+                os.rename(temp_name, name, src_dir_fd=folder, dst_dir_fd=folder)
+            else:
+                os.link(temp_name, name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
+            try:
+                sync_folder(folder)
+            except OSError as error:
+                # It has happened, but may not outlive a power failure: neither done nor undone.
+                raise CommitLost(f"{path} is in place, but its folder could not be synced: {error}") from error
 
     def remove(self, path: str) -> bool:
         with _classified(f"removing {path}"):
@@ -203,7 +205,12 @@ class DirectoryTarget:
 
     @contextmanager
     def open(
-        self, project: str, instance: str, *, check: Callable[[], None] = no_check, hurry: bool = False
+        self,
+        project: str,
+        instance: str,
+        *,
+        check: Callable[[], None] = no_check,
+        hurry: bool = False,  # noqa: ARG002 - a local file system has no time-outs
     ) -> Iterator[Delivery]:
         root = self._open_root(project, instance)
         delivery = DirectoryDelivery(root, check=check)
@@ -214,7 +221,11 @@ class DirectoryTarget:
             os.close(root)
 
     def open_in_place(
-        self, project: str, instance: str, *, check: Callable[[], None] = no_check
+        self,
+        project: str,  # noqa: ARG002
+        instance: str,  # noqa: ARG002
+        *,
+        check: Callable[[], None] = no_check,  # noqa: ARG002
     ) -> AbstractContextManager[InPlaceDelivery] | None:
         return None
 

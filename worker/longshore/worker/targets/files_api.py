@@ -1,7 +1,8 @@
 """The files API, for daemons without SFTP, where the operator allowed it.
 
-It writes into the file itself: a cut leaves it torn, and nothing stands between the last check and the first byte but the
-grant. On a full disk the daemon answers 200 and has lost the end of the file, or all of it: so it is always read back.
+It writes into the file itself: a cut leaves it torn, and nothing stands between the last check and the first byte but
+the grant. On a full disk the daemon answers 200 and has lost the end of the file, or all of it: so it is always read
+back.
 """
 
 from __future__ import annotations

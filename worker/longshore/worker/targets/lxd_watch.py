@@ -1,7 +1,7 @@
 """Watching a daemon's instances: its event stream, with a slow poll beneath.
 
-The events wake parked tasks at once; the poll makes sure that none sleeps for ever when an event was lost. An event only
-says where to look: the state reported is the one asked for afterwards.
+The events wake parked tasks at once; the poll makes sure that none sleeps for ever when an event was lost. An event
+only says where to look: the state reported is the one asked for afterwards.
 """
 
 from __future__ import annotations

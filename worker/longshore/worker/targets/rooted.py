@@ -1,10 +1,10 @@
 """Walking a tree that somebody else fills, without ever leaving it.
 
-An instance's root is the instance's own business: its symlinks, its `..`, and what it renames while we walk. So a path is
-walked component by component, each opened relative to the descriptor before it and never through a symlink; symlinks are
-read and resolved here, as chroot would: an absolute one starts again at the root, and `..` at the root stays there.
-Going up means going back to a descriptor that we came through, not asking the kernel for "..": a folder that is moved
-away under our feet leads nowhere new.
+An instance's root is the instance's own business: its symlinks, its `..`, and what it renames while we walk. So a
+path is walked component by component, each opened relative to the descriptor before it and never through a symlink;
+symlinks are read and resolved here, as chroot would: an absolute one starts again at the root, and `..` at the root
+stays there. Going up means going back to a descriptor that we came through, not asking the kernel for "..": a folder
+that is moved away under our feet leads nowhere new.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class RootedTree:
 
     @contextmanager
     def parent(self, path: str) -> Iterator[tuple[int, str]]:
-        """The folder that holds the last name of `path`, as a descriptor for *at calls, and that name (not resolved)."""
+        """The folder that holds the last name of `path`, as a descriptor for *at calls, and that name, unresolved."""
         head, _, name = path.rpartition("/")
         with _Walk(self._root) as walk:
             walk.enter(head)
@@ -74,7 +74,10 @@ class _Walk:
         return self.top()
 
     def enter(self, path: str, *, create_mode: int | None = None) -> None:
-        """Follow a path from here, or from the root when it is absolute. With `create_mode`, missing folders are made."""
+        """Follow a path from here, or from the root when it is absolute.
+
+        With `create_mode`, missing folders are made.
+        """
         if path.startswith("/"):
             self._up_to_root()
         todo = [name for name in reversed(path.split("/")) if name not in ("", ".")]

@@ -1,7 +1,7 @@
 """An SFTP session with a daemon's instance: what file pushes need of SFTP, and nothing else.
 
-Several requests are in flight at once (128 KiB x 16), and every answer is read: a write error arrives with its own answer,
-and a client that does not look never learns that the disk is full.
+Several requests are in flight at once (128 KiB x 16), and every answer is read: a write error arrives with its own
+answer, and a client that does not look never learns that the disk is full.
 """
 
 from __future__ import annotations

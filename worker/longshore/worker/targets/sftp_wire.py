@@ -1,7 +1,7 @@
 """SFTP version 3 on the wire: building requests, parsing answers. Pure.
 
-Source: draft-ietf-secsh-filexfer-02, and OpenSSH's PROTOCOL file for the extensions. Whatever the other side sends, parsing
-ends in a value or a `ProtocolError`, and holds no more memory than one packet.
+Source: draft-ietf-secsh-filexfer-02, and OpenSSH's PROTOCOL file for the extensions. Whatever the other side sends,
+parsing ends in a value or a `ProtocolError`, and holds no more memory than one packet.
 """
 
 from __future__ import annotations

@@ -52,7 +52,10 @@ TargetSpec = LxdSpec | DirectorySpec
 
 
 def parse_target(text: str) -> TargetSpec:
-    """Parse NAME=WHERE. Raises `SpecError`. Files are not looked at, so that a worker may start before they are there."""
+    """Parse NAME=WHERE.
+
+    Raises `SpecError`. Files are not looked at, so that a worker may start before they are there.
+    """
     name, equals, where = text.partition("=")
     if not equals or not where:
         raise SpecError(f"--target {text!r}: write NAME=WHERE, where WHERE is {_FORMS}")

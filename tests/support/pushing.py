@@ -1,0 +1,149 @@
+"""What tests of file pushes share: an attempt's context that records, and places to push into."""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Protocol
+
+import google_crc32c
+
+from longshore.worker.errors import AttemptStopped, StopReason
+from longshore.worker.push import Push, Pushed, push_file
+from longshore.worker.targets import Content, Target
+from longshore.worker.targets.base import Source
+from tests.support.lxd import LxdDaemon
+
+TASK = "01JCEXAMPLE000000000000000"
+
+
+@dataclass
+class Recorder:
+    """An attempt's context. Hooks run where the real one would speak with the server."""
+
+    data: bytes
+    grants: list[tuple[str, str, Content]] = field(default_factory=list)
+    opened: int = 0
+    done: int = 0
+    stopped: bool = False
+    on_progress: Callable[[int], None] = lambda done: None
+    on_commit: Callable[[str], None] = lambda temp: None
+    payload: Callable[[bytes], Source] = io.BytesIO
+
+    @classmethod
+    def of_size(cls, size: int) -> Recorder:
+        return cls(os.urandom(size))
+
+    def check(self) -> None:
+        if self.stopped:
+            raise AttemptStopped(StopReason.CANCELLED)
+
+    def stop(self) -> None:
+        self.stopped = True
+
+    def progress(self, done: int, total: int) -> None:
+        assert 0 <= done <= total == len(self.data)
+        self.done = done
+        self.on_progress(done)
+
+    def commit(self, temp: str, *, method: str, content: Content) -> None:
+        self.on_commit(temp)
+        self.grants.append((temp, method, content))
+
+    def open_payload(self) -> Source:
+        self.opened += 1
+        return self.payload(self.data)
+
+
+class Place(Protocol):
+    """An instance of some target, seen from inside."""
+
+    target: Target
+    instance: str
+
+    def read(self, path: str) -> bytes: ...
+    def plant(self, path: str, content: bytes, mode: int = 0o644, uid: int = 0, gid: int = 0) -> None: ...
+    def owner_and_mode(self, path: str) -> tuple[int, int, int]: ...
+    def run(self, command: str) -> str:
+        """A shell command inside."""
+        ...
+
+    def temps(self) -> str: ...
+
+
+@dataclass
+class LxdPlace:
+    """A running container."""
+
+    daemon: LxdDaemon
+    target: Target
+    instance: str
+
+    def run(self, command: str) -> str:
+        return self.daemon.run_in(self.instance, command)
+
+    def read(self, path: str) -> bytes:
+        return self.daemon.read(self.instance, path)
+
+    def plant(self, path: str, content: bytes, mode: int = 0o644, uid: int = 0, gid: int = 0) -> None:
+        text = content.decode("ascii")
+        self.run(f"printf '%s' '{text}' > {path} && chown {uid}:{gid} {path} && chmod {mode:o} {path}")
+
+    def owner_and_mode(self, path: str) -> tuple[int, int, int]:
+        uid, gid, mode = self.run(f"stat -c '%u %g %a' {path}").split()
+        return int(uid), int(gid), int(mode, 8)
+
+    def temps(self) -> str:
+        return self.daemon.temps(self.instance)
+
+
+@dataclass
+class DirectoryPlace:
+    """A folder; what runs "inside" sees it as its root."""
+
+    base: Path
+    target: Target
+    instance: str
+
+    def __post_init__(self) -> None:
+        for name in ("root", "etc", "tmp"):
+            (self.base / self.instance / name).mkdir(parents=True, exist_ok=True)
+
+    def _outside(self, path: str) -> Path:
+        return self.base / self.instance / path.lstrip("/")
+
+    def run(self, command: str) -> str:
+        raise NotImplementedError(command)
+
+    def read(self, path: str) -> bytes:
+        return self._outside(path).read_bytes()
+
+    def plant(self, path: str, content: bytes, mode: int = 0o644, uid: int = 0, gid: int = 0) -> None:
+        file = self._outside(path)
+        file.write_bytes(content)
+        os.chown(file, uid, gid)
+        file.chmod(mode)
+
+    def owner_and_mode(self, path: str) -> tuple[int, int, int]:
+        found = self._outside(path).lstat()
+        return found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)
+
+    def temps(self) -> str:
+        return "".join(str(path) for path in self.base.rglob(".longshore-*"))
+
+
+def a_push(instance: str, path: str, data: bytes, **more: object) -> Push:
+    """A push of `data`, with the defaults of a task that says nothing else."""
+    said: dict[str, object] = {"task_id": TASK, "attempt": 1, "project": "", "instance": instance, "path": path}
+    content = {"size": len(data), "crc32c": google_crc32c.value(data)}
+    return Push(**{**said, **content, **more})  # type: ignore[arg-type]
+
+
+def deliver(place: Place, path: str, recorder: Recorder, **more: object) -> Pushed:
+    """Push the recorder's data to a path, without pauses between tries."""
+    push = replace(a_push(place.instance, path, recorder.data), **more)
+    return push_file(push, recorder, place.target, pause=lambda _: None)
