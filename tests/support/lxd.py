@@ -35,23 +35,6 @@ _FOLDERS: Final = (
     *("bin", "sbin", "usr", "usr/bin", "usr/sbin", "etc", "proc", "sys", "dev"),
     *("tmp", "root", "var", "run", "mnt", "home", "srv"),
 )
-    "bin",
-    "sbin",
-    "usr",
-    "usr/bin",
-    "usr/sbin",
-    "etc",
-    "proc",
-    "sys",
-    "dev",
-    "tmp",
-    "root",
-    "var",
-    "run",
-    "mnt",
-    "home",
-    "srv",
-]
 _IMAGE: Final = "bb"
 
 
