@@ -218,3 +218,21 @@ class TargetIdentity(LongshoreError):
     """The target's name is bound to another daemon. Give one of them another name."""
 
     reason = "TARGET_IDENTITY"
+
+
+class LeaseLost(LongshoreError):
+    """The session's lease ended, or its worker said nothing for a whole lease. Connect again and say what is still held."""
+
+    reason = "LEASE_LOST"
+
+
+class SlowConsumer(LongshoreError):
+    """The worker does not read what it is told. Connect again."""
+
+    reason = "SLOW_CONSUMER"
+
+
+class OffsetBeyondEnd(LongshoreError):
+    """A download asks for bytes beyond the payload's end."""
+
+    reason = "OFFSET_BEYOND_END"

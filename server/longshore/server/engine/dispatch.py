@@ -1,0 +1,153 @@
+"""Work to workers: claims for every connection with room, in one command, as soon as there may be something.
+
+Nothing is polled tightly. A claim is made when a commit made something claimable, when room arose, or when a worker
+came; one at a time, and the next at once if anything of that happened meanwhile. What was claimed reaches its worker
+through the commit (`session_commits`), never before it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from typing import Final
+
+import structlog
+
+from longshore.server.engine.session_connection import Connection
+from longshore.server.engine.sessions import Sessions
+from longshore.server.model.errors import StoreUnavailable
+from longshore.server.store.commands import Claims, ClaimTasks, Offer
+from longshore.server.store.protocol import Changes, Store
+
+_log = structlog.get_logger("longshore.dispatch")
+
+SAFETY_POLL: Final = 5.0
+"""Seconds after which everything with room is offered whatever is known: times that pass make no commit."""
+SHARE: Final = 64
+"""Most tasks for one session in one claim while others have room too, so that the first does not take all."""
+PAUSE_FIRST: Final = 0.05
+PAUSE_MOST: Final = 2.0
+"""Seconds between two tries while the store cannot be written."""
+
+
+class Dispatcher:
+    """Runs until cancelled. Nothing is lost by that: what was claimed and not assigned comes back with the next hello."""
+
+    def __init__(self, *, store: Store, sessions: Sessions, poll: float = SAFETY_POLL) -> None:
+        self._store = store
+        self._sessions = sessions
+        self._fleet = sessions.fleet
+        self._poll = poll
+        self._bell = asyncio.Event()
+        self._news = 0
+        """Counts what may have made something claimable."""
+        self._dry: dict[Connection, int] = {}
+        """Connections that were offered and not filled, and the news up to which that holds."""
+        self._emptying: set[Connection] = set()
+        """Left to finish what they hold, so that a task that must run alone can."""
+        self._doubtful: set[Connection] = set()
+        """Offered in a claim whose outcome is not known."""
+        self._turn = 0
+        self._unsubscribe = store.subscribe(self._on_commit)
+        self._fleet.on_room(self._on_room)
+        self._fleet.on_change(self._bell.set)
+
+    def _on_commit(self, changes: Changes) -> None:
+        if changes.claimable:
+            self._news += 1
+            self._bell.set()
+
+    def _on_room(self, connection: Connection) -> None:
+        if connection.room > 0 and self._dry.get(connection) != self._news:
+            self._bell.set()
+
+    async def run(self) -> None:
+        """Claim until cancelled."""
+        pause = PAUSE_FIRST
+        try:
+            while True:
+                try:
+                    async with asyncio.timeout(self._poll):
+                        await self._bell.wait()
+                except TimeoutError:
+                    self._news += 1
+                self._bell.clear()
+                try:
+                    await self._round()
+                    pause = PAUSE_FIRST
+                except StoreUnavailable as error:
+                    _log.warning("nothing_claimed", error=error.message, pause=pause)
+                    await asyncio.sleep(pause)
+                    pause = min(pause * 2, PAUSE_MOST)
+                    self._bell.set()
+        finally:
+            self._unsubscribe()
+
+    async def _round(self) -> None:
+        """Claim until nobody with room can be expected to get anything."""
+        while True:
+            await self._resolve_doubts()
+            offered = self._offers()
+            if not offered:
+                return
+            news = self._news
+            self._doubtful.update(offered)
+            claims = await self._store.run(ClaimTasks(offers=tuple(offered.values())))
+            self._doubtful.difference_update(offered)
+            self._learn(offered, claims, news)
+
+    async def _resolve_doubts(self) -> None:
+        """A claim that failed may have been committed all the same, if the failure was in the commit's answer."""
+        while self._doubtful:
+            connection = next(iter(self._doubtful))
+            if not connection.over:
+                await self._sessions.commits.adopt(connection)
+            self._doubtful.discard(connection)
+
+    def _offers(self) -> dict[Connection, Offer]:
+        """What each connection could take, beginning with another one each time."""
+        live = self._fleet.connections()
+        self._dry = {one: news for one, news in self._dry.items() if not one.over}
+        self._emptying = {one for one in self._emptying if not one.over}
+        able = [one for one in live if self._is_able(one)]
+        self._turn += 1
+        start = self._turn % len(able) if able else 0
+        most = SHARE if len(able) > 1 else None
+        return {
+            one: Offer(
+                session_id=one.id,
+                epoch=one.epoch,
+                room=one.room if most is None else min(one.room, most),
+                idle=not one.held,
+            )
+            for one in able[start:] + able[:start]
+        }
+
+    def _is_able(self, connection: Connection) -> bool:
+        if connection.room < 1 or self._dry.get(connection) == self._news:
+            return False
+        return connection not in self._emptying or not connection.held
+
+    def _learn(self, offered: dict[Connection, Offer], claims: Claims, news: int) -> None:
+        taken = Counter(session_id for session_id, _task in claims.taken)
+        alone = {session_id for session_id, task in claims.taken if task.status.alone}
+        for connection, offer in offered.items():
+            if offer.idle:
+                self._emptying.discard(connection)
+            # Who took a task to run alone was refused the others, and is not dry.
+            if taken[connection.id] < offer.room and connection.id not in alone:
+                self._dry[connection] = news
+        if claims.solo_waiting:
+            self._leave_one_to_empty([one for one in offered if one.id in claims.solo_waiting])
+
+    def _leave_one_to_empty(self, candidates: list[Connection]) -> None:
+        """Choose the connection that holds least, unless one that could serve the same targets is being emptied."""
+        busy = {target for one in self._emptying for target in one.session.targets}
+        free = [one for one in candidates if one.held and busy.isdisjoint(one.session.targets)]
+        if self._emptying and not busy:
+            return
+        if free:
+            chosen = min(free, key=lambda one: len(one.held))
+            self._emptying.add(chosen)
+            self._dry.pop(chosen, None)
+            _log.info("emptying_for_solo_task", session_id=chosen.id, held=len(chosen.held))

@@ -1,0 +1,111 @@
+"""Temps that a lost attempt may have left behind: some worker on the target is asked to remove them."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+
+from longshore.server.engine.session_connection import Connection
+from longshore.server.engine.session_fleet import Fleet
+from longshore.server.engine.session_messages import DebtOrder
+from longshore.server.model.clock import Clock
+from longshore.server.model.errors import StoreUnavailable
+from longshore.server.model.task import Debt
+from longshore.server.model.temps import temps_of
+from longshore.server.store.commands import PayDebt
+from longshore.server.store.protocol import Changes, Store
+
+_log = structlog.get_logger("longshore.debts")
+
+ASK_AGAIN: Final = 30.0
+"""Seconds after which an unanswered or unpaid debt is asked for again, and the store for debts that have come due."""
+AT_ONCE: Final = 100
+"""Debts of one target that are asked for at once."""
+_RETRY: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    connection: Connection
+    until: float
+
+
+class Debts:
+    """Each debt is with one connection at a time. Runs until cancelled."""
+
+    def __init__(self, *, store: Store, fleet: Fleet, clock: Clock, ask_again: float = ASK_AGAIN) -> None:
+        self._store = store
+        self._fleet = fleet
+        self._clock = clock
+        self._ask_again = ask_again
+        self._asked: dict[str, _Asked] = {}
+        self._paid: set[str] = set()
+        self._bell = asyncio.Event()
+        self._unsubscribe = store.subscribe(self._on_commit)
+        fleet.on_change(self._bell.set)
+
+    def _on_commit(self, changes: Changes) -> None:
+        if changes.debts:
+            self._bell.set()
+
+    def reported(self, connection: Connection, debt_id: str, *, paid: bool) -> None:
+        """What a worker says of a debt it was asked for; anybody else's word does not count."""
+        asked = self._asked.get(debt_id)
+        if asked is None or asked.connection is not connection:
+            return
+        if paid:
+            self._paid.add(debt_id)
+            self._bell.set()
+        # An unpaid one stays with its connection until the time is over: asking at once would only ask in vain.
+
+    async def run(self) -> None:
+        """Ask and pay until cancelled."""
+        try:
+            while True:
+                try:
+                    await self._settle_accounts()
+                    await self._ask()
+                except StoreUnavailable:
+                    await asyncio.sleep(_RETRY)
+                    continue
+                try:
+                    async with asyncio.timeout(self._ask_again):
+                        await self._bell.wait()
+                except TimeoutError:
+                    pass  # debts come due by time alone
+                self._bell.clear()
+        finally:
+            self._unsubscribe()
+
+    async def _settle_accounts(self) -> None:
+        while self._paid:
+            debt_id = next(iter(self._paid))
+            await self._store.run(PayDebt(debt_id=debt_id))
+            self._paid.discard(debt_id)
+            self._asked.pop(debt_id, None)
+
+    async def _ask(self) -> None:
+        now = self._clock.ticks()
+        self._asked = {
+            debt_id: asked
+            for debt_id, asked in self._asked.items()
+            if debt_id in self._paid or (asked.until > now and not asked.connection.over)
+        }
+        for target in self._fleet.targets():
+            # One target at a time, so that the debts of a hung one hide nobody else's.
+            for debt in await self._store.debts([target], limit=AT_ONCE):
+                self._ask_for(debt)
+
+    def _ask_for(self, debt: Debt) -> None:
+        serving = self._fleet.serving(debt.destination.target)
+        if debt.id in self._asked or not serving:
+            return
+        # Debts are spread over the workers by their ids: what one cannot reach, another gets when the list has changed.
+        connection = serving[hash(debt.id) % len(serving)]
+        temps = (debt.temp,) if debt.temp else temps_of(debt.destination.path, debt.task_id, debt.attempt)
+        connection.outbox.debt(DebtOrder(debt.id, debt.destination, temps))
+        self._asked[debt.id] = _Asked(connection, self._clock.ticks() + self._ask_again)
+        _log.debug("debt_asked_for", debt_id=debt.id, session_id=connection.id, target=debt.destination.target)

@@ -1,0 +1,137 @@
+"""What worker and server say to each other in a session, as values: the contract's messages without protobuf."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from longshore.server.engine.watch import Progress
+from longshore.server.model.states import Reported
+from longshore.server.model.task import Destination, Grant, Task
+from longshore.server.store.commands import GrantAnswer
+
+
+class AttemptRef(NamedTuple):
+    """Names an attempt."""
+
+    task_id: str
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hello:
+    """The first message of a connection. `targets` maps names to identities, `kinds` to "its handler can settle"."""
+
+    session_id: str
+    worker: str
+    targets: Mapping[str, str]
+    kinds: Mapping[str, bool]
+    held: tuple[AttemptRef, ...] = ()
+    version: str = ""
+    dead_sessions: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """An instance that parked tasks wait for; all of the target's if `instance` is empty."""
+
+    target: str
+    project: str
+    instance: str
+    running: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSays:
+    """One message after the hello. Empty: just alive."""
+
+    credits: int | None = None
+    heartbeat: int | None = None
+    progress: tuple[tuple[str, Progress], ...] = ()
+    """(task id, progress)."""
+    reports: tuple[tuple[str, Reported], ...] = ()
+    grants: tuple[tuple[str, Grant], ...] = ()
+    ready: tuple[Ready, ...] = ()
+    debts: tuple[tuple[str, bool], ...] = ()
+    """(debt id, it is paid)."""
+    goodbye: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Welcome:
+    """The server's first word. `lease` in seconds."""
+
+    epoch: int
+    lease: float
+    held: tuple[AttemptRef, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """Work, claimed and committed. `payload_path` is empty where the payload is to be downloaded."""
+
+    task: Task
+    payload_path: str = ""
+
+    @property
+    def ref(self) -> AttemptRef:
+        return AttemptRef(self.task.id, self.task.status.attempt)
+
+
+@dataclass(frozen=True, slots=True)
+class CancelOrder:
+    """Stop the attempt; the server gives it up after `grace` seconds."""
+
+    ref: AttemptRef
+    grace: float
+
+
+@dataclass(frozen=True, slots=True)
+class Revocation:
+    """The attempt is lost to its worker: LEASE_LOST, TIMED_OUT or UNKNOWN_ATTEMPT."""
+
+    ref: AttemptRef
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReportAck:
+    """A report is durable, or stale."""
+
+    ref: AttemptRef
+    accepted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ParkedInstances:
+    """Instances (their path is empty) that the session is to watch on a target; none: nothing any more."""
+
+    target: str
+    instances: tuple[Destination, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DebtOrder:
+    """Temps to remove from the instance of `destination`."""
+
+    debt_id: str
+    destination: Destination
+    temps: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerSays:
+    """One message to a worker. `drain` and `go_away` are reasons; None: not said."""
+
+    welcome: Welcome | None = None
+    heartbeat_ack: int | None = None
+    assignments: tuple[Assignment, ...] = ()
+    grants: tuple[GrantAnswer, ...] = ()
+    cancels: tuple[CancelOrder, ...] = ()
+    revocations: tuple[Revocation, ...] = ()
+    acks: tuple[ReportAck, ...] = ()
+    parked: tuple[ParkedInstances, ...] = ()
+    debts: tuple[DebtOrder, ...] = ()
+    drain: str | None = None
+    go_away: str | None = None

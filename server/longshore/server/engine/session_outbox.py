@@ -1,0 +1,192 @@
+"""What is still to be told to one worker: bounded, coalesced, and taken in as few messages as possible."""
+
+from __future__ import annotations
+
+import asyncio
+from itertools import islice
+from typing import Final, TypeVar
+
+from longshore.server.engine.session_messages import (
+    Assignment,
+    AttemptRef,
+    CancelOrder,
+    DebtOrder,
+    ParkedInstances,
+    ReportAck,
+    Revocation,
+    ServerSays,
+    Welcome,
+)
+from longshore.server.model.task import Job
+from longshore.server.store.commands import GrantAnswer
+
+ASSIGNMENTS_AT_ONCE: Final = 256
+ASSIGNED_BYTES_AT_ONCE: Final = 1 << 20
+"""Arguments in one message: a job may carry 64 KiB, and a message may have 4 MiB."""
+OTHERS_AT_ONCE: Final = 4096
+"""Acknowledgements, grants, cancels, revocations, each."""
+BULKY_AT_ONCE: Final = 32
+"""Debts (paths of up to 4 KiB) and lists of parked instances, each."""
+
+_K = TypeVar("_K")
+_V = TypeVar("_V")
+
+
+class Outbox:
+    """Newer words take the place of older ones about the same thing. `len` counts entries.
+
+    Everything is put in synchronously by the engine and taken out by one writer, which awaits `ready`.
+    """
+
+    def __init__(self) -> None:
+        self._bell = asyncio.Event()
+        self._closed = False
+        self._welcome: Welcome | None = None
+        self._heartbeat: int | None = None
+        self._assignments: dict[AttemptRef, Assignment] = {}
+        self._grants: dict[AttemptRef, GrantAnswer] = {}
+        self._cancels: dict[AttemptRef, CancelOrder] = {}
+        self._revocations: dict[AttemptRef, Revocation] = {}
+        self._acks: dict[AttemptRef, ReportAck] = {}
+        self._parked: dict[str, ParkedInstances] = {}
+        self._debts: dict[str, DebtOrder] = {}
+        self._drain: str | None = None
+        self._go_away: str | None = None
+
+    def __len__(self) -> int:
+        keyed = (
+            self._assignments,
+            self._grants,
+            self._cancels,
+            self._revocations,
+            self._acks,
+            self._parked,
+            self._debts,
+        )
+        single = (self._welcome, self._heartbeat, self._drain, self._go_away)
+        return sum(map(len, keyed)) + sum(one is not None for one in single)
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
+    # Putting in -----------------------------------------------------------------------------------------------------
+
+    def welcome(self, welcome: Welcome) -> None:
+        self._welcome = welcome
+        self._bell.set()
+
+    def heartbeat(self, sequence: int) -> None:
+        self._heartbeat = max(sequence, self._heartbeat or 0)
+        self._bell.set()
+
+    def assign(self, assignment: Assignment) -> None:
+        self._assignments[assignment.ref] = assignment
+        self._bell.set()
+
+    def grant(self, answer: GrantAnswer) -> None:
+        self._grants[AttemptRef(answer.task_id, answer.attempt)] = answer
+        self._bell.set()
+
+    def cancel(self, order: CancelOrder) -> None:
+        self._cancels[order.ref] = order
+        self._bell.set()
+
+    def revoke(self, revocation: Revocation) -> None:
+        """An assignment that is still here is taken back instead: the worker never hears of it."""
+        ref = revocation.ref
+        self._cancels.pop(ref, None)
+        if self._assignments.pop(ref, None) is None:
+            self._revocations[ref] = revocation
+            self._bell.set()
+
+    def ack(self, ack: ReportAck) -> None:
+        self._acks[ack.ref] = ack
+        self._bell.set()
+
+    def parked(self, parked: ParkedInstances) -> None:
+        self._parked[parked.target] = parked
+        self._bell.set()
+
+    def debt(self, order: DebtOrder) -> None:
+        self._debts[order.debt_id] = order
+        self._bell.set()
+
+    def drain(self, reason: str) -> None:
+        self._drain = reason
+        self._bell.set()
+
+    def go_away(self, reason: str) -> None:
+        self._go_away = reason
+        self._bell.set()
+
+    def close(self) -> None:
+        """What is in it may still be taken; then there is nothing more."""
+        self._closed = True
+        self._bell.set()
+
+    # Taking out -----------------------------------------------------------------------------------------------------
+
+    async def ready(self) -> bool:
+        """Wait until there is something to take; False: closed, and nothing is left."""
+        while not len(self):
+            if self._closed:
+                return False
+            self._bell.clear()
+            await self._bell.wait()
+        # One turn of the loop, so that what the same commit brings rides in the same message.
+        await asyncio.sleep(0)
+        return True
+
+    def take(self) -> ServerSays:
+        """The next message. Assignments go before cancels of the same attempts, which wait for the next one."""
+        assignments = self._take_assignments()
+        assigned = {one.ref for one in assignments} | self._assignments.keys()
+        later = {ref: self._cancels.pop(ref) for ref in assigned & self._cancels.keys()}
+        says = ServerSays(
+            welcome=self._welcome,
+            heartbeat_ack=self._heartbeat,
+            assignments=assignments,
+            grants=_take(self._grants, OTHERS_AT_ONCE),
+            cancels=_take(self._cancels, OTHERS_AT_ONCE),
+            revocations=_take(self._revocations, OTHERS_AT_ONCE),
+            acks=_take(self._acks, OTHERS_AT_ONCE),
+            parked=_take(self._parked, 1),
+            debts=_take(self._debts, BULKY_AT_ONCE),
+            drain=self._drain,
+            go_away=self._go_away,
+        )
+        self._cancels.update(later)
+        self._welcome = self._heartbeat = self._drain = self._go_away = None
+        return says
+
+    def _take_assignments(self) -> tuple[Assignment, ...]:
+        size = count = 0
+        for one in self._assignments.values():
+            size += _size(one)
+            if count and (count == ASSIGNMENTS_AT_ONCE or size > ASSIGNED_BYTES_AT_ONCE):
+                break
+            count += 1
+        return _take(self._assignments, count)
+
+
+def _take(entries: dict[_K, _V], count: int) -> tuple[_V, ...]:
+    """Remove and return the oldest entries."""
+    if len(entries) <= count:
+        taken = tuple(entries.values())
+        entries.clear()
+        return taken
+    return tuple(entries.pop(key) for key in tuple(islice(entries, count)))
+
+
+def _size(assignment: Assignment) -> int:
+    """About how many bytes it takes on the wire."""
+    order, status = assignment.task.order, assignment.task.status
+    size = 512 + sum(len(key) + len(value) for key, value in order.labels.items())
+    if isinstance(order.work, Job) and order.work.arguments is not None:
+        size += len(order.work.arguments.value)
+    if order.destination is not None:
+        size += len(order.destination.key)
+    if status.error is not None:
+        size += len(status.error.message)
+    return size
