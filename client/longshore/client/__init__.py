@@ -1,1 +1,113 @@
-"""The client of Longshore: hand in files and jobs, follow them, cancel them."""
+"""The client of Longshore: hand in files and jobs, follow them, cancel them.
+
+::
+
+    with Client() as client:
+        [task] = client.upload("motd", spec=push_spec("web/etc/motd", mode=0o644))
+        client.wait(task.id)
+
+Tasks and everything else the server answers with are the protobuf messages of `longshore.v1`, so that what is written
+for this client holds for the plain stubs too.
+"""
+
+from longshore.client.aio import AsyncClient, new_request_id
+from longshore.client.blocking import Client
+from longshore.client.endpoint import Endpoint, default_data_dir, find_token
+from longshore.client.errors import (
+    Aborted,
+    AlreadyExists,
+    ConfigurationError,
+    DataLoss,
+    FailedPrecondition,
+    FieldViolation,
+    Internal,
+    InvalidArgument,
+    LongshoreError,
+    NotFound,
+    OutOfRange,
+    PermissionDenied,
+    QuotaViolation,
+    ResourceExhausted,
+    SourceError,
+    TaskCancelled,
+    TaskError,
+    TaskExpired,
+    TaskFailed,
+    Unauthenticated,
+    Unavailable,
+)
+from longshore.client.specs import job_spec, parse_destination, push_spec
+from longshore.client.upload import UploadProgress
+from longshore.client.watch import Watch
+from longshore.v1.admin_service_pb2 import GetStatsResponse, Settlement, Worker
+from longshore.v1.task_pb2 import (
+    Attempt,
+    DeliveryMethod,
+    Destination,
+    FilePush,
+    IfExists,
+    JobSpec,
+    Payload,
+    Progress,
+    Task,
+    TaskSpec,
+    TaskState,
+    WaitReason,
+    WhenAbsent,
+    WhenStopped,
+)
+from longshore.v1.task_service_pb2 import TaskFilter, Upload
+
+__all__ = [
+    "Aborted",
+    "AlreadyExists",
+    "AsyncClient",
+    "Attempt",
+    "Client",
+    "ConfigurationError",
+    "DataLoss",
+    "DeliveryMethod",
+    "Destination",
+    "Endpoint",
+    "FailedPrecondition",
+    "FieldViolation",
+    "FilePush",
+    "GetStatsResponse",
+    "IfExists",
+    "Internal",
+    "InvalidArgument",
+    "JobSpec",
+    "LongshoreError",
+    "NotFound",
+    "OutOfRange",
+    "Payload",
+    "PermissionDenied",
+    "Progress",
+    "QuotaViolation",
+    "ResourceExhausted",
+    "Settlement",
+    "SourceError",
+    "Task",
+    "TaskCancelled",
+    "TaskError",
+    "TaskExpired",
+    "TaskFailed",
+    "TaskFilter",
+    "TaskSpec",
+    "TaskState",
+    "Unauthenticated",
+    "Unavailable",
+    "Upload",
+    "UploadProgress",
+    "WaitReason",
+    "Watch",
+    "WhenAbsent",
+    "WhenStopped",
+    "Worker",
+    "default_data_dir",
+    "find_token",
+    "job_spec",
+    "new_request_id",
+    "parse_destination",
+    "push_spec",
+]

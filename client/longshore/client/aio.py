@@ -1,0 +1,244 @@
+"""The client for asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import uuid
+from collections.abc import AsyncIterator, Sequence
+from types import TracebackType
+from typing import Final, Literal, Self, TypeVar
+
+from longshore.client.connection import Connection, UnaryMethod
+from longshore.client.endpoint import Endpoint, find_token
+from longshore.client.errors import from_task
+from longshore.client.patience import OnWait, Patience
+from longshore.client.sources import Content, open_source, sha256_of
+from longshore.client.upload import OnProgress, Uploading
+from longshore.client.watch import OnTaskProgress, Watch
+from longshore.v1 import admin_service_pb2, task_pb2
+from longshore.v1 import task_service_pb2 as pb
+
+_Request = TypeVar("_Request")
+_Response = TypeVar("_Response")
+
+TIMEOUT: Final = 30.0
+"""Seconds for one answer, unless the client is told otherwise."""
+PATIENCE: Final = 60.0
+"""Seconds to go on trying without getting anywhere, unless the client is told otherwise."""
+
+
+class AsyncClient:
+    """Hands in tasks, follows them and cancels them. Use it with `async with`, inside one event loop.
+
+    `server` is HOST:PORT or unix:PATH, else $LONGSHORE_SERVER, else 127.0.0.1:7465; the token is found as `find_token`
+    says. `timeout`: seconds for an answer to a call that is answered at once. `patience`: seconds in a row without
+    getting anywhere after which a missing or full server is given up; 0 never tries twice; calls that are answered at
+    once try for no longer than `timeout`. `on_wait` is told before each pause.
+
+    Every method raises LongshoreError. Cancelling a method ends the call and never the task.
+    """
+
+    def __init__(
+        self,
+        *,
+        server: str | Endpoint | None = None,
+        token: str | None = None,
+        token_file: str | os.PathLike[str] | None = None,
+        data_dir: str | os.PathLike[str] | None = None,
+        timeout: float = TIMEOUT,
+        patience: float = PATIENCE,
+        on_wait: OnWait | None = None,
+    ) -> None:
+        self._endpoint: Final = server if isinstance(server, Endpoint) else Endpoint.parse(server)
+        self._token: Final = find_token(token=token, token_file=token_file, data_dir=data_dir)
+        self._timeout: Final = timeout
+        self._patience: Final = patience
+        self._on_wait: Final = on_wait
+        self._opened: Connection | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connection; calls that are under way end. The next call opens a new one."""
+        opened, self._opened = self._opened, None
+        if opened is not None:
+            await opened.close()
+
+    async def upload(
+        self,
+        content: Content,
+        *,
+        spec: task_pb2.TaskSpec,
+        request_id: str = "",
+        sha256: bytes | Literal["compute"] | None = None,
+        progress: OnProgress | None = None,
+        patience: float | None = None,
+    ) -> Sequence[task_pb2.Task]:
+        """Send bytes and make tasks of them, durable on return: one per destination in their order, one for a job.
+
+        A cut or a leaving server is resumed from what is durable there; a full one is asked again when it says so. The
+        same `request_id` (made up if empty) with the same content gives the same tasks, also from another process.
+        `sha256`: 32 bytes that the content must have, or "compute" to read it first and send its digest along. What
+        cannot be read twice (a pipe, an iterator) is first copied to a temporary file.
+        """
+        async with open_source(content) as source:
+            digest = await asyncio.to_thread(sha256_of, source) if sha256 == "compute" else sha256
+            uploading = Uploading(
+                connection=self._connection,
+                source=source,
+                request_id=request_id or new_request_id(),
+                spec=spec,
+                sha256=digest,
+                patience=self._patience if patience is None else patience,
+                progress=progress,
+            )
+            return await uploading.run()
+
+    async def get_upload(self, request_id: str) -> pb.Upload:
+        """How far an upload got: bytes that are durable, and its tasks once it is complete."""
+        answer = await self._call(self._connection.tasks.GetUpload, pb.GetUploadRequest(request_id=request_id))
+        return answer.upload
+
+    async def submit(
+        self, *, spec: task_pb2.TaskSpec, payload_id: str = "", request_id: str = "", patience: float | None = None
+    ) -> Sequence[task_pb2.Task]:
+        """Make tasks without sending bytes, durable on return: jobs, or pushes of another task's payload."""
+        request = pb.SubmitTaskRequest(request_id=request_id or new_request_id(), spec=spec, payload_id=payload_id)
+        answer = await self._call(self._connection.tasks.SubmitTask, request, patience=patience)
+        return tuple(answer.tasks)
+
+    async def get(self, task_id: str) -> task_pb2.Task:
+        """The task as it is now."""
+        answer = await self._call(self._connection.tasks.GetTask, pb.GetTaskRequest(task_id=task_id))
+        return answer.task
+
+    async def list(
+        self, *, filter: pb.TaskFilter | None = None, page_size: int = 100, limit: int | None = None
+    ) -> AsyncIterator[task_pb2.Task]:
+        """Tasks, newest first, fetched a page at a time; at most `limit` of them."""
+        left = limit
+        request = pb.ListTasksRequest(filter=filter)
+        while left is None or left > 0:
+            request.page_size = page_size if left is None else min(page_size, left)
+            page = await self._call(self._connection.tasks.ListTasks, request)
+            for task in page.tasks:
+                yield task
+            if left is not None:
+                left -= len(page.tasks)
+            request.page_token = page.next_page_token
+            if not page.next_page_token:
+                return
+
+    async def attempts(self, task_id: str) -> Sequence[task_pb2.Attempt]:
+        """Every attempt of a task, oldest first."""
+        answer = await self._call(self._connection.tasks.ListAttempts, pb.ListAttemptsRequest(task_id=task_id))
+        return tuple(answer.attempts)
+
+    def watch(
+        self,
+        task_id: str,
+        *,
+        after_revision: int | None = None,
+        progress: OnTaskProgress | None = None,
+        patience: float | None = None,
+    ) -> Watch:
+        """Every change of a task after a revision, or from the task as it is: once, in order, until it is done."""
+        return Watch(
+            connection=lambda: self._connection,
+            task_id=task_id,
+            after_revision=after_revision,
+            patience=self._patience if patience is None else patience,
+            progress=progress,
+            on_wait=self._on_wait,
+        )
+
+    async def wait(
+        self, task_id: str, *, progress: OnTaskProgress | None = None, patience: float | None = None
+    ) -> task_pb2.Task:
+        """The task when it has succeeded. Raises TaskFailed, TaskCancelled or TaskExpired when it ended otherwise."""
+        task = task_pb2.Task()
+        watch = self.watch(task_id, progress=progress, patience=patience)
+        try:
+            async for task in watch:  # noqa: B007 - the last one is what counts
+                pass
+        finally:
+            await watch.aclose()
+        error = from_task(task)
+        if error is not None:
+            raise error
+        return task
+
+    async def cancel(self, task_id: str, *, reason: str = "", expected_revision: int | None = None) -> task_pb2.Task:
+        """Ask for the task's end, durably; the task as it then is. Idempotent."""
+        request = pb.CancelTaskRequest(task_id=task_id, reason=reason, expected_revision=expected_revision)
+        answer = await self._call(self._connection.tasks.CancelTask, request)
+        return answer.task
+
+    async def retry(
+        self, task_id: str, *, force: bool = False, request_id: str = "", expected_revision: int | None = None
+    ) -> task_pb2.Task:
+        """A new task like a failed, cancelled or expired one. `force`: even if a later one has delivered there."""
+        request = pb.RetryTaskRequest(
+            task_id=task_id,
+            request_id=request_id or new_request_id(),
+            force=force,
+            expected_revision=expected_revision,
+        )
+        answer = await self._call(self._connection.tasks.RetryTask, request)
+        return answer.task
+
+    async def stats(self) -> admin_service_pb2.GetStatsResponse:
+        """Figures of queues, targets, spool and fleet."""
+        return await self._call(self._connection.admin.GetStats, admin_service_pb2.GetStatsRequest())
+
+    async def workers(self) -> Sequence[admin_service_pb2.Worker]:
+        """The fleet, sorted by name."""
+        answer = await self._call(self._connection.admin.ListWorkers, admin_service_pb2.ListWorkersRequest())
+        return tuple(answer.workers)
+
+    async def drain_worker(self, session_id: str) -> admin_service_pb2.Worker:
+        """Tell a worker to take no more work, finish and leave; the worker as it then is. Idempotent."""
+        request = admin_service_pb2.DrainWorkerRequest(session_id=session_id)
+        answer = await self._call(self._connection.admin.DrainWorker, request)
+        return answer.worker
+
+    async def pause_queue(self, queue: str) -> None:
+        """Start no more tasks of a queue; accepting goes on. Idempotent."""
+        await self._call(self._connection.admin.PauseQueue, admin_service_pb2.PauseQueueRequest(queue=queue))
+
+    async def resume_queue(self, queue: str) -> None:
+        """Start tasks of a queue again. Idempotent."""
+        await self._call(self._connection.admin.ResumeQueue, admin_service_pb2.ResumeQueueRequest(queue=queue))
+
+    async def settle(self, task_id: str, *, settlement: admin_service_pb2.Settlement.ValueType) -> task_pb2.Task:
+        """Say what became of a commit that no worker could settle; the task as it then is."""
+        request = admin_service_pb2.SettleTaskRequest(task_id=task_id, settlement=settlement)
+        answer = await self._call(self._connection.admin.SettleTask, request)
+        return answer.task
+
+    @property
+    def _connection(self) -> Connection:
+        """Opened when first needed: only then is there a loop to open it in."""
+        if self._opened is None:
+            self._opened = Connection(self._endpoint, token=self._token)
+        return self._opened
+
+    async def _call(
+        self, method: UnaryMethod[_Request, _Response], request: _Request, *, patience: float | None = None
+    ) -> _Response:
+        """One call, tried again while that may help."""
+        limit = min(self._patience, self._timeout) if patience is None else patience
+        trying = Patience(limit=limit, on_wait=self._on_wait)
+        return await trying.run(lambda: self._connection.call(method, request, seconds=self._timeout))
+
+
+def new_request_id() -> str:
+    """A request id that nobody has used."""
+    return str(uuid.uuid4())

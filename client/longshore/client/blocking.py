@@ -1,0 +1,158 @@
+"""The client for code without an event loop: AsyncClient, run on a thread."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import Final, Literal, Self
+
+from longshore.client.aio import PATIENCE, TIMEOUT, AsyncClient
+from longshore.client.endpoint import Endpoint
+from longshore.client.loopthread import BlockingIterator, LoopThread
+from longshore.client.patience import OnWait
+from longshore.client.sources import Content
+from longshore.client.upload import OnProgress
+from longshore.client.watch import OnTaskProgress
+from longshore.v1 import admin_service_pb2, task_pb2
+from longshore.v1 import task_service_pb2 as pb
+
+
+class Client:
+    """AsyncClient's surface, blocking: same names, same arguments, same errors. Use it with `with`.
+
+    Any number of threads may share one. Callbacks are called on the client's own thread and must not use the client.
+    Ctrl-C ends the call that waits, never the task.
+    """
+
+    def __init__(
+        self,
+        *,
+        server: str | Endpoint | None = None,
+        token: str | None = None,
+        token_file: str | os.PathLike[str] | None = None,
+        data_dir: str | os.PathLike[str] | None = None,
+        timeout: float = TIMEOUT,
+        patience: float = PATIENCE,
+        on_wait: OnWait | None = None,
+    ) -> None:
+        self._client: Final = AsyncClient(
+            server=server,
+            token=token,
+            token_file=token_file,
+            data_dir=data_dir,
+            timeout=timeout,
+            patience=patience,
+            on_wait=on_wait,
+        )
+        self._thread: Final = LoopThread(name="longshore-client")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection and end the thread. The client cannot be used afterwards."""
+        self._thread.run(self._client.close())
+        self._thread.close()
+
+    def upload(
+        self,
+        content: Content,
+        *,
+        spec: task_pb2.TaskSpec,
+        request_id: str = "",
+        sha256: bytes | Literal["compute"] | None = None,
+        progress: OnProgress | None = None,
+        patience: float | None = None,
+    ) -> Sequence[task_pb2.Task]:
+        """See AsyncClient.upload."""
+        return self._thread.run(
+            self._client.upload(
+                content, spec=spec, request_id=request_id, sha256=sha256, progress=progress, patience=patience
+            )
+        )
+
+    def get_upload(self, request_id: str) -> pb.Upload:
+        """See AsyncClient.get_upload."""
+        return self._thread.run(self._client.get_upload(request_id))
+
+    def submit(
+        self, *, spec: task_pb2.TaskSpec, payload_id: str = "", request_id: str = "", patience: float | None = None
+    ) -> Sequence[task_pb2.Task]:
+        """See AsyncClient.submit."""
+        return self._thread.run(
+            self._client.submit(spec=spec, payload_id=payload_id, request_id=request_id, patience=patience)
+        )
+
+    def get(self, task_id: str) -> task_pb2.Task:
+        """See AsyncClient.get."""
+        return self._thread.run(self._client.get(task_id))
+
+    def list(
+        self, *, filter: pb.TaskFilter | None = None, page_size: int = 100, limit: int | None = None
+    ) -> Iterator[task_pb2.Task]:
+        """See AsyncClient.list."""
+        return BlockingIterator(self._thread, self._client.list(filter=filter, page_size=page_size, limit=limit))
+
+    def attempts(self, task_id: str) -> Sequence[task_pb2.Attempt]:
+        """See AsyncClient.attempts."""
+        return self._thread.run(self._client.attempts(task_id))
+
+    def watch(
+        self,
+        task_id: str,
+        *,
+        after_revision: int | None = None,
+        progress: OnTaskProgress | None = None,
+        patience: float | None = None,
+    ) -> BlockingIterator[task_pb2.Task]:
+        """See AsyncClient.watch."""
+        watch = self._client.watch(task_id, after_revision=after_revision, progress=progress, patience=patience)
+        return BlockingIterator(self._thread, watch)
+
+    def wait(
+        self, task_id: str, *, progress: OnTaskProgress | None = None, patience: float | None = None
+    ) -> task_pb2.Task:
+        """See AsyncClient.wait."""
+        return self._thread.run(self._client.wait(task_id, progress=progress, patience=patience))
+
+    def cancel(self, task_id: str, *, reason: str = "", expected_revision: int | None = None) -> task_pb2.Task:
+        """See AsyncClient.cancel."""
+        return self._thread.run(self._client.cancel(task_id, reason=reason, expected_revision=expected_revision))
+
+    def retry(
+        self, task_id: str, *, force: bool = False, request_id: str = "", expected_revision: int | None = None
+    ) -> task_pb2.Task:
+        """See AsyncClient.retry."""
+        return self._thread.run(
+            self._client.retry(task_id, force=force, request_id=request_id, expected_revision=expected_revision)
+        )
+
+    def stats(self) -> admin_service_pb2.GetStatsResponse:
+        """See AsyncClient.stats."""
+        return self._thread.run(self._client.stats())
+
+    def workers(self) -> Sequence[admin_service_pb2.Worker]:
+        """See AsyncClient.workers."""
+        return self._thread.run(self._client.workers())
+
+    def drain_worker(self, session_id: str) -> admin_service_pb2.Worker:
+        """See AsyncClient.drain_worker."""
+        return self._thread.run(self._client.drain_worker(session_id))
+
+    def pause_queue(self, queue: str) -> None:
+        """See AsyncClient.pause_queue."""
+        self._thread.run(self._client.pause_queue(queue))
+
+    def resume_queue(self, queue: str) -> None:
+        """See AsyncClient.resume_queue."""
+        self._thread.run(self._client.resume_queue(queue))
+
+    def settle(self, task_id: str, *, settlement: admin_service_pb2.Settlement.ValueType) -> task_pb2.Task:
+        """See AsyncClient.settle."""
+        return self._thread.run(self._client.settle(task_id, settlement=settlement))

@@ -1,0 +1,86 @@
+"""An event loop on a thread of its own, for callers that have none."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import threading
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from typing import Any, Final, Self, TypeVar
+
+_T = TypeVar("_T")
+
+_STOP: Final = 10.0
+"""Seconds for the thread to end once it is told to."""
+
+
+class LoopThread:
+    """Runs coroutines for other threads, any number at once. `close()` ends it; so does the end of the process."""
+
+    def __init__(self, *, name: str) -> None:
+        self._loop: Final = asyncio.new_event_loop()
+        self._thread: Final = threading.Thread(target=self._main, name=name, daemon=True)
+        self._thread.start()
+
+    def run(self, coroutine: Coroutine[Any, Any, _T]) -> _T:
+        """What the coroutine returns or raises. Ctrl-C in the waiting thread cancels the coroutine first."""
+        if threading.current_thread() is self._thread:
+            coroutine.close()
+            raise RuntimeError("a blocking client cannot be used in its own callbacks; it would wait for itself")
+        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            if not future.done():
+                future.cancel()
+                concurrent.futures.wait([future], timeout=_STOP)
+            raise
+
+    def close(self) -> None:
+        """Stop the loop and wait for the thread. Idempotent; what still runs is cancelled."""
+        if self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join(_STOP)
+
+    def _main(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        try:
+            self._loop.run_forever()
+            left = asyncio.all_tasks(self._loop)
+            for task in left:
+                task.cancel()
+            self._loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+            self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+            self._loop.run_until_complete(self._loop.shutdown_default_executor())
+        finally:
+            self._loop.close()
+
+
+class BlockingIterator(Iterator[_T]):
+    """An asynchronous iterator of the loop's, drawn from by blocking. Leaving early: `close()`."""
+
+    def __init__(self, thread: LoopThread, items: AsyncIterator[_T]) -> None:
+        self._thread: Final = thread
+        self._items: Final = items
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> _T:
+        item = self._thread.run(self._draw())
+        if item is None:
+            raise StopIteration
+        return item[0]
+
+    async def _draw(self) -> tuple[_T] | None:
+        # StopAsyncIteration cannot travel through a future.
+        try:
+            return (await anext(self._items),)
+        except StopAsyncIteration:
+            return None
+
+    def close(self) -> None:
+        """End it; nothing more comes. Idempotent."""
+        end = getattr(self._items, "aclose", None)
+        if end is not None:
+            self._thread.run(end())
