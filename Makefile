@@ -70,11 +70,11 @@ test: parts check ## Everything CI runs: check, then every test against the real
 
 .PHONY: demo
 demo: $(READY) ## A server, a worker and a file on its way, in a temporary directory
-	@$(PY) scripts/demo.py
+	@$(PY) -m scripts.demo
 
 .PHONY: demo-lxd
 demo-lxd: parts $(READY) ## The same into a real container (root)
-	@$(PY) scripts/demo.py --lxd
+	@$(PY) -m scripts.demo --lxd
 
 .PHONY: lock
 lock: ## Resolve constraints.txt anew, at the newest versions pyproject.toml allows

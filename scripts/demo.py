@@ -1,6 +1,7 @@
 """Longshore in half a minute: a server with its own worker, and a file that goes through both.
 
 Everything lives in a temporary directory and is gone afterwards. Each command is printed as a user would type it.
+With `--lxd` the file goes into a container of an LXD daemon that is started for it, which needs root.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ import sysconfig
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import grpc
+
+from tests.support.lxd import LxdDaemon
 
 READY_WITHIN = 20.0
 STOP_WITHIN = 30.0
@@ -95,6 +98,29 @@ def into_a_directory(demo: Demo) -> None:
         demo.run("sha256sum", "greeting.txt", root / "srv/hello/greeting.txt")
 
 
+def into_a_container(demo: Demo) -> None:
+    """A daemon and a container of our own, with nothing in it but busybox."""
+    # Beside the demo's place: a container's root, who is nobody to the host, has to get through to it.
+    with tempfile.TemporaryDirectory(prefix="longshore-", ignore_cleanup_errors=True) as name:
+        Path(name).chmod(0o711)
+        folder = Path(name) / "lxd"
+        folder.mkdir(mode=0o711)
+        daemon = LxdDaemon(folder)
+        try:
+            daemon.start()
+            daemon.set_up()
+            daemon.launch("web")
+            inside = {"LXD_DIR": str(daemon.directory), "LXD_CONF": str(folder / "conf")}
+            demo = replace(demo, environment=demo.environment | inside)
+            with demo.server("--target", f"default=lxd:{daemon.socket}"):
+                show_a_delivery(demo)
+                demo.run("lxc", "exec", "web", "--", "ls", "-l", "/srv/hello")
+                demo.run("lxc", "exec", "web", "--", "sha256sum", "/srv/hello/greeting.txt")
+                demo.run("sha256sum", "greeting.txt")
+        finally:
+            daemon.close()
+
+
 def show_a_delivery(demo: Demo) -> None:
     """Push, and look at what became of it."""
     demo.run(
@@ -106,13 +132,14 @@ def show_a_delivery(demo: Demo) -> None:
 
 def main(arguments: Sequence[str]) -> None:
     """Entry point."""
-    if arguments:
-        sys.exit(f"usage: {Path(__file__).name}")
+    if list(arguments) not in ([], ["--lxd"]):
+        sys.exit("usage: demo [--lxd]")
+    show = into_a_container if arguments else into_a_directory
     # Short: a unix socket's path may have 107 bytes.
     with tempfile.TemporaryDirectory(prefix="longshore-") as name:
         place = Path(name)
         (place / "greeting.txt").write_text("Hello from the quay.\n")
-        into_a_directory(Demo(place, environment(place)))
+        show(Demo(place, environment(place)))
     print("\nEverything that was made is gone again.")
 
 

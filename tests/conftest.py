@@ -11,6 +11,9 @@ from hypothesis import HealthCheck, settings
 
 pytest_plugins = ("tests.support.lxd",)
 
+# Fixtures that several folders use.
+pytest_plugins = ["tests.support.lxd"]
+
 # A shared machine is slow at times; that is no finding. CI repeats itself, so that a red build can be looked into.
 settings.register_profile("here", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("ci", settings.get_profile("here"), derandomize=True, database=None, print_blob=True)

@@ -84,7 +84,7 @@ def imports(path: Path) -> set[str]:
             "server/longshore/server/spool", r"grpc|google\.(rpc|protobuf)|longshore\.(v1|worker|client)", id="spool"
         ),
         pytest.param("server/longshore/server", r"pylxd|longshore\.client", id="server"),
-        pytest.param("worker/longshore/worker", r"sqlalchemy|alembic|longshore\.(server|client)", id="worker"),
+        pytest.param("worker/longshore/worker", r"sqlalchemy|alembic|longshore\.server", id="worker"),
         pytest.param("client/longshore/client", r"sqlalchemy|structlog|pylxd|longshore\.(server|worker)", id="client"),
     ],
 )
