@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from types import TracebackType
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import structlog
 
@@ -31,8 +31,6 @@ from longshore.server.store.protocol import Store
 R = TypeVar("R")
 
 _log = structlog.get_logger("longshore.uploads")
-
-_UNTOUCHED: Final = 0
 
 
 class Keeper(Protocol):
@@ -87,6 +85,8 @@ class UploadStream:
         """Nothing is left to checkpoint."""
         self._reserved = upload.reserved
         self._offset = content.offset if content is not None else (upload.payload.size if upload.payload else 0)
+        self._durable = upload.offset, upload.crc32c
+        """What the store knows to be on disk."""
         self._marked = self._offset
         self._marked_at = self._heard_at
         self._checkpointing: asyncio.Task[None] | None = None
@@ -163,7 +163,7 @@ class UploadStream:
             new = self._ledger.take(offset, crc32c, data)
             self._keeper.received(len(data))
             if new and self._content is not None:
-                await self._make_room(self._content.offset + len(new))
+                await self._make_room(self._content, self._content.offset + len(new))
                 await self._content.append(new)
                 await self._perhaps_checkpoint(self._content)
         finally:
@@ -198,21 +198,16 @@ class UploadStream:
         if self._content is not None:
             self._keeper.room.promise(self._upload.id, self._reserved - self._content.offset)
 
-    async def _make_room(self, end: int) -> None:
+    async def _make_room(self, content: Content, end: int) -> None:
         """Before bytes beyond the reservation are written, for an upload of undeclared size."""
         if end <= self._reserved:
             return
         step = self._limits.reserve_step
         wanted = -(-end // step) * step
-        await self._keeper.room.require(wanted - self._offset_now(), of=self._upload.id)
-        # Not cut off by a cancel: what is committed as reserved must be known here.
-        await asyncio.shield(
-            self._keeper.own(self._mark(None, reserve=wanted), f"reserve for upload {self._upload.id}")
-        )
+        await self._keeper.room.require(wanted - content.offset, of=self._upload.id)
+        await self._checkpointed()  # or its mark could be taken back
+        await asyncio.shield(self._keeper.own(self._mark(self._durable, reserve=wanted), f"reserve {self._upload.id}"))
         self._promise()
-
-    def _offset_now(self) -> int:
-        return self._content.offset if self._content is not None else self._offset
 
     async def _perhaps_checkpoint(self, content: Content) -> None:
         """Start a checkpoint when one is due; it runs beside the next chunks. Raises what the last one met."""
@@ -238,21 +233,22 @@ class UploadStream:
             running.result()
 
     async def _checkpoint(self, content: Content) -> None:
-        await self._mark(await content.sync(), reserve=self._reserved)
+        await self._mark(await content.sync() or self._durable, reserve=self._reserved)
         self._promise()
 
-    async def _mark(self, durable: tuple[int, int] | None, *, reserve: int) -> None:
-        offset, crc = durable if durable is not None else (None, _UNTOUCHED)
+    async def _mark(self, durable: tuple[int, int], *, reserve: int) -> None:
+        """Commit what is on disk, and raise the reservation. It is a sign of life too."""
         upload = await self._patiently(
             Checkpoint(
                 upload_id=self._upload.id,
                 connection=self._upload.connection,
-                offset=offset,
-                crc32c=crc,
+                offset=durable[0],
+                crc32c=durable[1],
                 reserve=reserve,
                 bounds=self._limits.bounds,
             )
         )
+        self._durable = durable
         self._reserved = max(self._reserved, upload.reserved)
 
     async def _patiently(self, command: Command[R]) -> R:
@@ -351,11 +347,11 @@ class UploadStream:
 
     async def _last_checkpoint(self, content: Content) -> None:
         try:
-            durable = await content.sync()
+            durable = await content.sync() or self._durable
             # Cancelling the wait does not take the command back; should it be committed later, it is true all the same.
             async with asyncio.timeout(self._limits.detach):
                 await self._mark(durable, reserve=self._reserved)
         except (LongshoreError, TimeoutError) as error:
             _log.info("upload_not_checkpointed", upload_id=self._upload.id, error=str(error))
         else:
-            _log.info("upload_detached", upload_id=self._upload.id, offset=durable[0] if durable else 0)
+            _log.info("upload_detached", upload_id=self._upload.id, offset=durable[0])

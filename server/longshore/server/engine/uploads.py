@@ -40,6 +40,8 @@ from longshore.server.spool.protocol import Spool
 from longshore.server.store.commands import OpenUpload, RejectUpload, SubmitTasks
 from longshore.server.store.protocol import Store
 
+__all__ = ["UploadLimits", "UploadStatistics", "UploadView", "Uploads"]
+
 R = TypeVar("R")
 
 _log = structlog.get_logger("longshore.uploads")

@@ -1,0 +1,123 @@
+"""Fingerprints: equal exactly for the same request. They are in databases, so what they are made of may not drift."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from longshore.server.engine.submissions import (
+    Defaults,
+    SubmitRequest,
+    TaskRequest,
+    UploadRequest,
+    plans,
+    submit_fingerprint,
+    upload_fingerprint,
+)
+from longshore.server.model.task import FILE_PUSH, AnyValue, Destination, FilePush, Job
+from longshore.server.model.values import IfExists, WhenAbsent, WhenStopped
+
+PUSH = FilePush(Destination("default", "", "c1", "/etc/motd"), mode=0o640)
+TASK = TaskRequest(work=(PUSH,), labels={"a": "1", "b": "2"})
+UPLOAD = UploadRequest(request_id="r1", task=TASK)
+JOB = Job("resize", AnyValue("type.googleapis.com/x.Y", b"\x01"), "pool", "c1")
+
+
+def test_the_first_version_is_what_it_was() -> None:
+    """A changed value here means that a server after an upgrade refuses every retry of before. Add v2 instead."""
+    assert upload_fingerprint(UPLOAD) == "v1:a4b0c84ef1c71a2aeb9ef7f0a5b360e2a871a7519b6e6e3bfb4ffaa572e17968"
+    assert (
+        upload_fingerprint(replace(UPLOAD, size=3, sha256=bytes(32)))
+        == "v1:b1391144c78512b929ced0a5721e877db84253509181c0824cf15a546f5e059b"
+    )
+    assert (
+        submit_fingerprint(SubmitRequest(request_id="r", task=TaskRequest(work=JOB)))
+        == "v1:4255ce4b7d7b5eb5e8d8dd62a190ce5ff8e5d17de307dbd4edab532497e69f44"
+    )
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        replace(UPLOAD, request_id="r2"),
+        replace(UPLOAD, take_over=True),
+        replace(UPLOAD, task=replace(TASK, labels={"b": "2", "a": "1"})),
+        replace(UPLOAD, task=replace(TASK, not_before=0.0000001)),
+    ],
+)
+def test_what_makes_no_other_request_makes_no_other_fingerprint(other: UploadRequest) -> None:
+    assert upload_fingerprint(other) == upload_fingerprint(UPLOAD)
+
+
+DIFFERENT = [
+    replace(UPLOAD, size=0),
+    replace(UPLOAD, size=1),
+    replace(UPLOAD, sha256=bytes(32)),
+    *(
+        replace(UPLOAD, task=replace(TASK, **change))
+        for change in (
+            {"queue": "other"},
+            {"priority": 1},
+            {"labels": {"a": "1"}},
+            {"labels": {"a": "1", "b": "3"}},
+            {"not_before": 1.0},
+            {"expire_after": Defaults().expire_after},
+            {"run_timeout": 3600.0},
+            {"stall_timeout": 1.0},
+            {"attempt_limit": 5},
+            {"work": (PUSH, replace(PUSH, destination=replace(PUSH.destination, instance="c2")))},
+            {"work": JOB},
+            {"work": replace(JOB, arguments=None)},
+            {"work": replace(JOB, instance="")},
+        )
+    ),
+    *(
+        replace(UPLOAD, task=replace(TASK, work=(replace(PUSH, **change),)))
+        for change in (
+            {"mode": None},
+            {"mode": 0},
+            {"uid": 0},
+            {"gid": 0},
+            {"create_parents": True},
+            {"if_exists": IfExists.FAIL},
+            {"when_stopped": WhenStopped.WAIT},
+            {"when_absent": WhenAbsent.WAIT},
+            {"read_back": True},
+            {"destination": Destination("default", "p", "c1", "/etc/motd")},
+            {"destination": Destination("other", "", "c1", "/etc/motd")},
+            {"destination": Destination("default", "", "c1", "/etc/motd2")},
+        )
+    ),
+]
+
+
+def test_every_field_counts() -> None:
+    found = [upload_fingerprint(one) for one in (UPLOAD, *DIFFERENT)]
+    assert len(set(found)) == len(found)
+
+
+def test_an_upload_and_a_submission_are_never_the_same() -> None:
+    submit = SubmitRequest(request_id="r1", task=TASK, payload_id="p1")
+    assert submit_fingerprint(submit) != upload_fingerprint(UPLOAD)
+    assert submit_fingerprint(replace(submit, payload_id="p2")) != submit_fingerprint(submit)
+
+
+def test_defaults_are_filled_into_plans_and_not_into_fingerprints() -> None:
+    short = Defaults(run_timeout=1.0, expire_after=2.0, attempt_limit=3)
+    (plan,) = plans(TASK, short)
+    assert (plan.kind, plan.work, plan.run_timeout, plan.expire_after, plan.attempt_limit) == (
+        FILE_PUSH, PUSH, 1.0, 2.0, 3,
+    )  # fmt: skip
+    given = replace(TASK, run_timeout=10.0, expire_after=20.0, attempt_limit=30, stall_timeout=4.0)
+    (plan,) = plans(given, short)
+    assert (plan.run_timeout, plan.expire_after, plan.attempt_limit, plan.stall_timeout) == (10.0, 20.0, 30, 4.0)
+
+
+def test_one_plan_for_each_destination_in_their_order() -> None:
+    names = [f"c{number}" for number in range(5)]
+    pushes = tuple(replace(PUSH, destination=replace(PUSH.destination, instance=name)) for name in names)
+    made = plans(replace(TASK, work=pushes), Defaults())
+    assert [one.work.destination.instance for one in made if isinstance(one.work, FilePush)] == names
+    (job,) = plans(TaskRequest(work=JOB), Defaults())
+    assert (job.kind, job.work) == ("resize", JOB)
