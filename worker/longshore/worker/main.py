@@ -1,0 +1,175 @@
+"""`longshore-worker`: the command line of a worker process."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Final, NoReturn
+
+import structlog
+import typer
+
+from longshore.client.errors import LongshoreError
+from longshore.worker import log
+from longshore.worker.config import ConfigError, WorkerConfig, default_name
+from longshore.worker.handlers import Registry
+from longshore.worker.service import Exit, Worker
+
+app: Final = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+def _env(name: str, *others: str) -> list[str]:
+    return [f"LONGSHORE_WORKER_{name}", *others]
+
+
+@app.command()
+def serve(
+    server: Annotated[
+        str | None,
+        typer.Option(envvar=_env("SERVER", "LONGSHORE_SERVER"), help="HOST:PORT or unix:PATH. [127.0.0.1:7465]"),
+    ] = None,
+    target: Annotated[
+        list[str] | None,
+        typer.Option(
+            envvar=_env("TARGET", "LONGSHORE_TARGET"),
+            metavar="NAME=WHERE",
+            help="Where to deliver: NAME=lxd:SOCKET, NAME=incus:SOCKET, NAME=https://HOST:PORT?cert=FILE&key=FILE or "
+            "NAME=directory:PATH. May be given again; in the environment, separated by spaces.",
+        ),
+    ] = None,
+    concurrency: Annotated[int, typer.Option(envvar=_env("CONCURRENCY"), help="Attempts at once, 1 to 1024.")] = 8,
+    name: Annotated[str, typer.Option(envvar=_env("NAME"), help="For people. [the host's name]")] = "",
+    handlers: Annotated[
+        str,
+        typer.Option(
+            envvar=_env("HANDLERS"), metavar="MODULE:REGISTRY", help="Kinds of your own: a Registry in a Python module."
+        ),
+    ] = "",
+    data_dir: Annotated[
+        Path | None,
+        typer.Option(envvar=_env("DATA_DIR", "LONGSHORE_DATA_DIR"), help="The server's, for its token."),
+    ] = None,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(envvar=_env("TOKEN_FILE", "LONGSHORE_TOKEN_FILE"), help="The token, if it lies elsewhere."),
+    ] = None,
+    state_dir: Annotated[
+        Path | None,
+        typer.Option(envvar=_env("STATE_DIR"), help="Locks of this user's workers. [$XDG_RUNTIME_DIR or the data dir]"),
+    ] = None,
+    temp_dir: Annotated[
+        Path | None, typer.Option(envvar=_env("TEMP_DIR"), help="Downloaded payloads. [$TMPDIR or /var/tmp]")
+    ] = None,
+    allow_files_api: Annotated[
+        bool,
+        typer.Option(
+            "--allow-files-api",
+            envvar=_env("ALLOW_FILES_API"),
+            help="Where a daemon has no SFTP, deliver in a way that is neither atomic nor stopped by a cancel.",
+        ),
+    ] = False,
+    grace: Annotated[
+        float, typer.Option(envvar=_env("GRACE"), help="Seconds for running attempts to finish after SIGTERM.")
+    ] = 30.0,
+    stop_grace: Annotated[
+        float, typer.Option(envvar=_env("STOP_GRACE"), help="Seconds for a handler to end after it was told to.")
+    ] = 10.0,
+    max_wedged: Annotated[
+        int | None,
+        typer.Option(
+            envvar=_env("MAX_WEDGED"),
+            help=f"With more handlers that hang the worker leaves with code {Exit.WORN_OUT:d}. [half of --concurrency]",
+        ),
+    ] = None,
+    log_format: Annotated[
+        log.LogFormat, typer.Option(envvar=_env("LOG_FORMAT"), help="auto: text on a terminal, JSON elsewhere.")
+    ] = log.LogFormat.AUTO,
+    log_level: Annotated[str, typer.Option(envvar=_env("LOG_LEVEL"), help="debug, info, warning or error.")] = "info",
+    parent_pid: Annotated[
+        int | None, typer.Option(hidden=True, help="End when this process, our parent, does.")
+    ] = None,
+) -> None:
+    """Run tasks for a Longshore server until SIGTERM.
+
+    Every option may be set in the environment: --grace is LONGSHORE_WORKER_GRACE. Exit codes: 0 it left as told, 1 it
+    was refused or a setting is wrong, 75 too many handlers hang and it wants to be started anew.
+    """
+    if log_level not in log.LEVELS:
+        _refuse(f"--log-level {log_level!r}: use {', '.join(log.LEVELS)}")
+    log.configure(worker=name or default_name(), style=log_format, level=log_level)
+    settings = WorkerConfig(
+        server=server,
+        targets=tuple(target or ()),
+        concurrency=concurrency,
+        name=name,
+        data_dir=data_dir,
+        token_file=token_file,
+        state_dir=state_dir,
+        temp_dir=temp_dir,
+        allow_files_api=allow_files_api,
+        grace=grace,
+        stop_grace=stop_grace,
+        max_wedged=max_wedged,
+    )
+    try:
+        worker = Worker(load(handlers) if handlers else None, settings)
+    except (ConfigError, LongshoreError) as error:
+        _refuse(str(error))
+    if not worker.kinds:
+        _refuse("nothing to do: give --target NAME=WHERE, or --handlers MODULE:REGISTRY")
+    try:
+        ended = _run(worker, parent_pid)
+    except LongshoreError as error:
+        _refuse(f"the server at {server or 'the default address'} refused this worker: {error}")
+    except OSError as error:
+        _refuse(f"--state-dir: {error}")
+    sys.stderr.flush()
+    if worker.statistics().get("wedged"):
+        # A hanging thread cannot be joined, and Python would wait for it.
+        os._exit(ended)
+    raise typer.Exit(ended)
+
+
+def load(where: str) -> Registry:
+    """The registry at MODULE:NAME. Raises ConfigError."""
+    module, colon, name = where.partition(":")
+    if not colon or not module or not name:
+        raise ConfigError(f"--handlers {where!r}: write MODULE:REGISTRY, as in myteam.jobs:registry")
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # As `python -m` does: a module in the current folder is found.
+    try:
+        found = importlib.import_module(module)
+    except ImportError as error:
+        raise ConfigError(f"--handlers {where!r}: {error}; is it installed, or in the current folder?") from error
+    registry = getattr(found, name, None)
+    if not isinstance(registry, Registry):
+        raise ConfigError(f"--handlers {where!r}: {module} has no Registry named {name!r}")
+    return registry
+
+
+def _run(worker: Worker, parent_pid: int | None) -> Exit:
+    try:
+        import uvloop
+    except ImportError:
+        factory = None
+    else:
+        factory = uvloop.new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        return runner.run(worker.run_here(parent_pid=parent_pid))
+
+
+def _refuse(message: str) -> NoReturn:
+    structlog.get_logger("longshore.worker").error("worker.refused", message=message)
+    raise typer.Exit(Exit.REFUSED)
+
+
+def main() -> None:
+    """Entry point."""
+    app(prog_name="longshore-worker")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,268 @@
+"""A worker process: its parts put together, from the first hello to the goodbye."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+import uuid
+from enum import IntEnum
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from typing import Final
+
+import structlog
+
+from longshore.client.endpoint import Endpoint, find_token
+from longshore.v1 import worker_service_pb2 as ws
+from longshore.worker import config as settings
+from longshore.worker import log
+from longshore.worker.agent import Agent, Limits
+from longshore.worker.chores import Chores
+from longshore.worker.config import WorkerConfig
+from longshore.worker.context import Surroundings
+from longshore.worker.handlers import Registry
+from longshore.worker.identities import Identities
+from longshore.worker.link import Link
+from longshore.worker.mailbox import Mailbox
+from longshore.worker.outbox import Outbox
+from longshore.worker.parent import stop_with
+from longshore.worker.payloads import GrpcDownloads, PayloadFolder
+from longshore.worker.runner import Runner
+from longshore.worker.slots import Slot
+from longshore.worker.targets import Target, open_target
+
+_log: Final = structlog.stdlib.get_logger("longshore.worker")
+
+PROTOCOL_VERSION: Final = 1
+_TICK_S: Final = 0.1
+_IDENTITY_S: Final = 3.0
+"""Seconds that the first hello waits for targets to say who they are."""
+_IDENTITY_AGAIN_S: Final = 10.0
+_ACKNOWLEDGE_S: Final = 5.0
+"""Seconds that a leaving worker waits for its last reports to be acknowledged."""
+_FAREWELL_S: Final = 5.0
+
+
+class Exit(IntEnum):
+    """How a worker process ends."""
+
+    LEFT = 0
+    """It was told to leave, and left."""
+    REFUSED = 1
+    """The server refused its first hello, or a setting is wrong."""
+    WORN_OUT = 75
+    """Too many handlers hang (EX_TEMPFAIL): start it anew."""
+
+
+class Worker:
+    """Runs the handlers of a registry, and `file_push`, for a Longshore server.
+
+    `run` is for a process of its own, `serve` for an event loop that is there already. One use each.
+    """
+
+    def __init__(self, registry: Registry | None = None, config: WorkerConfig | None = None) -> None:
+        """Raises ConfigError and ConfigurationError for settings that cannot be used. Connects to nothing yet."""
+        self._config: Final = (config or WorkerConfig()).checked()
+        self._specs = self._config.target_specs()
+        self._registry = Registry()
+        if registry is not None:
+            self._registry.update(registry)
+        if self._specs:
+            _add_file_push(self._registry)
+        self._endpoint = Endpoint.parse(self._config.server)
+        self._token()
+        self._agent: Agent | None = None
+        self._stops = 0
+        self.session_id: Final = str(uuid.uuid4())
+
+    @property
+    def name(self) -> str:
+        """The worker's name."""
+        return self._config.name
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """What it runs."""
+        return tuple(handler.kind for handler in self._registry)
+
+    def statistics(self) -> dict[str, int]:
+        """How many attempts are waiting, running, wedged, and unacknowledged."""
+        return self._agent.statistics() if self._agent is not None else {}
+
+    def run(self) -> Exit:
+        """Serve until SIGTERM or SIGINT, or the server's drain; a second signal stops what runs at once."""
+        if not structlog.is_configured():
+            log.configure(worker=self.name)
+        return asyncio.run(self.run_here())
+
+    def stop(self, *, grace: float | None = None) -> None:
+        """Leave: hand back what has not begun, let the rest finish, say goodbye.
+
+        `grace` is in seconds; None is the setting's, and 0 the second time. From the loop's thread.
+        """
+        self._stops += 1
+        if grace is None:
+            grace = self._config.grace if self._stops == 1 else 0.0
+        _log.info("worker.leaving", grace=grace)
+        if self._agent is not None:
+            self._agent.leave(grace=grace)
+
+    async def run_here(self, *, parent_pid: int | None = None) -> Exit:
+        """`serve` in the main thread of a process that is ours, its signals included. With `parent_pid` it leaves, at
+        once, when that process ends."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop)
+        if parent_pid is None:
+            return await self.serve()
+        watch = asyncio.create_task(stop_with(parent_pid, partial(self.stop, grace=0.0)))
+        try:
+            return await self.serve()
+        finally:
+            watch.cancel()
+
+    async def serve(self) -> Exit:
+        """Serve until `stop`, or the server's drain.
+
+        Raises LongshoreError if the first hello is refused, OSError if the state folder cannot be used. Cancellation
+        ends the session without a goodbye: what runs is lost when its lease ends.
+        """
+        slot = Slot.take(settings.state_dir(self._config), self._config.name, self.session_id)
+        folder = PayloadFolder(settings.temp_dir(self._config), self.session_id)
+        folder.sweep(slot.dead_sessions)
+        targets: dict[str, Target] = {spec.name: open_target(spec) for spec in self._specs}
+        mailbox, outbox = Mailbox(asyncio.get_running_loop()), Outbox()
+        chores = Chores(targets, mailbox=mailbox, outbox=outbox)
+        identities = Identities(targets)
+        limits = Limits(
+            concurrency=self._config.concurrency,
+            max_wedged=self._config.max_wedged or 0,
+            stop_grace=self._config.stop_grace,
+        )
+        agent = self._agent = Agent(
+            registry=self._registry, limits=limits, mailbox=mailbox, outbox=outbox, outside=chores
+        )
+        downloads = GrpcDownloads(self._endpoint, self._token, self.session_id)
+        runner = Runner(Surroundings(downloads=downloads, folder=folder, targets=targets), agent.ended)
+        agent.attach(runner)
+        link = Link(
+            endpoint=self._endpoint,
+            token=self._token,
+            agent=agent,
+            outbox=outbox,
+            hello=lambda: self._hello(agent, slot, identities),
+            welcomed=lambda hello: slot.told(tuple(hello.dead_sessions)),
+        )
+        if self._stops:
+            agent.leave(grace=self._config.grace)
+        said_goodbye = False
+        try:
+            await self._learn(identities)
+            said_goodbye = await self._go(agent, link, identities, mailbox)
+        finally:
+            chores.close()
+            identities.close()
+            runner.close()
+            downloads.close()
+            folder.close()
+            slot.close(ended=said_goodbye)
+            if not agent.statistics()["wedged"]:
+                for target in targets.values():
+                    await asyncio.to_thread(target.close)
+        return Exit.WORN_OUT if agent.worn_out else Exit.LEFT
+
+    async def _go(self, agent: Agent, link: Link, identities: Identities, mailbox: Mailbox) -> bool:
+        tasks = (
+            asyncio.create_task(self._leave_when_done(agent), name="leave"),
+            asyncio.create_task(link.run(), name="link"),
+            asyncio.create_task(_tick(agent), name="tick"),
+            asyncio.create_task(_keep_learning(identities, link, mailbox), name="identities"),
+        )
+        try:
+            done, _ = await asyncio.wait(tasks[:3], return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+            standing = link.standing
+            await link.goodbye(patience=_FAREWELL_S)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        return standing
+
+    async def _leave_when_done(self, agent: Agent) -> None:
+        await agent.leaving.wait()
+        while not agent.finished.is_set():
+            deadline = agent.deadline
+            now = time.monotonic()
+            if deadline is not None and now >= deadline:
+                break
+            await _wait(agent.finished, 0.2 if deadline is None else min(0.2, deadline - now))
+            if agent.deadline is None and not agent.busy:
+                break  # Drained by the server, and only reports are left.
+        if agent.busy:
+            _log.error("worker.gave_up", attempts=[f"{task}/{number}" for task, number in agent.give_up()])
+        await _wait(agent.finished, _ACKNOWLEDGE_S)
+
+    async def _learn(self, identities: Identities) -> None:
+        learned = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        mailbox = Mailbox(loop)
+        identities.ask(lambda: mailbox.post(learned.set))
+        deadline = time.monotonic() + _IDENTITY_S
+        while identities.missing() and (left := deadline - time.monotonic()) > 0:
+            learned.clear()
+            await _wait(learned, left)
+
+    def _hello(self, agent: Agent, slot: Slot, identities: Identities) -> ws.Hello:
+        known = identities.known()
+        return ws.Hello(
+            protocol_version=PROTOCOL_VERSION,
+            session_id=self.session_id,
+            worker=self._config.name,
+            targets=[ws.ServedTarget(name=spec.name, identity=known.get(spec.name, "")) for spec in self._specs],
+            kinds=[ws.ServedKind(name=h.kind, settles=h.settle is not None) for h in self._registry],
+            held=agent.held(),
+            version=_version(),
+            dead_sessions=slot.dead_sessions,
+        )
+
+    def _token(self) -> str | None:
+        """Read anew for each connection: the server makes its token at its first start, which may come after ours."""
+        return find_token(token=self._config.token, token_file=self._config.token_file, data_dir=self._config.data_dir)
+
+
+async def _tick(agent: Agent) -> None:
+    while True:
+        await asyncio.sleep(_TICK_S)
+        agent.tick()
+
+
+async def _keep_learning(identities: Identities, link: Link, mailbox: Mailbox) -> None:
+    """A target that was down at the start is announced with its identity as soon as it has one."""
+    while identities.missing():
+        await asyncio.sleep(_IDENTITY_AGAIN_S)
+        identities.ask(lambda: mailbox.post(link.renew))
+
+
+async def _wait(event: asyncio.Event, seconds: float) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        return
+
+
+def _add_file_push(registry: Registry) -> None:
+    # Here and not at the top: file_push imports the public names, which come from here.
+    from longshore.worker.file_push import register
+
+    register(registry)
+
+
+def _version() -> str:
+    try:
+        return version("longshore")
+    except PackageNotFoundError:
+        return "0"
