@@ -252,11 +252,12 @@ def _refs(refs: Iterable[AttemptRef]) -> list[pb.AttemptRef]:
 
 def _assignment(one: Assignment) -> pb.Assignment:
     status = one.task.status
+    settles = status.state is State.SETTLING
     return pb.Assignment(
         task=translate.task(one.task),
         attempt=status.attempt,
-        settle=_settle_order(status.grant) if status.state is State.SETTLING and status.grant is not None else None,
-        alone=status.alone,
+        settle=_settle_order(status.grant) if settles and status.grant is not None else None,
+        alone=status.alone and not settles,
         payload_path=one.payload_path,
     )
 

@@ -31,7 +31,7 @@ PAUSE_MOST: Final = 2.0
 
 
 class Dispatcher:
-    """Runs until cancelled. Nothing is lost by that: what was claimed and not assigned comes back with the next hello."""
+    """Runs until cancelled. Nothing is lost by that: what was claimed and not assigned returns with the next hello."""
 
     def __init__(self, *, store: Store, sessions: Sessions, poll: float = SAFETY_POLL) -> None:
         self._store = store

@@ -108,7 +108,7 @@ class Commits:
         connection.outbox.cancel(CancelOrder(AttemptRef(task.id, task.status.attempt), grace))
 
     def _lost(self, task: Task, session_id: str, attempt: int, *, ended: tuple[str, ...]) -> None:
-        """A session does not hold the attempt any more. Who reported its end himself learns it by the acknowledgement."""
+        """A session does not hold the attempt any more. Who reported its end learns it by the acknowledgement."""
         self._progress.forget(task.id, attempt)
         connection = self._fleet.connection(session_id)
         ref = AttemptRef(task.id, attempt)

@@ -1,0 +1,65 @@
+"""Tasks as values, for tests that need no store."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from longshore.server.model.task import (
+    FILE_PUSH,
+    AnyValue,
+    Destination,
+    FilePush,
+    Job,
+    Payload,
+    Status,
+    Submission,
+    Task,
+)
+from longshore.server.model.values import State
+
+
+def job(
+    task_id: str = "task-1", *, payload: Payload | None = None, arguments: bytes = b"", target: str = "", **status: Any
+) -> Task:
+    """A running job, unless `status` says otherwise."""
+    work = Job("job", AnyValue("type.googleapis.com/test", arguments), target=target)
+    return Task(_order(task_id, "job", work, payload), _status(status))
+
+
+def pushing(task_id: str = "task-1", *, path: str = "/etc/motd", instance: str = "c1", **status: Any) -> Task:
+    """A running push."""
+    work = FilePush(Destination("default", "", instance, path))
+    return Task(_order(task_id, FILE_PUSH, work, Payload("payload-1", 3, 0)), _status(status))
+
+
+def _order(task_id: str, kind: str, work: Job | FilePush, payload: Payload | None) -> Submission:
+    return Submission(
+        seq=1,
+        id=task_id,
+        creator="local",
+        request_id="request-1",
+        kind=kind,
+        queue="default",
+        priority=0,
+        labels={},
+        work=work,
+        payload=payload,
+        run_timeout=60.0,
+        stall_timeout=None,
+        attempt_limit=5,
+        expires_at=1e10,
+        created_at=1.0,
+    )
+
+
+def _status(fields: dict[str, Any]) -> Status:
+    running: dict[str, Any] = {
+        "revision": 2,
+        "state": State.RUNNING,
+        "head": True,
+        "attempt": 1,
+        "session_id": "session-of-a-test-0001",
+        "worker": "worker-1",
+        "started_at": 2.0,
+    }
+    return Status(**{**running, **fields})
