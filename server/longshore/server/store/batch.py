@@ -1,0 +1,115 @@
+"""One group of commands in one transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from longshore.server.model.errors import LongshoreError
+from longshore.server.store import claims, commands, fleet, janitor, tasks, uploads
+from longshore.server.store.commands import Command
+from longshore.server.store.ids import seq_of
+from longshore.server.store.promote import promote_heads, refill_lanes
+from longshore.server.store.unit import UnitOfWork
+
+Answer = Callable[[], object]
+"""What a command answers, asked when the whole batch is decided."""
+
+_HANDLERS: Final[Mapping[type[Command[Any]], Callable[[UnitOfWork, Any], Answer]]] = {
+    commands.OpenUpload: uploads.open_upload,
+    commands.Checkpoint: uploads.checkpoint,
+    commands.FinishUpload: uploads.finish_upload,
+    commands.RejectUpload: uploads.reject_upload,
+    commands.AbandonIdleUploads: uploads.abandon_idle_uploads,
+    commands.ForgetUploads: uploads.forget_uploads,
+    commands.SubmitTasks: tasks.submit_tasks,
+    commands.RetryTask: tasks.retry_task,
+    commands.CancelTask: tasks.cancel_task,
+    commands.SettleTask: tasks.settle_task,
+    commands.PauseQueue: tasks.pause_queue,
+    commands.ClaimTasks: claims.claim_tasks,
+    commands.RequestGrants: fleet.request_grants,
+    commands.FileReports: fleet.file_reports,
+    commands.OpenSession: fleet.open_session,
+    commands.RenewLeases: fleet.renew_leases,
+    commands.Disconnect: fleet.disconnect,
+    commands.DrainSession: fleet.drain_session,
+    commands.WakeParked: fleet.wake_parked,
+    commands.PayDebt: fleet.pay_debt,
+    commands.Tick: janitor.tick,
+    commands.ReapSessions: janitor.reap_sessions,
+    commands.ExtendLeases: janitor.extend_leases,
+    commands.DoomPayloads: janitor.doom_payloads,
+    commands.ForgetPayloads: janitor.forget_payloads,
+    commands.PurgeTasks: janitor.purge_tasks,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A command that was carried out."""
+
+    result: object
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A command that was not, and changed nothing."""
+
+    error: LongshoreError
+
+
+Outcome = Done | Refused
+
+
+def execute(unit: UnitOfWork, batch: Sequence[Command[Any]]) -> list[Outcome]:
+    """Decide and write all of `batch`; the caller commits. Answers in the order of `batch`.
+
+    Claims come last, so that what the batch made or freed can be claimed in the same transaction.
+    """
+    _prefetch(unit, batch)
+    answers: dict[int, Answer | LongshoreError] = {}
+    for index, command in enumerate(batch):
+        if not isinstance(command, commands.ClaimTasks):
+            answers[index] = _decide(unit, command)
+    unit.flush()
+    promote_heads(unit)
+    refill_lanes(unit)
+    for index, command in enumerate(batch):
+        if isinstance(command, commands.ClaimTasks):
+            answers[index] = _decide(unit, command)
+    outcomes: list[Outcome] = []
+    for index in range(len(batch)):
+        answer = answers[index]
+        outcomes.append(Refused(answer) if isinstance(answer, LongshoreError) else Done(answer()))
+    unit.finish()
+    return outcomes
+
+
+def _decide(unit: UnitOfWork, command: Command[Any]) -> Answer | LongshoreError:
+    writes = unit.writes
+    try:
+        return _HANDLERS[type(command)](unit, command)
+    except LongshoreError as error:
+        if unit.writes != writes:
+            raise AssertionError(f"{type(command).__name__} changed something and then refused") from error
+        return error
+
+
+def _prefetch(unit: UnitOfWork, batch: Sequence[Command[Any]]) -> None:
+    """All tasks that the batch names, in one SELECT."""
+    names: list[str] = []
+    for command in batch:
+        match command:
+            case commands.FileReports():
+                names.extend(task_id for task_id, _ in command.reports)
+            case commands.RequestGrants():
+                names.extend(task_id for task_id, _ in command.requests)
+            case commands.CancelTask() | commands.RetryTask() | commands.SettleTask():
+                names.append(command.task_id)
+            case _:
+                pass
+    seqs = {seq for name in names if (seq := seq_of(name)) is not None}
+    if seqs:
+        unit.load(seqs)

@@ -1,0 +1,59 @@
+"""How tasks come into being."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from longshore.server.model.task import FilePush, Payload, Status, Submission
+from longshore.server.model.values import State, WaitReason
+from longshore.server.store.commands import TaskPlan
+from longshore.server.store.ids import task_id
+from longshore.server.store.rows import place_of
+from longshore.server.store.unit import Entry, UnitOfWork
+
+
+def first_status(*, now: float, not_before: float, free: bool) -> Status:
+    """Where a task begins: `not_before` in seconds from `now`; `free`: no live task has its destination."""
+    if not_before > 0:
+        state, reason, due_at = State.SCHEDULED, WaitReason.NOT_BEFORE, now + not_before
+    elif free:
+        state, reason, due_at = State.QUEUED, WaitReason.NONE, None
+    else:
+        state, reason, due_at = State.BLOCKED, WaitReason.EARLIER_TASK, None
+    return Status(revision=1, state=state, head=free, wait_reason=reason, due_at=due_at, updated_at=now)
+
+
+def make_tasks(
+    unit: UnitOfWork,
+    plans: Sequence[TaskPlan],
+    *,
+    creator: str,
+    request_id: str,
+    payload: Payload | None,
+    retry_of: str = "",
+) -> list[Entry]:
+    """One task for each plan, in their order."""
+    made = []
+    for plan in plans:
+        seq = unit.new_seq()
+        order = Submission(
+            seq=seq,
+            id=task_id(seq, unit.random_bits()),
+            creator=creator,
+            request_id=request_id,
+            kind=plan.kind,
+            queue=plan.queue,
+            priority=plan.priority,
+            labels=plan.labels,
+            work=plan.work,
+            payload=payload,
+            run_timeout=plan.run_timeout,
+            stall_timeout=plan.stall_timeout,
+            attempt_limit=plan.attempt_limit,
+            expires_at=unit.now + plan.expire_after,
+            created_at=unit.now,
+            retry_of=retry_of,
+        )
+        free = not isinstance(plan.work, FilePush) or not unit.occupied(place_of(plan.work.destination))
+        made.append(unit.add(order, first_status(now=unit.now, not_before=plan.not_before, free=free)))
+    return made

@@ -1,0 +1,58 @@
+"""What differs between databases, as the one seam that the rest of the store knows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import sqlalchemy as sa
+
+
+class Cursor(Protocol):
+    """What we use of a DB-API cursor."""
+
+    @property
+    def rowcount(self) -> int: ...
+
+    def execute(self, sql: str, parameters: Mapping[str, Any] = ..., /) -> object: ...
+
+    def executemany(self, sql: str, parameters: Sequence[Mapping[str, Any]], /) -> object: ...
+
+    def fetchall(self) -> list[Any]: ...
+
+    def fetchone(self) -> Any: ...
+
+    def close(self) -> object: ...
+
+
+class Dialect(Protocol):
+    """A database's own ways. Implemented once per database; everything else is written for all of them."""
+
+    @property
+    def engine(self) -> sa.Engine:
+        """Where connections come from. Its parameter style is by name."""
+        ...
+
+    def begin(self, cursor: Cursor) -> None:
+        """Start a transaction that may write, or fail now rather than at its first write."""
+        ...
+
+    def begin_snapshot(self, cursor: Cursor) -> None:
+        """Start a transaction that only reads and sees one state."""
+        ...
+
+    def commit(self, cursor: Cursor) -> None: ...
+
+    def rollback(self, cursor: Cursor) -> None: ...
+
+    def insert_missing(self, table: sa.Table) -> sa.Insert:
+        """An INSERT that leaves rows alone whose key exists."""
+        ...
+
+    def for_update(self, statement: sa.Select[Any]) -> sa.Select[Any]:
+        """Lock the rows for the transaction. Statements come ordered by key, so that two servers cannot deadlock."""
+        ...
+
+    def is_unavailable(self, error: BaseException) -> bool:
+        """The database is locked, full, gone or broken: nothing that a different command would mend."""
+        ...

@@ -1,0 +1,316 @@
+"""Commands of sessions: registration, leases, grants, reports."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Final
+
+import sqlalchemy as sa
+
+from longshore.server.model.errors import Forbidden, NotFound, TargetIdentity
+from longshore.server.model.states import Due, GrantAsked, SessionLost, Verdict
+from longshore.server.model.task import Grant, Session
+from longshore.server.model.values import State, WaitReason
+from longshore.server.store import codec
+from longshore.server.store.commands import (
+    Disconnect,
+    DrainSession,
+    FileReports,
+    GrantAnswer,
+    OpenSession,
+    PayDebt,
+    RenewLeases,
+    RequestGrants,
+    SessionOpened,
+    WakeParked,
+)
+from longshore.server.store.link import Statement, locking, statement
+from longshore.server.store.rows import SESSION_COLUMNS, session_of
+from longshore.server.store.schema import debts, is_alive, is_parked, sessions, targets, tasks
+from longshore.server.store.unit import Entry, UnitOfWork
+
+_FIND: Final = locking(
+    sa.select(*SESSION_COLUMNS, sessions.c.ended_at).where(sessions.c.id == sa.bindparam("session_id"))
+)
+_OTHERS: Final = statement(
+    sa.select(sessions.c.id, sessions.c.targets)
+    .where(is_alive, sessions.c.id != sa.bindparam("but"))
+    .order_by(sessions.c.id)
+)
+_HELD: Final = statement(
+    sa.select(tasks.c.seq).where(tasks.c.session_id == sa.bindparam("session_id")).order_by(tasks.c.seq)
+)
+_INSERT: Final = statement(sessions.insert())
+_REOPEN: Final = statement(
+    sessions.update()
+    .where(sessions.c.id == sa.bindparam("of_id"))
+    .values(
+        {
+            name: sa.bindparam(name)
+            for name in ("worker", "epoch", "targets", "kinds", "version", "started_at", "lease_ticks")
+        }
+        | {"connected": sa.true(), "ended_at": sa.null()}
+    )
+)
+_RENEW: Final = statement(
+    sessions.update()
+    .where(sessions.c.id == sa.bindparam("of_id"), sessions.c.epoch == sa.bindparam("of_epoch"), is_alive)
+    .values(lease_ticks=sa.bindparam("until"))
+)
+_DISCONNECT: Final = statement(
+    sessions.update()
+    .where(sessions.c.id == sa.bindparam("of_id"), sessions.c.epoch == sa.bindparam("of_epoch"))
+    .values(connected=sa.false())
+)
+_END: Final = statement(
+    sessions.update()
+    .where(sessions.c.id == sa.bindparam("of_id"), is_alive)
+    .values(connected=sa.false(), ended_at=sa.bindparam("at"))
+)
+_DRAIN: Final = statement(sessions.update().where(sessions.c.id == sa.bindparam("of_id")).values(draining=sa.true()))
+_IDENTITY: Final = locking(sa.select(targets.c.identity).where(targets.c.name == sa.bindparam("target")))
+_MAKE_TARGET: Final = Statement(
+    lambda dialect: dialect.insert_missing(targets).values(name=sa.bindparam("called"), identity=sa.bindparam("is_now"))
+)
+_BIND_TARGET: Final = statement(
+    targets.update().where(targets.c.name == sa.bindparam("called")).values(identity=sa.bindparam("is_now"))
+)
+_RAN_THERE: Final = statement(
+    sa.select(sa.literal_column("1")).where(tasks.c.target == sa.bindparam("target"), tasks.c.attempt > 0).limit(1)
+)
+_PARKED: Final = statement(
+    sa.select(tasks.c.seq, tasks.c.wait_reason)
+    .where(
+        is_parked,
+        tasks.c.target == sa.bindparam("target"),
+        tasks.c.project == sa.bindparam("project"),
+        tasks.c.instance == sa.bindparam("instance"),
+    )
+    .order_by(tasks.c.seq)
+)
+_PARKED_ON_TARGET: Final = statement(
+    sa.select(tasks.c.seq, tasks.c.wait_reason)
+    .where(is_parked, tasks.c.target == sa.bindparam("target"))
+    .order_by(tasks.c.seq)
+)
+_DEBT: Final = locking(sa.select(debts.c.temp, debts.c.asked).where(debts.c.id == sa.bindparam("debt_id")))
+_ASK_AGAIN: Final = statement(
+    debts.update().where(debts.c.id == sa.bindparam("of_id")).values(asked=debts.c.asked + 1, due_at=sa.bindparam("at"))
+)
+_FORGET_DEBT: Final = statement(debts.delete().where(debts.c.id == sa.bindparam("of_id")))
+
+_WORTH_ASKING_TWICE: Final = 1
+
+
+def find_session(unit: UnitOfWork, session_id: str) -> tuple[Session, bool] | None:
+    """The session without what it holds, and whether it is alive."""
+    row = unit.link.row(_FIND, session_id=session_id)
+    return None if row is None else (session_of(row[:-1]), row[-1] is None)
+
+
+def session_at(unit: UnitOfWork, session_id: str, epoch: int) -> Session | None:
+    """The session, if it is alive and this is its newest connection."""
+    found = find_session(unit, session_id)
+    return found[0] if found is not None and found[1] and found[0].epoch == epoch else None
+
+
+def held_by(unit: UnitOfWork, session_id: str) -> list[Entry]:
+    """What the session holds now."""
+    known = {entry.order.seq for entry in unit.entries() if entry.status.session_id == session_id}
+    stored = {row[0] for row in unit.link.rows(_HELD, session_id=session_id)}
+    return [entry for entry in unit.load(known | stored) if entry.status.session_id == session_id]
+
+
+def with_held(unit: UnitOfWork, session: Session) -> Session:
+    held = tuple((entry.order.id, entry.status.attempt) for entry in held_by(unit, session.id))
+    return replace(session, held=held)
+
+
+def end_session(unit: UnitOfWork, session_id: str, *, crash: bool) -> None:
+    """The session is over and what it holds is lost; `crash` false: it had handed back what it knew of."""
+    for entry in held_by(unit, session_id):
+        unit.apply(entry, SessionLost(session_id, entry.status.attempt, crash=crash))
+    if unit.write(_END, of_id=session_id, at=unit.now):
+        unit.sessions_ended.append(session_id)
+
+
+def open_session(unit: UnitOfWork, command: OpenSession) -> Callable[[], SessionOpened]:
+    """See OpenSession."""
+    found = find_session(unit, command.session_id)
+    if found is not None and found[0].principal != command.principal:
+        raise Forbidden("The session belongs to another principal.", session_id=command.session_id)
+    dead = _dead_sessions(unit, command)
+    _check_identities(unit, command, dead)
+    for session_id in dead:
+        end_session(unit, session_id, crash=True)
+    _bind_identities(unit, command)
+    session = Session(
+        id=command.session_id,
+        worker=command.worker,
+        principal=command.principal,
+        epoch=1 if found is None else found[0].epoch + 1,
+        targets=command.targets,
+        kinds=command.kinds,
+        version=command.version,
+        started_at=found[0].started_at if found is not None and found[1] else unit.now,
+        lease_ticks=unit.ticks + command.lease,
+        draining=found is not None and found[0].draining,
+    )
+    values = {
+        "worker": session.worker,
+        "epoch": session.epoch,
+        "targets": codec.encode_map(session.targets),
+        "kinds": codec.encode_map(session.kinds),
+        "version": session.version,
+        "started_at": session.started_at,
+        "lease_ticks": session.lease_ticks,
+    }
+    if found is None:
+        unit.write(
+            _INSERT, id=session.id, principal=session.principal, connected=True, draining=False, ended_at=None, **values
+        )
+    else:
+        unit.write(_REOPEN, of_id=session.id, **values)
+    named = set(command.held)
+    for entry in held_by(unit, session.id):
+        if (entry.order.id, entry.status.attempt) not in named:
+            unit.apply(entry, SessionLost(session.id, entry.status.attempt, crash=False))
+    opened = with_held(unit, session)
+    return lambda: SessionOpened(opened)
+
+
+def _dead_sessions(unit: UnitOfWork, command: OpenSession) -> list[str]:
+    dead = []
+    for session_id in sorted(set(command.dead_sessions) - {command.session_id}):
+        found = find_session(unit, session_id)
+        if found is not None and found[1] and found[0].principal == command.principal:
+            dead.append(session_id)
+    return dead
+
+
+def _check_identities(unit: UnitOfWork, command: OpenSession, dead: list[str]) -> None:
+    others: list[dict[str, str]] | None = None
+    for name, identity in sorted(command.targets.items()):
+        row = unit.link.row(_IDENTITY, target=name)
+        if not identity or row is None or row[0] in ("", identity):
+            continue
+        if others is None:
+            rows = unit.link.rows(_OTHERS, but=command.session_id)
+            others = [codec.decode_map(text) for session_id, text in rows if session_id not in dead]
+        alive = any(other.get(name, "") not in ("", identity) for other in others)
+        if alive or unit.link.row(_RAN_THERE, target=name) is not None:
+            raise TargetIdentity(
+                f"The target {name!r} is bound to the daemon {row[0]!r}, not to {identity!r}: "
+                "give one of the two another name.",
+                target=name,
+                bound=row[0],
+                offered=identity,
+            )
+
+
+def _bind_identities(unit: UnitOfWork, command: OpenSession) -> None:
+    for name, identity in sorted(command.targets.items()):
+        if identity:
+            unit.write(_MAKE_TARGET, called=name, is_now=identity)
+            unit.write(_BIND_TARGET, called=name, is_now=identity)
+
+
+def renew_leases(unit: UnitOfWork, command: RenewLeases) -> Callable[[], frozenset[str]]:
+    """See RenewLeases."""
+    until = unit.ticks + command.lease
+    renewed = frozenset(
+        session_id
+        for session_id, epoch in sorted(command.sessions)
+        if unit.write(_RENEW, of_id=session_id, of_epoch=epoch, until=until)
+    )
+    return lambda: renewed
+
+
+def disconnect(unit: UnitOfWork, command: Disconnect) -> Callable[[], None]:
+    """See Disconnect."""
+    if session_at(unit, command.session_id, command.epoch) is not None:
+        if command.goodbye:
+            end_session(unit, command.session_id, crash=False)
+        else:
+            unit.write(_DISCONNECT, of_id=command.session_id, of_epoch=command.epoch)
+    return lambda: None
+
+
+def drain_session(unit: UnitOfWork, command: DrainSession) -> Callable[[], Session]:
+    """See DrainSession."""
+    found = find_session(unit, command.session_id)
+    if found is None or not found[1]:
+        raise NotFound(f"There is no session {command.session_id!r}.", session_id=command.session_id)
+    unit.write(_DRAIN, of_id=command.session_id)
+    session = replace(found[0], draining=True)
+    return lambda: with_held(unit, session)
+
+
+def request_grants(unit: UnitOfWork, command: RequestGrants) -> Callable[[], tuple[GrantAnswer, ...]]:
+    """See RequestGrants."""
+    alive = session_at(unit, command.session_id, command.epoch) is not None
+    answers = tuple(_grant(unit, command, task_id, grant, alive=alive) for task_id, grant in command.requests)
+    return lambda: answers
+
+
+def _grant(unit: UnitOfWork, command: RequestGrants, task_id: str, grant: Grant, *, alive: bool) -> GrantAnswer:
+    if not alive:
+        return GrantAnswer(task_id, grant.attempt, False, "REVOKED")
+    entry = unit.entry(task_id)
+    if entry is None:
+        return GrantAnswer(task_id, grant.attempt, False, "STALE")
+    before = entry.status
+    asked = replace(grant, session_id=command.session_id, granted_at=unit.now)
+    if unit.apply(entry, GrantAsked(asked)).verdict is not Verdict.STALE:
+        return GrantAnswer(task_id, grant.attempt, True)
+    if before.state in (State.CANCELLING, State.CANCELLED):
+        reason = "CANCELLED"
+    elif before.attempt != grant.attempt or before.session_id != command.session_id:
+        reason = "REVOKED"
+    else:
+        reason = "STALE"
+    return GrantAnswer(task_id, grant.attempt, False, reason)
+
+
+def file_reports(unit: UnitOfWork, command: FileReports) -> Callable[[], tuple[bool, ...]]:
+    """See FileReports."""
+    if session_at(unit, command.session_id, command.epoch) is None:
+        refused = (False,) * len(command.reports)
+        return lambda: refused
+    counted = []
+    for task_id, report in command.reports:
+        entry = unit.entry(task_id)
+        mine = replace(report, session_id=command.session_id)
+        counted.append(entry is not None and unit.apply(entry, mine).verdict is not Verdict.STALE)
+    answers = tuple(counted)
+    return lambda: answers
+
+
+def wake_parked(unit: UnitOfWork, command: WakeParked) -> Callable[[], int]:
+    """See WakeParked."""
+    unit.flush()
+    if command.instance:
+        rows = unit.link.rows(_PARKED, target=command.target, project=command.project, instance=command.instance)
+    else:
+        rows = unit.link.rows(_PARKED_ON_TARGET, target=command.target)
+    ready = {WaitReason.INSTANCE_ABSENT.value}
+    if command.running:
+        ready.add(WaitReason.INSTANCE_STOPPED.value)
+    woken = 0
+    for entry in unit.load(seq for seq, reason in rows if reason in ready):
+        woken += unit.apply(entry, Due()).verdict is Verdict.CHANGED
+    return lambda: woken
+
+
+def pay_debt(unit: UnitOfWork, command: PayDebt) -> Callable[[], None]:
+    """See PayDebt."""
+    unit.flush()
+    row = unit.link.row(_DEBT, debt_id=command.debt_id)
+    if row is not None:
+        temp, asked = row
+        if not temp and asked < _WORTH_ASKING_TWICE:
+            unit.write(_ASK_AGAIN, of_id=command.debt_id, at=unit.now + command.again)
+        else:
+            unit.write(_FORGET_DEBT, of_id=command.debt_id)
+    return lambda: None

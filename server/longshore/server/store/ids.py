@@ -1,0 +1,34 @@
+"""Task ids: 26 characters of Crockford's base32 that sort by acceptance.
+
+The upper 50 bits are `seq`, the lower 80 are random: an id is found by its primary key, and none can be guessed from
+another. (The alphabet: D. Crockford, "Base 32", https://www.crockford.com/base32.html; it is in ASCII order.)
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+_ALPHABET: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_VALUES: Final = {character: value for value, character in enumerate(_ALPHABET)}
+_LENGTH: Final = 26
+_RANDOM_BITS: Final = 80
+_SEQ_LENGTH: Final = _LENGTH - _RANDOM_BITS // 5
+
+
+def task_id(seq: int, random: int) -> str:
+    """The id of the task `seq` (1 to 2**50 - 1); of `random` the lowest 80 bits count."""
+    number = (seq << _RANDOM_BITS) | (random & ((1 << _RANDOM_BITS) - 1))
+    return "".join(_ALPHABET[(number >> shift) & 31] for shift in range((_LENGTH - 1) * 5, -1, -5))
+
+
+def seq_of(task_id: str) -> int | None:
+    """The `seq` inside an id; None where it is no id. The rest of it must still be compared."""
+    if len(task_id) != _LENGTH:
+        return None
+    seq = 0
+    for character in task_id[:_SEQ_LENGTH]:
+        value = _VALUES.get(character)
+        if value is None:
+            return None
+        seq = seq << 5 | value
+    return seq

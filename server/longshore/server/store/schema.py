@@ -1,0 +1,369 @@
+"""The tables, with everything that the database can check by itself.
+
+Enumerations are stored as their numbers, times as seconds in double precision. Two rules for whoever adds to this page:
+a query finds a partial index only when it repeats the index's condition word for word, with literals and not with
+parameters, so conditions have names here; and each change needs a migration (see `migrations`).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import sqlalchemy as sa
+
+from longshore.server.model.values import State, UploadState
+
+REVISION: Final = "0001"
+"""The migration that makes this schema."""
+
+metadata: Final = sa.MetaData(
+    naming_convention={
+        "pk": "pk_%(table_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+    }
+)
+
+# SQLite makes a primary key its row id only when the type reads INTEGER.
+_Seq = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+
+
+def _in(*states: State) -> str:
+    return "(" + ", ".join(str(state.value) for state in states) + ")"
+
+
+_HELD: Final = (State.RUNNING, State.COMMITTING, State.CANCELLING)
+_FIRST_TERMINAL: Final = State.SUCCEEDED.value
+
+tasks: Final = sa.Table(
+    "tasks",
+    metadata,
+    # What indexes and claims need of the submission.
+    sa.Column("seq", _Seq, primary_key=True, autoincrement=False),
+    sa.Column("id", sa.Text, nullable=False),
+    sa.Column("creator", sa.Text, nullable=False),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("queue", sa.Text, nullable=False),
+    sa.Column("priority", sa.SmallInteger, nullable=False),
+    sa.Column("target", sa.Text, nullable=False),
+    sa.Column("project", sa.Text, nullable=False),
+    sa.Column("instance", sa.Text, nullable=False),
+    sa.Column("lane", sa.Text, nullable=False),  # the instance for limits; empty: none
+    sa.Column("place", sa.LargeBinary),  # digest of the destination's key: PostgreSQL indexes no 4 KiB and knows no NUL
+    sa.Column("expires_at", sa.Double, nullable=False),
+    # The status.
+    sa.Column("revision", sa.BigInteger, nullable=False),
+    sa.Column("state", sa.SmallInteger, nullable=False),
+    sa.Column("head", sa.Boolean, nullable=False),
+    sa.Column("wait_reason", sa.SmallInteger, nullable=False),
+    sa.Column("due_at", sa.Double),
+    sa.Column("attempt", sa.Integer, nullable=False),
+    sa.Column("tries", sa.Integer, nullable=False),
+    sa.Column("crashes", sa.Integer, nullable=False),
+    sa.Column("solo_crashes", sa.Integer, nullable=False),
+    sa.Column("alone", sa.Boolean, nullable=False),
+    sa.Column("session_id", sa.Text),
+    sa.Column("worker", sa.Text, nullable=False),
+    sa.Column("started_at", sa.Double),
+    sa.Column("deadline_ticks", sa.Double),
+    sa.Column("commit_grant", sa.Text),  # JSON
+    sa.Column("cancel_requested", sa.Boolean, nullable=False),
+    sa.Column("cancel_reason", sa.Text, nullable=False),
+    sa.Column("error", sa.Text),  # JSON
+    sa.Column("result_type", sa.Text),
+    sa.Column("result", sa.LargeBinary),
+    sa.Column("method", sa.SmallInteger, nullable=False),
+    sa.Column("updated_at", sa.Double, nullable=False),
+    sa.Column("finished_at", sa.Double),
+    sa.Column("retryable_until", sa.Double),
+    # Where it stands for claims; no part of the status.
+    sa.Column("ready", sa.Boolean, nullable=False),  # its lane has room for it
+    sa.Column("paused", sa.Boolean, nullable=False),  # its queue was paused when it was QUEUED
+    sa.CheckConstraint(f"state BETWEEN {State.BLOCKED.value} AND {State.EXPIRED.value}", name="state"),
+    sa.CheckConstraint("revision >= 1", name="revision"),
+    sa.CheckConstraint("attempt >= 0 AND tries >= 0 AND crashes >= 0 AND solo_crashes >= 0", name="counts"),
+    sa.CheckConstraint(f"(state >= {_FIRST_TERMINAL}) = (finished_at IS NOT NULL)", name="finished"),
+    sa.CheckConstraint(
+        f"(state BETWEEN {State.FAILED.value} AND {State.EXPIRED.value}) = (retryable_until IS NOT NULL)",
+        name="retryable",
+    ),
+    sa.CheckConstraint(f"state NOT IN {_in(*_HELD)} OR session_id IS NOT NULL", name="held"),
+    sa.CheckConstraint(f"session_id IS NULL OR state IN {_in(*_HELD, State.SETTLING)}", name="holder"),
+    sa.CheckConstraint("session_id IS NULL OR (session_id <> '' AND attempt >= 1)", name="holder_attempt"),
+    sa.CheckConstraint("(session_id IS NULL) = (deadline_ticks IS NULL)", name="deadline"),
+    sa.CheckConstraint(
+        f"(state IN {_in(State.COMMITTING, State.SETTLING)}) = (commit_grant IS NOT NULL)", name="granted"
+    ),
+    sa.CheckConstraint(
+        f"CASE WHEN state >= {_FIRST_TERMINAL} OR state = {State.BLOCKED.value} THEN NOT head "
+        f"WHEN state = {State.SCHEDULED.value} THEN TRUE ELSE head END",
+        name="head",
+    ),
+    sa.CheckConstraint(f"place IS NOT NULL OR head OR state >= {_FIRST_TERMINAL}", name="headless"),
+    sa.CheckConstraint(f"state <> {State.CANCELLING.value} OR cancel_requested", name="cancelling"),
+    sa.CheckConstraint(f"NOT ready OR (state = {State.QUEUED.value} AND NOT paused)", name="ready"),
+)
+
+STATE: Final = {state: sa.literal_column(str(state.value)) for state in State}
+
+# Conditions of partial indexes.
+is_live: Final = tasks.c.state < sa.literal_column(str(_FIRST_TERMINAL))
+is_waiting: Final = tasks.c.state <= STATE[State.QUEUED]
+is_head: Final = tasks.c.head.is_(sa.true())
+is_ready: Final = tasks.c.ready.is_(sa.true())
+is_queued: Final = tasks.c.state == STATE[State.QUEUED]
+is_offered: Final = sa.and_(is_queued, tasks.c.paused.is_(sa.false()))
+is_delivered: Final = tasks.c.state == STATE[State.SUCCEEDED]
+is_timed: Final = sa.and_(tasks.c.state == STATE[State.SCHEDULED], tasks.c.due_at.is_not(None))
+is_parked: Final = sa.and_(tasks.c.state == STATE[State.SCHEDULED], tasks.c.due_at.is_(None))
+is_unsettled: Final = sa.and_(tasks.c.state == STATE[State.SETTLING], tasks.c.session_id.is_(None))
+
+
+def _index(name: str, *columns: sa.ColumnElement[object], where: sa.ColumnElement[bool], unique: bool = False) -> None:
+    sa.Index(name, *columns, unique=unique, sqlite_where=where, postgresql_where=where)
+
+
+_index("tasks_head", tasks.c.place, where=sa.and_(is_head, tasks.c.place.is_not(None)), unique=True)
+_index("tasks_order", tasks.c.place, tasks.c.seq, where=sa.and_(is_live, tasks.c.place.is_not(None)))
+_index("tasks_delivered", tasks.c.place, tasks.c.seq, where=sa.and_(is_delivered, tasks.c.place.is_not(None)))
+_index("tasks_lane", tasks.c.lane, tasks.c.priority.desc(), tasks.c.seq, where=is_offered)
+_index("tasks_lane_ready", tasks.c.lane, where=is_ready)
+_index("tasks_ready", tasks.c.target, tasks.c.kind, tasks.c.alone, tasks.c.priority.desc(), tasks.c.seq, where=is_ready)
+_index("tasks_due", tasks.c.due_at, where=is_timed)
+_index("tasks_expiry", tasks.c.expires_at, where=is_waiting)
+_index("tasks_deadline", tasks.c.deadline_ticks, where=tasks.c.deadline_ticks.is_not(None))
+_index("tasks_session", tasks.c.session_id, where=tasks.c.session_id.is_not(None))
+_index("tasks_unsettled", tasks.c.target, tasks.c.kind, tasks.c.due_at, where=is_unsettled)
+_index("tasks_parked", tasks.c.target, tasks.c.project, tasks.c.instance, where=is_parked)
+_index("tasks_queue", tasks.c.queue, tasks.c.seq, where=is_live)
+sa.Index("tasks_creator", tasks.c.creator, tasks.c.seq)
+sa.Index("tasks_target", tasks.c.target, tasks.c.instance, tasks.c.seq)
+
+
+def _task_key() -> sa.Column[int]:
+    return sa.Column("seq", _Seq, sa.ForeignKey("tasks.seq", ondelete="CASCADE"), nullable=False)
+
+
+orders: Final = sa.Table(
+    "orders",
+    metadata,
+    # The rest of the submission: apart, because a task's row is written anew at each change.
+    sa.Column("seq", _Seq, sa.ForeignKey("tasks.seq", ondelete="CASCADE"), primary_key=True, autoincrement=False),
+    sa.Column("request_id", sa.Text, nullable=False),
+    sa.Column("labels", sa.Text, nullable=False),  # JSON; searched in `labels`
+    sa.Column("work", sa.Text, nullable=False),  # JSON
+    sa.Column("arguments_type", sa.Text),
+    sa.Column("arguments", sa.LargeBinary),
+    sa.Column("payload_id", sa.Text),
+    sa.Column("payload_size", sa.BigInteger),
+    sa.Column("payload_crc32c", sa.BigInteger),
+    sa.Column("payload_sha256", sa.LargeBinary),
+    sa.Column("run_timeout", sa.Double, nullable=False),
+    sa.Column("stall_timeout", sa.Double),
+    sa.Column("attempt_limit", sa.Integer, nullable=False),
+    sa.Column("created_at", sa.Double, nullable=False),
+    sa.Column("retry_of", sa.Text, nullable=False),
+    sa.CheckConstraint("(payload_id IS NULL) = (payload_size IS NULL)", name="payload"),
+)
+sa.Index(
+    "orders_payload",
+    orders.c.payload_id,
+    sqlite_where=orders.c.payload_id.is_not(None),
+    postgresql_where=orders.c.payload_id.is_not(None),
+)
+
+labels: Final = sa.Table(
+    "labels",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("value", sa.Text, primary_key=True),
+    sa.Column("seq", _Seq, sa.ForeignKey("tasks.seq", ondelete="CASCADE"), primary_key=True, autoincrement=False),
+    sqlite_with_rowid=False,
+)
+sa.Index("labels_task", labels.c.seq)
+
+events: Final = sa.Table(
+    "events",
+    metadata,
+    sa.Column("seq", _Seq, sa.ForeignKey("tasks.seq", ondelete="CASCADE"), primary_key=True, autoincrement=False),
+    sa.Column("revision", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("status", sa.Text, nullable=False),  # JSON
+    sqlite_with_rowid=False,
+)
+
+attempts: Final = sa.Table(
+    "attempts",
+    metadata,
+    sa.Column("seq", _Seq, sa.ForeignKey("tasks.seq", ondelete="CASCADE"), primary_key=True, autoincrement=False),
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("worker", sa.Text, nullable=False),
+    sa.Column("session_id", sa.Text, nullable=False),
+    sa.Column("started_at", sa.Double, nullable=False),
+    sa.Column("settling", sa.Boolean, nullable=False),
+    sa.Column("alone", sa.Boolean, nullable=False),
+    sa.Column("granted_at", sa.Double),
+    sa.Column("ended_at", sa.Double),
+    sa.Column("ending", sa.Text),
+    sa.Column("error", sa.Text),  # JSON
+    sa.CheckConstraint("number >= 1", name="number"),
+    sa.CheckConstraint("(ended_at IS NULL) = (ending IS NULL)", name="ended"),
+    sqlite_with_rowid=False,
+)
+
+requests: Final = sa.Table(
+    "requests",
+    metadata,
+    sa.Column("request_id", sa.Text, primary_key=True),
+    sa.Column("principal", sa.Text, primary_key=True),
+    sa.Column("fingerprint", sa.Text, nullable=False),
+    sa.Column("upload_id", sa.Text),  # of requests that came with bytes
+    # Its tasks are numbered without gaps: made in one transaction, in the order of the request.
+    sa.Column("first_seq", sa.BigInteger),
+    sa.Column("count", sa.Integer, nullable=False),
+    sa.Column("live", sa.Integer, nullable=False),
+    sa.Column("ended_at", sa.Double),  # when the newest of the ended tasks ended
+    sa.CheckConstraint("live >= 0 AND live <= count", name="live"),
+    sa.CheckConstraint("(first_seq IS NULL) = (count = 0)", name="tasks"),
+    sqlite_with_rowid=False,
+)
+sa.Index(
+    "requests_ended",
+    requests.c.ended_at,
+    sqlite_where=sa.and_(requests.c.live == sa.literal_column("0"), requests.c.ended_at.is_not(None)),
+    postgresql_where=sa.and_(requests.c.live == sa.literal_column("0"), requests.c.ended_at.is_not(None)),
+)
+is_over: Final = sa.and_(requests.c.live == sa.literal_column("0"), requests.c.ended_at.is_not(None))
+
+uploads: Final = sa.Table(
+    "uploads",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("principal", sa.Text, nullable=False),
+    sa.Column("request_id", sa.Text, nullable=False),
+    sa.Column("fingerprint", sa.Text, nullable=False),
+    sa.Column("state", sa.SmallInteger, nullable=False),
+    sa.Column("queue", sa.Text, nullable=False),
+    sa.Column("promised", sa.Integer, nullable=False),  # places in the queue
+    sa.Column("offset", sa.BigInteger, nullable=False),
+    sa.Column("crc32c", sa.BigInteger, nullable=False),
+    sa.Column("size", sa.BigInteger),
+    sa.Column("sha256", sa.LargeBinary, nullable=False),
+    sa.Column("reserved", sa.BigInteger, nullable=False),
+    sa.Column("connection", sa.BigInteger, nullable=False),
+    sa.Column("touched_at", sa.Double, nullable=False),
+    sa.Column("payload_id", sa.Text),
+    sa.Column("payload_size", sa.BigInteger),
+    sa.Column("payload_crc32c", sa.BigInteger),
+    sa.Column("payload_sha256", sa.LargeBinary),
+    sa.CheckConstraint("state BETWEEN 1 AND 3", name="state"),
+    sa.CheckConstraint('"offset" >= 0 AND reserved >= 0 AND promised >= 0', name="counts"),
+    sa.CheckConstraint(f"(state = {UploadState.COMPLETE.value}) = (payload_id IS NOT NULL)", name="payload"),
+)
+is_open: Final = uploads.c.state == sa.literal_column(str(UploadState.OPEN.value))
+is_abandoned: Final = uploads.c.state == sa.literal_column(str(UploadState.ABANDONED.value))
+_kept: Final = uploads.c.state != sa.literal_column(str(UploadState.ABANDONED.value))
+sa.Index(
+    "uploads_request",
+    uploads.c.request_id,
+    uploads.c.principal,
+    unique=True,
+    sqlite_where=_kept,
+    postgresql_where=_kept,
+)
+sa.Index("uploads_idle", uploads.c.touched_at, sqlite_where=is_open, postgresql_where=is_open)
+sa.Index("uploads_abandoned", uploads.c.id, sqlite_where=is_abandoned, postgresql_where=is_abandoned)
+
+payloads: Final = sa.Table(
+    "payloads",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("size", sa.BigInteger, nullable=False),
+    sa.Column("crc32c", sa.BigInteger, nullable=False),
+    sa.Column("sha256", sa.LargeBinary, nullable=False),
+    sa.Column("live", sa.Integer, nullable=False),  # live tasks that need it
+    sa.Column("keep_until", sa.Double, nullable=False),  # for retries
+    sa.Column("doomed", sa.Boolean, nullable=False),
+    sa.CheckConstraint("size >= 0", name="size"),
+    sa.CheckConstraint("live >= 0 AND (NOT doomed OR live = 0)", name="live"),
+)
+is_idle: Final = sa.and_(payloads.c.live == sa.literal_column("0"), payloads.c.doomed.is_(sa.false()))
+is_doomed: Final = payloads.c.doomed.is_(sa.true())
+sa.Index("payloads_idle", payloads.c.keep_until, sqlite_where=is_idle, postgresql_where=is_idle)
+sa.Index("payloads_doomed", payloads.c.id, sqlite_where=is_doomed, postgresql_where=is_doomed)
+
+inline_payloads: Final = sa.Table(
+    "inline_payloads",
+    metadata,
+    sa.Column("payload_id", sa.Text, sa.ForeignKey("payloads.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("content", sa.LargeBinary, nullable=False),
+)
+
+sessions: Final = sa.Table(
+    "sessions",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("worker", sa.Text, nullable=False),
+    sa.Column("principal", sa.Text, nullable=False),
+    sa.Column("epoch", sa.BigInteger, nullable=False),
+    sa.Column("targets", sa.Text, nullable=False),  # JSON
+    sa.Column("kinds", sa.Text, nullable=False),  # JSON
+    sa.Column("version", sa.Text, nullable=False),
+    sa.Column("started_at", sa.Double, nullable=False),
+    sa.Column("lease_ticks", sa.Double, nullable=False),
+    sa.Column("connected", sa.Boolean, nullable=False),
+    sa.Column("draining", sa.Boolean, nullable=False),
+    # An ended session stays a while: its epochs must not be counted from 1 again if its process comes back.
+    sa.Column("ended_at", sa.Double),
+    sa.CheckConstraint("epoch >= 1", name="epoch"),
+    sa.CheckConstraint("ended_at IS NULL OR NOT connected", name="ended"),
+)
+is_alive: Final = sessions.c.ended_at.is_(None)
+sa.Index("sessions_lease", sessions.c.lease_ticks, sqlite_where=is_alive, postgresql_where=is_alive)
+
+targets: Final = sa.Table(
+    "targets",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("identity", sa.Text, nullable=False),
+)
+
+queues: Final = sa.Table(
+    "queues",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("paused", sa.Boolean, nullable=False),
+)
+
+debts: Final = sa.Table(
+    "debts",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("target", sa.Text, nullable=False),
+    sa.Column("project", sa.Text, nullable=False),
+    sa.Column("instance", sa.Text, nullable=False),
+    sa.Column("path", sa.Text, nullable=False),
+    sa.Column("task_id", sa.Text, nullable=False),
+    sa.Column("attempt", sa.Integer, nullable=False),
+    sa.Column("temp", sa.Text, nullable=False),
+    sa.Column("due_at", sa.Double, nullable=False),
+    sa.Column("asked", sa.Integer, nullable=False),  # times it was paid already
+)
+sa.Index("debts_due", debts.c.target, debts.c.due_at)
+
+counters: Final = sa.Table(
+    "counters",
+    metadata,
+    sa.Column("scope", sa.Text, primary_key=True),
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("value", sa.BigInteger, nullable=False),
+    sa.CheckConstraint("value >= 0", name="value"),
+    sqlite_with_rowid=False,
+)
+
+sequence: Final = sa.Table(
+    "sequence",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("value", sa.BigInteger, nullable=False),
+)
+"""`tasks`: the last `seq` that was given away. `probe`: written to learn whether writing works."""

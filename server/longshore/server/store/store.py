@@ -1,0 +1,123 @@
+"""The store: the writer for commands, the readers for queries, one face for both."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, TypeVar
+
+from longshore.server.model.clock import Clock
+from longshore.server.model.states import Policy
+from longshore.server.model.task import Attempt, Debt, Destination, Payload, Session, Task, Upload
+from longshore.server.store import queries
+from longshore.server.store.commands import Command
+from longshore.server.store.dialect import Dialect
+from longshore.server.store.limits import LaneLimits
+from longshore.server.store.link import Link
+from longshore.server.store.migrate import migrate
+from longshore.server.store.protocol import Changes, Figures, TaskFilter
+from longshore.server.store.readers import Readers
+from longshore.server.store.unit import UnitOfWork
+from longshore.server.store.verify import discrepancies
+from longshore.server.store.writer import Writer
+
+R = TypeVar("R")
+
+READERS: Final = 2
+"""Threads for reads. More do not help: Python code runs one at a time."""
+
+
+class SQLStore:
+    """`store.protocol.Store` on any database that has a `Dialect`. See there for what each method promises."""
+
+    def __init__(self, *, dialect: Dialect, clock: Clock, policy: Policy, limits: LaneLimits) -> None:
+        self._dialect = dialect
+        self._clock = clock
+        self._listeners: list[Callable[[Changes], None]] = []
+        self._readers = Readers(connect=lambda: Link(dialect), threads=READERS)
+        self._writer = Writer(
+            connect=lambda: Link(dialect),
+            make_unit=lambda link: UnitOfWork(link=link, clock=clock, policy=policy, limits=limits),
+            clock=clock,
+            deliver=self._deliver,
+        )
+
+    async def open(self) -> None:
+        await asyncio.to_thread(migrate, self._dialect.engine)
+        self._writer.start(asyncio.get_running_loop())
+
+    async def close(self) -> None:
+        await self._writer.close()
+        await self._readers.close()
+        await asyncio.to_thread(self._dialect.engine.dispose)
+
+    async def run(self, command: Command[R]) -> R:
+        result: R = await self._writer.submit(command)
+        return result
+
+    def subscribe(self, listener: Callable[[Changes], None]) -> Callable[[], None]:
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
+
+    def _deliver(self, changes: Changes) -> None:
+        if changes.tasks or changes.claimable or changes.debts or changes.sessions_ended:
+            for listener in tuple(self._listeners):
+                listener(changes)
+
+    @property
+    def writable_since(self) -> float | None:
+        return self._writer.writable_since
+
+    # Reads --------------------------------------------------------------------------------------------------------
+
+    async def task(self, task_id: str, *, creator: str | None = None) -> Task | None:
+        return await self._readers.read(queries.task, task_id, creator)
+
+    async def tasks_of_payload(self, payload_id: str) -> Sequence[Task]:
+        return await self._readers.read(queries.tasks_of_payload, payload_id)
+
+    async def list_tasks(self, where: TaskFilter, *, before: int | None, limit: int) -> Sequence[Task]:
+        return await self._readers.read(queries.list_tasks, where, before, limit)
+
+    async def blocking(self, destinations: Sequence[Destination]) -> Mapping[str, str]:
+        return await self._readers.read(queries.blocking, destinations)
+
+    async def attempts(self, task_id: str, *, last: int | None = None) -> Sequence[Attempt]:
+        return await self._readers.read(queries.attempts_of_task, task_id, last)
+
+    async def attempts_of(self, task_ids: Sequence[str], *, last: int) -> Mapping[str, Sequence[Attempt]]:
+        return await self._readers.read(queries.attempts_of, task_ids, last)
+
+    async def history(self, task_id: str, *, after: int, limit: int = 500) -> Sequence[Task]:
+        return await self._readers.read(queries.history, task_id, after, limit)
+
+    async def upload(self, principal: str, request_id: str) -> Upload | None:
+        return await self._readers.read(queries.upload, principal, request_id)
+
+    async def payload(self, payload_id: str) -> Payload | None:
+        return await self._readers.read(queries.payload, payload_id)
+
+    async def inline_payload(self, payload_id: str) -> bytes | None:
+        return await self._readers.read(queries.inline_payload, payload_id)
+
+    async def sessions(self) -> Sequence[Session]:
+        return await self._readers.read(queries.all_sessions)
+
+    async def session(self, session_id: str) -> Session | None:
+        return await self._readers.read(queries.session, session_id)
+
+    async def parked(self, target: str) -> Sequence[Destination]:
+        return await self._readers.read(queries.parked, target)
+
+    async def debts(self, targets: Sequence[str], *, limit: int = 100) -> Sequence[Debt]:
+        return await self._readers.read(queries.due_debts, targets, limit, self._clock.now())
+
+    async def figures(self) -> Figures:
+        return await self._readers.read(queries.figures)
+
+    async def known_files(self, ids: Sequence[str]) -> frozenset[str]:
+        return await self._readers.read(queries.known_files, ids)
+
+    async def verify_counters(self) -> Sequence[str]:
+        """Recount everything; answers where the stored sums differ, in words. For tests and for the doubtful."""
+        return await self._readers.read(discrepancies)

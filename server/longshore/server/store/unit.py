@@ -1,0 +1,452 @@
+"""The unit of work: everything that one transaction has loaded, decided and will write.
+
+Commands change tasks in memory, through `states.decide` and nothing else; `flush` writes what changed with one statement
+for each kind of row. Rows are written on condition of the revision that was read, so that a writer that should not be
+there cannot be overwritten.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from longshore.server.model.clock import Clock
+from longshore.server.model.states import Circumstances, Claimed, Decision, Event, GrantAsked, Policy, Verdict, decide
+from longshore.server.model.task import FilePush, Status, Submission, Task
+from longshore.server.model.values import State
+from longshore.server.store import codec
+from longshore.server.store.counters import Key, Ledger, task_counts
+from longshore.server.store.errors import BatchConflict
+from longshore.server.store.ids import seq_of
+from longshore.server.store.limits import LaneLimits
+from longshore.server.store.link import Among, Link, Statement, statement
+from longshore.server.store.protocol import Changes, TaskChange
+from longshore.server.store.rows import (
+    STATUS_COLUMNS,
+    lane_of,
+    order_values,
+    place_of,
+    status_values,
+    task_columns,
+    task_of,
+    task_values,
+)
+from longshore.server.store.schema import (
+    attempts,
+    debts,
+    events,
+    is_live,
+    labels,
+    orders,
+    payloads,
+    queues,
+    requests,
+    sequence,
+    tasks,
+)
+
+_LOAD: Final = Among(
+    lambda keys: (
+        sa.select(*task_columns())
+        .join_from(tasks, orders, tasks.c.seq == orders.c.seq)
+        .where(tasks.c.seq.in_(keys))
+        .order_by(tasks.c.seq)
+    ),
+    lock=True,
+)
+_OCCUPIED: Final = statement(
+    sa.select(sa.literal_column("1")).where(tasks.c.place == sa.bindparam("place"), is_live).limit(1)
+)
+_PAUSED: Final = statement(sa.select(queues.c.name).where(queues.c.paused.is_(sa.true())))
+_LAST_SEQ: Final = Statement(
+    lambda dialect: dialect.for_update(sa.select(sequence.c.value).where(sequence.c.name == "tasks"))
+)
+_SET_LAST_SEQ: Final = statement(sequence.update().where(sequence.c.name == "tasks").values(value=sa.bindparam("last")))
+_INSERT_TASK: Final = statement(tasks.insert())
+_INSERT_ORDER: Final = statement(orders.insert())
+_INSERT_LABEL: Final = statement(labels.insert())
+_INSERT_EVENT: Final = statement(events.insert())
+_INSERT_ATTEMPT: Final = statement(
+    attempts.insert().values(
+        {
+            name: sa.bindparam(name)
+            for name in ("seq", "number", "worker", "session_id", "started_at", "settling", "alone")
+        }
+    )
+)
+_GRANT_ATTEMPT: Final = statement(
+    attempts.update()
+    .where(attempts.c.seq == sa.bindparam("task"), attempts.c.number == sa.bindparam("attempt"))
+    .values(granted_at=sa.bindparam("at"))
+)
+_END_ATTEMPT: Final = statement(
+    attempts.update()
+    .where(attempts.c.seq == sa.bindparam("task"), attempts.c.number == sa.bindparam("attempt"))
+    .values(ended_at=sa.bindparam("at"), ending=sa.bindparam("how"), error=sa.bindparam("why"))
+)
+_INSERT_DEBT: Final = Statement(lambda dialect: dialect.insert_missing(debts))
+_UPDATE_TASK: Final = statement(
+    tasks.update()
+    .where(tasks.c.seq == sa.bindparam("of_seq"), tasks.c.revision == sa.bindparam("of_revision"))
+    .values(
+        {column.name: sa.bindparam(column.name) for column in STATUS_COLUMNS}
+        | {name: sa.bindparam(name) for name in ("ready", "paused")}
+    )
+)
+_REQUEST_ENDED: Final = statement(
+    requests.update()
+    .where(requests.c.request_id == sa.bindparam("of_request"), requests.c.principal == sa.bindparam("by"))
+    .values(live=requests.c.live - sa.bindparam("ended"), ended_at=sa.bindparam("at"))
+)
+_PAYLOAD_USE: Final = statement(
+    payloads.update()
+    .where(payloads.c.id == sa.bindparam("of_id"))
+    .values(
+        live=payloads.c.live + sa.bindparam("more"),
+        keep_until=sa.case(
+            (payloads.c.keep_until < sa.bindparam("until"), sa.bindparam("until")), else_=payloads.c.keep_until
+        ),
+    )
+)
+
+
+class Entry:
+    """A task in the working set. `stored` is the revision in the database; None: not there yet."""
+
+    __slots__ = ("changed", "order", "status", "stored")
+
+    def __init__(self, order: Submission, status: Status, stored: int | None) -> None:
+        self.order = order
+        self.status = status
+        self.stored = stored
+        self.changed = stored is None
+
+    @property
+    def task(self) -> Task:
+        return Task(self.order, self.status)
+
+
+class UnitOfWork:
+    """One transaction's working set. Time is read once, at its start."""
+
+    def __init__(self, *, link: Link, clock: Clock, policy: Policy, limits: LaneLimits) -> None:
+        self.link = link
+        self.clock = clock
+        self.policy = policy
+        self.limits = limits
+        self.now = clock.now()
+        self.ticks = clock.ticks()
+        self.ledger = Ledger(link)
+        self.places: set[bytes] = set()
+        """Destinations that a task has left."""
+        self.lanes: set[str] = set()
+        """Instances whose queue or room has changed."""
+        self.sessions_ended: list[str] = []
+        self.claimable = False
+        self.writes = 0
+        """Counts what has been changed: a command that raises must not have moved it."""
+        self._entries: dict[int, Entry] = {}
+        self._changes: list[TaskChange] = []
+        self._events: list[dict[str, Any]] = []
+        self._attempts: list[dict[str, Any]] = []
+        self._grants: list[dict[str, Any]] = []
+        self._endings: list[dict[str, Any]] = []
+        self._debts: list[dict[str, Any]] = []
+        self._requests_ended: dict[tuple[str, str], int] = {}
+        self._payload_uses: dict[str, list[float]] = {}
+        self._occupied: dict[bytes, bool] = {}
+        self._paused: frozenset[str] | None = None
+        self._last_seq: int | None = None
+        self._first_seq = 0
+        self._owes = False
+
+    # Reading ------------------------------------------------------------------------------------------------------
+
+    def load(self, seqs: Iterable[int]) -> list[Entry]:
+        """The entries of these tasks, in the order of acceptance; those that do not exist are left out."""
+        wanted = sorted(set(seqs))
+        missing = [seq for seq in wanted if seq not in self._entries]
+        for row in self.link.among(_LOAD, missing):
+            task = task_of(row)
+            self._entries[task.order.seq] = Entry(task.order, task.status, task.status.revision)
+        return [self._entries[seq] for seq in wanted if seq in self._entries]
+
+    def entry(self, task_id: str) -> Entry | None:
+        """The task of this id."""
+        seq = seq_of(task_id)
+        if seq is None:
+            return None
+        found = self._entries.get(seq)
+        if found is None:
+            loaded = self.load((seq,))
+            found = loaded[0] if loaded else None
+        return found if found is not None and found.order.id == task_id else None
+
+    def entries(self) -> Iterable[Entry]:
+        """The whole working set."""
+        return self._entries.values()
+
+    def occupied(self, place: bytes) -> bool:
+        """Whether a live task has the destination."""
+        known = self._occupied.get(place)
+        if known is None:
+            known = self._occupied[place] = self.link.row(_OCCUPIED, place=place) is not None
+        return known
+
+    @property
+    def paused(self) -> frozenset[str]:
+        """Queues of which nothing starts."""
+        if self._paused is None:
+            self._paused = frozenset(row[0] for row in self.link.rows(_PAUSED))
+        return self._paused
+
+    def forget_paused(self) -> None:
+        self._paused = None
+
+    # Deciding -----------------------------------------------------------------------------------------------------
+
+    def new_seq(self) -> int:
+        """The next in the order of acceptance."""
+        if self._last_seq is None:
+            row = self.link.row(_LAST_SEQ)
+            if row is None:
+                raise BatchConflict("the row of the sequence is gone")
+            self._last_seq = self._first_seq = row[0]
+        self._last_seq += 1
+        return self._last_seq
+
+    def random_bits(self) -> int:
+        """80 random bits."""
+        return int(self.clock.jitter() * (1 << 40)) << 40 | int(self.clock.jitter() * (1 << 40))
+
+    def add(self, order: Submission, status: Status) -> Entry:
+        """A new task."""
+        self.writes += 1
+        entry = self._entries[order.seq] = Entry(order, status, None)
+        if order.destination is not None:
+            self._occupied[place_of(order.destination)] = True
+        if status.state is State.QUEUED:
+            self._arrived(order)
+        self.ledger.exchange((), task_counts(order, status))
+        if order.payload is not None:
+            self._use_payload(order.payload.id, 1, 0.0)
+        self._record(entry, None)
+        return entry
+
+    def apply(self, entry: Entry, event: Event) -> Decision:
+        """What the event does to the task. The only place where a status changes."""
+        world = Circumstances(now=self.now, jitter=self.clock.jitter(), policy=self.policy)
+        decision = decide(entry.task, event, world)
+        if decision.verdict in (Verdict.UNCHANGED, Verdict.STALE):
+            return decision
+        self.writes += 1
+        before, after = entry.status, decision.status
+        order = entry.order
+        entry.status = after
+        entry.changed = True
+        self._note_attempts(order, event, decision)
+        self._note_debts(order, decision)
+        self.ledger.exchange(task_counts(order, before), task_counts(order, after))
+        self._note_room(order, before, after)
+        if after.state.terminal and not before.state.terminal:
+            self._ended(order, after)
+        if decision.verdict is Verdict.CHANGED:
+            self._record(entry, (before.session_id, before.attempt) if before.session_id else None)
+        return decision
+
+    def _note_attempts(self, order: Submission, event: Event, decision: Decision) -> None:
+        after = decision.status
+        if isinstance(event, Claimed):
+            self._attempts.append(
+                {
+                    "seq": order.seq,
+                    "number": after.attempt,
+                    "worker": event.worker,
+                    "session_id": event.session_id,
+                    "started_at": self.now,
+                    "settling": after.state is State.SETTLING,
+                    "alone": after.alone,
+                }
+            )
+        elif isinstance(event, GrantAsked):
+            self._grants.append({"task": order.seq, "attempt": after.attempt, "at": self.now})
+        for ending in decision.endings:
+            why = None if ending.error is None else codec.encode_failure(ending.error)
+            self._endings.append(
+                {
+                    "task": order.seq,
+                    "attempt": ending.attempt,
+                    "at": self.now,
+                    "how": ending.end.value,
+                    "why": why,
+                }
+            )
+
+    def _note_debts(self, order: Submission, decision: Decision) -> None:
+        if not decision.debts or not isinstance(order.work, FilePush):
+            return
+        place = order.work.destination
+        for attempt, temp in decision.debts:
+            self._owes = True
+            self._debts.append(
+                {
+                    "id": f"{order.id}-{attempt}",
+                    "target": place.target,
+                    "project": place.project,
+                    "instance": place.instance,
+                    "path": place.path,
+                    "task_id": order.id,
+                    "attempt": attempt,
+                    "temp": temp,
+                    "due_at": self.now,
+                    "asked": 0,
+                }
+            )
+
+    def _note_room(self, order: Submission, before: Status, after: Status) -> None:
+        if before.session_id and not after.session_id:
+            self.lanes.add(lane_of(order))
+            # Its target may have been full; whether it was is not worth a read.
+            self.claimable = True
+        if before.state is State.QUEUED and after.state is not State.RUNNING:
+            self.lanes.add(lane_of(order))
+        if after.state is State.QUEUED and before.state is not State.QUEUED:
+            self._arrived(order)
+        if after.state is State.SETTLING and not after.session_id:
+            self.claimable = True
+
+    def _arrived(self, order: Submission) -> None:
+        """It is QUEUED now."""
+        lane = lane_of(order)
+        self.lanes.add(lane)
+        if not lane:
+            self.claimable = True
+
+    def _ended(self, order: Submission, after: Status) -> None:
+        key = (order.request_id, order.creator)
+        self._requests_ended[key] = self._requests_ended.get(key, 0) + 1
+        if order.payload is not None:
+            self._use_payload(order.payload.id, -1, after.retryable_until or 0.0)
+        if order.destination is not None:
+            self.places.add(place_of(order.destination))
+
+    def _use_payload(self, payload_id: str, more: int, until: float) -> None:
+        use = self._payload_uses.setdefault(payload_id, [0, 0.0])
+        use[0] += more
+        use[1] = max(use[1], until)
+
+    def _record(self, entry: Entry, holder: tuple[str, int] | None) -> None:
+        status = entry.status
+        self._changes.append(TaskChange(entry.task, holder))
+        self._events.append(
+            {"seq": entry.order.seq, "revision": status.revision, "status": codec.encode_status(status)}
+        )
+
+    # Writing ------------------------------------------------------------------------------------------------------
+
+    def write(self, what: Statement, **parameters: Any) -> int:
+        """Change rows of other tables at once; answers how many."""
+        self.writes += 1
+        return self.link.run(what, **parameters)
+
+    def move(self, key: Key, by: int) -> None:
+        """Move a counter."""
+        self.writes += 1
+        self.ledger.move(key, by)
+
+    def flush(self) -> None:
+        """Write what has changed so far, counters excepted."""
+        new: list[Entry] = []
+        old: list[Entry] = []
+        for entry in self._entries.values():
+            if entry.changed:
+                (new if entry.stored is None else old).append(entry)
+        link = self.link
+        if old:
+            # First, because they may leave destinations that new ones take.
+            old.sort(key=lambda entry: entry.order.seq)
+            written = link.many(
+                _UPDATE_TASK,
+                [self._place_values(entry) | {"of_seq": entry.order.seq, "of_revision": entry.stored} for entry in old],
+            )
+            if written != len(old):
+                raise BatchConflict(f"{len(old) - written} of {len(old)} tasks changed meanwhile")
+        if new:
+            link.many(_INSERT_TASK, [task_values(entry.order) | self._place_values(entry) for entry in new])
+            link.many(_INSERT_ORDER, [order_values(entry.order) for entry in new])
+            link.many(
+                _INSERT_LABEL,
+                [
+                    {"name": name, "value": value, "seq": entry.order.seq}
+                    for entry in new
+                    for name, value in entry.order.labels.items()
+                ],
+            )
+        for entry in (*old, *new):
+            entry.stored = entry.status.revision
+            entry.changed = False
+        for what, rows in (
+            (_INSERT_EVENT, self._events),
+            (_INSERT_ATTEMPT, self._attempts),
+            (_GRANT_ATTEMPT, self._grants),
+            (_END_ATTEMPT, self._endings),
+            (_INSERT_DEBT, self._debts),
+        ):
+            if rows:
+                link.many(what, rows)
+                rows.clear()
+        self._flush_sums()
+
+    def finish(self) -> None:
+        """Write the rest, at the end."""
+        self.flush()
+        if self._last_seq is not None and self._last_seq != self._first_seq:
+            self.link.run(_SET_LAST_SEQ, last=self._last_seq)
+        self.ledger.flush()
+
+    def reread(self) -> None:
+        """Take over what a statement has changed behind the back of the working set, which is flushed."""
+        for row in self.link.among(_LOAD, sorted(self._entries)):
+            task = task_of(row)
+            self._entries[task.order.seq].status = task.status
+
+    def _flush_sums(self) -> None:
+        """Requests and payloads by what the tasks written with them mean for them."""
+        if self._requests_ended:
+            self.link.many(
+                _REQUEST_ENDED,
+                [
+                    {"of_request": request_id, "by": principal, "ended": ended, "at": self.now}
+                    for (request_id, principal), ended in sorted(self._requests_ended.items())
+                ],
+            )
+            self._requests_ended.clear()
+        if self._payload_uses:
+            self.link.many(
+                _PAYLOAD_USE,
+                [
+                    {"of_id": payload_id, "more": more, "until": until}
+                    for payload_id, (more, until) in sorted(self._payload_uses.items())
+                ],
+            )
+            self._payload_uses.clear()
+
+    def changes(self) -> Changes:
+        """What to tell the engine after the commit."""
+        return Changes(
+            tasks=tuple(self._changes),
+            claimable=self.claimable,
+            debts=self._owes,
+            sessions_ended=tuple(self.sessions_ended),
+        )
+
+    def _place_values(self, entry: Entry) -> dict[str, Any]:
+        """The status, and where it stands for claims: what has no lane is ready at once, the rest is promoted."""
+        values = status_values(entry.status)
+        queued = entry.status.state is State.QUEUED
+        paused = queued and entry.order.queue in self.paused
+        values["paused"] = paused
+        values["ready"] = queued and not paused and not lane_of(entry.order)
+        return values

@@ -1,0 +1,323 @@
+"""Commands of uploads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Final
+
+import sqlalchemy as sa
+
+from longshore.server.model.errors import CallerShare, SpoolFull, TooManyUploads, UploadTakenOver
+from longshore.server.model.task import Upload
+from longshore.server.model.values import UploadState
+from longshore.server.store.births import make_tasks
+from longshore.server.store.commands import (
+    AbandonIdleUploads,
+    Bounds,
+    Checkpoint,
+    FinishUpload,
+    ForgetUploads,
+    OpenUpload,
+    RejectUpload,
+)
+from longshore.server.store.counters import CREATOR_PROMISED, QUEUE_PROMISED, SPOOL, UPLOADS, UPLOADS_OF
+from longshore.server.store.link import Among, locking, statement
+from longshore.server.store.requests import (
+    check_room,
+    check_same,
+    drop_request,
+    fill_upload_request,
+    find_request,
+    record_upload_request,
+    tasks_of_request,
+)
+from longshore.server.store.rows import UPLOAD_COLUMNS, upload_of
+from longshore.server.store.schema import inline_payloads, is_abandoned, is_open, payloads, uploads
+from longshore.server.store.unit import UnitOfWork
+
+_FIND: Final = locking(sa.select(*UPLOAD_COLUMNS).where(uploads.c.id == sa.bindparam("upload_id")))
+_INSERT: Final = statement(
+    uploads.insert().values(
+        {
+            name: sa.bindparam(name)
+            for name in (
+                "id", "principal", "request_id", "fingerprint", "state", "queue", "promised", "offset", "crc32c", "size",
+                "sha256", "reserved", "connection", "touched_at",
+            )
+        }
+    )
+)  # fmt: skip
+_CONNECT: Final = statement(
+    uploads.update()
+    .where(uploads.c.id == sa.bindparam("of_id"))
+    .values(connection=sa.bindparam("number"), touched_at=sa.bindparam("at"))
+)
+_PROGRESS: Final = statement(
+    uploads.update()
+    .where(uploads.c.id == sa.bindparam("of_id"))
+    .values(
+        offset=sa.bindparam("to"),
+        crc32c=sa.bindparam("crc"),
+        reserved=sa.bindparam("room"),
+        touched_at=sa.bindparam("at"),
+    )
+)
+_COMPLETE: Final = statement(
+    uploads.update()
+    .where(uploads.c.id == sa.bindparam("of_id"))
+    .values(
+        state=UploadState.COMPLETE.value,
+        promised=0,
+        reserved=0,
+        offset=sa.bindparam("of_size"),
+        crc32c=sa.bindparam("crc"),
+        payload_id=sa.bindparam("payload"),
+        payload_size=sa.bindparam("of_size"),
+        payload_crc32c=sa.bindparam("crc"),
+        payload_sha256=sa.bindparam("digest"),
+        touched_at=sa.bindparam("at"),
+    )
+)
+_ABANDON: Final = statement(
+    uploads.update().where(uploads.c.id == sa.bindparam("of_id")).values(state=UploadState.ABANDONED.value, promised=0)
+)
+_IDLE: Final = locking(
+    sa.select(*UPLOAD_COLUMNS)
+    .where(is_open, uploads.c.touched_at <= sa.bindparam("before"))
+    .order_by(uploads.c.touched_at)
+    .limit(sa.bindparam("most"))
+)
+_ABANDONED: Final = statement(
+    sa.select(uploads.c.id).where(is_abandoned).order_by(uploads.c.id).limit(sa.bindparam("most"))
+)
+_FORGETTABLE: Final = Among(
+    lambda keys: (
+        sa.select(uploads.c.id, uploads.c.reserved).where(uploads.c.id.in_(keys), is_abandoned).order_by(uploads.c.id)
+    ),
+    lock=True,
+)
+_DELETE: Final = statement(uploads.delete().where(uploads.c.id == sa.bindparam("of_id")))
+_INSERT_PAYLOAD: Final = statement(
+    payloads.insert().values(
+        {name: sa.bindparam(name) for name in ("id", "size", "crc32c", "sha256", "live", "keep_until", "doomed")}
+    )
+)
+_INSERT_INLINE: Final = statement(inline_payloads.insert())
+
+Row = tuple[Upload, str, int]
+"""(upload, its queue, places promised there)"""
+
+
+def _find(unit: UnitOfWork, upload_id: str) -> Row | None:
+    row = unit.link.row(_FIND, upload_id=upload_id)
+    return None if row is None else (upload_of(row), row[-2], row[-1])
+
+
+def _writable(unit: UnitOfWork, upload_id: str, connection: int) -> Row:
+    """The upload, if this connection may write it. Raises UploadTakenOver."""
+    found = _find(unit, upload_id)
+    if found is None or found[0].state is not UploadState.OPEN or found[0].connection != connection:
+        raise UploadTakenOver(
+            "This connection may not write the upload any more: another one continues it, or it is over.",
+            upload_id=upload_id,
+        )
+    return found
+
+
+def _check_spool(unit: UnitOfWork, bounds: Bounds, more: int) -> None:
+    if bounds.spool_bytes is None or more <= 0:
+        return
+    kept = unit.ledger.value(SPOOL)
+    if kept + more > bounds.spool_bytes:
+        raise SpoolFull(
+            f"The spool holds {kept} of at most {bounds.spool_bytes} bytes and has no room for {more} more: "
+            "try later with the same id.",
+            subject="spool",
+        )
+
+
+def _check_uploads(unit: UnitOfWork, bounds: Bounds, principal: str) -> None:
+    if unit.ledger.value(UPLOADS) >= bounds.uploads:
+        raise TooManyUploads(
+            f"{bounds.uploads} uploads are open, and no more may be: try later with the same id.", subject="uploads"
+        )
+    if bounds.caller_uploads is not None and unit.ledger.value((UPLOADS_OF, principal)) >= bounds.caller_uploads:
+        raise CallerShare(
+            f"{principal!r} has {bounds.caller_uploads} uploads open, and no more may be: try later with the same id.",
+            subject=f"principal:{principal}",
+        )
+
+
+def open_upload(unit: UnitOfWork, command: OpenUpload) -> Callable[[], Upload]:
+    """See OpenUpload."""
+    request = find_request(unit, command.principal, command.request_id)
+    if request is None:
+        return _new_upload(unit, command)
+    check_same(request, command.fingerprint, request_id=command.request_id, upload=True)
+    found = _find(unit, request.upload_id or "")
+    if found is None:
+        # Cannot be: an upload given up takes its request along.
+        raise LookupError(f"the upload {request.upload_id!r} of a request is gone")
+    upload = found[0]
+    if upload.state is UploadState.COMPLETE:
+        return lambda: replace(upload, tasks=tasks_of_request(unit, request))
+    if command.connect:
+        upload = replace(upload, connection=upload.connection + 1, touched_at=unit.now)
+        unit.write(_CONNECT, of_id=upload.id, number=upload.connection, at=unit.now)
+    return lambda: upload
+
+
+def _new_upload(unit: UnitOfWork, command: OpenUpload) -> Callable[[], Upload]:
+    bounds = command.bounds
+    check_room(unit, bounds, queue=command.queue, principal=command.principal, tasks=command.tasks)
+    _check_uploads(unit, bounds, command.principal)
+    _check_spool(unit, bounds, command.reserve)
+    upload = Upload(
+        id=command.upload_id,
+        principal=command.principal,
+        request_id=command.request_id,
+        fingerprint=command.fingerprint,
+        state=UploadState.OPEN,
+        offset=0,
+        crc32c=0,
+        size=command.size,
+        sha256=command.sha256,
+        reserved=command.reserve,
+        connection=1 if command.connect else 0,
+        touched_at=unit.now,
+    )
+    record_upload_request(
+        unit,
+        principal=command.principal,
+        request_id=command.request_id,
+        fingerprint=command.fingerprint,
+        upload_id=upload.id,
+    )
+    unit.write(
+        _INSERT,
+        id=upload.id,
+        principal=upload.principal,
+        request_id=upload.request_id,
+        fingerprint=upload.fingerprint,
+        state=upload.state.value,
+        queue=command.queue,
+        promised=command.tasks,
+        offset=0,
+        crc32c=0,
+        size=upload.size,
+        sha256=upload.sha256,
+        reserved=upload.reserved,
+        connection=upload.connection,
+        touched_at=upload.touched_at,
+    )
+    _count_open(unit, upload, command.queue, command.tasks, 1)
+    unit.move(SPOOL, upload.reserved)
+    return lambda: upload
+
+
+def _count_open(unit: UnitOfWork, upload: Upload, queue: str, promised: int, sign: int) -> None:
+    """An open upload begins (1) or ends (-1) to count."""
+    unit.move(UPLOADS, sign)
+    unit.move((UPLOADS_OF, upload.principal), sign)
+    unit.move((QUEUE_PROMISED, queue), sign * promised)
+    unit.move((CREATOR_PROMISED, upload.principal), sign * promised)
+
+
+def checkpoint(unit: UnitOfWork, command: Checkpoint) -> Callable[[], Upload]:
+    """See Checkpoint."""
+    upload, _, _ = _writable(unit, command.upload_id, command.connection)
+    if command.offset is None:
+        upload = replace(upload, touched_at=unit.now)
+    else:
+        more = max(0, command.reserve - upload.reserved)
+        _check_spool(unit, command.bounds, more)
+        unit.move(SPOOL, more)
+        upload = replace(
+            upload,
+            offset=command.offset,
+            crc32c=command.crc32c,
+            reserved=upload.reserved + more,
+            touched_at=unit.now,
+        )
+    unit.write(
+        _PROGRESS, of_id=upload.id, to=upload.offset, crc=upload.crc32c, room=upload.reserved, at=upload.touched_at
+    )
+    return lambda: upload
+
+
+def finish_upload(unit: UnitOfWork, command: FinishUpload) -> Callable[[], Upload]:
+    """See FinishUpload."""
+    done = _find(unit, command.upload_id)
+    if done is not None and done[0].state is UploadState.COMPLETE:
+        upload = done[0]
+        request = find_request(unit, upload.principal, upload.request_id)
+        return lambda: replace(upload, tasks=() if request is None else tasks_of_request(unit, request))
+    upload, queue, promised = _writable(unit, command.upload_id, command.connection)
+    payload = command.payload
+    unit.write(
+        _INSERT_PAYLOAD,
+        id=payload.id,
+        size=payload.size,
+        crc32c=payload.crc32c,
+        sha256=payload.sha256,
+        live=0,
+        keep_until=0.0,
+        doomed=False,
+    )
+    if command.inline is not None:
+        unit.write(_INSERT_INLINE, payload_id=payload.id, content=command.inline)
+    unit.write(
+        _COMPLETE,
+        of_id=upload.id,
+        of_size=payload.size,
+        crc=payload.crc32c,
+        payload=payload.id,
+        digest=payload.sha256,
+        at=unit.now,
+    )
+    _count_open(unit, upload, queue, promised, -1)
+    unit.move(SPOOL, payload.size - upload.reserved)
+    made = make_tasks(unit, command.plans, creator=upload.principal, request_id=upload.request_id, payload=payload)
+    fill_upload_request(unit, principal=upload.principal, request_id=upload.request_id, made=made)
+    complete = replace(
+        upload,
+        state=UploadState.COMPLETE,
+        offset=payload.size,
+        crc32c=payload.crc32c,
+        reserved=0,
+        touched_at=unit.now,
+        payload=payload,
+    )
+    return lambda: replace(complete, tasks=tuple(entry.task for entry in made))
+
+
+def _abandon(unit: UnitOfWork, upload: Upload, queue: str, promised: int) -> None:
+    """Its places are free at once, its bytes when the file is gone."""
+    unit.write(_ABANDON, of_id=upload.id)
+    drop_request(unit, principal=upload.principal, request_id=upload.request_id)
+    _count_open(unit, upload, queue, promised, -1)
+
+
+def reject_upload(unit: UnitOfWork, command: RejectUpload) -> Callable[[], None]:
+    """See RejectUpload."""
+    found = _find(unit, command.upload_id)
+    if found is not None and found[0].state is UploadState.OPEN and found[0].connection == command.connection:
+        _abandon(unit, *found)
+    return lambda: None
+
+
+def abandon_idle_uploads(unit: UnitOfWork, command: AbandonIdleUploads) -> Callable[[], tuple[str, ...]]:
+    """See AbandonIdleUploads."""
+    for row in unit.link.rows(_IDLE, before=unit.now - command.idle, most=command.limit):
+        _abandon(unit, upload_of(row), row[-2], row[-1])
+    given_up = tuple(row[0] for row in unit.link.rows(_ABANDONED, most=command.limit))
+    return lambda: given_up
+
+
+def forget_uploads(unit: UnitOfWork, command: ForgetUploads) -> Callable[[], None]:
+    """See ForgetUploads."""
+    for upload_id, reserved in unit.link.among(_FORGETTABLE, sorted(set(command.upload_ids))):
+        unit.write(_DELETE, of_id=upload_id)
+        unit.move(SPOOL, -reserved)
+    return lambda: None

@@ -1,0 +1,288 @@
+"""The writer: one thread that commits waiting commands in groups.
+
+Commands wait in lanes and enter a transaction in the order of the lanes. What a commit answers is handed to the event loop
+in one call. A batch that fails for a command's own fault is bisected; one that fails because the database cannot be
+written answers StoreUnavailable to all, and the writer then tries by itself until writing works again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from longshore.server.model.clock import Clock
+from longshore.server.model.errors import LongshoreError, StoreOverloaded, StoreUnavailable
+from longshore.server.store.batch import Done, Outcome, execute
+from longshore.server.store.commands import Command, FinishUpload, Lane, SubmitTasks
+from longshore.server.store.link import Link, statement
+from longshore.server.store.protocol import Changes
+from longshore.server.store.schema import sequence
+from longshore.server.store.unit import UnitOfWork
+
+QUOTA: Final = {Lane.LEASE: 200, Lane.CONTROL: 500, Lane.SUBMIT: 500, Lane.MAINTENANCE: 10}
+"""Weight that one batch takes of each lane, so that none starves the next."""
+
+SUBMIT_COUNT: Final = 20_000
+SUBMIT_BYTES: Final = 64 << 20
+"""What may wait in the SUBMIT lane."""
+
+PROBE_BROKEN: Final = 1.0
+"""Seconds between tries while the database cannot be written."""
+
+PROBE_IDLE: Final = 5.0
+"""Seconds without a commit after which an idle writer makes sure that it still could."""
+
+STALL: Final = 5.0
+"""Ticks in one transaction after which the database counts as not writable: nobody's lease could be renewed meanwhile."""
+
+_PROBE: Final = statement(sequence.update().where(sequence.c.name == "probe").values(value=sequence.c.value + 1))
+
+
+def weight_of(command: Command[Any]) -> int:
+    """How much of a batch a command fills: the tasks it makes, or 1."""
+    if isinstance(command, (FinishUpload, SubmitTasks)):
+        return max(1, len(command.plans))
+    return 1
+
+
+def bytes_of(command: Command[Any]) -> int:
+    """About how much memory a waiting command holds."""
+    size = 1024
+    if isinstance(command, (FinishUpload, SubmitTasks)):
+        size += 1024 * len(command.plans)
+        for plan in command.plans:
+            arguments = getattr(plan.work, "arguments", None)
+            size += 0 if arguments is None else len(arguments.value)
+    if isinstance(command, FinishUpload) and command.inline is not None:
+        size += len(command.inline)
+    return size
+
+
+@dataclass(slots=True, eq=False)
+class _Waiting:
+    """A command and who waits for it."""
+
+    command: Command[Any]
+    future: asyncio.Future[Any]
+    bytes: int
+
+
+class Writer:
+    """Owns the writing connection. `submit` belongs to the loop's thread, `_work` and what it calls to the writer's.
+
+    `make_unit` begins the working set of a transaction; `deliver` is called on the loop with what each commit changed.
+    """
+
+    def __init__(
+        self,
+        *,
+        connect: Callable[[], Link],
+        make_unit: Callable[[Link], UnitOfWork],
+        clock: Clock,
+        deliver: Callable[[Changes], None],
+    ) -> None:
+        self._connect = connect
+        self._make_unit = make_unit
+        self._clock = clock
+        self._deliver = deliver
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = threading.Thread(target=self._work, name="longshore-writer", daemon=True)
+        self._wake = threading.Condition()
+        self._lanes: dict[Lane, deque[_Waiting]] = {lane: deque() for lane in Lane}
+        self._submit_bytes = 0
+        self._closing = False
+        self._link: Link | None = None
+        self._writable_since: float | None = None
+        self._busy_since: float | None = None
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._thread.start()
+
+    async def close(self) -> None:
+        """Commit what waits, then stop. Not to be cancelled: the thread ends in its own time."""
+        with self._wake:
+            self._closing = True
+            self._wake.notify()
+        if self._thread.is_alive():
+            await asyncio.to_thread(self._thread.join)
+
+    @property
+    def writable_since(self) -> float | None:
+        busy_since = self._busy_since
+        if busy_since is not None and self._clock.ticks() - busy_since > STALL:
+            return None
+        return self._writable_since
+
+    def submit(self, command: Command[Any]) -> asyncio.Future[Any]:
+        """Let a command wait. Raises StoreOverloaded, StoreUnavailable."""
+        if self._loop is None or self._closing:
+            raise StoreUnavailable("The store is closed.")
+        waiting = _Waiting(command, self._loop.create_future(), 0)
+        with self._wake:
+            if command.lane is Lane.SUBMIT:
+                waiting.bytes = bytes_of(command)
+                self._check_submit_room(waiting.bytes)
+                self._submit_bytes += waiting.bytes
+            self._lanes[command.lane].append(waiting)
+            self._wake.notify()
+        return waiting.future
+
+    def _check_submit_room(self, more: int) -> None:
+        count = len(self._lanes[Lane.SUBMIT])
+        if count >= SUBMIT_COUNT or (count and self._submit_bytes + more > SUBMIT_BYTES):
+            raise StoreOverloaded(
+                f"{count} commands wait to be committed, and no more may: try later with the same id.", subject="store"
+            )
+
+    # The writer's thread ------------------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        self._probe()
+        while True:
+            batch = self._take()
+            if batch is None:
+                break
+            if batch:
+                self._commit(batch)
+            else:
+                self._probe()
+        if self._link is not None:
+            self._link.close()
+            self._link = None
+
+    def _take(self) -> list[_Waiting] | None:
+        """The next batch; empty when it is time to probe, None when everything is done."""
+        with self._wake:
+            if not any(self._lanes.values()):
+                if self._closing:
+                    return None
+                self._wake.wait(PROBE_IDLE if self._writable_since is not None else PROBE_BROKEN)
+            batch: list[_Waiting] = []
+            for lane, quota in QUOTA.items():
+                waiting = self._lanes[lane]
+                room = quota
+                while waiting and room > 0:
+                    each = waiting.popleft()
+                    room -= weight_of(each.command)
+                    self._submit_bytes -= each.bytes
+                    batch.append(each)
+            return None if not batch and self._closing else batch
+
+    def _commit(self, batch: Sequence[_Waiting]) -> None:
+        """Carry out `batch`; where it fails for the fault of a command, carry out its halves."""
+        try:
+            outcomes, changes = self._transaction([each.command for each in batch])
+        except Exception as error:  # noqa: BLE001  whatever it is, those who wait must hear of it
+            if self._is_unavailable(error):
+                self._fail(batch, StoreUnavailable(f"The database cannot be written now ({error}): try again."))
+            elif len(batch) == 1:
+                name = type(batch[0].command).__name__
+                failure = StoreUnavailable(f"{name} could not be carried out, which is a defect: {error!r}")
+                failure.__cause__ = error
+                self._fail(batch, failure)
+            else:
+                middle = len(batch) // 2
+                self._commit(batch[:middle])
+                self._commit(batch[middle:])
+            return
+        self._hand_over(list(zip(batch, outcomes, strict=True)), changes)
+
+    def _transaction(self, commands: Sequence[Command[Any]]) -> tuple[list[Outcome], Changes]:
+        link = self._open_link()
+        began = self._busy_since = self._clock.ticks()
+        try:
+            link.begin()
+            unit = self._make_unit(link)
+            outcomes = execute(unit, commands)
+            link.commit()
+        except BaseException as error:
+            self._undo(link, error)
+            raise
+        finally:
+            self._busy_since = None
+        now = self._clock.ticks()
+        if self._writable_since is None or now - began > STALL:
+            self._writable_since = now
+        return outcomes, unit.changes()
+
+    def _probe(self) -> None:
+        """Write something, to learn whether writing works."""
+        try:
+            link = self._open_link()
+            began = self._busy_since = self._clock.ticks()
+            try:
+                link.begin()
+                link.run(_PROBE)
+                link.commit()
+            except BaseException as error:
+                self._undo(link, error)
+                raise
+            finally:
+                self._busy_since = None
+        except Exception:  # noqa: BLE001  the answer is `writable_since`; the next try comes by itself
+            self._writable_since = None
+            return
+        now = self._clock.ticks()
+        if self._writable_since is None or now - began > STALL:
+            self._writable_since = now
+
+    def _open_link(self) -> Link:
+        if self._link is None:
+            try:
+                self._link = self._connect()
+            except Exception:
+                self._writable_since = None
+                raise
+        return self._link
+
+    def _undo(self, link: Link, error: BaseException) -> None:
+        """Roll back. A connection that met trouble is not trusted any more."""
+        try:
+            link.rollback()
+        except Exception:  # noqa: BLE001  the connection is dropped below, which rolls back too
+            self._writable_since = None
+        if self._is_unavailable(error) or self._writable_since is None:
+            self._writable_since = None
+            self._link = None
+            link.close()
+
+    def _is_unavailable(self, error: BaseException) -> bool:
+        return self._link is None or self._link.dialect.is_unavailable(error)
+
+    # Back to the loop ---------------------------------------------------------------------------------------------
+
+    def _fail(self, batch: Sequence[_Waiting], error: LongshoreError) -> None:
+        self._call(self._resolve_failed, batch, error)
+
+    def _hand_over(self, outcomes: Sequence[tuple[_Waiting, Outcome]], changes: Changes) -> None:
+        self._call(self._resolve, outcomes, changes)
+
+    def _call(self, function: Callable[..., None], *arguments: Any) -> None:
+        loop = self._loop
+        if loop is None:
+            raise AssertionError("the writer works only once started")
+        try:
+            loop.call_soon_threadsafe(function, *arguments)
+        except RuntimeError:
+            # The loop is closed: nobody waits any more, and what was committed stays committed.
+            return
+
+    def _resolve(self, outcomes: Sequence[tuple[_Waiting, Outcome]], changes: Changes) -> None:
+        self._deliver(changes)
+        for waiting, outcome in outcomes:
+            if waiting.future.done():
+                continue
+            if isinstance(outcome, Done):
+                waiting.future.set_result(outcome.result)
+            else:
+                waiting.future.set_exception(outcome.error)
+
+    def _resolve_failed(self, batch: Sequence[_Waiting], error: LongshoreError) -> None:
+        for waiting in batch:
+            if not waiting.future.done():
+                waiting.future.set_exception(error)
