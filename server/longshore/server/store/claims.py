@@ -1,7 +1,7 @@
 """Claiming: which ready task goes to which session.
 
-The cost is bounded by the room that is offered, the targets and the kinds: claims read ready tasks only, through an index
-that begins with target and kind, and never more of them than could be taken.
+The cost is bounded by the room that is offered, the targets and the kinds: claims read ready tasks only, through an
+index that begins with target and kind, and never more of them than could be taken.
 """
 
 from __future__ import annotations

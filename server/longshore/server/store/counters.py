@@ -1,7 +1,7 @@
-"""Counters: sums over tasks, uploads and payloads that are too dear to recount, kept in the transaction that moves them.
+"""Counters: sums over tasks, uploads and payloads, too dear to recount, kept in the transaction that moves them.
 
-What a task counts for is a pure function of it (`task_counts`); a change of the task moves the counters by the difference,
-and a recount is the same function summed over all rows.
+What a task counts for is a pure function of it (`task_counts`); a change of the task moves the counters by the
+difference, and a recount is the same function summed over all rows.
 """
 
 from __future__ import annotations

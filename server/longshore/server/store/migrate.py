@@ -14,7 +14,7 @@ _MIGRATIONS: Final = Path(__file__).resolve().parent / "migrations"
 
 
 def migrate(engine: sa.Engine) -> None:
-    """Make or upgrade the schema, in one transaction. Raises SchemaMismatch where a newer Longshore wrote the database."""
+    """Make or upgrade the schema, in one transaction. Raises SchemaMismatch where a newer Longshore wrote it."""
     with engine.connect() as connection:
         if _revision(connection) == REVISION:
             return

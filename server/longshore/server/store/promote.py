@@ -1,7 +1,7 @@
 """What follows from the changes of a batch: whose turn it is at a destination, and who is ready in an instance's queue.
 
-A lane is one instance of one target. Only as many of its QUEUED tasks are `ready` as it has room, the best first; claims
-look at ready tasks alone, so that neither a long queue nor a saturated instance makes a claim dearer.
+A lane is one instance of one target. Only as many of its QUEUED tasks are `ready` as it has room, the best first;
+claims look at ready tasks alone, so that neither a long queue nor a saturated instance makes a claim dearer.
 """
 
 from __future__ import annotations

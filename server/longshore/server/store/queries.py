@@ -164,7 +164,7 @@ def list_tasks(link: Link, where: TaskFilter, before: int | None, limit: int) ->
 def inlined(query: sa.Select[Any]) -> Statement:
     """A statement for one use, with its IN lists written out."""
     return Statement(
-        lambda dialect: query,
+        lambda _: query,
         options={"render_postcompile": True},
     )
 
@@ -191,7 +191,7 @@ def _conditions(where: TaskFilter) -> list[sa.ColumnElement[bool]]:
     if where.created_before is not None:
         conditions.append(orders.c.created_at < where.created_before)
     if where.request_id:
-        made = sa.select(sa.literal_column("1")).where(
+        made: sa.Select[Any] = sa.select(sa.literal_column("1")).where(
             requests.c.request_id == where.request_id,
             requests.c.first_seq <= tasks.c.seq,
             tasks.c.seq < requests.c.first_seq + requests.c.count,
@@ -299,7 +299,8 @@ def figures(link: Link) -> Figures:
             QueueFigures(name, paused.get(name, False), live[name], None if oldest is None else oldest[0])
         )
     queued, running = by_scope.get(TARGET_QUEUED, {}), by_scope.get(TARGET_RUNNING, {})
-    waiting, owed = dict(link.rows(_PARKED_COUNTS)), dict(link.rows(_DEBT_COUNTS))
+    waiting: dict[str, int] = dict(link.rows(_PARKED_COUNTS))
+    owed: dict[str, int] = dict(link.rows(_DEBT_COUNTS))
     names = sorted((queued.keys() | running.keys() | waiting.keys() | owed.keys()) - {""})
     return Figures(
         queues=tuple(queue_figures),

@@ -1,4 +1,4 @@
-"""A few threads for reads, each with its own connection, so that a long list holds up neither the loop nor the writer."""
+"""A few threads for reads, each with its own connection: a long list holds up neither the loop nor the writer."""
 
 from __future__ import annotations
 

@@ -104,7 +104,7 @@ tasks: Final = sa.Table(
     sa.CheckConstraint(f"NOT ready OR (state = {State.QUEUED.value} AND NOT paused)", name="ready"),
 )
 
-STATE: Final = {state: sa.literal_column(str(state.value)) for state in State}
+STATE: Final[dict[State, sa.ColumnElement[int]]] = {state: sa.literal_column(str(state.value)) for state in State}
 
 # Conditions of partial indexes.
 is_live: Final = tasks.c.state < sa.literal_column(str(_FIRST_TERMINAL))

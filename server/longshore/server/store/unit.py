@@ -1,8 +1,8 @@
 """The unit of work: everything that one transaction has loaded, decided and will write.
 
-Commands change tasks in memory, through `states.decide` and nothing else; `flush` writes what changed with one statement
-for each kind of row. Rows are written on condition of the revision that was read, so that a writer that should not be
-there cannot be overwritten.
+Commands change tasks in memory, through `states.decide` and nothing else; `flush` writes what changed with one
+statement for each kind of row. Rows are written on condition of the revision that was read, so that a writer that
+should not be there cannot be overwritten.
 """
 
 from __future__ import annotations

@@ -42,8 +42,8 @@ _INSERT: Final = statement(
         {
             name: sa.bindparam(name)
             for name in (
-                "id", "principal", "request_id", "fingerprint", "state", "queue", "promised", "offset", "crc32c", "size",
-                "sha256", "reserved", "connection", "touched_at",
+                "id", "principal", "request_id", "fingerprint", "state", "queue", "promised", "offset", "crc32c",
+                "size", "sha256", "reserved", "connection", "touched_at",
             )
         }
     )

@@ -1,8 +1,8 @@
 """The writer: one thread that commits waiting commands in groups.
 
-Commands wait in lanes and enter a transaction in the order of the lanes. What a commit answers is handed to the event loop
-in one call. A batch that fails for a command's own fault is bisected; one that fails because the database cannot be
-written answers StoreUnavailable to all, and the writer then tries by itself until writing works again.
+Commands wait in lanes and enter a transaction in the order of the lanes. What a commit answers is handed to the event
+loop in one call. A batch that fails for a command's own fault is bisected; one that fails because the database cannot
+be written answers StoreUnavailable to all, and the writer then tries by itself until writing works again.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ PROBE_IDLE: Final = 5.0
 """Seconds without a commit after which an idle writer makes sure that it still could."""
 
 STALL: Final = 5.0
-"""Ticks in one transaction after which the database counts as not writable: nobody's lease could be renewed meanwhile."""
+"""Ticks in one transaction after which the database counts as not writable: no lease could be renewed meanwhile."""
 
 _PROBE: Final = statement(sequence.update().where(sequence.c.name == "probe").values(value=sequence.c.value + 1))
 
