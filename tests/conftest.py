@@ -9,8 +9,6 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-pytest_plugins = ("tests.support.lxd",)
-
 # Fixtures that several folders use.
 pytest_plugins = ["tests.support.lxd"]
 

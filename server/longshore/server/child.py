@@ -27,19 +27,20 @@ class WorkerChild:
         self._environment = environment
         self._clock = clock
         self._process: asyncio.subprocess.Process | None = None
-        self._stopping = False
+        self.stopping = False
+        """`stop` was called."""
 
     async def run(self) -> None:
         """Start it, and start it again whenever it ends. Cancelling this does not end the child: `stop` does."""
         failures = 0
-        while not self._stopping:
+        while not self.stopping:
             started = self._clock.ticks()
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "longshore.worker.main", *self._arguments, env=os.environ | self._environment
             )
             _log.info("worker_started", pid=self._process.pid)
             code = await self._process.wait()
-            if self._stopping:
+            if self.stopping:
                 return
             failures = 0 if self._clock.ticks() - started > _STABLE else failures + 1
             pause = min(_BACK_OFF_MOST, 0.5 * 2.0 ** min(failures, 10))
@@ -48,7 +49,7 @@ class WorkerChild:
 
     async def stop(self, grace: float) -> None:
         """SIGTERM, and after `grace` seconds SIGKILL."""
-        self._stopping = True
+        self.stopping = True
         process = self._process
         if process is None or process.returncode is not None:
             return

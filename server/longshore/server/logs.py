@@ -9,12 +9,13 @@ from typing import Literal
 import structlog
 
 LogFormat = Literal["auto", "json", "text"]
+LogLevel = Literal["debug", "info", "warning", "error"]
 
 
-def configure(*, style: LogFormat, level: str) -> None:
+def configure(*, style: LogFormat, level: LogLevel) -> None:
     """Send structlog and the standard library's logging to stderr, in one shape.
 
-    `level` is one of debug, info, warning, error. `auto` is text on a terminal, JSON elsewhere.
+    `auto` is text on a terminal, JSON elsewhere.
     """
     as_json = style == "json" or (style == "auto" and not sys.stderr.isatty())
     number = logging.getLevelNamesMapping()[level.upper()]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import ipaddress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 from urllib.parse import urlsplit
 
-from longshore.server.logs import LogFormat
+from longshore.server.logs import LogFormat, LogLevel
 
 MIB: Final = 1 << 20
 DAY: Final = 24 * 3600.0
@@ -61,7 +61,7 @@ class Settings:
     limits: Limits = field(default_factory=Limits)
     times: Times = field(default_factory=Times)
     log_format: LogFormat = "auto"
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_level: LogLevel = "info"
     tune_malloc: bool = True
     share_spool: bool = True
     """Tell workers on this machine where payloads lie, so that they need not download them."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import grpc.aio
 
@@ -22,7 +22,7 @@ from longshore.server.store.protocol import Figures, Store, TargetFigures
 from longshore.v1 import admin_service_pb2 as pb
 from longshore.v1 import admin_service_pb2_grpc as pb_grpc
 
-_Context = grpc.aio.ServicerContext[Any, Any]
+_Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ import hmac
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import grpc
 import grpc.aio
@@ -20,7 +20,9 @@ from longshore.server.model.errors import Unauthenticated
 
 OPEN_SERVICES: Final = ("/grpc.health.v1.Health/",)
 
-_Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any]]]
+# Strings: grpc's classes are generic for checkers only.
+_Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"
+_Continuation: TypeAlias = "Callable[[grpc.HandlerCallDetails], Awaitable[_Handler]]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,7 @@ class TokenInterceptor(grpc.aio.ServerInterceptor):
 
     async def intercept_service(
         self, continuation: _Continuation, handler_call_details: grpc.HandlerCallDetails
-    ) -> grpc.RpcMethodHandler[Any, Any]:
+    ) -> _Handler:
         if handler_call_details.method.startswith(OPEN_SERVICES):
             return await continuation(handler_call_details)
         if self._admits(handler_call_details.invocation_metadata):
@@ -76,24 +78,20 @@ def _digest(token: str) -> bytes:
     return hashlib.sha256(token.encode()).digest()
 
 
-def _refuse(handler: grpc.RpcMethodHandler[Any, Any] | None) -> grpc.RpcMethodHandler[Any, Any]:
+def _refuse(handler: _Handler) -> grpc.RpcMethodHandler[Any, Any]:
     """A handler of the same arity that answers UNAUTHENTICATED."""
     error = Unauthenticated(
         "No token, or a wrong one. Send `authorization: Bearer TOKEN` with the token from the file `token` in the "
         "server's data directory; the command line takes it from there or from --token-file."
     )
 
-    async def unary(_request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+    async def refused(_request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
         await abort(context, error)
-
-    async def stream(_request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
-        await abort(context, error)
-        yield None
 
     if handler is None or not (handler.request_streaming or handler.response_streaming):
-        return grpc.unary_unary_rpc_method_handler(unary)
+        return grpc.unary_unary_rpc_method_handler(refused)
     if handler.request_streaming and handler.response_streaming:
-        return grpc.stream_stream_rpc_method_handler(stream)
+        return grpc.stream_stream_rpc_method_handler(refused)
     if handler.request_streaming:
-        return grpc.stream_unary_rpc_method_handler(unary)
-    return grpc.unary_stream_rpc_method_handler(stream)
+        return grpc.stream_unary_rpc_method_handler(refused)
+    return grpc.unary_stream_rpc_method_handler(refused)

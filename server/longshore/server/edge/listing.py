@@ -92,11 +92,14 @@ def _before(token: str, fingerprint: str) -> int:
     try:
         padded = token + "=" * (-len(token) % 4)
         version, seq, made_for = json.loads(base64.urlsafe_b64decode(padded.encode("ascii")))
-        valid = version == _TOKEN_VERSION and isinstance(seq, int) and seq >= 0
     except (ValueError, TypeError, binascii.Error):
-        valid = False
-    if not valid:
-        raise InvalidField("page_token", "was not made by this server; begin again without it.")
+        raise _bad_token() from None
+    if version != _TOKEN_VERSION or not isinstance(seq, int) or seq < 0:
+        raise _bad_token()
     if made_for != fingerprint:
         raise InvalidField("page_token", "belongs to another filter; begin again without it.")
-    return int(seq)
+    return seq
+
+
+def _bad_token() -> InvalidField:
+    return InvalidField("page_token", "was not made by this server; begin again without it.")

@@ -22,7 +22,7 @@ from longshore.server.engine.session_fleet import Fleet
 from longshore.server.engine.session_leases import LeaseKeeper
 from longshore.server.engine.session_messages import AttemptRef, Hello, Revocation, Welcome, WorkerSays
 from longshore.server.model.clock import Clock
-from longshore.server.model.errors import Draining, EpochSuperseded, Forbidden, SlowConsumer, StoreUnavailable
+from longshore.server.model.errors import Draining, EpochSuperseded, SlowConsumer, StoreUnavailable
 from longshore.server.model.states import Policy
 from longshore.server.model.task import Session
 from longshore.server.spool.protocol import Spool
@@ -116,11 +116,10 @@ class Sessions:
         """
         if self._leaving:
             raise _draining()
-        known = await self.store.session(hello.session_id)
-        if known is not None and known.principal != principal:
-            raise Forbidden("The session is another principal's; make up a session id of your own.")
-        # Before the command: what the old epoch still says must not be taken for the new one's word.
-        self._supersede(hello.session_id)
+        older = self.fleet.connection(hello.session_id)
+        if older is not None and older.session.principal == principal:
+            # Before the command: what the old epoch still says must not be taken for the new one's word.
+            self._end(older, _superseded())
         opened = await self.store.run(
             OpenSession(
                 session_id=hello.session_id,
@@ -134,12 +133,14 @@ class Sessions:
                 lease=self._lease,
             )
         )
-        newer = self.fleet.connection(hello.session_id)
-        if newer is not None and newer.epoch > opened.session.epoch:
+        # Two at once: the one that was committed last has the session, whichever comes back here first.
+        other = self.fleet.connection(hello.session_id)
+        if other is not None and other.epoch > opened.session.epoch:
             raise _superseded()
         if self._leaving:
             raise _draining()
-        self._supersede(hello.session_id)
+        if other is not None:
+            self._end(other, _superseded())
         connection = self._register(opened.session, hello, local=local)
         try:
             await self.commits.recall(connection, tuple(connection.held))
@@ -147,11 +148,6 @@ class Sessions:
             self.closed(connection)
             raise
         return connection
-
-    def _supersede(self, session_id: str) -> None:
-        older = self.fleet.connection(session_id)
-        if older is not None:
-            self._end(older, _superseded())
 
     def _register(self, session: Session, hello: Hello, *, local: bool) -> Connection:
         connection = Connection(

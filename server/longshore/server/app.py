@@ -1,0 +1,265 @@
+"""One server, put together: store, spool, engine and edge, started in order and stopped in the opposite one."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import stat
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import grpc.aio
+import structlog
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from longshore.server.edge.worker_service import WorkerService
+from longshore.server.engine.dispatch import Dispatcher
+from longshore.server.engine.progress import ProgressBoard
+from longshore.server.engine.sessions import Sessions
+from longshore.server.engine.submissions import Defaults
+from longshore.server.engine.uploads import UploadLimits, Uploads
+from longshore.server.store.sqlite import LaneLimits, SQLiteStore
+
+from longshore.server import version
+from longshore.server.child import WorkerChild
+from longshore.server.datadir import DataDir
+from longshore.server.edge.admin_service import AdminEngine, AdminService
+from longshore.server.edge.auth import TokenInterceptor
+from longshore.server.edge.task_service import TaskEngine, TaskService
+from longshore.server.engine.janitor import Janitor, JanitorSettings
+from longshore.server.engine.watch import WatchHub
+from longshore.server.journal import Journal
+from longshore.server.model.clock import SystemClock
+from longshore.server.model.states import Policy
+from longshore.server.model.values import State
+from longshore.server.settings import MIB, Settings, SettingsError, check_listen, spool_path, sqlite_path
+from longshore.server.spool.directory import DirectorySpool
+from longshore.server.store.commands import Bounds
+from longshore.v1 import (
+    admin_service_pb2,
+    admin_service_pb2_grpc,
+    task_service_pb2,
+    task_service_pb2_grpc,
+    worker_service_pb2,
+    worker_service_pb2_grpc,
+)
+
+_log = structlog.get_logger("longshore.server")
+
+CHANNEL_OPTIONS: Final[Sequence[tuple[str, int]]] = (
+    ("grpc.max_receive_message_length", 4 * MIB),
+    ("grpc.max_send_message_length", 4 * MIB),
+    ("grpc.so_reuseport", 0),
+    # Both sides must agree: with Python's defaults a client's pings are answered with "too many pings".
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+    ("grpc.http2.max_ping_strikes", 0),
+)
+
+_SERVICES: Final = tuple(
+    module.DESCRIPTOR.services_by_name[name].full_name
+    for module, name in (
+        (task_service_pb2, "TaskService"),
+        (worker_service_pb2, "WorkerService"),
+        (admin_service_pb2, "AdminService"),
+    )
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A server that serves. `address` is what clients connect to."""
+
+    address: str
+    data_dir: Path
+
+
+@asynccontextmanager
+async def serving(settings: Settings, data: DataDir) -> AsyncIterator[Running]:
+    """Serve until the block is left, then drain (P13). Raises SettingsError, DataDirError, SchemaMismatch, OSError."""
+    listen = check_listen(settings.listen)
+    clock = SystemClock()
+    limits, times = settings.limits, settings.times
+    store = SQLiteStore(
+        path=sqlite_path(settings.database, data.database),
+        clock=clock,
+        policy=Policy(cancel_grace=times.cancel_grace, retention=times.retention),
+        limits=LaneLimits(instance=limits.instance_tasks, target=limits.target_tasks),
+    )
+    spool = DirectorySpool(root=spool_path(settings.spool, data.spool), reserve=limits.disk_reserve)
+    async with contextlib.AsyncExitStack() as stack:
+        await store.open()
+        stack.push_async_callback(store.close)
+        await spool.open()
+        stack.push_async_callback(spool.close)
+        server = _Server(settings, data, store, spool, clock)
+        address = await server.start(listen)
+        try:
+            yield Running(address, data.path)
+        finally:
+            await server.stop()
+
+
+class _Server:
+    """The engine and the edge of one server."""
+
+    def __init__(
+        self, settings: Settings, data: DataDir, store: SQLiteStore, spool: DirectorySpool, clock: SystemClock
+    ) -> None:
+        limits, times = settings.limits, settings.times
+        self._settings, self._data, self._clock = settings, data, clock
+        bounds = Bounds(
+            queue_tasks=limits.queue_tasks,
+            caller_tasks=limits.caller_tasks or None,
+            uploads=limits.uploads,
+            caller_uploads=limits.caller_uploads or None,
+            spool_bytes=limits.spool_bytes or None,
+        )
+        defaults = Defaults(
+            run_timeout=times.run_timeout, expire_after=times.expire_after, attempt_limit=settings.attempt_limit
+        )
+        self._finished: Counter[State] = Counter()
+        self._journal = Journal(store=store, finished=self._finished)
+        self._janitor = Janitor(
+            store=store,
+            spool=spool,
+            clock=clock,
+            settings=JanitorSettings(lease=times.lease, upload_idle=times.upload_idle, history=times.history),
+        )
+        self._uploads = Uploads(
+            store=store,
+            spool=spool,
+            limits=UploadLimits(bounds=bounds, abandon=times.upload_idle),
+            defaults=defaults,
+            clock=clock,
+            relieve=self._janitor.relieve,
+        )
+        self._progress = ProgressBoard()
+        self._watches = WatchHub(store=store, progress=self._progress)
+        self._sessions = Sessions(
+            store=store,
+            spool=spool,
+            clock=clock,
+            progress=self._progress,
+            lease=times.lease,
+            cancel_grace=times.cancel_grace,
+            share_spool=settings.share_spool,
+        )
+        self._dispatcher = Dispatcher(store=store, sessions=self._sessions)
+        self._task_service = TaskService(
+            TaskEngine(store=store, uploads=self._uploads, watches=self._watches, bounds=bounds, defaults=defaults)
+        )
+        self._admin_service = AdminService(
+            AdminEngine(
+                store=store,
+                clock=clock,
+                bounds=bounds,
+                spool_limit=lambda: limits.spool_bytes,
+                watches=self._watches.statistics,
+                credits=self._sessions.credits,
+                finished=self._finished,
+            )
+        )
+        self._health = health.aio.HealthServicer()
+        self._grpc: grpc.aio.Server | None = None
+        self._loops: asyncio.TaskGroup | None = None
+        self._background: asyncio.Task[None] | None = None
+        self._child: WorkerChild | None = None
+
+    async def start(self, listen: str) -> str:
+        """Prepare, begin the loops, then open the door; answers with the address for clients."""
+        await self._janitor.prepare()
+        server = grpc.aio.server(
+            interceptors=[TokenInterceptor(token=self._data.token())], options=list(CHANNEL_OPTIONS)
+        )
+        task_service_pb2_grpc.add_TaskServiceServicer_to_server(self._task_service, server)
+        worker_service_pb2_grpc.add_WorkerServiceServicer_to_server(WorkerService(self._sessions), server)
+        admin_service_pb2_grpc.add_AdminServiceServicer_to_server(self._admin_service, server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        reflection.enable_server_reflection((*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+        address = _bind(server, listen)
+        self._grpc = server
+        self._background = asyncio.create_task(self._run_loops(), name="engine")
+        await server.start()
+        if listen.startswith("unix:"):
+            _private(Path(listen.removeprefix("unix:")))
+        for name in ("", *_SERVICES):
+            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        if self._settings.worker:
+            self._child = self._worker(address)
+            self._child_task = asyncio.create_task(self._child.run(), name="worker child")
+        _log.info("serving", address=address, data_dir=str(self._data.path), version=version.VERSION, pid=os.getpid())
+        return address
+
+    async def _run_loops(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._janitor.run(), name="janitor")
+            group.create_task(self._sessions.run(), name="sessions")
+            group.create_task(self._dispatcher.run(), name="dispatch")
+
+    def _worker(self, address: str) -> WorkerChild:
+        targets = self._settings.worker_targets or (f"default=directory:{self._data.instances}",)
+        if not self._settings.worker_targets:
+            self._data.instances.mkdir(mode=0o700, exist_ok=True)
+        arguments = ["--server", address, "--concurrency", str(self._settings.worker_concurrency)]
+        for target in targets:
+            arguments += ["--target", target]
+        arguments += ["--data-dir", str(self._data.path), "--parent-pid", str(os.getpid())]
+        return WorkerChild(
+            arguments=arguments,
+            environment={"LONGSHORE_TOKEN_FILE": str(self._data.token_file)},
+            clock=self._clock,
+        )
+
+    async def stop(self) -> None:
+        """Leave politely: no new work, uploads get the grace, watches and sessions are sent elsewhere."""
+        grace = self._settings.times.drain_grace
+        _log.info("draining", grace=grace)
+        await self._health.enter_graceful_shutdown()
+        if self._child is not None:
+            # Its attempts report through this server, so it leaves first.
+            await asyncio.gather(self._child.stop(grace), self._uploads.drain(grace))
+            await self._child_task
+        else:
+            await self._uploads.drain(grace)
+        await self._uploads.close()
+        self._watches.drain()
+        await self._sessions.drain()
+        if self._grpc is not None:
+            await self._grpc.stop(grace=1.0)
+        if self._background is not None:
+            self._background.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._background
+        self._watches.close()
+        _log.info("stopped")
+
+
+def _private(socket: Path) -> None:
+    """The socket is for this user only; the token is the second lock."""
+    socket.chmod(stat.S_IRUSR | stat.S_IWUSR)
+
+
+def _bind(server: grpc.aio.Server, listen: str) -> str:
+    """Open the port; answers with the address that it got (a port 0 is filled in). Raises SettingsError."""
+    if listen.startswith("unix:"):
+        path = Path(listen.removeprefix("unix:"))
+        path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        port = server.add_insecure_port(listen)
+    except RuntimeError:
+        raise SettingsError(
+            f"--listen {listen}: the address cannot be bound. Is another server on it? `longshore stats` would tell; "
+            "or give another address."
+        ) from None
+    if listen.startswith("unix:"):
+        return listen
+    host = listen.rpartition(":")[0]
+    return f"{host}:{port}"

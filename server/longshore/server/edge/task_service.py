@@ -1,0 +1,159 @@
+"""TaskService: hand in work, watch it, cancel it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import grpc.aio
+from longshore.server.edge.validate import check_request_id
+from longshore.server.engine.submissions import Defaults
+from longshore.server.engine.uploads import Uploads
+
+from longshore.server.edge import listing, translate, uploads
+from longshore.server.edge.auth import principal
+from longshore.server.edge.guard import answers, streams
+from longshore.server.engine.watch import KeepAlive, Leaving, Progress, Update, WatchHub
+from longshore.server.model.errors import InvalidField, NotFound
+from longshore.server.model.task import Task
+from longshore.server.model.values import State
+from longshore.server.store.commands import Bounds, CancelTask, RetryTask
+from longshore.server.store.protocol import Store
+from longshore.v1 import task_pb2
+from longshore.v1 import task_service_pb2 as pb
+from longshore.v1 import task_service_pb2_grpc as pb_grpc
+
+_Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+
+_REASON_LENGTH = 500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskEngine:
+    """What the service delegates to."""
+
+    store: Store
+    uploads: Uploads
+    watches: WatchHub
+    bounds: Bounds
+    defaults: Defaults
+
+
+class TaskService(pb_grpc.TaskServiceServicer):
+    """The RPCs of longshore.v1.TaskService."""
+
+    def __init__(self, engine: TaskEngine) -> None:
+        self._engine = engine
+        self._store = engine.store
+
+    @answers
+    async def Upload(self, _requests: AsyncIterator[pb.UploadRequest], context: _Context) -> pb.UploadResponse:
+        return await uploads.serve_upload(self._engine.uploads, principal(), context)
+
+    @answers
+    async def CreateUpload(self, request: pb.CreateUploadRequest, _context: _Context) -> pb.CreateUploadResponse:
+        return await uploads.create_upload(self._engine.uploads, principal(), request)
+
+    @answers
+    async def GetUpload(self, request: pb.GetUploadRequest, _context: _Context) -> pb.GetUploadResponse:
+        return await uploads.get_upload(self._engine.uploads, principal(), request)
+
+    @answers
+    async def SubmitTask(self, request: pb.SubmitTaskRequest, _context: _Context) -> pb.SubmitTaskResponse:
+        return await uploads.submit_task(self._engine.uploads, principal(), request)
+
+    @answers
+    async def GetTask(self, request: pb.GetTaskRequest, _context: _Context) -> pb.GetTaskResponse:
+        return pb.GetTaskResponse(task=await self._shown(await self._task(request.task_id)))
+
+    @answers
+    async def ListTasks(self, request: pb.ListTasksRequest, _context: _Context) -> pb.ListTasksResponse:
+        query = listing.query_of(request, scope=principal().scope)
+        found = await self._store.list_tasks(query.where, before=query.before, limit=query.limit + 1)
+        page = found[: query.limit]
+        attempts = await self._store.attempts_of([task.id for task in page], last=translate.ATTEMPTS_SHOWN)
+        return pb.ListTasksResponse(
+            tasks=translate.tasks(page, attempts=attempts, blocked_by=await self._blocking(page)),
+            next_page_token=query.token_after(page[-1]) if len(found) > query.limit else "",
+        )
+
+    @answers
+    async def ListAttempts(self, request: pb.ListAttemptsRequest, _context: _Context) -> pb.ListAttemptsResponse:
+        task = await self._task(request.task_id)
+        return pb.ListAttemptsResponse(attempts=[translate.attempt(one) for one in await self._store.attempts(task.id)])
+
+    @streams
+    async def WatchTask(self, request: pb.WatchTaskRequest, _context: _Context) -> AsyncIterator[pb.WatchTaskResponse]:
+        _require_id(request.task_id)
+        after = request.after_revision if request.HasField("after_revision") else None
+        updates = self._engine.watches.watch(request.task_id, after=after, creator=principal().scope)
+        async for update in updates:
+            yield await self._update(update)
+
+    @answers
+    async def CancelTask(self, request: pb.CancelTaskRequest, _context: _Context) -> pb.CancelTaskResponse:
+        _require_id(request.task_id)
+        if len(request.reason) > _REASON_LENGTH:
+            raise InvalidField("reason", f"has {len(request.reason)} characters; at most {_REASON_LENGTH}.")
+        task = await self._store.run(
+            CancelTask(
+                task_id=request.task_id,
+                creator=principal().scope,
+                reason=request.reason,
+                expected_revision=request.expected_revision if request.HasField("expected_revision") else None,
+            )
+        )
+        return pb.CancelTaskResponse(task=await self._shown(task))
+
+    @answers
+    async def RetryTask(self, request: pb.RetryTaskRequest, _context: _Context) -> pb.RetryTaskResponse:
+        _require_id(request.task_id)
+        caller = principal()
+        task = await self._store.run(
+            RetryTask(
+                principal=caller.name,
+                creator=caller.scope,
+                task_id=request.task_id,
+                request_id=check_request_id("request_id", request.request_id),
+                force=request.force,
+                expected_revision=request.expected_revision if request.HasField("expected_revision") else None,
+                bounds=self._engine.bounds,
+            )
+        )
+        return pb.RetryTaskResponse(task=await self._shown(task))
+
+    async def _task(self, task_id: str) -> Task:
+        _require_id(task_id)
+        task = await self._store.task(task_id, creator=principal().scope)
+        if task is None:
+            raise NotFound(f"There is no task {task_id!r} of yours; its retention may be over.", task_id=task_id)
+        return task
+
+    async def _shown(self, task: Task) -> task_pb2.Task:
+        attempts = await self._store.attempts(task.id, last=translate.ATTEMPTS_SHOWN) if task.status.attempt else ()
+        blocking = await self._blocking([task])
+        place = task.order.destination
+        return translate.task(task, attempts=attempts, blocked_by=blocking.get(place.key, "") if place else "")
+
+    async def _blocking(self, tasks: Sequence[Task]) -> dict[str, str]:
+        places = [t.order.destination for t in tasks if t.status.state is State.BLOCKED and t.order.destination]
+        return dict(await self._store.blocking(places)) if places else {}
+
+    async def _update(self, update: Update) -> pb.WatchTaskResponse:
+        match update:
+            case Task():
+                return pb.WatchTaskResponse(task=translate.task(update))
+            case Progress():
+                return pb.WatchTaskResponse(
+                    progress=task_pb2.Progress(attempt=update.attempt, done=update.done, total=update.total)
+                )
+            case KeepAlive():
+                return pb.WatchTaskResponse(keepalive=pb.Keepalive())
+            case Leaving():
+                return pb.WatchTaskResponse(go_away=pb.GoAway(reason=update.reason))
+
+
+def _require_id(task_id: str) -> None:
+    if not task_id:
+        raise InvalidField("task_id", "is empty; give the id of a task.")
