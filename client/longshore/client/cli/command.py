@@ -1,0 +1,109 @@
+"""From a coroutine that takes a Session to a command: common options, the event loop, errors, Ctrl-C."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import os
+import sys
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Annotated, Any, Final, ParamSpec, TypeAlias
+
+import typer
+
+from longshore.client.cli.exits import ExitCode
+from longshore.client.cli.session import Output, Session
+from longshore.client.errors import LongshoreError
+
+_P = ParamSpec("_P")
+_CONNECTION: Final = "Connection and output"
+
+ServerOption: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--server",
+        metavar="HOST:PORT|unix:PATH",
+        help="The server. Default: $LONGSHORE_SERVER, else 127.0.0.1:7465.",
+        rich_help_panel=_CONNECTION,
+    ),
+]
+TokenFileOption: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        "--token-file",
+        metavar="FILE",
+        help="File with the token. Default: $LONGSHORE_TOKEN[_FILE], else `token` in the data directory.",
+        rich_help_panel=_CONNECTION,
+    ),
+]
+DataDirOption: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        "--data-dir",
+        metavar="DIR",
+        help="The server's data directory, for its token. Default: $LONGSHORE_DATA_DIR, else where longshored puts it.",
+        rich_help_panel=_CONNECTION,
+    ),
+]
+OutputOption: TypeAlias = Annotated[
+    Output,
+    typer.Option(
+        "--output",
+        "-o",
+        help="text for people, json (one object a line) for programs, id for the ids of tasks alone.",
+        rich_help_panel=_CONNECTION,
+    ),
+]
+
+_COMMON: Final = {
+    "server": (ServerOption, None),
+    "token_file": (TokenFileOption, None),
+    "data_dir": (DataDirOption, None),
+    "output": (OutputOption, Output.TEXT),
+}
+
+Body: TypeAlias = Callable[..., Coroutine[Any, Any, ExitCode | None]]
+
+
+def command(app: typer.Typer, *, name: str | None = None, panel: str | None = None) -> Callable[[Body], Body]:
+    """Register `async def body(session, ...)` under its name; its docstring is the help, its result the exit code."""
+
+    def register(body: Body) -> Body:
+        signature = inspect.signature(body, eval_str=True)
+        own = [each for each in signature.parameters.values() if each.name != "session"]
+        common = [
+            inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
+            for key, (annotation, default) in _COMMON.items()
+        ]
+
+        @functools.wraps(body)
+        def run(**arguments: Any) -> None:
+            session = Session(**{key: arguments.pop(key) for key in _COMMON})
+            raise typer.Exit(run_body(session, lambda: body(session, **arguments)))
+
+        run.__signature__ = signature.replace(parameters=[*own, *common])  # type: ignore[attr-defined]
+        app.command(name or body.__name__.replace("_", "-"), rich_help_panel=panel, no_args_is_help=False)(run)
+        return body
+
+    return register
+
+
+def run_body(session: Session, body: Callable[[], Coroutine[Any, Any, ExitCode | None]]) -> ExitCode:
+    """Run it to its end; every way to end has its exit code and says why."""
+    try:
+        code = asyncio.run(body())
+        sys.stdout.flush()
+    except LongshoreError as error:
+        return session.fail(error)
+    except KeyboardInterrupt:
+        session.err.print()
+        for line in session.interrupted:
+            session.say(line)
+        return ExitCode.INTERRUPTED
+    except BrokenPipeError:
+        # The interpreter flushes once more at its end, and would complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.BROKEN_PIPE
+    return ExitCode.OK if code is None else code

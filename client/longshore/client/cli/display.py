@@ -1,0 +1,99 @@
+"""Progress on standard error: bars on a terminal, and only what matters in a log."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Final, Self
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
+
+from longshore.client.cli.exits import brief
+from longshore.client.cli.grammar import format_duration
+from longshore.client.errors import LongshoreError
+from longshore.client.upload import UploadProgress
+from longshore.v1 import task_pb2
+
+
+class Display:
+    """A context. On a terminal bars are drawn; elsewhere there are none. A pause is told once for each cause."""
+
+    def __init__(self, console: Console, *, quiet: bool) -> None:
+        self._console: Final = console
+        self._quiet: Final = quiet
+        self._live: Final = console.is_terminal and not quiet
+        self._told: str | None = None
+        self._bars: Final = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            DownloadColumn(binary_units=True),
+            TransferSpeedColumn(),
+            console=console,
+            transient=True,
+            disable=not self._live,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+
+    def __enter__(self) -> Self:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._bars.stop()
+
+    @property
+    def console(self) -> Console:
+        """Prints above the bars."""
+        return self._bars.console if self._live else self._console
+
+    def bar(self, title: str) -> Bar:
+        """A bar of its own, seen from its first movement on."""
+        return Bar(self, self._bars, title)
+
+    def waiting(self, problem: LongshoreError, pause: float) -> None:
+        """Something is tried again in `pause` seconds."""
+        said = brief(problem)
+        if not self._quiet and said != self._told:
+            self._told = said
+            self.console.print(f"[yellow]waiting:[/] {escape(said)}; next try in {format_duration(pause)}")
+
+    def moving(self) -> None:
+        """It goes on, so that the next pause is news again."""
+        self._told = None
+
+
+class Bar:
+    """One file on its way up, or one attempt on its way into its instance."""
+
+    def __init__(self, display: Display, bars: Progress, title: str) -> None:
+        self._display: Final = display
+        self._bars: Final = bars
+        self._title: Final = title
+        self._id: TaskID | None = None
+
+    def uploaded(self, progress: UploadProgress) -> None:
+        """For `AsyncClient.upload`."""
+        if progress.problem is not None:
+            self._display.waiting(progress.problem, progress.pause)
+        else:
+            self._display.moving()
+        self._draw(progress.sent, progress.size)
+
+    def delivered(self, progress: task_pb2.Progress) -> None:
+        """For `AsyncClient.watch`."""
+        self._draw(progress.done, progress.total)
+
+    def _draw(self, done: int, total: int) -> None:
+        if self._id is None:
+            self._id = self._bars.add_task(escape(self._title), total=None)
+        self._bars.update(self._id, completed=done, total=total or None)
+
+    def end(self) -> None:
+        """Take it away."""
+        if self._id is not None:
+            self._bars.remove_task(self._id)
+            self._id = None

@@ -1,0 +1,83 @@
+"""What is typed on the command line, read; every function here is pure and raises ValueError with a remedy."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Final, Literal
+
+_UNITS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
+_DURATION: Final = re.compile(r"(?:(\d+(?:\.\d+)?)([smhdw]))+")
+_PART: Final = re.compile(r"(\d+(?:\.\d+)?)([smhdw])")
+_MODE: Final = re.compile(r"(?:0o?)?[0-7]{1,3}")
+_SHA256: Final = re.compile(r"[0-9a-fA-F]{64}")
+
+
+def parse_duration(text: str) -> float:
+    """Seconds in `30s`, `5m`, `2h`, `7d`, `1w`, in several of them (`1h30m`), or in `0`."""
+    if text == "0":
+        return 0.0
+    if not _DURATION.fullmatch(text):
+        raise ValueError(f"{text!r} is no duration; write it like 30s, 5m, 2h, 7d or 1h30m")
+    return sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(text))
+
+
+def parse_mode(text: str) -> int:
+    """Permission bits from octal digits: `644`, `0644` or `0o644`."""
+    if not _MODE.fullmatch(text):
+        raise ValueError(f"{text!r} is no mode; give octal digits from 0 to 777, such as 644")
+    return int(text.removeprefix("0o"), 8)
+
+
+def parse_label(text: str) -> tuple[str, str]:
+    """`KEY=VALUE`; the value may be empty and may contain `=`."""
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise ValueError(f"{text!r} is no label; write KEY=VALUE")
+    return key, value
+
+
+def parse_sha256(text: str) -> bytes | Literal["compute"]:
+    """64 hexadecimal digits, or the word `compute`."""
+    if text == "compute":
+        return "compute"
+    if not _SHA256.fullmatch(text):
+        raise ValueError(f"{text!r} is no SHA-256; give 64 hexadecimal digits, or `compute`")
+    return bytes.fromhex(text)
+
+
+def parse_moment(text: str, *, now: datetime) -> datetime:
+    """An ISO 8601 time, local unless it has a zone, or a duration that reaches back from now."""
+    if _DURATION.fullmatch(text):
+        return now - timedelta(seconds=parse_duration(text))
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is no time; write 2h for two hours ago, or 2026-01-31T08:00") from None
+    return moment.astimezone(UTC)
+
+
+def format_size(size: int) -> str:
+    """Bytes for people: `987 B`, `1.5 KiB`, `20 MiB`."""
+    if size < 1024:
+        return f"{size} B"
+    value, unit = float(size), "B"
+    for unit in ("KiB", "MiB", "GiB", "TiB", "PiB"):  # noqa: B007 - the unit where it ends is what counts
+        value /= 1024
+        if value < 1023.5:
+            break
+    return f"{value:.0f} {unit}" if value >= 9.95 else f"{value:.1f} {unit}"
+
+
+def format_duration(seconds: float) -> str:
+    """For people, at most two units: `0.4s`, `12s`, `3m05s`, `2h10m`, `7d3h`."""
+    if seconds < 10:
+        return f"{max(seconds, 0.0):.1f}".rstrip("0").rstrip(".") + "s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02}s" if whole % 60 else f"{whole // 60}m"
+    if whole < 86400:
+        return f"{whole // 3600}h{whole % 3600 // 60:02}m" if whole % 3600 // 60 else f"{whole // 3600}h"
+    return f"{whole // 86400}d{whole % 86400 // 3600}h" if whole % 86400 // 3600 else f"{whole // 86400}d"

@@ -1,0 +1,146 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Final, TypeAlias, TypeVar
+
+import typer
+
+from longshore.client.cli.grammar import parse_duration, parse_label, parse_mode, parse_sha256
+
+_T = TypeVar("_T")
+
+TASK: Final = "The task"
+DELIVERY: Final = "The file in the instance"
+REQUEST: Final = "The request"
+
+
+def reads(parse: Callable[[str], _T]) -> Callable[[str], _T]:
+    """A parser for typer: what is wrong becomes a usage error with its remedy."""
+
+    def read(text: str) -> _T:
+        try:
+            return parse(text)
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from error
+
+    return read
+
+
+def _check_label(text: str) -> str:
+    parse_label(text)
+    return text
+
+
+def labels_of(texts: list[str] | None) -> dict[str, str]:
+    """`--label` options as a mapping; the last of a key wins."""
+    return dict(parse_label(text) for text in texts or ())
+
+
+def seconds_option(
+    name: str, help: str, *, panel: str = TASK, show_default: bool | str = False
+) -> typer.models.OptionInfo:
+    """An option that takes a duration."""
+    option: typer.models.OptionInfo = typer.Option(
+        name,
+        metavar="DURATION",
+        parser=reads(parse_duration),
+        help=help,
+        rich_help_panel=panel,
+        show_default=show_default,
+    )
+    return option
+
+
+QueueOption: TypeAlias = Annotated[
+    str, typer.Option("--queue", metavar="NAME", help="Queue to stand in. Default: `default`.", rich_help_panel=TASK)
+]
+PriorityOption: TypeAlias = Annotated[
+    int,
+    typer.Option("--priority", min=-100, max=100, help="Higher runs first, -100 to 100.", rich_help_panel=TASK),
+]
+LabelOption: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--label",
+        metavar="KEY=VALUE",
+        parser=reads(_check_label),
+        help="A label; may be repeated.",
+        rich_help_panel=TASK,
+    ),
+]
+NotBeforeOption: TypeAlias = Annotated[
+    float | None,
+    seconds_option("--not-before", "Do not start before this much time has passed, as in 30s, 5m, 2h, 7d."),
+]
+ExpireAfterOption: TypeAlias = Annotated[
+    float | None, seconds_option("--expire-after", "Give up when nothing has succeeded by then. Server's default: 7d.")
+]
+RunTimeoutOption: TypeAlias = Annotated[
+    float | None, seconds_option("--run-timeout", "Longest time for one attempt. Server's default: 1h.")
+]
+StallTimeoutOption: TypeAlias = Annotated[
+    float | None, seconds_option("--stall-timeout", "Longest time without progress of one attempt. Default: none.")
+]
+AttemptsOption: TypeAlias = Annotated[
+    int,
+    typer.Option(
+        "--attempts",
+        metavar="N",
+        min=0,
+        max=100,
+        help="Tries that may end in an error that could pass. Server's default: 5.",
+        rich_help_panel=TASK,
+        show_default=False,
+    ),
+]
+ModeOption: TypeAlias = Annotated[
+    int | None,
+    typer.Option(
+        "--mode",
+        metavar="OCTAL",
+        parser=reads(parse_mode),
+        help="Permission bits, such as 644. Default: those of the file that is replaced, else 644.",
+        rich_help_panel=DELIVERY,
+    ),
+]
+Sha256Option: TypeAlias = Annotated[
+    object,
+    typer.Option(
+        "--sha256",
+        metavar="HEX|compute",
+        parser=reads(parse_sha256),
+        help="Digest that the content must have, or `compute` to read the file first and have its digest checked.",
+        rich_help_panel=REQUEST,
+    ),
+]
+RequestIdOption: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        "--request-id",
+        metavar="ID",
+        help="The same id with the same request makes the same tasks, and continues an upload. Default: a new one.",
+        rich_help_panel=REQUEST,
+    ),
+]
+WaitOption: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--wait/--detach",
+        help="Stay until every task is done; the exit code tells how. Otherwise return when they are accepted.",
+        rich_help_panel=REQUEST,
+    ),
+]
+PatienceOption: TypeAlias = Annotated[
+    float,
+    seconds_option(
+        "--patience",
+        "How long to go on trying, without getting any further, while the server is away or full. 0: try once.",
+        panel=REQUEST,
+        show_default="1m",
+    ),
+]
+ForceOption: TypeAlias = Annotated[
+    bool, typer.Option("--force", help="Even if a later task has delivered to the destination.")
+]

@@ -1,0 +1,295 @@
+"""`longshore push`: files into instances."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Final, Literal, cast
+
+import typer
+
+from longshore.client.aio import PATIENCE, AsyncClient, new_request_id
+from longshore.client.cli import options, render
+from longshore.client.cli.command import command
+from longshore.client.cli.display import Display
+from longshore.client.cli.exits import ExitCode, code_for_tasks
+from longshore.client.cli.follow import all_of, follow
+from longshore.client.cli.session import Session
+from longshore.client.cli.stdin import stdin_content
+from longshore.client.errors import ConfigurationError
+from longshore.client.sources import Content
+from longshore.client.specs import parse_destination, push_spec
+from longshore.v1 import task_pb2
+
+STDIN: Final = "-"
+_AT_ONCE: Final = 4
+"""Uploads under way at the same time; more would only share the same disk and the same connection."""
+
+
+class WhenStopped(StrEnum):
+    """What to do when the instance is not running."""
+
+    DELIVER = "deliver"
+    WAIT = "wait"
+    FAIL = "fail"
+
+
+class WhenAbsent(StrEnum):
+    """What to do when the instance does not exist."""
+
+    FAIL = "fail"
+    WAIT = "wait"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """One upload: a file (or `-`), its request, and what is to become of it."""
+
+    file: str
+    request_id: str
+    spec: task_pb2.TaskSpec
+
+
+def arguments(files: list[str], to: list[str]) -> tuple[list[str], list[str]]:
+    """Files and destinations: with `--to` every argument is a file, otherwise the last one is the destination."""
+    if not to and len(files) < 2:
+        raise ConfigurationError("nothing to push, or nowhere: expected FILE… [TARGET:]INSTANCE/PATH, or FILE… --to …")
+    sources, places = (files, to) if to else (files[:-1], files[-1:])
+    if sources.count(STDIN) > 1:
+        raise ConfigurationError("standard input can be pushed once only")
+    if len(sources) > 1:
+        for place in places:
+            if not place.endswith("/"):
+                raise ConfigurationError(f"several files go into a directory: write {place}/ with a slash at the end")
+        names = [Path(source).name for source in sources if source != STDIN]
+        if len(set(names)) < len(names):
+            raise ConfigurationError("two of the files have the same name, and would go to the same place")
+    if STDIN in sources and any(place.endswith("/") for place in places):
+        raise ConfigurationError("standard input has no name: give the whole path that it gets")
+    return sources, places
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+
+    @command(app, panel="Deliver")
+    async def push(
+        session: Session,
+        files: Annotated[
+            list[str],
+            typer.Argument(
+                metavar="FILE… [TARGET:]INSTANCE/PATH",
+                help="Files, `-` for standard input, and where they go.",
+                show_default=False,
+            ),
+        ],
+        to: Annotated[
+            list[str] | None,
+            typer.Option(
+                "--to",
+                metavar="[TARGET:]INSTANCE/PATH",
+                help="A destination; may be repeated. Then every argument is a file.",
+                rich_help_panel=options.DELIVERY,
+            ),
+        ] = None,
+        project: Annotated[
+            str,
+            typer.Option(
+                "--project",
+                metavar="NAME",
+                help="LXD or Incus project. Default: the target's own.",
+                rich_help_panel=options.DELIVERY,
+            ),
+        ] = "",
+        mode: options.ModeOption = None,
+        uid: Annotated[
+            int | None,
+            typer.Option(min=0, help="Owner's user id inside the instance.", rich_help_panel=options.DELIVERY),
+        ] = None,
+        gid: Annotated[
+            int | None,
+            typer.Option(min=0, help="Owner's group id inside the instance.", rich_help_panel=options.DELIVERY),
+        ] = None,
+        create_dirs: Annotated[
+            bool,
+            typer.Option(
+                "--create-dirs", "-p", help="Create missing parent directories.", rich_help_panel=options.DELIVERY
+            ),
+        ] = False,
+        no_replace: Annotated[
+            bool,
+            typer.Option("--no-replace", help="Fail if the file exists.", rich_help_panel=options.DELIVERY),
+        ] = False,
+        when_stopped: Annotated[
+            WhenStopped,
+            typer.Option(help="When the instance is not running.", rich_help_panel=options.DELIVERY),
+        ] = WhenStopped.DELIVER,
+        when_absent: Annotated[
+            WhenAbsent,
+            typer.Option(help="When the instance does not exist.", rich_help_panel=options.DELIVERY),
+        ] = WhenAbsent.FAIL,
+        read_back: Annotated[
+            bool,
+            typer.Option(
+                "--read-back",
+                help="Read the file back and compare it before it is put in place.",
+                rich_help_panel=options.DELIVERY,
+            ),
+        ] = False,
+        queue: options.QueueOption = "",
+        priority: options.PriorityOption = 0,
+        label: options.LabelOption = None,
+        not_before: options.NotBeforeOption = None,
+        expire_after: options.ExpireAfterOption = None,
+        run_timeout: options.RunTimeoutOption = None,
+        stall_timeout: options.StallTimeoutOption = None,
+        attempts: options.AttemptsOption = 0,
+        sha256: options.Sha256Option = None,
+        request_id: options.RequestIdOption = "",
+        wait: options.WaitOption = False,
+        patience: options.PatienceOption = PATIENCE,
+    ) -> ExitCode:
+        """Push files into instances.
+
+        Each file is uploaded, and one task for each destination is accepted, durably; workers then deliver it: the old
+        file stays in place until the whole new one takes it over in one step.
+
+        A path that ends in / is a directory, and the file keeps its name there. Prints the tasks; with --wait as each
+        is done. Ctrl-C leaves accepted tasks running.
+
+            longshore push app.conf web/etc/app/ --mode 600 --wait
+
+            longshore push *.html --to web1/srv/ --to east:web2/srv/
+
+            pg_dump shop | longshore push - backup/srv/shop.sql
+        """
+        sources, places = arguments(files, to or [])
+        if len(sources) > 1 and (request_id or isinstance(sha256, bytes)):
+            raise ConfigurationError("--request-id and a given --sha256 are for one file at a time")
+        plans = [
+            Plan(
+                file=source,
+                request_id=request_id or new_request_id(),
+                spec=push_spec(
+                    *(parse_destination(place, project=project, default_name=_name(source)) for place in places),
+                    mode=mode,
+                    uid=uid,
+                    gid=gid,
+                    create_parents=create_dirs,
+                    if_exists=task_pb2.IF_EXISTS_FAIL if no_replace else task_pb2.IF_EXISTS_REPLACE,
+                    when_stopped=_WHEN_STOPPED[when_stopped],
+                    when_absent=_WHEN_ABSENT[when_absent],
+                    read_back=read_back,
+                    queue=queue,
+                    priority=priority,
+                    labels=options.labels_of(label),
+                    not_before=not_before,
+                    expire_after=expire_after,
+                    run_timeout=run_timeout,
+                    stall_timeout=stall_timeout,
+                    attempt_limit=attempts,
+                ),
+            )
+            for source in sources
+        ]
+        digest = cast('bytes | Literal["compute"] | None', sha256)
+        return await deliver(session, plans, sha256=digest, wait=wait, patience=patience)
+
+
+async def deliver(
+    session: Session,
+    plans: list[Plan],
+    *,
+    sha256: bytes | Literal["compute"] | None,
+    wait: bool,
+    patience: float,
+) -> ExitCode:
+    """Upload them, a few at a time, and follow their tasks when that is wished."""
+    room = asyncio.Semaphore(_AT_ONCE)
+    display = Display(session.err, quiet=session.output.quiet)
+    if len(plans) == 1 and not _replayable(plans[0].file):
+        session.interrupted.append("nothing was accepted, and no task was made")
+    elif len(plans) == 1:
+        session.interrupted.extend(
+            (
+                "the upload is not complete, and no task was made; what the server has is kept for a while:",
+                f"  continue with the same command and --request-id {plans[0].request_id}",
+            )
+        )
+
+    async def one(client: AsyncClient, plan: Plan) -> list[task_pb2.Task]:
+        title = "standard input" if plan.file == STDIN else Path(plan.file).name
+        async with room:
+            bar = display.bar(title)
+            content: Content | AsyncIterator[bytes] = stdin_content(session) if plan.file == STDIN else plan.file
+            tasks = await client.upload(
+                content,
+                spec=plan.spec,
+                request_id=plan.request_id,
+                sha256=sha256,
+                progress=bar.uploaded,
+                patience=patience,
+            )
+            bar.end()
+        return await after_acceptance(session, client, display, list(tasks), wait=wait)
+
+    async with session.client(patience=patience, on_wait=display.waiting) as client:
+        with display:
+            done = await all_of([one(client, plan) for plan in plans])
+    return code_for_tasks(task for tasks in done for task in tasks)
+
+
+async def after_acceptance(
+    session: Session, client: AsyncClient, display: Display, tasks: list[task_pb2.Task], *, wait: bool
+) -> list[task_pb2.Task]:
+    """Print what was accepted, or follow it and print how it ended."""
+    if not wait:
+        for task in tasks:
+            session.result(task, text=partial(render.line, task), identity=task.id)
+        return tasks
+    still = set[str]()
+
+    def hint() -> None:
+        session.interrupted[:] = (
+            [
+                f"{len(still)} accepted {'task goes' if len(still) == 1 else 'tasks go'} on without us:",
+                f"  longshore watch {' '.join(sorted(still))}",
+                f"  longshore cancel {' '.join(sorted(still))}",
+            ]
+            if still
+            else []
+        )
+
+    async def one(task: task_pb2.Task) -> task_pb2.Task:
+        still.add(task.id)
+        hint()
+        title = f"{task.id} {render.place(task)}"
+        # What changes on the way is for `watch`; the outcome is what was asked for.
+        done = await follow(client, task.id, display=display, title=title, changed=lambda _: None)
+        still.discard(task.id)
+        hint()
+        session.result(done, text=partial(render.line, done), identity=done.id)
+        return done
+
+    return list(await all_of([one(task) for task in tasks]))
+
+
+def _name(source: str) -> str:
+    return "" if source == STDIN else Path(source).name
+
+
+def _replayable(source: str) -> bool:
+    return source != STDIN and os.path.isfile(source)  # noqa: PTH113 - the text as typed, not a Path made of it
+
+
+_WHEN_STOPPED: Final = {
+    WhenStopped.DELIVER: task_pb2.WHEN_STOPPED_DELIVER,
+    WhenStopped.WAIT: task_pb2.WHEN_STOPPED_WAIT,
+    WhenStopped.FAIL: task_pb2.WHEN_STOPPED_FAIL,
+}
+_WHEN_ABSENT: Final = {WhenAbsent.FAIL: task_pb2.WHEN_ABSENT_FAIL, WhenAbsent.WAIT: task_pb2.WHEN_ABSENT_WAIT}

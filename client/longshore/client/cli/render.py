@@ -1,0 +1,276 @@
+"""Tasks, attempts, figures and the fleet as people read them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Final
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+from rich.console import RenderableType
+from rich.markup import escape
+from rich.table import Table
+
+from longshore.client.cli.grammar import format_duration, format_size
+from longshore.client.specs import STATE_NAMES
+from longshore.v1 import admin_service_pb2, task_pb2
+
+_COLOURS: Final = {
+    "succeeded": "green",
+    "failed": "red",
+    "cancelled": "yellow",
+    "expired": "magenta",
+    "running": "cyan",
+    "committing": "cyan",
+    "cancelling": "yellow",
+    "settling": "yellow",
+    "blocked": "dim",
+    "scheduled": "dim",
+}
+_WAITS: Final = {
+    task_pb2.WAIT_REASON_NOT_BEFORE: "until its time",
+    task_pb2.WAIT_REASON_BACK_OFF: "to try again",
+    task_pb2.WAIT_REASON_INSTANCE_STOPPED: "until the instance runs",
+    task_pb2.WAIT_REASON_INSTANCE_ABSENT: "until the instance exists",
+    task_pb2.WAIT_REASON_EARLIER_TASK: "for an earlier task there",
+    task_pb2.WAIT_REASON_SETTLING: "to find out what a lost worker did",
+}
+_METHODS: Final = {
+    task_pb2.DELIVERY_METHOD_SFTP: "SFTP: verified, put in place in one step",
+    task_pb2.DELIVERY_METHOD_DIRECTORY: "directory: verified, synced, put in place in one step",
+    task_pb2.DELIVERY_METHOD_FILES_API: "files API: verified by size only, neither atomic nor fenced",
+}
+
+
+def table(*columns: str, right: Iterable[str] = ()) -> Table:
+    """Columns without lines, never cut off: what is cut cannot be copied."""
+    made = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for column in columns:
+        made.add_column(column, no_wrap=True, overflow="ignore", justify="right" if column in right else "left")
+    return made
+
+
+def state(task: task_pb2.Task) -> str:
+    """The state's name with its colour."""
+    name = STATE_NAMES.get(task.state, "unknown")
+    colour = _COLOURS.get(name)
+    return f"[{colour}]{name}[/]" if colour else name
+
+
+def place(task: task_pb2.Task) -> str:
+    """Where it goes, as one would type it, or which job it is."""
+    if task.HasField("file_push"):
+        return destination(task.file_push.destination)
+    on = ":".join(part for part in (task.job.target, task.job.instance) if part)
+    return f"{task.kind} on {on}" if on else task.kind
+
+
+def destination(to: task_pb2.Destination) -> str:
+    """`[TARGET:]INSTANCE/PATH`."""
+    target = f"{to.target}:" if to.target not in {"", "default"} else ""
+    project = f" (project {to.project})" if to.project else ""
+    return f"{target}{to.instance}{to.path}{project}"
+
+
+def why(task: task_pb2.Task, *, now: datetime | None = None) -> str:
+    """What there is to say beside the state: what it waits for, or what it met."""
+    said: list[str] = []
+    if task.wait_reason in _WAITS and not task.done:
+        due = ""
+        if task.HasField("due_time"):
+            left = _seconds_until(task.due_time, now=now)
+            due = f", in {format_duration(left)}" if left > 0 else ""
+        said.append(f"waits {_WAITS[task.wait_reason]}{due}")
+    if task.blocked_by:
+        said.append(f"behind {task.blocked_by}")
+    if task.cancel_requested and not task.done:
+        said.append("a cancel is asked for")
+    if task.error.reason and task.state != task_pb2.TASK_STATE_SUCCEEDED:
+        said.append(f"{task.error.message.rstrip('.')} ({task.error.reason})")
+    if task.state == task_pb2.TASK_STATE_CANCELLED and task.cancel_reason:
+        said.append(task.cancel_reason)
+    return "; ".join(said)
+
+
+def line(task: task_pb2.Task, *, detail: bool = True) -> str:
+    """A task in one line."""
+    more = escape(why(task)) if detail else ""
+    return f"{task.id}  {state(task)}  {escape(place(task))}" + (f"  {more}" if more else "")
+
+
+def revision(task: task_pb2.Task) -> str:
+    """A step of a watch in one line."""
+    attempt = f"attempt {task.attempt}" if task.attempt else ""
+    worker = f"on {escape(task.worker)}" if task.attempt and task.worker else ""
+    parts = [f"{datetime.now().astimezone():%H:%M:%S}", state(task), attempt, worker, escape(why(task))]
+    return "  ".join(part for part in parts if part)
+
+
+def task_list(tasks: Sequence[task_pb2.Task]) -> Table:
+    """Tasks, one in a row."""
+    made = table("ID", "STATE", "WHERE", "SIZE", "AGE", "TRIES", "WHY", right=("SIZE", "AGE", "TRIES"))
+    now = datetime.now(UTC)
+    for task in tasks:
+        made.add_row(
+            task.id,
+            state(task),
+            escape(place(task)),
+            format_size(task.payload.size) if task.HasField("payload") else "",
+            _ago(task.create_time, now=now) if task.HasField("create_time") else "",
+            str(task.attempt),
+            escape(why(task, now=now)),
+        )
+    return made
+
+
+def task_detail(task: task_pb2.Task) -> Table:
+    """Everything there is to say about a task, one thing in a row; what is unset is left out."""
+    made = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    made.add_column(style="bold", no_wrap=True)
+    made.add_column(overflow="fold")
+
+    def add(name: str, value: object) -> None:
+        if value not in ("", None, 0):
+            made.add_row(name, escape(str(value)))
+
+    add("id", task.id)
+    made.add_row("state", f"{state(task)} (revision {task.revision})")
+    add("why", why(task))
+    add("where", place(task))
+    add("kind", task.kind)
+    if task.HasField("payload"):
+        add("payload", f"{format_size(task.payload.size)}, id {task.payload.id}, CRC32C {task.payload.crc32c:08x}")
+        add("sha256", task.payload.sha256.hex())
+    if task.HasField("file_push"):
+        add("attributes", _attributes(task.file_push))
+    add("delivered by", _METHODS.get(task.delivery_method, ""))
+    add("queue", f"{task.queue}, priority {task.priority}")
+    add("labels", " ".join(f"{key}={value}" for key, value in sorted(task.labels.items())))
+    add("creator", task.creator)
+    add("request id", task.request_id)
+    add("retry of", task.retry_of)
+    add("attempts", _attempts(task))
+    add("worker", task.worker)
+    for name, moment in (
+        ("accepted", task.create_time),
+        ("due", task.due_time),
+        ("started", task.start_time),
+        ("finished", task.finish_time),
+        ("expires", task.expire_time),
+        ("retryable until", task.retryable_until),
+    ):
+        add(name, _local(moment) if moment.seconds else "")
+    for name, limit in (("run time-out", task.run_timeout), ("stall time-out", task.stall_timeout)):
+        add(name, format_duration(seconds(limit)) if seconds(limit) else "")
+    return made
+
+
+def _attempts(task: task_pb2.Task) -> str:
+    if not task.attempt:
+        return ""
+    lost = f", {task.crashes} lost their worker" if task.crashes else ""
+    return f"{task.attempt} ({task.tries} of {task.attempt_limit} tries failed{lost})"
+
+
+def _attributes(push: task_pb2.FilePush) -> str:
+    said = []
+    if push.HasField("mode"):
+        said.append(f"mode {push.mode:04o}")
+    if push.HasField("uid"):
+        said.append(f"uid {push.uid}")
+    if push.HasField("gid"):
+        said.append(f"gid {push.gid}")
+    said += ["creates parents"] if push.create_parents else []
+    said += ["read back"] if push.read_back else []
+    said += ["must not exist"] if push.if_exists == task_pb2.IF_EXISTS_FAIL else []
+    return ", ".join(said)
+
+
+def attempt_list(attempts: Sequence[task_pb2.Attempt]) -> Table:
+    """Attempts, one in a row."""
+    made = table("NO", "OUTCOME", "WORKER", "STARTED", "TOOK", "WHAT IT MET", right=("NO", "TOOK"))
+    for each in attempts:
+        ended = each.HasField("end_time")
+        took = _instant(each.end_time) - _instant(each.start_time) if ended else 0.0
+        notes = ["settling"] if each.settling else []
+        notes += ["alone"] if each.alone else []
+        if each.error.reason:
+            notes.append(f"{each.error.message.rstrip('.')} ({each.error.reason})")
+        made.add_row(
+            str(each.number),
+            each.outcome.lower() or "running",
+            escape(each.worker),
+            _local(each.start_time) if each.HasField("start_time") else "",
+            format_duration(took) if ended else "",
+            escape("; ".join(notes)),
+        )
+    return made
+
+
+def worker_list(workers: Sequence[admin_service_pb2.Worker]) -> Table:
+    """The fleet, one process in a row."""
+    made = table("SESSION", "NAME", "STATE", "HOLDS", "TARGETS", "KINDS", "SINCE", "VERSION", right=("HOLDS",))
+    for each in workers:
+        standing = "[green]connected[/]" if each.connected else "[yellow]away[/]"
+        made.add_row(
+            escape(each.session_id),
+            escape(each.name),
+            f"{standing}, draining" if each.draining else standing,
+            f"{each.held} of {each.credits}",
+            escape(",".join(each.targets)),
+            escape(",".join(each.kinds)),
+            _local(each.start_time),
+            escape(each.version),
+        )
+    return made
+
+
+def stats(figures: admin_service_pb2.GetStatsResponse) -> Iterable[RenderableType]:
+    """Queues, targets, spool, and what is wrong."""
+    names = [STATE_NAMES[value] for value in sorted(STATE_NAMES) if value < task_pb2.TASK_STATE_SUCCEEDED]
+    queues = table("QUEUE", *(name.upper() for name in names), "OLDEST", "LIMIT", right=[n.upper() for n in names])
+    for queue in figures.queues:
+        live = {key.removeprefix("TASK_STATE_").lower(): count for key, count in queue.live.items()}
+        oldest = format_duration(seconds(queue.oldest_queued)) if queue.HasField("oldest_queued") else "-"
+        title = f"{escape(queue.queue)} [yellow](paused)[/]" if queue.paused else escape(queue.queue)
+        queues.add_row(title, *(str(live.get(name, 0)) for name in names), oldest, str(queue.limit or "-"))
+    yield queues
+    if figures.targets:
+        yield ""
+        numbers = ("WORKERS", "QUEUED", "RUNNING", "PARKED", "DEBTS")
+        targets = table("TARGET", *numbers, "PROBLEM", right=numbers)
+        for each in figures.targets:
+            counts = (each.workers, each.queued, each.running, each.parked, each.debts)
+            targets.add_row(escape(each.target), *map(str, counts), f"[red]{escape(each.problem)}[/]")
+        yield targets
+    yield ""
+    limit = f" of {format_size(figures.spool_limit)}" if figures.spool_limit else ""
+    finished = {key.removeprefix("TASK_STATE_").lower(): count for key, count in sorted(figures.finished.items())}
+    done = ", ".join(f"{count} {name}" for name, count in finished.items() if count) or "none"
+    yield f"spool {format_size(figures.spool_bytes)}{limit} · {figures.uploads} uploads · {figures.watches} watches"
+    yield f"finished since the server started: {done}"
+    if figures.unserved_kinds:
+        yield f"[red]no worker runs: {escape(', '.join(figures.unserved_kinds))}[/]"
+    yield f"server {escape(figures.version)}"
+
+
+def seconds(value: Duration) -> float:
+    """A duration in seconds."""
+    return value.seconds + value.nanos / 1e9
+
+
+def _instant(value: Timestamp) -> float:
+    return value.seconds + value.nanos / 1e9
+
+
+def _local(value: Timestamp) -> str:
+    return f"{value.ToDatetime(tzinfo=UTC).astimezone():%Y-%m-%d %H:%M:%S}"
+
+
+def _ago(value: Timestamp, *, now: datetime) -> str:
+    return format_duration(max((now - value.ToDatetime(tzinfo=UTC)).total_seconds(), 0.0))
+
+
+def _seconds_until(value: Timestamp, *, now: datetime | None) -> float:
+    return (value.ToDatetime(tzinfo=UTC) - (now or datetime.now(UTC))).total_seconds()

@@ -1,0 +1,116 @@
+"""What every command has: where the server is, how to print, and how to end."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Final
+
+from google.protobuf.message import Message
+from rich.console import Console
+from rich.markup import escape
+
+from longshore.client.aio import TIMEOUT, AsyncClient
+from longshore.client.cli.exits import ExitCode, as_json, code_for, explain
+from longshore.client.cli.jsonform import to_json
+from longshore.client.endpoint import Endpoint, default_data_dir
+from longshore.client.errors import LongshoreError
+from longshore.client.patience import OnWait
+
+_WIDE: Final = 10_000
+"""Columns when nobody looks: lines in a pipe are never folded."""
+
+
+class Output(StrEnum):
+    """How results are printed."""
+
+    TEXT = "text"
+    JSON = "json"
+    ID = "id"
+
+    @property
+    def quiet(self) -> bool:
+        """Programs read, also on standard error: nothing for people there."""
+        return self is Output.JSON
+
+
+def _console(*, stderr: bool) -> Console:
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() else _WIDE
+    return Console(stderr=stderr, width=width, soft_wrap=not stream.isatty(), highlight=False, emoji=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """The options that every command takes, and the two streams it prints to."""
+
+    server: str | None
+    token_file: Path | None
+    data_dir: Path | None
+    output: Output
+    out: Console = field(default_factory=lambda: _console(stderr=False))
+    err: Console = field(default_factory=lambda: _console(stderr=True))
+    interrupted: list[str] = field(default_factory=list)
+    """Lines for when Ctrl-C comes: what goes on nevertheless, and what can be done about it."""
+
+    def client(self, *, patience: float = 0.0, on_wait: OnWait | None = None) -> AsyncClient:
+        """A client as the options say. A person who looks wants an answer now, so there is no patience by default."""
+        return AsyncClient(
+            server=self.server,
+            token_file=self.token_file,
+            data_dir=self.data_dir,
+            timeout=TIMEOUT,
+            patience=patience,
+            on_wait=on_wait,
+        )
+
+    def result(self, message: Message, *, text: Callable[[], Any], identity: str = "") -> None:
+        """Print one result on standard output; `text` makes what people see, when it is wanted."""
+        match self.output:
+            case Output.JSON:
+                self.json(message)
+            case Output.ID if identity:
+                self._write(identity)
+            case _:
+                self.out.print(text())
+
+    def json(self, message: Message) -> None:
+        """One line of JSON."""
+        self._write(json.dumps(to_json(message), ensure_ascii=False))
+
+    def say(self, text: str) -> None:
+        """Something for people, on standard error; not with JSON."""
+        if not self.output.quiet:
+            self.err.print(escape(text))
+
+    def fail(self, error: LongshoreError) -> ExitCode:
+        """Print the error on standard error; the exit code that goes with it."""
+        code = code_for(error)
+        if self.output is Output.JSON:
+            sys.stderr.write(json.dumps(as_json(error, code), ensure_ascii=False) + "\n")
+            return code
+        first, *more = explain(error, server=self._address(), token_file=self._token_file())
+        self.err.print(f"[red]longshore:[/] {escape(first)}")
+        for line in more:
+            self.err.print(f"           {escape(line)}")
+        return code
+
+    def _write(self, line: str) -> None:
+        # Not through rich, which would wrap and mark up.
+        sys.stdout.write(line + "\n")
+        sys.stdout.flush()
+
+    def _address(self) -> str:
+        try:
+            return str(Endpoint.parse(self.server))
+        except LongshoreError:
+            return str(self.server)
+
+    def _token_file(self) -> str:
+        named = self.token_file or (None if self.data_dir else os.environ.get("LONGSHORE_TOKEN_FILE"))
+        return str(named or (self.data_dir or default_data_dir()) / "token")

@@ -1,0 +1,278 @@
+"""Commands about tasks: submit, watch, get, list, attempts, cancel, retry."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from functools import partial
+from typing import Annotated, Literal, TypeAlias, cast
+
+import typer
+from google.protobuf.struct_pb2 import Struct
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from longshore.client.aio import PATIENCE, new_request_id
+from longshore.client.cli import options, render
+from longshore.client.cli.command import command
+from longshore.client.cli.display import Display
+from longshore.client.cli.exits import ExitCode, code_for_tasks
+from longshore.client.cli.follow import all_of, follow
+from longshore.client.cli.grammar import parse_moment
+from longshore.client.cli.push import Plan, after_acceptance, deliver
+from longshore.client.cli.session import Output, Session
+from longshore.client.errors import ConfigurationError
+from longshore.client.specs import job_spec, states
+from longshore.v1 import task_pb2
+from longshore.v1 import task_service_pb2 as pb
+
+_PANEL = "Tasks"
+
+TaskIds: TypeAlias = Annotated[list[str], typer.Argument(metavar="TASK…", help="Ids of tasks.", show_default=False)]
+TaskId: TypeAlias = Annotated[str, typer.Argument(metavar="TASK", help="Id of a task.", show_default=False)]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+
+    @command(app, panel="Deliver")
+    async def submit(
+        session: Session,
+        kind: Annotated[str, typer.Argument(metavar="KIND", help="The handler's name.", show_default=False)],
+        arguments: Annotated[
+            str,
+            typer.Option("--json", metavar="OBJECT", help="Arguments: a JSON object, sent as google.protobuf.Struct."),
+        ] = "",
+        file: Annotated[
+            str, typer.Option("--file", metavar="FILE", help="Bytes to upload for it; `-` for standard input.")
+        ] = "",
+        payload: Annotated[
+            str, typer.Option("--payload", metavar="ID", help="Bytes that another task of yours keeps; see `get`.")
+        ] = "",
+        target: Annotated[
+            str, typer.Option("--target", metavar="NAME", help="Only workers that serve this target run it.")
+        ] = "",
+        instance: Annotated[
+            str, typer.Option("--instance", metavar="NAME", help="The instance it works on, for limits.")
+        ] = "",
+        queue: options.QueueOption = "",
+        priority: options.PriorityOption = 0,
+        label: options.LabelOption = None,
+        not_before: options.NotBeforeOption = None,
+        expire_after: options.ExpireAfterOption = None,
+        run_timeout: options.RunTimeoutOption = None,
+        stall_timeout: options.StallTimeoutOption = None,
+        attempts: options.AttemptsOption = 0,
+        sha256: options.Sha256Option = None,
+        request_id: options.RequestIdOption = "",
+        wait: options.WaitOption = False,
+        patience: options.PatienceOption = PATIENCE,
+    ) -> ExitCode:
+        """Submit a job: a task of a kind that a team registered in its own workers.
+
+        longshore submit thumbnail --json '{"width": 320}' --file photo.jpg --wait
+        """
+        if file and payload:
+            raise ConfigurationError("--file and --payload are two ways to say what it works on; give one")
+        spec = job_spec(
+            kind,
+            _struct(arguments) if arguments else None,
+            target=target,
+            instance=instance,
+            queue=queue,
+            priority=priority,
+            labels=options.labels_of(label),
+            not_before=not_before,
+            expire_after=expire_after,
+            run_timeout=run_timeout,
+            stall_timeout=stall_timeout,
+            attempt_limit=attempts,
+        )
+        request = request_id or new_request_id()
+        if file:
+            digest = cast('bytes | Literal["compute"] | None', sha256)
+            plan = Plan(file=file, request_id=request, spec=spec)
+            return await deliver(session, [plan], sha256=digest, wait=wait, patience=patience)
+        display = Display(session.err, quiet=session.output.quiet)
+        async with session.client(patience=patience, on_wait=display.waiting) as client:
+            tasks = await client.submit(spec=spec, payload_id=payload, request_id=request, patience=patience)
+            with display:
+                return code_for_tasks(await after_acceptance(session, client, display, list(tasks), wait=wait))
+
+    @command(app, panel=_PANEL)
+    async def watch(
+        session: Session,
+        tasks: TaskIds,
+        after: Annotated[
+            int | None,
+            typer.Option(
+                "--after", metavar="REVISION", help="Begin after this revision; default: with the task as it is."
+            ),
+        ] = None,
+        patience: options.PatienceOption = PATIENCE,
+    ) -> ExitCode:
+        """Follow tasks until they are done: a line for each change, each revision once.
+
+        The exit code tells how they ended. Reconnects by itself and goes on where it was.
+        """
+        display = Display(session.err, quiet=session.output.quiet)
+        if after is not None and len(tasks) > 1:
+            raise ConfigurationError("--after is for one task at a time")
+
+        def show(task: task_pb2.Task) -> None:
+            which = f"{task.id}  " if len(tasks) > 1 else ""
+            session.result(task, text=lambda: f"{which}{render.revision(task)}", identity=task.id if task.done else "")
+
+        async with session.client(patience=patience, on_wait=display.waiting) as client:
+            with display:
+                done = await all_of(
+                    follow(client, each, display=display, title=each, changed=show, after_revision=after)
+                    for each in tasks
+                )
+        return code_for_tasks(done)
+
+    @command(app, panel=_PANEL)
+    async def get(session: Session, tasks: TaskIds) -> None:
+        """Show tasks as they are now."""
+        async with session.client() as client:
+            for number, each in enumerate(tasks):
+                task = await client.get(each)
+                if number and session.output is Output.TEXT:
+                    session.out.print()
+                session.result(task, text=partial(render.task_detail, task), identity=task.id)
+
+    @command(app, name="list", panel=_PANEL)
+    async def list_(
+        session: Session,
+        state: Annotated[
+            list[str] | None,
+            typer.Option("--state", metavar="STATE", help="In this state; may be repeated. live and done name many."),
+        ] = None,
+        kind: Annotated[
+            list[str] | None, typer.Option("--kind", metavar="KIND", help="Of this kind; may be repeated.")
+        ] = None,
+        queue: Annotated[str, typer.Option("--queue", metavar="NAME", help="In this queue.")] = "",
+        target: Annotated[str, typer.Option("--target", metavar="NAME", help="For this target.")] = "",
+        instance: Annotated[str, typer.Option("--instance", metavar="NAME", help="For this instance.")] = "",
+        label: Annotated[
+            list[str] | None, typer.Option("--label", metavar="KEY=VALUE", help="With this label; may be repeated.")
+        ] = None,
+        since: Annotated[
+            str, typer.Option("--since", metavar="TIME", help="Accepted since: 2h for two hours ago, or ISO 8601.")
+        ] = "",
+        until: Annotated[str, typer.Option("--until", metavar="TIME", help="Accepted before.")] = "",
+        request_id: Annotated[str, typer.Option("--request-id", metavar="ID", help="Of this request.")] = "",
+        creator: Annotated[str, typer.Option("--creator", metavar="NAME", help="Of this creator.")] = "",
+        limit: Annotated[
+            int, typer.Option("--limit", "-n", metavar="N", min=0, help="At most this many; 0: all.")
+        ] = 50,
+    ) -> None:
+        """List tasks, newest first. Every filter that is given must hold.
+
+        longshore list --state live --instance web
+
+        longshore list --state failed --since 1d --output json | jq -r .error.reason
+        """
+        wanted = pb.TaskFilter(
+            states=states(state or ()),
+            kinds=kind or (),
+            queue=queue,
+            target=target,
+            instance=instance,
+            labels=_labels(label),
+            created_after=_moment(since),
+            created_before=_moment(until),
+            request_id=request_id,
+            creator=creator,
+        )
+        found: list[task_pb2.Task] = []
+        more = False
+        async with session.client() as client:
+            async for task in client.list(filter=wanted, limit=limit + 1 if limit else None, page_size=200):
+                if limit and len(found) == limit:
+                    more = True
+                    break
+                found.append(task)
+                if session.output is not Output.TEXT:
+                    session.result(task, text=str, identity=task.id)
+        if session.output is Output.TEXT:
+            if found:
+                session.out.print(render.task_list(found))
+            else:
+                session.say("no tasks")
+            if more:
+                session.say(f"there are more than {limit}; --limit 0 lists them all")
+
+    @command(app, panel=_PANEL)
+    async def attempts(session: Session, task: TaskId) -> None:
+        """Show every attempt of a task, oldest first."""
+        async with session.client() as client:
+            found = await client.attempts(task)
+        if session.output is Output.JSON:
+            for each in found:
+                session.json(each)
+        elif found:
+            session.out.print(render.attempt_list(found))
+        else:
+            session.say("no attempts yet")
+
+    @command(app, panel=_PANEL)
+    async def cancel(
+        session: Session,
+        tasks: TaskIds,
+        reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="For people; kept with the task.")] = "",
+    ) -> None:
+        """Cancel tasks, durably. Prints each as it then is; one that is already done stays as it is.
+
+        A task that is being put in place this very moment cannot be stopped any more; `watch` tells how it ends.
+        """
+        async with session.client() as client:
+            for each in tasks:
+                task = await client.cancel(each, reason=reason)
+                session.result(task, text=partial(render.line, task), identity=task.id)
+
+    @command(app, panel=_PANEL)
+    async def retry(
+        session: Session,
+        task: TaskId,
+        force: options.ForceOption = False,
+        request_id: options.RequestIdOption = "",
+        wait: options.WaitOption = False,
+        patience: options.PatienceOption = PATIENCE,
+    ) -> ExitCode:
+        """Make a new task like a failed, cancelled or expired one, while the server keeps its bytes."""
+        display = Display(session.err, quiet=session.output.quiet)
+        async with session.client(patience=patience, on_wait=display.waiting) as client:
+            again = await client.retry(task, force=force, request_id=request_id)
+            with display:
+                return code_for_tasks(await after_acceptance(session, client, display, [again], wait=wait))
+
+
+def _struct(text: str) -> Struct:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise ConfigurationError(f"--json is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ConfigurationError("--json wants an object, as in '{\"width\": 320}'")
+    struct = Struct()
+    struct.update(value)
+    return struct
+
+
+def _labels(texts: list[str] | None) -> dict[str, str]:
+    try:
+        return options.labels_of(texts)
+    except ValueError as error:
+        raise ConfigurationError(str(error)) from error
+
+
+def _moment(text: str) -> Timestamp | None:
+    if not text:
+        return None
+    try:
+        moment = parse_moment(text, now=datetime.now(UTC))
+    except ValueError as error:
+        raise ConfigurationError(str(error)) from error
+    stamp = Timestamp()
+    stamp.FromDatetime(moment)
+    return stamp
