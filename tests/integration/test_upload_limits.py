@@ -152,14 +152,14 @@ async def test_an_upload_of_unknown_size_stops_at_the_bound_and_goes_on_later(tm
 # A small disk -------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """16 MiB."""
+@pytest.fixture(params=[16])
+def small_disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A folder on a disk of its own, of so many MiB."""
     require_root()
     mount, umount = require_program("mount", "mount"), require_program("umount", "mount")
     place = tmp_path / "disk"
     place.mkdir()
-    subprocess.run([mount, "-t", "tmpfs", "-o", "size=16m,mode=700", "tmpfs", str(place)], check=True)
+    subprocess.run([mount, "-t", "tmpfs", "-o", f"size={request.param}m,mode=700", "tmpfs", str(place)], check=True)
     yield place
     subprocess.run([umount, "-l", str(place)], check=True)
 
@@ -204,10 +204,11 @@ async def test_a_disk_that_fills_up_on_the_way_costs_no_durable_byte(small_disk:
         assert server.sealed[0].read_bytes() == content
 
 
+@pytest.mark.parametrize("small_disk", [48], indirect=True)
 async def test_the_reserve_of_the_disk_is_left_to_the_database(small_disk: Path) -> None:
-    """Both on one small disk: uploads are refused while the database can still commit."""
+    """Both on one small disk: uploads are refused while the database can still commit. Its log may grow to 16 MiB."""
     steps = UploadLimits(inline_bytes=0, reserve_step=MIB)
-    async with TaskServer(small_disk / "data", limits=steps, reserve=8 * MIB) as server:
+    async with TaskServer(small_disk / "data", limits=steps, reserve=32 * MIB) as server:
         stored = 0
         refusal = None
         while refusal is None and stored < 100:
@@ -219,7 +220,7 @@ async def test_the_reserve_of_the_disk_is_left_to_the_database(small_disk: Path)
         assert refusal is not None
         assert_over(refusal, "SPOOL_FULL")
         assert stored >= 1
-        for number in range(200):
+        for number in range(400):
             spec = task_pb2.TaskSpec(job=task_pb2.JobSpec(kind="resize"), labels={"n": str(number)})
             await server.submit(pb.SubmitTaskRequest(request_id=f"s{number}", spec=spec))
-        assert len(await server.tasks()) == stored + 200
+        assert len(await server.tasks()) == stored + 400
