@@ -116,7 +116,7 @@ class Stream:
             self.go_away = message.go_away.reason
 
     async def until(self, look: Callable[[], T | None], *, within: float = DEADLINE) -> T:
-        """The first truthy answer of `look`, asked after each message. For want of one raises Refused, AssertionError."""
+        """The first truthy answer of `look`, asked after each message. Without one: Refused, or AssertionError."""
         try:
             async with asyncio.timeout(within), self._news:
                 while not (found := look()):
@@ -124,7 +124,7 @@ class Stream:
                         raise self.error or AssertionError("the stream ended before it came")
                     await self._news.wait()
         except TimeoutError:
-            raise AssertionError(f"not within {within} s; so far came {self.messages[-5:]}") from None
+            raise AssertionError(f"not within {within} s; last came {str(self.messages[-3:])[-1500:]}") from None
         return found
 
     async def until_ended(self, *, within: float = DEADLINE) -> Refused | None:
@@ -209,7 +209,7 @@ class FakeWorker:
         self.targets = dict(targets) if isinstance(targets, Mapping) else dict.fromkeys(targets, "")
         self.kinds = dict(kinds) if kinds is not None else {"file_push": True, "job": False}
         self.streams: list[Stream] = []
-        self._metadata = (("authorization", f"Bearer {token}"),)
+        self.metadata = (("authorization", f"Bearer {token}"),)
         self._channel: grpc.aio.Channel | None = None
 
     async def __aenter__(self) -> Self:
@@ -242,7 +242,7 @@ class FakeWorker:
 
     async def open(self, first: pb.WorkRequest, *, listen: bool = True) -> Stream:
         """A connection that begins with any message at all."""
-        stream = Stream(self.stub.Work(metadata=self._metadata))
+        stream = Stream(self.stub.Work(metadata=self.metadata))
         self.streams.append(stream)
         if listen:
             stream.listen()
@@ -266,7 +266,7 @@ class FakeWorker:
         )
         data = bytearray()
         try:
-            async for piece in self.stub.DownloadPayload(request, metadata=self._metadata):
+            async for piece in self.stub.DownloadPayload(request, metadata=self.metadata):
                 assert piece.offset == offset + len(data)
                 assert 0 < len(piece.data) <= 1 << 20
                 data += piece.data

@@ -72,7 +72,8 @@ async def test_an_unavailable_store_is_asked_again_and_nothing_is_lost(monkeypat
         sink.open.set()
         async with asyncio.timeout(5):
             await batcher.idle()
-    assert sink.batches == [{"a": 5, "b": 2}]
+    # The newest of each, once.
+    assert sorted((key, value) for batch in sink.batches for key, value in batch.items()) == [("a", 5), ("b", 2)]
 
 
 async def test_a_defect_comes_out_of_run() -> None:
@@ -83,3 +84,27 @@ async def test_a_defect_comes_out_of_run() -> None:
     batcher.put("a", 1)
     with pytest.raises(ZeroDivisionError):
         await batcher.run()
+
+
+async def test_one_indigestible_entry_does_not_hold_up_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session_batcher, "PAUSE_FIRST", 0.001)
+    monkeypatch.setattr(session_batcher, "PAUSE_MOST", 0.001)
+    passed: set[str] = set()
+    others = {f"good-{number}" for number in range(40)}
+    done = asyncio.Event()
+
+    async def picky(batch: Mapping[str, int]) -> None:
+        if "bad" in batch:
+            raise StoreUnavailable("this one is a defect")
+        passed.update(batch)
+        if passed == others:
+            done.set()
+
+    batcher = Batcher(picky)
+    for number in range(40):
+        batcher.put(f"good-{number}", 1)
+        if number == 20:
+            batcher.put("bad", 1)
+    async with running(batcher), asyncio.timeout(5):
+        await done.wait()
+        assert "bad" in batcher
