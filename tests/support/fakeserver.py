@@ -250,6 +250,19 @@ async def soon(awaited: Awaitable[T]) -> T:
         return await awaited
 
 
+async def heard(peer: Peer) -> None:
+    """The worker has acted on everything that was said: it has answered what was said last."""
+    ref = peer.assign(job("probe", "no-such-kind"))
+    while True:
+        report = await peer.report()
+        if report.attempt == ref:
+            assert report.error.reason == "UNKNOWN_KIND"
+            peer.ack(ref)
+            return
+        peer._reports.put_nowait(report)
+        await asyncio.sleep(0)
+
+
 async def refuse(context: _Context, code: grpc.StatusCode, reason: str) -> None:
     """End the call as the real server does, with an ErrorInfo."""
     detail = any_pb2.Any()

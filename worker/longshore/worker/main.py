@@ -97,9 +97,10 @@ def serve(
     Every option may be set in the environment: --grace is LONGSHORE_WORKER_GRACE. Exit codes: 0 it left as told, 1 it
     was refused or a setting is wrong, 75 too many handlers hang and it wants to be started anew.
     """
-    if log_level not in log.LEVELS:
+    known = log_level in log.LEVELS
+    log.configure(worker=name or default_name(), style=log_format, level=log_level if known else "info")
+    if not known:
         _refuse(f"--log-level {log_level!r}: use {', '.join(log.LEVELS)}")
-    log.configure(worker=name or default_name(), style=log_format, level=log_level)
     settings = WorkerConfig(
         server=server,
         targets=tuple(target or ()),
