@@ -34,6 +34,7 @@ from tests.support.fakeworker import DEADLINE, FakeWorker
 TOKEN: Final = "a-token-of-the-tests"
 LONG: Final = 60.0
 """A lease that does not end within a test: fake workers say nothing by themselves."""
+LOOK_AGAIN: Final = 0.05
 
 T = TypeVar("T")
 
@@ -133,13 +134,16 @@ class FleetServer:
         ]
 
     async def until(self, look: Callable[[], Awaitable[T | None]], *, within: float = DEADLINE) -> T:
-        """The first truthy answer of `look`, asked now and after each commit."""
+        """The first truthy answer of `look`, asked now, after each commit, and now and then."""
         bell = asyncio.Event()
         unsubscribe = self.store.subscribe(lambda _changes: bell.set())
         try:
             async with asyncio.timeout(within):
                 while not (found := await look()):
-                    await bell.wait()
+                    # Not every commit changes a task, so that it would be told of.
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(LOOK_AGAIN):
+                            await bell.wait()
                     bell.clear()
         finally:
             unsubscribe()

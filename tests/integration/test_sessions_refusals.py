@@ -1,0 +1,114 @@
+"""What a server does not put up with: wrong words, strangers, and workers that do not listen."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import grpc
+import pytest
+
+from longshore.v1 import worker_service_pb2 as pb
+from tests.support.fakeworker import FakeWorker, Refused, ref
+from tests.support.fleetserver import FleetServer, fleet_server
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[FleetServer]:
+    async with fleet_server(tmp_path) as running:
+        yield running
+
+
+@pytest.fixture
+async def worker(server: FleetServer) -> AsyncIterator[FakeWorker]:
+    async with server.worker() as one:
+        yield one
+
+
+@pytest.mark.parametrize(
+    ("fields", "code", "reason"),
+    [
+        ({"protocol_version": 7}, grpc.StatusCode.FAILED_PRECONDITION, "PROTOCOL_VERSION"),
+        ({"session_id": "short"}, grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD"),
+        ({"worker": "a b"}, grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD"),
+    ],
+)
+async def test_a_wrong_hello(worker: FakeWorker, fields: dict[str, object], code: grpc.StatusCode, reason: str) -> None:
+    with pytest.raises(Refused) as refused:
+        await worker.connect(**fields)  # type: ignore[arg-type]  # each is a field of the hello
+    assert (refused.value.code, refused.value.reason) == (code, reason)
+
+
+async def test_no_hello_and_a_second_one(worker: FakeWorker) -> None:
+    rude = await worker.open(pb.WorkRequest(credits=1))
+    error = await rude.until_ended()
+    assert error is not None
+    assert (error.code, "hello" in str(error)) == (grpc.StatusCode.INVALID_ARGUMENT, True)
+    stream = await worker.connect()
+    await stream.say(hello=worker.hello())
+    error = await stream.until_ended()
+    assert error is not None
+    assert error.code is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_too_many_credits(worker: FakeWorker) -> None:
+    stream = await worker.connect()
+    await stream.offer(1001)
+    error = await stream.until_ended()
+    assert error is not None
+    assert (error.code, "credits" in str(error)) == (grpc.StatusCode.INVALID_ARGUMENT, True)
+
+
+async def test_a_stream_that_ends_before_its_hello_leaves_nothing(server: FleetServer, worker: FakeWorker) -> None:
+    call = worker.stub.Work(metadata=worker.metadata)
+    await call.done_writing()
+    assert await call.code() is grpc.StatusCode.OK
+    assert await server.store.sessions() == []
+
+
+async def test_without_a_token_nobody_works(server: FleetServer) -> None:
+    async with FakeWorker(server.address, token="guessed") as stranger:
+        with pytest.raises(Refused) as refused:
+            await stranger.connect()
+        assert refused.value.code is grpc.StatusCode.UNAUTHENTICATED
+        with pytest.raises(Refused) as refused:
+            await stranger.download("task", 1)
+        assert refused.value.code is grpc.StatusCode.UNAUTHENTICATED
+
+
+async def test_a_targets_name_is_bound_to_its_daemon(server: FleetServer) -> None:
+    async with server.worker(targets={"lxd": "fingerprint-a"}) as one, server.worker(targets={"lxd": "b"}) as other:
+        await one.connect()
+        with pytest.raises(Refused) as refused:
+            await other.connect()
+        assert (refused.value.code, refused.value.reason) == (
+            grpc.StatusCode.FAILED_PRECONDITION,
+            "TARGET_IDENTITY",
+        )
+
+
+async def test_a_worker_that_does_not_listen_is_cut_off(tmp_path: Path) -> None:
+    async with fleet_server(tmp_path, outbox_limit=200) as server, server.worker() as worker:
+        deaf = await worker.open(pb.WorkRequest(hello=worker.hello()), listen=False)
+        async with asyncio.timeout(30):
+            for batch in range(10_000):
+                reports = [
+                    pb.Report(attempt=ref(f"made-up-{batch}-{number}", 1), outcome=pb.OUTCOME_OK)
+                    for number in range(150)
+                ]
+                try:
+                    await deaf.say(reports=reports)
+                except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+                    break
+                if deaf.call.done():
+                    break
+        deaf.listen()
+        error = await deaf.until_ended()
+        assert error is not None
+        assert (error.code, error.reason) == (grpc.StatusCode.UNAVAILABLE, "SLOW_CONSUMER")
+        assert server.sessions.fleet.connection(worker.session_id) is None
+        # It may come back, and listen.
+        stream = await worker.connect(credits=1)
+        (task,) = await server.submit()
+        assert (await stream.next_assignment()).task.id == task.id
