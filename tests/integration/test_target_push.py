@@ -11,8 +11,10 @@ import pytest
 
 from longshore.worker.errors import AttemptStopped, GrantRefused, PermanentError, StopReason, TransientError
 from longshore.worker.push import remove_temps, settle_push
-from longshore.worker.targets import Attributes, DirectorySpec, Settlement, open_target, parse_target
+from longshore.worker.targets import Attributes, DirectorySpec, Settlement, open_target
+from longshore.worker.targets.lxd import LxdTarget
 from longshore.worker.targets.paths import temps_of
+from longshore.worker.targets.transport import Endpoint
 from tests.support.pushing import TASK, DirectoryPlace, LxdPlace, Place, Recorder, a_push, deliver
 
 
@@ -24,7 +26,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
     else:
         daemon = request.getfixturevalue("lxd")
         instance = request.getfixturevalue("box")
-        opened = open_target(parse_target(f"t=lxd:{daemon.socket}"))
+        opened = LxdTarget("t", Endpoint(socket_path=str(daemon.socket)))
         inside = LxdPlace(daemon, opened, instance)
         inside.run("rm -rf /root /etc/longshore && mkdir -p /root")
         yield inside

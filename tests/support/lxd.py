@@ -14,7 +14,7 @@ import subprocess
 import tarfile
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -89,6 +89,14 @@ class LxdDaemon:
         os.kill(self.pid, signal.SIGSTOP)
         try:
             yield
+        finally:
+            os.kill(self.pid, signal.SIGCONT)
+
+    @contextmanager
+    def hung_when(self) -> Iterator[Callable[[], None]]:
+        """A function that stops the daemon; it goes on at the end of the block."""
+        try:
+            yield lambda: os.kill(self.pid, signal.SIGSTOP)
         finally:
             os.kill(self.pid, signal.SIGCONT)
 

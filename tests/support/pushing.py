@@ -8,7 +8,7 @@ import stat
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import google_crc32c
 
@@ -16,6 +16,7 @@ from longshore.worker.errors import AttemptStopped, StopReason
 from longshore.worker.push import Push, Pushed, push_file
 from longshore.worker.targets import Content, Target
 from longshore.worker.targets.base import Source
+from longshore.worker.targets.lxd import LxdTarget
 from tests.support.lxd import LxdDaemon
 
 TASK = "01JCEXAMPLE000000000000000"
@@ -62,8 +63,10 @@ class Recorder:
 class Place(Protocol):
     """An instance of some target, seen from inside."""
 
-    target: Target
-    instance: str
+    @property
+    def target(self) -> Target: ...
+    @property
+    def instance(self) -> str: ...
 
     def read(self, path: str) -> bytes: ...
     def plant(self, path: str, content: bytes, mode: int = 0o644, uid: int = 0, gid: int = 0) -> None: ...
@@ -80,7 +83,7 @@ class LxdPlace:
     """A running container."""
 
     daemon: LxdDaemon
-    target: Target
+    target: LxdTarget
     instance: str
 
     def run(self, command: str) -> str:
@@ -136,14 +139,14 @@ class DirectoryPlace:
         return "".join(str(path) for path in self.base.rglob(".longshore-*"))
 
 
-def a_push(instance: str, path: str, data: bytes, **more: object) -> Push:
+def a_push(instance: str, path: str, data: bytes, **more: Any) -> Push:
     """A push of `data`, with the defaults of a task that says nothing else."""
     said: dict[str, object] = {"task_id": TASK, "attempt": 1, "project": "", "instance": instance, "path": path}
     content = {"size": len(data), "crc32c": google_crc32c.value(data)}
-    return Push(**{**said, **content, **more})  # type: ignore[arg-type]
+    return Push(**{**said, **content, **more})
 
 
-def deliver(place: Place, path: str, recorder: Recorder, **more: object) -> Pushed:
+def deliver(place: Place, path: str, recorder: Recorder, **more: Any) -> Pushed:
     """Push the recorder's data to a path, without pauses between tries."""
     push = replace(a_push(place.instance, path, recorder.data), **more)
     return push_file(push, recorder, place.target, pause=lambda _: None)

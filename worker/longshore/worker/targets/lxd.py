@@ -85,6 +85,8 @@ class LxdTarget:
 
     def close(self) -> None:
         self._pool.close()
+        self._client.close()
+        self._quick_client.close()
 
     def statistics(self) -> tuple[int, int]:
         """SFTP sessions idle and busy now."""

@@ -1,8 +1,9 @@
 """pylxd behind types: the only module that knows it. LXD and Incus alike.
 
 What pylxd does not do by itself is done here: a session that ignores the environment (REQUESTS_CA_BUNDLE would override
-the pinned certificate), time-outs on everything (a hung daemon keeps pylxd waiting for ever), one client per thread and
-project (requests' sessions are not for sharing), and errors that are already classified.
+the pinned certificate), time-outs on everything (a hung daemon keeps pylxd waiting for ever), each client lent to one
+thread at a time (requests' sessions are not for sharing; and kept, because a new client asks the daemon who it is
+before anything else), and errors that are already classified.
 """
 
 from __future__ import annotations
@@ -25,6 +26,10 @@ from longshore.worker.errors import AttemptError, PermanentError, Reason, Transi
 from longshore.worker.targets import classify
 from longshore.worker.targets.base import CHUNK, Attributes, InstanceState
 from longshore.worker.targets.transport import Endpoint, Timeouts, public_authorities, verify_pin
+from longshore.worker.targets.unix_http import SCHEME, UnixAdapter
+
+_KEPT: Final = 16
+"""Idle clients of one project."""
 
 _STATES: Final = {
     "Running": InstanceState.RUNNING,
@@ -54,17 +59,28 @@ class InstanceInfo:
 
 
 class LxdClient:
-    """What a target needs of the REST API. Safe to share between threads: each gets its own pylxd client."""
+    """What a target needs of the REST API. Safe to share between threads: pylxd clients are lent, to one at a time."""
 
     def __init__(self, endpoint: Endpoint, *, timeouts: Timeouts) -> None:
         self._endpoint = endpoint
         self._timeouts = timeouts
-        self._local = threading.local()
+        self._lock = threading.Lock()
+        self._idle: dict[str, list[Any]] = {}
+        self._closed = False
+
+    def close(self) -> None:
+        """Close all connections; those in use, when their use ends."""
+        with self._lock:
+            self._closed = True
+            clients = [client for idle in self._idle.values() for client in idle]
+            self._idle.clear()
+        for client in clients:
+            _close(client)
 
     def identity(self) -> str:
         """The fingerprint of the daemon's certificate: it outlives restarts, and a cluster has one for all members."""
-        with _classified(f"asking {self._endpoint} who it is"):
-            info = self._client("").api.get().json()["metadata"]
+        with _classified(f"asking {self._endpoint} who it is"), self._client("") as client:
+            info = client.api.get().json()["metadata"]
             found = info.get("environment", {}).get("certificate_fingerprint", "")
         if not found:
             raise PermanentError(
@@ -77,7 +93,8 @@ class LxdClient:
         """What one instance is doing; ABSENT when the daemon does not know it."""
         with _classified(f"looking at instance {instance}"):
             try:
-                found = self._client(project).api.instances[quote(instance, safe="")].get()
+                with self._client(project) as client:
+                    found = client.api.instances[quote(instance, safe="")].get()
             except pylxd.exceptions.NotFound:
                 return InstanceState.ABSENT
             return _state(found.json()["metadata"].get("status"))
@@ -86,57 +103,87 @@ class LxdClient:
         """Every instance; of all projects with project "*"."""
         with _classified("listing instances"):
             parameters = {"recursion": "1"} | ({"all-projects": "true"} if project == "*" else {})
-            client = self._client("" if project == "*" else project)
-            rows = client.api.instances.get(params=parameters).json()["metadata"] or []
+            with self._client("" if project == "*" else project) as client:
+                rows = client.api.instances.get(params=parameters).json()["metadata"] or []
             return [
                 InstanceInfo(row.get("project") or "default", row["name"], _state(row.get("status"))) for row in rows
             ]
 
     def put_file(self, project: str, instance: str, path: str, body: Body, attributes: Attributes) -> None:
         """Write over a file by the files API. **The daemon may answer OK and have lost data**: read it back."""
-        with _classified(f"writing {path}"):
-            found = self._client(project).instances.get(instance)
+        with _classified(f"writing {path}"), self._client(project) as client:
+            found = client.instances.get(instance)
             found.files.put(path, body, mode=attributes.mode, uid=attributes.uid, gid=attributes.gid)
 
     def read_file(self, project: str, instance: str, path: str) -> Iterator[bytes]:
         """A file's content, never all of it in memory."""
-        with _classified(f"reading {path}"):
-            node = self._client(project).api.instances[quote(instance, safe="")].files
+        with _classified(f"reading {path}"), self._client(project) as client:
+            node = client.api.instances[quote(instance, safe="")].files
             with node.get(params={"path": path}, is_api=False, stream=True) as response:
                 yield from response.iter_content(CHUNK)
 
     def events(self, project: str) -> EventStream:
         """Lifecycle events of one project, or of all with project "*". Connected on return."""
-        with _classified("watching instances"):
+        with _classified("watching instances"), self._client("") as client:
             scope = "all-projects=true" if project == "*" else f"project={quote(project, safe='')}"
-            stream = self._client("").events(event_types={pylxd.client.EventType.Lifecycle})
+            stream = client.events(event_types={pylxd.client.EventType.Lifecycle})
             stream.resource += f"&{scope}"
             return EventStream(stream, self._endpoint, self._timeouts)
 
-    def _client(self, project: str) -> Any:
-        clients = cast("dict[str, Any]", self._local.__dict__.setdefault("clients", {}))
-        client = clients.get(project)
+    @contextmanager
+    def _client(self, project: str) -> Iterator[Any]:
+        """A pylxd client for one thread, until the block ends. Kept for the next one, unless an error came out."""
+        with self._lock:
+            idle = self._idle.get(project)
+            client = idle.pop() if idle else None
         if client is None:
-            client = clients[project] = self._connect(project)
-        return client
+            client = self._connect(project)
+        try:
+            yield client
+        except pylxd.exceptions.NotFound:
+            self._keep(project, client)
+            raise
+        except BaseException:
+            _close(client)
+            raise
+        self._keep(project, client)
+
+    def _keep(self, project: str, client: Any) -> None:
+        with self._lock:
+            idle = self._idle.setdefault(project, [])
+            if not self._closed and len(idle) < _KEPT:
+                idle.append(client)
+                return
+        _close(client)
 
     def _connect(self, project: str) -> Any:
         end = self._endpoint
-        url = end.url or f"http+unix://{quote(end.socket_path, safe='')}"
         certificate = (end.cert, end.key) if end.cert else None
-        session: requests.Session = pylxd.client.get_session_for_url(
-            url, verify=end.server_cert or True, cert=certificate
-        )
+        if end.socket_path:
+            url = SCHEME + quote(end.socket_path, safe="")
+            session = requests.Session()
+            session.mount(SCHEME, UnixAdapter(end.socket_path))
+        else:
+            url = end.url
+            session = pylxd.client.get_session_for_url(url, verify=end.server_cert or True, cert=certificate)
+            if not end.server_cert:
+                session.verify = public_authorities()
         session.trust_env = False
-        if end.url and not end.server_cert:
-            session.verify = public_authorities()
-        return pylxd.client.Client(
-            endpoint=url,
-            session=session,
-            cert=certificate,
-            project=project or None,
-            timeout=(self._timeouts.connect_s, self._timeouts.answer_s),
-        )
+        try:
+            return pylxd.client.Client(
+                endpoint=url,
+                session=session,
+                cert=certificate,
+                project=project or None,
+                timeout=(self._timeouts.connect_s, self._timeouts.answer_s),
+            )
+        except BaseException:
+            session.close()
+            raise
+
+
+def _close(client: Any) -> None:
+    client.api.session.close()
 
 
 class EventStream:
@@ -175,7 +222,8 @@ class EventStream:
 
     def close(self) -> None:
         """Close it at once."""
-        self._stream.close_connection()
+        # Not by its own close_connection, which leaves the socket open when it was not connected.
+        self._stream.sock.close()
 
     def _pending(self) -> bool:
         sock = self._stream.sock

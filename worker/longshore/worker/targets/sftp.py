@@ -90,7 +90,11 @@ class SftpSession:
         flags = OpenFlag.WRITE | OpenFlag.CREATE | OpenFlag.EXCLUSIVE
         # The mode goes in a packet of its own: servers differ in whether they heed the one given on opening.
         handle = self._handle(Kind.OPEN, _path(path), struct.pack(">I", flags), wire.attributes())
-        self.set_handle_mode(handle, 0o600)
+        try:
+            self.set_handle_mode(handle, 0o600)
+        except BaseException:
+            self.abandon_handle(handle)
+            raise
         return handle
 
     def open_read(self, path: str) -> bytes:
@@ -136,11 +140,24 @@ class SftpSession:
             written = self._read_all(wire.string(handle), advance)
         except BaseException:
             self._drain()
-            if not self._transport.broken:
-                self._quietly_close(handle)
+            self.abandon_handle(handle)
             raise
         self.close_handle(handle)
         return written
+
+    def abandon_handle(self, handle: bytes) -> None:
+        """Close a handle whose file does not matter any more; never raises. Needless when the session is broken."""
+        if self._transport.broken:
+            return
+        check, self._transport.check = self._transport.check, no_check
+        try:
+            self.close_handle(handle)
+        except SftpStatus:
+            pass  # It was read only, or is about to be removed.
+        except (OSError, EOFError, ProtocolError):
+            self._transport.close()
+        finally:
+            self._transport.check = check
 
     # -- names -------------------------------------------------------------------------------------------------------
 
@@ -231,18 +248,6 @@ class SftpSession:
         try:
             while self._open and not self._transport.broken:
                 self._answer()
-        except (OSError, EOFError, ProtocolError):
-            self._transport.close()
-        finally:
-            self._transport.check = check
-
-    def _quietly_close(self, handle: bytes) -> None:
-        """Close a handle that was only read from, on the way out of an error."""
-        check, self._transport.check = self._transport.check, no_check
-        try:
-            self.close_handle(handle)
-        except SftpStatus:
-            pass  # Nothing was written through it.
         except (OSError, EOFError, ProtocolError):
             self._transport.close()
         finally:

@@ -39,6 +39,7 @@ class SftpTemp:
     def __init__(self, session: SftpSession, path: str, handle: bytes) -> None:
         self._session = session
         self._handle = handle
+        self._open = True
         self.path: Final = path
 
     def write(self, source: Source, *, advance: Callable[[int], None]) -> Written:
@@ -62,7 +63,14 @@ class SftpTemp:
 
     def close(self) -> None:
         with classified(self._session, f"closing {self.path}"):
+            self._open = False
             self._session.close_handle(self._handle)
+
+    def abandon(self) -> None:
+        """Let go of the file on the way out of an error. An open handle would keep a removed file's space taken."""
+        if self._open:
+            self._open = False
+            self._session.abandon_handle(self._handle)
 
 
 class SftpDelivery:
@@ -77,6 +85,7 @@ class SftpDelivery:
         self._session = session
         self._check = check
         self._give_back = give_back
+        self._temps: list[SftpTemp] = []
 
     def stat(self, path: str, *, follow: bool = True) -> FileStat | None:
         with classified(self._session, f"looking at {path}"):
@@ -110,7 +119,9 @@ class SftpDelivery:
 
     def create_temp(self, path: str) -> SftpTemp:
         with classified(self._session, f"creating {path}"):
-            return SftpTemp(self._session, path, self._session.create(path))
+            temp = SftpTemp(self._session, path, self._session.create(path))
+        self._temps.append(temp)
+        return temp
 
     def read_back(self, path: str, *, advance: Callable[[int], None]) -> Written:
         with _foreign_errors(), classified(self._session, f"reading {path}", missing=Reason.TEMP_MISSING):
@@ -145,6 +156,8 @@ class SftpDelivery:
     def remove(self, path: str) -> bool:
         self._session.set_check(no_check)
         try:
+            for temp in self._temps:
+                temp.abandon()
             with classified(self._session, f"removing {path}"):
                 return self._session.remove(path)
         finally:
@@ -152,6 +165,8 @@ class SftpDelivery:
 
     def close(self) -> None:
         self._session.set_check(no_check)
+        for temp in self._temps:
+            temp.abandon()
         self._give_back(self._session)
 
 
