@@ -47,6 +47,11 @@ class Content:
         return int(google_crc32c.value(b"".join(self._gathered)))
 
     @property
+    def spooled(self) -> bool:
+        """Some of it is in the spool, or was."""
+        return self._partial is not None
+
+    @property
     def sealed(self) -> bool:
         return self._partial is not None and self._partial.sealed
 

@@ -9,7 +9,7 @@ from longshore.server.model.errors import SpoolFull
 from longshore.server.spool.protocol import Spool
 
 _FRESH: Final = 0.5
-"""Seconds for which an answer about free space is believed."""
+"""Seconds for which an answer about free space is believed, when it is good."""
 _RETRY: Final = 5.0
 
 
@@ -29,7 +29,11 @@ class Room:
 
     async def require(self, wanted: int, *, of: str = "") -> None:
         """Raise SpoolFull unless `wanted` more bytes fit; what is promised to `of` itself does not count."""
-        free = await self._free_bytes() - self._promised + self._promises.get(of, 0)
+        others = self._promised - self._promises.get(of, 0)
+        if self._asked_at is None or self._clock.ticks() - self._asked_at > _FRESH or self._free - others < wanted:
+            self._free = await self._spool.free_bytes()
+            self._asked_at = self._clock.ticks()
+        free = self._free - (self._promised - self._promises.get(of, 0))
         if free < wanted:
             raise SpoolFull(
                 f"The disk of the spool has {max(free, 0)} bytes left for uploads, and {wanted} are needed. Try "
@@ -44,12 +48,8 @@ class Room:
         before = self._promises.pop(of, 0)
         if unwritten > 0:
             self._promises[of] = unwritten
-        self._promised += max(unwritten, 0) - before
-        self._asked_at = None  # what was a promise may be written by now
-
-    async def _free_bytes(self) -> int:
-        now = self._clock.ticks()
-        if self._asked_at is None or now - self._asked_at > _FRESH:
-            self._free = await self._spool.free_bytes()
-            self._asked_at = now
-        return self._free
+        change = max(unwritten, 0) - before
+        self._promised += change
+        # What is no promise any more may be written: it counts as used until the disk is asked again, which happens
+        # before anybody is refused.
+        self._free += min(change, 0)

@@ -81,8 +81,9 @@ class UploadStream:
         self._ending: LongshoreError | None = None
         self._busy = False
         self._heard_at = keeper.clock.ticks()
-        self._over = content is None
-        """Nothing is left to checkpoint."""
+        self._done = content is None
+        """Everything is durable: nothing is under way."""
+        self._rejected = False
         self._reserved = upload.reserved
         self._offset = content.offset if content is not None else (upload.payload.size if upload.payload else 0)
         self._durable = upload.offset, upload.crc32c
@@ -138,7 +139,10 @@ class UploadStream:
                 f"offset."
             ) from None
         finally:
-            await self.detach()
+            if self._done:
+                self._leave()
+            else:
+                await self.detach()
 
     def end(self, reason: LongshoreError) -> bool:
         """Ask the connection to end with `reason`; answers False when it is being finished, which is not broken off."""
@@ -186,6 +190,13 @@ class UploadStream:
         if self._detaching is None:
             self._detaching = self._keeper.own(self._detach(), f"detach upload {self._upload.id}")
         await asyncio.wait({self._detaching}, timeout=self._limits.detach)
+
+    def _leave(self) -> None:
+        """Nothing is left to be done but to close the file, which nobody needs to wait for."""
+        if self._content is not None and self._content.spooled:
+            _ = self._keeper.own(self._content.close(), f"close upload {self._upload.id}")
+        self._keeper.room.promise(self._upload.id, 0)
+        self._released()
 
     def _rest(self, seconds: float | None) -> None:
         """Set the alarm for silence anew, unless an end was asked for: then it has rung already."""
@@ -297,7 +308,7 @@ class UploadStream:
                 inline=content.inline,
             )
         )
-        self._over = True
+        self._done = True
         _log.info("upload_complete", upload_id=done.id, size=size, tasks=[task.id for task in done.tasks])
         return done
 
@@ -314,7 +325,7 @@ class UploadStream:
 
     async def _reject(self, error: LongshoreError) -> None:
         """The bytes are wrong: give the upload up, so that the same request id can start anew."""
-        self._over = True
+        self._rejected = True
         _log.warning("upload_rejected", upload_id=self._upload.id, reason=error.reason)
         try:
             await self._keeper.store.run(RejectUpload(upload_id=self._upload.id, connection=self._upload.connection))
@@ -340,7 +351,7 @@ class UploadStream:
                     await step()
                 except LongshoreError as error:
                     _log.info("upload_detach", upload_id=self._upload.id, error=error.message)
-            if not self._over and not content.sealed:
+            if not self._done and not self._rejected and not content.sealed:
                 await self._last_checkpoint(content)
         finally:
             await content.close()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -19,6 +18,7 @@ from longshore.server.engine.submissions import (
     upload_fingerprint,
 )
 from longshore.server.engine.upload_content import Content
+from longshore.server.engine.upload_ids import RandomIds
 from longshore.server.engine.upload_ledger import Ledger
 from longshore.server.engine.upload_limits import UploadLimits, UploadStatistics
 from longshore.server.engine.upload_room import Room
@@ -36,7 +36,7 @@ from longshore.server.model.errors import (
 )
 from longshore.server.model.task import Task, Upload
 from longshore.server.model.values import UploadState
-from longshore.server.spool.protocol import Spool
+from longshore.server.spool.protocol import PartialFile, Spool
 from longshore.server.store.commands import OpenUpload, RejectUpload, SubmitTasks
 from longshore.server.store.protocol import Store
 
@@ -90,7 +90,7 @@ class Uploads:
         limits: UploadLimits,
         defaults: Defaults,
         relieve: Callable[[int], Awaitable[None]] | None = None,
-        new_id: Callable[[], str] = lambda: uuid.uuid4().hex,
+        new_id: Callable[[], str] | None = None,
     ) -> None:
         self.store = store
         self.clock = clock
@@ -99,7 +99,7 @@ class Uploads:
         self.room = Room(spool=spool, clock=clock)
         self._spool = spool
         self._relieve = relieve
-        self._new_id = new_id
+        self._new_id = new_id or RandomIds()
         self._slots: dict[tuple[str, str], _Slot] = {}
         self._live: set[_Slot] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -127,7 +127,15 @@ class Uploads:
             )
         key = principal, request.request_id
         slot = await self._claim(key, take_over=request.take_over)
-        opening = self.own(self._open(slot, key, request), f"open upload {request.request_id}")
+        try:
+            upload = await self._admit(principal, request, connect=True)
+        except BaseException:
+            self._leave(key, slot)
+            raise
+        if upload.state is UploadState.COMPLETE or upload.connection <= 1:
+            return self._stream(slot, key, request, upload, None)
+        # Not cut off by a cancel: the file must be let go of before another connection may have it.
+        opening = self.own(self._resumed(slot, key, request, upload), f"resume upload {upload.id}")
         try:
             return await asyncio.shield(opening)
         except asyncio.CancelledError:
@@ -267,17 +275,41 @@ class Uploads:
 
     # Opening ------------------------------------------------------------------------------------------------------
 
-    async def _open(self, slot: _Slot, key: tuple[str, str], request: UploadRequest) -> UploadStream:
+    async def _resumed(self, slot: _Slot, key: tuple[str, str], request: UploadRequest, upload: Upload) -> UploadStream:
+        """The stream of an upload that a connection before may have begun to write."""
         try:
-            upload = await self._admit(key[0], request, connect=True)
-            content = await self._content(upload)
+            partial = await self._spool.resume(upload.id, upload.offset, upload.crc32c)
+        except SpoolDamaged:
+            _log.error("upload_damaged", upload_id=upload.id, offset=upload.offset)
+            try:
+                await self.store.run(RejectUpload(upload_id=upload.id, connection=upload.connection))
+            finally:
+                self._leave(key, slot)
+            raise
         except BaseException:
             self._leave(key, slot)
             raise
-        complete = content is None
-        held, held_crc = upload.offset, upload.crc32c
-        if content is not None:
-            held, held_crc = content.offset, content.crc32c
+        return self._stream(slot, key, request, upload, partial)
+
+    def _stream(
+        self,
+        slot: _Slot,
+        key: tuple[str, str],
+        request: UploadRequest,
+        upload: Upload,
+        partial: PartialFile | None,
+    ) -> UploadStream:
+        content, held, held_crc = None, upload.offset, upload.crc32c
+        if upload.state is not UploadState.COMPLETE:
+            content = Content(
+                spool=self._spool,
+                upload_id=upload.id,
+                partial=partial,
+                hashed=bool(upload.sha256),
+                limits=self.limits,
+            )
+        if partial is not None:
+            held, held_crc = partial.offset, partial.crc32c
         elif upload.payload is not None:
             held, held_crc = upload.payload.size, upload.payload.crc32c
         slot.stream = UploadStream(
@@ -294,30 +326,9 @@ class Uploads:
             keeper=self,
             released=lambda: self._leave(key, slot),
         )
-        if complete:
+        if content is None:
             self._free(key, slot)  # nothing is written: any number may repeat it
         return slot.stream
-
-    async def _content(self, upload: Upload) -> Content | None:
-        """The bytes of an open upload as they are; None for a complete one."""
-        if upload.state is UploadState.COMPLETE:
-            return None
-        partial = None
-        # Before the first connection nobody can have made a file.
-        if upload.connection > 1:
-            try:
-                partial = await self._spool.resume(upload.id, upload.offset, upload.crc32c)
-            except SpoolDamaged:
-                _log.error("upload_damaged", upload_id=upload.id, offset=upload.offset)
-                await self.store.run(RejectUpload(upload_id=upload.id, connection=upload.connection))
-                raise
-        return Content(
-            spool=self._spool,
-            upload_id=upload.id,
-            partial=partial,
-            hashed=bool(upload.sha256),
-            limits=self.limits,
-        )
 
     async def _admit(self, principal: str, request: UploadRequest, *, connect: bool) -> Upload:
         """Find or make the row, where there is room for it."""
