@@ -99,8 +99,9 @@ def run_body(session: Session, body: Callable[[], Coroutine[Any, Any, ExitCode |
         return session.fail(error)
     except KeyboardInterrupt:
         session.err.print()
-        for line in session.interrupted:
-            session.say(line)
+        for lines in session.interrupted:
+            for line in lines():
+                session.say(line)
         return ExitCode.INTERRUPTED
     except BrokenPipeError:
         # The interpreter flushes once more at its end, and would complain.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Final, Self
 
@@ -20,7 +22,6 @@ class Display:
     """A context. On a terminal bars are drawn; elsewhere there are none. A pause is told once for each cause."""
 
     def __init__(self, console: Console, *, quiet: bool) -> None:
-        self._console: Final = console
         self._quiet: Final = quiet
         self._live: Final = console.is_terminal and not quiet
         self._told: str | None = None
@@ -45,10 +46,16 @@ class Display:
     ) -> None:
         self._bars.stop()
 
-    @property
-    def console(self) -> Console:
-        """Prints above the bars."""
-        return self._bars.console if self._live else self._console
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """For printing on standard output: the bars may be on the same screen, and know nothing of it."""
+        if self._live:
+            self._bars.stop()
+        try:
+            yield
+        finally:
+            if self._live:
+                self._bars.start()
 
     def bar(self, title: str) -> Bar:
         """A bar of its own, seen from its first movement on."""
@@ -59,7 +66,7 @@ class Display:
         said = brief(problem)
         if not self._quiet and said != self._told:
             self._told = said
-            self.console.print(f"[yellow]waiting:[/] {escape(said)}; next try in {format_duration(pause)}")
+            self._bars.console.print(f"[yellow]waiting:[/] {escape(said)}; next try in {format_duration(pause)}")
 
     def moving(self) -> None:
         """It goes on, so that the next pause is news again."""
@@ -89,8 +96,9 @@ class Bar:
 
     def _draw(self, done: int, total: int) -> None:
         if self._id is None:
-            self._id = self._bars.add_task(escape(self._title), total=None)
-        self._bars.update(self._id, completed=done, total=total or None)
+            self._id = self._bars.add_task(escape(self._title), completed=done, total=total or None)
+        else:
+            self._bars.update(self._id, completed=done, total=total or None)
 
     def end(self) -> None:
         """Take it away."""

@@ -81,8 +81,8 @@ def code_for_tasks(tasks: Iterable[task_pb2.Task]) -> ExitCode:
     return next((code for code in _WORST_FIRST if code in found), ExitCode.OK)
 
 
-def explain(error: errors.LongshoreError, *, server: str, token_file: str) -> list[str]:
-    """What is wrong, and a remedy where there is one: one line or two."""
+def explain(error: errors.LongshoreError, *, server: str, token: str) -> list[str]:
+    """What is wrong, and a remedy where there is one: one line or two. `token` tells what was shown to the server."""
     match error:
         case errors.Unavailable() if not error.from_server:
             return [
@@ -90,10 +90,9 @@ def explain(error: errors.LongshoreError, *, server: str, token_file: str) -> li
                 "start one with `longshored`, or name another with --server or $LONGSHORE_SERVER",
             ]
         case errors.Unauthenticated():
-            where = f"its token is the file `token` in its data directory (looked for {token_file})"
             return [
-                f"the server at {server} does not let us in: {_sentence(error.message)}",
-                f"{where}; use --token-file, --data-dir or $LONGSHORE_TOKEN",
+                f"the server at {server} does not let us in with {token}",
+                "its token is the file `token` in its data directory: use --data-dir, --token-file or $LONGSHORE_TOKEN",
             ]
         case errors.InvalidArgument() if error.field_violations:
             return [f"{each.field}: {_sentence(each.description)}" for each in error.field_violations]

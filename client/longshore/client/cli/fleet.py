@@ -45,7 +45,7 @@ def register(app: typer.Typer) -> None:
             session.json(figures)
             return
         for part in render.stats(figures):
-            session.out.print(part)
+            session.show(part)
 
     @command(app, panel=_PANEL)
     async def workers(session: Session) -> None:
@@ -54,7 +54,7 @@ def register(app: typer.Typer) -> None:
             found = await client.workers()
         if session.output is Output.TEXT:
             if found:
-                session.out.print(render.worker_list(found))
+                session.show(render.worker_list(found))
             else:
                 session.say("no workers; start one with `longshore-worker`, or the server with --worker")
             return

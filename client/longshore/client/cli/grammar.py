@@ -70,7 +70,9 @@ def format_size(size: int) -> str:
 
 
 def format_duration(seconds: float) -> str:
-    """For people, at most two units: `0.4s`, `12s`, `3m05s`, `2h10m`, `7d3h`."""
+    """For people, at most two units: `40ms`, `1.4s`, `12s`, `3m05s`, `2h10m`, `7d3h`."""
+    if 0 < seconds < 0.9995:
+        return f"{max(round(seconds * 1000), 1)}ms"
     if seconds < 10:
         return f"{max(seconds, 0.0):.1f}".rstrip("0").rstrip(".") + "s"
     whole = round(seconds)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Final, TypeAlias, TypeVar
+from typing import Annotated, Any, Final, TypeAlias, TypeVar, cast
 
 import typer
 
@@ -16,10 +16,13 @@ DELIVERY: Final = "The file in the instance"
 REQUEST: Final = "The request"
 
 
-def reads(parse: Callable[[str], _T]) -> Callable[[str], _T]:
+def reads(parse: Callable[[str], _T]) -> Callable[[Any], _T]:
     """A parser for typer: what is wrong becomes a usage error with its remedy."""
 
-    def read(text: str) -> _T:
+    def read(text: Any) -> _T:
+        if not isinstance(text, str):
+            # Defaults come this way too, and are values already.
+            return cast("_T", text)
         try:
             return parse(text)
         except ValueError as error:

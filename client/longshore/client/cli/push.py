@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
@@ -212,18 +211,11 @@ async def deliver(
     """Upload them, a few at a time, and follow their tasks when that is wished."""
     room = asyncio.Semaphore(_AT_ONCE)
     display = Display(session.err, quiet=session.output.quiet)
-    if len(plans) == 1 and not _replayable(plans[0].file):
-        session.interrupted.append("nothing was accepted, and no task was made")
-    elif len(plans) == 1:
-        session.interrupted.extend(
-            (
-                "the upload is not complete, and no task was made; what the server has is kept for a while:",
-                f"  continue with the same command and --request-id {plans[0].request_id}",
-            )
-        )
+    going = {plan.request_id: plan for plan in plans}
+    session.interrupted.append(lambda: _unfinished(going.values()))
 
     async def one(client: AsyncClient, plan: Plan) -> list[task_pb2.Task]:
-        title = "standard input" if plan.file == STDIN else Path(plan.file).name
+        title = "↑ standard input" if plan.file == STDIN else f"↑ {Path(plan.file).name}"
         async with room:
             bar = display.bar(title)
             content: Content | AsyncIterator[bytes] = stdin_content(session) if plan.file == STDIN else plan.file
@@ -236,6 +228,7 @@ async def deliver(
                 patience=patience,
             )
             bar.end()
+        del going[plan.request_id]
         return await after_acceptance(session, client, display, list(tasks), wait=wait)
 
     async with session.client(patience=patience, on_wait=display.waiting) as client:
@@ -249,42 +242,46 @@ async def after_acceptance(
 ) -> list[task_pb2.Task]:
     """Print what was accepted, or follow it and print how it ended."""
     if not wait:
-        for task in tasks:
-            session.result(task, text=partial(render.line, task), identity=task.id)
+        with display.aside():
+            for task in tasks:
+                session.result(task, text=partial(render.line, task), identity=task.id)
         return tasks
-    still = set[str]()
-
-    def hint() -> None:
-        session.interrupted[:] = (
-            [
-                f"{len(still)} accepted {'task goes' if len(still) == 1 else 'tasks go'} on without us:",
-                f"  longshore watch {' '.join(sorted(still))}",
-                f"  longshore cancel {' '.join(sorted(still))}",
-            ]
-            if still
-            else []
-        )
+    still = {task.id for task in tasks}
+    session.interrupted.append(lambda: _going_on(still))
 
     async def one(task: task_pb2.Task) -> task_pb2.Task:
-        still.add(task.id)
-        hint()
-        title = f"{task.id} {render.place(task)}"
         # What changes on the way is for `watch`; the outcome is what was asked for.
+        title = f"→ {render.place(task)}"
         done = await follow(client, task.id, display=display, title=title, changed=lambda _: None)
         still.discard(task.id)
-        hint()
-        session.result(done, text=partial(render.line, done), identity=done.id)
+        with display.aside():
+            session.result(done, text=partial(render.line, done), identity=done.id)
         return done
 
     return list(await all_of([one(task) for task in tasks]))
 
 
+def _unfinished(plans: Iterable[Plan]) -> Iterator[str]:
+    """What Ctrl-C leaves of uploads."""
+    for plan in plans:
+        if plan.file == STDIN:
+            yield "standard input was not accepted, and no task was made"
+        else:
+            yield f"{plan.file} was not accepted, and no task was made; what the server has is kept for a while:"
+            yield f"  continue with the same command and --request-id {plan.request_id}"
+
+
+def _going_on(task_ids: Collection[str]) -> Iterator[str]:
+    """What Ctrl-C leaves of accepted tasks."""
+    if task_ids:
+        ids = " ".join(sorted(task_ids))
+        yield "1 accepted task goes on:" if len(task_ids) == 1 else f"{len(task_ids)} accepted tasks go on:"
+        yield f"  longshore watch {ids}"
+        yield f"  longshore cancel {ids}"
+
+
 def _name(source: str) -> str:
     return "" if source == STDIN else Path(source).name
-
-
-def _replayable(source: str) -> bool:
-    return source != STDIN and os.path.isfile(source)  # noqa: PTH113 - the text as typed, not a Path made of it
 
 
 _WHEN_STOPPED: Final = {

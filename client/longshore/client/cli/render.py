@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, Literal
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -36,6 +36,7 @@ _WAITS: Final = {
     task_pb2.WAIT_REASON_EARLIER_TASK: "for an earlier task there",
     task_pb2.WAIT_REASON_SETTLING: "to find out what a lost worker did",
 }
+_NUMBERS: Final = ("SIZE", "AGE", "TRIES")
 _METHODS: Final = {
     task_pb2.DELIVERY_METHOD_SFTP: "SFTP: verified, put in place in one step",
     task_pb2.DELIVERY_METHOD_DIRECTORY: "directory: verified, synced, put in place in one step",
@@ -43,11 +44,12 @@ _METHODS: Final = {
 }
 
 
-def table(*columns: str, right: Iterable[str] = ()) -> Table:
-    """Columns without lines, never cut off: what is cut cannot be copied."""
+def table(*columns: str, right: Iterable[str] = (), fold: Iterable[str] = ()) -> Table:
+    """Columns without lines. Those to `fold` give way when the terminal is narrow: what is cut off cannot be copied."""
     made = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for column in columns:
-        made.add_column(column, no_wrap=True, overflow="ignore", justify="right" if column in right else "left")
+        justify: Literal["left", "right"] = "right" if column in right else "left"
+        made.add_column(column, no_wrap=column not in fold, overflow="fold", justify=justify)
     return made
 
 
@@ -109,7 +111,7 @@ def revision(task: task_pb2.Task) -> str:
 
 def task_list(tasks: Sequence[task_pb2.Task]) -> Table:
     """Tasks, one in a row."""
-    made = table("ID", "STATE", "WHERE", "SIZE", "AGE", "TRIES", "WHY", right=("SIZE", "AGE", "TRIES"))
+    made = table("ID", "STATE", "WHERE", "SIZE", "AGE", "TRIES", "WHY", right=_NUMBERS, fold=("WHERE", "WHY"))
     now = datetime.now(UTC)
     for task in tasks:
         made.add_row(
@@ -169,8 +171,9 @@ def task_detail(task: task_pb2.Task) -> Table:
 def _attempts(task: task_pb2.Task) -> str:
     if not task.attempt:
         return ""
+    used = f", {task.tries} of {task.attempt_limit} tries used up" if task.tries else ""
     lost = f", {task.crashes} lost their worker" if task.crashes else ""
-    return f"{task.attempt} ({task.tries} of {task.attempt_limit} tries failed{lost})"
+    return f"{task.attempt}{used}{lost}"
 
 
 def _attributes(push: task_pb2.FilePush) -> str:
@@ -189,7 +192,9 @@ def _attributes(push: task_pb2.FilePush) -> str:
 
 def attempt_list(attempts: Sequence[task_pb2.Attempt]) -> Table:
     """Attempts, one in a row."""
-    made = table("NO", "OUTCOME", "WORKER", "STARTED", "TOOK", "WHAT IT MET", right=("NO", "TOOK"))
+    made = table(
+        "NO", "OUTCOME", "WORKER", "STARTED", "TOOK", "WHAT IT MET", right=("NO", "TOOK"), fold=("WHAT IT MET",)
+    )
     for each in attempts:
         ended = each.HasField("end_time")
         took = _instant(each.end_time) - _instant(each.start_time) if ended else 0.0
@@ -210,7 +215,9 @@ def attempt_list(attempts: Sequence[task_pb2.Attempt]) -> Table:
 
 def worker_list(workers: Sequence[admin_service_pb2.Worker]) -> Table:
     """The fleet, one process in a row."""
-    made = table("SESSION", "NAME", "STATE", "HOLDS", "TARGETS", "KINDS", "SINCE", "VERSION", right=("HOLDS",))
+    columns = ("SESSION", "NAME", "STATE", "HOLDS", "TARGETS", "KINDS", "UP", "VERSION")
+    made = table(*columns, right=("HOLDS", "UP"), fold=("TARGETS", "KINDS"))
+    now = datetime.now(UTC)
     for each in workers:
         standing = "[green]connected[/]" if each.connected else "[yellow]away[/]"
         made.add_row(
@@ -218,9 +225,9 @@ def worker_list(workers: Sequence[admin_service_pb2.Worker]) -> Table:
             escape(each.name),
             f"{standing}, draining" if each.draining else standing,
             f"{each.held} of {each.credits}",
-            escape(",".join(each.targets)),
-            escape(",".join(each.kinds)),
-            _local(each.start_time),
+            escape(", ".join(each.targets)),
+            escape(", ".join(each.kinds)),
+            _ago(each.start_time, now=now),
             escape(each.version),
         )
     return made
@@ -229,20 +236,21 @@ def worker_list(workers: Sequence[admin_service_pb2.Worker]) -> Table:
 def stats(figures: admin_service_pb2.GetStatsResponse) -> Iterable[RenderableType]:
     """Queues, targets, spool, and what is wrong."""
     names = [STATE_NAMES[value] for value in sorted(STATE_NAMES) if value < task_pb2.TASK_STATE_SUCCEEDED]
-    queues = table("QUEUE", *(name.upper() for name in names), "OLDEST", "LIMIT", right=[n.upper() for n in names])
+    counts = [name.upper() for name in names]
+    queues = table("QUEUE", *counts, "OLDEST", "LIMIT", right=[*counts, "OLDEST", "LIMIT"], fold=("QUEUE",))
     for queue in figures.queues:
         live = {key.removeprefix("TASK_STATE_").lower(): count for key, count in queue.live.items()}
         oldest = format_duration(seconds(queue.oldest_queued)) if queue.HasField("oldest_queued") else "-"
         title = f"{escape(queue.queue)} [yellow](paused)[/]" if queue.paused else escape(queue.queue)
         queues.add_row(title, *(str(live.get(name, 0)) for name in names), oldest, str(queue.limit or "-"))
-    yield queues
+    yield queues if figures.queues else "no queue holds a task"
     if figures.targets:
         yield ""
         numbers = ("WORKERS", "QUEUED", "RUNNING", "PARKED", "DEBTS")
-        targets = table("TARGET", *numbers, "PROBLEM", right=numbers)
+        targets = table("TARGET", *numbers, "PROBLEM", right=numbers, fold=("PROBLEM",))
         for each in figures.targets:
-            counts = (each.workers, each.queued, each.running, each.parked, each.debts)
-            targets.add_row(escape(each.target), *map(str, counts), f"[red]{escape(each.problem)}[/]")
+            figures_of = (each.workers, each.queued, each.running, each.parked, each.debts)
+            targets.add_row(escape(each.target), *map(str, figures_of), f"[red]{escape(each.problem)}[/]")
         yield targets
     yield ""
     limit = f" of {format_size(figures.spool_limit)}" if figures.spool_limit else ""

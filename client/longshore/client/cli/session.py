@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from google.protobuf.message import Message
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.markup import escape
 
 from longshore.client.aio import TIMEOUT, AsyncClient
@@ -55,8 +55,8 @@ class Session:
     output: Output
     out: Console = field(default_factory=lambda: _console(stderr=False))
     err: Console = field(default_factory=lambda: _console(stderr=True))
-    interrupted: list[str] = field(default_factory=list)
-    """Lines for when Ctrl-C comes: what goes on nevertheless, and what can be done about it."""
+    interrupted: list[Callable[[], Iterable[str]]] = field(default_factory=list)
+    """Make the lines for when Ctrl-C comes: what goes on nevertheless, and what can be done about it."""
 
     def client(self, *, patience: float = 0.0, on_wait: OnWait | None = None) -> AsyncClient:
         """A client as the options say. A person who looks wants an answer now, so there is no patience by default."""
@@ -69,7 +69,7 @@ class Session:
             on_wait=on_wait,
         )
 
-    def result(self, message: Message, *, text: Callable[[], Any], identity: str = "") -> None:
+    def result(self, message: Message, *, text: Callable[[], RenderableType], identity: str = "") -> None:
         """Print one result on standard output; `text` makes what people see, when it is wanted."""
         match self.output:
             case Output.JSON:
@@ -77,7 +77,17 @@ class Session:
             case Output.ID if identity:
                 self._write(identity)
             case _:
-                self.out.print(text())
+                self.show(text())
+
+    def show(self, what: RenderableType) -> None:
+        """Print something for people on standard output."""
+        if self.out.is_terminal:
+            self.out.print(what)
+            return
+        with self.out.capture() as printed:
+            self.out.print(what)
+        # Tables pad their lines to full width, which only fills logs.
+        self._write("\n".join(line.rstrip() for line in printed.get().splitlines()))
 
     def json(self, message: Message) -> None:
         """One line of JSON."""
@@ -86,7 +96,7 @@ class Session:
     def say(self, text: str) -> None:
         """Something for people, on standard error; not with JSON."""
         if not self.output.quiet:
-            self.err.print(escape(text))
+            self.err.print(escape(text), soft_wrap=True)
 
     def fail(self, error: LongshoreError) -> ExitCode:
         """Print the error on standard error; the exit code that goes with it."""
@@ -94,10 +104,10 @@ class Session:
         if self.output is Output.JSON:
             sys.stderr.write(json.dumps(as_json(error, code), ensure_ascii=False) + "\n")
             return code
-        first, *more = explain(error, server=self._address(), token_file=self._token_file())
-        self.err.print(f"[red]longshore:[/] {escape(first)}")
+        first, *more = explain(error, server=self._address(), token=self._token())
+        self.err.print(f"[red]longshore:[/] {escape(first)}", soft_wrap=True)
         for line in more:
-            self.err.print(f"           {escape(line)}")
+            self.err.print(f"           {escape(line)}", soft_wrap=True)
         return code
 
     def _write(self, line: str) -> None:
@@ -111,6 +121,12 @@ class Session:
         except LongshoreError:
             return str(self.server)
 
-    def _token_file(self) -> str:
-        named = self.token_file or (None if self.data_dir else os.environ.get("LONGSHORE_TOKEN_FILE"))
-        return str(named or (self.data_dir or default_data_dir()) / "token")
+    def _token(self) -> str:
+        """What was shown to the server, for people; the same order as in `find_token`."""
+        if self.token_file is None and self.data_dir is None:
+            if os.environ.get("LONGSHORE_TOKEN"):
+                return "the token in $LONGSHORE_TOKEN"
+            if named := os.environ.get("LONGSHORE_TOKEN_FILE"):
+                return f"the token in {named}"
+        path = self.token_file or (self.data_dir or default_data_dir()) / "token"
+        return f"the token in {path}" if path.exists() else f"no token (there is no {path})"

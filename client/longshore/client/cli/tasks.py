@@ -120,7 +120,10 @@ def register(app: typer.Typer) -> None:
 
         def show(task: task_pb2.Task) -> None:
             which = f"{task.id}  " if len(tasks) > 1 else ""
-            session.result(task, text=lambda: f"{which}{render.revision(task)}", identity=task.id if task.done else "")
+            with display.aside():
+                session.result(
+                    task, text=lambda: f"{which}{render.revision(task)}", identity=task.id if task.done else ""
+                )
 
         async with session.client(patience=patience, on_wait=display.waiting) as client:
             with display:
@@ -137,7 +140,7 @@ def register(app: typer.Typer) -> None:
             for number, each in enumerate(tasks):
                 task = await client.get(each)
                 if number and session.output is Output.TEXT:
-                    session.out.print()
+                    session.show("")
                 session.result(task, text=partial(render.task_detail, task), identity=task.id)
 
     @command(app, name="list", panel=_PANEL)
@@ -196,7 +199,7 @@ def register(app: typer.Typer) -> None:
                     session.result(task, text=str, identity=task.id)
         if session.output is Output.TEXT:
             if found:
-                session.out.print(render.task_list(found))
+                session.show(render.task_list(found))
             else:
                 session.say("no tasks")
             if more:
@@ -211,7 +214,7 @@ def register(app: typer.Typer) -> None:
             for each in found:
                 session.json(each)
         elif found:
-            session.out.print(render.attempt_list(found))
+            session.show(render.attempt_list(found))
         else:
             session.say("no attempts yet")
 
