@@ -12,6 +12,7 @@ import pytest
 from longshore.server.model.errors import NotFound
 from longshore.server.model.states import Policy
 from longshore.server.model.values import State
+from longshore.server.store.commands import DrainSession
 from longshore.v1 import task_pb2
 from longshore.v1 import worker_service_pb2 as pb
 from tests.support.fakeworker import FakeWorker, Refused, ref
@@ -244,6 +245,12 @@ async def test_a_drained_worker_is_told_and_gets_nothing_more(server: FleetServe
         await server.sessions.drain_session("no-such-session-anywhere")
 
 
+async def test_a_drain_that_was_asked_for_elsewhere_is_heard_of(server: FleetServer, worker: FakeWorker) -> None:
+    stream = await worker.connect(credits=1)
+    await server.store.run(DrainSession(session_id=worker.session_id))
+    await stream.until(lambda: stream.drain)
+
+
 async def test_a_leaving_server_sends_workers_elsewhere_and_attempts_stay_with_them(tmp_path: Path) -> None:
     async with fleet_server(tmp_path) as server, server.worker() as worker:
         stream = await worker.connect(credits=1)
@@ -267,6 +274,31 @@ async def test_a_leaving_server_sends_workers_elsewhere_and_attempts_stay_with_t
         assert again.welcome is not None
         assert list(again.welcome.held) == [ref(task.id, 1)]
         assert (await again.report(pb.Assignment(task=task_pb2.Task(id=task.id), attempt=1))).accepted
+
+
+async def test_nothing_is_left_of_connections_that_are_gone(server: FleetServer) -> None:
+    for number in range(20):
+        async with server.worker() as worker:
+            stream = await worker.connect(credits=1)
+            (task,) = await server.submit()
+            assignment = await stream.next_assignment()
+            await stream.say(progress=[pb.AttemptProgress(attempt=ref(task.id, assignment.attempt), done=1, total=2)])
+            if number % 2:
+                await stream.cut()
+            else:
+                await stream.goodbye()
+        async with server.worker() as undertaker:
+            end = await undertaker.connect(dead_sessions=[worker.session_id])
+            await server.cancel(task.id)
+            await end.goodbye()
+    sessions = server.sessions
+
+    async def all_gone() -> bool:
+        return not (sessions._streams or sessions._partings)
+
+    await server.until(all_gone)
+    assert (len(sessions._runners), len(sessions.fleet.connections()), len(server.progress)) == (0, 0, 0)
+    assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("session ")]
 
 
 async def test_no_worker_waits_for_another(server: FleetServer, worker: FakeWorker) -> None:

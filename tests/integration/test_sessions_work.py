@@ -80,6 +80,38 @@ async def test_no_more_than_the_credits_and_the_next_as_soon_as_there_is_room(
         assert (await stream.report(assignment)).accepted
 
 
+async def test_a_report_and_the_next_claim_share_a_commit(server: FleetServer, worker: FakeWorker) -> None:
+    stream = await worker.connect(credits=1)
+    await server.submit(count=21)
+    assignment = await stream.next_assignment()
+    commits = server.record()
+    for _ in range(20):
+        await stream.report(assignment)
+        assignment = await stream.next_assignment()
+    shared = [
+        commit
+        for commit in commits
+        if {State.SUCCEEDED, State.RUNNING} <= {change.task.status.state for change in commit.tasks}
+    ]
+    # Not each: the writer may begin with the report before the claim is there.
+    assert len(shared) >= 5
+
+
+async def test_a_claim_that_is_expected_shares_the_commit_of_its_task(server: FleetServer, worker: FakeWorker) -> None:
+    stream = await worker.connect(credits=1)
+    commits = server.record()
+    for _ in range(20):
+        server.dispatcher.expect()
+        await server.submit()
+        await stream.report(await stream.next_assignment())
+    shared = [
+        commit
+        for commit in commits
+        if {State.QUEUED, State.RUNNING} <= {change.task.status.state for change in commit.tasks}
+    ]
+    assert len(shared) >= 5
+
+
 async def test_two_workers_share_the_work(server: FleetServer, worker: FakeWorker) -> None:
     async with server.worker() as other:
         one, two = await worker.connect(credits=10), await other.connect(credits=10)

@@ -231,6 +231,7 @@ async def fleet_server(
         cancel_grace=policy.cancel_grace,
         share_spool=share_spool,
         outbox_limit=outbox_limit,
+        look_again=LOOK_AGAIN,
     )
     dispatcher = Dispatcher(store=store, sessions=sessions)
     server = grpc.aio.server(interceptors=[TokenInterceptor(token=TOKEN)])

@@ -13,7 +13,9 @@ from longshore.server.engine.session_messages import AttemptRef
 from longshore.server.engine.sessions import Sessions
 from longshore.server.model.clock import SystemClock
 from longshore.server.model.errors import StoreUnavailable
+from longshore.server.model.states import Reported
 from longshore.server.model.task import Session, Task
+from longshore.server.model.values import Outcome
 from longshore.server.spool.protocol import Spool
 from longshore.server.store.commands import Claims, ClaimTasks, Command, Offer
 from longshore.server.store.protocol import Changes, Store, TaskChange
@@ -136,6 +138,35 @@ async def test_room_is_credits_without_what_is_held() -> None:
         connection.drop(AttemptRef("a-held-0", 1))
         # It was offered and not filled, and nothing has become claimable since.
         assert len(await bench.settled()) == 2
+
+
+async def test_a_reported_end_is_room_before_it_is_committed() -> None:
+    bench = Bench()
+    connection = bench.connect("a", credits=2, holds=2)
+    async with bench.running():
+        ref = AttemptRef("a-held-0", 1)
+        connection.report(ref, Reported("a", 1, Outcome.OK))
+        connection.report(ref, Reported("a", 1, Outcome.OK))
+        assert connection.room == 1
+        assert await bench.settled() == [{"a": 1}]
+        connection.drop(ref)
+        assert connection.room == 1
+        connection.report(ref, Reported("a", 1, Outcome.OK))
+        assert connection.room == 1
+
+
+async def test_the_room_of_who_ran_alone() -> None:
+    bench = Bench()
+    connection = bench.connect("a", credits=2)
+    ref = AttemptRef("solo", 1)
+    connection.hold(ref, Holding(None, False, True))
+    assert connection.room == 0
+    connection.hold(ref, Holding(None, False, True))
+    connection.report(ref, Reported("a", 1, Outcome.OK))
+    assert connection.room == 2
+    connection.hold(ref, Holding(None, False, True))
+    connection.drop(ref)
+    assert connection.room == 2
 
 
 async def test_no_work_for_who_leaves_drains_or_is_gone() -> None:

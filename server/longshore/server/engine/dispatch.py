@@ -61,6 +61,12 @@ class Dispatcher:
         if connection.room > 0 and self._dry.get(connection) != self._news:
             self._bell.set()
 
+    def expect(self) -> None:
+        """Tasks are about to be committed: a claim that is made now is committed with them, and their start takes one
+        commit instead of two. Call it beside the command that makes them; the commit itself rings all the same."""
+        self._news += 1
+        self._bell.set()
+
     async def run(self) -> None:
         """Claim until cancelled."""
         pause = PAUSE_FIRST
@@ -118,7 +124,7 @@ class Dispatcher:
                 session_id=one.id,
                 epoch=one.epoch,
                 room=one.room if most is None else min(one.room, most),
-                idle=not one.held,
+                idle=not one.busy,
             )
             for one in able[start:] + able[:start]
         }
@@ -126,6 +132,7 @@ class Dispatcher:
     def _is_able(self, connection: Connection) -> bool:
         if connection.room < 1 or self._dry.get(connection) == self._news:
             return False
+        # One that is being emptied is offered when the store too knows it to hold nothing.
         return connection not in self._emptying or not connection.held
 
     def _learn(self, offered: dict[Connection, Offer], claims: Claims, news: int) -> None:
@@ -142,12 +149,12 @@ class Dispatcher:
 
     def _leave_one_to_empty(self, candidates: list[Connection]) -> None:
         """Choose the connection that holds least, unless one that could serve the same targets is being emptied."""
-        busy = {target for one in self._emptying for target in one.session.targets}
-        free = [one for one in candidates if one.held and busy.isdisjoint(one.session.targets)]
-        if self._emptying and not busy:
+        taken = {target for one in self._emptying for target in one.session.targets}
+        if self._emptying and not taken:
             return
+        free = [one for one in candidates if one.held and taken.isdisjoint(one.session.targets)]
         if free:
-            chosen = min(free, key=lambda one: len(one.held))
+            chosen = min(free, key=lambda one: one.busy)
             self._emptying.add(chosen)
             self._dry.pop(chosen, None)
-            _log.info("emptying_for_solo_task", session_id=chosen.id, held=len(chosen.held))
+            _log.info("emptying_for_solo_task", session_id=chosen.id, busy=chosen.busy)

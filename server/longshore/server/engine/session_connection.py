@@ -60,6 +60,8 @@ class Connection:
         self._store = store
         self._on_room = on_room
         self._held: dict[AttemptRef, Holding | None] = dict.fromkeys(AttemptRef(*ref) for ref in session.held)
+        self._ending: set[AttemptRef] = set()
+        """Held, and reported; the report is not committed yet."""
         self._alone = 0
         self._over = asyncio.Event()
         self._error: BaseException | None = None
@@ -80,24 +82,46 @@ class Connection:
         return self._held
 
     @property
+    def busy(self) -> int:
+        """Attempts that run: held, and their end not reported.
+
+        A worker has room again when it says that one ended. The report and the claim of the next one are then committed
+        together, which halves the commits.
+        """
+        return len(self._held) - len(self._ending)
+
+    @property
     def room(self) -> int:
         """Attempts it could take now; less than 1: none."""
         if self.draining or self.leaving or self.over or self._alone:
             return 0
-        return self.credits - len(self._held)
+        return self.credits - self.busy
 
     def hold(self, ref: AttemptRef, holding: Holding) -> None:
         """It has the attempt from now on, or more is known of one that it has."""
         known = self._held.get(ref)
-        self._alone += holding.alone - (known is not None and known.alone)
         self._held[ref] = holding
+        if ref not in self._ending:
+            self._alone += holding.alone - (known is not None and known.alone)
+
+    def report(self, ref: AttemptRef, report: Reported) -> None:
+        """It says that an attempt ended: to be committed, and answered."""
+        self.reports.put(ref, report)
+        if ref in self._held and ref not in self._ending:
+            self._ending.add(ref)
+            holding = self._held[ref]
+            self._alone -= holding is not None and holding.alone
+            self._on_room(self)
 
     def drop(self, ref: AttemptRef) -> Holding | None:
         """It has the attempt no more."""
         if ref not in self._held:
             return None
         holding = self._held.pop(ref)
-        self._alone -= holding is not None and holding.alone
+        if ref in self._ending:
+            self._ending.discard(ref)
+        else:
+            self._alone -= holding is not None and holding.alone
         self._on_room(self)
         return holding
 

@@ -33,6 +33,9 @@ _log = structlog.get_logger("longshore.sessions")
 
 OUTBOX_LIMIT: Final = 10_000
 """Entries that may wait for one worker: several times what the most credits can bring."""
+DRAINED: Final = "An operator drains this worker."
+LOOK_AGAIN: Final = 10.0
+"""Seconds after which drains that were asked for elsewhere are looked for."""
 LAST_WORDS: Final = 5.0
 """Seconds for the last reports of a leaving worker to be committed."""
 
@@ -63,6 +66,7 @@ class Sessions:
         cancel_grace: float = Policy().cancel_grace,
         share_spool: bool = True,
         outbox_limit: int = OUTBOX_LIMIT,
+        look_again: float = LOOK_AGAIN,
     ) -> None:
         self.store = store
         self.spool = spool
@@ -79,6 +83,7 @@ class Sessions:
         self._progress = progress
         self._lease = lease
         self._outbox_limit = outbox_limit
+        self._look_again = look_again
         self._keeper = LeaseKeeper(store=store, clock=clock, lease=lease, connections=self.fleet.connections)
         self._parking = Parking(store=store, fleet=self.fleet)
         self._debts = Debts(store=store, fleet=self.fleet, clock=clock)
@@ -97,6 +102,7 @@ class Sessions:
                 group.create_task(self._keeper.run(), name="sessions: leases")
                 group.create_task(self._parking.run(), name="sessions: parking")
                 group.create_task(self._debts.run(), name="sessions: debts")
+                group.create_task(self._hear_of_drains(), name="sessions: drains")
         finally:
             self._leaving = True
             self._unsubscribe()
@@ -158,7 +164,7 @@ class Sessions:
             if ref not in connection.held:
                 connection.outbox.revoke(Revocation(ref, "UNKNOWN_ATTEMPT"))
         if session.draining:
-            connection.outbox.drain("An operator drains this worker.")
+            connection.outbox.drain(DRAINED)
         self._streams.add(connection)
         self._empty.clear()
         runner = asyncio.create_task(connection.run(), name=f"session {session.id}")
@@ -236,7 +242,7 @@ class Sessions:
         for task_id, grant in says.grants:
             connection.grants.put(AttemptRef(task_id, grant.attempt), grant)
         for task_id, report in says.reports:
-            connection.reports.put(AttemptRef(task_id, report.attempt), report)
+            connection.report(AttemptRef(task_id, report.attempt), report)
         for ready in says.ready:
             self._parking.ready(connection, ready)
         for debt_id, paid in says.debts:
@@ -296,15 +302,32 @@ class Sessions:
         connection.outbox.go_away("DRAINING")
         connection.end(_draining(), flush=True)
 
-    async def drain_session(self, session_id: str, *, reason: str = "An operator drains this worker.") -> WorkerFigures:
+    async def drain_session(self, session_id: str, *, reason: str = DRAINED) -> WorkerFigures:
         """Give a worker no more work and tell it to leave. Raises NotFound, StoreUnavailable."""
         session = await self.store.run(DrainSession(session_id=session_id))
+        self._drain(session_id, reason)
+        return self._figures(session)
+
+    def _drain(self, session_id: str, reason: str) -> None:
         connection = self.fleet.connection(session_id)
         if connection is not None and not connection.draining:
             connection.draining = True
             connection.outbox.drain(reason)
             self.fleet.changed()
-        return self._figures(session)
+
+    async def _hear_of_drains(self) -> None:
+        """Tell workers of drains that were asked for at another server."""
+        while True:
+            await asyncio.sleep(self._look_again)
+            if not self.fleet.connections():
+                continue
+            try:
+                sessions = await self.store.sessions()
+            except StoreUnavailable:
+                continue
+            for session in sessions:
+                if session.draining:
+                    self._drain(session.id, DRAINED)
 
     # Figures --------------------------------------------------------------------------------------------------------
 
