@@ -17,8 +17,8 @@ from longshore.worker.errors import AttemptError
 from longshore.worker.mailbox import Mailbox
 from longshore.worker.outbox import Outbox
 from longshore.worker.push import remove_temps
-from longshore.worker.runner import Threads
 from longshore.worker.targets.base import InstanceChange, InstanceState, Target, Watch
+from longshore.worker.threads import Threads
 
 _log: Final = structlog.stdlib.get_logger("longshore.worker")
 

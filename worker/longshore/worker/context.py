@@ -7,7 +7,7 @@ handlers. Both are thin: what they know together is in `Attempt`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -26,9 +26,9 @@ from longshore.worker.attempts import Attempt, ref_of
 from longshore.worker.errors import PermanentError, Reason, TransientError
 from longshore.worker.payloads import Downloads, PayloadFolder, PayloadStream
 from longshore.worker.targets.base import Target
+from longshore.worker.threads import Threads
 
 M = TypeVar("M", bound=Message)
-T = TypeVar("T")
 
 _TRIES: Final = 4
 
@@ -39,6 +39,7 @@ class Surroundings:
 
     downloads: Downloads
     folder: PayloadFolder
+    threads: Threads
     targets: Mapping[str, Target] = field(default_factory=dict)
 
 
@@ -202,12 +203,13 @@ class Context(_Common):
 class AsyncPayload:
     """`PayloadStream` for coroutines. Also an asynchronous iterator of pieces of up to 1 MiB."""
 
-    def __init__(self, stream: PayloadStream) -> None:
+    def __init__(self, stream: PayloadStream, threads: Threads) -> None:
         self._stream = stream
+        self._threads = threads
 
     async def read(self, size: int = -1) -> bytes:
         """As `PayloadStream.read`. Cancellation: the bytes being read are lost; open the payload anew."""
-        return await asyncio.to_thread(self._stream.read, size)
+        return await self._threads.call(partial(self._stream.read, size))
 
     def __aiter__(self) -> AsyncPayload:
         return self
@@ -237,11 +239,11 @@ class AsyncContext(_Common):
 
     async def payload_path(self) -> Path:
         """See `Context.payload_path`."""
-        return await self._in_thread(self._payload_path)
+        return await self._around.threads.call(self._payload_path)
 
     async def open_payload(self, offset: int = 0) -> AsyncPayload:
         """See `Context.open_payload`."""
-        return AsyncPayload(await self._in_thread(partial(self._open_payload, offset)))
+        return AsyncPayload(self._open_payload(offset), self._around.threads)
 
     async def sleep(self, seconds: float) -> None:
         """Wait; cancelled as soon as the attempt is told to end."""
@@ -253,10 +255,6 @@ class AsyncContext(_Common):
     ) -> tenacity.AsyncRetrying:
         """See `Context.retrying`; here it is `async for`."""
         return tenacity.AsyncRetrying(sleep=self.sleep, **_retry_options(tries, on))
-
-    @staticmethod
-    async def _in_thread(call: Callable[[], T]) -> T:
-        return await asyncio.to_thread(call)
 
 
 def _retry_options(tries: int, on: tuple[type[BaseException], ...]) -> dict[str, Any]:

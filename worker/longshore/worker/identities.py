@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 from longshore.worker.errors import AttemptError
-from longshore.worker.runner import Threads
 from longshore.worker.targets.base import Target
+from longshore.worker.threads import Threads
 
 
 class Identities:

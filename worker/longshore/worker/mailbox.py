@@ -37,5 +37,12 @@ class Mailbox:
         with self._lock:
             calls, self._calls = self._calls, deque()
             self._woken = False
-        for call in calls:
-            call()
+        try:
+            while calls:
+                calls.popleft()()
+        finally:
+            if calls:
+                # One has raised: the loop's exception handler hears of it, and the others are not lost.
+                with self._lock:
+                    self._calls.extendleft(reversed(calls))
+                self._loop.call_soon(self._drain)

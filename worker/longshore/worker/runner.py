@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections import deque
 from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, Final
@@ -26,52 +25,6 @@ _log: Final = structlog.stdlib.get_logger("longshore.worker")
 
 Ended = Callable[[Attempt, ws.Report], None]
 """Called from whatever thread the handler ran in."""
-
-
-class Threads:
-    """Daemon threads for plain functions: one is started when none is idle, and none is ever ended.
-
-    concurrent.futures has no daemon threads any more: one handler that hangs would keep the process from exiting. How
-    many there are is bounded by who calls `run`, or by `limit`: further calls wait for a thread.
-    """
-
-    def __init__(self, name: str, *, limit: int | None = None) -> None:
-        self._name = name
-        self._limit = limit
-        self._lock = threading.Condition()
-        self._calls: deque[Callable[[], None]] = deque()
-        self._idle = 0
-        self._started = 0
-        self._closed = False
-
-    def run(self, call: Callable[[], None]) -> None:
-        """Have `call`, which must not raise, run in a thread soon."""
-        with self._lock:
-            self._calls.append(call)
-            if self._idle >= len(self._calls) or self._started == self._limit:
-                self._lock.notify()
-                return
-            self._started += 1
-            name = f"{self._name}-{self._started}"
-        threading.Thread(target=self._work, name=name, daemon=True).start()
-
-    def close(self) -> None:
-        """End the idle threads; busy ones end after their call."""
-        with self._lock:
-            self._closed = True
-            self._lock.notify_all()
-
-    def _work(self) -> None:
-        while True:
-            with self._lock:
-                self._idle += 1
-                while not self._calls and not self._closed:
-                    self._lock.wait()
-                self._idle -= 1
-                if not self._calls:
-                    return
-                call = self._calls.popleft()
-            call()
 
 
 class HandlerLoop:
@@ -123,7 +76,7 @@ class Runner:
     def __init__(self, surroundings: Surroundings, ended: Ended) -> None:
         self._around = surroundings
         self._ended = ended
-        self._threads = Threads("longshore-handler")
+        self._threads = surroundings.threads
         self._async: HandlerLoop | None = None
 
     def start(self, attempt: Attempt, handler: Handler) -> None:
@@ -143,8 +96,7 @@ class Runner:
             self._threads.run(partial(self._run, attempt, call, arguments))
 
     def close(self) -> None:
-        """End what is idle."""
-        self._threads.close()
+        """End the handlers' loop; the threads are whose they are."""
         if self._async is not None:
             self._async.close()
 
@@ -155,11 +107,7 @@ class Runner:
             report = outcomes.succeeded(attempt, call(context, *arguments))
         except BaseException as error:  # noqa: BLE001 - whatever it is, the server is told; a thread has no other caller
             report = _report(attempt, error)
-        try:
-            context.close()
-        except OSError as error:
-            _log.warning("attempt.cleanup_failed", task_id=attempt.key[0], attempt=attempt.number, error=str(error))
-        self._ended(attempt, report)
+        self._close(attempt, context, report)
 
     async def _run_async(self, attempt: Attempt, call: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
         context = AsyncContext(attempt, self._around)
@@ -173,12 +121,12 @@ class Runner:
         else:
             self._ended(attempt, report)
 
-    def _close(self, attempt: Attempt, context: AsyncContext, report: ws.Report) -> None:
-        """Closing may block, which the handlers' loop must not."""
+    def _close(self, attempt: Attempt, context: Context | AsyncContext, report: ws.Report) -> None:
+        """Give back what the attempt used, which may block, and tell its end, come what may."""
         try:
             context.close()
-        except OSError as error:
-            _log.warning("attempt.cleanup_failed", task_id=attempt.key[0], attempt=attempt.number, error=str(error))
+        except Exception as error:  # noqa: BLE001 - the handler has ended; its outcome must not hang on a temp file
+            _log.warning("attempt.cleanup_failed", task_id=attempt.key[0], attempt=attempt.number, exc_info=error)
         self._ended(attempt, report)
 
 

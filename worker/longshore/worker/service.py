@@ -6,6 +6,7 @@ import asyncio
 import signal
 import time
 import uuid
+from collections.abc import Mapping
 from enum import IntEnum
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -31,6 +32,7 @@ from longshore.worker.payloads import GrpcDownloads, PayloadFolder
 from longshore.worker.runner import Runner
 from longshore.worker.slots import Slot
 from longshore.worker.targets import Target, open_target
+from longshore.worker.threads import Threads
 
 _log: Final = structlog.stdlib.get_logger("longshore.worker")
 
@@ -42,6 +44,9 @@ _IDENTITY_AGAIN_S: Final = 10.0
 _ACKNOWLEDGE_S: Final = 5.0
 """Seconds that a leaving worker waits for its last reports to be acknowledged."""
 _FAREWELL_S: Final = 5.0
+_CLOSE_S: Final = 3.0
+_SAME_SIGNAL: Final = 1.0
+"""Seconds within which a second signal is the first one's echo."""
 
 
 class Exit(IntEnum):
@@ -74,6 +79,7 @@ class Worker:
         self._token()
         self._agent: Agent | None = None
         self._stops = 0
+        self._signalled: float | None = None
         self.session_id: Final = str(uuid.uuid4())
 
     @property
@@ -108,12 +114,19 @@ class Worker:
         if self._agent is not None:
             self._agent.leave(grace=grace)
 
+    def _on_signal(self) -> None:
+        # A supervisor may signal a process and its group: the echo is not a second wish.
+        now = time.monotonic()
+        if self._signalled is None or now - self._signalled > _SAME_SIGNAL:
+            self._signalled = self._signalled or now
+            self.stop()
+
     async def run_here(self, *, parent_pid: int | None = None) -> Exit:
         """`serve` in the main thread of a process that is ours, its signals included. With `parent_pid` it leaves, at
         once, when that process ends."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.stop)
+            loop.add_signal_handler(number, self._on_signal)
         if parent_pid is None:
             return await self.serve()
         watch = asyncio.create_task(stop_with(parent_pid, partial(self.stop, grace=0.0)))
@@ -144,7 +157,9 @@ class Worker:
             registry=self._registry, limits=limits, mailbox=mailbox, outbox=outbox, outside=chores
         )
         downloads = GrpcDownloads(self._endpoint, self._token, self.session_id)
-        runner = Runner(Surroundings(downloads=downloads, folder=folder, targets=targets), agent.ended)
+        threads = Threads("longshore-handler")
+        around = Surroundings(downloads=downloads, folder=folder, threads=threads, targets=targets)
+        runner = Runner(around, agent.ended)
         agent.attach(runner)
         link = Link(
             endpoint=self._endpoint,
@@ -167,9 +182,7 @@ class Worker:
             downloads.close()
             folder.close()
             slot.close(ended=said_goodbye)
-            if not agent.statistics()["wedged"]:
-                for target in targets.values():
-                    await asyncio.to_thread(target.close)
+            await _close_all(targets, threads)
         return Exit.WORN_OUT if agent.worn_out else Exit.LEFT
 
     async def _go(self, agent: Agent, link: Link, identities: Identities, mailbox: Mailbox) -> bool:
@@ -231,6 +244,16 @@ class Worker:
     def _token(self) -> str | None:
         """Read anew for each connection: the server makes its token at its first start, which may come after ours."""
         return find_token(token=self._config.token, token_file=self._config.token_file, data_dir=self._config.data_dir)
+
+
+async def _close_all(targets: Mapping[str, Target], threads: Threads) -> None:
+    """Close targets side by side, without waiting long for a daemon that hangs."""
+    closing = [asyncio.create_task(threads.call(target.close)) for target in targets.values()]
+    if closing:
+        _, late = await asyncio.wait(closing, timeout=_CLOSE_S)
+        for task in late:
+            task.cancel()
+    threads.close()
 
 
 async def _tick(agent: Agent) -> None:
