@@ -35,10 +35,11 @@ class Refuse:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cut:
-    """End an upload with UNAVAILABLE after so many bytes, of which `durable` outlive it (None: all)."""
+    """End an upload after so many bytes, of which `durable` outlive it (None: all)."""
 
     after: int
     durable: int | None = None
+    end: Refuse = field(default_factory=lambda: Refuse(code=grpc.StatusCode.UNAVAILABLE, reason="DRAINING"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +117,7 @@ class FakeService(task_service_pb2_grpc.TaskServiceServicer):
                 assert isinstance(act, Cut)
                 if act.durable is not None:
                     del stored.data[act.durable :]
-                await _refuse(context, Refuse(code=grpc.StatusCode.UNAVAILABLE, reason="DRAINING"))
+                await _refuse(context, act.end)
         else:
             await _refuse(context, Refuse(code=grpc.StatusCode.UNAVAILABLE, reason="UPLOAD_BROKEN"))
         if (request.finish.size, request.finish.crc32c) != (len(stored.data), google_crc32c.value(bytes(stored.data))):

@@ -14,6 +14,7 @@ import grpc
 import pytest
 
 from longshore.client import (
+    Aborted,
     AlreadyExists,
     AsyncClient,
     DataLoss,
@@ -275,6 +276,15 @@ async def test_what_cannot_pass_is_not_tried_again(
         await client.upload(CONTENT, spec=SPEC)
     assert [violation.field for violation in caught.value.field_violations] == ["spec.queue"]  # type: ignore[attr-defined]
     assert service.chunks == []
+    assert len(service.headers) == 1
+
+
+async def test_a_refusal_in_the_middle_is_told_as_it_is(client: AsyncClient, service: FakeService) -> None:
+    taken = Refuse(code=grpc.StatusCode.ABORTED, reason="UPLOAD_TAKEN_OVER", message="taken over")
+    service.uploads += [Cut(after=2 * MIB, end=taken)]
+    with pytest.raises(Aborted, match="taken over") as caught:
+        await client.upload(CONTENT, spec=SPEC)
+    assert caught.value.reason == "UPLOAD_TAKEN_OVER"
     assert len(service.headers) == 1
 
 

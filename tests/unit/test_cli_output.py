@@ -1,0 +1,201 @@
+"""What is printed: errors with their remedy and exit code, JSON, tasks for people."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.struct_pb2 import Struct
+from rich.console import Console, RenderableType
+
+from longshore.client import errors
+from longshore.client.cli import render
+from longshore.client.cli.exits import ExitCode, as_json, code_for, code_for_tasks, explain
+from longshore.client.cli.jsonform import to_json
+from longshore.client.specs import packed
+from longshore.v1 import admin_service_pb2, task_pb2
+
+
+def tree(base: type[errors.LongshoreError] = errors.LongshoreError) -> set[type[errors.LongshoreError]]:
+    return {base, *(found for kind in base.__subclasses__() for found in tree(kind))}
+
+
+@pytest.mark.parametrize(
+    ("code", "kinds"),
+    [
+        (ExitCode.INTERNAL, {errors.LongshoreError, errors.Internal, errors.TaskError}),
+        (ExitCode.USAGE, {errors.ConfigurationError, errors.SourceError}),
+        (ExitCode.FAILED, {errors.TaskFailed}),
+        (ExitCode.CANCELLED, {errors.TaskCancelled}),
+        (ExitCode.EXPIRED, {errors.TaskExpired}),
+        (
+            ExitCode.REFUSED,
+            {
+                errors.InvalidArgument,
+                errors.OutOfRange,
+                errors.NotFound,
+                errors.AlreadyExists,
+                errors.ResourceExhausted,
+                errors.FailedPrecondition,
+                errors.Aborted,
+                errors.DataLoss,
+            },
+        ),
+        (ExitCode.UNREACHABLE, {errors.Unavailable}),
+        (ExitCode.UNAUTHENTICATED, {errors.Unauthenticated, errors.PermissionDenied}),
+    ],
+)
+def test_every_error_has_its_exit_code(code: ExitCode, kinds: set[type[errors.LongshoreError]]) -> None:
+    task = task_pb2.Task()
+    made = {kind: kind(task, "x") if issubclass(kind, errors.TaskError) else kind("x") for kind in tree()}
+    assert {kind for kind, error in made.items() if code_for(error) is code} == kinds
+
+
+def test_exit_codes_are_what_the_docs_say() -> None:
+    assert {code.name: int(code) for code in ExitCode} == {
+        "OK": 0,
+        "INTERNAL": 1,
+        "USAGE": 2,
+        "FAILED": 3,
+        "CANCELLED": 4,
+        "EXPIRED": 5,
+        "REFUSED": 6,
+        "UNREACHABLE": 7,
+        "UNAUTHENTICATED": 8,
+        "INTERRUPTED": 130,
+        "BROKEN_PIPE": 141,
+    }
+
+
+def test_of_several_tasks_the_worst_counts() -> None:
+    def tasks(*states: task_pb2.TaskState.ValueType) -> list[task_pb2.Task]:
+        return [task_pb2.Task(state=state) for state in states]
+
+    ok, failed = task_pb2.TASK_STATE_SUCCEEDED, task_pb2.TASK_STATE_FAILED
+    cancelled, expired = task_pb2.TASK_STATE_CANCELLED, task_pb2.TASK_STATE_EXPIRED
+    assert code_for_tasks(tasks(ok, cancelled, expired, failed)) is ExitCode.FAILED
+    assert code_for_tasks(tasks(ok, cancelled, expired)) is ExitCode.EXPIRED
+    assert code_for_tasks(tasks(cancelled, ok)) is ExitCode.CANCELLED
+    assert code_for_tasks(tasks(ok, task_pb2.TASK_STATE_QUEUED)) is ExitCode.OK
+
+
+def said(error: errors.LongshoreError) -> list[str]:
+    return explain(error, server="127.0.0.1:7465", token="the token in /d/token")
+
+
+def test_an_unreachable_server_and_how_to_start_one() -> None:
+    cause = (
+        "failed to connect to all addresses; last error: UNKNOWN: Failed to connect to remote host: Connection refused"
+    )
+    assert said(errors.Unavailable(cause, reason="UNAVAILABLE")) == [
+        "cannot reach the server at 127.0.0.1:7465: connection refused",
+        "start one with `longshored`, or name another with --server or $LONGSHORE_SERVER",
+    ]
+
+
+def test_remedies() -> None:
+    assert "the token in /d/token" in said(errors.Unauthenticated("No token."))[0]
+    violation = errors.FieldViolation(field="spec.queue", description="is wrong.")
+    assert said(errors.InvalidArgument("x", field_violations=[violation])) == ["spec.queue: is wrong"]
+    assert "--patience" in said(errors.ResourceExhausted("Full.", reason="QUEUE_FULL", retry_after=3))[1]
+    assert said(errors.Internal("A defect.", metadata={"incident": "ab12"})) == ["A defect (incident ab12)"]
+    assert said(errors.NotFound("No such task.", reason="NOT_FOUND", from_server=True)) == ["No such task (NOT_FOUND)"]
+
+
+def test_an_error_as_json() -> None:
+    error = errors.ResourceExhausted("full", reason="QUEUE_FULL", retry_after=2.0, metadata={"a": "b"})
+    assert as_json(error, ExitCode.REFUSED) == {
+        "error": {
+            "reason": "QUEUE_FULL",
+            "message": "full",
+            "metadata": {"a": "b"},
+            "field_violations": [],
+            "quota_violations": [],
+            "retry_after": 2.0,
+            "exit_code": 6,
+        }
+    }
+
+
+def test_json_has_the_contract_s_names_and_every_value() -> None:
+    fields = to_json(task_pb2.Task(id="t", revision=3, state=task_pb2.TASK_STATE_FAILED))
+    assert (fields["id"], fields["revision"], fields["state"]) == ("t", "3", "TASK_STATE_FAILED")
+    assert fields["done"] is False
+    assert fields["attempts"] == []
+    assert "create_time" not in fields
+
+
+def test_json_of_arguments_that_are_known_and_that_are_not() -> None:
+    struct = Struct()
+    struct["width"] = 3
+    task = task_pb2.Task(job=task_pb2.JobSpec(kind="k", arguments=packed(struct)))
+    task.result.CopyFrom(AnyMessage(type_url="type.googleapis.com/team.Secret", value=b"\0\1"))
+    fields = to_json(task)
+    assert fields["job"]["arguments"]["value"] == {"width": 3.0}
+    assert fields["result"] == {"@type": "type.googleapis.com/team.Secret", "value": "AAE="}
+    assert task.HasField("result")
+
+
+def printed(what: RenderableType, *, width: int) -> str:
+    console = Console(file=io.StringIO(), width=width)
+    console.print(what)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def full_task() -> task_pb2.Task:
+    task = task_pb2.Task(
+        id="01HZXK5V7N8Q4W2E6R9T0Y3U1I",
+        revision=7,
+        state=task_pb2.TASK_STATE_SCHEDULED,
+        kind="file_push",
+        queue="default",
+        labels={"app": "[red]shop"},
+        file_push=task_pb2.FilePush(
+            destination=task_pb2.Destination(target="east", project="p", instance="web", path="/etc/[bold]motd"),
+            mode=0o600,
+            uid=0,
+            create_parents=True,
+        ),
+        payload=task_pb2.Payload(id="p", size=2048, crc32c=1),
+        wait_reason=task_pb2.WAIT_REASON_BACK_OFF,
+        attempt=2,
+        tries=2,
+        attempt_limit=5,
+        error=task_pb2.TaskError(reason="NO_SPACE", message="no space left."),
+    )
+    task.create_time.GetCurrentTime()
+    task.due_time.FromSeconds(task.create_time.seconds + 30)
+    return task
+
+
+def test_a_task_in_full() -> None:
+    text = printed(render.task_detail(full_task()), width=120)
+    for part in ("east:web/etc/[bold]motd (project p)", "mode 0600, uid 0", "2.0 KiB", "app=[red]shop", "2 of 5 tries"):
+        assert part in text
+    assert "waits to try again, in" in text
+    assert "no space left (NO_SPACE)" in text
+
+
+@pytest.mark.parametrize("width", [80, 200, 10_000])
+def test_ids_are_never_cut(width: int) -> None:
+    assert full_task().id in printed(render.task_list([full_task()]), width=width)
+
+
+def test_figures() -> None:
+    queue = admin_service_pb2.QueueStats(queue="default", paused=True, live={"TASK_STATE_QUEUED": 5}, limit=100)
+    queue.oldest_queued.FromSeconds(90)
+    target = admin_service_pb2.TargetStats(target="east", problem="no worker serves this target")
+    figures = admin_service_pb2.GetStatsResponse(
+        queues=[queue], targets=[target], spool_bytes=1024, spool_limit=2048, unserved_kinds=["thumbnail"], version="1"
+    )
+    text = "".join(printed(part, width=120) for part in render.stats(figures))
+    for part in (
+        "default (paused)",
+        "1m30s",
+        "no worker serves this target",
+        "1.0 KiB of 2.0 KiB",
+        "no worker runs: thumbnail",
+    ):
+        assert part in text
