@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Self
@@ -14,8 +14,8 @@ class Tap:
     """Listens on `path` and forwards to `daemon`.
 
     `refuse`: a connection whose first bytes contain this gets an HTTP 404. `cut_before`: the bytes that contain this
-    are not passed on, and the connection ends. `cut_after`: they are passed on, and the answer is not. Each cut
-    happens once.
+    are not passed on, and the connection ends. `cut_after`: they are passed on, and the answer is not;
+    `on_cut` is called in between. Each cut happens once.
     """
 
     def __init__(self, path: Path, daemon: Path) -> None:
@@ -25,6 +25,7 @@ class Tap:
         self.cut_before = b""
         self.cut_after = b""
         self.cuts = 0
+        self.on_cut: Callable[[], None] = lambda: None
         self._open: set[socket.socket] = set()
         self._lock = threading.Lock()
         self._listener = socket.socket(socket.AF_UNIX)
@@ -46,6 +47,10 @@ class Tap:
             doomed = list(self._open)
         for sock in doomed:
             _end(sock)
+
+    def refuse_everything(self) -> None:
+        """From now on no connection gets anywhere."""
+        self.refuse = b"HTTP"
 
     def _accept(self) -> None:
         while True:
@@ -75,6 +80,10 @@ class Tap:
                     if self.cut_after and self.cut_after in data:
                         self.cut_after, self.cuts = b"", self.cuts + 1
                         answers_wanted.clear()
+                        daemon.sendall(data)
+                        self.on_cut()
+                        back.join()
+                        return
                     daemon.sendall(data)
                     data = client.recv(262_144)
             except OSError:
@@ -89,12 +98,11 @@ class Tap:
         try:
             while data := daemon.recv(262_144):
                 if not wanted.is_set():
-                    break
+                    return  # the answer that a test wants lost
                 client.sendall(data)
         except OSError:
             pass  # one side ended
-        finally:
-            _end(client)
+        _end(client)
 
     @contextmanager
     def _known(self, sock: socket.socket) -> Iterator[None]:

@@ -264,12 +264,14 @@ def _classified(what: str) -> Iterator[None]:
 def _classify(error: Exception, what: str) -> AttemptError:
     if isinstance(error, pylxd.exceptions.LXDAPIException):
         return classify.from_http(error.response.status_code, str(error), what)
+    if isinstance(error, pylxd.exceptions.ClientConnectionFailed) and isinstance(error.__context__, Exception):
+        error = error.__context__  # which pylxd turned into words
     if isinstance(error, requests.exceptions.SSLError):
         return PermanentError(
             Reason.TARGET_FORBIDDEN,
             f"{what}: the daemon's certificate is not the one expected, or is not trusted: {error}",
         )
-    if isinstance(error, requests.exceptions.Timeout) or "timed out" in str(error):
+    if isinstance(error, requests.exceptions.Timeout):
         return classify.from_exception(TimeoutError(), what)
     return TransientError(
         Reason.TARGET_UNREACHABLE,
