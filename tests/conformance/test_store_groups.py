@@ -1,0 +1,291 @@
+"""Group commit: commands that share a transaction do not share a fate; an unwritable database is nobody's fault."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from longshore.server.model.errors import NotFound, QueueFull, StoreOverloaded, StoreUnavailable
+from longshore.server.model.values import State
+from longshore.server.store import batch, commands, writer
+from longshore.server.store.commands import Bounds, CancelTask, Command, DrainSession, PauseQueue, SubmitTasks
+from longshore.server.store.protocol import Changes, TaskFilter
+from longshore.server.store.unit import UnitOfWork
+from tests.conformance.conftest import OpenStore
+from tests.conformance.test_store_tasks import submit
+from tests.support.store import Fleet, ManualClock, plan, push
+
+WITHIN = 15.0
+"""Seconds after which what a test waits for is not going to come."""
+
+
+async def until(what: Callable[[], object]) -> None:
+    """Wait for something that the writer's thread does by itself."""
+    async with asyncio.timeout(WITHIN):
+        while not what():
+            await asyncio.sleep(0.01)
+
+
+async def test_a_refused_command_fails_alone(fleet: Fleet) -> None:
+    (task,) = await fleet.submit()
+    refused, cancelled, full, made = await fleet.together(
+        CancelTask(task_id="0" * 26, creator=None, reason=""),
+        CancelTask(task_id=task.id, creator=None, reason=""),
+        submit(request_id="full", bounds=Bounds(queue_tasks=0)),
+        submit(request_id="made"),
+    )
+    assert isinstance(refused, NotFound)
+    assert cancelled.status.state is State.CANCELLED
+    assert isinstance(full, QueueFull)
+    assert len(made) == 1
+    assert len(await fleet.store.list_tasks(TaskFilter(), before=None, limit=9)) == 2
+
+
+async def test_bounds_hold_within_a_group(fleet: Fleet) -> None:
+    answers = await fleet.together(
+        *(submit(request_id=f"r{number}", bounds=Bounds(queue_tasks=3)) for number in range(5))
+    )
+    assert [isinstance(answer, QueueFull) for answer in answers] == [False, False, False, True, True]
+    answers = await fleet.together(
+        CancelTask(task_id=answers[0][0].id, creator=None, reason=""),
+        submit(request_id="r8", bounds=Bounds(queue_tasks=3)),
+        submit(request_id="r9", bounds=Bounds(queue_tasks=3)),
+    )
+    assert [isinstance(answer, QueueFull) for answer in answers] == [False, False, True]
+
+
+class Poison(Command[None]):
+    """A command with a defect."""
+
+    __slots__ = ()
+
+
+class Liar(Command[None]):
+    """A command that changes something and then refuses."""
+
+    __slots__ = ()
+
+
+def _poisoned(_unit: UnitOfWork, _command: Poison) -> batch.Answer:
+    raise ZeroDivisionError("a defect")
+
+
+def _lying(unit: UnitOfWork, _command: Liar) -> batch.Answer:
+    for entry in unit.load([1]):
+        unit.add(entry.order, entry.status)
+    raise NotFound("no")
+
+
+@pytest.fixture
+def defects(monkeypatch: pytest.MonkeyPatch) -> None:
+    handlers: dict[Any, Any] = dict(batch._HANDLERS)
+    monkeypatch.setattr(batch, "_HANDLERS", handlers | {Poison: _poisoned, Liar: _lying})
+
+
+@pytest.mark.usefixtures("defects")
+async def test_a_defect_takes_nobody_along(fleet: Fleet) -> None:
+    for defect in (Poison(), Liar()):
+        count = len(await fleet.store.list_tasks(TaskFilter(), before=None, limit=100))
+        group: list[Command[Any]] = [submit(request_id=f"{type(defect)}{number}") for number in range(7)]
+        group.insert(3, defect)
+        answers = await fleet.together(*group)
+        # Commands enter in the order of their lanes; the answers are in ours.
+        assert isinstance(answers.pop(3), StoreUnavailable if count or isinstance(defect, Poison) else NotFound)
+        assert all(len(made) == 1 for made in answers)
+        assert len({made[0].order.seq for made in answers}) == 7
+        await fleet.whole()
+    assert fleet.store.writable_since is not None
+
+
+async def test_a_batch_that_meets_a_constraint_is_taken_apart(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    handlers: dict[Any, Any] = dict(batch._HANDLERS)
+
+    def broken(unit: UnitOfWork, command: PauseQueue) -> batch.Answer:
+        unit.move(("queue", command.queue), -1)
+        return lambda: None
+
+    monkeypatch.setattr(batch, "_HANDLERS", handlers | {PauseQueue: broken})
+    failed, made = await fleet.together(PauseQueue(queue="nowhere", paused=True), submit())
+    assert isinstance(failed, StoreUnavailable), "counters are never negative"
+    assert isinstance(failed.__cause__, sqlite3.IntegrityError)
+    assert len(made) == 1
+
+
+async def test_subscribers_hear_before_futures_resolve(fleet: Fleet) -> None:
+    order: list[str] = []
+
+    def hear(_changes: Changes) -> None:
+        order.append("heard")
+
+    stop = fleet.store.subscribe(hear)
+    await fleet.submit()
+    order.append("resolved")
+    stop()
+    await fleet.submit(plan(push("/b")))
+    assert order == ["heard", "resolved"]
+
+
+async def test_a_cancelled_await_takes_nothing_back(fleet: Fleet) -> None:
+    waiting = asyncio.ensure_future(fleet.run(submit(request_id="r")))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    (task,) = await fleet.run(submit(request_id="r"))
+    assert len(await fleet.store.list_tasks(TaskFilter(), before=None, limit=9)) == 1
+    assert await fleet.now(task) == task
+
+
+async def test_the_submit_lane_is_bounded_in_number_and_bytes(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    waiting = fleet.store._writer
+    monkeypatch.setattr(writer, "SUBMIT_COUNT", 3)
+    with waiting._wake:
+        futures = [waiting.submit(submit(request_id=f"r{number}")) for number in range(3)]
+        with pytest.raises(StoreOverloaded):
+            waiting.submit(submit(request_id="r4"))
+        futures.append(waiting.submit(CancelTask(task_id="0" * 26, creator=None, reason="")))
+    await asyncio.gather(*futures, return_exceptions=True)
+    monkeypatch.setattr(writer, "SUBMIT_COUNT", 100)
+    monkeypatch.setattr(writer, "SUBMIT_BYTES", 5_000)
+    with waiting._wake:
+        futures = [waiting.submit(submit(request_id=f"s{number}")) for number in range(2)]
+        with pytest.raises(StoreOverloaded):
+            waiting.submit(submit(request_id="s3"))
+    await asyncio.gather(*futures)
+    await fleet.submit()
+
+
+async def test_close_commits_what_waits(open_store: OpenStore, clock: ManualClock) -> None:
+    async with open_store(clock) as store:
+        futures = [asyncio.ensure_future(store.run(submit(request_id=f"r{number}"))) for number in range(20)]
+        await asyncio.sleep(0)
+    assert all(len(made) == 1 for made in await asyncio.gather(*futures))
+    with pytest.raises(StoreUnavailable):
+        await store.run(submit())
+    with pytest.raises(StoreUnavailable):
+        await store.task("0" * 26)
+
+
+# Outages --------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_locked_database_fails_commands_and_comes_back_by_itself(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "PROBE_BROKEN", 0.05)
+    await until(lambda: fleet.store.writable_since is not None)
+    before = fleet.store.writable_since
+    assert before == fleet.clock.ticks()
+    (task,) = await fleet.submit()
+    other = sqlite3.connect(fleet.store.path, isolation_level=None)
+    try:
+        other.execute("BEGIN IMMEDIATE")
+        fleet.clock.advance(10)
+        answers = await fleet.together(submit(request_id="r"), DrainSession(session_id="nobody"))
+        assert [type(answer) for answer in answers] == [StoreUnavailable] * 2
+        assert fleet.store.writable_since is None
+        assert await fleet.now(task) == task, "reading goes on"
+    finally:
+        other.execute("ROLLBACK")
+        other.close()
+    fleet.clock.advance(10)
+    await until(lambda: fleet.store.writable_since is not None)
+    assert fleet.store.writable_since == fleet.clock.ticks()
+    assert len(await fleet.run(submit(request_id="r"))) == 1
+
+
+async def test_a_full_database_fails_commands_and_comes_back_by_itself(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PRAGMA max_page_count stands for a full disk: SQLite reports both as SQLITE_FULL."""
+    monkeypatch.setattr(writer, "PROBE_BROKEN", 0.05)
+    await fleet.submit()
+    full = True
+
+    def cramped(connect: Callable[[], Any]) -> Callable[[], Any]:
+        def opened() -> Any:
+            link = connect()
+            if full:
+                pages = link._cursor.execute("PRAGMA page_count").fetchone()[0]
+                link._cursor.execute(f"PRAGMA max_page_count = {pages}").fetchall()
+            return link
+
+        return opened
+
+    working = fleet.store._writer
+    monkeypatch.setattr(working, "_connect", cramped(working._connect))
+    _cramp(working)
+    with pytest.raises(StoreUnavailable, match="full"):
+        for number in range(500):
+            await fleet.submit(plan(push(f"/{number}"), labels={"text": "x" * 200}))
+    count = len(await fleet.store.list_tasks(TaskFilter(), before=None, limit=1000))
+    await fleet.whole()
+    full = False
+    await until(lambda: fleet.store.writable_since is not None)
+    # The link that was opened while it was full is still cramped; the next failure drops it.
+    await until_submitted(fleet)
+    assert len(await fleet.store.list_tasks(TaskFilter(), before=None, limit=1000)) == count + 1
+
+
+def _cramp(working: writer.Writer) -> None:
+    link = working._link
+    assert link is not None
+    pages = link._cursor.execute("PRAGMA page_count").fetchone()[0]  # type: ignore[attr-defined]
+    link._cursor.execute(f"PRAGMA max_page_count = {pages + 4}").fetchall()  # type: ignore[attr-defined]
+
+
+async def until_submitted(fleet: Fleet) -> None:
+    async with asyncio.timeout(WITHIN):
+        while True:
+            try:
+                await fleet.submit(plan(push("/last"), labels={"text": "y" * 200}), request_id="last")
+            except StoreUnavailable:
+                await asyncio.sleep(0.05)
+            else:
+                return
+
+
+async def test_an_idle_store_learns_that_it_cannot_write(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer, "PROBE_IDLE", 0.05)
+    monkeypatch.setattr(writer, "PROBE_BROKEN", 0.05)
+    await fleet.submit()
+    other = sqlite3.connect(fleet.store.path, isolation_level=None)
+    try:
+        other.execute("BEGIN IMMEDIATE")
+        await until(lambda: fleet.store.writable_since is None)
+    finally:
+        other.execute("ROLLBACK")
+        other.close()
+    await until(lambda: fleet.store.writable_since is not None)
+
+
+async def test_a_commit_that_took_too_long_was_an_outage(fleet: Fleet) -> None:
+    await until(lambda: fleet.store.writable_since is not None)
+    began = fleet.store.writable_since
+    other = sqlite3.connect(fleet.store.path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    try:
+        waiting = asyncio.ensure_future(fleet.run(submit()))
+        await until(lambda: fleet.store._writer._busy_since is not None)
+        fleet.clock.advance(writer.STALL + 1)
+        assert fleet.store.writable_since is None
+    finally:
+        other.execute("ROLLBACK")
+        other.close()
+    await waiting
+    assert fleet.store.writable_since != began
+    assert fleet.store.writable_since == fleet.clock.ticks()
+
+
+def test_every_command_has_a_handler() -> None:
+    defined = {
+        each
+        for each in vars(commands).values()
+        if isinstance(each, type) and issubclass(each, Command) and each is not Command
+    }
+    assert defined == set(batch._HANDLERS)
+    assert SubmitTasks in defined
