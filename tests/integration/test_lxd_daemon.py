@@ -18,7 +18,7 @@ from longshore.worker.targets import Attributes, InstanceChange, InstanceState
 from longshore.worker.targets.lxd import LxdTarget
 from longshore.worker.targets.transport import Endpoint, Timeouts
 from tests.support.lxd import LxdDaemon
-from tests.support.pushing import LxdPlace, Recorder, a_push, deliver
+from tests.support.pushing import LxdPlace, Recorder, Seen, a_push, deliver
 
 pytestmark = pytest.mark.lxd
 
@@ -383,24 +383,6 @@ def test_descriptors_above_1023(place: LxdPlace) -> None:
 
 
 # -- watching
-
-
-class Seen:
-    """Collects changes, and waits for one."""
-
-    def __init__(self) -> None:
-        self._changes: list[InstanceChange] = []
-        self._more = threading.Condition()
-
-    def __call__(self, change: InstanceChange) -> None:
-        with self._more:
-            self._changes.append(change)
-            self._more.notify()
-
-    def wait_for(self, change: InstanceChange) -> None:
-        with self._more:
-            assert self._more.wait_for(lambda: change in self._changes, timeout=20), f"never seen: {change}"
-            self._changes.clear()
 
 
 @pytest.mark.parametrize("poll_s", [0.3, 600.0], ids=["poll", "events"])

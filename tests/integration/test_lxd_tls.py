@@ -16,10 +16,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from longshore.worker.errors import PermanentError
-from longshore.worker.targets import InstanceState, open_target, parse_target
+from longshore.worker.targets import InstanceChange, InstanceState, open_target, parse_target
 from longshore.worker.targets.lxd import LxdTarget
 from tests.support.lxd import LxdDaemon
-from tests.support.pushing import LxdPlace, Recorder, deliver
+from tests.support.pushing import LxdPlace, Recorder, Seen, deliver
 
 pytestmark = pytest.mark.lxd
 
@@ -130,9 +130,6 @@ def test_untrusted_worker_is_told_so(box: str, tls: Tls, tmp_path: Path) -> None
 
 
 def test_events_over_tls(lxd: LxdDaemon, tls: Tls) -> None:
-    from longshore.worker.targets import InstanceChange
-    from tests.integration.test_lxd_daemon import Seen
-
     seen = Seen()
     with tls.target() as target, closing(target.watch(seen)):
         lxd.create("observed")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import stat
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ import google_crc32c
 
 from longshore.worker.errors import AttemptStopped, StopReason
 from longshore.worker.push import Push, Pushed, push_file
-from longshore.worker.targets import Content, Target
+from longshore.worker.targets import Content, InstanceChange, Target
 from longshore.worker.targets.base import Source
 from longshore.worker.targets.lxd import LxdTarget
 from tests.support.lxd import LxdDaemon
@@ -150,3 +151,21 @@ def deliver(place: Place, path: str, recorder: Recorder, **more: Any) -> Pushed:
     """Push the recorder's data to a path, without pauses between tries."""
     push = replace(a_push(place.instance, path, recorder.data), **more)
     return push_file(push, recorder, place.target, pause=lambda _: None)
+
+
+class Seen:
+    """Collects changes, and waits for one."""
+
+    def __init__(self) -> None:
+        self._changes: list[InstanceChange] = []
+        self._more = threading.Condition()
+
+    def __call__(self, change: InstanceChange) -> None:
+        with self._more:
+            self._changes.append(change)
+            self._more.notify()
+
+    def wait_for(self, change: InstanceChange) -> None:
+        with self._more:
+            assert self._more.wait_for(lambda: change in self._changes, timeout=20), f"never seen: {change}"
+            self._changes.clear()

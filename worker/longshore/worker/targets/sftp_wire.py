@@ -105,10 +105,8 @@ class PacketBuffer:
         kind = self._data[4]
         if kind == Kind.VERSION:
             answer = Answer(kind, 0, bytes(self._data[5 : 4 + length]))
-        elif length < 9:
-            # All types but VERSION carry the number of the request they answer; INIT is never sent to us.
-            raise ProtocolError(f"a packet of type {kind} is too short for a request number")
         else:
+            # All types but VERSION carry the number of the request they answer; INIT is never sent to us.
             answer = Answer(kind, int.from_bytes(self._data[5:9], "big"), bytes(self._data[9 : 4 + length]))
         del self._data[: 4 + length]
         return answer
