@@ -377,13 +377,41 @@ async def test_settled_by_hand_while_a_worker_settles(fleet: Fleet) -> None:
     assert fleet.changes[-1].tasks[-1].holder == ("session-1", 2)
 
 
-async def test_a_settling_task_leaves_its_instance_to_others(narrow: Fleet) -> None:
+async def test_settling_waits_for_no_room_and_counts(narrow: Fleet) -> None:
     await settling(narrow)
+    await narrow.submit(*(plan(push(f"/{number}")) for number in range(4)))
+    await narrow.session("busy", kinds={"file_push": True})
+    await narrow.session("other")
+    full = await narrow.claim("busy", room=3)
+    assert [task.status.state.name for task in full] == ["SETTLING", "RUNNING"]
+    assert await narrow.claim("busy", room=3) == [], "two run"
+    assert await narrow.report(full[0], Outcome.HANDED_BACK, "busy")
+    assert paths(await narrow.claim("busy", room=1)) == ["/etc/motd"]
+    await narrow.deliver(full[1], "busy")
+    assert paths(await narrow.claim("busy", room=3)) == ["/1"]
+
+
+async def test_tasks_that_nobody_takes_stand_in_nobodys_way(narrow: Fleet) -> None:
+    """Of one instance: a kind that no worker has, and tasks that wait for an idle worker."""
+    await narrow.submit(*(plan(job("unknown", target="default", instance="web1"), priority=9) for _ in range(5)))
+    await narrow.session("doomed")
+    crashed = await narrow.submit(plan(push("/a"), priority=8), plan(push("/b"), priority=8))
+    await narrow.claim("doomed", room=2)
+    await crash(narrow, "doomed")
     await narrow.submit(*(plan(push(f"/{number}")) for number in range(3)))
     await narrow.session()
-    taken = await narrow.claim(room=9)
-    assert [task.status.state.name for task in taken] == ["SETTLING", "RUNNING", "RUNNING"]
-    await narrow.report(taken[0], Outcome.SETTLED_LANDED)
-    assert await narrow.claim(room=9) == [], "two run"
-    await narrow.deliver(taken[1])
-    assert len(await narrow.claim(room=9)) == 1
+    assert paths(await narrow.claim(room=9, idle=False)) == ["/0", "/1"]
+    assert await narrow.claim(room=9, idle=False) == [], "two run"
+    assert await narrow.states(*crashed) == ["QUEUED"] * 2
+
+
+async def test_many_kinds_share_an_instance_without_holding_up_others(narrow: Fleet) -> None:
+    await narrow.session(kinds={"file_push": True, "a": False, "b": False, "c": False})
+    for kind in ("a", "b", "c"):
+        await narrow.submit(*(plan(job(kind, target="default", instance="web1"), priority=9) for _ in range(3)))
+    (other,) = await narrow.submit(plan(push("/x", "web2")))
+    taken = []
+    while more := await narrow.claim(room=2):
+        taken += more
+    assert [task.order.kind for task in taken] == ["a", "a", "file_push"]
+    assert taken[-1].id == other.id

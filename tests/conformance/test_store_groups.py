@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import sqlite3
 from collections.abc import Callable
 from typing import Any
@@ -26,7 +27,9 @@ WITHIN = 15.0
 async def until(what: Callable[[], object]) -> None:
     """Wait for something that the writer's thread does by itself."""
     async with asyncio.timeout(WITHIN):
-        while not what():
+        for _ in itertools.count():
+            if what():
+                return
             await asyncio.sleep(0.01)
 
 
@@ -146,7 +149,7 @@ async def test_the_submit_lane_is_bounded_in_number_and_bytes(fleet: Fleet, monk
     with waiting._wake:
         futures = [waiting.submit(submit(request_id=f"r{number}")) for number in range(3)]
         with pytest.raises(StoreOverloaded):
-            waiting.submit(submit(request_id="r4"))
+            _ = waiting.submit(submit(request_id="r4"))
         futures.append(waiting.submit(CancelTask(task_id="0" * 26, creator=None, reason="")))
     await asyncio.gather(*futures, return_exceptions=True)
     monkeypatch.setattr(writer, "SUBMIT_COUNT", 100)
@@ -154,7 +157,7 @@ async def test_the_submit_lane_is_bounded_in_number_and_bytes(fleet: Fleet, monk
     with waiting._wake:
         futures = [waiting.submit(submit(request_id=f"s{number}")) for number in range(2)]
         with pytest.raises(StoreOverloaded):
-            waiting.submit(submit(request_id="s3"))
+            _ = waiting.submit(submit(request_id="s3"))
     await asyncio.gather(*futures)
     await fleet.submit()
 
@@ -220,8 +223,7 @@ async def test_a_full_database_fails_commands_and_comes_back_by_itself(
     monkeypatch.setattr(working, "_connect", cramped(working._connect))
     _cramp(working)
     with pytest.raises(StoreUnavailable, match="full"):
-        for number in range(500):
-            await fleet.submit(plan(push(f"/{number}"), labels={"text": "x" * 200}))
+        await fill(fleet)
     count = len(await fleet.store.list_tasks(TaskFilter(), before=None, limit=1000))
     await fleet.whole()
     full = False
@@ -229,6 +231,11 @@ async def test_a_full_database_fails_commands_and_comes_back_by_itself(
     # The link that was opened while it was full is still cramped; the next failure drops it.
     await until_submitted(fleet)
     assert len(await fleet.store.list_tasks(TaskFilter(), before=None, limit=1000)) == count + 1
+
+
+async def fill(fleet: Fleet) -> None:
+    for number in range(500):
+        await fleet.submit(plan(push(f"/{number}"), labels={"text": "x" * 200}))
 
 
 def _cramp(working: writer.Writer) -> None:

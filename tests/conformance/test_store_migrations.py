@@ -51,7 +51,7 @@ async def test_a_newer_schema_is_refused_and_left_alone(open_store: OpenStore, c
         connection.execute("UPDATE alembic_version SET version_num = '9999'")
     connection.close()
     before = described(path)
-    with pytest.raises(SchemaMismatch, match="9999.*newer version"):
+    with pytest.raises(SchemaMismatch, match=r"9999.*newer version"):
         async with open_store(clock):
             pass
     assert described(path) == before

@@ -18,29 +18,18 @@ from longshore.server.model.values import State
 from longshore.server.store.commands import Claims, ClaimTasks, Offer
 from longshore.server.store.counters import TARGET_RUNNING
 from longshore.server.store.fleet import session_at
-from longshore.server.store.link import Statement, locking, statement
+from longshore.server.store.link import locking, statement
+from longshore.server.store.promote import room_in, trim_lanes
+from longshore.server.store.rows import lane_of, taker_of
 from longshore.server.store.schema import is_ready, is_unsettled, tasks
 from longshore.server.store.unit import Entry, UnitOfWork
 
-_READY_COLUMNS: Final = (tasks.c.seq, tasks.c.priority, tasks.c.target, tasks.c.kind)
-
-
-def _ready(*, alone: bool) -> Statement:
-    return locking(
-        sa.select(*_READY_COLUMNS)
-        .where(
-            is_ready,
-            tasks.c.target == sa.bindparam("target"),
-            tasks.c.kind == sa.bindparam("kind"),
-            tasks.c.alone.is_(sa.true() if alone else sa.false()),
-        )
-        .order_by(tasks.c.priority.desc(), tasks.c.seq)
-        .limit(sa.bindparam("most"))
-    )
-
-
-_READY: Final = _ready(alone=False)
-_READY_ALONE: Final = _ready(alone=True)
+_READY: Final = locking(
+    sa.select(tasks.c.seq, tasks.c.priority)
+    .where(is_ready, tasks.c.target == sa.bindparam("target"), tasks.c.taker == sa.bindparam("taker"))
+    .order_by(tasks.c.priority.desc(), tasks.c.seq)
+    .limit(sa.bindparam("most"))
+)
 _UNSETTLED: Final = locking(
     sa.select(tasks.c.seq)
     .where(
@@ -64,7 +53,6 @@ class _Taker:
     session: Session
     room: int
     idle: bool
-    taken: int = 0
 
     def serves(self, target: str, kind: str) -> bool:
         return kind in self.session.kinds and (not target or target in self.session.targets)
@@ -89,7 +77,6 @@ class _Round:
     def __init__(self, unit: UnitOfWork, command: ClaimTasks) -> None:
         self._unit = unit
         self._takers = [taker for offer in command.offers if (taker := self._taker(offer)) is not None]
-        self._rooms: dict[str, int] = {}
         self._taken: list[tuple[str, Entry]] = []
         self._solo_waiting: set[str] = set()
 
@@ -99,6 +86,7 @@ class _Round:
         self._run_alone()
         self._run_rest()
         self._unit.flush()
+        trim_lanes(self._unit, sorted({lane_of(entry.order) for _, entry in self._taken}))
         return self._taken, tuple(sorted(self._solo_waiting))
 
     def _taker(self, offer: Offer) -> _Taker | None:
@@ -128,19 +116,17 @@ class _Round:
         """How many more attempts the target may run."""
         if not target:
             return sum(taker.room for taker in self._takers)
-        if target not in self._rooms:
-            running = self._unit.ledger.value((TARGET_RUNNING, target))
-            self._rooms[target] = max(0, self._unit.limits.target - running)
-        return self._rooms[target]
+        return max(0, self._unit.limits.target - self._unit.ledger.value((TARGET_RUNNING, target)))
 
-    def _candidates(self, what: Statement) -> list[_Candidate]:
+    def _candidates(self, *, alone: bool) -> list[_Candidate]:
         wanted = sum(taker.room for taker in self._takers)
         found: list[_Candidate] = []
         for target, kind in self._pairs():
             most = min(wanted, self._room_on(target))
             if most < 1:
                 continue
-            for seq, priority, _, _ in self._unit.link.rows(what, target=target, kind=kind, most=most):
+            taker = taker_of(kind, alone=alone)
+            for seq, priority in self._unit.link.rows(_READY, target=target, taker=taker, most=most):
                 found.append(_Candidate(-priority, seq, target, kind))
         return sorted(found)
 
@@ -157,25 +143,37 @@ class _Round:
                 self._give(self._roomiest(takers), entry)
 
     def _run_alone(self) -> None:
-        for candidate in self._candidates(_READY_ALONE):
-            serving = [taker for taker in self._takers if taker.serves(candidate.target, candidate.kind)]
-            idle = [taker for taker in serving if taker.idle and taker.room > 0]
-            if not idle:
-                self._solo_waiting.update(taker.session.id for taker in serving)
-            elif self._room_on(candidate.target) > 0:
-                taker = idle[0]
-                for entry in self._unit.load((candidate.seq,)):
-                    self._give(taker, entry)
-                taker.room = 0
-
-    def _run_rest(self) -> None:
-        candidates = self._candidates(_READY)
-        entries = {entry.order.seq: entry for entry in self._unit.load(each.seq for each in candidates)}
-        for candidate in candidates:
-            if self._room_on(candidate.target) < 1:
+        for candidate, entry in self._loaded(alone=True):
+            if not self._has_room(entry):
                 continue
             serving = [taker for taker in self._takers if taker.serves(candidate.target, candidate.kind)]
-            self._give(self._roomiest(serving), entries[candidate.seq])
+            idle = [taker for taker in serving if taker.idle and taker.room > 0]
+            if idle:
+                self._give(idle[0], entry)
+                idle[0].room = 0
+            else:
+                self._solo_waiting.update(taker.session.id for taker in serving)
+
+    def _run_rest(self) -> None:
+        for candidate, entry in self._loaded(alone=False):
+            if self._has_room(entry):
+                serving = [taker for taker in self._takers if taker.serves(candidate.target, candidate.kind)]
+                self._give(self._roomiest(serving), entry)
+            else:
+                # It stood in the way of others, and does no more when this is over: see `trim_lanes`.
+                self._unit.claimable = True
+
+    def _loaded(self, *, alone: bool) -> Iterator[tuple[_Candidate, Entry]]:
+        candidates = self._candidates(alone=alone)
+        entries = {entry.order.seq: entry for entry in self._unit.load(each.seq for each in candidates)}
+        for candidate in candidates:
+            yield candidate, entries[candidate.seq]
+
+    def _has_room(self, entry: Entry) -> bool:
+        """Its target and its instance may run one more. The claims of this round count already."""
+        order = entry.order
+        lane = lane_of(order)
+        return self._room_on(order.target) > 0 and (not lane or room_in(self._unit, lane) > 0)
 
     def _roomiest(self, takers: list[_Taker]) -> _Taker | None:
         """Work is spread: the one with the most room next."""
@@ -186,16 +184,11 @@ class _Round:
         if taker is None:
             return
         session = taker.session
-        target = entry.order.target
-        room = self._room_on(target)
         decision = self._unit.apply(entry, Claimed(session.id, session.worker, self._unit.ticks))
         if decision.verdict is not Verdict.CHANGED:
             raise AssertionError(f"a {entry.status.state.name} task was offered for a claim")
-        if target:
-            self._rooms[target] = room - 1
         taker.room -= 1
         taker.idle = False
-        taker.taken += 1
         self._taken.append((session.id, entry))
 
 

@@ -124,6 +124,14 @@ def lane_of(order: Submission) -> str:
     return f"{order.target}/{order.instance}/{order.project}" if order.instance else ""
 
 
+def taker_of(kind: str, *, alone: bool) -> str:
+    """Which workers could take a task: those with its kind; marked where it must run alone, on an idle one.
+
+    Tasks of one instance that differ in it do not stand in each other's way: the one may find no worker for ever.
+    """
+    return f"{kind}!" if alone else kind
+
+
 def place_of(destination: Destination) -> bytes:
     """What stands for a destination in the order of deliveries."""
     return blake2b(destination.key.encode("utf-8", "surrogateescape"), digest_size=16).digest()

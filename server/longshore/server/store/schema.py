@@ -77,6 +77,7 @@ tasks: Final = sa.Table(
     sa.Column("finished_at", sa.Double),
     sa.Column("retryable_until", sa.Double),
     # Where it stands for claims; no part of the status.
+    sa.Column("taker", sa.Text, nullable=False),  # who could take it: see `rows.taker_of`
     sa.Column("ready", sa.Boolean, nullable=False),  # its lane has room for it
     sa.Column("paused", sa.Boolean, nullable=False),  # its queue was paused when it was QUEUED
     sa.CheckConstraint(f"state BETWEEN {State.BLOCKED.value} AND {State.EXPIRED.value}", name="state"),
@@ -126,9 +127,9 @@ def _index(name: str, *columns: sa.ColumnElement[object], where: sa.ColumnElemen
 _index("tasks_head", tasks.c.place, where=sa.and_(is_head, tasks.c.place.is_not(None)), unique=True)
 _index("tasks_order", tasks.c.place, tasks.c.seq, where=sa.and_(is_live, tasks.c.place.is_not(None)))
 _index("tasks_delivered", tasks.c.place, tasks.c.seq, where=sa.and_(is_delivered, tasks.c.place.is_not(None)))
-_index("tasks_lane", tasks.c.lane, tasks.c.priority.desc(), tasks.c.seq, where=is_offered)
+_index("tasks_lane", tasks.c.lane, tasks.c.taker, tasks.c.priority.desc(), tasks.c.seq, where=is_offered)
 _index("tasks_lane_ready", tasks.c.lane, where=is_ready)
-_index("tasks_ready", tasks.c.target, tasks.c.kind, tasks.c.alone, tasks.c.priority.desc(), tasks.c.seq, where=is_ready)
+_index("tasks_ready", tasks.c.target, tasks.c.taker, tasks.c.priority.desc(), tasks.c.seq, where=is_ready)
 _index("tasks_due", tasks.c.due_at, where=is_timed)
 _index("tasks_expiry", tasks.c.expires_at, where=is_waiting)
 _index("tasks_deadline", tasks.c.deadline_ticks, where=tasks.c.deadline_ticks.is_not(None))

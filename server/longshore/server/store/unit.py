@@ -29,6 +29,7 @@ from longshore.server.store.rows import (
     order_values,
     place_of,
     status_values,
+    taker_of,
     task_columns,
     task_of,
     task_values,
@@ -92,7 +93,7 @@ _UPDATE_TASK: Final = statement(
     .where(tasks.c.seq == sa.bindparam("of_seq"), tasks.c.revision == sa.bindparam("of_revision"))
     .values(
         {column.name: sa.bindparam(column.name) for column in STATUS_COLUMNS}
-        | {name: sa.bindparam(name) for name in ("ready", "paused")}
+        | {name: sa.bindparam(name) for name in ("taker", "ready", "paused")}
     )
 )
 _REQUEST_ENDED: Final = statement(
@@ -447,6 +448,7 @@ class UnitOfWork:
         values = status_values(entry.status)
         queued = entry.status.state is State.QUEUED
         paused = queued and entry.order.queue in self.paused
+        values["taker"] = taker_of(entry.order.kind, alone=entry.status.alone)
         values["paused"] = paused
         values["ready"] = queued and not paused and not lane_of(entry.order)
         return values
