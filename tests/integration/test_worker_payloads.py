@@ -90,6 +90,7 @@ async def test_a_cut_download_goes_on_where_it_was_cut(start: Start, tmp_path: P
     assert len(offsets) == 4
     assert offsets == sorted(set(offsets))
     assert {request.session_id for request in server.downloads} == {worker.session_id}
+    assert server.tokens == ["Bearer " + "t" * 20] * 5
     assert not any(path.exists() for path in readers.paths)
 
 

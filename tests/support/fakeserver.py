@@ -192,7 +192,7 @@ class FakeServer(worker_service_pb2_grpc.WorkerServiceServicer):
         return await soon(self._peers.get())
 
     async def Work(self, request_iterator: AsyncIterator[ws.WorkRequest], context: _Context) -> AsyncIterator[Any]:
-        self.tokens += [str(value) for key, value in context.invocation_metadata() or () if key == "authorization"]
+        self.tokens += _tokens(context)
         if self.refusals:
             await refuse(context, *self.refusals.popleft())
         peer = Peer(await anext(aiter(request_iterator)), self)
@@ -219,6 +219,7 @@ class FakeServer(worker_service_pb2_grpc.WorkerServiceServicer):
         self, request: ws.DownloadPayloadRequest, context: _Context
     ) -> AsyncIterator[ws.DownloadPayloadResponse]:
         self.downloads.append(request)
+        self.tokens += _tokens(context)
         data = self.payloads.get(request.attempt.task_id)
         if data is None:
             await refuse(context, grpc.StatusCode.PERMISSION_DENIED, "NOT_YOUR_ATTEMPT")
@@ -231,6 +232,10 @@ class FakeServer(worker_service_pb2_grpc.WorkerServiceServicer):
             if self.hold_after is not None and offset >= self.hold_after:
                 await asyncio.Event().wait()
             yield ws.DownloadPayloadResponse(offset=offset, data=data[offset : offset + step])
+
+
+def _tokens(context: _Context) -> list[str]:
+    return [str(value) for key, value in context.invocation_metadata() or () if key == "authorization"] or [""]
 
 
 @asynccontextmanager

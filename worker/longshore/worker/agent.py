@@ -115,6 +115,11 @@ class Agent:
         }
 
     @property
+    def lease_confirmed(self) -> bool:
+        """The server has acknowledged a heartbeat that was sent less than a lease ago, as of the last tick."""
+        return self._lease_end is not None
+
+    @property
     def busy(self) -> bool:
         """Attempts are waiting or running."""
         return bool(self._pending or self._running)

@@ -97,7 +97,8 @@ class Chores:
         where = debt.instance
         paid = True
         try:
-            remove_temps(target, project=where.project, instance=where.instance, temps=tuple(debt.temps))
+            removed = remove_temps(target, project=where.project, instance=where.instance, temps=tuple(debt.temps))
+            _log.info("debt.paid", debt=debt.debt_id, target=where.target, instance=where.instance, removed=removed)
         except AttemptError as error:
             paid = False
             _log.warning(

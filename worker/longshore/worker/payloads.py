@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, Final, Protocol
 
 import google_crc32c
 import grpc
+import grpc.experimental
 
 from longshore.client.endpoint import CHANNEL_OPTIONS, Endpoint, credentials
 from longshore.v1 import task_pb2
@@ -28,6 +29,8 @@ PAYLOAD_DAMAGED: Final = "PAYLOAD_DAMAGED"
 """What was read is not what was uploaded."""
 
 _DOWNLOAD: Final = "/longshore.v1.WorkerService/DownloadPayload"
+_OPTIONS: Final = [*CHANNEL_OPTIONS, (grpc.experimental.ChannelOptions.SingleThreadedUnaryStream, 1)]
+"""Who reads polls by itself: otherwise gRPC starts a thread for each call."""
 _COPY: Final = 1024 * 1024
 _RESUMES: Final = 8
 """Cuts in a row, without a byte between them, after which a download is given up."""
@@ -96,7 +99,7 @@ class GrpcDownloads:
     def _call(self, attempt: Attempt, offset: int) -> Generator[bytes]:
         with self._lock:
             if self._channel is None:
-                self._channel = grpc.insecure_channel(self._endpoint.target, options=list(CHANNEL_OPTIONS))
+                self._channel = grpc.insecure_channel(self._endpoint.target, options=_OPTIONS)
             # The generated stub's types are those of grpc.aio.
             download = self._channel.unary_stream(
                 _DOWNLOAD,

@@ -76,6 +76,7 @@ class Worker:
         if self._specs:
             _add_file_push(self._registry)
         self._endpoint = Endpoint.parse(self._config.server)
+        self._shown: str | None = None
         self._token()
         self._agent: Agent | None = None
         self._stops = 0
@@ -156,7 +157,7 @@ class Worker:
         agent = self._agent = Agent(
             registry=self._registry, limits=limits, mailbox=mailbox, outbox=outbox, outside=chores
         )
-        downloads = GrpcDownloads(self._endpoint, self._token, self.session_id)
+        downloads = GrpcDownloads(self._endpoint, lambda: self._shown, self.session_id)
         threads = Threads("longshore-handler")
         around = Surroundings(downloads=downloads, folder=folder, threads=threads, targets=targets)
         runner = Runner(around, agent.ended)
@@ -183,7 +184,9 @@ class Worker:
             folder.close()
             slot.close(ended=said_goodbye)
             await _close_all(targets, threads)
-        return Exit.WORN_OUT if agent.worn_out else Exit.LEFT
+        ended = Exit.WORN_OUT if agent.worn_out else Exit.LEFT
+        _log.info("worker.left", code=int(ended), said_goodbye=said_goodbye)
+        return ended
 
     async def _go(self, agent: Agent, link: Link, identities: Identities, mailbox: Mailbox) -> bool:
         tasks = (
@@ -243,7 +246,10 @@ class Worker:
 
     def _token(self) -> str | None:
         """Read anew for each connection: the server makes its token at its first start, which may come after ours."""
-        return find_token(token=self._config.token, token_file=self._config.token_file, data_dir=self._config.data_dir)
+        self._shown = find_token(
+            token=self._config.token, token_file=self._config.token_file, data_dir=self._config.data_dir
+        )
+        return self._shown
 
 
 async def _close_all(targets: Mapping[str, Target], threads: Threads) -> None:
