@@ -357,6 +357,9 @@ class _Table:
         if status.state is State.CANCELLING:
             if event.outcome is Outcome.OK:
                 return self._stale() if self._order.must_commit else self._succeeded(event)
+            if event.outcome in _SETTLEMENTS:
+                # It was never granted: there is nothing to settle, and nothing may be believed of it.
+                return self._stale()
             ending = Ending(event.attempt, AttemptEnd(event.outcome.name), event.error)
             return self._finish(State.CANCELLED, endings=(ending,), debts=self._debts_of(event))
         return self._stale()
