@@ -339,7 +339,7 @@ def test_of_remove_and_rename_exactly_one_wins(place: LxdPlace) -> None:
     with ThreadPoolExecutor(1) as other, target.open("", place.instance) as a, target.open("", place.instance) as b:
         for number in range(300):
             temp, path = f"/root/.longshore-race-{number}-1.tmp", f"/root/race-{number}"
-            a.create_temp(temp).close()
+            a.create_temp(temp, Attributes(0o600, 0, 0)).finish()
             barrier = threading.Barrier(2)
 
             def rename(temp: str = temp, path: str = path, barrier: threading.Barrier = barrier) -> bool:

@@ -124,8 +124,10 @@ def test_requests_in_flight_are_bounded_and_several() -> None:
                 server.send(status(held.pop(0), wire.OK))
 
     total = WINDOW * 4
-    with session(script, answer_s=0.5) as sftp, pytest.raises(TimeoutError):
+    with session(script, answer_s=0.5) as sftp:
         sftp.write(b"h", io.BytesIO(bytes(131_072 * total)), advance=ignore)
+        with pytest.raises(TimeoutError):
+            sftp.settle()
     assert max(waiting) == WINDOW
 
 
@@ -144,10 +146,30 @@ def test_write_error_that_comes_late_is_not_lost() -> None:
         server.send(status(request[1], wire.OK))
 
     with session(script) as sftp:
+        sftp.write(b"h", io.BytesIO(bytes(131_072 * 5)), advance=ignore)
         with pytest.raises(SftpStatus, match="no space left"):
-            sftp.write(b"h", io.BytesIO(bytes(131_072 * 5)), advance=ignore)
+            sftp.settle()
         assert sftp.usable, "every answer was read"
         sftp.close_handle(b"h")
+        sftp.settle()
+
+
+def test_deferred_error_is_raised_by_the_next_request_and_only_there() -> None:
+    def script(server: Server) -> None:
+        server.greet()
+        for number in range(4):
+            request = server.request()
+            assert request is not None
+            refused = number == 1
+            server.send(status(request[1], wire.FAILURE if refused else wire.OK, b"chmod: read-only file system"))
+
+    with session(script) as sftp:
+        sftp.set_handle_owner(b"h", 1, 2)
+        sftp.set_handle_mode(b"h", 0o600)
+        with pytest.raises(SftpStatus, match="read-only"):
+            sftp.remove("/file")
+        assert sftp.usable
+        assert sftp.remove("/file"), "said once is enough"
 
 
 def test_stop_in_the_middle_leaves_the_session_in_step() -> None:
@@ -301,7 +323,9 @@ def test_tiny_send_buffer_gets_every_byte_through() -> None:
     thread = threading.Thread(target=lambda: script(Server(theirs)))
     thread.start()
     transport = Transport(ours, answer_s=10)
-    written = SftpSession(transport).write(b"h", io.BytesIO(content), advance=ignore)
+    sftp = SftpSession(transport)
+    written = sftp.write(b"h", io.BytesIO(content), advance=ignore)
+    sftp.settle()
     transport.close()
     thread.join(20)
     theirs.close()

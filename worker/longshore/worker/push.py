@@ -165,8 +165,8 @@ def settle_push(
         raise
 
 
-def remove_temps(target: Target, *, project: str, instance: str, temps: tuple[str, ...]) -> None:
-    """Remove what a lost attempt may have left. Raises `AttemptError` when it cannot be done now.
+def remove_temps(target: Target, *, project: str, instance: str, temps: tuple[str, ...]) -> int:
+    """Remove what a lost attempt may have left; how many there were. Raises `AttemptError` when it cannot be done now.
 
     Names that are not there are done, and so is an instance that is not there. Refuses names that are not ours.
     """
@@ -174,12 +174,12 @@ def remove_temps(target: Target, *, project: str, instance: str, temps: tuple[st
         _insist_temp(temp)
     try:
         with target.open(project, instance) as delivery:
-            for temp in temps:
-                delivery.remove(temp)
+            return sum(delivery.remove(temp) for temp in temps)
     except PermanentError as error:
         # Without SFTP nothing of ours was ever made there.
         if error.reason not in (Reason.INSTANCE_NOT_FOUND, Reason.NO_SFTP):
             raise
+        return 0
 
 
 @dataclass(slots=True)
@@ -229,10 +229,12 @@ class _Attempt:
 
     def _look_at_instance(self) -> None:
         push = self._push
+        if push.when_stopped is WhenStopped.DELIVER:
+            return  # Opening tells whether it is there, and more is not asked: a millisecond saved for each file.
         state = self._retrying(lambda _: self._target.probe(push.project, push.instance))
         if state is InstanceState.ABSENT:
             raise self._absent()
-        if state is InstanceState.STOPPED and push.when_stopped is not WhenStopped.DELIVER:
+        if state is InstanceState.STOPPED:
             if push.when_stopped is WhenStopped.WAIT:
                 raise NotReadyError(
                     Reason.INSTANCE_STOPPED, f"{push.instance} is stopped; the task waits for it", condition="RUNNING"
@@ -282,8 +284,7 @@ class _Attempt:
                 delivery.make_parents(push.path)
             content = Content(push.size, push.crc32c, attributes)
             try:
-                self._write(delivery, temp, content)
-                self._verify(delivery, temp, content)
+                self._verify(delivery, temp, content, self._write(delivery, temp, content))
             except _TempTaken:
                 # Not ours, so not ours to remove. The next try has another name.
                 raise TransientError(Reason.ALREADY_EXISTS, f"somebody has put a file at {temp}: remove it") from None
@@ -302,10 +303,10 @@ class _Attempt:
             found = delivery.stat(push.path, follow=True)
         return complete(push, found, delivery.default_owner)
 
-    def _write(self, delivery: Delivery, temp: str, content: Content) -> None:
+    def _write(self, delivery: Delivery, temp: str, content: Content) -> FileStat:
         context = self._context
         try:
-            file = delivery.create_temp(temp)
+            file = delivery.create_temp(temp, content.attributes)
         except PermanentError as error:
             if error.reason == Reason.ALREADY_EXISTS:
                 raise _TempTaken from error
@@ -322,13 +323,9 @@ class _Attempt:
                 f"the payload came as {written.size} bytes with CRC32C {written.crc32c:08x}, "
                 f"not as {content.size} with {content.crc32c:08x}: it is damaged in the spool or on the way",
             )
-        file.set_attributes(content.attributes)
-        file.close()
+        return file.finish()
 
-    def _verify(self, delivery: Delivery, temp: str, content: Content) -> None:
-        found = delivery.stat(temp, follow=False)
-        if found is None:
-            raise TransientError(Reason.TEMP_MISSING, f"{temp} was removed by somebody else while it was written")
+    def _verify(self, delivery: Delivery, temp: str, content: Content, found: FileStat) -> None:
         if found.kind is not FileKind.FILE or found.size != content.size:
             raise TransientError(
                 Reason.VERIFY_FAILED,

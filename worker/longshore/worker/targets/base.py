@@ -107,23 +107,20 @@ def no_check() -> None:
 
 
 class TempFile(Protocol):
-    """A file under construction, visible only under its temp name."""
+    """A file under construction, visible only under its temp name.
+
+    What its writes and attributes met is raised by `finish` at the latest.
+    """
 
     @property
     def path(self) -> str:
         """Its path inside the instance."""
 
     def write(self, source: Source, *, advance: Callable[[int], None]) -> Written:
-        """Append all of `source`; every byte is acknowledged on return.
+        """Send all of `source`, and say what that was. `advance` gets the bytes sent so far, and may raise."""
 
-        `advance` gets the bytes sent so far, and may raise.
-        """
-
-    def set_attributes(self, attributes: Attributes) -> None:
-        """Owner first, then mode: changing the owner clears mode bits."""
-
-    def close(self) -> None:
-        """Finish the file. Its last errors show here. The `directory` target syncs it to disk."""
+    def finish(self) -> FileStat:
+        """Close it and look at it: every write is acknowledged. The `directory` target syncs it to disk first."""
 
 
 class Delivery(Protocol):
@@ -148,8 +145,8 @@ class Delivery(Protocol):
     def make_parents(self, path: str) -> None:
         """Create the missing folders above a path, 0755, owned by root."""
 
-    def create_temp(self, path: str) -> TempFile:
-        """Create a file that did not exist (O_EXCL), 0600."""
+    def create_temp(self, path: str, attributes: Attributes) -> TempFile:
+        """Create a file that did not exist (O_EXCL), and give it owner and mode, before its first byte."""
 
     def read_back(self, path: str, *, advance: Callable[[int], None]) -> Written:
         """Read a whole file and return its size and CRC32C."""

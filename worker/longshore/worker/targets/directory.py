@@ -73,6 +73,7 @@ class DirectoryTemp:
         return Written(size, crc)
 
     def set_attributes(self, attributes: Attributes) -> None:
+        """Owner first, then mode: changing the owner clears mode bits."""
         with _classified(f"setting owner and mode of {self.path}"):
             if attributes.uid is not None or attributes.gid is not None:
                 uid = -1 if attributes.uid is None else attributes.uid
@@ -84,10 +85,11 @@ class DirectoryTemp:
             if attributes.mode is not None:
                 os.fchmod(self._descriptor, check_mode(attributes.mode))
 
-    def close(self) -> None:
+    def finish(self) -> FileStat:
         with _classified(f"syncing {self.path}"):
             try:
                 os.fsync(self._descriptor)
+                return _file_stat(os.fstat(self._descriptor))
             finally:
                 self.abandon()
 
@@ -125,11 +127,12 @@ class DirectoryDelivery:
         with _classified(f"creating the folders above {path}"):
             self._tree.make_parents(path, mode=0o755)
 
-    def create_temp(self, path: str) -> DirectoryTemp:
+    def create_temp(self, path: str, attributes: Attributes) -> DirectoryTemp:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         with _classified(f"creating {path}"), self._tree.parent(path) as (folder, name):
             temp = DirectoryTemp(path, os.open(name, flags, 0o600, dir_fd=folder), self._check)
         self._temps.append(temp)
+        temp.set_attributes(attributes)
         return temp
 
     def read_back(self, path: str, *, advance: Callable[[int], None]) -> Written:

@@ -46,7 +46,17 @@ class SftpTemp:
         with _foreign_errors(), classified(self._session, f"writing {self.path}"):
             return self._session.write(self._handle, _Guarded(source), advance=_guarded(advance))
 
+    def finish(self) -> FileStat:
+        with classified(self._session, f"writing {self.path}", missing=Reason.TEMP_MISSING):
+            self._open = False
+            self._session.close_handle(self._handle)
+            found = self._session.stat(self.path, follow=False)
+        if found is None:
+            raise TransientError(Reason.TEMP_MISSING, f"{self.path} was removed by somebody else while it was written")
+        return found
+
     def set_attributes(self, attributes: Attributes) -> None:
+        """Owner first, then mode: changing the owner clears mode bits."""
         what = f"setting owner and mode of {self.path}"
         if attributes.uid is not None or attributes.gid is not None:
             uid, gid = attributes.uid, attributes.gid
@@ -60,11 +70,6 @@ class SftpTemp:
             check_mode(attributes.mode)
             with classified(self._session, what):
                 self._session.set_handle_mode(self._handle, attributes.mode)
-
-    def close(self) -> None:
-        with classified(self._session, f"closing {self.path}"):
-            self._open = False
-            self._session.close_handle(self._handle)
 
     def abandon(self) -> None:
         """Let go of the file on the way out of an error. An open handle would keep a removed file's space taken."""
@@ -117,10 +122,11 @@ class SftpDelivery:
             missing.append(folder)
         return missing
 
-    def create_temp(self, path: str) -> SftpTemp:
+    def create_temp(self, path: str, attributes: Attributes) -> SftpTemp:
         with classified(self._session, f"creating {path}"):
             temp = SftpTemp(self._session, path, self._session.create(path))
         self._temps.append(temp)
+        temp.set_attributes(attributes)
         return temp
 
     def read_back(self, path: str, *, advance: Callable[[int], None]) -> Written:
@@ -156,8 +162,7 @@ class SftpDelivery:
     def remove(self, path: str) -> bool:
         self._session.set_check(no_check)
         try:
-            for temp in self._temps:
-                temp.abandon()
+            self._let_go()
             with classified(self._session, f"removing {path}"):
                 return self._session.remove(path)
         finally:
@@ -165,9 +170,14 @@ class SftpDelivery:
 
     def close(self) -> None:
         self._session.set_check(no_check)
+        self._let_go()
+        self._give_back(self._session)
+
+    def _let_go(self) -> None:
+        """Leave no handle open and no answer to come."""
         for temp in self._temps:
             temp.abandon()
-        self._give_back(self._session)
+        self._session.drain()
 
 
 class _Foreign(Exception):
