@@ -50,7 +50,7 @@ TABLE: Final = _read(_TEXT)
 class Facts:
     """What a cell depends on besides state and event.
 
-    `last_try`: this transient error is one too many; `last_crash`: as is this crash; `overdue`: `expires_at` has passed.
+    `last_try`: this transient error is one too many; `last_crash`: as is this crash; `overdue`: `expires_at` is over.
     """
 
     state: State

@@ -394,7 +394,8 @@ class _Table:
 
     def _succeeded(self, event: Reported) -> Decision:
         base = replace(self._released(), result=event.result, method=event.method or self._status.method)
-        return self._finish(State.SUCCEEDED, base=base, endings=self._endings(Ending(event.attempt, AttemptEnd.OK)))
+        endings = self._endings(Ending(event.attempt, AttemptEnd.OK))
+        return self._finish(State.SUCCEEDED, base=base, endings=endings, debts=self._debts_of(event))
 
     def _not_done(self, event: Reported) -> Decision:
         """RUNNING or granted, and the worker says that nothing was and nothing will be put in place."""
@@ -522,13 +523,16 @@ class _Table:
         status = self._status
         endings = (Ending(status.attempt, end),) if status.session_id else ()
         base = self._released()
+        # Settling took care of the granted temp; earlier tries of the lost attempt may have left others.
+        grant = status.grant
+        debts = ((grant.attempt, ""),) if grant is not None and isinstance(self._order.work, FilePush) else ()
         if settlement is Settlement.LANDED:
-            return self._finish(State.SUCCEEDED, base=base, endings=endings)
+            return self._finish(State.SUCCEEDED, base=base, endings=endings, debts=debts)
         if settlement is Settlement.NEITHER and base.cancel_requested:
-            return self._finish(State.FAILED, base=base, error=UNKNOWN_OUTCOME, endings=endings)
+            return self._finish(State.FAILED, base=base, error=UNKNOWN_OUTCOME, endings=endings, debts=debts)
         if base.solo_crashes >= self._world.policy.solo_limit and not base.cancel_requested:
-            return self._finish(State.FAILED, base=base, error=CRASHED_TOO_OFTEN, endings=endings)
-        return self._fall_back(State.QUEUED, base=base, endings=endings)
+            return self._finish(State.FAILED, base=base, error=CRASHED_TOO_OFTEN, endings=endings, debts=debts)
+        return self._fall_back(State.QUEUED, base=base, endings=endings, debts=debts)
 
     # Shared -------------------------------------------------------------------------------------------------------
 
@@ -557,6 +561,8 @@ class _Table:
             return ()
         return ((event.attempt, ""),)
 
+
+_SETTLEMENTS = frozenset({Outcome.SETTLED_REMOVED, Outcome.SETTLED_LANDED, Outcome.SETTLED_NEITHER})
 
 RAN_TOO_LONG = Failure("TIMED_OUT", "The attempt took longer than its run_timeout and was given up.", True)
 CRASHED_TOO_OFTEN = Failure(
