@@ -1,0 +1,177 @@
+"""`longshore push` from the shell to the file in the instance, and how it ends."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.support.commandline import COMMAND, CommandLine, ids
+from tests.support.stage import Stage
+
+
+def test_wait_ends_when_it_is_there(cli: CommandLine, instance: str, root: Path) -> None:
+    done = cli.run("push", "motd", f"{instance}/etc/motd", "--mode", "600", "--wait")
+    assert (done.code, done.err) == (0, "")
+    assert (root / "etc/motd").read_text() == "hello\n"
+    assert (root / "etc/motd").stat().st_mode & 0o777 == 0o600
+    [line] = done.lines
+    assert line.split()[1:] == ["succeeded", f"{instance}/etc/motd"]
+
+
+def test_detached_it_tells_the_task(cli: CommandLine, stage: Stage, instance: str) -> None:
+    done = cli.run("push", "motd", f"{instance}/etc/motd", "--output", "id")
+    assert done.code == 0
+    [task_id] = done.lines
+    assert stage.client.wait(task_id).file_push.destination.path == "/etc/motd"
+
+
+def test_json_is_one_task_a_line(cli: CommandLine, instance: str) -> None:
+    done = cli.run("push", "motd", "--to", f"{instance}/etc/a", "--to", f"{instance}/etc/b", "--wait", "-o", "json")
+    assert (done.code, done.err) == (0, "")
+    assert {task["file_push"]["destination"]["path"] for task in done.objects} == {"/etc/a", "/etc/b"}
+    assert {task["state"] for task in done.objects} == {"TASK_STATE_SUCCEEDED"}
+
+
+def test_several_files_into_a_directory(cli: CommandLine, instance: str, root: Path) -> None:
+    for name in ("a", "b", "c"):
+        (cli.folder / name).write_text(name * 1000)
+    done = cli.run("push", "a", "b", "c", f"{instance}/srv/app/", "--create-dirs", "--wait")
+    assert done.code == 0
+    assert sorted(path.name for path in (root / "srv/app").iterdir()) == ["a", "b", "c"]
+    assert (root / "srv/app/b").read_text() == "b" * 1000
+
+
+@pytest.mark.parametrize("how", ["pipe", "redirected", "null"])
+def test_standard_input(cli: CommandLine, instance: str, root: Path, how: str) -> None:
+    content = b"" if how == "null" else os.urandom(3_000_000)
+    arguments = ["push", "-", f"{instance}/etc/in", "--wait"]
+    if how == "pipe":
+        assert cli.run(*arguments, stdin=content).code == 0
+    else:
+        (cli.folder / "content").write_bytes(content)
+        where = cli.folder / "content" if how == "redirected" else Path(os.devnull)
+        with where.open("rb") as file:
+            subprocess.run(
+                [*COMMAND, *arguments], stdin=file, env=cli.environment, check=True, capture_output=True, timeout=60
+            )
+    assert (root / "etc/in").read_bytes() == content
+
+
+def test_failed_is_3_and_says_why(cli: CommandLine, instance: str, root: Path) -> None:
+    done = cli.run("push", "motd", f"{instance}/nowhere/motd", "--wait")
+    assert done.code == 3
+    assert "failed" in done.out
+    assert "PARENT_MISSING" in done.out
+    (root / "etc/there").write_text("old")
+    assert cli.run("push", "motd", f"{instance}/etc/there", "--wait", "--no-replace").code == 3
+    assert (root / "etc/there").read_text() == "old"
+
+
+def test_expired_is_5(cli: CommandLine) -> None:
+    done = cli.run("push", "motd", "not-there/etc/x", "--when-absent", "wait", "--expire-after", "1s", "--wait")
+    assert (done.code, done.lines[0].split()[1]) == (5, "expired")
+
+
+def test_cancelled_is_4(cli: CommandLine, stage: Stage) -> None:
+    [task_id] = cli.run("push", "motd", "never-there/etc/x", "--when-absent", "wait", "-o", "id").lines
+    waiting = cli.start("watch", task_id)
+    assert waiting.stdout is not None
+    assert waiting.stdout.readline()
+    done = cli.run("cancel", task_id, "--reason", "no more")
+    assert done.code == 0
+    out, _ = waiting.communicate(timeout=60)
+    assert waiting.returncode == 4
+    assert b"no more" in out
+    assert cli.run("cancel", task_id).code == 0
+    assert stage.client.get(task_id).cancel_reason == "no more"
+
+
+def test_the_worst_of_several_counts(cli: CommandLine, instance: str) -> None:
+    done = cli.run("push", "motd", "--to", f"{instance}/etc/a", "--to", f"{instance}/none/b", "--wait")
+    assert done.code == 3
+    assert sorted(line.split()[1] for line in done.lines) == ["failed", "succeeded"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["push", "motd", "web/x", "--mode", "9"], 2, "777"),
+        (["push", "motd", "web/x", "--not-before", "soon"], 2, "30s"),
+        (["push", "motd", "web/x", "--label", "x"], 2, "KEY=VALUE"),
+        (["push", "motd", "web/x", "--nonsense"], 2, "nonsense"),
+        (["push", "motd"], 2, "nothing to push"),
+        (["push", "motd", "web"], 2, "TARGET"),
+        (["push", "none", "web/x"], 2, "cannot read none: No such file"),
+        (["push", ".", "web/x"], 2, "is a directory"),
+        (["push", "motd", "web/x", "--queue", "Große"], 6, "queue"),
+        (["push", "motd", "web/../x"], 6, "path"),
+        (["get", "no-such-task"], 6, "NOT_FOUND"),
+        (["list", "--state", "nope"], 2, "there is no state"),
+        (["list", "--since", "yesterday"], 2, "two hours ago"),
+        (["list", "--server", "192.0.2.1:7465"], 2, "not on this machine"),
+        (["list", "--token-file", "none"], 2, "no token file"),
+        (["list", "--server", "unix:/nowhere.sock"], 7, "longshored"),
+        (["push", "motd", "web/x", "--patience", "0", "--server", "unix:/nowhere.sock"], 7, "longshored"),
+        (["list", "--token-file", "motd"], 8, "does not let us in"),
+        (["list", "--data-dir", "empty"], 8, "no token"),
+        (["settle", "no-such-task", "landed"], 6, "NOT_FOUND"),
+        (["submit", "thumbnail", "--json", "[1]"], 2, "object"),
+        (["nonsense"], 2, "nonsense"),
+    ],
+)
+def test_errors_have_a_code_and_a_remedy(cli: CommandLine, arguments: list[str], code: int, said: str) -> None:
+    (cli.folder / "motd").write_text("hello")
+    done = cli.run(*arguments)
+    assert (done.code, done.out) == (code, "")
+    assert said in " ".join(done.err.replace("│", " ").split())
+    assert "Traceback" not in done.err
+
+
+def test_errors_as_json(cli: CommandLine) -> None:
+    done = cli.run("push", "motd", "web/x", "--queue", "Große", "--output", "json")
+    assert (done.code, done.out) == (6, "")
+    error = json.loads(done.err)["error"]
+    assert (error["exit_code"], error["field_violations"][0]["field"]) == (6, "header.spec.queue")
+
+
+def test_a_request_id_makes_tasks_once(cli: CommandLine, instance: str) -> None:
+    arguments = ["push", "motd", f"{instance}/etc/motd", "--request-id", f"once-{instance}", "-o", "id"]
+    first, second = cli.run(*arguments), cli.run(*arguments)
+    assert first.code == second.code == 0
+    assert first.out == second.out
+    reused = cli.run("push", "motd", f"{instance}/etc/other", "--request-id", f"once-{instance}")
+    assert (reused.code, "REQUEST_ID_REUSED" in reused.err) == (6, True)
+
+
+def test_a_digest_is_checked(cli: CommandLine, stage: Stage, instance: str) -> None:
+    right = hashlib.sha256(b"hello\n").hexdigest()
+    wrong = cli.run("push", "motd", f"{instance}/etc/motd", "--sha256", "00" * 32)
+    assert (wrong.code, "SHA256_MISMATCH" in wrong.err) == (6, True)
+    for value in (right, "compute"):
+        [task_id] = cli.run("push", "motd", f"{instance}/etc/motd", "--sha256", value, "-o", "id").lines
+        assert stage.client.get(task_id).payload.sha256.hex() == right
+
+
+def test_options_of_the_task_reach_the_server(cli: CommandLine, stage: Stage, instance: str) -> None:
+    arguments = ["--queue", "slow", "--priority", "7", "--label", "app=shop", "--label", "tier=1", "--not-before", "1h"]
+    arguments += ["--expire-after", "2h", "--run-timeout", "5m", "--stall-timeout", "1m", "--attempts", "3"]
+    arguments += ["--uid", "0", "--gid", "12", "--read-back", "--when-stopped", "fail", "--when-absent", "wait"]
+    [task_id] = cli.run("push", "motd", f"{instance}/etc/motd", *arguments, "-o", "id").lines
+    task = stage.client.get(task_id)
+    assert (task.queue, task.priority, dict(task.labels)) == ("slow", 7, {"app": "shop", "tier": "1"})
+    assert (task.run_timeout.seconds, task.stall_timeout.seconds, task.attempt_limit) == (300, 60, 3)
+    assert 7190 <= task.expire_time.seconds - task.create_time.seconds <= 7210
+    push = task.file_push
+    assert (push.uid, push.gid, push.HasField("uid"), push.read_back) == (0, 12, True, True)
+    assert (push.when_stopped, push.when_absent) == (3, 2)
+    assert cli.run("cancel", task_id).code == 0
+
+
+def test_every_task_printed_was_made(cli: CommandLine, instance: str) -> None:
+    made = ids(cli.json("push", "motd", "--to", f"{instance}/etc/a", "--to", f"{instance}/etc/b"))
+    assert ids(cli.json("list", "--instance", instance)) == made[::-1]
