@@ -88,7 +88,7 @@ def test_in_the_middle_of_a_large_push(stage: Stage, tmp_path: Path) -> None:
 
 
 def test_between_verify_and_grant(stage: Stage) -> None:
-    with stage.faulty("staged", "stop", "--grace", "5s") as worker:
+    with stage.faulty("staged", "stop") as worker:
         task_id = stage.push(NEW)
         eventually(worker.stopped, what="the file is verified and no grant asked for")
         assert stage.client.cancel(task_id).state == task_pb2.TASK_STATE_CANCELLING

@@ -17,13 +17,6 @@ import grpc.aio
 import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
-from longshore.server.edge.worker_service import WorkerService
-from longshore.server.engine.dispatch import Dispatcher
-from longshore.server.engine.progress import ProgressBoard
-from longshore.server.engine.sessions import Sessions
-from longshore.server.engine.submissions import Defaults
-from longshore.server.engine.uploads import UploadLimits, Uploads
-from longshore.server.store.sqlite import LaneLimits, SQLiteStore
 
 from longshore.server import version
 from longshore.server.child import WorkerChild
@@ -31,7 +24,13 @@ from longshore.server.datadir import DataDir
 from longshore.server.edge.admin_service import AdminEngine, AdminService
 from longshore.server.edge.auth import TokenInterceptor
 from longshore.server.edge.task_service import TaskEngine, TaskService
+from longshore.server.edge.worker_service import WorkerService
+from longshore.server.engine.dispatch import Dispatcher
 from longshore.server.engine.janitor import Janitor, JanitorSettings
+from longshore.server.engine.progress import ProgressBoard
+from longshore.server.engine.sessions import Sessions
+from longshore.server.engine.submissions import Defaults
+from longshore.server.engine.uploads import UploadLimits, Uploads
 from longshore.server.engine.watch import WatchHub
 from longshore.server.journal import Journal
 from longshore.server.model.clock import SystemClock
@@ -40,6 +39,8 @@ from longshore.server.model.values import State
 from longshore.server.settings import MIB, Settings, SettingsError, check_listen, spool_path, sqlite_path
 from longshore.server.spool.directory import DirectorySpool
 from longshore.server.store.commands import Bounds
+from longshore.server.store.limits import LaneLimits
+from longshore.server.store.sqlite import SQLiteStore
 from longshore.v1 import (
     admin_service_pb2,
     admin_service_pb2_grpc,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
 import sys
 from collections.abc import Sequence
 from typing import Final
@@ -20,13 +21,13 @@ _STABLE: Final = 60.0
 
 
 class WorkerChild:
-    """Keeps one worker process running. Spawned, never forked: gRPC does not survive a fork."""
+    """Keeps one worker process running. Ended by `stop`, or by itself when this process is gone."""
 
     def __init__(self, *, arguments: Sequence[str], environment: dict[str, str], clock: Clock) -> None:
         self._arguments = arguments
         self._environment = environment
         self._clock = clock
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: subprocess.Popen[bytes] | None = None
         self.stopping = False
         """`stop` was called."""
 
@@ -35,11 +36,9 @@ class WorkerChild:
         failures = 0
         while not self.stopping:
             started = self._clock.ticks()
-            self._process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "longshore.worker.main", *self._arguments, env=os.environ | self._environment
-            )
-            _log.info("worker_started", pid=self._process.pid)
-            code = await self._process.wait()
+            self._process = process = _spawn(self._arguments, os.environ | self._environment)
+            _log.info("worker_started", pid=process.pid)
+            code = await asyncio.to_thread(process.wait)
             if self.stopping:
                 return
             failures = 0 if self._clock.ticks() - started > _STABLE else failures + 1
@@ -51,12 +50,17 @@ class WorkerChild:
         """SIGTERM, and after `grace` seconds SIGKILL."""
         self.stopping = True
         process = self._process
-        if process is None or process.returncode is not None:
+        if process is None or process.poll() is not None:
             return
         process.terminate()
         try:
-            async with asyncio.timeout(grace):
-                await process.wait()
-        except TimeoutError:
+            await asyncio.to_thread(process.wait, grace)
+        except subprocess.TimeoutExpired:
             process.kill()
-            await process.wait()
+
+
+def _spawn(arguments: Sequence[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
+    """By subprocess, which uses vfork: an event loop's own spawning may fork, and gRPC's threads do not survive
+    that."""
+    command = [sys.executable, "-m", "longshore.worker.main", *arguments]
+    return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL)

@@ -12,17 +12,19 @@ from typing import Annotated, Any, Final
 
 import structlog
 import typer
-from longshore.server.store.errors import SchemaMismatch
 
 from longshore.server import logs, tuning, version
 from longshore.server.app import serving
 from longshore.server.datadir import DataDir, DataDirError
 from longshore.server.options import parse_duration, parse_size
 from longshore.server.settings import DEFAULT_LISTEN, Limits, Settings, SettingsError, Times
+from longshore.server.store.errors import SchemaMismatch
 
 EXIT_REFUSED: Final = 2
 """The server did not start: a setting, the data directory or its schema."""
 
+_SAME_SIGNAL: Final = 1.0
+"""Seconds within which a second signal is the first one's echo: some supervisors signal a process and its group."""
 _LIMITS: Final = Limits()
 
 _log = structlog.get_logger("longshore.server")
@@ -247,8 +249,6 @@ def _longshored(
 
 def _run(settings: Settings) -> None:
     logs.configure(style=settings.log_format, level=settings.log_level)
-    # The only child is spawned and uses nothing of ours; gRPC would warn of the fork behind it.
-    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
     if settings.tune_malloc:
         tuning.tune_malloc()
     with DataDir(settings.data_dir) as data:
@@ -264,12 +264,16 @@ async def _serve(settings: Settings, data: DataDir) -> None:
     """Until SIGTERM or SIGINT; a second one ends the drain at once."""
     loop = asyncio.get_running_loop()
     leave = asyncio.Event()
+    first = 0.0
 
     def on_signal() -> None:
-        if leave.is_set():
+        nonlocal first
+        if not leave.is_set():
+            first = loop.time()
+            leave.set()
+        elif loop.time() - first > _SAME_SIGNAL:
             _log.warning("stopped_at_once")
             os._exit(1)
-        leave.set()
 
     for one in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(one, on_signal)

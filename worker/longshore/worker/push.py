@@ -259,6 +259,13 @@ class _Attempt:
         )
 
     def _retrying(self, step: Callable[[int], _T]) -> _T:
+        """Run a step up to four times, as long as what it meets may pass soon."""
+        self._context.check()
+        try:
+            return step(1)
+        except TransientError as error:
+            first = error
+        # Set up only when needed: that takes longer than the push of a small file.
         tries = tenacity.Retrying(
             stop=tenacity.stop_after_attempt(MAX_TRIES_PER_ATTEMPT),
             wait=tenacity.wait_random_exponential(multiplier=0.1, max=2.0),
@@ -269,6 +276,8 @@ class _Attempt:
         for one in tries:
             with one:
                 self._context.check()
+                if one.retry_state.attempt_number == 1:
+                    raise first
                 return step(one.retry_state.attempt_number)
         raise AssertionError("tenacity ends with a result or an error")
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import grpc.aio
-from longshore.server.edge.validate import check_request_id
-from longshore.server.engine.submissions import Defaults
-from longshore.server.engine.uploads import Uploads
 
 from longshore.server.edge import listing, translate, uploads
 from longshore.server.edge.auth import principal
 from longshore.server.edge.guard import answers, streams
+from longshore.server.edge.validate import check_request_id
+from longshore.server.engine.submissions import Defaults
+from longshore.server.engine.uploads import Uploads
 from longshore.server.engine.watch import KeepAlive, Leaving, Progress, Update, WatchHub
 from longshore.server.model.errors import InvalidField, NotFound
 from longshore.server.model.task import Task

@@ -23,6 +23,8 @@ _Context = grpc.aio.ServicerContext[Any, Any]
 
 HELLO_PATIENCE: Final = 10.0
 """Seconds for a new stream to say hello."""
+LAST_WRITE: Final = 5.0
+"""Seconds for a write to a worker that may not read, before its stream is torn down."""
 
 
 class WorkerService(pb_grpc.WorkerServiceServicer):
@@ -52,16 +54,19 @@ class WorkerService(pb_grpc.WorkerServiceServicer):
         reader = asyncio.create_task(self._read(connection, context))
         writer = asyncio.create_task(_write(connection, context))
         over = asyncio.create_task(connection.wait_over())
-        tasks = (reader, writer, over)
         try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((reader, writer, over), return_when=asyncio.FIRST_COMPLETED)
             if reader.done() and reader.exception() is None and connection.parting:
                 # It has said goodbye and nothing after it; what it said is being committed and answered.
                 await asyncio.wait((writer, over), return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for task in tasks:
+            connection.end(None)
+            # A write that is cancelled goes on in grpc's core, which then refuses to send the status: the worker would
+            # never hear of the end. So the writer stops by itself, after its last write.
+            await asyncio.wait((writer,), timeout=LAST_WRITE)
+            for task in (reader, writer, over):
                 task.cancel()
-            results = await asyncio.gather(*tasks, return_exceptions=True)
+            results = await asyncio.gather(reader, writer, over, return_exceptions=True)
         for result in results:
             # grpc's own errors only say that the stream is gone.
             if isinstance(result, Exception) and not isinstance(result, grpc.aio.BaseError):
@@ -101,7 +106,7 @@ async def _first(context: _Context) -> pb.WorkRequest | None:
 
 
 async def _write(connection: Connection, context: _Context) -> None:
-    while await connection.outbox.ready():
+    while await connection.outbox.ready() and not connection.over:
         await context.write(worker_messages.server_says(connection.outbox.take(), version=VERSION))
 
 

@@ -64,7 +64,7 @@ class Outbox:
             self._debts,
         )
         single = (self._welcome, self._heartbeat, self._drain, self._go_away)
-        return sum(map(len, keyed)) + sum(one is not None for one in single)
+        return sum(len(each) for each in keyed) + sum(one is not None for one in single)
 
     @property
     def closed(self) -> bool:

@@ -221,7 +221,8 @@ class TargetIdentity(LongshoreError):
 
 
 class LeaseLost(LongshoreError):
-    """The session's lease ended, or its worker said nothing for a whole lease. Connect again and say what is still held."""
+    """The session's lease ended, or its worker said nothing for a whole lease. Connect again and say what is still
+    held."""
 
     reason = "LEASE_LOST"
 

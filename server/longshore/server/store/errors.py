@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from longshore.server.model.errors import LongshoreError
 
-
-class SchemaMismatch(LongshoreError):
+class SchemaMismatch(Exception):
     """The data directory was written by another version of Longshore than this one can read.
 
     Remedy: start the version that wrote it, or restore a backup that this version wrote. Nothing was changed.
     """
-
-    reason = "SCHEMA_MISMATCH"
 
 
 class BatchConflict(RuntimeError):

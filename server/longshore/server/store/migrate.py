@@ -33,9 +33,7 @@ def migrate(engine: sa.Engine) -> None:
         if current is not None and current not in known:
             raise SchemaMismatch(
                 f"The database has schema {current!r}, which this version of Longshore (schema {REVISION!r}) does not "
-                "know: start the newer version that wrote it, or restore a backup from before the upgrade.",
-                found=current,
-                known=REVISION,
+                "know: start the newer version that wrote it, or restore a backup from before the upgrade."
             )
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
