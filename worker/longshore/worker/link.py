@@ -65,6 +65,7 @@ class Link:
             began = time.monotonic()
             try:
                 await self._once()
+                _log.info("session.ended", server=str(self._endpoint))
             except LongshoreError as error:
                 if is_fatal(error) and not self._ever:
                     raise

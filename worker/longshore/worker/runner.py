@@ -54,10 +54,11 @@ class HandlerLoop:
         forget = attempt.on_stop(lambda: self._mailbox.post(partial(self._cancel, task)))
         task.add_done_callback(lambda done: self._done(done, forget))
 
-    def _cancel(self, task: asyncio.Task[None]) -> None:
-        # Behind the task's first step, which may still be due: a coroutine cancelled before it has begun runs none of
-        # its code, and nobody would hear of its end.
-        self._loop.call_soon(task.cancel)
+    @staticmethod
+    def _cancel(task: asyncio.Task[None]) -> None:
+        # Posted from `_start` or later, so the task's first step comes before this: a coroutine cancelled before it has
+        # begun runs none of its code, and nobody would hear of its end.
+        task.cancel()
 
     def _done(self, task: asyncio.Task[None], forget: Callable[[], None]) -> None:
         forget()
