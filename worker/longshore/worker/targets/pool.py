@@ -51,6 +51,8 @@ class SessionPool:
         self._busy: dict[SftpSession, float] = {}
         self._changed = threading.Condition()
         self._reaper: threading.Thread | None = None
+        self._reaper_rests = False
+        """It has nothing to wait for. Otherwise it wakes by itself: what is idle later is due later."""
         self._closed = False
 
     def take(self, place: Place, connect: Callable[[], SftpSession]) -> SftpSession:
@@ -86,7 +88,8 @@ class SessionPool:
                 if self._reaper is None:
                     self._reaper = threading.Thread(target=self._reap, name="longshore-sftp-idle", daemon=True)
                     self._reaper.start()
-                self._changed.notify()
+                if self._reaper_rests:
+                    self._changed.notify()
                 return
         session.close()
 
@@ -139,4 +142,6 @@ class SessionPool:
                 if self._closed and not self._idle:
                     return
                 if due is not None or not self._idle:
+                    self._reaper_rests = due is None
                     self._changed.wait(due)
+                    self._reaper_rests = False

@@ -2,8 +2,8 @@
 
 Several requests are in flight at once (128 KiB x 16), and every answer is read: a write error arrives with its own
 answer, and a client that does not look never learns that the disk is full. Requests whose answer is only "OK" are
-*deferred*: sent at once, their answers taken before the next one that matters, so that a small file takes four round
-trips and not nine. The first error among them is raised there.
+*deferred*: their answers are taken before the next one that matters, so that a small file takes four round trips and
+not nine. The first error among them is raised there.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from longshore.worker.targets.paths import MODE_MAX
 from longshore.worker.targets.sftp_wire import Answer, Kind, OpenFlag, ProtocolError
 from longshore.worker.targets.transport import Transport
 
+_TOGETHER: Final = 32 * 1024
 WINDOW: Final = 16
 """Requests in flight."""
 POSIX_RENAME: Final = "posix-rename@openssh.com"
@@ -56,6 +57,8 @@ class SftpSession:
         self._buffer.feed(received)
         self._numbers = itertools.count(1)
         self._open: set[int] = set()
+        self._outbox: list[bytes] = []
+        self._outbox_size = 0
         self._transport.send(wire.hello())
         answer = self._packet()
         if answer.kind != Kind.VERSION:
@@ -206,13 +209,24 @@ class SftpSession:
 
     def _send(self, kind: Kind, *parts: bytes) -> int:
         number = next(self._numbers) & 0xFFFFFFFF
-        self._transport.send(wire.header(kind, number, sum(map(len, parts))) + parts[0], *parts[1:])
+        length = sum(map(len, parts))
+        self._outbox += (wire.header(kind, number, length) + parts[0], *parts[1:])
+        self._outbox_size += length
         self._open.add(number)
+        # Small requests leave together: each send wakes the daemon, which then takes the processor from us.
+        if self._outbox_size >= _TOGETHER:
+            self._flush()
         return number
+
+    def _flush(self) -> None:
+        parts, self._outbox, self._outbox_size = self._outbox, [], 0
+        if parts:
+            self._transport.send(*parts)
 
     def _packet(self) -> Answer:
         try:
             while (answer := self._buffer.next()) is None:
+                self._flush()
                 self._buffer.feed(self._transport.receive())
         except ProtocolError:
             self._transport.close()
