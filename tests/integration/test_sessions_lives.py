@@ -9,9 +9,10 @@ from pathlib import Path
 import grpc
 import pytest
 
+from longshore.server.engine.session_messages import WorkerSays
 from longshore.server.model.errors import NotFound
-from longshore.server.model.states import Policy
-from longshore.server.model.values import State
+from longshore.server.model.states import Policy, Reported
+from longshore.server.model.values import Outcome, State
 from longshore.server.store.commands import DrainSession
 from longshore.v1 import task_pb2
 from longshore.v1 import worker_service_pb2 as pb
@@ -81,6 +82,40 @@ async def test_an_older_connection_is_ended_and_counts_no_more(server: FleetServ
     (figures,) = await server.sessions.statistics()
     assert figures.session.epoch == 2
     assert figures.session.connected
+
+
+async def test_nothing_that_an_older_connection_still_says_counts(server: FleetServer, worker: FakeWorker) -> None:
+    await worker.connect()
+    older = server.sessions.fleet.connection(worker.session_id)
+    assert older is not None
+    newer = await worker.connect(credits=1)
+    (task,) = await server.submit()
+    await newer.next_assignment()
+    report = Reported(worker.session_id, 1, Outcome.OK)
+    server.sessions.receive(older, WorkerSays(credits=7, reports=((task.id, report),), goodbye=True))
+    assert (older.credits, len(older.reports), older.parting) == (0, 0, False)
+    assert (await server.task(task.id)).status.state is State.RUNNING
+
+
+async def test_of_two_connections_at_once_one_has_the_session(server: FleetServer, worker: FakeWorker) -> None:
+    hello = pb.WorkRequest(hello=worker.hello())
+    for _ in range(10):
+        streams = await asyncio.gather(*(worker.open(hello) for _ in range(3)))
+        ends = [asyncio.create_task(stream.until_ended()) for stream in streams]
+        for end in asyncio.as_completed(ends):
+            error = await end
+            assert error is not None
+            assert error.reason == "EPOCH_SUPERSEDED"
+            if sum(one.done() for one in ends) == 2:
+                break
+        (live,) = [stream for stream in streams if not stream.ended]
+        await live.until(lambda: live.welcome)  # noqa: B023 - awaited at once
+        connection = server.sessions.fleet.connection(worker.session_id)
+        assert connection is not None
+        assert live.welcome is not None
+        assert live.welcome.epoch == connection.epoch
+        for end in ends:
+            end.cancel()
 
 
 async def test_a_report_whose_answer_was_lost_is_said_again_after_a_reconnect(

@@ -110,3 +110,19 @@ async def test_a_worker_cannot_connect_meanwhile_and_can_afterwards(server: Flee
     stream = await worker.connect(credits=1)
     (task,) = await server.submit()
     assert (await stream.next_assignment()).task.id == task.id
+
+
+@pytest.mark.slow
+async def test_a_goodbye_waits_for_the_reports_before_it(server: FleetServer, worker: FakeWorker) -> None:
+    stream = await worker.connect(credits=1)
+    (task,) = await server.submit()
+    await stream.next_assignment()
+    with unwritable(server.database):
+        report = pb.Report(attempt=ref(task.id, 1), outcome=pb.OUTCOME_OK)
+        await stream.say(reports=[report], goodbye=pb.Goodbye())
+        await stream.call.done_writing()
+        await until_unwritable(server)
+    assert await stream.until_ended() is None
+    assert [ack.accepted for ack in stream.acks] == [True]
+    assert (await server.task(task.id)).status.state is State.SUCCEEDED
+    assert await server.store.sessions() == []

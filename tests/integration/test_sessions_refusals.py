@@ -9,8 +9,9 @@ from pathlib import Path
 import grpc
 import pytest
 
+from longshore.server.store.limits import LaneLimits
 from longshore.v1 import worker_service_pb2 as pb
-from tests.support.fakeworker import FakeWorker, Refused, ref
+from tests.support.fakeworker import FakeWorker, Refused, Stream, ref
 from tests.support.fleetserver import FleetServer, fleet_server
 
 
@@ -91,18 +92,7 @@ async def test_a_targets_name_is_bound_to_its_daemon(server: FleetServer) -> Non
 async def test_a_worker_that_does_not_listen_is_cut_off(tmp_path: Path) -> None:
     async with fleet_server(tmp_path, outbox_limit=200) as server, server.worker() as worker:
         deaf = await worker.open(pb.WorkRequest(hello=worker.hello()), listen=False)
-        async with asyncio.timeout(30):
-            for batch in range(10_000):
-                reports = [
-                    pb.Report(attempt=ref(f"made-up-{batch}-{number}", 1), outcome=pb.OUTCOME_OK)
-                    for number in range(150)
-                ]
-                try:
-                    await deaf.say(reports=reports)
-                except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
-                    break
-                if deaf.call.done():
-                    break
+        await talk_on(deaf)
         deaf.listen()
         error = await deaf.until_ended()
         assert error is not None
@@ -112,3 +102,50 @@ async def test_a_worker_that_does_not_listen_is_cut_off(tmp_path: Path) -> None:
         stream = await worker.connect(credits=1)
         (task,) = await server.submit()
         assert (await stream.next_assignment()).task.id == task.id
+
+
+async def test_a_write_that_hangs_keeps_nothing_and_the_worker_learns_of_the_end(tmp_path: Path) -> None:
+    """More is on its way to a worker that does not read than grpc takes for it."""
+    limits = LaneLimits(target=1000)
+    async with fleet_server(tmp_path, outbox_limit=200, limits=limits) as server, server.worker() as worker:
+        await server.submit(count=300, arguments=bytes(60_000))
+        deaf = await worker.open(pb.WorkRequest(hello=worker.hello(), credits=300), listen=False)
+
+        waiting: list[int] = []
+
+        async def hangs() -> bool:
+            """Everything is assigned, and what waits to be told has not become less for a while."""
+            connection = server.sessions.fleet.connection(worker.session_id)
+            if connection is None or len(connection.held) < 300:
+                return False
+            waiting.append(len(connection.outbox))
+            return len(waiting) > 10 and waiting[-1] == waiting[-10] > 0
+
+        await server.until(hangs, within=30)
+        talking = asyncio.create_task(talk_on(deaf))
+
+        async def gone() -> bool:
+            return not server.sessions._streams and server.sessions.fleet.connection(worker.session_id) is None
+
+        await server.until(gone)
+        assert not deaf.call.done()
+        deaf.listen()
+        error = await deaf.until_ended()
+        assert error is not None
+        assert error.reason == "SLOW_CONSUMER"
+        await talking
+
+
+async def talk_on(deaf: Stream) -> None:
+    """Report what never was, until the server has had enough."""
+    async with asyncio.timeout(30):
+        for batch in range(10_000):
+            reports = [
+                pb.Report(attempt=ref(f"made-up-{batch}-{number}", 1), outcome=pb.OUTCOME_OK) for number in range(150)
+            ]
+            try:
+                await deaf.say(reports=reports)
+            except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+                return
+            if deaf.call.done():
+                return

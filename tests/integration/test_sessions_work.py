@@ -44,6 +44,9 @@ async def test_a_job_is_assigned_run_reported_and_acknowledged(server: FleetServ
     ack = await stream.report(assignment)
     assert ack.accepted
     assert (await server.task(task.id)).status.state is State.SUCCEEDED
+    # Whoever reports the end of an attempt is not told that it has lost it.
+    await stream.ask_grant(assignment)
+    assert stream.revocations == []
 
 
 async def test_an_assignment_is_sent_only_after_its_claim_is_committed(server: FleetServer, worker: FakeWorker) -> None:

@@ -23,8 +23,6 @@ _Context = grpc.aio.ServicerContext[Any, Any]
 
 HELLO_PATIENCE: Final = 10.0
 """Seconds for a new stream to say hello."""
-LAST_WRITE: Final = 5.0
-"""Seconds for a write to a worker that may not read, before its stream is torn down."""
 
 
 class WorkerService(pb_grpc.WorkerServiceServicer):
@@ -43,36 +41,31 @@ class WorkerService(pb_grpc.WorkerServiceServicer):
         hello = worker_messages.hello(first)
         says = worker_messages.worker_says(first, session_id=hello.session_id, first=True)
         connection = await self._sessions.open(hello, principal=principal().name, local=_is_local(context.peer()))
+        writer = asyncio.create_task(_write(connection, context))
         try:
             self._sessions.receive(connection, says)
-            await self._converse(connection, context)
+            await self._converse(connection, context, writer)
         finally:
             self._sessions.closed(connection)
+            await _last_write(writer)
+        if connection.error is not None:
+            raise connection.error
 
-    async def _converse(self, connection: Connection, context: _Context) -> None:
-        """Read and write until the stream or the session is over. Raises why it is, unless in good order."""
+    async def _converse(self, connection: Connection, context: _Context, writer: asyncio.Task[None]) -> None:
+        """Read, while `writer` writes, until the stream or the session is over. Raises what is wrong with a message."""
         reader = asyncio.create_task(self._read(connection, context))
-        writer = asyncio.create_task(_write(connection, context))
         over = asyncio.create_task(connection.wait_over())
         try:
             await asyncio.wait((reader, writer, over), return_when=asyncio.FIRST_COMPLETED)
-            if reader.done() and reader.exception() is None and connection.parting:
-                # It has said goodbye and nothing after it; what it said is being committed and answered.
-                await asyncio.wait((writer, over), return_when=asyncio.FIRST_COMPLETED)
+            if reader.done():
+                _raise_problem(reader)
+                if connection.parting:
+                    # It has said goodbye and nothing after it; what it said is being committed and answered.
+                    await asyncio.wait((writer, over), return_when=asyncio.FIRST_COMPLETED)
         finally:
-            connection.end(None)
-            # A write that is cancelled goes on in grpc's core, which then refuses to send the status: the worker would
-            # never hear of the end. So the writer stops by itself, after its last write.
-            await asyncio.wait((writer,), timeout=LAST_WRITE)
-            for task in (reader, writer, over):
+            for task in (reader, over):
                 task.cancel()
-            results = await asyncio.gather(reader, writer, over, return_exceptions=True)
-        for result in results:
-            # grpc's own errors only say that the stream is gone.
-            if isinstance(result, Exception) and not isinstance(result, grpc.aio.BaseError):
-                raise result
-        if connection.error is not None:
-            raise connection.error
+            await asyncio.gather(reader, over, return_exceptions=True)
 
     async def _read(self, connection: Connection, context: _Context) -> None:
         while (message := await context.read()) is not grpc.aio.EOF:
@@ -108,6 +101,27 @@ async def _first(context: _Context) -> pb.WorkRequest | None:
 async def _write(connection: Connection, context: _Context) -> None:
     while await connection.outbox.ready() and not connection.over:
         await context.write(worker_messages.server_says(connection.outbox.take(), version=VERSION))
+
+
+async def _last_write(writer: asyncio.Task[None]) -> None:
+    """Wait until the writer has stopped, which it does by itself once its connection is over.
+
+    A write that is cancelled goes on in grpc's core, which then refuses to send the status, and the worker would never
+    hear of the end. A write to a worker that does not read ends when it reads again or its transport is gone; until
+    then nothing but this call waits for it.
+    """
+    try:
+        await asyncio.wait((writer,))
+    finally:
+        writer.cancel()
+    _raise_problem(writer)
+
+
+def _raise_problem(task: asyncio.Task[None]) -> None:
+    """Raise what a finished task met. grpc's own errors, and its cancelling, only say that the stream is gone."""
+    error = None if task.cancelled() else task.exception()
+    if error is not None and not isinstance(error, grpc.aio.BaseError):
+        raise error
 
 
 def _is_local(peer: str) -> bool:
