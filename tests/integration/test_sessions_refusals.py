@@ -122,7 +122,7 @@ async def test_a_write_that_hangs_keeps_nothing_and_the_worker_learns_of_the_end
             return len(waiting) > 10 and waiting[-1] == waiting[-10] > 0
 
         await server.until(hangs, within=30)
-        talking = asyncio.create_task(talk_on(deaf))
+        await deaf.say(reports=made_up(250))
 
         async def gone() -> bool:
             return not server.sessions._streams and server.sessions.fleet.connection(worker.session_id) is None
@@ -133,19 +133,19 @@ async def test_a_write_that_hangs_keeps_nothing_and_the_worker_learns_of_the_end
         error = await deaf.until_ended()
         assert error is not None
         assert error.reason == "SLOW_CONSUMER"
-        await talking
 
 
 async def talk_on(deaf: Stream) -> None:
     """Report what never was, until the server has had enough."""
     async with asyncio.timeout(30):
         for batch in range(10_000):
-            reports = [
-                pb.Report(attempt=ref(f"made-up-{batch}-{number}", 1), outcome=pb.OUTCOME_OK) for number in range(150)
-            ]
             try:
-                await deaf.say(reports=reports)
+                await deaf.say(reports=made_up(150, of=f"{batch}"))
             except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
                 return
             if deaf.call.done():
                 return
+
+
+def made_up(count: int, *, of: str = "") -> list[pb.Report]:
+    return [pb.Report(attempt=ref(f"made-up-{of}-{n}", 1), outcome=pb.OUTCOME_OK) for n in range(count)]
