@@ -11,9 +11,8 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
-from enum import Enum
-from typing import Final, Protocol, TypeVar
+from dataclasses import dataclass
+from typing import Final, TypeVar
 
 import tenacity
 
@@ -26,6 +25,17 @@ from longshore.worker.errors import (
     Reason,
     TransientError,
 )
+from longshore.worker.push_after import only_check, remove_temps, settle_push
+from longshore.worker.push_model import (
+    Push,
+    PushContext,
+    Pushed,
+    WhenAbsent,
+    WhenStopped,
+    already_exists,
+    complete,
+    validated,
+)
 from longshore.worker.targets.base import (
     Attributes,
     CommitLost,
@@ -36,94 +46,28 @@ from longshore.worker.targets.base import (
     InPlaceDelivery,
     InstanceState,
     Settlement,
-    Source,
     Target,
     Written,
     no_check,
 )
-from longshore.worker.targets.paths import (
-    MAX_TRIES_PER_ATTEMPT,
-    check_instance,
-    check_mode,
-    is_temp,
-    normalise,
-    temp_path,
-)
+from longshore.worker.targets.paths import MAX_TRIES_PER_ATTEMPT, temp_path
 from longshore.worker.targets.settle import settle
+
+__all__ = [
+    "Push",
+    "PushContext",
+    "Pushed",
+    "WhenAbsent",
+    "WhenStopped",
+    "push_file",
+    "remove_temps",
+    "settle_push",
+]
 
 _T = TypeVar("_T")
 
-NEW_FILE_MODE: Final = 0o644
-FILES_API: Final = "FILES_API"
 _SETTLE_S: Final = 15.0
 """How long a worker tries to settle its own commit before it leaves that to the server."""
-
-
-_AS_IT_IS: Final = Attributes()
-
-
-class WhenStopped(Enum):
-    """What to do when the instance is not running."""
-
-    DELIVER = "deliver"
-    WAIT = "wait"
-    FAIL = "fail"
-
-
-class WhenAbsent(Enum):
-    """What to do when there is no such instance."""
-
-    FAIL = "fail"
-    WAIT = "wait"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Push:
-    """One file to one destination, as one attempt sees it.
-
-    Mode and owner that are None are those of the file that is replaced, else 0644 and root: what `lxc file push`
-    leaves. Set-id and sticky bits of a replaced file are not kept, and a symlink at the destination is replaced, not
-    followed.
-    """
-
-    task_id: str
-    attempt: int
-    project: str
-    instance: str
-    path: str
-    size: int
-    crc32c: int
-    attributes: Attributes = _AS_IT_IS
-    create_parents: bool = False
-    replace: bool = True
-    when_stopped: WhenStopped = WhenStopped.DELIVER
-    when_absent: WhenAbsent = WhenAbsent.FAIL
-    read_back: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Pushed:
-    """What stands at the destination now, and how it came there."""
-
-    method: str
-    content: Content
-    left_temps: bool = False
-
-
-class PushContext(Protocol):
-    """What a push needs of its attempt."""
-
-    def check(self) -> None:
-        """Raise `AttemptStopped` if the attempt was told to end."""
-
-    def progress(self, done: int, total: int) -> None:
-        """Bytes done, of all."""
-
-    def commit(self, temp: str, *, method: str, content: Content) -> None:
-        """Return when the commit is granted; raise `GrantRefused` when it is not."""
-
-    def open_payload(self) -> Source:
-        """The payload from its beginning; once for each try."""
 
 
 def push_file(
@@ -134,52 +78,7 @@ def push_file(
     Cancellation: `context.check` is called between chunks and in every wait before the grant, and never after it.
     `pause` waits between tries, in seconds.
     """
-    return _Attempt(_validated(push), context, target, pause or _pause(context.check)).run()
-
-
-def settle_push(
-    push: Push, target: Target, *, temp: str, method: str, check: Callable[[], None] = no_check
-) -> Settlement:
-    """Find out what became of a granted commit of `push`. Raises `AttemptError` when that cannot be found out now.
-
-    `push` describes what the granted attempt was to leave: attributes that are None are not compared.
-    """
-    content = Content(push.size, push.crc32c, push.attributes)
-    advance = _only_check(check)
-    if method == FILES_API:
-        in_place = target.open_in_place(push.project, push.instance, check=check)
-        if in_place is None:
-            raise PermanentError(Reason.NO_SFTP, "the files API is not allowed for this target any more")
-        with in_place as delivery:
-            if not delivery.exists(push.path):
-                return Settlement.NEITHER
-            back = delivery.read_back(push.path, advance=advance)
-        return Settlement.LANDED if back == Written(push.size, push.crc32c) else Settlement.NEITHER
-    try:
-        _insist_temp(temp)
-        with target.open(push.project, push.instance, check=check) as delivery:
-            return settle(delivery, temp=temp, path=push.path, content=content, replace=push.replace, advance=advance)
-    except PermanentError as error:
-        if error.reason == Reason.INSTANCE_NOT_FOUND:
-            return Settlement.NEITHER  # Temp, destination and daemon's view of both are gone with the instance.
-        raise
-
-
-def remove_temps(target: Target, *, project: str, instance: str, temps: tuple[str, ...]) -> int:
-    """Remove what a lost attempt may have left; how many there were. Raises `AttemptError` when it cannot be done now.
-
-    Names that are not there are done, and so is an instance that is not there. Refuses names that are not ours.
-    """
-    for temp in temps:
-        _insist_temp(temp)
-    try:
-        with target.open(project, instance) as delivery:
-            return sum(delivery.remove(temp) for temp in temps)
-    except PermanentError as error:
-        # Without SFTP nothing of ours was ever made there.
-        if error.reason not in (Reason.INSTANCE_NOT_FOUND, Reason.NO_SFTP):
-            raise
-        return 0
+    return _Attempt(validated(push), context, target, pause or _pause(context.check)).run()
 
 
 @dataclass(slots=True)
@@ -347,7 +246,7 @@ class _Attempt:
                 f"{temp} should have become {content.attributes} and is {have}: its file system cannot hold them",
             )
         if self._push.read_back:
-            back = delivery.read_back(temp, advance=_only_check(self._context.check))
+            back = delivery.read_back(temp, advance=only_check(self._context.check))
             if back != Written(content.size, content.crc32c):
                 raise TransientError(
                     Reason.VERIFY_FAILED, f"{temp} reads back with CRC32C {back.crc32c:08x}, not {content.crc32c:08x}"
@@ -411,7 +310,7 @@ class _Attempt:
                         path=push.path,
                         content=staged.content,
                         replace=push.replace,
-                        advance=_only_check(no_check),
+                        advance=only_check(no_check),
                     )
             except AttemptError as error:
                 if time.monotonic() >= deadline or isinstance(error, PermanentError):
@@ -430,7 +329,7 @@ class _Attempt:
         context.check()
         context.commit("", method=delivery.method, content=content)
         delivery.put(push.path, source, size=push.size, attributes=content.attributes)
-        back = delivery.read_back(push.path, advance=_only_check(no_check))
+        back = delivery.read_back(push.path, advance=only_check(no_check))
         if back != Written(push.size, push.crc32c):
             raise PermanentError(
                 Reason.VERIFY_FAILED,
@@ -445,52 +344,10 @@ class _TempTaken(Exception):
     """The temp's name is taken."""
 
 
-def complete(push: Push, found: FileStat | None, default_owner: tuple[int, int]) -> Attributes:
-    """Mode and owner of the new file: as asked; else as the replaced file's; else 0644 and the default owner."""
-    if found is not None and found.kind is FileKind.DIRECTORY:
-        raise PermanentError(Reason.IS_A_DIRECTORY, f"{push.path} is a folder: name the file in it")
-    if found is not None and found.kind is FileKind.OTHER:
-        raise PermanentError(Reason.NOT_A_FILE, f"{push.path} is a device, socket or pipe, and is not replaced")
-    if found is None or found.kind is not FileKind.FILE:
-        found = FileStat(FileKind.FILE, 0, NEW_FILE_MODE, *default_owner)
-    asked = push.attributes
-    return Attributes(
-        found.mode if asked.mode is None else asked.mode,
-        found.uid if asked.uid is None else asked.uid,
-        found.gid if asked.gid is None else asked.gid,
-    )
-
-
-def already_exists(path: str) -> PermanentError:
-    """The destination is taken and must not be replaced."""
-    return PermanentError(Reason.ALREADY_EXISTS, f"{path} exists, and the task is not to replace it")
-
-
-def _validated(push: Push) -> Push:
-    check_instance(push.instance)
-    if push.attributes.mode is not None:
-        check_mode(push.attributes.mode)
-    return replace(push, path=normalise(push.path))
-
-
 def _soon_again(error: BaseException) -> bool:
     # A daemon that hangs would hold this thread for four time-outs; the server's back-off is the better place to wait.
     slow = (Reason.TARGET_TIMEOUT, Reason.INSTANCE_BUSY)
     return isinstance(error, TransientError) and error.reason not in slow
-
-
-def _insist_temp(temp: str) -> None:
-    if not is_temp(temp):
-        raise PermanentError(
-            Reason.INVALID_ARGUMENT, f"{temp!r} is not the name of a temp file of Longshore: not removed"
-        )
-
-
-def _only_check(check: Callable[[], None]) -> Callable[[int], None]:
-    def advance(_: int) -> None:
-        check()
-
-    return advance
 
 
 def _pause(check: Callable[[], None]) -> Callable[[float], None]:
