@@ -237,6 +237,21 @@ async def test_goodbye_ends_the_session_at_once_with_its_last_reports(server: Fl
     assert [one.crashes for one in states] == [0, 0, 0]
 
 
+async def test_reports_that_wait_behind_others_are_committed_before_a_goodbye(
+    server: FleetServer, worker: FakeWorker
+) -> None:
+    stream = await worker.connect(credits=20)
+    tasks = await server.submit(count=20)
+    await stream.until(lambda: len(stream.assignments) == 20)
+    for task in tasks[:-1]:
+        await stream.say(reports=[pb.Report(attempt=ref(task.id, 1), outcome=pb.OUTCOME_OK)])
+    last = pb.Report(attempt=ref(tasks[-1].id, 1), outcome=pb.OUTCOME_OK)
+    await stream.say(reports=[last], goodbye=pb.Goodbye())
+    assert await stream.until_ended() is None
+    assert [ack.accepted for ack in stream.acks] == [True] * 20
+    assert {(await server.task(task.id)).status.state for task in tasks} == {State.SUCCEEDED}
+
+
 async def test_a_session_may_come_back_after_its_goodbye(server: FleetServer, worker: FakeWorker) -> None:
     assert await (await worker.connect()).goodbye() is None
     stream = await worker.connect(credits=1)
