@@ -143,6 +143,28 @@ async def test_a_refused_grant_never_commits(start: Start) -> None:
     assert [error.why for error in refused] == [StopReason.CANCELLED]
 
 
+async def test_a_coroutine_may_stop_waiting_for_its_grant_and_ask_again(start: Start) -> None:
+    registry = Registry()
+    gave_up = threading.Event()
+
+    @registry.handler("impatient")
+    async def impatient(context: AsyncContext) -> None:
+        try:
+            async with asyncio.timeout(0.05):
+                await context.commit("temp")
+        except TimeoutError:
+            gave_up.set()
+        await context.commit("temp")
+
+    server, _ = await start(registry)
+    peer = await server.peer()
+    ref = peer.assign(job("T1", "impatient"))
+    await peer.grant_request()
+    await until(gave_up.is_set)
+    peer.grant(ref)
+    assert (await peer.report()).outcome == ws.OUTCOME_OK
+
+
 async def test_cancel_before_the_start_runs_nothing(start: Start) -> None:
     gate = Gate()
     server, _ = await start(gate.registry)

@@ -194,6 +194,25 @@ async def test_a_server_that_stays_away_costs_a_try(start: Start) -> None:
     assert (report.outcome, report.error.reason) == (ws.OUTCOME_TRANSIENT, "PAYLOAD_UNAVAILABLE")
 
 
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_job_without_a_payload_has_none_to_read(start: Start, kind: str) -> None:
+    server, _ = await start(Readers().registry)
+    peer = await server.peer()
+    peer.assign(job("T1", kind))
+    report = await peer.report()
+    assert (report.outcome, report.error.reason) == (ws.OUTCOME_PERMANENT, "INVALID_ARGUMENT")
+
+
+async def test_a_folder_that_cannot_keep_the_download_costs_a_try(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "temp").write_text("no folder")
+    server, _ = await start(Readers().registry)
+    server.payloads["T1"] = b"content"
+    peer = await server.peer()
+    peer.assign(job("T1", "path", payload=b"content"))
+    report = await peer.report()
+    assert (report.outcome, report.error.reason) == (ws.OUTCOME_TRANSIENT, "PAYLOAD_UNAVAILABLE")
+
+
 async def test_an_empty_payload(start: Start) -> None:
     server, _ = await start(Readers().registry)
     peer = await server.peer()

@@ -239,6 +239,7 @@ async def ended(pidfd: int) -> None:
         (["--target", "a=directory:/x", "--server", "example.com:1"], "example.com:1"),
         (["--target", "a=directory:/x", "--token-file", "missing"], "missing"),
         (["--target", "a=directory:/x", "--log-level", "loud"], "--log-level 'loud'"),
+        (["--target", "a=directory:/x", "--state-dir", "/proc/none"], "--state-dir /proc/none"),
     ],
 )
 async def test_a_wrong_setting_is_named_with_its_remedy(tmp_path: Path, options: list[str], says: str) -> None:

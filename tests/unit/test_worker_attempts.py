@@ -95,6 +95,18 @@ def test_a_granted_commit_is_granted_again_but_not_another() -> None:
     assert len(asked) == 1
 
 
+def test_who_gave_up_waiting_may_ask_again_and_the_answer_is_not_lost() -> None:
+    attempt, asked = made()
+    first = attempt.commit(request())
+    assert not first.cancel()
+    again = attempt.commit(request())
+    with pytest.raises(ValueError, match="another commit"):
+        attempt.commit(request("other"))
+    assert attempt.grant()
+    assert again.result(0) is first.result(0) is None
+    assert len(asked) == 1
+
+
 def test_who_sleeps_is_woken_by_a_stop() -> None:
     attempt, _ = made()
     raised = threading.Event()

@@ -22,6 +22,7 @@ from longshore.worker.attempts import Attempt, Key, key_of, ref_of
 from longshore.worker.clock import boot_time
 from longshore.worker.errors import PermanentError, StopReason
 from longshore.worker.handlers import Handler, Registry
+from longshore.worker.lease import Lease
 from longshore.worker.mailbox import Mailbox
 from longshore.worker.outbox import Outbox
 
@@ -79,7 +80,7 @@ class Agent:
         self._outbox = outbox
         self._outside = outside
         self._clock = clock
-        self._lease_clock = lease_clock
+        self._lease = Lease(clock=clock, lease_clock=lease_clock)
         self._starts: Starts | None = None
         self._pending: deque[Attempt] = deque()
         self._running: dict[Key, Attempt] = {}
@@ -88,11 +89,6 @@ class Agent:
         self._graces: dict[Key, float] = {}
         self._connected = False
         self._credits: int | None = None
-        self._lease = 30.0
-        self._lease_end: float | None = None
-        self._sequence = 0
-        self._heartbeats: dict[int, float] = {}
-        self._heartbeat_at = 0.0
         self._leave_at: float | None = None
         self.leaving = asyncio.Event()
         """No more work is taken."""
@@ -117,7 +113,7 @@ class Agent:
     @property
     def lease_confirmed(self) -> bool:
         """The server has acknowledged a heartbeat that was sent less than a lease ago, as of the last tick."""
-        return self._lease_end is not None
+        return self._lease.confirmed
 
     @property
     def busy(self) -> bool:
@@ -148,10 +144,7 @@ class Agent:
     def welcomed(self, welcome: ws.Welcome) -> None:
         """A connection stands: say again whatever the last one may have lost."""
         self._connected = True
-        self._lease = max(0.1, welcome.lease.ToNanoseconds() / 1e9)
-        self._lease_end = self._lease_clock() + self._lease
-        self._heartbeats.clear()
-        self._heartbeat_at = 0.0
+        self._outbox.heartbeat(self._lease.begin(welcome.lease.ToNanoseconds() / 1e9))
         self._credits = None
         self._outside.forget()
         self._say_credits()
@@ -161,7 +154,6 @@ class Agent:
             if attempt.waiting and attempt.request is not None:
                 self._outbox.ask(key, attempt.request)
         self._outbox.progress({key: a.progress for key, a in self._running.items() if a.progress is not None})
-        self._beat(self._clock())
 
     def disconnected(self) -> None:
         """The connection is gone. Attempts go on; what they have to say is kept."""
@@ -171,7 +163,7 @@ class Agent:
     def received(self, message: ws.WorkResponse) -> None:
         """Act on a message. The order within it: what was granted before a cancel stays granted."""
         if message.heartbeat_ack:
-            self._acknowledged(message.heartbeat_ack)
+            self._lease.acknowledged(message.heartbeat_ack)
         for ack in message.acks:
             self._forget_report(ack)
         for assignment in message.assignments:
@@ -233,9 +225,12 @@ class Agent:
     def tick(self) -> None:
         """A few times a second: heartbeats, time-outs, progress."""
         now = self._clock()
-        if self._connected and now >= self._heartbeat_at:
-            self._beat(now)
-        self._watch_lease()
+        if self._connected and self._lease.due():
+            self._outbox.heartbeat(self._lease.beat())
+        if self._lease.ended():
+            _log.warning(
+                "lease.unconfirmed", connected=self._connected, lease=self._lease.seconds, held=len(self.held())
+            )
         moved: dict[Key, tuple[int, int]] = {}
         for attempt in list(self._running.values()):
             self._watch(attempt, now)
@@ -248,27 +243,6 @@ class Agent:
             for attempt in list(self._running.values()):
                 self._tell_stop(attempt, StopReason.DRAIN, "DRAIN")
         self._look_whether_finished()
-
-    def _beat(self, now: float) -> None:
-        self._sequence += 1
-        self._heartbeats[self._sequence] = self._lease_clock()
-        self._heartbeat_at = now + self._lease / 4
-        self._outbox.heartbeat(self._sequence)
-
-    def _acknowledged(self, sequence: int) -> None:
-        # The lease counts from the sending: the server may have taken its time to answer, but not to receive.
-        sent = self._heartbeats.get(sequence)
-        if sent is not None:
-            self._lease_end = sent + self._lease
-        for older in [number for number in self._heartbeats if number <= sequence]:
-            del self._heartbeats[older]
-
-    def _watch_lease(self) -> None:
-        """Say it when the lease is over. Nothing is stopped for it: the lease is about liveness, safety is the grant's,
-        and a server whose database is away must not cost the fleet its work."""
-        if self._lease_end is not None and self._lease_clock() > self._lease_end:
-            self._lease_end = None
-            _log.warning("lease.unconfirmed", connected=self._connected, lease=self._lease, held=len(self.held()))
 
     def _watch(self, attempt: Attempt, now: float) -> None:
         stop = attempt.stop

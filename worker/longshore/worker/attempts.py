@@ -119,15 +119,17 @@ class Attempt:
     def commit(self, request: ws.GrantRequest) -> Future[None]:
         """Ask for the grant. The future ends well when it is given, with AttemptStopped or GrantRefused otherwise.
 
-        Asking again for what was granted answers at once; for another temp it is a mistake (ValueError).
+        Asking again for the same temp answers the same, for another one it is a mistake (ValueError). Cancelling the
+        future changes nothing: the question has been asked.
         """
         future: Future[None] = Future()
+        future.set_running_or_notify_cancel()
         with self._lock:
+            if (self.granted or self._waiting is not None) and self.request != request:
+                raise ValueError("another commit of this attempt was asked for: a grant is for one")
             if self._waiting is not None:
-                raise ValueError("a commit of this attempt is already being asked for")
+                return self._waiting
             if self.granted:
-                if self.request is not None and self.request.temp != request.temp:
-                    raise ValueError("another commit of this attempt was granted: a grant is for one temp")
                 future.set_result(None)
                 return future
             if self._stop is not None:

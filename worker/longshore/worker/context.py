@@ -135,8 +135,13 @@ class _Common:
             gid=gid,
         )
 
+    def _insist_payload(self) -> None:
+        if self.task.HasField("job") and not self.task.HasField("payload"):
+            raise PermanentError(Reason.INVALID_ARGUMENT, "the task has no payload: upload a file with it")
+
     def _payload_path(self) -> Path:
         if self._path is None:
+            self._insist_payload()
             self._attempt.check()
             path = payloads.shared_file(self._attempt)
             if path is None:
@@ -147,6 +152,7 @@ class _Common:
         return self._path
 
     def _open_payload(self, offset: int) -> PayloadStream:
+        self._insist_payload()
         if not 0 <= offset <= self.task.payload.size:
             raise ValueError(f"offset {offset} is outside of a payload of {self.task.payload.size} bytes")
         pieces = payloads.pieces(self._attempt, self._around.downloads, offset=offset)
@@ -178,8 +184,11 @@ class Context(_Common):
         self._attempt.commit(self._request(temp, method, crc32c, mode, uid, gid)).result()
 
     def payload_path(self) -> Path:
-        """The payload as a local file, not to be changed: the spool's own where this machine shares its disk, else a
-        download that is removed at the attempt's end. Raises TransientError, PermanentError, AttemptStopped."""
+        """The payload as a local file, not to be changed.
+
+        The spool's own where this machine shares its disk, of which only the size has been checked; else a checked
+        download, which is removed at the attempt's end. Raises TransientError, PermanentError, AttemptStopped.
+        """
         return self._payload_path()
 
     def open_payload(self, offset: int = 0) -> BinaryIO:

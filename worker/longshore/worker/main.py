@@ -125,8 +125,8 @@ def serve(
         ended = _run(worker, parent_pid)
     except LongshoreError as error:
         _refuse(f"the server at {server or 'the default address'} refused this worker: {error}")
-    except OSError as error:
-        _refuse(f"--state-dir: {error}")
+    except ConfigError as error:
+        _refuse(str(error))
     sys.stderr.flush()
     if worker.statistics().get("wedged"):
         # A hanging thread cannot be joined, and Python would wait for it.

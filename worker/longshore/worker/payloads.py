@@ -12,6 +12,7 @@ import random
 import tempfile
 import threading
 from collections.abc import Callable, Generator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Protocol
 
@@ -63,6 +64,7 @@ class GrpcDownloads:
         self._session_id = session_id
         self._lock = threading.Lock()
         self._channel: grpc.Channel | None = None
+        self._closed = False
 
     def open(self, attempt: Attempt, offset: int) -> Generator[bytes]:
         """See `Downloads`."""
@@ -90,14 +92,17 @@ class GrpcDownloads:
                 attempt.wait(_pause(failures))
 
     def close(self) -> None:
-        """Cut every download."""
+        """Cut every download, for good."""
         with self._lock:
+            self._closed = True
             channel, self._channel = self._channel, None
         if channel is not None:
             channel.close()
 
     def _call(self, attempt: Attempt, offset: int) -> Generator[bytes]:
         with self._lock:
+            if self._closed:
+                raise AttemptStopped(StopReason.DRAIN)
             if self._channel is None:
                 self._channel = grpc.insecure_channel(self._endpoint.target, options=_OPTIONS)
             # The generated stub's types are those of grpc.aio.
@@ -280,24 +285,23 @@ class PayloadFolder:
 
     def download(self, attempt: Attempt, downloads: Downloads) -> Path:
         """The whole payload in a file of its own, checked. The caller removes it."""
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=self._folder, prefix="payload-")
-        path = Path(name)
         try:
-            with os.fdopen(handle, "wb", buffering=0) as file:
-                stream = PayloadStream(attempt, pieces(attempt, downloads, offset=0), offset=0)
-                with stream:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(dir=self._folder, prefix="payload-")
+            with ExitStack() as undo:
+                undo.callback(Path(name).unlink, missing_ok=True)
+                with (
+                    os.fdopen(handle, "wb", buffering=0) as file,
+                    PayloadStream(attempt, pieces(attempt, downloads, offset=0), offset=0) as stream,
+                ):
                     while piece := stream.read(_COPY):
-                        file.write(piece)
+                        _write_all(file, piece)
+                undo.pop_all()
         except OSError as error:
-            path.unlink(missing_ok=True)
             raise TransientError(
                 Reason.PAYLOAD_UNAVAILABLE, f"the payload cannot be kept in {self._folder}: {error.strerror}"
             ) from error
-        except BaseException:
-            path.unlink(missing_ok=True)
-            raise
-        return path
+        return Path(name)
 
     def close(self) -> None:
         """Remove the folder and what is left in it."""
@@ -307,6 +311,13 @@ class PayloadFolder:
         """Remove the folders of processes that are known to be dead."""
         for session_id in dead_sessions:
             remove_folder(_folder(self._parent, session_id))
+
+
+def _write_all(file: io.FileIO, piece: bytes) -> None:
+    """An unbuffered write may be short: on a full disk, what fitted is told first and the error at the next one."""
+    rest = memoryview(piece)
+    while rest:
+        rest = rest[file.write(rest) :]
 
 
 def _folder(parent: Path, session_id: str) -> Path:

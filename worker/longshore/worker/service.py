@@ -20,7 +20,7 @@ from longshore.worker import config as settings
 from longshore.worker import log
 from longshore.worker.agent import Agent, Limits
 from longshore.worker.chores import Chores
-from longshore.worker.config import WorkerConfig
+from longshore.worker.config import ConfigError, WorkerConfig
 from longshore.worker.context import Surroundings
 from longshore.worker.handlers import Registry
 from longshore.worker.identities import Identities
@@ -139,10 +139,16 @@ class Worker:
     async def serve(self) -> Exit:
         """Serve until `stop`, or the server's drain.
 
-        Raises LongshoreError if the first hello is refused, OSError if the state folder cannot be used. Cancellation
-        ends the session without a goodbye: what runs is lost when its lease ends.
+        Raises LongshoreError if the first hello is refused, ConfigError if the state folder cannot be used.
+        Cancellation ends the session without a goodbye: what runs is lost when its lease ends.
         """
-        slot = Slot.take(settings.state_dir(self._config), self._config.name, self.session_id)
+        state = settings.state_dir(self._config)
+        try:
+            slot = Slot.take(state, self._config.name, self.session_id)
+        except OSError as error:
+            raise ConfigError(
+                f"--state-dir {state}: {error.strerror}; name a folder that this user may write"
+            ) from error
         folder = PayloadFolder(settings.temp_dir(self._config), self.session_id)
         folder.sweep(slot.dead_sessions)
         targets: dict[str, Target] = {spec.name: open_target(spec) for spec in self._specs}

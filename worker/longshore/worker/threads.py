@@ -7,9 +7,13 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import TypeVar
+from typing import Final, TypeVar
+
+import structlog
 
 T = TypeVar("T")
+
+_log: Final = structlog.stdlib.get_logger("longshore.worker")
 
 
 class Threads:
@@ -29,7 +33,7 @@ class Threads:
         self._closed = False
 
     def run(self, call: Callable[[], None]) -> None:
-        """Have `call`, which must not raise, run in a thread soon."""
+        """Have `call` run in a thread soon. What it raises is logged: nobody waits for it."""
         with self._lock:
             self._calls.append(call)
             if self._idle >= len(self._calls) or self._started == self._limit:
@@ -73,4 +77,7 @@ class Threads:
                 if not self._calls:
                     return
                 call = self._calls.popleft()
-            call()
+            try:
+                call()
+            except Exception as error:  # noqa: BLE001 - a defect in one call must not take the thread from the others
+                _log.error("thread.raised", thread=threading.current_thread().name, exc_info=error)

@@ -1,0 +1,65 @@
+"""Heartbeats, and how long the server believes this worker alive."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+
+class Lease:
+    """Counted from the sending of the newest heartbeat whose renewal the server has made durable.
+
+    Nothing is stopped when it ends: it is about liveness, safety is the grant's, and a server whose database is away
+    must not cost the fleet its work. `clock` says when a heartbeat is due, `lease_clock` goes on while the machine sleeps.
+    """
+
+    def __init__(self, *, clock: Callable[[], float], lease_clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._lease_clock = lease_clock
+        self._seconds = 30.0
+        self._end: float | None = None
+        self._sequence = 0
+        self._sent: dict[int, float] = {}
+        self._due_at = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Its length, as the server said."""
+        return self._seconds
+
+    @property
+    def confirmed(self) -> bool:
+        """It has not ended, as of the last look."""
+        return self._end is not None
+
+    def begin(self, seconds: float) -> int:
+        """A connection stands, and this is its lease. Returns the first heartbeat to send."""
+        self._seconds = max(0.1, seconds)
+        self._end = self._lease_clock() + self._seconds
+        self._sent.clear()
+        return self.beat()
+
+    def beat(self) -> int:
+        """A heartbeat is being sent: its number. The next one is due a quarter of the lease later."""
+        self._sequence += 1
+        self._sent[self._sequence] = self._lease_clock()
+        self._due_at = self._clock() + self._seconds / 4
+        return self._sequence
+
+    def due(self) -> bool:
+        """It is time for a heartbeat."""
+        return self._clock() >= self._due_at
+
+    def acknowledged(self, sequence: int) -> None:
+        """From the sending: the server may have taken its time to answer, and it counts from when it heard."""
+        sent = self._sent.get(sequence)
+        if sent is not None:
+            self._end = sent + self._seconds
+        for older in [number for number in self._sent if number <= sequence]:
+            del self._sent[older]
+
+    def ended(self) -> bool:
+        """It has ended since the last look; said once."""
+        if self._end is None or self._lease_clock() <= self._end:
+            return False
+        self._end = None
+        return True
