@@ -9,7 +9,8 @@ class Lease:
     """Counted from the sending of the newest heartbeat whose renewal the server has made durable.
 
     Nothing is stopped when it ends: it is about liveness, safety is the grant's, and a server whose database is away
-    must not cost the fleet its work. `clock` says when a heartbeat is due, `lease_clock` goes on while the machine sleeps.
+    must not cost the fleet its work. `clock` says when a heartbeat is due; `lease_clock` goes on while the machine
+    sleeps.
     """
 
     def __init__(self, *, clock: Callable[[], float], lease_clock: Callable[[], float]) -> None:
