@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import threading
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import CancelledError
 
 import grpc
 import pytest
@@ -29,7 +30,7 @@ from longshore.client import (
 from longshore.client.loopthread import LoopThread
 from longshore.v1 import task_pb2
 from longshore.v1 import task_service_pb2 as pb
-from tests.support.fakeservice import FakeServer, FakeService, Refuse
+from tests.support.fakeservice import Break, FakeServer, FakeService, Refuse
 
 
 @pytest.fixture
@@ -198,6 +199,46 @@ def test_the_blocking_client(address: str) -> None:
         assert next(watch).revision == 1
         watch.close()
     assert threading.active_count() <= before
+
+
+def test_a_closed_client_says_so(address: str) -> None:
+    client = Client(server=address)
+    client.close()
+    client.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        client.get("t")
+
+
+async def test_a_watch_does_not_outlive_its_client(service: FakeService, server: FakeServer) -> None:
+    service.watches += [Break(after=1, how="go_away")]
+    client = AsyncClient(server=server.address)
+    watch = client.watch("t1")
+    await anext(watch)
+    await client.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        await anext(watch)
+
+
+def test_closing_ends_what_waits(address: str) -> None:
+    """A watch of a task that never changes, given up by closing from another thread."""
+    client = Client(server=address)
+    client.upload(b"x", spec=push_spec("web/etc/motd"), request_id="r")
+    watch = client.watch("r-0")
+    assert next(watch).revision == 1
+    ended = threading.Event()
+
+    def wait() -> None:
+        try:
+            for _ in watch:
+                pass
+        except (LongshoreError, RuntimeError, CancelledError):
+            ended.set()
+
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    client.close()
+    assert ended.wait(10)
+    waiting.join()
 
 
 def test_a_callback_may_not_use_its_client(address: str) -> None:

@@ -56,6 +56,7 @@ class AsyncClient:
         self._patience: Final = patience
         self._on_wait: Final = on_wait
         self._opened: Connection | None = None
+        self._closed = False
 
     async def __aenter__(self) -> Self:
         return self
@@ -66,7 +67,8 @@ class AsyncClient:
         await self.close()
 
     async def close(self) -> None:
-        """Close the connection; calls that are under way end. The next call opens a new one."""
+        """Close the connection; calls that are under way end. The client cannot be used afterwards. Idempotent."""
+        self._closed = True
         opened, self._opened = self._opened, None
         if opened is not None:
             await opened.close()
@@ -226,6 +228,8 @@ class AsyncClient:
     @property
     def _connection(self) -> Connection:
         """Opened when first needed: only then is there a loop to open it in."""
+        if self._closed:
+            raise RuntimeError("the client is closed")
         if self._opened is None:
             self._opened = Connection(self._endpoint, token=self._token)
         return self._opened

@@ -56,9 +56,10 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Close the connection and end the thread. The client cannot be used afterwards."""
-        self._thread.run(self._client.close())
-        self._thread.close()
+        """Close the connection and end the thread. The client cannot be used afterwards. Idempotent."""
+        if self._thread.running:
+            self._thread.run(self._client.close())
+            self._thread.close()
 
     def upload(
         self,

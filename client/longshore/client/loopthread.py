@@ -15,7 +15,10 @@ _STOP: Final = 10.0
 
 
 class LoopThread:
-    """Runs coroutines for other threads, any number at once. `close()` ends it; so does the end of the process."""
+    """Runs coroutines for other threads, any number at once. `close()` ends it; so does the end of the process.
+
+    What is still under way when it is closed is cancelled, and its callers see that.
+    """
 
     def __init__(self, *, name: str) -> None:
         self._loop: Final = asyncio.new_event_loop()
@@ -27,6 +30,9 @@ class LoopThread:
         if threading.current_thread() is self._thread:
             coroutine.close()
             raise RuntimeError("a blocking client cannot be used in its own callbacks; it would wait for itself")
+        if not self._thread.is_alive():
+            coroutine.close()
+            raise RuntimeError("the client is closed")
         future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         try:
             return future.result()
@@ -35,6 +41,11 @@ class LoopThread:
                 future.cancel()
                 concurrent.futures.wait([future], timeout=_STOP)
             raise
+
+    @property
+    def running(self) -> bool:
+        """It was not closed."""
+        return self._thread.is_alive()
 
     def close(self) -> None:
         """Stop the loop and wait for the thread. Idempotent; what still runs is cancelled."""

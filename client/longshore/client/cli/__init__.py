@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from longshore.client.cli import fleet, push, tasks
-from longshore.client.cli.allocator import keep_buffers_on_the_heap
+from longshore.client.cli.process import prepare
 
 app = typer.Typer(
     name="longshore",
@@ -46,5 +46,5 @@ fleet.register(app)
 
 def main() -> None:
     """Entry point of the command."""
-    keep_buffers_on_the_heap()
+    prepare()
     app(prog_name="longshore")
