@@ -9,6 +9,7 @@ from pathlib import Path
 import grpc
 import pytest
 
+from longshore.server.edge import worker_service
 from longshore.server.store.limits import LaneLimits
 from longshore.v1 import worker_service_pb2 as pb
 from tests.support.fakeworker import FakeWorker, Refused, Stream, ref
@@ -51,6 +52,33 @@ async def test_no_hello_and_a_second_one(worker: FakeWorker) -> None:
     error = await stream.until_ended()
     assert error is not None
     assert error.code is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_a_stream_that_never_says_hello_is_ended(
+    server: FleetServer, worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_service, "HELLO_PATIENCE", 0.05)
+    call = worker.stub.Work(metadata=worker.metadata)
+    async with asyncio.timeout(10):
+        assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT
+    call.cancel()
+
+
+@pytest.mark.parametrize(
+    ("peer", "local"),
+    [
+        ("unix:", True),
+        ("unix:/run/longshore.sock", True),
+        ("ipv4:127.0.0.1:50000", True),
+        ("ipv6:[::1]:50000", True),
+        ("ipv6:%5B::1%5D:50000", True),
+        ("ipv4:192.0.2.7:50000", False),
+        ("ipv4:12.7.0.1:50000", False),
+        ("ipv6:[2001:db8::1]:50000", False),
+    ],
+)
+def test_only_a_peer_on_this_machine_is_told_of_paths(peer: str, local: bool) -> None:
+    assert worker_service._is_local(peer) is local
 
 
 async def test_too_many_credits(worker: FakeWorker) -> None:

@@ -126,4 +126,4 @@ def _raise_problem(task: asyncio.Task[None]) -> None:
 
 def _is_local(peer: str) -> bool:
     """The peer is on this machine: on a unix socket or the loopback interface."""
-    return peer.startswith(("unix:", "ipv4:127.", "ipv6:[::1]", "ipv6:%5B::1%5D"))
+    return peer.startswith(("unix:", "unix-abstract:", "ipv4:127.", "ipv6:[::1]", "ipv6:%5B::1%5D"))

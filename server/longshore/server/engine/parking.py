@@ -18,7 +18,7 @@ from longshore.server.store.protocol import Changes, Store
 
 _log = structlog.get_logger("longshore.parking")
 
-MOST_INSTANCES: Final = 10_000
+MOST_INSTANCES: Final = 5_000
 """Instances told of one target: the list must fit a message. Tasks of more are found by the worker's slow poll later,
 when some of these are ready."""
 GATHER: Final = 0.05
