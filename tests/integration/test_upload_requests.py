@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from pathlib import Path
 
 import grpc
@@ -47,6 +48,7 @@ async def test_the_same_request_again_gives_the_same_tasks(tmp_path: Path, inlin
         assert ids(await server.upload(whole(header, CONTENT))) == ids(first)
         view = await server.get("r1")
         assert (view.complete, view.offset, view.crc32c, ids(view)) == (True, len(CONTENT), crc(CONTENT), ids(first))
+        assert not view.HasField("expire_time")
         assert ids(await server.create(header)) == ids(first)
         # A client that reads the metadata sends no byte twice.
         sender = Sender(server, header)
@@ -73,7 +75,9 @@ async def test_a_second_connection_is_told_that_the_first_is_busy(tmp_path: Path
         await first.send(chunk(0, CONTENT[:MIB]))
         refusal = await refused(Sender(server, header_of()).begin())
         assert (refusal.code, refusal.reason) == (grpc.StatusCode.ABORTED, "UPLOAD_IN_PROGRESS")
-        assert (await server.get("r1")).active
+        view = await server.get("r1")
+        assert view.active
+        assert 590 < view.expire_time.ToSeconds() - time.time() < 610
         # The first one does not notice.
         await first.send(*chunks(CONTENT, start=MIB), finish(CONTENT))
         assert len((await first.end()).tasks) == 1

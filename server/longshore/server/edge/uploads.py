@@ -118,6 +118,8 @@ async def _read(context: _Context) -> pb.UploadRequest | None:
 
 async def _upload(uploads: Uploads, view: UploadView) -> pb.Upload:
     message = translate.upload(view.upload, active=view.active, expires_at=view.expires_at)
+    if message.complete:
+        message.ClearField("expire_time")
     del message.tasks[:]
     message.tasks.extend(await _shown(uploads.store, view.upload.tasks))
     return message
