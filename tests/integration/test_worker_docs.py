@@ -9,7 +9,9 @@ from pathlib import Path
 
 from google.protobuf.wrappers_pb2 import Int64Value, StringValue
 
+import longshore.worker
 from longshore.v1 import worker_service_pb2 as ws
+from longshore.worker import AsyncContext, Context
 from tests.support.fakeserver import job, serving
 from tests.support.process import started
 
@@ -20,6 +22,26 @@ def example(tree: Path) -> tuple[str, str, list[str]]:
     found = re.search(r"```python\n# (\w+\.py)\n(.*?)```\n\n    (longshore-worker [^\n]*)\n", text, re.DOTALL)
     assert found is not None
     return found[1], found[2], found[3].split()
+
+
+def test_every_name_that_the_page_imports_or_raises_is_public(tree: Path) -> None:
+    text = (tree / "docs/handlers.md").read_text()
+    imported = {
+        name for names in re.findall(r"from longshore\.worker import ([\w, ]+)", text) for name in names.split(", ")
+    }
+    named = set(re.findall(r"\b(?:[A-Z][a-z]+)+Error\b|\bAttemptStopped\b|\bOutcomeUnknown\b|\bWorkerConfig\b", text))
+    assert {"Context", "SettleOrder", "TransientError", "WorkerConfig"} <= imported | named
+    assert (imported | named) <= set(longshore.worker.__all__)
+    assert all(hasattr(longshore.worker, name) for name in longshore.worker.__all__)
+
+
+def test_the_context_has_what_the_page_says_and_both_have_the_same(tree: Path) -> None:
+    text = (tree / "docs/handlers.md").read_text()
+    names = set(re.findall(r"`context\.(\w+)", text))
+    assert {"commit", "payload_path", "check"} <= names
+    public = [{name for name in dir(kind) if not name.startswith("_")} for kind in (Context, AsyncContext)]
+    assert names <= public[0]
+    assert public[0] == public[1]
 
 
 async def test_the_documented_kind_runs(tree: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from longshore.v1.worker_service_pb2 import SettleOrder
 from longshore.worker.config import ConfigError, WorkerConfig
 from longshore.worker.context import AsyncContext, AsyncPayload, Context
 from longshore.worker.errors import (
@@ -34,6 +35,7 @@ __all__ = [
     "PermanentError",
     "Reason",
     "Registry",
+    "SettleOrder",
     "Settlement",
     "StopReason",
     "Target",
