@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+import asyncio
+from collections.abc import Awaitable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Final, Protocol, TypeVar
 
 import grpc
@@ -13,7 +15,6 @@ from longshore.v1 import admin_service_pb2_grpc, task_service_pb2, task_service_
 
 _Request = TypeVar("_Request", contravariant=True)
 _Response = TypeVar("_Response", covariant=True)
-_T = TypeVar("_T")
 
 _UPLOAD: Final = "/longshore.v1.TaskService/Upload"
 
@@ -32,6 +33,7 @@ class Connection:
     def __init__(self, endpoint: Endpoint, *, token: str | None) -> None:
         self.metadata: Final = credentials(token)
         self._channel: Final = open_channel(endpoint)
+        self._closed = False
         self.tasks: Final = task_service_pb2_grpc.TaskServiceStub(self._channel)
         self.admin: Final = admin_service_pb2_grpc.AdminServiceStub(self._channel)
         # Takes requests that are serialized already; see frames.py.
@@ -45,16 +47,27 @@ class Connection:
 
     async def call(self, method: UnaryMethod[_Request, _Response], request: _Request, *, seconds: float) -> _Response:
         """One unary call, within so many seconds. Raises LongshoreError."""
-        return await typed(lambda: method(request, timeout=seconds, metadata=self.metadata))
+        with self.telling_close():
+            try:
+                return await method(request, timeout=seconds, metadata=self.metadata)
+            except grpc.aio.AioRpcError as error:
+                raise from_rpc_error(error) from error
+
+    @contextmanager
+    def telling_close(self) -> Iterator[None]:
+        """Around whatever awaits a call: when the channel is closed beneath it, that raises RuntimeError.
+
+        grpc.aio raises CancelledError then, which would look as if somebody had cancelled the task that waits.
+        """
+        try:
+            yield
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if self._closed and task is not None and not task.cancelling():
+                raise RuntimeError("the client is closed") from None
+            raise
 
     async def close(self) -> None:
         """Ends every call that is under way."""
+        self._closed = True
         await self._channel.close()
-
-
-async def typed(call: Callable[[], Awaitable[_T]]) -> _T:
-    """What the call returns; its errors as this package's own."""
-    try:
-        return await call()
-    except grpc.aio.AioRpcError as error:
-        raise from_rpc_error(error) from error

@@ -78,7 +78,8 @@ class Uploading:
 
     async def run(self) -> Sequence[task_pb2.Task]:
         """The tasks, one per destination in their order. Raises LongshoreError."""
-        response = await self._patience.run(self._once)
+        with self._connection.telling_close():
+            response = await self._patience.run(self._once)
         return tuple(response.tasks)
 
     async def _once(self) -> pb.UploadResponse:

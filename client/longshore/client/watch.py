@@ -79,12 +79,13 @@ class Watch(AsyncIterator[task_pb2.Task]):
 
     async def _once(self) -> task_pb2.Task | None:
         """The next revision over one connection; None when there will be none."""
+        connection = self._connect()
         if self._call is None:
-            connection = self._connect()
             request = pb.WatchTaskRequest(task_id=self._task_id, after_revision=self._revision)
             self._call = connection.tasks.WatchTask(request, metadata=connection.metadata)
         try:
-            task = await self._next(self._call)
+            with connection.telling_close():
+                task = await self._next(self._call)
         except grpc.aio.AioRpcError as error:
             await self.aclose()
             raise from_rpc_error(error) from error
