@@ -33,6 +33,11 @@ class Dialect(Protocol):
         """Where connections come from. Its parameter style is by name."""
         ...
 
+    @property
+    def exclusive(self) -> bool:
+        """Nobody else writes to the database: what the last commit left still holds."""
+        ...
+
     def begin(self, cursor: Cursor) -> None:
         """Start a transaction that may write, or fail now rather than at its first write."""
         ...

@@ -35,7 +35,7 @@ _BEST: Final = statement(
     .order_by(tasks.c.priority.desc(), tasks.c.seq)
     .limit(sa.bindparam("room"))
 )
-_READY: Final = statement(sa.select(tasks.c.seq).where(tasks.c.lane == sa.bindparam("lane"), is_ready))
+_READY: Final = statement(sa.select(tasks.c.seq, tasks.c.taker).where(tasks.c.lane == sa.bindparam("lane"), is_ready))
 _SET_READY: Final = statement(
     tasks.update().where(tasks.c.seq == sa.bindparam("of_seq")).values(ready=sa.bindparam("is_ready"))
 )
@@ -63,18 +63,20 @@ def refill_lanes(unit: UnitOfWork) -> None:
     """Make the best QUEUED tasks of each lane that changed ready, as many as it has room for, and no others."""
     rise: list[int] = []
     fall: list[int] = []
-    for lane in sorted(unit.lanes):
+    for lane, takers in sorted(unit.lanes.items(), key=lambda item: item[0]):
         if not lane:
             continue
         room = room_in(unit, lane)
         keep: set[int] = set()
         if room:
-            for taker in _takers(unit, lane):
+            for taker in _takers(unit, lane) if takers is None else sorted(takers):
                 for seq, ready in unit.link.rows(_BEST, lane=lane, taker=taker, room=room):
                     keep.add(seq)
                     if not ready:
                         rise.append(seq)
-        fall += (seq for (seq,) in unit.link.rows(_READY, lane=lane) if seq not in keep)
+        for seq, taker in unit.link.rows(_READY, lane=lane):
+            if seq not in keep and (takers is None or not room or taker in takers):
+                fall.append(seq)
     unit.lanes.clear()
     unit.claimable |= bool(rise)
     _set_ready(unit, fall, ready=False)
@@ -86,7 +88,9 @@ def trim_lanes(unit: UnitOfWork, lanes: Iterable[str]) -> None:
 
     Only lanes with several kinds of takers come to that; for the others a claim takes from ready and room alike.
     """
-    unit.lanes.update(lane for lane in lanes if lane and len(unit.link.rows(_READY, lane=lane)) > room_in(unit, lane))
+    for lane in lanes:
+        if lane and len(unit.link.rows(_READY, lane=lane)) > room_in(unit, lane):
+            unit.lanes[lane] = None
     refill_lanes(unit)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
 from typing import Final
 
 import sqlalchemy as sa
@@ -11,15 +11,25 @@ from longshore.server.model.errors import CallerShare, PayloadGone, QueueFull, R
 from longshore.server.model.task import Payload, Task
 from longshore.server.store.commands import Bounds
 from longshore.server.store.counters import CREATOR, CREATOR_PROMISED, QUEUE, QUEUE_PROMISED
-from longshore.server.store.link import locking, statement
+from longshore.server.store.link import Among, locking, statement
 from longshore.server.store.rows import PAYLOAD_COLUMNS, payload_of
 from longshore.server.store.schema import payloads, requests
-from longshore.server.store.unit import Entry, UnitOfWork
+from longshore.server.store.unit import Entry, Request, UnitOfWork
 
-_FIND: Final = locking(
-    sa.select(requests.c.fingerprint, requests.c.upload_id, requests.c.first_seq, requests.c.count).where(
-        requests.c.request_id == sa.bindparam("request_id"), requests.c.principal == sa.bindparam("principal")
-    )
+_FIND: Final = Among(
+    lambda keys: (
+        sa.select(
+            requests.c.principal,
+            requests.c.request_id,
+            requests.c.fingerprint,
+            requests.c.upload_id,
+            requests.c.first_seq,
+            requests.c.count,
+        )
+        .where(requests.c.request_id.in_(keys))
+        .order_by(requests.c.request_id, requests.c.principal)
+    ),
+    lock=True,
 )
 _INSERT: Final = statement(
     requests.insert().values(
@@ -44,23 +54,19 @@ _PAYLOAD: Final = locking(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
-    """A request that came before, and the numbers of its tasks."""
-
-    fingerprint: str
-    upload_id: str | None
-    first_seq: int | None
-    count: int
-
-    @property
-    def seqs(self) -> range:
-        return range(0) if self.first_seq is None else range(self.first_seq, self.first_seq + self.count)
+def look_for_requests(unit: UnitOfWork, keys: Iterable[tuple[str, str]]) -> None:
+    """Learn in one statement which of these (principal, request id) came before."""
+    wanted = set(keys)
+    unit.requests.update(dict.fromkeys(wanted))
+    for principal, request_id, *rest in unit.link.among(_FIND, sorted({request_id for _, request_id in wanted})):
+        if (principal, request_id) in wanted:
+            unit.requests[principal, request_id] = Request(*rest)
 
 
 def find_request(unit: UnitOfWork, principal: str, request_id: str) -> Request | None:
-    row = unit.link.row(_FIND, principal=principal, request_id=request_id)
-    return None if row is None else Request(*row)
+    if (principal, request_id) not in unit.requests:
+        look_for_requests(unit, ((principal, request_id),))
+    return unit.requests[principal, request_id]
 
 
 def check_same(request: Request, fingerprint: str, *, request_id: str, upload: bool) -> None:
@@ -76,46 +82,33 @@ def tasks_of_request(unit: UnitOfWork, request: Request) -> tuple[Task, ...]:
     return tuple(entry.task for entry in unit.load(request.seqs))
 
 
-def record_upload_request(
-    unit: UnitOfWork, *, principal: str, request_id: str, fingerprint: str, upload_id: str
-) -> None:
-    """A request whose tasks come later, with its bytes."""
-    unit.write(
+def record_request(unit: UnitOfWork, *, principal: str, request_id: str, request: Request) -> None:
+    """A request that did not come before. One with an upload gets its tasks later."""
+    unit.requests[principal, request_id] = request
+    unit.defer(
         _INSERT,
         request_id=request_id,
         principal=principal,
-        fingerprint=fingerprint,
-        upload_id=upload_id,
-        first_seq=None,
-        count=0,
-        live=0,
+        fingerprint=request.fingerprint,
+        upload_id=request.upload_id,
+        first_seq=request.first_seq,
+        count=request.count,
+        live=request.count,
     )
 
 
-def fill_upload_request(unit: UnitOfWork, *, principal: str, request_id: str, made: list[Entry]) -> None:
+def fill_request(unit: UnitOfWork, *, principal: str, request_id: str, made: list[Entry]) -> None:
     """The bytes are there: these are its tasks."""
+    unit.flush()
     unit.write(_FILL, of_request=request_id, by=principal, first=made[0].order.seq, made=len(made))
-
-
-def record_request(
-    unit: UnitOfWork, *, principal: str, request_id: str, fingerprint: str, first_seq: int, count: int
-) -> None:
-    """A request without bytes."""
-    unit.write(
-        _INSERT,
-        request_id=request_id,
-        principal=principal,
-        fingerprint=fingerprint,
-        upload_id=None,
-        first_seq=first_seq,
-        count=count,
-        live=count,
-    )
+    unit.requests.pop((principal, request_id), None)
 
 
 def drop_request(unit: UnitOfWork, *, principal: str, request_id: str) -> None:
     """Its upload was given up: the id is free again."""
+    unit.flush()
     unit.write(_DROP, principal=principal, request_id=request_id)
+    unit.requests.pop((principal, request_id), None)
 
 
 def check_room(unit: UnitOfWork, bounds: Bounds, *, queue: str, principal: str, tasks: int) -> None:

@@ -55,6 +55,10 @@ class SQLiteDialect:
     def engine(self) -> sa.Engine:
         return self._engine
 
+    @property
+    def exclusive(self) -> bool:
+        return True
+
     def begin(self, cursor: Cursor) -> None:
         cursor.execute("BEGIN IMMEDIATE")
 

@@ -10,6 +10,7 @@ from longshore.server.model.clock import Clock
 from longshore.server.model.states import Policy
 from longshore.server.model.task import Attempt, Debt, Destination, Payload, Session, Task, Upload
 from longshore.server.store import queries
+from longshore.server.store.cache import TaskCache
 from longshore.server.store.commands import Command
 from longshore.server.store.dialect import Dialect
 from longshore.server.store.limits import LaneLimits
@@ -35,9 +36,13 @@ class SQLStore:
         self._clock = clock
         self._listeners: list[Callable[[Changes], None]] = []
         self._readers = Readers(connect=lambda: Link(dialect), threads=READERS)
+        cache = TaskCache()
         self._writer = Writer(
             connect=lambda: Link(dialect),
-            make_unit=lambda link: UnitOfWork(link=link, clock=clock, policy=policy, limits=limits),
+            make_unit=lambda link: UnitOfWork(
+                link=link, clock=clock, policy=policy, limits=limits, cache=cache if dialect.exclusive else None
+            ),
+            forget=cache.clear,
             clock=clock,
             deliver=self._deliver,
         )

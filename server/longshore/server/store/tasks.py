@@ -31,7 +31,7 @@ from longshore.server.store.requests import (
 )
 from longshore.server.store.rows import place_of
 from longshore.server.store.schema import is_delivered, is_live, is_queued, orders, queues, tasks
-from longshore.server.store.unit import Entry, UnitOfWork
+from longshore.server.store.unit import Entry, Request, UnitOfWork
 
 _USES_PAYLOAD: Final = statement(
     sa.select(sa.literal_column("1"))
@@ -100,9 +100,7 @@ def submit_tasks(unit: UnitOfWork, command: SubmitTasks) -> Callable[[], tuple[T
         unit,
         principal=command.principal,
         request_id=command.request_id,
-        fingerprint=command.fingerprint,
-        first_seq=made[0].order.seq,
-        count=len(made),
+        request=Request(command.fingerprint, None, made[0].order.seq, len(made)),
     )
     return lambda: tuple(entry.task for entry in made)
 
@@ -168,9 +166,7 @@ def retry_task(unit: UnitOfWork, command: RetryTask) -> Callable[[], Task]:
         unit,
         principal=command.principal,
         request_id=command.request_id,
-        fingerprint=fingerprint,
-        first_seq=made[0].order.seq,
-        count=1,
+        request=Request(fingerprint, None, made[0].order.seq, 1),
     )
     return lambda: made[0].task
 
@@ -216,7 +212,7 @@ def pause_queue(unit: UnitOfWork, command: PauseQueue) -> Callable[[], None]:
     unit.write(_MAKE_QUEUE, name=command.queue)
     unit.write(_SET_PAUSED, called=command.queue, is_paused=command.paused)
     unit.forget_paused()
-    unit.lanes.update(row[0] for row in unit.link.rows(_PAUSED_LANES, queue=command.queue))
+    unit.lanes.update((row[0], None) for row in unit.link.rows(_PAUSED_LANES, queue=command.queue))
     if command.paused:
         unit.write(_PAUSE_TASKS, of_queue=command.queue)
     else:

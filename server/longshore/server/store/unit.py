@@ -8,18 +8,20 @@ should not be there cannot be overwritten.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any, Final
 
 import sqlalchemy as sa
 
 from longshore.server.model.clock import Clock
-from longshore.server.model.states import Circumstances, Claimed, Decision, Event, GrantAsked, Policy, Verdict, decide
-from longshore.server.model.task import FilePush, Status, Submission, Task
+from longshore.server.model.states import Circumstances, Decision, Event, Policy, Verdict, decide
+from longshore.server.model.task import Status, Submission, Task
 from longshore.server.model.values import State
-from longshore.server.store import codec
+from longshore.server.store.cache import TaskCache
 from longshore.server.store.counters import Key, Ledger, task_counts
 from longshore.server.store.errors import BatchConflict
 from longshore.server.store.ids import seq_of
+from longshore.server.store.journal import Journal
 from longshore.server.store.limits import LaneLimits
 from longshore.server.store.link import Among, Link, Statement, statement
 from longshore.server.store.protocol import Changes, TaskChange
@@ -35,15 +37,11 @@ from longshore.server.store.rows import (
     task_values,
 )
 from longshore.server.store.schema import (
-    attempts,
-    debts,
-    events,
+    is_head,
     is_live,
     labels,
     orders,
-    payloads,
     queues,
-    requests,
     sequence,
     tasks,
 )
@@ -57,6 +55,9 @@ _LOAD: Final = Among(
     ),
     lock=True,
 )
+_HEADED: Final = Among(
+    lambda keys: sa.select(tasks.c.place).where(tasks.c.place.in_(keys), is_head, tasks.c.place.is_not(None))
+)
 _OCCUPIED: Final = statement(
     sa.select(sa.literal_column("1")).where(tasks.c.place == sa.bindparam("place"), is_live).limit(1)
 )
@@ -68,26 +69,6 @@ _SET_LAST_SEQ: Final = statement(sequence.update().where(sequence.c.name == "tas
 _INSERT_TASK: Final = statement(tasks.insert())
 _INSERT_ORDER: Final = statement(orders.insert())
 _INSERT_LABEL: Final = statement(labels.insert())
-_INSERT_EVENT: Final = statement(events.insert())
-_INSERT_ATTEMPT: Final = statement(
-    attempts.insert().values(
-        {
-            name: sa.bindparam(name)
-            for name in ("seq", "number", "worker", "session_id", "started_at", "settling", "alone")
-        }
-    )
-)
-_GRANT_ATTEMPT: Final = statement(
-    attempts.update()
-    .where(attempts.c.seq == sa.bindparam("task"), attempts.c.number == sa.bindparam("attempt"))
-    .values(granted_at=sa.bindparam("at"))
-)
-_END_ATTEMPT: Final = statement(
-    attempts.update()
-    .where(attempts.c.seq == sa.bindparam("task"), attempts.c.number == sa.bindparam("attempt"))
-    .values(ended_at=sa.bindparam("at"), ending=sa.bindparam("how"), error=sa.bindparam("why"))
-)
-_INSERT_DEBT: Final = Statement(lambda dialect: dialect.insert_missing(debts))
 _UPDATE_TASK: Final = statement(
     tasks.update()
     .where(tasks.c.seq == sa.bindparam("of_seq"), tasks.c.revision == sa.bindparam("of_revision"))
@@ -96,21 +77,20 @@ _UPDATE_TASK: Final = statement(
         | {name: sa.bindparam(name) for name in ("taker", "ready", "paused")}
     )
 )
-_REQUEST_ENDED: Final = statement(
-    requests.update()
-    .where(requests.c.request_id == sa.bindparam("of_request"), requests.c.principal == sa.bindparam("by"))
-    .values(live=requests.c.live - sa.bindparam("ended"), ended_at=sa.bindparam("at"))
-)
-_PAYLOAD_USE: Final = statement(
-    payloads.update()
-    .where(payloads.c.id == sa.bindparam("of_id"))
-    .values(
-        live=payloads.c.live + sa.bindparam("more"),
-        keep_until=sa.case(
-            (payloads.c.keep_until < sa.bindparam("until"), sa.bindparam("until")), else_=payloads.c.keep_until
-        ),
-    )
-)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A request that came before, and the numbers of its tasks."""
+
+    fingerprint: str
+    upload_id: str | None
+    first_seq: int | None = None
+    count: int = 0
+
+    @property
+    def seqs(self) -> range:
+        return range(0) if self.first_seq is None else range(self.first_seq, self.first_seq + self.count)
 
 
 class Entry:
@@ -132,7 +112,9 @@ class Entry:
 class UnitOfWork:
     """One transaction's working set. Time is read once, at its start."""
 
-    def __init__(self, *, link: Link, clock: Clock, policy: Policy, limits: LaneLimits) -> None:
+    def __init__(
+        self, *, link: Link, clock: Clock, policy: Policy, limits: LaneLimits, cache: TaskCache | None = None
+    ) -> None:
         self.link = link
         self.clock = clock
         self.policy = policy
@@ -142,37 +124,42 @@ class UnitOfWork:
         self.ledger = Ledger(link)
         self.places: set[bytes] = set()
         """Destinations that a task has left."""
-        self.lanes: set[str] = set()
-        """Instances whose queue or room has changed."""
+        self.lanes: dict[str, set[str] | None] = {}
+        """Instances whose queue has changed, with the kinds of takers it changed for; None: its room has."""
+        self.requests: dict[tuple[str, str], Request | None] = {}
+        """Requests by (principal, request id) as far as they were looked for; None: there is none."""
         self.sessions_ended: list[str] = []
         self.claimable = False
         self.writes = 0
         """Counts what has been changed: a command that raises must not have moved it."""
+        self._cache = cache
         self._entries: dict[int, Entry] = {}
+        self._deferred: dict[Statement, list[dict[str, Any]]] = {}
         self._changes: list[TaskChange] = []
-        self._events: list[dict[str, Any]] = []
-        self._attempts: list[dict[str, Any]] = []
-        self._grants: list[dict[str, Any]] = []
-        self._endings: list[dict[str, Any]] = []
-        self._debts: list[dict[str, Any]] = []
-        self._requests_ended: dict[tuple[str, str], int] = {}
-        self._payload_uses: dict[str, list[float]] = {}
+        self._journal = Journal(link=link, now=self.now)
         self._occupied: dict[bytes, bool] = {}
         self._paused: frozenset[str] | None = None
         self._last_seq: int | None = None
         self._first_seq = 0
-        self._owes = False
 
     # Reading ------------------------------------------------------------------------------------------------------
 
     def load(self, seqs: Iterable[int]) -> list[Entry]:
         """The entries of these tasks, in the order of acceptance; those that do not exist are left out."""
         wanted = sorted(set(seqs))
-        missing = [seq for seq in wanted if seq not in self._entries]
+        missing = [seq for seq in wanted if seq not in self._entries and not self._recall(seq)]
         for row in self.link.among(_LOAD, missing):
             task = task_of(row)
             self._entries[task.order.seq] = Entry(task.order, task.status, task.status.revision)
         return [self._entries[seq] for seq in wanted if seq in self._entries]
+
+    def _recall(self, seq: int) -> bool:
+        """Take the entry from what earlier transactions left, if it is there."""
+        task = None if self._cache is None else self._cache.get(seq)
+        if task is None:
+            return False
+        self._entries[seq] = Entry(task.order, task.status, task.status.revision)
+        return True
 
     def entry(self, task_id: str) -> Entry | None:
         """The task of this id."""
@@ -188,6 +175,15 @@ class UnitOfWork:
     def entries(self) -> Iterable[Entry]:
         """The whole working set."""
         return self._entries.values()
+
+    def look_at(self, places: Iterable[bytes]) -> None:
+        """Learn in one statement which of these destinations live tasks have.
+
+        At the start of a transaction only: each of those has a head then, which it may lose in between.
+        """
+        wanted = sorted(set(places))
+        taken = {bytes(row[0]) for row in self.link.among(_HEADED, wanted)}
+        self._occupied.update((place, place in taken) for place in wanted)
 
     def occupied(self, place: bytes) -> bool:
         """Whether a live task has the destination."""
@@ -229,10 +225,9 @@ class UnitOfWork:
         if order.destination is not None:
             self._occupied[place_of(order.destination)] = True
         if status.state is State.QUEUED:
-            self._arrived(order)
+            self._queue_changed(order, status)
         self.ledger.exchange((), task_counts(order, status))
-        if order.payload is not None:
-            self._use_payload(order.payload.id, 1, 0.0)
+        self._journal.made(order)
         self._record(entry, None)
         return entry
 
@@ -247,103 +242,42 @@ class UnitOfWork:
         order = entry.order
         entry.status = after
         entry.changed = True
-        self._note_attempts(order, event, decision)
-        self._note_debts(order, decision)
+        self._journal.decided(order, event, decision)
         self.ledger.exchange(task_counts(order, before), task_counts(order, after))
         self._note_room(order, before, after)
         if after.state.terminal and not before.state.terminal:
-            self._ended(order, after)
+            self._journal.ended(order, after)
+            if order.destination is not None:
+                self.places.add(place_of(order.destination))
         if decision.verdict is Verdict.CHANGED:
             self._record(entry, (before.session_id, before.attempt) if before.session_id else None)
         return decision
 
-    def _note_attempts(self, order: Submission, event: Event, decision: Decision) -> None:
-        after = decision.status
-        if isinstance(event, Claimed):
-            self._attempts.append(
-                {
-                    "seq": order.seq,
-                    "number": after.attempt,
-                    "worker": event.worker,
-                    "session_id": event.session_id,
-                    "started_at": self.now,
-                    "settling": after.state is State.SETTLING,
-                    "alone": after.alone,
-                }
-            )
-        elif isinstance(event, GrantAsked):
-            self._grants.append({"task": order.seq, "attempt": after.attempt, "at": self.now})
-        for ending in decision.endings:
-            why = None if ending.error is None else codec.encode_failure(ending.error)
-            self._endings.append(
-                {
-                    "task": order.seq,
-                    "attempt": ending.attempt,
-                    "at": self.now,
-                    "how": ending.end.value,
-                    "why": why,
-                }
-            )
-
-    def _note_debts(self, order: Submission, decision: Decision) -> None:
-        if not decision.debts or not isinstance(order.work, FilePush):
-            return
-        place = order.work.destination
-        for attempt, temp in decision.debts:
-            self._owes = True
-            self._debts.append(
-                {
-                    "id": f"{order.id}-{attempt}",
-                    "target": place.target,
-                    "project": place.project,
-                    "instance": place.instance,
-                    "path": place.path,
-                    "task_id": order.id,
-                    "attempt": attempt,
-                    "temp": temp,
-                    "due_at": self.now,
-                    "asked": 0,
-                }
-            )
-
     def _note_room(self, order: Submission, before: Status, after: Status) -> None:
         if before.session_id and not after.session_id:
-            self.lanes.add(lane_of(order))
+            self.lanes[lane_of(order)] = None
             # Its target may have been full; whether it was is not worth a read.
             self.claimable = True
         if before.state is State.QUEUED and after.state is not State.RUNNING:
-            self.lanes.add(lane_of(order))
+            self._queue_changed(order, before)
         if after.state is State.QUEUED and before.state is not State.QUEUED:
-            self._arrived(order)
+            self._queue_changed(order, after)
         if after.state is State.SETTLING and not after.session_id:
             self.claimable = True
 
-    def _arrived(self, order: Submission) -> None:
-        """It is QUEUED now."""
+    def _queue_changed(self, order: Submission, status: Status) -> None:
+        """It has come into its instance's queue, or left it."""
         lane = lane_of(order)
-        self.lanes.add(lane)
         if not lane:
-            self.claimable = True
-
-    def _ended(self, order: Submission, after: Status) -> None:
-        key = (order.request_id, order.creator)
-        self._requests_ended[key] = self._requests_ended.get(key, 0) + 1
-        if order.payload is not None:
-            self._use_payload(order.payload.id, -1, after.retryable_until or 0.0)
-        if order.destination is not None:
-            self.places.add(place_of(order.destination))
-
-    def _use_payload(self, payload_id: str, more: int, until: float) -> None:
-        use = self._payload_uses.setdefault(payload_id, [0, 0.0])
-        use[0] += more
-        use[1] = max(use[1], until)
+            self.claimable |= status.state is State.QUEUED
+            return
+        takers = self.lanes.setdefault(lane, set())
+        if takers is not None:
+            takers.add(taker_of(order.kind, alone=status.alone))
 
     def _record(self, entry: Entry, holder: tuple[str, int] | None) -> None:
-        status = entry.status
         self._changes.append(TaskChange(entry.task, holder))
-        self._events.append(
-            {"seq": entry.order.seq, "revision": status.revision, "status": codec.encode_status(status)}
-        )
+        self._journal.record(entry.order, entry.status)
 
     # Writing ------------------------------------------------------------------------------------------------------
 
@@ -351,6 +285,11 @@ class UnitOfWork:
         """Change rows of other tables at once; answers how many."""
         self.writes += 1
         return self.link.run(what, **parameters)
+
+    def defer(self, what: Statement, **parameters: Any) -> None:
+        """Insert a row with the next `flush`, together with others of its kind."""
+        self.writes += 1
+        self._deferred.setdefault(what, []).append(parameters)
 
     def move(self, key: Key, by: int) -> None:
         """Move a counter."""
@@ -388,17 +327,10 @@ class UnitOfWork:
         for entry in (*old, *new):
             entry.stored = entry.status.revision
             entry.changed = False
-        for what, rows in (
-            (_INSERT_EVENT, self._events),
-            (_INSERT_ATTEMPT, self._attempts),
-            (_GRANT_ATTEMPT, self._grants),
-            (_END_ATTEMPT, self._endings),
-            (_INSERT_DEBT, self._debts),
-        ):
-            if rows:
-                link.many(what, rows)
-                rows.clear()
-        self._flush_sums()
+        for what, rows in self._deferred.items():
+            link.many(what, rows)
+        self._deferred.clear()
+        self._journal.flush()
 
     def finish(self) -> None:
         """Write the rest, at the end."""
@@ -409,37 +341,23 @@ class UnitOfWork:
 
     def reread(self) -> None:
         """Take over what a statement has changed behind the back of the working set, which is flushed."""
+        if self._cache is not None:
+            self._cache.clear()
         for row in self.link.among(_LOAD, sorted(self._entries)):
             task = task_of(row)
             self._entries[task.order.seq].status = task.status
 
-    def _flush_sums(self) -> None:
-        """Requests and payloads by what the tasks written with them mean for them."""
-        if self._requests_ended:
-            self.link.many(
-                _REQUEST_ENDED,
-                [
-                    {"of_request": request_id, "by": principal, "ended": ended, "at": self.now}
-                    for (request_id, principal), ended in sorted(self._requests_ended.items())
-                ],
-            )
-            self._requests_ended.clear()
-        if self._payload_uses:
-            self.link.many(
-                _PAYLOAD_USE,
-                [
-                    {"of_id": payload_id, "more": more, "until": until}
-                    for payload_id, (more, until) in sorted(self._payload_uses.items())
-                ],
-            )
-            self._payload_uses.clear()
+    def committed(self) -> None:
+        """The transaction is: what it knows of tasks holds for the next one."""
+        if self._cache is not None:
+            self._cache.committed(entry.task for entry in self._entries.values())
 
     def changes(self) -> Changes:
         """What to tell the engine after the commit."""
         return Changes(
             tasks=tuple(self._changes),
             claimable=self.claimable,
-            debts=self._owes,
+            debts=self._journal.owes,
             sessions_ended=tuple(self.sessions_ended),
         )
 

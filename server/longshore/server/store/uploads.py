@@ -27,14 +27,14 @@ from longshore.server.store.requests import (
     check_room,
     check_same,
     drop_request,
-    fill_upload_request,
+    fill_request,
     find_request,
-    record_upload_request,
+    record_request,
     tasks_of_request,
 )
 from longshore.server.store.rows import UPLOAD_COLUMNS, upload_of
 from longshore.server.store.schema import inline_payloads, is_abandoned, is_open, payloads, uploads
-from longshore.server.store.unit import UnitOfWork
+from longshore.server.store.unit import Request, UnitOfWork
 
 _FIND: Final = locking(sa.select(*UPLOAD_COLUMNS).where(uploads.c.id == sa.bindparam("upload_id")))
 _INSERT: Final = statement(
@@ -187,12 +187,11 @@ def _new_upload(unit: UnitOfWork, command: OpenUpload) -> Callable[[], Upload]:
         connection=1 if command.connect else 0,
         touched_at=unit.now,
     )
-    record_upload_request(
+    record_request(
         unit,
         principal=command.principal,
         request_id=command.request_id,
-        fingerprint=command.fingerprint,
-        upload_id=upload.id,
+        request=Request(command.fingerprint, upload.id),
     )
     unit.write(
         _INSERT,
@@ -279,7 +278,7 @@ def finish_upload(unit: UnitOfWork, command: FinishUpload) -> Callable[[], Uploa
     _count_open(unit, upload, queue, promised, -1)
     unit.move(SPOOL, payload.size - upload.reserved)
     made = make_tasks(unit, command.plans, creator=upload.principal, request_id=upload.request_id, payload=payload)
-    fill_upload_request(unit, principal=upload.principal, request_id=upload.request_id, made=made)
+    fill_request(unit, principal=upload.principal, request_id=upload.request_id, made=made)
     complete = replace(
         upload,
         state=UploadState.COMPLETE,

@@ -74,7 +74,8 @@ class _Waiting:
 class Writer:
     """Owns the writing connection. `submit` belongs to the loop's thread, `_work` and what it calls to the writer's.
 
-    `make_unit` begins the working set of a transaction; `deliver` is called on the loop with what each commit changed.
+    `make_unit` begins the working set of a transaction, `forget` drops what is remembered between them; `deliver` is
+    called on the loop with what each commit changed.
     """
 
     def __init__(
@@ -83,11 +84,13 @@ class Writer:
         connect: Callable[[], Link],
         make_unit: Callable[[Link], UnitOfWork],
         clock: Clock,
+        forget: Callable[[], None],
         deliver: Callable[[Changes], None],
     ) -> None:
         self._connect = connect
         self._make_unit = make_unit
         self._clock = clock
+        self._forget = forget
         self._deliver = deliver
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._work, name="longshore-writer", daemon=True)
@@ -205,6 +208,7 @@ class Writer:
             raise
         finally:
             self._busy_since = None
+        unit.committed()
         now = self._clock.ticks()
         if self._writable_since is None or now - began > STALL:
             self._writable_since = now
@@ -241,7 +245,8 @@ class Writer:
         return self._link
 
     def _undo(self, link: Link, error: BaseException) -> None:
-        """Roll back. A connection that met trouble is not trusted any more."""
+        """Roll back. A connection that met trouble is not trusted any more, and neither is what is remembered."""
+        self._forget()
         try:
             link.rollback()
         except Exception:  # noqa: BLE001  the connection is dropped below, which rolls back too
