@@ -43,6 +43,7 @@ class Debts:
         self._ask_again = ask_again
         self._asked: dict[str, _Asked] = {}
         self._paid: set[str] = set()
+        self._turn = 0
         self._bell = asyncio.Event()
         self._unsubscribe = store.subscribe(self._on_commit)
         fleet.on_change(self._bell.set)
@@ -103,8 +104,9 @@ class Debts:
         serving = self._fleet.serving(debt.destination.target)
         if debt.id in self._asked or not serving:
             return
-        # Debts are spread over the workers by their ids: what one cannot reach, another gets when the list has changed.
-        connection = serving[hash(debt.id) % len(serving)]
+        # Another one each time: what one cannot reach, perhaps the next one can.
+        self._turn += 1
+        connection = serving[self._turn % len(serving)]
         temps = (debt.temp,) if debt.temp else temps_of(debt.destination.path, debt.task_id, debt.attempt)
         connection.outbox.debt(DebtOrder(debt.id, debt.destination, temps))
         self._asked[debt.id] = _Asked(connection, self._clock.ticks() + self._ask_again)
