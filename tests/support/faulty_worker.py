@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,11 @@ def accident(point: str) -> None:
         return
     if WHAT == "stop":
         os.kill(os.getpid(), signal.SIGSTOP)
+        # Another thread may take the signal, and this one run on for a moment: let that moment pass here.
+        time.sleep(0.2)
     elif WHAT == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(60)
 
 
 def break_delivery(delivery: Any) -> None:
