@@ -42,3 +42,12 @@ def test_the_state_table_and_its_page_name_the_same_states() -> None:
     assert {state.name for state in State} == set(_rows("states.md"))
     for failure in (states.CRASHED_TOO_OFTEN, states.UNKNOWN_OUTCOME):
         assert failure.reason in page
+
+
+def test_the_readme_names_tests_that_are_there() -> None:
+    tests = DOCS.parent / "tests"
+    named = re.findall(
+        r"`((?:unit|conformance|integration|faults|cli)/[\w.]*)`", (DOCS.parent / "README.md").read_text()
+    )
+    assert named
+    assert [name for name in named if not (tests / name).exists()] == []
