@@ -38,13 +38,15 @@ class Display:
         )
 
     def __enter__(self) -> Self:
-        self._bars.start()
+        if self._live:
+            self._bars.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._bars.stop()
+        if self._live:
+            self._bars.stop()
 
     @contextmanager
     def aside(self) -> Iterator[None]:

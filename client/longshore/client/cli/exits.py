@@ -64,7 +64,7 @@ _BY_STATE: Final[Mapping[int, ExitCode]] = {
 }
 _WORST_FIRST: Final = (ExitCode.FAILED, ExitCode.EXPIRED, ExitCode.CANCELLED, ExitCode.OK)
 
-_CAUSE: Final = re.compile(r"(?:remote host|error): (?:connect: )?([A-Z][A-Za-z ]+)(?: \(\d+\))?$")
+_CAUSE: Final = re.compile(r": ([A-Z][A-Za-z ]+)(?: \(\d+\))?$")
 
 
 def code_for(error: errors.LongshoreError) -> ExitCode:
