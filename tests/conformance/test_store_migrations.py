@@ -22,7 +22,12 @@ def described(path: Path) -> list[tuple[str, str]]:
             "SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL AND tbl_name <> ?", ("alembic_version",)
         ).fetchall()
     connection.close()
-    return sorted((name, " ".join(sql.split())) for name, sql in rows)
+    return sorted((name, normal(sql)) for name, sql in rows)
+
+
+def normal(sql: str) -> str:
+    """A statement without its line breaks and the order of its parts."""
+    return " ".join(sorted(line.strip().removesuffix(",") for line in sql.splitlines()))
 
 
 def test_the_migrations_make_the_schema(tmp_path: Path) -> None:
