@@ -211,6 +211,15 @@ async def test_reaping_is_limited(fleet: Fleet) -> None:
     assert await fleet.run(ReapSessions(limit=2)) == ("s2",)
 
 
+async def test_reaping_that_had_to_wait_takes_nobody_who_was_alive_when_it_was_asked_for(fleet: Fleet) -> None:
+    await fleet.session()
+    fleet.clock.advance(LEASE - 1)
+    asked_at = fleet.clock.ticks()
+    fleet.clock.advance(10)  # the commit before it hangs, and renewals wait too
+    assert await fleet.run(ReapSessions(before=asked_at)) == ()
+    assert await fleet.run(ReapSessions(before=fleet.clock.ticks())) == ("session-1",)
+
+
 async def test_renewals_go_before_reaping_in_a_group(fleet: Fleet) -> None:
     await fleet.session()
     fleet.clock.advance(LEASE + 1)

@@ -20,7 +20,7 @@ from longshore.server.store.counters import TARGET_RUNNING
 from longshore.server.store.fleet import session_at
 from longshore.server.store.link import locking, statement
 from longshore.server.store.promote import room_in, trim_lanes
-from longshore.server.store.rows import lane_of, taker_of
+from longshore.server.store.rows import taker_of
 from longshore.server.store.schema import is_ready, is_unsettled, tasks
 from longshore.server.store.unit import Entry, UnitOfWork
 
@@ -86,7 +86,7 @@ class _Round:
         self._run_alone()
         self._run_rest()
         self._unit.flush()
-        trim_lanes(self._unit, sorted({lane_of(entry.order) for _, entry in self._taken}))
+        trim_lanes(self._unit, sorted({entry.lane for _, entry in self._taken}))
         return self._taken, tuple(sorted(self._solo_waiting))
 
     def _taker(self, offer: Offer) -> _Taker | None:
@@ -171,9 +171,8 @@ class _Round:
 
     def _has_room(self, entry: Entry) -> bool:
         """Its target and its instance may run one more. The claims of this round count already."""
-        order = entry.order
-        lane = lane_of(order)
-        return self._room_on(order.target) > 0 and (not lane or room_in(self._unit, lane) > 0)
+        lane = entry.lane
+        return self._room_on(entry.order.target) > 0 and (not lane or room_in(self._unit, lane) > 0)
 
     def _roomiest(self, takers: list[_Taker]) -> _Taker | None:
         """Work is spread: the one with the most room next."""

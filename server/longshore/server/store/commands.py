@@ -391,10 +391,12 @@ class Tick(Command[Ticked]):
 class ReapSessions(Command[tuple[str, ...]]):
     """End sessions whose lease is over; their attempts are lost. Answers with their ids.
 
-    The caller runs it only when the store has been writable for a full lease.
+    The caller runs it only when the store has been writable for a full lease, and says with `before` (ticks) when it
+    saw that: what ended later is left for the next time. None: whatever has ended when the command is carried out.
     """
 
     limit: int = 50
+    before: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,7 +15,6 @@ from longshore.server.model.task import Status, Submission
 from longshore.server.model.values import State
 from longshore.server.store.errors import BatchConflict
 from longshore.server.store.link import Link, Statement, statement
-from longshore.server.store.rows import lane_of
 from longshore.server.store.schema import counters
 
 Key = tuple[str, str]
@@ -43,8 +42,8 @@ UPLOADS_OF: Final = "uploads_of"
 """Open uploads of a principal."""
 
 
-def task_counts(order: Submission, status: Status) -> tuple[Key, ...]:
-    """The counters that this task adds one to."""
+def task_counts(order: Submission, status: Status, lane: str) -> tuple[Key, ...]:
+    """The counters that this task adds one to. `lane` as `rows.lane_of` has it."""
     state = status.state
     if state.terminal:
         return ()
@@ -54,7 +53,6 @@ def task_counts(order: Submission, status: Status) -> tuple[Key, ...]:
         keys.append((TARGET_QUEUED, order.target))
     elif status.session_id:
         keys.append((TARGET_RUNNING, order.target))
-        lane = lane_of(order)
         if lane:
             keys.append((LANE_RUNNING, lane))
     return tuple(keys)

@@ -281,7 +281,7 @@ def file_reports(unit: UnitOfWork, command: FileReports) -> Callable[[], tuple[b
     counted = []
     for task_id, report in command.reports:
         entry = unit.entry(task_id)
-        mine = replace(report, session_id=command.session_id)
+        mine = report if report.session_id == command.session_id else replace(report, session_id=command.session_id)
         counted.append(entry is not None and unit.apply(entry, mine).verdict is not Verdict.STALE)
     answers = tuple(counted)
     return lambda: answers

@@ -9,7 +9,10 @@ from __future__ import annotations
 from typing import Final
 
 _ALPHABET: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
-_VALUES: Final = {character: value for value, character in enumerate(_ALPHABET)}
+_AS_PYTHON_HAS_IT: Final = str.maketrans(
+    _ALPHABET + "ILOUabcdefghijklmnopqrstuvwxyz", "0123456789abcdefghijklmnopqrstuv" + "_" * 30
+)
+"""To the digits that `int` reads in base 32. What is no digit of ours becomes an underscore, which is refused below."""
 _LENGTH: Final = 26
 _RANDOM_BITS: Final = 80
 _SEQ_LENGTH: Final = _LENGTH - _RANDOM_BITS // 5
@@ -25,10 +28,8 @@ def seq_of(task_id: str) -> int | None:
     """The `seq` inside an id; None where it is no id. The rest of it must still be compared."""
     if len(task_id) != _LENGTH:
         return None
-    seq = 0
-    for character in task_id[:_SEQ_LENGTH]:
-        value = _VALUES.get(character)
-        if value is None:
-            return None
-        seq = seq << 5 | value
-    return seq
+    try:
+        digits = task_id[:_SEQ_LENGTH].translate(_AS_PYTHON_HAS_IT)
+        return None if "_" in digits else int(digits, 32)
+    except ValueError:
+        return None

@@ -170,7 +170,8 @@ def tick(unit: UnitOfWork, command: Tick) -> Callable[[], Ticked]:
 
 def reap_sessions(unit: UnitOfWork, command: ReapSessions) -> Callable[[], tuple[str, ...]]:
     """See ReapSessions."""
-    over = tuple(row[0] for row in unit.link.rows(_LEASES_OVER, ticks=unit.ticks, most=command.limit))
+    ticks = unit.ticks if command.before is None else min(unit.ticks, command.before)
+    over = tuple(row[0] for row in unit.link.rows(_LEASES_OVER, ticks=ticks, most=command.limit))
     for session_id in over:
         end_session(unit, session_id, crash=True)
     return lambda: over

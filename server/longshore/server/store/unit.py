@@ -96,10 +96,11 @@ class Request:
 class Entry:
     """A task in the working set. `stored` is the revision in the database; None: not there yet."""
 
-    __slots__ = ("changed", "order", "status", "stored")
+    __slots__ = ("changed", "lane", "order", "status", "stored")
 
     def __init__(self, order: Submission, status: Status, stored: int | None) -> None:
         self.order = order
+        self.lane = lane_of(order)
         self.status = status
         self.stored = stored
         self.changed = stored is None
@@ -225,8 +226,8 @@ class UnitOfWork:
         if order.destination is not None:
             self._occupied[place_of(order.destination)] = True
         if status.state is State.QUEUED:
-            self._queue_changed(order, status)
-        self.ledger.exchange((), task_counts(order, status))
+            self._queue_changed(entry, status)
+        self.ledger.exchange((), task_counts(order, status, entry.lane))
         self._journal.made(order)
         self._record(entry, None)
         return entry
@@ -243,8 +244,8 @@ class UnitOfWork:
         entry.status = after
         entry.changed = True
         self._journal.decided(order, event, decision)
-        self.ledger.exchange(task_counts(order, before), task_counts(order, after))
-        self._note_room(order, before, after)
+        self.ledger.exchange(task_counts(order, before, entry.lane), task_counts(order, after, entry.lane))
+        self._note_room(entry, before, after)
         if after.state.terminal and not before.state.terminal:
             self._journal.ended(order, after)
             if order.destination is not None:
@@ -253,27 +254,26 @@ class UnitOfWork:
             self._record(entry, (before.session_id, before.attempt) if before.session_id else None)
         return decision
 
-    def _note_room(self, order: Submission, before: Status, after: Status) -> None:
+    def _note_room(self, entry: Entry, before: Status, after: Status) -> None:
         if before.session_id and not after.session_id:
-            self.lanes[lane_of(order)] = None
+            self.lanes[entry.lane] = None
             # Its target may have been full; whether it was is not worth a read.
             self.claimable = True
         if before.state is State.QUEUED and after.state is not State.RUNNING:
-            self._queue_changed(order, before)
+            self._queue_changed(entry, before)
         if after.state is State.QUEUED and before.state is not State.QUEUED:
-            self._queue_changed(order, after)
+            self._queue_changed(entry, after)
         if after.state is State.SETTLING and not after.session_id:
             self.claimable = True
 
-    def _queue_changed(self, order: Submission, status: Status) -> None:
+    def _queue_changed(self, entry: Entry, status: Status) -> None:
         """It has come into its instance's queue, or left it."""
-        lane = lane_of(order)
-        if not lane:
-            self.claimable |= status.state is State.QUEUED
+        if not entry.lane:
+            self.claimable = True
             return
-        takers = self.lanes.setdefault(lane, set())
+        takers = self.lanes.setdefault(entry.lane, set())
         if takers is not None:
-            takers.add(taker_of(order.kind, alone=status.alone))
+            takers.add(taker_of(entry.order.kind, alone=status.alone))
 
     def _record(self, entry: Entry, holder: tuple[str, int] | None) -> None:
         self._changes.append(TaskChange(entry.task, holder))
@@ -368,5 +368,5 @@ class UnitOfWork:
         paused = queued and entry.order.queue in self.paused
         values["taker"] = taker_of(entry.order.kind, alone=entry.status.alone)
         values["paused"] = paused
-        values["ready"] = queued and not paused and not lane_of(entry.order)
+        values["ready"] = queued and not paused and not entry.lane
         return values

@@ -1,0 +1,88 @@
+"""What a command costs does not grow with what is stored: hot statements find their rows through an index, in order."""
+
+from __future__ import annotations
+
+import pytest
+
+from longshore.server.store import claims, fleet, janitor, promote, queries, requests, tasks, unit, uploads
+from longshore.server.store.link import Link, Statement
+from longshore.server.store.sqlite import SQLiteDialect
+from tests.conformance.conftest import OpenStore
+from tests.support.store import Fleet, ManualClock, plan, push
+
+HOT: dict[str, tuple[Statement, str]] = {
+    "claim": (claims._READY, "tasks_ready"),
+    "claim of settling ones": (claims._UNSETTLED, "tasks_unsettled"),
+    "what a session holds": (claims._HELD, "tasks_session"),
+    "head of a destination": (promote._FIRST, "tasks_order"),
+    "best of a lane": (promote._BEST, "tasks_lane"),
+    "takers of a lane": (promote._NEXT_TAKER, "tasks_lane"),
+    "ready of a lane": (promote._READY, "tasks_lane_ready"),
+    "live at a destination": (unit._OCCUPIED, "tasks_"),
+    "superseded": (tasks._DELIVERED_SINCE, "tasks_delivered"),
+    "use of a payload": (tasks._USES_PAYLOAD, "orders_payload"),
+    "parked": (fleet._PARKED, "tasks_parked"),
+    "bound target": (fleet._RAN_THERE, "tasks_target"),
+    "due": (janitor._DUE, "tasks_due"),
+    "expired": (janitor._EXPIRED, "tasks_expiry"),
+    "over the deadline": (janitor._OVERDUE, "tasks_deadline"),
+    "settling and due": (janitor._SETTLE_DUE, "tasks_unsettled"),
+    "next due": (janitor._NEXT_DUE, "tasks_due"),
+    "next expiry": (janitor._NEXT_EXPIRY, "tasks_expiry"),
+    "next deadline": (janitor._NEXT_DEADLINE, "tasks_deadline"),
+    "leases over": (janitor._LEASES_OVER, "sessions_lease"),
+    "payloads not needed": (janitor._UNNEEDED, "payloads_idle"),
+    "payloads to remove": (janitor._DOOMED, "payloads_doomed"),
+    "requests over": (janitor._OVER, "requests_ended"),
+    "idle uploads": (uploads._IDLE, "uploads_idle"),
+    "abandoned uploads": (uploads._ABANDONED, "uploads_abandoned"),
+    "payload": (requests._PAYLOAD, "sqlite_autoindex_payloads"),
+    "oldest of a queue": (queries._OLDEST_QUEUED, "tasks_queue"),
+    "tasks of a payload": (queries._TASKS_OF_PAYLOAD, "orders_payload"),
+    "history": (queries._HISTORY, "PRIMARY KEY"),
+    "attempts": (queries._ATTEMPTS, "PRIMARY KEY"),
+}
+FEW = {"tasks of a payload"}
+"""As many rows as one request makes tasks: they may be sorted."""
+
+
+@pytest.mark.parametrize("name", list(HOT))
+async def test_hot_statements_use_their_index(name: str, open_store: OpenStore, clock: ManualClock) -> None:
+    async with open_store(clock) as store:
+        link = Link(SQLiteDialect(store.path))
+        what, index = HOT[name]
+        sql, constants = what.sql(link.dialect)
+        names = [word.strip("(),") for word in sql.replace("(", " (").split() if word.strip("(),").startswith(":")]
+        parameters = {word[1:]: 1 for word in names} | dict(constants)
+        link._cursor.execute(f"EXPLAIN QUERY PLAN {sql}", parameters)
+        steps = [row[-1] for row in link._cursor.fetchall()]
+        link.close()
+    assert any(index in step for step in steps), steps
+    for step in steps:
+        assert not step.startswith("SCAN") or "INDEX" in step, steps
+        # "RIGHT PART": ties only.
+        assert name in FEW or "TEMP B-TREE" not in step or "RIGHT PART" in step, steps
+
+
+async def test_a_claim_reads_no_more_when_more_is_queued(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counted in steps of SQLite's virtual machine, which no load on this machine disturbs."""
+    await fleet.session(lease=1e9)
+    costs = []
+    for many in (20, 2_000):
+        await fleet.submit(*(plan(push(f"/{many}/{number}", f"i{number % 7}")) for number in range(many)))
+        link = fleet.store._writer._link
+        assert link is not None
+        counted = 0
+
+        def count() -> int:
+            nonlocal counted
+            counted += 1
+            return 0
+
+        connection = link._connection.dbapi_connection
+        connection.set_progress_handler(count, 1)  # type: ignore[union-attr]  # SQLite's own
+        (task,) = await fleet.claim()
+        connection.set_progress_handler(None, 0)  # type: ignore[union-attr]  # SQLite's own
+        costs.append(counted)
+        await fleet.deliver(task)
+    assert costs[1] <= 1.2 * costs[0], costs
