@@ -61,8 +61,10 @@ class Janitor:
         self._settings = settings
         self._time_bell = asyncio.Event()
         self._tidy_bell = asyncio.Event()
-        self._next_at: float | None = None
+        # What came due before the start is due now.
+        self._next_at: float | None = clock.now()
         self._next_ticks: float | None = None
+        self._looked_at = self._awake_since = clock.ticks()
         store.subscribe(self._on_commit)
 
     async def prepare(self) -> None:
@@ -119,7 +121,11 @@ class Janitor:
             return  # only the alarm was set anew
         # Forgotten before the command and merged after it: commits that land meanwhile set alarms of their own.
         self._next_at = self._next_ticks = None
-        ticked = await self._store.run(Tick())
+        try:
+            ticked = await self._store.run(Tick())
+        except LongshoreError:
+            self._next_at = self._clock.now()  # the alarm still rings: nothing of what it was for is done
+            raise
         self._next_at = _earlier(self._next_at, ticked.next_at)
         self._next_ticks = _earlier(self._next_ticks, ticked.next_ticks)
         if ticked.more:
@@ -148,11 +154,17 @@ class Janitor:
     async def _reap(self) -> None:
         lease = self._settings.lease
         await asyncio.sleep(lease / 6)
+        now = self._clock.ticks()
+        if now - self._looked_at > lease / 2:
+            # This process was stopped, or the machine slept: what workers said meanwhile is still unread.
+            self._awake_since = now
+        self._looked_at = now
         since = self._store.writable_since
         # A fleet that could not renew because the database was away is not a lost fleet.
-        if since is None or self._clock.ticks() - since < lease:
+        if since is None or now - max(since, self._awake_since) < lease:
             return
-        for session_id in await self._store.run(ReapSessions()):
+        # As of now: should the command wait behind a commit that hangs, the renewals in that commit are not too old.
+        for session_id in await self._store.run(ReapSessions(before=now)):
             _log.warning("session_lost", session_id=session_id)
 
     async def _tidy(self) -> None:

@@ -70,9 +70,10 @@ class LeaseKeeper:
         now = self._clock.ticks()
         late = now - self._swept_at > self._lease / 2
         self._swept_at = now
-        if late:
-            return  # this process was stopped or the machine asleep: what workers said may still be unread
         for connection in self._connections():
-            if now - connection.heard_at > self._lease:
+            if late:
+                # This process was stopped or the machine asleep: what workers said may still be unread, or unsaid.
+                connection.heard_at = now
+            elif now - connection.heard_at > self._lease:
                 _log.warning("session_silent", session_id=connection.id, worker=connection.session.worker)
                 connection.end(LeaseLost("Nothing was heard for a whole lease; connect again."))
