@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import stat
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -14,13 +13,14 @@ from pathlib import Path
 from typing import Final
 
 import grpc.aio
+import sqlalchemy as sa
 import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from longshore.server import version
 from longshore.server.child import WorkerChild
-from longshore.server.datadir import DataDir
+from longshore.server.datadir import DataDir, DataDirError
 from longshore.server.edge.admin_service import AdminEngine, AdminService
 from longshore.server.edge.auth import TokenInterceptor
 from longshore.server.edge.task_service import TaskEngine, TaskService
@@ -33,10 +33,12 @@ from longshore.server.engine.submissions import Defaults
 from longshore.server.engine.uploads import UploadLimits, Uploads
 from longshore.server.engine.watch import WatchHub
 from longshore.server.journal import Journal
+from longshore.server.listen import bind
 from longshore.server.model.clock import SystemClock
+from longshore.server.model.errors import LongshoreError
 from longshore.server.model.states import Policy
 from longshore.server.model.values import State
-from longshore.server.settings import MIB, Settings, SettingsError, check_listen, spool_path, sqlite_path
+from longshore.server.settings import MIB, Settings, check_listen, spool_path, sqlite_path
 from longshore.server.spool.directory import DirectorySpool
 from longshore.server.store.commands import Bounds
 from longshore.server.store.limits import LaneLimits
@@ -80,30 +82,48 @@ class Running:
 
     address: str
     data_dir: Path
+    engine: asyncio.Task[None]
+    """The loops behind the services. They end with a defect only, and then there is nothing left to serve."""
 
 
 @asynccontextmanager
 async def serving(settings: Settings, data: DataDir) -> AsyncIterator[Running]:
-    """Serve until the block is left, then drain (P13). Raises SettingsError, DataDirError, SchemaMismatch, OSError."""
+    """Serve until the block is left, then drain (P13).
+
+    Raises SettingsError, DataDirError, SchemaMismatch, and LongshoreError where another start may go better.
+    """
     listen = check_listen(settings.listen)
     clock = SystemClock()
     limits, times = settings.limits, settings.times
+    database, folder = sqlite_path(settings.database, data.database), spool_path(settings.spool, data.spool)
+    data.claim_database(database)
+    data.claim_spool(folder)
     store = SQLiteStore(
-        path=sqlite_path(settings.database, data.database),
+        path=database,
         clock=clock,
         policy=Policy(cancel_grace=times.cancel_grace, retention=times.retention),
         limits=LaneLimits(instance=limits.instance_tasks, target=limits.target_tasks),
     )
-    spool = DirectorySpool(root=spool_path(settings.spool, data.spool), reserve=limits.disk_reserve)
+    spool = DirectorySpool(root=folder, reserve=limits.disk_reserve)
     async with contextlib.AsyncExitStack() as stack:
-        await store.open()
-        stack.push_async_callback(store.close)
-        await spool.open()
-        stack.push_async_callback(spool.close)
-        server = _Server(settings, data, store, spool, clock)
-        address = await server.start(listen)
         try:
-            yield Running(address, data.path)
+            await store.open()
+        except sa.exc.DBAPIError as error:
+            raise DataDirError(f"--database: {database} cannot be used: {error.orig}.") from error
+        stack.push_async_callback(store.close)
+        stack.push_async_callback(spool.close)
+        try:
+            await spool.open()
+        except LongshoreError as error:
+            raise DataDirError(f"--spool: {folder} cannot be used: {error.message}") from error
+        server = _Server(settings, data, store, spool, clock)
+        try:
+            address = await server.start(listen)
+        except BaseException:
+            await server.abandon()
+            raise
+        try:
+            yield Running(address, data.path, server.engine)
         finally:
             await server.stop()
 
@@ -170,12 +190,18 @@ class _Server:
         )
         self._health = health.aio.HealthServicer()
         self._grpc: grpc.aio.Server | None = None
-        self._loops: asyncio.TaskGroup | None = None
         self._background: asyncio.Task[None] | None = None
         self._child: WorkerChild | None = None
 
+    @property
+    def engine(self) -> asyncio.Task[None]:
+        assert self._background is not None, "not started"
+        return self._background
+
     async def start(self, listen: str) -> str:
-        """Prepare, begin the loops, then open the door; answers with the address for clients."""
+        """Prepare, begin the loops, then open the door; answers with the address for clients.
+
+        After an error, `abandon`."""
         await self._janitor.prepare()
         server = grpc.aio.server(
             interceptors=[TokenInterceptor(token=self._data.token())], options=list(CHANNEL_OPTIONS)
@@ -185,12 +211,10 @@ class _Server:
         admin_service_pb2_grpc.add_AdminServiceServicer_to_server(self._admin_service, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable_server_reflection((*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-        address = _bind(server, listen)
         self._grpc = server
+        address = bind(server, listen)
         self._background = asyncio.create_task(self._run_loops(), name="engine")
         await server.start()
-        if listen.startswith("unix:"):
-            _private(Path(listen.removeprefix("unix:")))
         for name in ("", *_SERVICES):
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
         if self._settings.worker:
@@ -212,12 +236,16 @@ class _Server:
         arguments = ["--server", address, "--concurrency", str(self._settings.worker_concurrency)]
         for target in targets:
             arguments += ["--target", target]
-        arguments += ["--data-dir", str(self._data.path), "--parent-pid", str(os.getpid())]
-        return WorkerChild(
-            arguments=arguments,
-            environment={"LONGSHORE_TOKEN_FILE": str(self._data.token_file)},
-            clock=self._clock,
-        )
+        # Said here, because the environment may hold other values for workers of other servers.
+        arguments += ["--data-dir", str(self._data.path), "--token-file", str(self._data.token_file)]
+        arguments += ["--log-format", self._settings.log_format, "--log-level", self._settings.log_level]
+        return WorkerChild(arguments=[*arguments, "--parent-pid", str(os.getpid())], clock=self._clock)
+
+    async def abandon(self) -> None:
+        """The start failed: let go of what it took."""
+        if self._grpc is not None:
+            await self._grpc.stop(grace=None)
+        await self._end_loops()
 
     async def stop(self) -> None:
         """Leave politely: no new work, uploads get the grace, watches and sessions are sent elsewhere."""
@@ -235,32 +263,14 @@ class _Server:
         await self._sessions.drain()
         if self._grpc is not None:
             await self._grpc.stop(grace=1.0)
-        if self._background is not None:
-            self._background.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._background
+        await self._end_loops()
         self._watches.close()
         _log.info("stopped")
 
-
-def _private(socket: Path) -> None:
-    """The socket is for this user only; the token is the second lock."""
-    socket.chmod(stat.S_IRUSR | stat.S_IWUSR)
-
-
-def _bind(server: grpc.aio.Server, listen: str) -> str:
-    """Open the port; answers with the address that it got (a port 0 is filled in). Raises SettingsError."""
-    if listen.startswith("unix:"):
-        path = Path(listen.removeprefix("unix:"))
-        path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        port = server.add_insecure_port(listen)
-    except RuntimeError:
-        raise SettingsError(
-            f"--listen {listen}: the address cannot be bound. Is another server on it? `longshore stats` would tell; "
-            "or give another address."
-        ) from None
-    if listen.startswith("unix:"):
-        return listen
-    host = listen.rpartition(":")[0]
-    return f"{host}:{port}"
+    async def _end_loops(self) -> None:
+        if self._background is None:
+            return
+        self._background.cancel()
+        await asyncio.wait({self._background})
+        if not self._background.cancelled() and (defect := self._background.exception()) is not None:
+            _log.error("engine_failed", exc_info=defect)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
+import contextlib
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -23,32 +23,40 @@ _STABLE: Final = 60.0
 class WorkerChild:
     """Keeps one worker process running. Ended by `stop`, or by itself when this process is gone."""
 
-    def __init__(self, *, arguments: Sequence[str], environment: dict[str, str], clock: Clock) -> None:
+    def __init__(self, *, arguments: Sequence[str], clock: Clock) -> None:
         self._arguments = arguments
-        self._environment = environment
         self._clock = clock
         self._process: subprocess.Popen[bytes] | None = None
-        self.stopping = False
-        """`stop` was called."""
+        self._stopping = asyncio.Event()
 
     async def run(self) -> None:
         """Start it, and start it again whenever it ends. Cancelling this does not end the child: `stop` does."""
         failures = 0
-        while not self.stopping:
+        while not self._stopping.is_set():
             started = self._clock.ticks()
-            self._process = process = _spawn(self._arguments, os.environ | self._environment)
-            _log.info("worker_started", pid=process.pid)
-            code = await asyncio.to_thread(process.wait)
-            if self.stopping:
+            code = await self._live()
+            if self._stopping.is_set():
                 return
             failures = 0 if self._clock.ticks() - started > _STABLE else failures + 1
             pause = min(_BACK_OFF_MOST, 0.5 * 2.0 ** min(failures, 10))
             _log.warning("worker_ended", code=code, restart_in=pause)
-            await asyncio.sleep(pause)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._stopping.wait()
+
+    async def _live(self) -> int | None:
+        """Start one and wait for its end; its exit code, None if it could not even be started."""
+        try:
+            self._process = process = _spawn(self._arguments)
+        except OSError as error:
+            _log.error("worker_not_started", error=str(error))
+            return None
+        _log.info("worker_started", pid=process.pid)
+        return await asyncio.to_thread(process.wait)
 
     async def stop(self, grace: float) -> None:
         """SIGTERM, and after `grace` seconds SIGKILL."""
-        self.stopping = True
+        self._stopping.set()
         process = self._process
         if process is None or process.poll() is not None:
             return
@@ -59,8 +67,8 @@ class WorkerChild:
             process.kill()
 
 
-def _spawn(arguments: Sequence[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
+def _spawn(arguments: Sequence[str]) -> subprocess.Popen[bytes]:
     """By subprocess, which uses vfork: an event loop's own spawning may fork, and gRPC's threads do not survive
     that."""
     command = [sys.executable, "-m", "longshore.worker.main", *arguments]
-    return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL)
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import secrets
+import stat
 from pathlib import Path
 from typing import Final, Self
 
 _TOKEN_BYTES: Final = 32
+_TOKEN: Final = re.compile(r"[\x21-\x7e]{16,4096}")
+"""What travels in a header and cannot be guessed in an afternoon."""
 
 
 class DataDirError(Exception):
@@ -18,9 +22,9 @@ class DataDirError(Exception):
 class DataDirInUse(DataDirError):
     """Another server has it. `pid` is that server's, or None where it left none."""
 
-    def __init__(self, path: Path, pid: int | None) -> None:
+    def __init__(self, path: Path, pid: int | None, *, option: str = "--data-dir") -> None:
         who = f"longshored with pid {pid}" if pid is not None else "another longshored"
-        super().__init__(f"{path} is in use by {who}. Stop that one, or give this one its own --data-dir.")
+        super().__init__(f"{path} is in use by {who}. Stop that one, or give this one its own {option}.")
         self.pid = pid
 
 
@@ -33,6 +37,7 @@ class DataDir:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lock: int | None = None
+        self._claims: list[int] = []
 
     @property
     def database(self) -> Path:
@@ -72,15 +77,47 @@ class DataDir:
         return self
 
     def __exit__(self, *_exc: object) -> None:
+        while self._claims:
+            os.close(self._claims.pop())
         if self._lock is not None:
             os.ftruncate(self._lock, 0)
             os.close(self._lock)
             self._lock = None
 
+    def claim_database(self, path: Path) -> None:
+        """Keep other servers off the database, from whatever data directory they come; an absent one is made, for
+        this user only.
+
+        The lock is on the file itself, and SQLite's own locks are of another sort. Call it before SQLite opens the
+        file: closing a descriptor lets go of all locks of that other sort. Raises DataDirError.
+        """
+        self._claim(path, "--database", os.O_RDWR | os.O_CREAT)
+
+    def claim_spool(self, folder: Path) -> None:
+        """The same for the spool: a server sweeps what its database does not know. Raises DataDirError."""
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise _unusable(folder, "--spool", error) from error
+        self._claim(folder, "--spool", os.O_RDONLY | os.O_DIRECTORY)
+
+    def _claim(self, path: Path, option: str, flags: int) -> None:
+        try:
+            claim = os.open(path, flags | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise _unusable(path, option, error) from error
+        try:
+            fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(claim)
+            raise DataDirInUse(path, None, option=option) from None
+        self._claims.append(claim)
+
     def token(self) -> str:
         """The token, made at the first start (mode 0600) and kept from then on. Delete the file to have a new one
-        made."""
+        made. Raises DataDirError, also for one that everybody on the machine may read."""
         try:
+            mode = self.token_file.stat().st_mode
             token = self.token_file.read_text("ascii").strip()
         except FileNotFoundError:
             return self._new_token()
@@ -90,6 +127,17 @@ class DataDir:
             ) from error
         if not token:
             raise DataDirError(f"{self.token_file} is empty. Delete it to have a new one made.")
+        if not _TOKEN.fullmatch(token):
+            raise DataDirError(
+                f"{self.token_file} holds no token: 16 or more printable characters without spaces are wanted. Delete "
+                "it to have a new one made."
+            )
+        # A group may be let in on purpose: that of the workers, say.
+        if mode & stat.S_IRWXO:
+            raise DataDirError(
+                f"{self.token_file} has mode {stat.S_IMODE(mode):04o}: every user of this machine may get at it. "
+                "`chmod 600` it if nobody has, or delete it to have a new one made."
+            )
         return token
 
     def _new_token(self) -> str:
@@ -105,3 +153,7 @@ class DataDir:
             os.close(handle)
         fresh.rename(self.token_file)
         return token
+
+
+def _unusable(path: Path, option: str, error: OSError) -> DataDirError:
+    return DataDirError(f"{option}: {path} cannot be used: {error.strerror}.")

@@ -16,16 +16,21 @@ import typer
 from longshore.server import logs, tuning, version
 from longshore.server.app import serving
 from longshore.server.datadir import DataDir, DataDirError
+from longshore.server.model.errors import LongshoreError
+from longshore.server.openfiles import raise_limit
 from longshore.server.options import parse_duration, parse_size
 from longshore.server.settings import DEFAULT_LISTEN, Limits, Settings, SettingsError, Times
 from longshore.server.store.errors import SchemaMismatch
 
 EXIT_REFUSED: Final = 2
 """The server did not start: a setting, the data directory or its schema."""
+EXIT_FAILED: Final = 1
+"""The server could not go on, or could not start now: starting it again may help."""
 
 _SAME_SIGNAL: Final = 1.0
 """Seconds within which a second signal is the first one's echo: some supervisors signal a process and its group."""
 _LIMITS: Final = Limits()
+_NOT_IN_FILE: Final = frozenset({"config", "show_version", "help"})
 
 _log = structlog.get_logger("longshore.server")
 _app = typer.Typer(
@@ -45,19 +50,40 @@ def default_data_dir() -> Path:
 
 def _load_config(context: typer.Context, path: Path | None) -> Path | None:
     """The TOML file's keys are the long options without dashes in front, with `-` or `_`."""
-    if path is None:
-        return None
+    if path is None or context.resilient_parsing:
+        return path
     try:
         raw = tomllib.loads(path.read_text())
-    except (OSError, tomllib.TOMLDecodeError) as error:
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise typer.BadParameter(f"{path} cannot be used: {error}") from error
-    values: dict[str, Any] = {key.replace("-", "_"): value for key, value in raw.items()}
-    known = {parameter.name for parameter in context.command.params}
-    unknown = sorted(key for key in values if key not in known)
-    if unknown:
-        raise typer.BadParameter(f"{path}: there is no option {', '.join(unknown)}; `longshored --help` lists them")
+    known = {parameter.name: parameter for parameter in context.command.params if parameter.name not in _NOT_IN_FILE}
+    values: dict[str, Any] = {}
+    for key, value in raw.items():
+        option = known.get(key.replace("-", "_"))
+        if option is None or option.name is None:
+            raise typer.BadParameter(f"{path}: there is no option {key}; `longshored --help` lists them")
+        values[option.name] = _from_file(
+            f"{path}: {key}", value, flag=bool(getattr(option, "is_flag", False)), many=bool(option.multiple)
+        )
     context.default_map = values
     return path
+
+
+def _from_file(name: str, value: object, *, flag: bool, many: bool) -> object:
+    """A value of the file, where it is of the option's sort: the command line's own checks know only text, and would
+    take `true` for 1."""
+    if flag:
+        if not isinstance(value, bool):
+            raise typer.BadParameter(f"{name}: write true or false")
+        return value
+    if many:
+        words = [value] if isinstance(value, str) else value
+        if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+            raise typer.BadParameter(f'{name}: write a list of texts, as in ["default=directory:/srv"]')
+        return words
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        raise typer.BadParameter(f"{name}: write one number or text")
+    return value
 
 
 def _version(wanted: bool) -> None:
@@ -202,7 +228,10 @@ def _longshored(
         ),
     ] = None,
     show_version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+        bool,
+        typer.Option(
+            "--version", callback=_version, is_eager=True, allow_from_autoenv=False, help="Print the version."
+        ),
     ] = False,
 ) -> None:
     del config, show_version
@@ -241,27 +270,34 @@ def _longshored(
             worker_targets=tuple(target or ()),
             worker_concurrency=worker_concurrency,
         )
-        _run(settings)
+        whole = _run(settings)
     except (SettingsError, DataDirError, SchemaMismatch) as error:
         typer.echo(f"longshored: {error}", err=True)
         raise typer.Exit(EXIT_REFUSED) from None
+    except LongshoreError as error:
+        typer.echo(f"longshored: {error.message}", err=True)
+        raise typer.Exit(EXIT_FAILED) from None
+    if not whole:
+        raise typer.Exit(EXIT_FAILED)
 
 
-def _run(settings: Settings) -> None:
+def _run(settings: Settings) -> bool:
+    """Serve; answers whether it ended because it was told to."""
     logs.configure(style=settings.log_format, level=settings.log_level)
     if settings.tune_malloc:
         tuning.tune_malloc()
+    raise_limit()
     with DataDir(settings.data_dir) as data:
         try:
             import uvloop
         except ImportError:
-            asyncio.run(_serve(settings, data))
+            return asyncio.run(_serve(settings, data))
         else:
-            uvloop.run(_serve(settings, data))
+            return uvloop.run(_serve(settings, data))
 
 
-async def _serve(settings: Settings, data: DataDir) -> None:
-    """Until SIGTERM or SIGINT; a second one ends the drain at once."""
+async def _serve(settings: Settings, data: DataDir) -> bool:
+    """Until SIGTERM or SIGINT (True); a second one ends the drain at once. False: the engine failed."""
     loop = asyncio.get_running_loop()
     leave = asyncio.Event()
     first = 0.0
@@ -283,7 +319,10 @@ async def _serve(settings: Settings, data: DataDir) -> None:
             typer.echo(
                 f"Listening on {running.address}. Data in {running.data_dir}. Ctrl-C drains and stops.", err=True
             )
-        await leave.wait()
+        told = asyncio.create_task(leave.wait())
+        await asyncio.wait({told, running.engine}, return_when=asyncio.FIRST_COMPLETED)
+        told.cancel()
+    return leave.is_set()
 
 
 def main() -> None:
