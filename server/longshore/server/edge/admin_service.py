@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import grpc.aio
 
 from longshore.server import version
-from longshore.server.edge import translate
+from longshore.server.edge import fields, translate
 from longshore.server.edge.auth import principal
 from longshore.server.edge.guard import answers
 from longshore.server.model.clock import Clock
@@ -164,4 +164,4 @@ def _operators_only() -> None:
 def _queue(name: str) -> str:
     if not name:
         raise InvalidField("queue", "is empty; `longshore stats` lists the queues.")
-    return name
+    return fields.name("queue", name)

@@ -21,6 +21,9 @@ PAGE_DEFAULT: Final = 100
 PAGE_MOST: Final = 1000
 _WORDS_MOST: Final = 100
 _TOKEN_VERSION: Final = 1
+_TOKEN_MOST: Final = 200
+"""Characters; ours have about 50. A longer one could nest deeper than the parser goes."""
+_SEQ_MOST: Final = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,12 +92,14 @@ def _seconds(field: str, value: Timestamp) -> float:
 
 
 def _before(token: str, fingerprint: str) -> int:
+    if len(token) > _TOKEN_MOST:
+        raise _bad_token()
     try:
         padded = token + "=" * (-len(token) % 4)
         version, seq, made_for = json.loads(base64.urlsafe_b64decode(padded.encode("ascii")))
     except (ValueError, TypeError, binascii.Error):
         raise _bad_token() from None
-    if version != _TOKEN_VERSION or not isinstance(seq, int) or seq < 0:
+    if version != _TOKEN_VERSION or type(seq) is not int or not 0 <= seq <= _SEQ_MOST:
         raise _bad_token()
     if made_for != fingerprint:
         raise InvalidField("page_token", "belongs to another filter; begin again without it.")

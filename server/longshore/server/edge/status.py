@@ -49,6 +49,11 @@ CODES: Final[dict[type[errors.LongshoreError], grpc.StatusCode]] = {
 _RETRY_SECONDS: Final = 1.0
 """What RetryInfo says with UNAVAILABLE."""
 
+_LONGEST_MESSAGE: Final = 1000
+_LONGEST_METADATA: Final = 250
+"""Bytes. A status travels in the trailers, its message two or three times; gRPC's peers refuse trailers above 8 to
+16 KiB, and then the caller learns RESOURCE_EXHAUSTED instead. What callers sent may stand in a message."""
+
 _log = structlog.get_logger("longshore.edge")
 
 
@@ -63,16 +68,22 @@ def code_of(error: errors.LongshoreError) -> grpc.StatusCode:
 
 def details_of(error: errors.LongshoreError) -> list[Message]:
     """google.rpc details: ErrorInfo always, the others where they apply."""
+    metadata = {key: _clipped(value, _LONGEST_METADATA) for key, value in error.metadata.items()}
+    message = _clipped(error.message, _LONGEST_MESSAGE)
     details: list[Message] = [
-        error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=dict(error.metadata))
+        error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=metadata),
     ]
     if isinstance(error, errors.InvalidField):
         violation = error_details_pb2.BadRequest.FieldViolation(
-            field=error.field, description=error.message.removeprefix(f"{error.field}: "), reason=error.reason
+            field=_clipped(error.field, _LONGEST_METADATA),
+            description=message.removeprefix(f"{error.field}: "),
+            reason=error.reason,
         )
         details.append(error_details_pb2.BadRequest(field_violations=[violation]))
     if isinstance(error, errors.OverLimit):
-        quota = error_details_pb2.QuotaFailure.Violation(subject=error.subject, description=error.message)
+        quota = error_details_pb2.QuotaFailure.Violation(
+            subject=_clipped(error.subject, _LONGEST_METADATA), description=message
+        )
         details.append(error_details_pb2.QuotaFailure(violations=[quota]))
         details.append(_retry_info(error.retry_after))
     elif code_of(error) is grpc.StatusCode.UNAVAILABLE:
@@ -93,7 +104,14 @@ def status_of(error: errors.LongshoreError) -> status_pb2.Status:
         wrapped = AnyMessage()
         wrapped.Pack(detail)
         packed.append(wrapped)
-    return status_pb2.Status(code=code_of(error).value[0], message=error.message, details=packed)
+    message = _clipped(error.message, _LONGEST_MESSAGE)
+    return status_pb2.Status(code=code_of(error).value[0], message=message, details=packed)
+
+
+def _clipped(text: str, most: int) -> str:
+    """The text, or as much of it as `most` bytes hold."""
+    raw = text.encode()
+    return text if len(raw) <= most else raw[: most - 3].decode(errors="ignore") + "…"
 
 
 async def abort(context: grpc.aio.ServicerContext[object, object], error: BaseException) -> NoReturn:
