@@ -22,7 +22,7 @@ pytestmark = pytest.mark.lxd
 
 RENAME = b"posix-rename@openssh.com"
 LINK = b"hardlink@openssh.com"
-QUICK = Timeouts(connect_s=1.0, answer_s=2.0, cleanup_s=0.5)
+TIMEOUTS = Timeouts(connect_s=5.0, answer_s=10.0, cleanup_s=5.0)
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def tap(lxd: LxdDaemon, tmp_path: Path) -> Iterator[Tap]:
 
 @pytest.fixture
 def place(lxd: LxdDaemon, box: str, tap: Tap) -> Iterator[LxdPlace]:
-    with closing(LxdTarget("t", Endpoint(socket_path=str(tap.path)), timeouts=QUICK)) as target:
+    with closing(LxdTarget("t", Endpoint(socket_path=str(tap.path)), timeouts=TIMEOUTS)) as target:
         inside = LxdPlace(lxd, target, box)
         inside.run("rm -rf /root && mkdir /root")
         inside.plant("/root/file", b"old")
