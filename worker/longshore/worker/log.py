@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from enum import StrEnum
-from typing import Final
+from typing import Final, TextIO, cast
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
@@ -21,6 +22,35 @@ class LogFormat(StrEnum):
 
 
 LEVELS: Final = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+
+
+class Sink:
+    """Standard error, which may be full or gone: then lines are lost, and never the work that they tell of.
+
+    A journal that is restarted closes the pipe, and a log file may stand on a full disk. The next line that gets
+    through is preceded by how many did not. Past Python's own buffer, which would keep what failed and fail again at
+    the exit.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._lost = 0
+
+    def write(self, text: str) -> int:
+        """Write one record or nothing of it; never raises."""
+        said = f"({self._lost} log lines were lost)\n" if self._lost else ""
+        try:
+            rest = memoryview((said + text).encode(errors="backslashreplace"))
+            while rest:
+                rest = rest[os.write(self._fd, rest) :]
+        except OSError:
+            self._lost += 1
+        else:
+            self._lost = 0
+        return len(text)
+
+    def flush(self) -> None:
+        """Nothing is held back."""
 
 
 def configure(*, worker: str, style: LogFormat = LogFormat.AUTO, level: str = "info") -> None:
@@ -44,6 +74,6 @@ def configure(*, worker: str, style: LogFormat = LogFormat.AUTO, level: str = "i
             *last,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(file=cast("TextIO", Sink(2))),
         cache_logger_on_first_use=True,
     )

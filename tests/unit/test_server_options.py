@@ -1,0 +1,188 @@
+"""Every option of longshored, from each of its three sources, and which of them wins."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+from typer.testing import CliRunner, Result
+
+from longshore.server import main
+from longshore.server.settings import Settings
+
+# Option: three values as text, what they are in a TOML file, and what they must be in the settings.
+OPTIONS: dict[str, tuple[tuple[str, str, str], Callable[[Settings], Any], Callable[[str], Any]]] = {
+    "data-dir": (("/a", "/b", "/c"), lambda s: s.data_dir, Path),
+    "listen": (("127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"), lambda s: s.listen, str),
+    "database": (("sqlite:////a", "sqlite:////b", "sqlite:////c"), lambda s: s.database, str),
+    "spool": (("file:///a", "file:///b", "file:///c"), lambda s: s.spool, str),
+    "worker-concurrency": (("1", "2", "3"), lambda s: s.worker_concurrency, int),
+    "queue-limit": (("1", "2", "3"), lambda s: s.limits.queue_tasks, int),
+    "caller-limit": (("1", "2", "3"), lambda s: s.limits.caller_tasks, int),
+    "upload-limit": (("1", "2", "3"), lambda s: s.limits.uploads, int),
+    "caller-upload-limit": (("1", "2", "3"), lambda s: s.limits.caller_uploads, int),
+    "spool-limit": (("1", "2", "3"), lambda s: s.limits.spool_bytes, int),
+    "disk-reserve": (("1", "2", "3"), lambda s: s.limits.disk_reserve, int),
+    "instance-limit": (("1", "2", "3"), lambda s: s.limits.instance_tasks, int),
+    "target-limit": (("1", "2", "3"), lambda s: s.limits.target_tasks, int),
+    "attempt-limit": (("1", "2", "3"), lambda s: s.attempt_limit, int),
+    "lease": (("1", "2", "3"), lambda s: s.times.lease, float),
+    "cancel-grace": (("1", "2", "3"), lambda s: s.times.cancel_grace, float),
+    "drain-grace": (("1", "2", "3"), lambda s: s.times.drain_grace, float),
+    "upload-idle": (("1", "2", "3"), lambda s: s.times.upload_idle, float),
+    "retention": (("1", "2", "3"), lambda s: s.times.retention, float),
+    "history": (("1", "2", "3"), lambda s: s.times.history, float),
+    "run-timeout": (("1", "2", "3"), lambda s: s.times.run_timeout, float),
+    "expire-after": (("1", "2", "3"), lambda s: s.times.expire_after, float),
+    "log-format": (("text", "json", "auto"), lambda s: s.log_format, str),
+    "log-level": (("debug", "error", "warning"), lambda s: s.log_level, str),
+}
+FLAGS: dict[str, Callable[[Settings], bool]] = {
+    "worker": lambda s: s.worker,
+    "share-spool": lambda s: s.share_spool,
+    "malloc-tuning": lambda s: s.tune_malloc,
+}
+OF_THEIR_OWN = {"target", "config", "version"}
+"""Tested below, each by itself."""
+
+
+class Command:
+    """`longshored`, up to where it would begin to serve."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._file = folder / "longshored.toml"
+        self._seen: list[Settings] = []
+        monkeypatch.setattr(main, "_run", self._run)
+
+    def _run(self, settings: Settings) -> bool:
+        self._seen.append(settings)
+        return True
+
+    def result(self, *arguments: str, file: str = "", environment: dict[str, str] | None = None) -> Result:
+        self._file.write_text(file)
+        config = ["--config", str(self._file)] if file else []
+        return CliRunner().invoke(main._app, [*config, *arguments], env={"COLUMNS": "200"} | (environment or {}))
+
+    def settings(self, *arguments: str, file: str = "", environment: dict[str, str] | None = None) -> Settings:
+        done = self.result(*arguments, file=file, environment=environment)
+        assert done.exit_code == 0, done.output
+        return self._seen[-1]
+
+    def refused(self, *arguments: str, file: str = "", environment: dict[str, str] | None = None) -> str:
+        done = self.result(*arguments, file=file, environment=environment)
+        assert done.exit_code == 2, done.output
+        assert not self._seen
+        assert not isinstance(done.exception, (TypeError, AttributeError))
+        return done.output
+
+
+@pytest.fixture
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
+    for name in ("LONGSHORE_DATA_DIR", "LONGSHORE_LISTEN", "LONGSHORE_WORKER", "LONGSHORE_TARGET"):
+        monkeypatch.delenv(name, raising=False)
+    return Command(tmp_path, monkeypatch)
+
+
+def variable(option: str) -> str:
+    return "LONGSHORE_" + option.upper().replace("-", "_")
+
+
+def test_every_option_is_tried_here() -> None:
+    known = {max(parameter.opts, key=len) for parameter in typer.main.get_command(main._app).params}
+    assert known == {f"--{name}" for name in {*OPTIONS, *FLAGS, *OF_THEIR_OWN}}
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_the_command_line_wins_over_the_environment_and_that_over_the_file(command: Command, option: str) -> None:
+    (first, second, third), read, made = OPTIONS[option]
+    file = f'{option} = "{third}"\n'
+    environment = {variable(option): second}
+    assert read(command.settings(file=file)) == made(third)
+    assert read(command.settings(file=file.replace("-", "_", option.count("-")))) == made(third)
+    assert read(command.settings(file=file, environment=environment)) == made(second)
+    assert read(command.settings(f"--{option}", first, file=file, environment=environment)) == made(first)
+
+
+@pytest.mark.parametrize("option", [name for name in OPTIONS if OPTIONS[name][2] in (int, float)])
+def test_a_number_may_be_one_in_the_file(command: Command, option: str) -> None:
+    _, read, _ = OPTIONS[option]
+    assert read(command.settings(file=f"{option} = 7\n")) == 7
+
+
+@pytest.mark.parametrize("option", FLAGS)
+def test_flags_have_the_three_sources_too(command: Command, option: str) -> None:
+    read = FLAGS[option]
+    for mine, other in ((True, False), (False, True)):
+        file, environment = f"{option} = {str(other).lower()}\n", {variable(option): str(other).lower()}
+        assert read(command.settings(file=f"{option} = {str(mine).lower()}\n")) is mine
+        assert read(command.settings(file=file, environment={variable(option): str(mine).lower()})) is mine
+        given = f"--{option}" if mine else f"--no-{option}"
+        assert read(command.settings(given, file=file, environment=environment)) is mine
+
+
+def test_targets_are_a_list_and_ask_for_a_worker(command: Command) -> None:
+    one, two = "a=directory:/a", "b=directory:/b"
+    for settings in (
+        command.settings("--target", one, "--target", two, file='target = ["c=directory:/c"]'),
+        command.settings(environment={"LONGSHORE_TARGET": f"{one} {two}"}, file='target = ["c=directory:/c"]'),
+        command.settings(file=f'target = ["{one}", "{two}"]'),
+    ):
+        assert (settings.worker, settings.worker_targets) == (True, (one, two))
+    assert command.settings(file=f'target = "{one}"').worker_targets == (one,)
+
+
+def test_the_file_may_be_named_in_the_environment(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "other.toml").write_text("queue-limit = 9\n")
+    environment = {"LONGSHORE_CONFIG": str(tmp_path / "other.toml")}
+    assert command.settings(environment=environment).limits.queue_tasks == 9
+
+
+@pytest.mark.parametrize(
+    ("file", "named"),
+    [
+        ("queue-limit = true", "queue-limit"),
+        ("queue-limit = 1.5", "queue-limit"),
+        ('queue-limit = "many"', "queue-limit"),
+        ("queue-limit = 0", "queue-limit"),
+        ("queue-limit = [1]", "queue-limit"),
+        ("attempt-limit = 101", "attempt-limit"),
+        ("lease = [1]", "lease"),
+        ('lease = "soon"', "lease"),
+        ('spool-limit = "lots"', "spool-limit"),
+        ("worker = 1", "worker"),
+        ('worker = "yes"', "worker"),
+        ("target = [3]", "target"),
+        ("target = 3", "target"),
+        ('log-format = "xml"', "log-format"),
+        ("[queue-limit]\na = 1", "queue-limit"),
+        ("queue-limits = 1", "queue-limits"),
+        ('config = "x"', "config"),
+        ("version = true", "version"),
+        ("show-version = true", "show-version"),
+        ("queue-limit = ", "longshored.toml"),
+    ],
+)
+def test_what_is_wrong_in_the_file_is_named(command: Command, file: str, named: str) -> None:
+    assert named in command.refused(file=file)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("queue-limit", "many"), ("lease", "soon"), ("disk-reserve", "-1"), ("worker", "perhaps"), ("log-level", "loud")],
+)
+def test_what_is_wrong_elsewhere_is_named(command: Command, name: str, value: str) -> None:
+    assert name in command.refused(environment={variable(name): value})
+    if name not in FLAGS:
+        assert name in command.refused(f"--{name}", value)
+
+
+def test_a_file_that_is_not_there_is_an_error(command: Command, tmp_path: Path) -> None:
+    assert "missing.toml" in command.refused("--config", str(tmp_path / "missing.toml"))
+
+
+def test_the_version_is_asked_for_on_the_command_line_only(command: Command) -> None:
+    assert command.result("--version").output.startswith("longshored ")
+    assert command.settings(environment={"LONGSHORE_SHOW_VERSION": "1", "LONGSHORE_VERSION": "1"})
