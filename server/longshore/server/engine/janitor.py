@@ -190,6 +190,7 @@ class Janitor:
     async def _purge(self) -> None:
         while await self._store.run(PurgeTasks(age=self._settings.history)):
             _log.debug("history_purged")
+        await self._spool.to_trash(())  # what has been there for a day goes
         await asyncio.sleep(_PURGE_EVERY)
 
 
