@@ -154,14 +154,6 @@ class _Server:
             clock=clock,
             settings=JanitorSettings(lease=times.lease, upload_idle=times.upload_idle, history=times.history),
         )
-        self._uploads = Uploads(
-            store=store,
-            spool=spool,
-            limits=UploadLimits(bounds=bounds, abandon=times.upload_idle),
-            defaults=defaults,
-            clock=clock,
-            relieve=self._janitor.relieve,
-        )
         self._progress = ProgressBoard()
         self._watches = WatchHub(store=store, progress=self._progress)
         self._sessions = Sessions(
@@ -174,6 +166,15 @@ class _Server:
             share_spool=settings.share_spool,
         )
         self._dispatcher = Dispatcher(store=store, sessions=self._sessions)
+        self._uploads = Uploads(
+            store=store,
+            spool=spool,
+            limits=UploadLimits(bounds=bounds, abandon=times.upload_idle),
+            defaults=defaults,
+            clock=clock,
+            relieve=self._janitor.relieve,
+            expect=self._dispatcher.expect,
+        )
         self._task_service = TaskService(
             TaskEngine(store=store, uploads=self._uploads, watches=self._watches, bounds=bounds, defaults=defaults)
         )
@@ -185,6 +186,7 @@ class _Server:
                 spool_limit=lambda: limits.spool_bytes,
                 watches=self._watches.statistics,
                 credits=self._sessions.credits,
+                drain=self._sessions.drain_session,
                 finished=self._finished,
             )
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -13,11 +13,12 @@ from longshore.server import version
 from longshore.server.edge import fields, translate
 from longshore.server.edge.auth import principal
 from longshore.server.edge.guard import answers
+from longshore.server.engine.sessions import WorkerFigures
 from longshore.server.model.clock import Clock
 from longshore.server.model.errors import Forbidden, InvalidField
 from longshore.server.model.task import Session
 from longshore.server.model.values import Settlement, State
-from longshore.server.store.commands import Bounds, DrainSession, PauseQueue, SettleTask
+from longshore.server.store.commands import Bounds, PauseQueue, SettleTask
 from longshore.server.store.protocol import Figures, Store, TargetFigures
 from longshore.v1 import admin_service_pb2 as pb
 from longshore.v1 import admin_service_pb2_grpc as pb_grpc
@@ -37,6 +38,8 @@ class AdminEngine:
     watches: Callable[[], int]
     credits: Callable[[str], int]
     """Credits of a connected session; 0 for others."""
+    drain: Callable[[str], Awaitable[WorkerFigures]]
+    """Give a session no more work, and tell it. Raises NotFound."""
     finished: Counter[State]
     """Tasks finished since the start."""
 
@@ -77,8 +80,8 @@ class AdminService(pb_grpc.AdminServiceServicer):
         _operators_only()
         if not request.session_id:
             raise InvalidField("session_id", "is empty; `longshore workers` lists the sessions.")
-        session = await self._store.run(DrainSession(session_id=request.session_id))
-        return pb.DrainWorkerResponse(worker=self._worker(session))
+        figures = await self._engine.drain(request.session_id)
+        return pb.DrainWorkerResponse(worker=self._worker(figures.session))
 
     @answers
     async def PauseQueue(self, request: pb.PauseQueueRequest, _context: _Context) -> pb.PauseQueueResponse:

@@ -40,6 +40,8 @@ class Keeper(Protocol):
     room: Room
     clock: Clock
     limits: UploadLimits
+    expect: Callable[[], None]
+    """Tasks are about to be committed."""
 
     def own(self, work: Coroutine[Any, Any, R], name: str) -> asyncio.Task[R]:
         """Run `work` to its end whatever becomes of the caller."""
@@ -299,6 +301,7 @@ class UploadStream:
             raise SizeMismatch(f"The header declares {declared} bytes, and the finish says {size}.")
         await self._check_sha256(content)
         await content.seal()
+        self._keeper.expect()
         done = await self._patiently(
             FinishUpload(
                 upload_id=self._upload.id,

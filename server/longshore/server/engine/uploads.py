@@ -76,6 +76,7 @@ def _taken_over() -> UploadTakenOver:
 class Uploads:
     """All uploads of this process. Knows no gRPC.
 
+    `expect` is called when tasks are about to be committed, so that their claim can share the commit.
     `relieve` frees spool bytes by evicting payloads that are kept for a retry only; it is asked once before
     SpoolFull is said. Everything that a connection leaves behind (a last checkpoint, a commit) runs in tasks that
     `close` waits for.
@@ -90,12 +91,14 @@ class Uploads:
         limits: UploadLimits,
         defaults: Defaults,
         relieve: Callable[[int], Awaitable[None]] | None = None,
+        expect: Callable[[], None] = lambda: None,
         new_id: Callable[[], str] | None = None,
     ) -> None:
         self.store = store
         self.clock = clock
         self.limits = limits
         self.defaults = defaults
+        self.expect = expect
         self.room = Room(spool=spool, clock=clock)
         self._spool = spool
         self._relieve = relieve
@@ -161,6 +164,7 @@ class Uploads:
         `any_creator`: the payload may be anybody's.
         """
         self._refuse_when_draining()
+        self.expect()
         return await self.store.run(
             SubmitTasks(
                 principal=principal,
