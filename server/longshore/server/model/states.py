@@ -229,8 +229,16 @@ class _Table:
     def _change(
         self, status: Status, endings: tuple[Ending, ...] = (), debts: tuple[tuple[int, str], ...] = ()
     ) -> Decision:
-        numbered = replace(status, revision=self._status.revision + 1, updated_at=self._world.now)
+        numbered = self._fill(status, revision=self._status.revision + 1, updated_at=self._world.now)
         return Decision(Verdict.CHANGED, numbered, endings, debts)
+
+    def _fill(self, fresh: Status, **values: object) -> Status:
+        """Set fields of a copy that nobody has seen yet: `replace` takes 6 µs, and a decision would make four of them."""
+        if fresh is self._status:
+            fresh = replace(fresh)
+        for name, value in values.items():
+            object.__setattr__(fresh, name, value)
+        return fresh
 
     def _released(self) -> Status:
         """The status without holder, deadline and grant."""
@@ -255,7 +263,7 @@ class _Table:
         now = self._world.now
         base = base or self._released()
         kept = None if state is State.SUCCEEDED else now + self._world.policy.retention
-        status = replace(
+        status = self._fill(
             base,
             state=state,
             head=False,

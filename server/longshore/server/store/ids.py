@@ -13,7 +13,9 @@ _AS_PYTHON_HAS_IT: Final = str.maketrans(
     _ALPHABET + "ILOUabcdefghijklmnopqrstuvwxyz", "0123456789abcdefghijklmnopqrstuv" + "_" * 30
 )
 """To the digits that `int` reads in base 32. What is no digit of ours becomes an underscore, which is refused below."""
+_PAIRS: Final = [high + low for high in _ALPHABET for low in _ALPHABET]
 _LENGTH: Final = 26
+_SHIFTS: Final = range((_LENGTH - 2) * 5, -1, -10)
 _RANDOM_BITS: Final = 80
 _SEQ_LENGTH: Final = _LENGTH - _RANDOM_BITS // 5
 
@@ -21,7 +23,7 @@ _SEQ_LENGTH: Final = _LENGTH - _RANDOM_BITS // 5
 def task_id(seq: int, random: int) -> str:
     """The id of the task `seq` (1 to 2**50 - 1); of `random` the lowest 80 bits count."""
     number = (seq << _RANDOM_BITS) | (random & ((1 << _RANDOM_BITS) - 1))
-    return "".join(_ALPHABET[(number >> shift) & 31] for shift in range((_LENGTH - 1) * 5, -1, -5))
+    return "".join([_PAIRS[number >> shift & 1023] for shift in _SHIFTS])
 
 
 def seq_of(task_id: str) -> int | None:

@@ -26,6 +26,7 @@ from longshore.server.store.schema import (
     is_alive,
     is_doomed,
     is_idle,
+    is_live,
     is_over,
     is_timed,
     is_unsettled,
@@ -47,7 +48,7 @@ _DUE: Final = statement(
 )
 _EXPIRED: Final = statement(
     sa.select(tasks.c.seq)
-    .where(is_waiting, tasks.c.expires_at <= sa.bindparam("now"))
+    .where(is_live, is_waiting, tasks.c.expires_at <= sa.bindparam("now"))
     .order_by(tasks.c.expires_at, tasks.c.seq)
     .limit(sa.bindparam("most"))
 )
@@ -61,7 +62,9 @@ _SETTLE_DUE: Final = statement(
     sa.select(sa.literal_column("1")).where(is_unsettled, tasks.c.due_at <= sa.bindparam("now")).limit(1)
 )
 _NEXT_DUE: Final = statement(sa.select(sa.func.min(tasks.c.due_at)).where(is_timed))
-_NEXT_EXPIRY: Final = statement(sa.select(sa.func.min(tasks.c.expires_at)).where(is_waiting))
+_NEXT_EXPIRY: Final = statement(
+    sa.select(tasks.c.expires_at).where(is_live, is_waiting).order_by(tasks.c.expires_at).limit(1)
+)
 _NEXT_SETTLING: Final = statement(
     sa.select(sa.func.min(tasks.c.due_at)).where(is_unsettled, tasks.c.due_at > sa.bindparam("now"))
 )

@@ -77,12 +77,14 @@ tasks: Final = sa.Table(
     sa.Column("finished_at", sa.Double),
     sa.Column("retryable_until", sa.Double),
     # Where it stands for claims; no part of the status.
+    sa.Column("live", sa.Boolean, nullable=False),  # apart from `state`, so that moving on touches fewer indexes
     sa.Column("taker", sa.Text, nullable=False),  # who could take it: see `rows.taker_of`
     sa.Column("ready", sa.Boolean, nullable=False),  # its lane has room for it
     sa.Column("paused", sa.Boolean, nullable=False),  # its queue was paused when it was QUEUED
     sa.CheckConstraint(f"state BETWEEN {State.BLOCKED.value} AND {State.EXPIRED.value}", name="state"),
     sa.CheckConstraint("revision >= 1", name="revision"),
     sa.CheckConstraint("attempt >= 0 AND tries >= 0 AND crashes >= 0 AND solo_crashes >= 0", name="counts"),
+    sa.CheckConstraint(f"live = (state < {_FIRST_TERMINAL})", name="live"),
     sa.CheckConstraint(f"(state >= {_FIRST_TERMINAL}) = (finished_at IS NOT NULL)", name="finished"),
     sa.CheckConstraint(
         f"(state BETWEEN {State.FAILED.value} AND {State.EXPIRED.value}) = (retryable_until IS NOT NULL)",
@@ -107,9 +109,11 @@ tasks: Final = sa.Table(
 
 STATE: Final[dict[State, sa.ColumnElement[int]]] = {state: sa.literal_column(str(state.value)) for state in State}
 
-# Conditions of partial indexes.
-is_live: Final = tasks.c.state < sa.literal_column(str(_FIRST_TERMINAL))
 is_waiting: Final = tasks.c.state <= STATE[State.QUEUED]
+
+# Conditions of partial indexes. SQLite writes an index anew whenever a statement sets a column that the index or its
+# condition names, changed or not: what seldom changes (`live`, `head`) is set by statements of its own.
+is_live: Final = tasks.c.live.is_(sa.true())
 is_head: Final = tasks.c.head.is_(sa.true())
 is_ready: Final = tasks.c.ready.is_(sa.true())
 is_queued: Final = tasks.c.state == STATE[State.QUEUED]
@@ -131,7 +135,7 @@ _index("tasks_lane", tasks.c.lane, tasks.c.taker, tasks.c.priority.desc(), tasks
 _index("tasks_lane_ready", tasks.c.lane, where=is_ready)
 _index("tasks_ready", tasks.c.target, tasks.c.taker, tasks.c.priority.desc(), tasks.c.seq, where=is_ready)
 _index("tasks_due", tasks.c.due_at, where=is_timed)
-_index("tasks_expiry", tasks.c.expires_at, where=is_waiting)
+_index("tasks_expiry", tasks.c.expires_at, where=is_live)
 _index("tasks_deadline", tasks.c.deadline_ticks, where=tasks.c.deadline_ticks.is_not(None))
 _index("tasks_session", tasks.c.session_id, where=tasks.c.session_id.is_not(None))
 _index("tasks_unsettled", tasks.c.target, tasks.c.kind, tasks.c.due_at, where=is_unsettled)

@@ -69,14 +69,21 @@ _SET_LAST_SEQ: Final = statement(sequence.update().where(sequence.c.name == "tas
 _INSERT_TASK: Final = statement(tasks.insert())
 _INSERT_ORDER: Final = statement(orders.insert())
 _INSERT_LABEL: Final = statement(labels.insert())
-_UPDATE_TASK: Final = statement(
-    tasks.update()
-    .where(tasks.c.seq == sa.bindparam("of_seq"), tasks.c.revision == sa.bindparam("of_revision"))
-    .values(
-        {column.name: sa.bindparam(column.name) for column in STATUS_COLUMNS}
-        | {name: sa.bindparam(name) for name in ("taker", "ready", "paused")}
+_SELDOM: Final = ("head", "live")
+
+
+def _update(columns: Iterable[str]) -> Statement:
+    return statement(
+        tasks.update()
+        .where(tasks.c.seq == sa.bindparam("of_seq"), tasks.c.revision == sa.bindparam("of_revision"))
+        .values({name: sa.bindparam(name) for name in columns})
     )
-)
+
+
+_COLUMNS: Final = (*(column.name for column in STATUS_COLUMNS), "live", "taker", "ready", "paused")
+_UPDATE_TASK: Final = _update(_COLUMNS)
+_MOVE_TASK: Final = _update(name for name in _COLUMNS if name not in _SELDOM)
+"""For tasks that stay live and keep or lack their turn as before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +101,10 @@ class Request:
 
 
 class Entry:
-    """A task in the working set. `stored` is the revision in the database; None: not there yet."""
+    """A task in the working set. `stored` is the revision in the database; None: not there yet. `seldom`: it ended, or
+    its turn came, since it was stored."""
 
-    __slots__ = ("changed", "lane", "order", "status", "stored")
+    __slots__ = ("changed", "lane", "order", "seldom", "status", "stored")
 
     def __init__(self, order: Submission, status: Status, stored: int | None) -> None:
         self.order = order
@@ -104,6 +112,7 @@ class Entry:
         self.status = status
         self.stored = stored
         self.changed = stored is None
+        self.seldom = False
 
     @property
     def task(self) -> Task:
@@ -243,6 +252,7 @@ class UnitOfWork:
         order = entry.order
         entry.status = after
         entry.changed = True
+        entry.seldom |= before.head != after.head or after.state.terminal
         self._journal.decided(order, event, decision)
         self.ledger.exchange(task_counts(order, before, entry.lane), task_counts(order, after, entry.lane))
         self._note_room(entry, before, after)
@@ -307,10 +317,14 @@ class UnitOfWork:
         if old:
             # First, because they may leave destinations that new ones take.
             old.sort(key=lambda entry: entry.order.seq)
-            written = link.many(
-                _UPDATE_TASK,
-                [self._place_values(entry) | {"of_seq": entry.order.seq, "of_revision": entry.stored} for entry in old],
-            )
+            written = 0
+            for what, seldom in ((_UPDATE_TASK, True), (_MOVE_TASK, False)):
+                rows = [
+                    self._place_values(entry) | {"of_seq": entry.order.seq, "of_revision": entry.stored}
+                    for entry in old
+                    if entry.seldom is seldom
+                ]
+                written += link.many(what, rows)
             if written != len(old):
                 raise BatchConflict(f"{len(old) - written} of {len(old)} tasks changed meanwhile")
         if new:
@@ -326,7 +340,7 @@ class UnitOfWork:
             )
         for entry in (*old, *new):
             entry.stored = entry.status.revision
-            entry.changed = False
+            entry.changed = entry.seldom = False
         for what, rows in self._deferred.items():
             link.many(what, rows)
         self._deferred.clear()
@@ -366,6 +380,7 @@ class UnitOfWork:
         values = status_values(entry.status)
         queued = entry.status.state is State.QUEUED
         paused = queued and entry.order.queue in self.paused
+        values["live"] = not entry.status.state.terminal
         values["taker"] = taker_of(entry.order.kind, alone=entry.status.alone)
         values["paused"] = paused
         values["ready"] = queued and not paused and not entry.lane

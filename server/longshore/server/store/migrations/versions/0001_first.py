@@ -202,6 +202,7 @@ def _tasks() -> None:
         sa.Column("updated_at", sa.Double(), nullable=False),
         sa.Column("finished_at", sa.Double(), nullable=True),
         sa.Column("retryable_until", sa.Double(), nullable=True),
+        sa.Column("live", sa.Boolean(), nullable=False),
         sa.Column("taker", sa.Text(), nullable=False),
         sa.Column("ready", sa.Boolean(), nullable=False),
         sa.Column("paused", sa.Boolean(), nullable=False),
@@ -220,6 +221,7 @@ def _tasks() -> None:
         sa.CheckConstraint(
             "attempt >= 0 AND tries >= 0 AND crashes >= 0 AND solo_crashes >= 0", name=op.f("ck_tasks_counts")
         ),
+        sa.CheckConstraint("live = (state < 8)", name=op.f("ck_tasks_live")),
         sa.CheckConstraint("place IS NOT NULL OR head OR state >= 8", name=op.f("ck_tasks_headless")),
         sa.CheckConstraint("revision >= 1", name=op.f("ck_tasks_revision")),
         sa.CheckConstraint("session_id IS NULL OR state IN (4, 5, 6, 7)", name=op.f("ck_tasks_holder")),
@@ -234,7 +236,7 @@ def _tasks() -> None:
         "tasks_delivered", "tasks", ["place", "seq"], unique=False, **_where("state = 8 AND place IS NOT NULL")
     )
     op.create_index("tasks_due", "tasks", ["due_at"], unique=False, **_where("state = 2 AND due_at IS NOT NULL"))
-    op.create_index("tasks_expiry", "tasks", ["expires_at"], unique=False, **_where("state <= 3"))
+    op.create_index("tasks_expiry", "tasks", ["expires_at"], unique=False, **_where("live IS 1"))
     op.create_index("tasks_head", "tasks", ["place"], unique=True, **_where("head IS 1 AND place IS NOT NULL"))
     op.create_index(
         "tasks_lane",
@@ -244,7 +246,7 @@ def _tasks() -> None:
         **_where("state = 3 AND paused IS 0"),
     )
     op.create_index("tasks_lane_ready", "tasks", ["lane"], unique=False, **_where("ready IS 1"))
-    op.create_index("tasks_order", "tasks", ["place", "seq"], unique=False, **_where("state < 8 AND place IS NOT NULL"))
+    op.create_index("tasks_order", "tasks", ["place", "seq"], unique=False, **_where("live IS 1 AND place IS NOT NULL"))
     op.create_index(
         "tasks_parked",
         "tasks",
@@ -252,7 +254,7 @@ def _tasks() -> None:
         unique=False,
         **_where("state = 2 AND due_at IS NULL"),
     )
-    op.create_index("tasks_queue", "tasks", ["queue", "seq"], unique=False, **_where("state < 8"))
+    op.create_index("tasks_queue", "tasks", ["queue", "seq"], unique=False, **_where("live IS 1"))
     op.create_index(
         "tasks_ready",
         "tasks",
