@@ -34,14 +34,7 @@ async def serve_upload(uploads: Uploads, principal: Principal, context: _Context
     header = await _header(context, uploads.limits.idle)
     request = upload_request(header, uploads.defaults)
     async with await uploads.open(principal.name, request) as stream:
-        await context.send_initial_metadata(
-            (
-                (UPLOAD_ID, stream.upload.id),
-                (REQUEST_ID, stream.upload.request_id),
-                (OFFSET, str(stream.offset)),
-                (COMPLETE, "true" if stream.complete else "false"),
-            )
-        )
+        await _go_ahead(stream, context)
         finish = await _receive(stream, context)
         done = await stream.finish(finish.size, finish.crc32c)
     if done.payload is None:
@@ -87,6 +80,26 @@ async def _header(context: _Context, idle: float) -> pb.UploadHeader:
     if which != "header":
         raise ProtocolViolation(f"The first message is {which or 'empty'}; send the header first.")
     return message.header
+
+
+async def _go_ahead(stream: UploadStream, context: _Context) -> None:
+    """Tell the client from where to send.
+
+    Cut off in the middle, by a take-over say, it is completed before the cut goes on: gRPC would send the metadata once
+    more with the status, and fail (TOO_MANY_OPERATIONS).
+    """
+    metadata = (
+        (UPLOAD_ID, stream.upload.id),
+        (REQUEST_ID, stream.upload.request_id),
+        (OFFSET, str(stream.offset)),
+        (COMPLETE, "true" if stream.complete else "false"),
+    )
+    sending = asyncio.ensure_future(context.send_initial_metadata(metadata))
+    try:
+        await asyncio.shield(sending)
+    except asyncio.CancelledError:
+        await asyncio.wait({sending})
+        raise
 
 
 async def _receive(stream: UploadStream, context: _Context) -> pb.UploadFinish:
