@@ -233,7 +233,7 @@ class _Table:
         return Decision(Verdict.CHANGED, numbered, endings, debts)
 
     def _fill(self, fresh: Status, **values: object) -> Status:
-        """Set fields of a copy that nobody has seen yet: `replace` takes 6 µs, and a decision would make four of them."""
+        """Set fields of a copy that nobody has seen: `replace` takes 6 µs, and a decision would make four of them."""
         if fresh is self._status:
             fresh = replace(fresh)
         for name, value in values.items():

@@ -205,8 +205,9 @@ def _conditions(where: TaskFilter) -> list[sa.ColumnElement[bool]]:
 
 
 def blocking(link: Link, destinations: Sequence[Destination]) -> Mapping[str, str]:
-    keys = {place_of(destination): destination.key for destination in destinations}
-    return {keys[bytes(place)]: task_id for place, task_id in link.among(_HEADS, keys)}
+    keys = {destination.key: place_of(destination) for destination in destinations}
+    heads = {bytes(place): task_id for place, task_id in link.among(_HEADS, set(keys.values()))}
+    return {key: heads[place] for key, place in keys.items() if place in heads}
 
 
 def attempts_of_task(link: Link, task_id: str, last: int | None) -> Sequence[Attempt]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from hashlib import blake2b
 from typing import Any, Final
 
@@ -121,7 +122,14 @@ def task_of(row: Row) -> Task:
 
 def lane_of(order: Submission) -> str:
     """The instance for limits; empty where there is none. Neither targets nor instances have slashes."""
-    return f"{order.target}/{order.instance}/{order.project}" if order.instance else ""
+    return f"{order.target}/{order.instance}/{_project(order.project)}" if order.instance else ""
+
+
+def _project(project: str) -> str:
+    """`default` is what an empty project means on all targets but those that were given another one, which only their
+    workers know. Where it is not, two instances are taken for one: they wait for each other, and nothing worse.
+    """
+    return "" if project == "default" else project
 
 
 def taker_of(kind: str, *, alone: bool) -> str:
@@ -134,6 +142,8 @@ def taker_of(kind: str, *, alone: bool) -> str:
 
 def place_of(destination: Destination) -> bytes:
     """What stands for a destination in the order of deliveries."""
+    if destination.project != _project(destination.project):
+        destination = replace(destination, project=_project(destination.project))
     return blake2b(destination.key.encode("utf-8", "surrogateescape"), digest_size=16).digest()
 
 
