@@ -143,6 +143,12 @@ async def test_an_instance_runs_no_more_than_its_limit(narrow: Fleet) -> None:
     assert paths(await narrow.claim(room=9)) == ["/2"]
 
 
+async def test_the_default_project_is_one_instance_named_or_not(narrow: Fleet) -> None:
+    await narrow.session()
+    await narrow.submit(*(plan(push(f"/{number}", project="default" if number % 2 else "")) for number in range(4)))
+    assert paths(await narrow.claim(room=9)) == ["/0", "/1"]
+
+
 async def test_a_saturated_instance_holds_up_no_other(narrow: Fleet) -> None:
     await narrow.session()
     await narrow.submit(*(plan(push(f"/{number}"), priority=100) for number in range(50)))

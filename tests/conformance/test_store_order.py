@@ -90,6 +90,14 @@ async def test_destinations_differ_in_any_part(fleet: Fleet) -> None:
     assert found == {place.destination.key: task.id for place, task in zip(places, tasks, strict=True)}
 
 
+async def test_the_default_project_is_one_place_named_or_not(fleet: Fleet) -> None:
+    first, second = push("/a"), push("/a", project="default")
+    tasks = await fleet.submit(plan(first), plan(second))
+    assert await fleet.states(*tasks) == ["QUEUED", "BLOCKED"]
+    found = await fleet.store.blocking([first.destination, second.destination])
+    assert found == {first.destination.key: tasks[0].id, second.destination.key: tasks[0].id}
+
+
 async def test_jobs_are_in_nobodys_way(fleet: Fleet) -> None:
     tasks = await fleet.submit(*(plan(job(target="default", instance="web1")) for _ in range(3)))
     assert await fleet.states(*tasks) == ["QUEUED"] * 3
