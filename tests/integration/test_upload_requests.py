@@ -205,7 +205,8 @@ async def test_ten_connections_take_over_from_each_other_and_one_task_comes_of_i
             try:
                 return ids(await server.upload(whole(header_of(name, take_over=True), CONTENT), timeout=30))[0]
             except grpc.aio.AioRpcError as error:
-                if error.code() is not grpc.StatusCode.ABORTED:
+                # A status that comes while the client is still sending reaches it as one of the other two at times.
+                if error.code().name not in ("ABORTED", "CANCELLED", "INTERNAL"):
                     raise
                 return ""
 
