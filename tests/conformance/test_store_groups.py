@@ -118,6 +118,16 @@ async def test_a_batch_that_meets_a_constraint_is_taken_apart(fleet: Fleet, monk
     assert len(made) == 1
 
 
+async def test_a_row_that_somebody_else_changed_is_read_again_and_never_overwritten(fleet: Fleet) -> None:
+    await fleet.session()
+    (task,) = await fleet.submit()
+    with sqlite3.connect(fleet.store.path) as other:
+        other.execute("UPDATE tasks SET revision = 9, tries = 3 WHERE id = ?", (task.id,))
+    other.close()
+    taken = await fleet.claim_one()
+    assert (taken.status.revision, taken.status.tries, taken.status.state) == (10, 3, State.RUNNING)
+
+
 async def test_subscribers_hear_before_futures_resolve(fleet: Fleet) -> None:
     order: list[str] = []
 

@@ -18,6 +18,7 @@ from longshore.server.model.clock import Clock
 from longshore.server.model.errors import LongshoreError, StoreOverloaded, StoreUnavailable
 from longshore.server.store.batch import Done, Outcome, execute
 from longshore.server.store.commands import Command, FinishUpload, Lane, SubmitTasks
+from longshore.server.store.errors import BatchConflict
 from longshore.server.store.link import Link, statement
 from longshore.server.store.protocol import Changes
 from longshore.server.store.schema import sequence
@@ -176,13 +177,18 @@ class Writer:
                     batch.append(each)
             return None if not batch and self._closing else batch
 
-    def _commit(self, batch: Sequence[_Waiting]) -> None:
-        """Carry out `batch`; where it fails for the fault of a command, carry out its halves."""
+    def _commit(self, batch: Sequence[_Waiting], *, again: bool = True) -> None:
+        """Carry out `batch`; where it fails for the fault of a command, carry out its halves.
+
+        Once `again` on what is stored now, where somebody else had written to it.
+        """
         try:
             outcomes, changes = self._transaction([each.command for each in batch])
         except Exception as error:  # noqa: BLE001  whatever it is, those who wait must hear of it
             if self._is_unavailable(error):
                 self._fail(batch, StoreUnavailable(f"The database cannot be written now ({error}): try again."))
+            elif again and isinstance(error, BatchConflict):
+                self._commit(batch, again=False)
             elif len(batch) == 1:
                 name = type(batch[0].command).__name__
                 failure = StoreUnavailable(f"{name} could not be carried out, which is a defect: {error!r}")
