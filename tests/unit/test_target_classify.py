@@ -5,11 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import ssl
+from pathlib import Path
 
 import pytest
 
 from longshore.worker.errors import AttemptError, PermanentError, Reason, TransientError
 from longshore.worker.targets.classify import TABLE, Row, from_errno, from_exception, from_http, from_sftp
+from longshore.worker.targets.lxd import LxdTarget
+from longshore.worker.targets.transport import Endpoint
 
 
 @pytest.mark.parametrize(
@@ -107,3 +110,17 @@ def test_exceptions_of_sockets_and_tls() -> None:
     assert (type(untrusted), untrusted.reason) == (PermanentError, "TARGET_FORBIDDEN")
     already = PermanentError("MINE", "x")
     assert from_exception(already, "asking") is already
+
+
+def test_a_daemon_without_its_socket_is_away_and_not_wrong(tmp_path: Path) -> None:
+    # Each restart of a daemon has such a moment; a task that meets it must not fail for good.
+    target = LxdTarget("default", Endpoint(socket_path=str(tmp_path / "unix.socket")))
+    try:
+        with pytest.raises(TransientError) as raised, target.open("", "web"):
+            pass
+        assert raised.value.reason == Reason.TARGET_UNREACHABLE
+        with pytest.raises(TransientError) as raised:
+            target.probe("", "web")
+        assert raised.value.reason == Reason.TARGET_UNREACHABLE
+    finally:
+        target.close()

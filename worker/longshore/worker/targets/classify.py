@@ -128,6 +128,9 @@ def _by_words(text: str) -> Row | None:
 def _missing(what: str, said: str, reason: Reason) -> AttemptError:
     if reason is Reason.TEMP_MISSING:
         return TransientError(reason, f"{what}: {said}: somebody else removed the temp file or moved its folder")
+    if reason is Reason.TARGET_UNREACHABLE:
+        # A daemon removes its socket when it ends or starts: each restart has a moment without one.
+        return TransientError(reason, f"{what}: {said}: is the daemon running, and is the address right?")
     return PermanentError(reason, f"{what}: {said}: create the folder, or ask for missing parents to be created")
 
 

@@ -105,7 +105,7 @@ class LxdTarget:
                 Reason.TARGET_PROTOCOL, f"{what}: the daemon broke the SFTP protocol: {error}"
             ) from error
         except (OSError, EOFError, ValueError) as error:
-            raise classify.from_exception(error, what) from error
+            raise classify.from_exception(error, what, missing=Reason.TARGET_UNREACHABLE) from error
 
     def _connect(self, place: Place, timeouts: Timeouts, check: Callable[[], None]) -> SftpSession:
         transport = connect(self._endpoint, timeouts, check=check)
