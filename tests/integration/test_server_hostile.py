@@ -36,10 +36,11 @@ class Caller:
     def __init__(self, server: ServerProcess, channel: grpc.Channel) -> None:
         self.server = server
         self._metadata = (("authorization", f"Bearer {server.token}"),)
-        self.tasks: Any = task_service_pb2_grpc.TaskServiceStub(channel)
-        self.admin: Any = admin_service_pb2_grpc.AdminServiceStub(channel)
-        work_stub: Any = worker_service_pb2_grpc.WorkerServiceStub
-        self.work: Any = work_stub(channel)
+        # The stubs are typed for asyncio's channels only.
+        aio: Any = channel
+        self.tasks: Any = task_service_pb2_grpc.TaskServiceStub(aio)
+        self.admin: Any = admin_service_pb2_grpc.AdminServiceStub(aio)
+        self.work: Any = worker_service_pb2_grpc.WorkerServiceStub(aio)
 
     def call(self, method: Any, request: Any) -> Any:
         answer: Any = method(request, metadata=self._metadata, timeout=20.0)

@@ -124,12 +124,13 @@ def _named_payload(unit: UnitOfWork, command: SubmitTasks) -> Payload | None:
 
 def retry_task(unit: UnitOfWork, command: RetryTask) -> Callable[[], Task]:
     """See RetryTask."""
-    old = _owned(unit, command.task_id, command.creator)
-    fingerprint = f"retry/1:{old.order.id}"
+    fingerprint = f"retry/1:{command.task_id}"
+    # First: the old task may be forgotten before the new one and its request are.
     request = find_request(unit, command.principal, command.request_id)
     if request is not None:
         check_same(request, fingerprint, request_id=command.request_id, upload=False)
         return lambda: tasks_of_request(unit, request)[0]
+    old = _owned(unit, command.task_id, command.creator)
     _check_revision(old, command.expected_revision)
     if not old.status.state.terminal or old.status.state is State.SUCCEEDED:
         raise NotRetryable(

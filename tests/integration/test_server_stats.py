@@ -1,0 +1,90 @@
+"""GetStats says what is: queues, targets, spool, uploads, watches, and what is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from longshore.client.specs import job_spec
+from longshore.v1 import admin_service_pb2, task_pb2
+from tests.support.processes import eventually
+from tests.support.stage import Stage, staged
+
+SIZE = 100_000
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Iterator[Stage]:
+    with staged(tmp_path, "--queue-limit", "50", "--spool-limit", "10MiB") as made:
+        yield made
+
+
+def queue(stats: admin_service_pb2.GetStatsResponse, name: str = "default") -> admin_service_pb2.QueueStats:
+    (found,) = (row for row in stats.queues if row.queue == name)
+    return found
+
+
+def target(stats: admin_service_pb2.GetStatsResponse, name: str = "default") -> admin_service_pb2.TargetStats:
+    (found,) = (row for row in stats.targets if row.target == name)
+    return found
+
+
+def test_an_idle_server_has_nothing_to_tell(stage: Stage) -> None:
+    stats = stage.client.stats()
+    assert (stats.spool_bytes, stats.spool_limit, stats.uploads, stats.watches) == (0, 10 << 20, 0, 0)
+    assert not stats.targets
+    assert not stats.finished
+    assert not any(row.live for row in stats.queues)
+    assert stats.version
+
+
+def test_tasks_are_counted_where_they_stand_until_they_are_done(stage: Stage) -> None:
+    client = stage.client
+    first = stage.push(b"a" * SIZE)
+    stage.push(b"b" * SIZE)  # behind the first
+    stage.push(b"c" * SIZE, "web/etc/other", when_absent=task_pb2.WHEN_ABSENT_WAIT)
+    stage.push(b"d" * SIZE, "nobody/etc/motd", when_absent=task_pb2.WHEN_ABSENT_WAIT)
+    client.submit(spec=job_spec("unheard-of", queue="odd"))
+    stats = client.stats()
+    assert dict(queue(stats).live) == {"QUEUED": 3, "BLOCKED": 1}
+    assert dict(queue(stats, "odd").live) == {"QUEUED": 1}
+    assert queue(stats).limit == 50
+    assert queue(stats).oldest_queued.ToTimedelta().total_seconds() > 0
+    assert (target(stats).workers, target(stats).queued) == (0, 3)
+    assert target(stats).problem == "no worker serves this target"
+    assert list(stats.unserved_kinds) == ["file_push", "unheard-of"]
+    assert stats.spool_bytes == 4 * SIZE
+
+    with stage.worker():
+        for task in client.list():
+            if task.kind == "file_push" and task.file_push.destination.instance == "web":
+                stage.reaches(task.id, task_pb2.TASK_STATE_SUCCEEDED)
+        stats = eventually(lambda: found if target(found := client.stats()).parked else None)
+        assert (target(stats).workers, target(stats).queued, target(stats).running) == (1, 0, 0)
+        assert (target(stats).parked, target(stats).problem) == (1, "")
+        assert dict(queue(stats).live) == {"SCHEDULED": 1}
+        assert list(stats.unserved_kinds) == ["unheard-of"]
+        assert dict(stats.finished) == {"SUCCEEDED": 3}
+        eventually(lambda: client.stats().spool_bytes == SIZE, what="the removal of delivered payloads")
+        assert client.get(first).state == task_pb2.TASK_STATE_SUCCEEDED
+
+
+def test_a_queue_that_is_paused_says_so(stage: Stage) -> None:
+    stage.client.pause_queue("default")
+    assert queue(stage.client.stats()).paused
+    stage.client.resume_queue("default")
+    assert not any(row.paused for row in stage.client.stats().queues)
+
+
+def test_figures_of_the_database_outlive_the_server(stage: Stage) -> None:
+    kept = stage.push(b"a" * SIZE)
+    stage.client.cancel(stage.push(b"b" * SIZE, "web/etc/other"))
+    stage.server.kill()
+    stage.server.start()
+    stats = stage.client.stats()
+    assert dict(queue(stats).live) == {"QUEUED": 1}
+    assert stats.spool_bytes == 2 * SIZE  # the cancelled one's is kept for a retry
+    stage.client.cancel(kept)
+    assert not any(row.live for row in stage.client.stats().queues)
