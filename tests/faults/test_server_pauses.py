@@ -79,3 +79,19 @@ def test_what_came_due_while_the_server_was_dead_goes_on_when_it_is_back(
     time.sleep(3.0)  # it comes due meanwhile
     server.start()
     eventually(lambda: client.get(task.id).done, within=10, what="it is delivered soon after the start")
+
+
+def test_a_server_that_was_away_for_long_finds_its_workers_before_their_leases_end(
+    server: ServerProcess, client: Client, worker: WorkerProcess, tmp_path: Path
+) -> None:
+    (task,) = client.submit(spec=job_spec("wait"))
+    eventually(lambda: client.get(task.id).state == task_pb2.TASK_STATE_RUNNING, what="it runs")
+    for _ in range(3):
+        known = len(list(server.events("worker_connected")))
+        server.kill()
+        time.sleep(7.0)  # the worker has tried often in vain, and takes its time between two tries
+        server.start()
+        eventually(lambda seen=known: len(list(server.events("worker_connected"))) > seen, what="the worker is back")
+    (tmp_path / "go").touch()
+    assert ended(client, task.id).state == task_pb2.TASK_STATE_SUCCEEDED
+    assert [attempt.outcome for attempt in client.attempts(task.id)] == ["OK"]

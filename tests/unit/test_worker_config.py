@@ -95,3 +95,5 @@ def test_reconnects_begin_at_once_and_are_never_more_than_five_seconds_apart() -
     for failures in range(1, 100):
         assert 0.05 <= pause(failures) <= 5
     assert min(pause(50) for _ in range(20)) >= 2.5
+    assert max(pause(50, most=1.5) for _ in range(20)) <= 1.5
+    assert pause(100_000) <= 5  # a server that is away for days

@@ -111,6 +111,11 @@ class Agent:
         }
 
     @property
+    def lease(self) -> float:
+        """How long the server believes in a silent worker, in seconds; 30 until it has said so."""
+        return self._lease.seconds
+
+    @property
     def lease_confirmed(self) -> bool:
         """The server has acknowledged a heartbeat that was sent less than a lease ago, as of the last tick."""
         return self._lease.confirmed

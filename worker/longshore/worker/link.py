@@ -20,6 +20,8 @@ from longshore.worker.outbox import Outbox
 _log: Final = structlog.stdlib.get_logger("longshore.worker")
 
 _LONGEST_PAUSE_S: Final = 5.0
+_TRIES_IN_A_LEASE: Final = 4
+"""A server that comes back gives its sessions one lease: several tries must fit into it."""
 _STOOD_S: Final = 5.0
 """A connection that stood this long was good: the next failure counts as the first."""
 
@@ -55,7 +57,7 @@ class Link:
         return not self._cut.is_set()
 
     async def run(self) -> None:
-        """Connect again and again. The first time at once, then after up to 5 s.
+        """Connect again and again. The first time at once, then after up to 5 s, or a part of the lease.
 
         Raises LongshoreError when the very first hello is refused in a way that only a person can mend. Once it has
         been welcomed it never gives up: what it holds may be wanted again when the server is back in order.
@@ -74,7 +76,7 @@ class Link:
             if self._left.is_set():
                 return
             failures = 0 if time.monotonic() - began > _STOOD_S else failures + 1
-            await asyncio.sleep(pause(failures))
+            await asyncio.sleep(pause(failures, most=min(_LONGEST_PAUSE_S, self._agent.lease / _TRIES_IN_A_LEASE)))
 
     async def goodbye(self, *, patience: float) -> None:
         """Say goodbye, if there is anybody to say it to, and end. At most `patience` seconds."""
@@ -117,8 +119,9 @@ class Link:
             self._agent.disconnected()
 
 
-def pause(failures: int) -> float:
-    """Seconds before the next try: none after a connection that stood, then doubling up to 5, up to half of it off."""
+def pause(failures: int, *, most: float = _LONGEST_PAUSE_S) -> float:
+    """Seconds before the next try: none after a connection that stood, then doubling up to `most`, up to half of it
+    off."""
     if failures == 0:
         return 0.0
-    return min(_LONGEST_PAUSE_S, 0.1 * 2.0 ** (failures - 1)) * random.uniform(0.5, 1.0)
+    return min(most, 0.1 * 2.0 ** min(failures - 1, 30)) * random.uniform(0.5, 1.0)
