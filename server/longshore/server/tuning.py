@@ -12,7 +12,6 @@ _M_TRIM_THRESHOLD: Final = -1
 _M_TOP_PAD: Final = -2
 _M_MMAP_THRESHOLD: Final = -3
 _M_ARENA_MAX: Final = -8
-_M_ARENA_MAX: Final = -8
 
 _MIB: Final = 1 << 20
 
@@ -23,8 +22,8 @@ def tune_malloc() -> bool:
     gRPC allocates every message anew. With glibc's defaults a 1 MiB chunk is a mapping of its own, whose pages are
     zeroed by the kernel each time: uploads of 1 GiB ran at 0.84 of a Go net/http handler with the defaults, at 1.53
     with the thresholds raised (docs/decisions/0005-malloc.md). One arena for all threads, because each would keep a
-    heap of its own: 105 to 114 MiB resident instead of 128 to 164. The price is up to 128 MiB of heap that is not given
-    back. It concerns this process only; `--no-malloc-tuning` leaves the allocator alone. Not on other C libraries.
+    heap of its own, and a low trim threshold, because memory is a promise too. It concerns this process only;
+    `--no-malloc-tuning` leaves the allocator alone. Not on other C libraries.
     """
     if not sys.platform.startswith("linux"):
         return False
@@ -35,7 +34,7 @@ def tune_malloc() -> bool:
     # Older glibc refuses thresholds above half a heap, which is 32 MiB.
     mapped = mallopt(_M_MMAP_THRESHOLD, 1024 * _MIB) or mallopt(_M_MMAP_THRESHOLD, 32 * _MIB)
     padded = mallopt(_M_TRIM_THRESHOLD, 16 * _MIB) and mallopt(_M_TOP_PAD, 2 * _MIB)
-    return bool(mapped and padded and mallopt(_M_ARENA_MAX, 2))
+    return bool(mapped and padded and mallopt(_M_ARENA_MAX, 1))
 
 
 def tune_collector() -> None:
