@@ -259,7 +259,8 @@ class _Attempt:
         except AttemptError:
             try:
                 with self._target.open(self._push.project, self._push.instance, hurry=True) as other:
-                    other.remove(temp)
+                    # Not there proves little: what was sent last, its making, may yet be carried out.
+                    self._left_temps |= not other.remove(temp)
             except AttemptError as error:
                 if error.reason != Reason.INSTANCE_NOT_FOUND:
                     self._left_temps = True
@@ -281,9 +282,10 @@ class _Attempt:
         except AttemptError:
             self._discard(delivery, temp)
             raise
-        if not self._push.replace:
-            # A link leaves the temp as a second name.
-            self._discard(delivery, temp)
+        else:
+            if not self._push.replace:
+                # A link leaves the temp as a second name. (Settling has removed it.)
+                self._discard(delivery, temp)
         return Pushed(delivery.method, staged.content, self._left_temps)
 
     def _settle(self, staged: _Staged, lost: CommitLost) -> None:
