@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,11 @@ def test_what_came_due_while_the_server_was_dead_goes_on_when_it_is_back(
     eventually(lambda: client.get(task.id).done, within=10, what="it is delivered soon after the start")
 
 
+def connected_more_often(server: ServerProcess, times: int) -> bool:
+    """Workers have said hello more than `times` times, over all lives of the server."""
+    return len(list(server.events("worker_connected"))) > times
+
+
 def test_a_server_that_was_away_for_long_finds_its_workers_before_their_leases_end(
     server: ServerProcess, client: Client, worker: WorkerProcess, tmp_path: Path
 ) -> None:
@@ -91,7 +97,7 @@ def test_a_server_that_was_away_for_long_finds_its_workers_before_their_leases_e
         server.kill()
         time.sleep(7.0)  # the worker has tried often in vain, and takes its time between two tries
         server.start()
-        eventually(lambda seen=known: len(list(server.events("worker_connected"))) > seen, what="the worker is back")
+        eventually(partial(connected_more_often, server, known), what="the worker is back")
     (tmp_path / "go").touch()
     assert ended(client, task.id).state == task_pb2.TASK_STATE_SUCCEEDED
     assert [attempt.outcome for attempt in client.attempts(task.id)] == ["OK"]
