@@ -1,6 +1,7 @@
 """What a worker does for the server besides attempts: watching instances that tasks wait for, and paying debts.
 
-Each target has a thread of its own for it, so that a daemon that hangs holds up nobody else's.
+Each target has two threads of its own for it, so that a daemon that hangs holds up nobody else's, and debts on one
+instance that hangs keep no other instance's tasks asleep.
 """
 
 from __future__ import annotations
@@ -34,6 +35,9 @@ class Chores:
         self._mailbox = mailbox
         self._outbox = outbox
         self._threads = {name: Threads(f"longshore-chores-{name}", limit=1) for name in targets}
+        self._payers = {name: Threads(f"longshore-debts-{name}", limit=1) for name in targets}
+        self._paying: set[str] = set()
+        """Debts whose answer is still to come: the server asks again and again."""
         self._parked: dict[str, dict[_Place, set[str]]] = {}
         self._watches: dict[str, Watch] = {}
         """Each entry is touched by its target's thread only."""
@@ -65,13 +69,16 @@ class Chores:
         if target is None:
             self._outbox.debt(debt.debt_id, paid=False)
             return
-        self._threads[debt.instance.target].run(partial(self._pay, target, debt))
+        if debt.debt_id not in self._paying:
+            self._paying.add(debt.debt_id)
+            self._payers[debt.instance.target].run(partial(self._pay, target, debt))
 
     def close(self) -> None:
         """End every watch, without waiting for daemons that hang."""
         for name, threads in self._threads.items():
             threads.run(partial(self._tend, self._targets[name], wanted=False))
             threads.close()
+            self._payers[name].close()
 
     # -- in the target's thread --------------------------------------------------------------------------------------
 
@@ -95,21 +102,26 @@ class Chores:
 
     def _pay(self, target: Target, debt: ws.Debt) -> None:
         where = debt.instance
-        paid = True
+        paid = False
         try:
             removed = remove_temps(target, project=where.project, instance=where.instance, temps=tuple(debt.temps))
+            paid = True
             _log.info("debt.paid", debt=debt.debt_id, target=where.target, instance=where.instance, removed=removed)
         except AttemptError as error:
-            paid = False
             _log.warning(
                 "debt.unpaid", debt=debt.debt_id, target=where.target, instance=where.instance, error=str(error)
             )
-        self._mailbox.post(partial(self._outbox.debt, debt.debt_id, paid=paid))
+        finally:
+            self._mailbox.post(partial(self._paid, debt.debt_id, paid=paid))
 
     def _seen(self, target: str, change: InstanceChange) -> None:
         self._mailbox.post(partial(self._tell, target, change))
 
     # -- in the loop again -------------------------------------------------------------------------------------------
+
+    def _paid(self, debt_id: str, *, paid: bool) -> None:
+        self._paying.discard(debt_id)
+        self._outbox.debt(debt_id, paid=paid)
 
     def _tell(self, target: str, change: InstanceChange) -> None:
         places = self._parked.get(target)
