@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 import ssl
 from pathlib import Path
 
@@ -124,3 +125,23 @@ def test_a_daemon_without_its_socket_is_away_and_not_wrong(tmp_path: Path) -> No
         assert raised.value.reason == Reason.TARGET_UNREACHABLE
     finally:
         target.close()
+
+
+def test_a_socket_that_is_not_open_to_us_yet_is_worth_a_retry(tmp_path: Path) -> None:
+    # A daemon that starts makes its socket first, and opens it to its group afterwards.
+    path = tmp_path / "unix.socket"
+    target = LxdTarget("default", Endpoint(socket_path=str(path)))
+    user = os.geteuid()
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        path.chmod(0)
+        if user == 0:
+            os.seteuid(65534)  # root may everything
+        try:
+            with pytest.raises(TransientError) as raised, target.open("", "web"):
+                pass
+        finally:
+            os.seteuid(user)
+            target.close()
+    assert raised.value.reason == Reason.PERMISSION_DENIED

@@ -104,6 +104,11 @@ class LxdTarget:
             raise TransientError(
                 Reason.TARGET_PROTOCOL, f"{what}: the daemon broke the SFTP protocol: {error}"
             ) from error
+        except PermissionError as error:
+            # A daemon that starts makes its socket first, and opens it to its group afterwards.
+            raise TransientError(
+                Reason.PERMISSION_DENIED, f"{what}: {error.strerror}: may this worker's user use the daemon's socket?"
+            ) from error
         except (OSError, EOFError, ValueError) as error:
             raise classify.from_exception(error, what, missing=Reason.TARGET_UNREACHABLE) from error
 
