@@ -70,6 +70,7 @@ class Janitor:
     async def prepare(self) -> None:
         """Leases run from now; files without a row, older than a day, go to the trash."""
         await self._store.run(ExtendLeases(lease=self._settings.lease))
+        self._tidy_bell.set()  # what the server before this one had begun to remove
         old = await self._spool.files_older_than(_DAY)
         if old:
             known = await self._store.known_files(old)
