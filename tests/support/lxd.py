@@ -87,10 +87,25 @@ class LxdDaemon:
     def hung(self) -> Iterator[None]:
         """SIGSTOP while the block runs."""
         os.kill(self.pid, signal.SIGSTOP)
+        self._stands_still()
         try:
             yield
         finally:
             os.kill(self.pid, signal.SIGCONT)
+
+    def _stands_still(self) -> None:
+        """Wait until each thread is stopped (T): the signal reaches them one by one."""
+        deadline = time.monotonic() + 10
+
+        def moves(thread: Path) -> bool:
+            try:
+                return (thread / "stat").read_text().rpartition(")")[2].split()[0] != "T"
+            except OSError:
+                return False  # it has ended
+
+        while any(moves(each) for each in Path(f"/proc/{self.pid}/task").iterdir()):
+            assert time.monotonic() < deadline, "the daemon does not stop"
+            time.sleep(0.005)
 
     @contextmanager
     def hung_when(self) -> Iterator[Callable[[], None]]:
