@@ -394,6 +394,21 @@ async def test_a_lost_attempt_leaves_a_debt_that_is_asked_for_twice(fleet: Fleet
     await fleet.run(PayDebt(debt_id=debt.id))
 
 
+async def test_a_debt_that_cannot_be_paid_makes_way_for_others(fleet: Fleet) -> None:
+    """P12: a hundred temps on a read-only disk hide nobody else's."""
+    await fleet.session()
+    for path in ("/etc/a", "/etc/b"):
+        await running(fleet, path)
+    fleet.clock.advance(LEASE)
+    await fleet.run(ReapSessions())
+    (first,) = await fleet.store.debts(["default"], limit=1)
+    await fleet.run(PayDebt(debt_id=first.id, paid=False, again=30.0))
+    (second,) = await fleet.store.debts(["default"])
+    assert second != first
+    fleet.clock.advance(30)
+    assert {debt.id for debt in await fleet.store.debts(["default"])} == {first.id, second.id}
+
+
 async def test_what_never_arrived_left_nothing(fleet: Fleet) -> None:
     await fleet.session()
     await running(fleet)

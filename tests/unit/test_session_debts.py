@@ -23,6 +23,7 @@ AGAIN = 0.05
 class DebtStore:
     def __init__(self, *debts: Debt) -> None:
         self.owed = {debt.id: debt for debt in debts}
+        self.due: dict[str, float] = {}
         self.failures = 0
         self.read = asyncio.Event()
 
@@ -31,14 +32,19 @@ class DebtStore:
 
     async def debts(self, targets: Sequence[str], *, limit: int) -> list[Debt]:
         self.read.set()
-        return [debt for debt in self.owed.values() if debt.destination.target in targets][:limit]
+        now = SystemClock().ticks()
+        due = [debt for debt in self.owed.values() if self.due.get(debt.id, 0.0) <= now]
+        return [debt for debt in due if debt.destination.target in targets][:limit]
 
     async def run(self, command: Any) -> Any:
         assert isinstance(command, PayDebt)
         if self.failures:
             self.failures -= 1
             raise StoreUnavailable("away")
-        self.owed.pop(command.debt_id, None)
+        if command.paid:
+            self.owed.pop(command.debt_id, None)
+        else:
+            self.due[command.debt_id] = SystemClock().ticks() + command.again
 
 
 class Bench:

@@ -42,7 +42,8 @@ class Debts:
         self._clock = clock
         self._ask_again = ask_again
         self._asked: dict[str, _Asked] = {}
-        self._paid: set[str] = set()
+        self._answered: dict[str, bool] = {}
+        """Debts that were answered, and whether they are paid."""
         self._turn = 0
         self._bell = asyncio.Event()
         self._unsubscribe = store.subscribe(self._on_commit)
@@ -57,10 +58,8 @@ class Debts:
         asked = self._asked.get(debt_id)
         if asked is None or asked.connection is not connection:
             return
-        if paid:
-            self._paid.add(debt_id)
-            self._bell.set()
-        # An unpaid one stays with its connection until the time is over: asking at once would only ask in vain.
+        self._answered[debt_id] = paid
+        self._bell.set()
 
     async def run(self) -> None:
         """Ask and pay until cancelled."""
@@ -82,10 +81,12 @@ class Debts:
             self._unsubscribe()
 
     async def _settle_accounts(self) -> None:
-        while self._paid:
-            debt_id = next(iter(self._paid))
-            await self._store.run(PayDebt(debt_id=debt_id))
-            self._paid.discard(debt_id)
+        while self._answered:
+            debt_id, paid = next(iter(self._answered.items()))
+            # An unpaid one is put off: asking at once would only ask in vain, and it hides nobody else's meanwhile.
+            command = PayDebt(debt_id=debt_id) if paid else PayDebt(debt_id=debt_id, paid=False, again=self._ask_again)
+            await self._store.run(command)
+            del self._answered[debt_id]
             self._asked.pop(debt_id, None)
 
     async def _ask(self) -> None:
@@ -93,7 +94,7 @@ class Debts:
         self._asked = {
             debt_id: asked
             for debt_id, asked in self._asked.items()
-            if debt_id in self._paid or (asked.until > now and not asked.connection.over)
+            if debt_id in self._answered or (asked.until > now and not asked.connection.over)
         }
         for target in self._fleet.targets():
             # One target at a time, so that the debts of a hung one hide nobody else's.

@@ -358,11 +358,16 @@ class WakeParked(Command[int]):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PayDebt(Command[None]):
     """The temps are gone. A debt whose temp is not known is asked for once more after `again` seconds: the lost worker
-    might have been asleep and made it later."""
+    might have been asleep and made it later.
+
+    `paid` false: it could not be done now. The debt is asked for again after `again` seconds, and until then makes way
+    for others of its target.
+    """
 
     lane: ClassVar[Lane] = Lane.MAINTENANCE
     debt_id: str
     again: float = 600.0
+    paid: bool = True
 
 
 # Janitor ------------------------------------------------------------------------------------------------------------

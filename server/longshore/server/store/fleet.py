@@ -98,6 +98,7 @@ _DEBT: Final = locking(sa.select(debts.c.temp, debts.c.asked).where(debts.c.id =
 _ASK_AGAIN: Final = statement(
     debts.update().where(debts.c.id == sa.bindparam("of_id")).values(asked=debts.c.asked + 1, due_at=sa.bindparam("at"))
 )
+_PUT_OFF: Final = statement(debts.update().where(debts.c.id == sa.bindparam("of_id")).values(due_at=sa.bindparam("at")))
 _FORGET_DEBT: Final = statement(debts.delete().where(debts.c.id == sa.bindparam("of_id")))
 
 _WORTH_ASKING_TWICE: Final = 1
@@ -309,7 +310,9 @@ def pay_debt(unit: UnitOfWork, command: PayDebt) -> Callable[[], None]:
     row = unit.link.row(_DEBT, debt_id=command.debt_id)
     if row is not None:
         temp, asked = row
-        if not temp and asked < _WORTH_ASKING_TWICE:
+        if not command.paid:
+            unit.write(_PUT_OFF, of_id=command.debt_id, at=unit.now + command.again)
+        elif not temp and asked < _WORTH_ASKING_TWICE:
             unit.write(_ASK_AGAIN, of_id=command.debt_id, at=unit.now + command.again)
         else:
             unit.write(_FORGET_DEBT, of_id=command.debt_id)
