@@ -256,6 +256,16 @@ def test_a_callback_may_not_use_its_client(address: str) -> None:
     assert caught
 
 
+def test_an_interrupt_in_a_callback_reaches_the_caller(address: str) -> None:
+    def interrupted(_: UploadProgress) -> None:
+        raise KeyboardInterrupt
+
+    with Client(server=address, token="token") as client:
+        with pytest.raises(KeyboardInterrupt):
+            client.upload(b"content", spec=push_spec("web/etc/motd"), progress=interrupted)
+        assert client.get("t").id, "the client goes on"
+
+
 def test_nobody_there() -> None:
     with Client(server="unix:/nowhere/at/all.sock", patience=0) as client, pytest.raises(Unavailable):
         client.get("t")

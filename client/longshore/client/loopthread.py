@@ -33,9 +33,11 @@ class LoopThread:
         if not self._thread.is_alive():
             coroutine.close()
             raise RuntimeError("the client is closed")
-        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        future = asyncio.run_coroutine_threadsafe(_carried(coroutine), self._loop)
         try:
             return future.result()
+        except _Carried as carried:
+            raise carried.error from None
         except BaseException:
             if not future.done():
                 future.cancel()
@@ -65,6 +67,23 @@ class LoopThread:
             self._loop.run_until_complete(self._loop.shutdown_default_executor())
         finally:
             self._loop.close()
+
+
+class _Carried(Exception):
+    """Brings what would end the loop's thread to the thread that waits."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(error)
+        self.error: Final = error
+
+
+async def _carried(coroutine: Coroutine[Any, Any, _T]) -> _T:
+    """A callback may raise KeyboardInterrupt or SystemExit, which asyncio lets through its loop: the caller would then
+    wait for ever for a thread that is gone."""
+    try:
+        return await coroutine
+    except (KeyboardInterrupt, SystemExit) as error:
+        raise _Carried(error) from error
 
 
 class BlockingIterator(Iterator[_T]):
