@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterator
 
 import pytest
 
-from longshore.server.model.states import Policy
+from longshore.server.model.events import Policy
 from longshore.server.model.task import Task
 from longshore.server.model.values import Outcome, Settlement, State
 from longshore.server.store.commands import ClaimTasks, Disconnect, DrainSession, Offer, ReapSessions, SettleTask
@@ -421,3 +422,54 @@ async def test_many_kinds_share_an_instance_without_holding_up_others(narrow: Fl
         taken += more
     assert [task.order.kind for task in taken] == ["a", "a", "file_push"]
     assert taken[-1].id == other.id
+
+
+# Shares of targets ----------------------------------------------------------------------------------------------------
+
+
+async def several_targets(fleet: Fleet, *sessions: str) -> None:
+    """Ten tasks for each of three targets, those of the first accepted first, and sessions that serve all."""
+    for target in ("a", "b", "c"):
+        await fleet.submit(*(plan(push(f"/{number}", f"i{number % 5}", target=target)) for number in range(10)))
+    for session in sessions:
+        await fleet.session(session, targets={"a": "", "b": "", "c": ""})
+
+
+def count_by_target(tasks: list[Task]) -> dict[str, int]:
+    return dict(Counter(task.order.target for task in tasks))
+
+
+async def test_a_session_takes_no_more_of_a_target_than_its_share(fleet: Fleet) -> None:
+    """P10: a daemon that hangs never takes all of a worker."""
+    await several_targets(fleet, "s")
+    claims = await fleet.offers(fleet.offer("s", room=8, kept_for=("a", "b", "c")))
+    assert count_by_target([task for _, task in claims.taken]) == {"a": 6, "b": 1, "c": 1}
+
+
+async def test_room_is_kept_for_a_target_that_has_nothing_yet(fleet: Fleet) -> None:
+    await several_targets(fleet, "s", "t")
+    claims = await fleet.offers(fleet.offer("s", room=2, idle=False, kept_for=("c",)))
+    assert count_by_target([task for _, task in claims.taken]) == {"a": 1, "c": 1}
+    claims = await fleet.offers(fleet.offer("s", room=1, idle=False, kept_for=("unknown",)))
+    assert claims.taken == ()
+    # Who has a share left gets what another one is refused.
+    claims = await fleet.offers(
+        fleet.offer("s", room=3, idle=False, kept_for=("x", "y", "z")), fleet.offer("t", room=1, kept_for=("a",))
+    )
+    assert [(session, task.order.target) for session, task in claims.taken] == [("t", "a")]
+
+
+async def test_what_has_no_target_takes_any_room(fleet: Fleet) -> None:
+    await fleet.submit(*(plan(job("report")) for _ in range(3)))
+    await fleet.session(targets={"a": "", "b": ""})
+    claims = await fleet.offers(fleet.offer(room=3, kept_for=("a", "b")))
+    assert len(claims.taken) == 3
+
+
+async def test_settling_too_keeps_to_the_share(fleet: Fleet) -> None:
+    task = await settling(fleet)
+    await fleet.session(targets={"default": "", "other": ""})
+    claims = await fleet.offers(fleet.offer(room=1, idle=False, kept_for=("other",)))
+    assert claims.taken == ()
+    claims = await fleet.offers(fleet.offer(room=2, idle=False, kept_for=("other",)))
+    assert [each.id for _, each in claims.taken] == [task.id]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from longshore.server.model.states import Policy
+from longshore.server.model.events import Policy
 from longshore.server.model.task import Failure, Task, Upload
 from longshore.server.model.values import Outcome, State, WaitReason
 from longshore.server.store.commands import DoomPayloads, ForgetPayloads, PurgeTasks, Tick

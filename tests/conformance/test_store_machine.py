@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from longshore.server.model.errors import NotSettling
-from longshore.server.model.states import Policy, Reported
+from longshore.server.model.events import Policy, Reported
 from longshore.server.model.task import Grant, Task
 from longshore.server.model.values import DeliveryMethod, Outcome, Settlement, State, WaitReason
 from longshore.server.store.commands import (

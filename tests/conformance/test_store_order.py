@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from longshore.server.model.states import Reported
+from longshore.server.model.events import Reported
 from longshore.server.model.task import Failure, Grant
 from longshore.server.model.values import DeliveryMethod, Outcome, State, WaitReason
 from longshore.server.store.commands import CancelTask, FileReports, RequestGrants, Tick, WakeParked

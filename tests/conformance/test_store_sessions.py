@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from longshore.server.model.errors import Forbidden, NotFound, TargetIdentity
-from longshore.server.model.states import Reported
+from longshore.server.model.events import Reported
 from longshore.server.model.task import Grant, Task
 from longshore.server.model.values import DeliveryMethod, Outcome, State, WaitReason
 from longshore.server.store.commands import (

@@ -11,7 +11,7 @@ import pytest
 
 from longshore.server.engine.session_messages import WorkerSays
 from longshore.server.model.errors import NotFound
-from longshore.server.model.states import Policy, Reported
+from longshore.server.model.events import Policy, Reported
 from longshore.server.model.values import Outcome, State
 from longshore.server.store.commands import DrainSession
 from longshore.v1 import task_pb2

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from longshore.server.model.states import Policy
+from longshore.server.model.events import Policy
 from longshore.server.model.temps import temps_of
 from longshore.server.model.values import State, WaitReason
 from longshore.v1 import task_pb2

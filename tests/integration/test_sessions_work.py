@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from longshore.server.model.states import Policy
+from longshore.server.model.events import Policy
 from longshore.server.model.values import State
 from longshore.server.store.limits import LaneLimits
 from longshore.v1 import task_pb2
@@ -316,3 +316,23 @@ async def test_a_busy_session_is_left_to_empty_for_a_task_that_must_run_alone(
         assert neighbours < 5
         await stream.report(running[0])
         await stream.until(lambda: len(stream.assignments) == 2)
+
+
+async def test_a_target_that_hangs_never_takes_all_of_a_worker(server: FleetServer) -> None:
+    """P10, in dispatch and store together: its tasks come first, are many, and none of them ends."""
+    async with server.worker(targets=["hung", "slow", "fine"]) as worker:
+        await server.submit(count=20, target="hung", priority=9)
+        await server.submit(count=20, target="slow", priority=5)
+        stream = await worker.connect(credits=8)
+        await stream.until(lambda: len(stream.assignments) == 7)
+        held = [stream.assignments.pop(0) for _ in range(7)]
+        assert [one.task.job.target for one in held] == ["hung"] * 6 + ["slow"]
+        for _ in range(20):
+            (task,) = await server.submit(target="fine")
+            assignment = await stream.next_assignment()
+            assert assignment.task.id == task.id
+            assert (await stream.report(assignment)).accepted
+        assert stream.assignments == []
+        # What ends makes way for its like, at once.
+        assert (await stream.report(held[0])).accepted
+        assert (await stream.next_assignment()).task.job.target == "hung"

@@ -20,7 +20,7 @@ from longshore.server.engine.janitor import Janitor, JanitorSettings
 from longshore.server.engine.progress import ProgressBoard
 from longshore.server.engine.sessions import Sessions
 from longshore.server.model.clock import SystemClock
-from longshore.server.model.states import Policy
+from longshore.server.model.events import Policy
 from longshore.server.model.task import FILE_PUSH, AnyValue, Destination, FilePush, Job, Payload, Task
 from longshore.server.model.values import State, WhenAbsent, WhenStopped
 from longshore.server.spool.directory import DirectorySpool

@@ -24,7 +24,7 @@ from longshore.server.engine.submissions import Defaults
 from longshore.server.engine.uploads import UploadLimits, Uploads
 from longshore.server.engine.watch import WatchHub
 from longshore.server.model.clock import SystemClock
-from longshore.server.model.states import Policy
+from longshore.server.model.events import Policy
 from longshore.server.model.task import Task
 from longshore.server.spool.directory import DirectorySpool
 from longshore.server.spool.protocol import Spool

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from longshore.server.model.states import Policy, Reported
+from longshore.server.model.events import Policy, Reported
 from longshore.server.model.task import AnyValue, Destination, FilePush, Grant, Job, Payload, Session, Task, Upload
 from longshore.server.model.values import DeliveryMethod, Outcome, State
 from longshore.server.store.commands import (
@@ -198,8 +198,12 @@ class Fleet:
     def epoch(self, session: str) -> int:
         return self._epochs[session]
 
-    def offer(self, session: str = "session-1", *, room: int = 1, idle: bool = True) -> Offer:
-        return Offer(session_id=session, epoch=self._epochs[session], room=room, idle=idle)
+    def offer(
+        self, session: str = "session-1", *, room: int = 1, idle: bool = True, kept_for: Iterable[str] = ()
+    ) -> Offer:
+        return Offer(
+            session_id=session, epoch=self._epochs[session], room=room, idle=idle, kept_for=frozenset(kept_for)
+        )
 
     async def offers(self, *offers: Offer) -> Claims:
         return await self.run(ClaimTasks(offers=offers))

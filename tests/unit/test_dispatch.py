@@ -13,7 +13,7 @@ from longshore.server.engine.session_messages import AttemptRef
 from longshore.server.engine.sessions import Sessions
 from longshore.server.model.clock import SystemClock
 from longshore.server.model.errors import StoreUnavailable
-from longshore.server.model.states import Reported
+from longshore.server.model.events import Reported
 from longshore.server.model.task import Session, Task
 from longshore.server.model.values import Outcome
 from longshore.server.spool.protocol import Spool
@@ -61,7 +61,19 @@ class ScriptedStore:
 
 
 def session_of(session_id: str, *, held: tuple[tuple[str, int], ...] = (), target: str = "default") -> Session:
-    return Session(session_id, session_id, "local", 1, {target: ""}, {"job": False}, "", 0.0, 0.0, held=held)
+    """`target` may be several, with commas."""
+    return Session(
+        session_id,
+        session_id,
+        "local",
+        1,
+        dict.fromkeys(target.split(","), ""),
+        {"job": False},
+        "",
+        0.0,
+        0.0,
+        held=held,
+    )
 
 
 class Bench:
@@ -297,3 +309,63 @@ async def test_the_safety_poll_offers_what_is_dry() -> None:
         while len(bench.store.asked) < 3:
             bench.store.calm.clear()
             await bench.store.calm.wait()
+
+
+def hold(connection: Connection, target: str, *numbers: int) -> None:
+    for number in numbers:
+        connection.hold(AttemptRef(f"{target}-{number}", 1), Holding(None, False, False, target))
+
+
+async def test_room_is_kept_for_targets_of_which_nothing_is_held() -> None:
+    bench = Bench()
+    connection = bench.connect("s", credits=8, target="a,b,c")
+    async with bench.running():
+        await bench.settled()
+        assert bench.store.asked[0][0].kept_for == {"a", "b", "c"}
+    hold(connection, "a", 1, 2)
+    hold(connection, "b", 1)
+    assert connection.kept_for == {"c"}
+    connection.report(AttemptRef("a-1", 1), Reported("s", 1, Outcome.OK))
+    connection.drop(AttemptRef("b-1", 1))
+    assert connection.kept_for == {"b", "c"}
+    connection.drop(AttemptRef("a-1", 1))
+    connection.drop(AttemptRef("a-2", 1))
+    assert connection.kept_for == {"a", "b", "c"}
+
+
+async def test_who_had_its_share_of_a_target_is_offered_as_soon_as_one_ends() -> None:
+    """And not only when the end is committed; for other targets it stays dry."""
+    bench = Bench()
+    connection = bench.connect("s", credits=4, target="a,b")
+    hold(connection, "a", 1, 2, 3)
+    async with bench.running():
+        assert await bench.settled() == [{"s": 1}]
+        assert bench.store.asked[0][0].kept_for == {"b"}
+        bench.store.calm.clear()
+        connection.report(AttemptRef("a-1", 1), Reported("s", 1, Outcome.OK))
+        assert (await bench.settled())[1:] == [{"s": 2}]
+        # It could have taken one of either: nothing is left of both.
+        connection.report(AttemptRef("a-2", 1), Reported("s", 1, Outcome.OK))
+        assert len(await bench.settled()) == 2
+
+
+async def test_credits_that_come_open_a_share_that_was_full() -> None:
+    bench = Bench()
+    connection = bench.connect("s", credits=2, target="a,b")
+    hold(connection, "a", 1)
+    async with bench.running():
+        assert await bench.settled() == [{"s": 1}]
+        bench.store.calm.clear()
+        connection.credits = 3
+        bench.sessions.fleet.room(connection)
+        assert (await bench.settled())[1:] == [{"s": 2}]
+
+
+async def test_a_crowd_of_targets_is_offered_more_than_is_kept_and_in_the_end_nothing() -> None:
+    names = ",".join(f"t{number:03}" for number in range(100))
+    bench = Bench()
+    first = bench.connect("s", credits=200, target=names)
+    bench.connect("t", credits=200, target=names)
+    hold(first, "t000", 1)
+    async with bench.running():
+        assert await bench.settled() == [{"s": 100, "t": 101}], "once: nothing was there"

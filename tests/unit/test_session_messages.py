@@ -9,7 +9,7 @@ from google.protobuf.duration_pb2 import Duration
 from longshore.server.edge import worker_messages as edge
 from longshore.server.engine import session_messages as engine
 from longshore.server.model.errors import InvalidField, ProtocolVersion
-from longshore.server.model.states import Reported
+from longshore.server.model.events import Reported
 from longshore.server.model.task import AnyValue, Destination, Failure, Grant
 from longshore.server.model.values import DeliveryMethod, Outcome, State, WaitReason
 from longshore.server.store.commands import GrantAnswer

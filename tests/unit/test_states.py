@@ -8,8 +8,8 @@ from typing import Any, get_args
 
 import pytest
 
-from longshore.server.model import states
-from longshore.server.model.states import (
+from longshore.server.model import events
+from longshore.server.model.events import (
     BecameHead,
     CancelAsked,
     Circumstances,
@@ -25,8 +25,8 @@ from longshore.server.model.states import (
     SettledByHand,
     TimedOut,
     Verdict,
-    decide,
 )
+from longshore.server.model.states import decide
 from longshore.server.model.task import (
     AnyValue,
     Destination,
@@ -105,7 +105,7 @@ def report(outcome: Outcome, subject: Task, **more: Any) -> Reported:
     return Reported(subject.status.session_id or "s1", subject.status.attempt, outcome, **more)
 
 
-def event_of(name: Event, subject: Task) -> states.Event:
+def event_of(name: Event, subject: Task) -> events.Event:
     attempt, session = subject.status.attempt, subject.status.session_id
     match name:
         case "head":
@@ -280,7 +280,7 @@ def test_others_reports_are_stale(state: State, outcome: Outcome) -> None:
 
 @pytest.mark.parametrize("event", [SessionLost("s1", 2), SessionLost("s2", 3), TimedOut(2)])
 @pytest.mark.parametrize("state", HELD, ids=lambda state: state.name)
-def test_others_losses_change_nothing(state: State, event: states.Event) -> None:
+def test_others_losses_change_nothing(state: State, event: events.Event) -> None:
     assert decide(task(state), event, WORLD).verdict is Verdict.UNCHANGED
 
 
@@ -382,7 +382,7 @@ def test_a_settler_that_does_not_know_is_followed_by_another(outcome: Outcome, w
 
 
 @pytest.mark.parametrize("event", [SessionLost("s2", 4), TimedOut(4)])
-def test_no_loss_and_no_timer_leaves_settling(event: states.Event) -> None:
+def test_no_loss_and_no_timer_leaves_settling(event: events.Event) -> None:
     status = decide(task(State.SETTLING), event, WORLD).status
     assert (status.state, status.session_id, status.crashes) == (State.SETTLING, "", 0)
 

@@ -36,7 +36,7 @@ from longshore.server.journal import Journal
 from longshore.server.listen import bind
 from longshore.server.model.clock import SystemClock
 from longshore.server.model.errors import LongshoreError
-from longshore.server.model.states import Policy
+from longshore.server.model.events import Policy
 from longshore.server.model.values import State
 from longshore.server.settings import MIB, Settings, check_listen, spool_path, sqlite_path
 from longshore.server.spool.directory import DirectorySpool

@@ -22,7 +22,7 @@ from longshore.server.engine.session_messages import (
 )
 from longshore.server.engine.watch import Progress
 from longshore.server.model.errors import InvalidField, ProtocolVersion
-from longshore.server.model.states import Reported
+from longshore.server.model.events import Reported
 from longshore.server.model.task import AnyValue, Failure, Grant
 from longshore.server.model.values import PARKED, DeliveryMethod, Outcome, State, WaitReason
 from longshore.server.store.commands import GrantAnswer

@@ -8,7 +8,9 @@ through the commit (`session_commits`), never before it.
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Final
 
 import structlog
@@ -16,6 +18,7 @@ import structlog
 from longshore.server.engine.session_connection import Connection
 from longshore.server.engine.sessions import Sessions
 from longshore.server.model.errors import StoreUnavailable
+from longshore.server.model.sharing import Shares
 from longshore.server.store.commands import Claims, ClaimTasks, Offer
 from longshore.server.store.protocol import Changes, Store
 
@@ -30,6 +33,37 @@ PAUSE_MOST: Final = 2.0
 """Seconds between two tries while the store cannot be written."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Dry:
+    """A connection that was offered and not filled. It gets nothing up to `news`, unless it be of a target that was
+    `refused` because it had its share."""
+
+    news: int
+    refused: frozenset[str]
+
+
+def _offer(connection: Connection, *, contested: bool) -> Offer:
+    """What the connection could take; not all at once if others have room too."""
+    kept_for = connection.kept_for
+    room = connection.room
+    return Offer(
+        session_id=connection.id,
+        epoch=connection.epoch,
+        # More than what is kept: of what is not refused altogether, something can be taken now.
+        room=min(room, max(SHARE, len(kept_for) + 1)) if contested else room,
+        idle=not connection.busy,
+        kept_for=kept_for,
+    )
+
+
+def _refused(connection: Connection, offer: Offer, taken: Iterable[str]) -> frozenset[str]:
+    """Targets of which it could take no more after this claim."""
+    shares = Shares(room=offer.room, kept_for=offer.kept_for)
+    for target in taken:
+        shares.take(target)
+    return frozenset(target for target in connection.session.targets if not shares.of(target))
+
+
 class Dispatcher:
     """Runs until cancelled. Nothing is lost by that: what was claimed and not assigned returns with the next hello."""
 
@@ -41,8 +75,8 @@ class Dispatcher:
         self._bell = asyncio.Event()
         self._news = 0
         """Counts what may have made something claimable."""
-        self._dry: dict[Connection, int] = {}
-        """Connections that were offered and not filled, and the news up to which that holds."""
+        self._dry: dict[Connection, _Dry] = {}
+        """Connections that were offered and not filled."""
         self._emptying: set[Connection] = set()
         """Left to finish what they hold, so that a task that must run alone can."""
         self._doubtful: set[Connection] = set()
@@ -58,7 +92,7 @@ class Dispatcher:
             self._bell.set()
 
     def _on_room(self, connection: Connection) -> None:
-        if connection.room > 0 and self._dry.get(connection) != self._news:
+        if connection.room > 0 and not self._is_dry(connection):
             self._bell.set()
 
     def expect(self) -> None:
@@ -113,37 +147,38 @@ class Dispatcher:
     def _offers(self) -> dict[Connection, Offer]:
         """What each connection could take, beginning with another one each time."""
         live = self._fleet.connections()
-        self._dry = {one: news for one, news in self._dry.items() if not one.over}
+        self._dry = {one: dry for one, dry in self._dry.items() if not one.over}
         self._emptying = {one for one in self._emptying if not one.over}
         able = [one for one in live if self._is_able(one)]
         self._turn += 1
         start = self._turn % len(able) if able else 0
-        most = SHARE if len(able) > 1 else None
-        return {
-            one: Offer(
-                session_id=one.id,
-                epoch=one.epoch,
-                room=one.room if most is None else min(one.room, most),
-                idle=not one.busy,
-            )
-            for one in able[start:] + able[:start]
-        }
+        return {one: _offer(one, contested=len(able) > 1) for one in able[start:] + able[:start]}
+
+    def _is_dry(self, connection: Connection) -> bool:
+        dry = self._dry.get(connection)
+        if dry is None or dry.news != self._news:
+            return False
+        # Of a target that was over its share something may be left.
+        shares = connection.shares
+        return not any(shares.of(target) for target in dry.refused)
 
     def _is_able(self, connection: Connection) -> bool:
-        if connection.room < 1 or self._dry.get(connection) == self._news:
+        if connection.room < 1 or self._is_dry(connection):
             return False
         # One that is being emptied is offered when the store too knows it to hold nothing.
         return connection not in self._emptying or not connection.held
 
     def _learn(self, offered: dict[Connection, Offer], claims: Claims, news: int) -> None:
-        taken = Counter(session_id for session_id, _task in claims.taken)
+        taken: defaultdict[str, list[str]] = defaultdict(list)
+        for session_id, task in claims.taken:
+            taken[session_id].append(task.order.target)
         alone = {session_id for session_id, task in claims.taken if task.status.alone}
         for connection, offer in offered.items():
             if offer.idle:
                 self._emptying.discard(connection)
             # Who took a task to run alone was refused the others, and is not dry.
-            if taken[connection.id] < offer.room and connection.id not in alone:
-                self._dry[connection] = news
+            if len(taken[connection.id]) < offer.room and connection.id not in alone:
+                self._dry[connection] = _Dry(news, _refused(connection, offer, taken[connection.id]))
         if claims.solo_waiting:
             self._leave_one_to_empty([one for one in offered if one.id in claims.solo_waiting])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -10,7 +11,8 @@ from typing import Final
 from longshore.server.engine.session_batcher import Batcher
 from longshore.server.engine.session_messages import AttemptRef, ReportAck
 from longshore.server.engine.session_outbox import Outbox
-from longshore.server.model.states import Reported
+from longshore.server.model.events import Reported
+from longshore.server.model.sharing import Shares
 from longshore.server.model.task import Grant, Payload, Session, Task
 from longshore.server.model.values import State
 from longshore.server.store.commands import FileReports, RequestGrants
@@ -27,12 +29,13 @@ class Holding:
     payload: Payload | None
     settles: bool
     alone: bool
+    target: str = ""
 
     @classmethod
     def of(cls, task: Task) -> Holding:
         """A settling attempt delivers nothing and so needs no protection from its neighbours, nor they from it."""
         settles = task.status.state is State.SETTLING
-        return cls(task.order.payload, settles, task.status.alone and not settles)
+        return cls(task.order.payload, settles, task.status.alone and not settles, task.order.target)
 
 
 class Connection:
@@ -63,6 +66,8 @@ class Connection:
         self._ending: set[AttemptRef] = set()
         """Held, and reported; the report is not committed yet."""
         self._alone = 0
+        self._busy_on: Counter[str] = Counter()
+        """Attempts that run, by target."""
         self._over = asyncio.Event()
         self._error: BaseException | None = None
 
@@ -97,20 +102,30 @@ class Connection:
             return 0
         return self.credits - self.busy
 
+    @property
+    def kept_for(self) -> frozenset[str]:
+        """Targets that it serves and nothing runs on."""
+        return frozenset(target for target in self.session.targets if not self._busy_on[target])
+
+    @property
+    def shares(self) -> Shares:
+        """The room, target by target."""
+        return Shares(room=self.room, kept_for=self.kept_for)
+
     def hold(self, ref: AttemptRef, holding: Holding) -> None:
         """It has the attempt from now on, or more is known of one that it has."""
         known = self._held.get(ref)
         self._held[ref] = holding
         if ref not in self._ending:
-            self._alone += holding.alone - (known is not None and known.alone)
+            self._count(known, -1)
+            self._count(holding, +1)
 
     def report(self, ref: AttemptRef, report: Reported) -> None:
         """It says that an attempt ended: to be committed, and answered."""
         self.reports.put(ref, report)
         if ref in self._held and ref not in self._ending:
             self._ending.add(ref)
-            holding = self._held[ref]
-            self._alone -= holding is not None and holding.alone
+            self._count(self._held[ref], -1)
             self._on_room(self)
 
     def drop(self, ref: AttemptRef) -> Holding | None:
@@ -121,9 +136,15 @@ class Connection:
         if ref in self._ending:
             self._ending.discard(ref)
         else:
-            self._alone -= holding is not None and holding.alone
+            self._count(holding, -1)
         self._on_room(self)
         return holding
+
+    def _count(self, holding: Holding | None, by: int) -> None:
+        """An attempt that runs came or went. What is not looked at yet is not counted: no credits are known by then."""
+        if holding is not None:
+            self._alone += by * holding.alone
+            self._busy_on[holding.target] += by
 
     # Its end --------------------------------------------------------------------------------------------------------
 

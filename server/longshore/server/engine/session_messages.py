@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from longshore.server.engine.watch import Progress
-from longshore.server.model.states import Reported
+from longshore.server.model.events import Reported
 from longshore.server.model.task import Destination, Grant, Task
 from longshore.server.store.commands import GrantAnswer
 

@@ -23,7 +23,7 @@ from longshore.server.engine.session_leases import LeaseKeeper
 from longshore.server.engine.session_messages import AttemptRef, Hello, Revocation, Welcome, WorkerSays
 from longshore.server.model.clock import Clock
 from longshore.server.model.errors import Draining, EpochSuperseded, SlowConsumer, StoreUnavailable
-from longshore.server.model.states import Policy
+from longshore.server.model.events import Policy
 from longshore.server.model.task import Session
 from longshore.server.spool.protocol import Spool
 from longshore.server.store.commands import Disconnect, DrainSession, OpenSession

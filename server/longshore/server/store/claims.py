@@ -12,7 +12,8 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from longshore.server.model.states import Claimed, Verdict
+from longshore.server.model.events import Claimed, Verdict
+from longshore.server.model.sharing import Shares
 from longshore.server.model.task import FILE_PUSH, Session
 from longshore.server.model.values import State
 from longshore.server.store.commands import Claims, ClaimTasks, Offer
@@ -51,7 +52,7 @@ class _Taker:
     """A session with room."""
 
     session: Session
-    room: int
+    shares: Shares
     idle: bool
 
     def serves(self, target: str, kind: str) -> bool:
@@ -96,7 +97,7 @@ class _Round:
         held = self._unit.link.rows(_HELD, session_id=session.id)
         if any(alone and state != State.SETTLING for state, alone in held):
             return None
-        return _Taker(session, offer.room, offer.idle and not held)
+        return _Taker(session, Shares(room=offer.room, kept_for=offer.kept_for), offer.idle and not held)
 
     # Candidates ---------------------------------------------------------------------------------------------------
 
@@ -104,7 +105,7 @@ class _Round:
         """(target, kind) that somebody with room serves; an empty target is a job without one."""
         pairs: set[tuple[str, str]] = set()
         for taker in self._takers:
-            if taker.room < 1:
+            if taker.shares.room < 1:
                 continue
             for kind in taker.session.kinds:
                 pairs.update((target, kind) for target in taker.session.targets)
@@ -115,14 +116,18 @@ class _Round:
     def _room_on(self, target: str) -> int:
         """How many more attempts the target may run."""
         if not target:
-            return sum(taker.room for taker in self._takers)
+            return sum(taker.shares.room for taker in self._takers)
         return max(0, self._unit.limits.target - self._unit.ledger.value((TARGET_RUNNING, target)))
 
+    def _room_for(self, target: str, kind: str, *, alone: bool) -> int:
+        """How many attempts the takers could take. What must run alone waits for an idle one, whatever its share."""
+        serving = [taker.shares for taker in self._takers if taker.serves(target, kind)]
+        return sum(shares.room if alone else shares.of(target) for shares in serving)
+
     def _candidates(self, *, alone: bool) -> list[_Candidate]:
-        wanted = sum(taker.room for taker in self._takers)
         found: list[_Candidate] = []
         for target, kind in self._pairs():
-            most = min(wanted, self._room_on(target))
+            most = min(self._room_for(target, kind, alone=alone), self._room_on(target))
             if most < 1:
                 continue
             taker = taker_of(kind, alone=alone)
@@ -135,22 +140,22 @@ class _Round:
     def _settle(self) -> None:
         for target, kind in self._pairs():
             takers = [taker for taker in self._takers if taker.settles(target, kind)]
-            most = min(sum(taker.room for taker in takers), self._room_on(target))
+            most = min(sum(taker.shares.of(target) for taker in takers), self._room_on(target))
             if most < 1:
                 continue
             rows = self._unit.link.rows(_UNSETTLED, target=target, kind=kind, now=self._unit.now, most=most)
             for entry in self._unit.load(row[0] for row in rows):
-                self._give(self._roomiest(takers), entry)
+                self._give(self._roomiest(takers, target), entry)
 
     def _run_alone(self) -> None:
         for candidate, entry in self._loaded(alone=True):
             if not self._has_room(entry):
                 continue
             serving = [taker for taker in self._takers if taker.serves(candidate.target, candidate.kind)]
-            idle = [taker for taker in serving if taker.idle and taker.room > 0]
+            idle = [taker for taker in serving if taker.idle and taker.shares.room > 0]
             if idle:
                 self._give(idle[0], entry)
-                idle[0].room = 0
+                idle[0].shares.room = 0
             else:
                 self._solo_waiting.update(taker.session.id for taker in serving)
 
@@ -158,7 +163,7 @@ class _Round:
         for candidate, entry in self._loaded(alone=False):
             if self._has_room(entry):
                 serving = [taker for taker in self._takers if taker.serves(candidate.target, candidate.kind)]
-                self._give(self._roomiest(serving), entry)
+                self._give(self._roomiest(serving, candidate.target), entry)
             else:
                 # It stood in the way of others, and does no more when this is over: see `trim_lanes`.
                 self._unit.claimable = True
@@ -174,10 +179,10 @@ class _Round:
         lane = entry.lane
         return self._room_on(entry.order.target) > 0 and (not lane or room_in(self._unit, lane) > 0)
 
-    def _roomiest(self, takers: list[_Taker]) -> _Taker | None:
+    def _roomiest(self, takers: list[_Taker], target: str) -> _Taker | None:
         """Work is spread: the one with the most room next."""
-        best = max(takers, key=lambda taker: taker.room, default=None)
-        return best if best is not None and best.room > 0 else None
+        able = [taker for taker in takers if taker.shares.of(target) > 0]
+        return max(able, key=lambda taker: taker.shares.room, default=None)
 
     def _give(self, taker: _Taker | None, entry: Entry) -> None:
         if taker is None:
@@ -186,7 +191,7 @@ class _Round:
         decision = self._unit.apply(entry, Claimed(session.id, session.worker, self._unit.ticks))
         if decision.verdict is not Verdict.CHANGED:
             raise AssertionError(f"a {entry.status.state.name} task was offered for a claim")
-        taker.room -= 1
+        taker.shares.take(entry.order.target)
         taker.idle = False
         self._taken.append((session.id, entry))
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import ClassVar, Generic, TypeVar
 
-from longshore.server.model.states import Reported
+from longshore.server.model.events import Reported
 from longshore.server.model.task import FilePush, Grant, Job, Payload, Session, Task, Upload
 from longshore.server.model.values import Settlement, WaitReason
 
@@ -235,6 +235,8 @@ class Offer:
     """Attempts it could take, 1 or more."""
     idle: bool
     """It holds nothing: it may take a task that must run alone (then only that one)."""
+    kept_for: frozenset[str] = frozenset()
+    """Targets that it serves and holds nothing of: room for one attempt each is kept for them (`Shares`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,7 +253,7 @@ class ClaimTasks(Command[Claims]):
     """Claim for all these sessions: heads with room in their instance and target, by priority, then acceptance.
 
     Offers of sessions that have ended, drain, or have a newer epoch take nothing. A task that must run alone goes to an
-    idle session only, which then takes nothing else.
+    idle session only, which then takes nothing else. A session takes no more of a target than its share.
     """
 
     offers: tuple[Offer, ...]

@@ -9,7 +9,7 @@ from typing import Final
 import sqlalchemy as sa
 
 from longshore.server.model.errors import Forbidden, NotFound, TargetIdentity
-from longshore.server.model.states import Due, GrantAsked, SessionLost, Verdict
+from longshore.server.model.events import Due, GrantAsked, SessionLost, Verdict
 from longshore.server.model.task import Grant, Session
 from longshore.server.model.values import State, WaitReason
 from longshore.server.store import codec

@@ -7,7 +7,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from longshore.server.model.states import Due, ExpiryReached, TimedOut, Verdict
+from longshore.server.model.events import Due, ExpiryReached, TimedOut, Verdict
 from longshore.server.model.values import State
 from longshore.server.store.commands import (
     DoomPayloads,

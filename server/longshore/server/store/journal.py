@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from longshore.server.model.states import Claimed, Decision, Event, GrantAsked
+from longshore.server.model.events import Claimed, Decision, Event, GrantAsked
 from longshore.server.model.task import FilePush, Status, Submission
 from longshore.server.model.values import State
 from longshore.server.store import codec

@@ -12,7 +12,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from longshore.server.model.states import BecameHead
+from longshore.server.model.events import BecameHead
 from longshore.server.store.counters import LANE_RUNNING
 from longshore.server.store.link import statement
 from longshore.server.store.schema import is_live, is_offered, is_ready, tasks

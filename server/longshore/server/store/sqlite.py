@@ -11,7 +11,7 @@ from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.pool import NullPool
 
 from longshore.server.model.clock import Clock
-from longshore.server.model.states import Policy
+from longshore.server.model.events import Policy
 from longshore.server.store.dialect import Cursor
 from longshore.server.store.limits import LaneLimits
 from longshore.server.store.store import SQLStore

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final, TypeVar
 
 from longshore.server.model.clock import Clock
-from longshore.server.model.states import Policy
+from longshore.server.model.events import Policy
 from longshore.server.model.task import Attempt, Debt, Destination, Payload, Session, Task, Upload
 from longshore.server.store import queries
 from longshore.server.store.cache import TaskCache

@@ -15,7 +15,7 @@ from longshore.server.model.errors import (
     RevisionMismatch,
     Superseded,
 )
-from longshore.server.model.states import CancelAsked, SettledByHand
+from longshore.server.model.events import CancelAsked, SettledByHand
 from longshore.server.model.task import Payload, Task
 from longshore.server.model.values import State
 from longshore.server.store.births import make_tasks

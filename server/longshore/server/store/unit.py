@@ -14,7 +14,8 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from longshore.server.model.clock import Clock
-from longshore.server.model.states import Circumstances, Decision, Event, Policy, Verdict, decide
+from longshore.server.model.events import Circumstances, Decision, Event, Policy, Verdict
+from longshore.server.model.states import decide
 from longshore.server.model.task import Status, Submission, Task
 from longshore.server.model.values import State
 from longshore.server.store.cache import TaskCache
