@@ -40,6 +40,7 @@ from longshore.server.store.commands import (
     TaskPlan,
     Tick,
     WakeParked,
+    Woken,
 )
 from longshore.server.store.limits import LaneLimits
 from longshore.server.store.protocol import TaskFilter
@@ -497,7 +498,7 @@ class StoreMachine(RuleBasedStateMachine):
             and task.target == "default"
             and (not instance or task.lane == f"default/{instance}")
         ]
-        assert woken == len(parked)
+        assert woken == Woken(len(parked), more=False)
         for task in parked:
             self.model.happen(task, "due")
 

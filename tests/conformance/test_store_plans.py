@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from longshore.server.store import claims, fleet, janitor, promote, queries, requests, tasks, unit, uploads
+from longshore.server.store.commands import PauseQueue
 from longshore.server.store.link import Link, Statement
 from longshore.server.store.sqlite import SQLiteDialect
 from tests.conformance.conftest import OpenStore
@@ -22,6 +23,7 @@ HOT: dict[str, tuple[Statement, str]] = {
     "superseded": (tasks._DELIVERED_SINCE, "tasks_delivered"),
     "use of a payload": (tasks._USES_PAYLOAD, "orders_payload"),
     "parked": (fleet._PARKED, "tasks_parked"),
+    "parked on a target": (fleet._PARKED_ON_TARGET, "tasks_parked"),
     "bound target": (fleet._RAN_THERE, "tasks_target"),
     "due": (janitor._DUE, "tasks_due"),
     "expired": (janitor._EXPIRED, "tasks_expiry"),
@@ -86,3 +88,20 @@ async def test_a_claim_reads_no_more_when_more_is_queued(fleet: Fleet, monkeypat
         costs.append(counted)
         await fleet.deliver(task)
     assert costs[1] <= 1.2 * costs[0], costs
+
+
+async def test_a_queue_is_paused_and_resumed_by_as_many_statements_however_much_is_queued(fleet: Fleet) -> None:
+    """Leases wait behind it: 50,000 tasks of a thousand instances take 0.15 s, of an instance each 0.9 s."""
+    counts = []
+    for many in (20, 2_000):
+        await fleet.submit(*(plan(push(f"/{many}/{number}", f"i{number % 7}"), queue="q") for number in range(many)))
+        link = fleet.store._writer._link
+        assert link is not None
+        ran: list[str] = []
+        connection = link._connection.dbapi_connection
+        connection.set_trace_callback(ran.append)  # type: ignore[union-attr]  # SQLite's own
+        await fleet.run(PauseQueue(queue="q", paused=True))
+        await fleet.run(PauseQueue(queue="q", paused=False))
+        connection.set_trace_callback(None)  # type: ignore[union-attr]  # SQLite's own
+        counts.append(len(ran))
+    assert counts[1] <= counts[0] + 28, "four more of each of seven instances become ready, and none other"

@@ -19,6 +19,7 @@ from longshore.server.store.commands import (
     RenewLeases,
     RequestGrants,
     WakeParked,
+    Woken,
 )
 from tests.conformance.conftest import OpenStore
 from tests.support.store import LEASE, Fleet, ManualClock, job, plan, push
@@ -352,14 +353,34 @@ async def test_parked_tasks_are_woken_by_their_instance(fleet: Fleet) -> None:
     def wake(instance: str, *, running: bool) -> WakeParked:
         return WakeParked(target="default", project="", instance=instance, running=running)
 
-    assert await fleet.run(wake("web9", running=True)) == 0
-    assert await fleet.run(wake("web1", running=False)) == 1
+    assert await fleet.run(wake("web9", running=True)) == Woken(0, more=False)
+    assert await fleet.run(wake("web1", running=False)) == Woken(1, more=False)
     assert await fleet.states(stopped, absent, other) == ["SCHEDULED", "QUEUED", "SCHEDULED"]
-    assert await fleet.run(wake("web1", running=True)) == 1
-    assert await fleet.run(wake("web1", running=True)) == 0
-    assert await fleet.run(wake("", running=True)) == 1
+    assert await fleet.run(wake("web1", running=True)) == Woken(1, more=False)
+    assert await fleet.run(wake("web1", running=True)) == Woken(0, more=False)
+    assert await fleet.run(wake("", running=True)) == Woken(1, more=False)
     assert await fleet.states(stopped, absent, other) == ["QUEUED"] * 3
     assert await fleet.store.parked("default") == []
+
+
+@pytest.mark.parametrize("instance", ["web1", ""])
+async def test_a_crowd_of_parked_tasks_is_woken_bit_by_bit(fleet: Fleet, instance: str) -> None:
+    """Each bit is a transaction; what waits for something else takes nobody's place in it."""
+    await fleet.session()
+    stopped = [await parked(fleet, f"/stopped{number}", "web1", WaitReason.INSTANCE_STOPPED) for number in range(3)]
+    absent = [await parked(fleet, f"/absent{number}", "web1", WaitReason.INSTANCE_ABSENT) for number in range(5)]
+
+    async def wake(*, running: bool) -> Woken:
+        command = WakeParked(target="default", project="", instance=instance, running=running, limit=2)
+        return await fleet.run(command)
+
+    assert await wake(running=False) == Woken(2, more=True)
+    assert await fleet.states(*absent) == ["QUEUED"] * 2 + ["SCHEDULED"] * 3
+    assert await wake(running=False) == Woken(2, more=True)
+    assert await wake(running=False) == Woken(1, more=False)
+    assert await fleet.states(*stopped) == ["SCHEDULED"] * 3
+    assert await wake(running=True) == Woken(2, more=True)
+    assert await wake(running=True) == Woken(1, more=False)
 
 
 async def test_parked_tasks_expire(fleet: Fleet) -> None:

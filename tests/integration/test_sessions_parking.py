@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from longshore.server.engine import parking
 from longshore.server.model.events import Policy
 from longshore.server.model.temps import temps_of
 from longshore.server.model.values import State, WaitReason
@@ -82,6 +83,24 @@ async def test_an_instance_that_only_exists_wakes_those_that_wait_for_that(
     assert (await stream.next_assignment()).task.id == absent.task.id
     await stream.say(ready=[pb.InstanceReady(instance=everything, running=True)])
     assert (await stream.next_assignment()).task.id == stopped.task.id
+
+
+async def test_more_than_one_transaction_wakes_are_all_woken(
+    server: FleetServer, worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parking, "WAKE_AT_ONCE", 2)
+    stream = await worker.connect(credits=4)
+    waiting = {(await park(server, stream, f"/{number}")).task.id for number in range(7)}
+    seen = server.record()
+    everything = pb.InstanceRef(target="default")
+    await stream.say(ready=[pb.InstanceReady(instance=everything, running=True)])
+    for _ in range(len(waiting)):
+        woken = await stream.next_assignment()
+        waiting.discard(woken.task.id)
+        await stream.report(woken, pb.OUTCOME_PERMANENT, reason="NO_SPACE")
+    assert not waiting
+    queued = [[one for one in commit.tasks if one.task.status.state is State.QUEUED] for commit in seen]
+    assert max(len(commit) for commit in queued) == 2
 
 
 async def test_only_who_serves_a_target_can_wake_its_tasks(server: FleetServer, worker: FakeWorker) -> None:

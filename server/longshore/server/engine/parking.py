@@ -25,6 +25,8 @@ GATHER: Final = 0.05
 """Seconds for which changes are gathered before a target's list is read again."""
 LOOK_AGAIN: Final = 30.0
 """Seconds after which all lists are read again: another server's tasks, and expired ones."""
+WAKE_AT_ONCE: Final = 500
+"""Most tasks that one transaction wakes: signs of life wait behind it."""
 _RETRY: Final = 1.0
 
 _Place = tuple[str, str, str]
@@ -103,12 +105,13 @@ class Parking:
             place, running = next(iter(self._ready.items()))
             target, project, instance = place
             woken = await self._store.run(
-                WakeParked(target=target, project=project, instance=instance, running=running)
+                WakeParked(target=target, project=project, instance=instance, running=running, limit=WAKE_AT_ONCE)
             )
-            if self._ready.get(place) == running:
-                del self._ready[place]
-            if woken:
-                _log.info("parked_tasks_woken", target=target, project=project, instance=instance, tasks=woken)
+            now = self._ready.pop(place)
+            if woken.more or now != running:
+                self._ready[place] = now  # behind the others
+            if woken.tasks:
+                _log.info("parked_tasks_woken", target=target, project=project, instance=instance, tasks=woken.tasks)
 
     async def _tell(self) -> None:
         """Bring the lists of all targets that may have changed up to date."""

@@ -344,17 +344,27 @@ class DrainSession(Command[Session]):
     session_id: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WakeParked(Command[int]):
-    """Tasks parked for this instance are ready (all of the target's if `instance` is empty); answers how many.
+@dataclass(frozen=True, slots=True)
+class Woken:
+    """How many `tasks`; `more` if the limit was reached."""
 
-    `running` false wakes only those that wait for the instance to exist.
+    tasks: int
+    more: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WakeParked(Command[Woken]):
+    """Tasks parked for this instance are ready (all of the target's if `instance` is empty): wake up to `limit`.
+
+    `running` false wakes only those that wait for the instance to exist. Run it again while there are more: leases
+    wait behind each transaction, and a hundred thousand tasks may be parked.
     """
 
     target: str
     project: str
     instance: str
     running: bool
+    limit: int = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

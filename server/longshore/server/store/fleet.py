@@ -24,6 +24,7 @@ from longshore.server.store.commands import (
     RequestGrants,
     SessionOpened,
     WakeParked,
+    Woken,
 )
 from longshore.server.store.link import Statement, locking, statement
 from longshore.server.store.rows import SESSION_COLUMNS, session_of
@@ -79,20 +80,24 @@ _BIND_TARGET: Final = statement(
 _RAN_THERE: Final = statement(
     sa.select(sa.literal_column("1")).where(tasks.c.target == sa.bindparam("target"), tasks.c.attempt > 0).limit(1)
 )
+_waits_for: Final = tasks.c.wait_reason.in_((sa.bindparam("one"), sa.bindparam("other")))
 _PARKED: Final = statement(
-    sa.select(tasks.c.seq, tasks.c.wait_reason)
+    sa.select(tasks.c.seq)
     .where(
         is_parked,
         tasks.c.target == sa.bindparam("target"),
         tasks.c.project == sa.bindparam("project"),
         tasks.c.instance == sa.bindparam("instance"),
+        _waits_for,
     )
     .order_by(tasks.c.seq)
+    .limit(sa.bindparam("most"))
 )
 _PARKED_ON_TARGET: Final = statement(
-    sa.select(tasks.c.seq, tasks.c.wait_reason)
-    .where(is_parked, tasks.c.target == sa.bindparam("target"))
-    .order_by(tasks.c.seq)
+    sa.select(tasks.c.seq)
+    .where(is_parked, tasks.c.target == sa.bindparam("target"), _waits_for)
+    .order_by(tasks.c.project, tasks.c.instance, tasks.c.seq)
+    .limit(sa.bindparam("most"))
 )
 _DEBT: Final = locking(sa.select(debts.c.temp, debts.c.asked).where(debts.c.id == sa.bindparam("debt_id")))
 _ASK_AGAIN: Final = statement(
@@ -288,19 +293,24 @@ def file_reports(unit: UnitOfWork, command: FileReports) -> Callable[[], tuple[b
     return lambda: answers
 
 
-def wake_parked(unit: UnitOfWork, command: WakeParked) -> Callable[[], int]:
+def wake_parked(unit: UnitOfWork, command: WakeParked) -> Callable[[], Woken]:
     """See WakeParked."""
     unit.flush()
+    absent, stopped = WaitReason.INSTANCE_ABSENT.value, WaitReason.INSTANCE_STOPPED.value
+    where = {
+        "target": command.target,
+        "one": absent,
+        "other": stopped if command.running else absent,
+        "most": command.limit,
+    }
     if command.instance:
-        rows = unit.link.rows(_PARKED, target=command.target, project=command.project, instance=command.instance)
+        rows = unit.link.rows(_PARKED, project=command.project, instance=command.instance, **where)
     else:
-        rows = unit.link.rows(_PARKED_ON_TARGET, target=command.target)
-    ready = {WaitReason.INSTANCE_ABSENT.value}
-    if command.running:
-        ready.add(WaitReason.INSTANCE_STOPPED.value)
-    woken = 0
-    for entry in unit.load(seq for seq, reason in rows if reason in ready):
-        woken += unit.apply(entry, Due()).verdict is Verdict.CHANGED
+        rows = unit.link.rows(_PARKED_ON_TARGET, **where)
+    count = 0
+    for entry in unit.load(row[0] for row in rows):
+        count += unit.apply(entry, Due()).verdict is Verdict.CHANGED
+    woken = Woken(count, more=count >= command.limit)
     return lambda: woken
 
 
