@@ -320,6 +320,8 @@ async def test_another_worker_settles(fleet: Fleet, outcome: Outcome, state: Sta
     assert taken.status.grant.attempt == 1
     (attempt,) = await fleet.store.attempts(task.id, last=1)
     assert attempt.settling
+    assert taken.status.alone
+    assert not attempt.alone, "who settles has neighbours"
     assert await fleet.claim() == [], "one settles at a time"
     assert await fleet.report(taken, outcome)
     assert await fleet.state(task) is state

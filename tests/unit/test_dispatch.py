@@ -14,8 +14,8 @@ from longshore.server.engine.sessions import Sessions
 from longshore.server.model.clock import SystemClock
 from longshore.server.model.errors import StoreUnavailable
 from longshore.server.model.events import Reported
-from longshore.server.model.task import Session, Task
-from longshore.server.model.values import Outcome
+from longshore.server.model.task import Grant, Session, Task
+from longshore.server.model.values import DeliveryMethod, Outcome, State
 from longshore.server.spool.protocol import Spool
 from longshore.server.store.commands import Claims, ClaimTasks, Command, Offer
 from longshore.server.store.protocol import Changes, Store, TaskChange
@@ -221,6 +221,17 @@ async def test_a_session_that_runs_alone_gets_nothing_else() -> None:
         connection.drop(AttemptRef("solo", 1))
         # Not held to be dry because it was refused the others.
         assert (await bench.settled())[1:] == [{"a": 8}]
+
+
+async def test_who_settles_what_must_run_alone_was_refused_nothing() -> None:
+    bench = Bench()
+    connection = bench.connect("a", credits=8)
+    settling = {"state": State.SETTLING, "alone": True, "grant": Grant(1, "b", "/t", DeliveryMethod.SFTP, 0.0)}
+    bench.store.script = [take("a", "solo", **settling)]
+    async with bench.running():
+        assert await bench.settled() == [{"a": 8}], "it is dry: nothing was left"
+        assert connection.room == 7
+        assert not connection.outbox.take().assignments[0].alone
 
 
 async def test_one_session_is_left_to_empty_for_a_task_that_must_run_alone() -> None:

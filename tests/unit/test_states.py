@@ -387,6 +387,24 @@ def test_no_loss_and_no_timer_leaves_settling(event: events.Event) -> None:
     assert (status.state, status.session_id, status.crashes) == (State.SETTLING, "", 0)
 
 
+@pytest.mark.parametrize(
+    ("state", "attempt", "words"),
+    [
+        (State.RUNNING, 3, "run_timeout"),
+        (State.COMMITTING, 3, "run_timeout"),
+        (State.CANCELLING, 3, "after its cancel"),
+        (State.SETTLING, 4, "what became of the commit"),
+    ],
+)
+def test_a_time_out_says_which_time_was_over(state: State, attempt: int, words: str) -> None:
+    (ending,) = decide(task(state), TimedOut(attempt), WORLD).endings
+    assert ending.end is AttemptEnd.TIMED_OUT
+    assert ending.error is not None
+    assert ending.error.reason == "TIMED_OUT"
+    assert words in ending.error.message
+    assert ("run_timeout" in ending.error.message) is (words == "run_timeout")
+
+
 @pytest.mark.parametrize("settlement", list(Settlement), ids=lambda settlement: settlement.name)
 @pytest.mark.parametrize("cancelled", [False, True])
 @pytest.mark.parametrize("held", [False, True])

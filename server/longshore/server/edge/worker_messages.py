@@ -24,7 +24,7 @@ from longshore.server.engine.watch import Progress
 from longshore.server.model.errors import InvalidField, ProtocolVersion
 from longshore.server.model.events import Reported
 from longshore.server.model.task import AnyValue, Failure, Grant
-from longshore.server.model.values import PARKED, DeliveryMethod, Outcome, State, WaitReason
+from longshore.server.model.values import PARKED, DeliveryMethod, Outcome, WaitReason
 from longshore.server.store.commands import GrantAnswer
 from longshore.v1 import task_pb2, task_service_pb2
 from longshore.v1 import worker_service_pb2 as pb
@@ -252,12 +252,11 @@ def _refs(refs: Iterable[AttemptRef]) -> list[pb.AttemptRef]:
 
 def _assignment(one: Assignment) -> pb.Assignment:
     status = one.task.status
-    settles = status.state is State.SETTLING
     return pb.Assignment(
         task=translate.task(one.task),
         attempt=status.attempt,
-        settle=_settle_order(status.grant) if settles and status.grant is not None else None,
-        alone=status.alone and not settles,
+        settle=_settle_order(status.grant) if one.settles and status.grant is not None else None,
+        alone=one.alone,
         payload_path=one.payload_path,
     )
 

@@ -15,7 +15,7 @@ from typing import Final
 
 import structlog
 
-from longshore.server.engine.session_connection import Connection
+from longshore.server.engine.session_connection import Connection, Holding
 from longshore.server.engine.sessions import Sessions
 from longshore.server.model.errors import StoreUnavailable
 from longshore.server.model.sharing import Shares
@@ -172,7 +172,7 @@ class Dispatcher:
         taken: defaultdict[str, list[str]] = defaultdict(list)
         for session_id, task in claims.taken:
             taken[session_id].append(task.order.target)
-        alone = {session_id for session_id, task in claims.taken if task.status.alone}
+        alone = {session_id for session_id, task in claims.taken if Holding.of(task).alone}
         for connection, offer in offered.items():
             if offer.idle:
                 self._emptying.discard(connection)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from longshore.server.engine.watch import Progress
 from longshore.server.model.events import Reported
 from longshore.server.model.task import Destination, Grant, Task
+from longshore.server.model.values import State
 from longshore.server.store.commands import GrantAnswer
 
 
@@ -77,6 +78,16 @@ class Assignment:
     @property
     def ref(self) -> AttemptRef:
         return AttemptRef(self.task.id, self.task.status.attempt)
+
+    @property
+    def settles(self) -> bool:
+        """It is to find out what became of a commit, and delivers nothing."""
+        return self.task.status.state is State.SETTLING
+
+    @property
+    def alone(self) -> bool:
+        """Nothing else may run beside it. Who settles needs no protection from its neighbours, nor they from it."""
+        return self.task.status.alone and not self.settles
 
 
 @dataclass(frozen=True, slots=True)

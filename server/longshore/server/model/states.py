@@ -331,7 +331,7 @@ class _Table:
         status = self._status
         if status.attempt != event.attempt or not status.session_id:
             return self._unchanged()
-        ending = Ending(status.attempt, AttemptEnd.TIMED_OUT, RAN_TOO_LONG)
+        ending = Ending(status.attempt, AttemptEnd.TIMED_OUT, _TOO_LONG.get(status.state, RAN_TOO_LONG))
         match status.state:
             case State.RUNNING:
                 return self._transient(self._released(), RAN_TOO_LONG, None, (ending,), self._debts_of_loss())
@@ -432,6 +432,11 @@ class _Table:
 _SETTLEMENTS = frozenset({Outcome.SETTLED_REMOVED, Outcome.SETTLED_LANDED, Outcome.SETTLED_NEITHER})
 
 RAN_TOO_LONG = Failure("TIMED_OUT", "The attempt took longer than its run_timeout and was given up.", True)
+SETTLED_TOO_LONG = Failure(
+    "TIMED_OUT", "The worker did not find out in time what became of the commit; another one is asked to.", True
+)
+STOPPED_TOO_LONG = Failure("TIMED_OUT", "The attempt did not stop within the grace after its cancel.", True)
+_TOO_LONG = {State.SETTLING: SETTLED_TOO_LONG, State.CANCELLING: STOPPED_TOO_LONG}
 CRASHED_TOO_OFTEN = Failure(
     "WORKER_CRASHED",
     "The worker was lost each time it ran this task, alone too; see the attempts and the workers' logs.",

@@ -85,7 +85,7 @@ class Journal:
                     "session_id": event.session_id,
                     "started_at": self._now,
                     "settling": after.state is State.SETTLING,
-                    "alone": after.alone,
+                    "alone": after.alone and after.state is not State.SETTLING,
                 }
             )
         elif isinstance(event, GrantAsked):
