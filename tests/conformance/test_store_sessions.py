@@ -83,6 +83,10 @@ async def test_a_session_belongs_to_one_principal(fleet: Fleet) -> None:
     with pytest.raises(Forbidden):
         await fleet.session(principal="thief")
     assert (await fleet.store.sessions())[0].epoch == 1
+    fleet.clock.advance(LEASE)
+    assert await fleet.run(ReapSessions()) == ("session-1",)
+    with pytest.raises(Forbidden):
+        await fleet.session(principal="thief")
 
 
 async def test_a_session_that_ended_begins_anew_with_a_later_epoch(fleet: Fleet) -> None:

@@ -10,6 +10,7 @@ import grpc
 import pytest
 
 from longshore.server.edge import worker_service
+from longshore.server.store.commands import OpenSession
 from longshore.server.store.limits import LaneLimits
 from longshore.v1 import worker_service_pb2 as pb
 from tests.support.fakeworker import FakeWorker, Refused, Stream, ref
@@ -40,6 +41,26 @@ async def test_a_wrong_hello(worker: FakeWorker, fields: dict[str, object], code
     with pytest.raises(Refused) as refused:
         await worker.connect(**fields)  # type: ignore[arg-type]  # each is a field of the hello
     assert (refused.value.code, refused.value.reason) == (code, reason)
+
+
+async def test_a_session_of_another_principal(server: FleetServer, worker: FakeWorker) -> None:
+    command = OpenSession(
+        session_id=worker.session_id,
+        worker="theirs",
+        principal="somebody else",
+        targets={},
+        kinds={},
+        version="1",
+        held=(),
+        dead_sessions=(),
+        lease=60.0,
+    )
+    await server.store.run(command)
+    with pytest.raises(Refused) as refused:
+        await worker.connect()
+    assert (refused.value.code, refused.value.reason) == (grpc.StatusCode.PERMISSION_DENIED, "FORBIDDEN")
+    (theirs,) = await server.store.sessions()
+    assert (theirs.principal, theirs.epoch) == ("somebody else", 1)
 
 
 async def test_no_hello_and_a_second_one(worker: FakeWorker) -> None:

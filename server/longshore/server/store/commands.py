@@ -301,9 +301,9 @@ class OpenSession(Command[SessionOpened]):
     """A connection of a worker process: epoch + 1, lease renewed.
 
     Attempts the store thinks it holds and `held` does not name never arrived: they are queued again at no cost (a
-    granted one is settled). `dead_sessions` of the same principal end now, as lost. Raises TargetIdentity (a served
-    name is bound to another daemon by a session that is still alive or by a task that ran there; an empty identity
-    binds nothing).
+    granted one is settled). `dead_sessions` of the same principal end now, as lost. Raises Forbidden (the session id
+    is another principal's, alive or ended), TargetIdentity (a served name is bound to another daemon by a session that
+    is still alive or by a task that ran there; an empty identity binds nothing).
     """
 
     session_id: str
