@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager
-from functools import partial
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
-from longshore.server.store.sqlite import SQLiteStore
-from tests.support.store import Fleet, ManualClock, opened_sqlite
+from tests.support.postgres import shared_cluster
+from tests.support.store import Fleet, ManualClock
+from tests.support.storekinds import OpenStore, PostgresKind, SQLiteKind, StoreKind
 
-OpenStore = Callable[..., AbstractAsyncContextManager[SQLiteStore]]
-"""Opens the test's database: `async with open_store(clock) as store`. Twice in a test: a restart."""
+__all__ = ["OpenStore"]
 
 
 @pytest.fixture
@@ -21,10 +19,19 @@ def clock() -> ManualClock:
     return ManualClock()
 
 
-@pytest.fixture(params=["sqlite"])
-def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> OpenStore:
-    assert request.param == "sqlite"
-    return partial(opened_sqlite, tmp_path / "longshore.sqlite3")
+@pytest.fixture(params=["sqlite", "postgresql"])
+def kind(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[StoreKind]:
+    """The test's database, and what a test must know of its make."""
+    if request.param == "sqlite":
+        yield SQLiteKind(tmp_path / "longshore.sqlite3")
+    else:
+        with shared_cluster().database() as url:
+            yield PostgresKind(url)
+
+
+@pytest.fixture
+def open_store(kind: StoreKind) -> OpenStore:
+    return kind.opened
 
 
 @pytest.fixture

@@ -35,6 +35,7 @@ from longshore.server.store.commands import (
 from longshore.server.store.limits import LaneLimits
 from longshore.server.store.protocol import Changes
 from longshore.server.store.sqlite import SQLiteStore
+from longshore.server.store.store import SQLStore
 
 R = TypeVar("R")
 
@@ -98,7 +99,7 @@ def job(kind: str = "report", *, target: str = "", instance: str = "") -> Job:
 class Fleet:
     """What a test says to a store, in few words, and what the store told its subscribers."""
 
-    def __init__(self, store: SQLiteStore, clock: ManualClock) -> None:
+    def __init__(self, store: SQLStore, clock: ManualClock) -> None:
         self.store = store
         self.clock = clock
         self.changes: list[Changes] = []

@@ -19,19 +19,19 @@ from longshore.server.model.values import State
 from longshore.server.store.commands import Claims, ClaimTasks, Offer
 from longshore.server.store.counters import TARGET_RUNNING
 from longshore.server.store.fleet import session_at
-from longshore.server.store.link import locking, statement
+from longshore.server.store.link import claiming, statement
 from longshore.server.store.promote import room_in, trim_lanes
 from longshore.server.store.rows import taker_of
 from longshore.server.store.schema import is_ready, is_unsettled, tasks
 from longshore.server.store.unit import Entry, UnitOfWork
 
-_READY: Final = locking(
+_READY: Final = claiming(
     sa.select(tasks.c.seq, tasks.c.priority)
     .where(is_ready, tasks.c.target == sa.bindparam("target"), tasks.c.taker == sa.bindparam("taker"))
     .order_by(tasks.c.priority.desc(), tasks.c.seq)
     .limit(sa.bindparam("most"))
 )
-_UNSETTLED: Final = locking(
+_UNSETTLED: Final = claiming(
     sa.select(tasks.c.seq)
     .where(
         is_unsettled,

@@ -58,6 +58,15 @@ class Dialect(Protocol):
         """Lock the rows for the transaction. Statements come ordered by key, so that two servers cannot deadlock."""
         ...
 
+    def for_claim(self, statement: sa.Select[Any]) -> sa.Select[Any]:
+        """Like `for_update`, but leave out rows that somebody else has locked."""
+        ...
+
     def is_unavailable(self, error: BaseException) -> bool:
         """The database is locked, full, gone or broken: nothing that a different command would mend."""
+        ...
+
+    def may_pass(self, error: BaseException) -> bool:
+        """Nothing was committed, and the same transaction may well succeed when it is tried again at once: a deadlock,
+        a lock that took too long, a connection that was lost."""
         ...

@@ -12,3 +12,17 @@ class SchemaMismatch(Exception):
 
 class BatchConflict(RuntimeError):
     """A row changed under the writer's hands: somebody else writes to this database. The batch is rolled back."""
+
+
+class NotDurable(Exception):
+    """The database is set up so that it may lose or garble what it has confirmed.
+
+    Remedy: the message names the setting.
+    """
+
+
+class CommitUnknown(Exception):
+    """The connection was lost in COMMIT, and what became of the transaction cannot be found out.
+
+    Remedy: none is needed but to ask again with the same ids; commands are idempotent.
+    """

@@ -55,6 +55,11 @@ def locking(select: sa.Select[Any]) -> Statement:
     return Statement(lambda dialect: dialect.for_update(select))
 
 
+def claiming(select: sa.Select[Any]) -> Statement:
+    """A SELECT whose rows are locked where the database locks rows, without those that somebody else has locked."""
+    return Statement(lambda dialect: dialect.for_claim(select))
+
+
 class Among:
     """A SELECT with one IN list. `make` gets the list's parameters."""
 
@@ -87,6 +92,11 @@ class Link:
     @property
     def dialect(self) -> Dialect:
         return self._dialect
+
+    @property
+    def driver_connection(self) -> Any:
+        """The driver's own connection."""
+        return self._connection.driver_connection
 
     def close(self) -> None:
         self._cursor.close()

@@ -44,6 +44,17 @@ class Readers:
         self._links.clear()
 
     def _run(self, query: Callable[[Link], R]) -> R:
+        kept: Link | None = getattr(self._local, "link", None)
+        try:
+            return self._read(query)
+        except StoreUnavailable as error:
+            cause = error.__cause__
+            if kept is None or cause is None or not kept.dialect.may_pass(cause):
+                raise
+        # The connection broke while it lay idle: once more, with a new one.
+        return self._read(query)
+
+    def _read(self, query: Callable[[Link], R]) -> R:
         link: Link | None = getattr(self._local, "link", None)
         try:
             if link is None:

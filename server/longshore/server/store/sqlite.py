@@ -82,6 +82,12 @@ class SQLiteDialect:
     def for_update(self, statement: sa.Select[Any]) -> sa.Select[Any]:
         return statement
 
+    def for_claim(self, statement: sa.Select[Any]) -> sa.Select[Any]:
+        return statement
+
+    def may_pass(self, error: BaseException) -> bool:
+        return False
+
     def is_unavailable(self, error: BaseException) -> bool:
         # Locked, full, read-only, I/O error, cannot open: OperationalError. Damaged: DatabaseError itself. Its other
         # children (IntegrityError, ProgrammingError, ...) are somebody's mistake.

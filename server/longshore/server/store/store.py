@@ -20,7 +20,7 @@ from longshore.server.store.protocol import Changes, Figures, TaskFilter
 from longshore.server.store.readers import Readers
 from longshore.server.store.unit import UnitOfWork
 from longshore.server.store.verify import discrepancies
-from longshore.server.store.writer import Writer
+from longshore.server.store.writer import Log, Writer
 
 R = TypeVar("R")
 
@@ -31,7 +31,9 @@ READERS: Final = 2
 class SQLStore:
     """`store.protocol.Store` on any database that has a `Dialect`. See there for what each method promises."""
 
-    def __init__(self, *, dialect: Dialect, clock: Clock, policy: Policy, limits: LaneLimits) -> None:
+    def __init__(
+        self, *, dialect: Dialect, clock: Clock, policy: Policy, limits: LaneLimits, log: Log | None = None
+    ) -> None:
         self._dialect = dialect
         self._clock = clock
         self._listeners: list[Callable[[Changes], None]] = []
@@ -45,11 +47,16 @@ class SQLStore:
             forget=cache.clear,
             clock=clock,
             deliver=self._deliver,
+            may_pass=dialect.may_pass,
+            log=log,
         )
 
     async def open(self) -> None:
-        await asyncio.to_thread(migrate, self._dialect.engine)
+        await asyncio.to_thread(self._migrate)
         self._writer.start(asyncio.get_running_loop())
+
+    def _migrate(self) -> None:
+        migrate(self._dialect.engine)
 
     async def close(self) -> None:
         await self._writer.close()

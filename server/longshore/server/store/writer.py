@@ -12,7 +12,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from longshore.server.model.clock import Clock
 from longshore.server.model.errors import LongshoreError, StoreOverloaded, StoreUnavailable
@@ -36,6 +36,9 @@ PROBE_BROKEN: Final = 1.0
 
 PROBE_IDLE: Final = 5.0
 """Seconds without a commit after which an idle writer makes sure that it still could."""
+
+TRIES: Final = 3
+"""How often a batch is tried that fails for what may pass."""
 
 STALL: Final = 5.0
 """Ticks in one transaction after which the database counts as not writable: no lease could be renewed meanwhile."""
@@ -63,6 +66,18 @@ def bytes_of(command: Command[Any]) -> int:
     return size
 
 
+class Log(Protocol):
+    """Where commits are written down for other servers, and who then tells subscribers of everybody's, in order."""
+
+    def announce(self, link: Link, changes: Changes, now: float) -> int:
+        """Inside the transaction. Answers the commit's position; 0: nothing to tell."""
+        ...
+
+    def committed(self, link: Link, position: int, changes: Changes, now: float) -> None:
+        """The transaction is. What this raises is no failure of the commit: the listener will tell of it."""
+        ...
+
+
 @dataclass(slots=True, eq=False)
 class _Waiting:
     """A command and who waits for it."""
@@ -76,7 +91,7 @@ class Writer:
     """Owns the writing connection. `submit` belongs to the loop's thread, `_work` and what it calls to the writer's.
 
     `make_unit` begins the working set of a transaction, `forget` drops what is remembered between them; `deliver` is
-    called on the loop with what each commit changed.
+    called on the loop with what each commit changed, unless a `log` does it; `may_pass` as the dialect has it.
     """
 
     def __init__(
@@ -87,12 +102,16 @@ class Writer:
         clock: Clock,
         forget: Callable[[], None],
         deliver: Callable[[Changes], None],
+        may_pass: Callable[[BaseException], bool],
+        log: Log | None = None,
     ) -> None:
         self._connect = connect
         self._make_unit = make_unit
         self._clock = clock
         self._forget = forget
         self._deliver = deliver
+        self._may_pass = may_pass
+        self._log = log
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._work, name="longshore-writer", daemon=True)
         self._wake = threading.Condition()
@@ -183,7 +202,7 @@ class Writer:
         Once `again` on what is stored now, where somebody else had written to it.
         """
         try:
-            outcomes, changes = self._transaction([each.command for each in batch])
+            outcomes, changes = self._persist([each.command for each in batch])
         except Exception as error:  # noqa: BLE001  whatever it is, those who wait must hear of it
             if self._is_unavailable(error):
                 self._fail(batch, StoreUnavailable(f"The database cannot be written now ({error}): try again."))
@@ -201,13 +220,26 @@ class Writer:
             return
         self._hand_over(list(zip(batch, outcomes, strict=True)), changes)
 
-    def _transaction(self, commands: Sequence[Command[Any]]) -> tuple[list[Outcome], Changes]:
+    def _persist(self, commands: Sequence[Command[Any]]) -> tuple[list[Outcome], Changes | None]:
+        """One transaction, tried again where that may help. Commands can be carried out anew: nothing was committed."""
+        for _ in range(TRIES - 1):
+            try:
+                return self._transaction(commands)
+            except Exception as error:  # noqa: BLE001  the dialect knows which ones pass
+                if not self._may_pass(error):
+                    raise
+        return self._transaction(commands)
+
+    def _transaction(self, commands: Sequence[Command[Any]]) -> tuple[list[Outcome], Changes | None]:
+        """Answers no changes where the log tells of them."""
         link = self._open_link()
         began = self._busy_since = self._clock.ticks()
         try:
             link.begin()
             unit = self._make_unit(link)
             outcomes = execute(unit, commands)
+            changes = unit.changes()
+            position = 0 if self._log is None else self._log.announce(link, changes, unit.now)
             link.commit()
         except BaseException as error:
             self._undo(link, error)
@@ -218,7 +250,15 @@ class Writer:
         now = self._clock.ticks()
         if self._writable_since is None or now - began > STALL:
             self._writable_since = now
-        return outcomes, unit.changes()
+        if self._log is None:
+            return outcomes, changes
+        try:
+            self._log.committed(link, position, changes, unit.now)
+        except Exception as error:  # noqa: BLE001  it is committed: whoever waits must hear that; the listener tells the rest
+            if not self._is_unavailable(error):
+                self._call(self._complain, error)
+            self._drop(link)
+        return outcomes, None
 
     def _probe(self) -> None:
         """Write something, to learn whether writing works."""
@@ -259,8 +299,11 @@ class Writer:
             self._writable_since = None
         if self._is_unavailable(error) or self._writable_since is None:
             self._writable_since = None
-            self._link = None
-            link.close()
+            self._drop(link)
+
+    def _drop(self, link: Link) -> None:
+        self._link = None
+        link.close()
 
     def _is_unavailable(self, error: BaseException) -> bool:
         return self._link is None or self._link.dialect.is_unavailable(error)
@@ -270,7 +313,7 @@ class Writer:
     def _fail(self, batch: Sequence[_Waiting], error: LongshoreError) -> None:
         self._call(self._resolve_failed, batch, error)
 
-    def _hand_over(self, outcomes: Sequence[tuple[_Waiting, Outcome]], changes: Changes) -> None:
+    def _hand_over(self, outcomes: Sequence[tuple[_Waiting, Outcome]], changes: Changes | None) -> None:
         self._call(self._resolve, outcomes, changes)
 
     def _call(self, function: Callable[..., None], *arguments: Any) -> None:
@@ -283,8 +326,9 @@ class Writer:
             # The loop is closed: nobody waits any more, and what was committed stays committed.
             return
 
-    def _resolve(self, outcomes: Sequence[tuple[_Waiting, Outcome]], changes: Changes) -> None:
-        self._deliver(changes)
+    def _resolve(self, outcomes: Sequence[tuple[_Waiting, Outcome]], changes: Changes | None) -> None:
+        if changes is not None:
+            self._deliver(changes)
         for waiting, outcome in outcomes:
             if waiting.future.done():
                 continue
@@ -292,6 +336,11 @@ class Writer:
                 waiting.future.set_result(outcome.result)
             else:
                 waiting.future.set_exception(outcome.error)
+
+    def _complain(self, error: Exception) -> None:
+        asyncio.get_running_loop().call_exception_handler(
+            {"message": "what a commit changed could not be told", "exception": error}
+        )
 
     def _resolve_failed(self, batch: Sequence[_Waiting], error: LongshoreError) -> None:
         for waiting in batch:

@@ -30,6 +30,9 @@ def upgrade() -> None:
     _inline_payloads()
     _labels()
     _orders()
+    if op.get_bind().dialect.name == "postgresql":
+        # Several servers: see store.commit_log.
+        _commits()
     rows = sa.table("sequence", sa.column("name", sa.Text), sa.column("value", sa.BigInteger))
     op.bulk_insert(rows, [{"name": "tasks", "value": 0}, {"name": "probe", "value": 0}])
 
@@ -54,6 +57,17 @@ def _counters() -> None:
         sa.CheckConstraint("value >= 0", name=op.f("ck_counters_value")),
         sa.PrimaryKeyConstraint("scope", "name", name=op.f("pk_counters")),
         sqlite_with_rowid=False,
+    )
+
+
+def _commits() -> None:
+    op.create_table(
+        "commits",
+        sa.Column("position", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("server", sa.Text(), nullable=False),
+        sa.Column("at", sa.Double(), nullable=False),
+        sa.Column("body", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("position", name=op.f("pk_commits")),
     )
 
 

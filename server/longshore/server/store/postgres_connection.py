@@ -1,0 +1,128 @@
+"""Connections to PostgreSQL: how they are made, what is asked of the server, and what became of a lost COMMIT."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Final, LiteralString
+
+import psycopg
+from psycopg.types.string import StrDumper
+
+from longshore.server.store.errors import CommitUnknown, NotDurable
+
+CONNECT_TIMEOUT: Final = 5
+"""Seconds for making a connection."""
+
+LOCK_TIMEOUT: Final = 3.0
+"""Seconds to wait for a lock before the batch is tried again."""
+
+IDLE_TIMEOUT: Final = 5.0
+"""Seconds after which the database ends a transaction whose server does not go on: it holds up all the others."""
+
+STATEMENT_TIMEOUT: Final = 30.0
+"""Seconds for one statement. PostgreSQL does not apply it to COMMIT, which must not be given up half-way."""
+
+RESOLVE: Final = 5.0
+"""Seconds for finding out what became of a COMMIT whose connection was lost."""
+
+_RESOLVE_AGAIN: Final = 0.05
+
+_PREPARED: Final = 512
+"""Statements that a connection keeps prepared; we have about 150."""
+
+_PARAMETERS: Final[dict[str, str | int]] = {
+    "connect_timeout": CONNECT_TIMEOUT,
+    # A host that vanished is noticed within ten seconds, and not when TCP gives up after fifteen minutes.
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+    # Of several hosts the one that can be written.
+    "target_session_attrs": "read-write",
+    "application_name": "longshored",
+}
+
+_SETTINGS: Final[LiteralString] = """
+    SELECT set_config('lock_timeout', %(lock)s, false),
+           set_config('idle_in_transaction_session_timeout', %(idle)s, false),
+           set_config('statement_timeout', %(statement)s, false),
+           set_config('default_transaction_isolation', 'read committed', false),
+           set_config('client_encoding', 'UTF8', false)
+"""
+_FACTS: Final[LiteralString] = """
+    SELECT current_setting('synchronous_commit'), current_setting('fsync'), current_setting('full_page_writes'),
+           current_setting('server_encoding'), substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)
+"""
+_DURABLE: Final = ("on", "remote_apply")
+"""Values of `synchronous_commit` with which a commit is on disk, here and on synchronous standbys, when it returns."""
+
+
+class _TextDumper(StrDumper):
+    """Text with a NUL, which PostgreSQL refuses, is kept with U+FFFD in its place: it may be a hostile caller's reason
+    for a cancel, and must not make the batch fail."""
+
+    def dump(self, obj: str) -> Any:
+        return super().dump(obj.replace("\0", "\ufffd") if "\0" in obj else obj)
+
+
+class Connection(psycopg.Connection[Any]):
+    """A connection that knows which transaction it is in, in case the answer to COMMIT is lost."""
+
+    xid: str = ""
+    """The number of the newest transaction."""
+    timeline: str = ""
+    """The history that the number belongs to: another one after a failover."""
+
+
+def connect(url: str) -> Connection:
+    """A connection that is checked and set up. Raises psycopg.OperationalError, NotDurable."""
+    given = psycopg.conninfo.conninfo_to_dict(url)
+    parameters = {name: value for name, value in _PARAMETERS.items() if name not in given}
+    connection: Connection = Connection.connect(url, autocommit=True, **parameters)  # type: ignore[arg-type]
+    try:
+        _prepare(connection)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _prepare(connection: Connection) -> None:
+    connection.prepared_max = _PREPARED
+    connection.adapters.register_dumper(str, _TextDumper)
+    timeouts = {"lock": LOCK_TIMEOUT, "idle": IDLE_TIMEOUT, "statement": STATEMENT_TIMEOUT}
+    connection.execute(_SETTINGS, {name: f"{round(1000 * seconds)}ms" for name, seconds in timeouts.items()})
+    synchronous, fsync, full_pages, encoding, connection.timeline = connection.execute(_FACTS).fetchone() or ("",) * 5
+    if synchronous not in _DURABLE:
+        # Any role may set it back for itself.
+        connection.execute("SET synchronous_commit TO on")
+    for name, value in (("fsync", fsync), ("full_page_writes", full_pages)):
+        if value != "on":
+            raise NotDurable(f"The database runs with {name} = {value}: what it confirms may be lost. Set it to on.")
+    if encoding != "UTF8":
+        raise NotDurable(f"The database has the encoding {encoding}, which cannot keep every name: make one with UTF8.")
+
+
+def resolve(url: str, lost: Connection) -> bool:
+    """Whether the transaction whose COMMIT was not answered is committed. Raises CommitUnknown.
+
+    The database is asked until it knows: the old server process may still be at work, or the database recovering.
+    """
+    deadline = time.monotonic() + RESOLVE
+    why = "it is still under way"
+    while time.monotonic() < deadline:
+        try:
+            with connect(url) as connection:
+                if connection.timeline != lost.timeline:
+                    raise CommitUnknown("the database has failed over since")
+                row = connection.execute("SELECT pg_xact_status(%s::xid8)", (lost.xid,)).fetchone()
+        except psycopg.Error as error:
+            why = f"the database does not answer ({error})"
+        else:
+            fate = None if row is None else row[0]
+            if fate in ("committed", "aborted"):
+                return bool(fate == "committed")
+            if fate is None:
+                raise CommitUnknown("the database has forgotten the transaction")
+        time.sleep(_RESOLVE_AGAIN)
+    raise CommitUnknown(why)
