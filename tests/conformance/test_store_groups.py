@@ -8,17 +8,19 @@ import sqlite3
 from collections.abc import Callable
 from typing import Any
 
+import psycopg
 import pytest
 
 from longshore.server.model.errors import NotFound, QueueFull, StoreOverloaded, StoreUnavailable
 from longshore.server.model.values import State
-from longshore.server.store import batch, commands, writer
+from longshore.server.store import batch, commands, postgres_connection, writer
 from longshore.server.store.commands import Bounds, CancelTask, Command, DrainSession, PauseQueue, SubmitTasks
 from longshore.server.store.protocol import Changes, TaskFilter
 from longshore.server.store.unit import UnitOfWork
 from tests.conformance.conftest import OpenStore
 from tests.conformance.test_store_tasks import submit
 from tests.support.store import Fleet, ManualClock, plan, push
+from tests.support.storekinds import StoreKind
 
 WITHIN = 15.0
 """Seconds after which what a test waits for is not going to come."""
@@ -114,7 +116,7 @@ async def test_a_batch_that_meets_a_constraint_is_taken_apart(fleet: Fleet, monk
     monkeypatch.setattr(batch, "_HANDLERS", handlers | {PauseQueue: broken})
     failed, made = await fleet.together(PauseQueue(queue="nowhere", paused=True), submit())
     assert isinstance(failed, StoreUnavailable), "counters are never negative"
-    assert isinstance(failed.__cause__, sqlite3.IntegrityError)
+    assert isinstance(failed.__cause__, (sqlite3.IntegrityError, psycopg.IntegrityError))
     assert len(made) == 1
 
 
@@ -186,113 +188,50 @@ async def test_close_commits_what_waits(open_store: OpenStore, clock: ManualCloc
 # Outages --------------------------------------------------------------------------------------------------------------
 
 
-async def test_a_locked_database_fails_commands_and_comes_back_by_itself(
-    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broken databases are tried often, and locked ones given up soon. To be asked for before the store is opened."""
     monkeypatch.setattr(writer, "PROBE_BROKEN", 0.05)
+    monkeypatch.setattr(postgres_connection, "LOCK_TIMEOUT", 0.3)
+
+
+async def test_a_locked_database_fails_commands_and_comes_back_by_itself(
+    impatient: None, fleet: Fleet, kind: StoreKind
+) -> None:
     await until(lambda: fleet.store.writable_since is not None)
     before = fleet.store.writable_since
     assert before == fleet.clock.ticks()
     (task,) = await fleet.submit()
-    other = sqlite3.connect(fleet.store.path, isolation_level=None)
-    try:
-        other.execute("BEGIN IMMEDIATE")
+    with kind.locked():
         fleet.clock.advance(10)
         answers = await fleet.together(submit(request_id="r"), DrainSession(session_id="nobody"))
         assert [type(answer) for answer in answers] == [StoreUnavailable] * 2
         assert fleet.store.writable_since is None
         assert await fleet.now(task) == task, "reading goes on"
-    finally:
-        other.execute("ROLLBACK")
-        other.close()
     fleet.clock.advance(10)
     await until(lambda: fleet.store.writable_since is not None)
     assert fleet.store.writable_since == fleet.clock.ticks()
     assert len(await fleet.run(submit(request_id="r"))) == 1
 
 
-async def test_a_full_database_fails_commands_and_comes_back_by_itself(
-    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+async def test_an_idle_store_learns_that_it_cannot_write(
+    impatient: None, fleet: Fleet, kind: StoreKind, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """PRAGMA max_page_count stands for a full disk: SQLite reports both as SQLITE_FULL."""
-    monkeypatch.setattr(writer, "PROBE_BROKEN", 0.05)
-    await fleet.submit()
-    full = True
-
-    def cramped(connect: Callable[[], Any]) -> Callable[[], Any]:
-        def opened() -> Any:
-            link = connect()
-            if full:
-                pages = link._cursor.execute("PRAGMA page_count").fetchone()[0]
-                link._cursor.execute(f"PRAGMA max_page_count = {pages}").fetchall()
-            return link
-
-        return opened
-
-    working = fleet.store._writer
-    monkeypatch.setattr(working, "_connect", cramped(working._connect))
-    _cramp(working)
-    with pytest.raises(StoreUnavailable, match="full"):
-        await fill(fleet)
-    count = len(await fleet.store.list_tasks(TaskFilter(), before=None, limit=1000))
-    await fleet.whole()
-    full = False
-    await until(lambda: fleet.store.writable_since is not None)
-    # The link that was opened while it was full is still cramped; the next failure drops it.
-    await until_submitted(fleet)
-    assert len(await fleet.store.list_tasks(TaskFilter(), before=None, limit=1000)) == count + 1
-
-
-async def fill(fleet: Fleet) -> None:
-    for number in range(500):
-        await fleet.submit(plan(push(f"/{number}"), labels={"text": "x" * 200}))
-
-
-def _cramp(working: writer.Writer) -> None:
-    link = working._link
-    assert link is not None
-    pages = link._cursor.execute("PRAGMA page_count").fetchone()[0]  # type: ignore[attr-defined]
-    link._cursor.execute(f"PRAGMA max_page_count = {pages + 4}").fetchall()  # type: ignore[attr-defined]
-
-
-async def until_submitted(fleet: Fleet) -> None:
-    async with asyncio.timeout(WITHIN):
-        while True:
-            try:
-                await fleet.submit(plan(push("/last"), labels={"text": "y" * 200}), request_id="last")
-            except StoreUnavailable:
-                await asyncio.sleep(0.05)
-            else:
-                return
-
-
-async def test_an_idle_store_learns_that_it_cannot_write(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writer, "PROBE_IDLE", 0.05)
-    monkeypatch.setattr(writer, "PROBE_BROKEN", 0.05)
     await fleet.submit()
-    other = sqlite3.connect(fleet.store.path, isolation_level=None)
-    try:
-        other.execute("BEGIN IMMEDIATE")
+    with kind.locked():
         await until(lambda: fleet.store.writable_since is None)
-    finally:
-        other.execute("ROLLBACK")
-        other.close()
     await until(lambda: fleet.store.writable_since is not None)
 
 
-async def test_a_commit_that_took_too_long_was_an_outage(fleet: Fleet) -> None:
+async def test_a_commit_that_took_too_long_was_an_outage(fleet: Fleet, kind: StoreKind) -> None:
     await until(lambda: fleet.store.writable_since is not None)
     began = fleet.store.writable_since
-    other = sqlite3.connect(fleet.store.path, isolation_level=None)
-    other.execute("BEGIN IMMEDIATE")
-    try:
+    with kind.locked():
         waiting = asyncio.ensure_future(fleet.run(submit()))
         await until(lambda: fleet.store._writer._busy_since is not None)
         fleet.clock.advance(writer.STALL + 1)
         assert fleet.store.writable_since is None
-    finally:
-        other.execute("ROLLBACK")
-        other.close()
     await waiting
     assert fleet.store.writable_since != began
     assert fleet.store.writable_since == fleet.clock.ticks()

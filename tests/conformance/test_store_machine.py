@@ -7,10 +7,10 @@ stand up to a recount, and its history must have no gap.
 from __future__ import annotations
 
 import asyncio
-import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -44,9 +44,10 @@ from longshore.server.store.commands import (
 )
 from longshore.server.store.limits import LaneLimits
 from longshore.server.store.protocol import TaskFilter
-from longshore.server.store.sqlite import SQLiteStore
 from tests.support.statetable import TABLE, Event
+from tests.support.postgres import shared_cluster
 from tests.support.store import LEASE, Fleet, ManualClock, job, plan, push
+from tests.support.storekinds import PostgresKind, SQLiteKind, StoreKind
 from tests.support.storemodel import HELD, Known, Model, Peer, seen
 
 R = TypeVar("R")
@@ -92,14 +93,26 @@ plans = st.builds(
 picks = st.integers(0, 10_000)
 
 
+@contextmanager
+def new_database(make: str) -> Iterator[StoreKind]:
+    if make == "sqlite":
+        with tempfile.TemporaryDirectory(prefix="longshore-machine-") as folder:
+            yield SQLiteKind(Path(folder) / "longshore.sqlite3")
+    else:
+        with shared_cluster().database() as url:
+            yield PostgresKind(url)
+
+
 class StoreMachine(RuleBasedStateMachine):
     """One history. Rules pick tasks by number, so that a failing history shrinks well."""
 
     limits: ClassVar[LaneLimits] = LaneLimits(instance=2, target=3)
+    make: str = "sqlite"
 
     @initialize(seed=st.integers(0, 1000))
     def begin(self, seed: int) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="longshore-machine-"))
+        self.database: AbstractContextManager[StoreKind] = new_database(self.make)
+        self.kind = self.database.__enter__()
         self.runner = asyncio.Runner()
         self.clock = ManualClock(seed=seed)
         self.model = Model(
@@ -127,11 +140,10 @@ class StoreMachine(RuleBasedStateMachine):
             self.run(self.check_histories())
             self.run(self.store.close())
             self.runner.close()
-            shutil.rmtree(self.folder)
+            self.database.__exit__(None, None, None)
 
     def _open(self) -> None:
-        path = self.folder / "longshore.sqlite3"
-        self.store = SQLiteStore(path=path, clock=self.clock, policy=POLICY, limits=self.limits)
+        self.store = self.kind.made(self.clock, POLICY, self.limits)
         self.run(self.store.open())
         self.fleet = Fleet(self.store, self.clock)
 
@@ -574,6 +586,16 @@ TestStoreMachine = StoreMachine.TestCase
 TestStoreMachine.settings = settings(max_examples=20, stateful_step_count=40, deadline=None)
 
 
+class PostgresMachine(StoreMachine):
+    """The same on PostgreSQL."""
+
+    make = "postgresql"
+
+
+TestPostgresMachine = PostgresMachine.TestCase
+TestPostgresMachine.settings = settings(max_examples=10, stateful_step_count=40, deadline=None)
+
+
 # Every event in every state, on purpose -------------------------------------------------------------------------------
 
 
@@ -713,10 +735,12 @@ def fire(parade: Parade, event: str, tasks: dict[str, Known]) -> None:
 @pytest.mark.parametrize("cancelled", [False, True])
 @pytest.mark.parametrize("is_job", [False, True])
 @pytest.mark.parametrize("event", list(TABLE))
-def test_every_event_in_every_state(event: str, is_job: bool, cancelled: bool) -> None:
+@pytest.mark.parametrize("make", ["sqlite", "postgresql"])
+def test_every_event_in_every_state(make: str, event: str, is_job: bool, cancelled: bool) -> None:
     if event == "head" and is_job:
         event = "claim"  # a job is always its own head
     parade = Parade()
+    parade.make = make
     parade.begin(seed=1)
     try:
         tasks = parade.line_up(is_job=is_job)

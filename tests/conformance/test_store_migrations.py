@@ -1,93 +1,86 @@
-"""Opening a data directory of whatever version."""
+"""Opening a data directory or a database of whatever version."""
 
 from __future__ import annotations
 
-import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
+from longshore.server.store import commit_log
 from longshore.server.store.errors import SchemaMismatch
 from longshore.server.store.migrate import migrate
 from longshore.server.store.schema import REVISION, metadata, sequence
-from longshore.server.store.sqlite import SQLiteDialect
 from tests.conformance.conftest import OpenStore
+from tests.support.postgres import shared_cluster
 from tests.support.store import Fleet, ManualClock
+from tests.support.storekinds import PostgresKind, SQLiteKind, StoreKind
 
 
-def described(path: Path) -> list[tuple[str, str]]:
-    with sqlite3.connect(path) as connection:
-        rows = connection.execute(
-            "SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL AND tbl_name <> ?", ("alembic_version",)
-        ).fetchall()
-    connection.close()
-    return sorted((name, normal(sql)) for name, sql in rows)
+@pytest.fixture(params=["sqlite", "postgresql"])
+def new_database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[str], StoreKind]]:
+    """Makes databases with nothing in them."""
+    with ExitStack() as stack:
+
+        def make(name: str) -> StoreKind:
+            if request.param == "sqlite":
+                return SQLiteKind(tmp_path / name)
+            return PostgresKind(stack.enter_context(shared_cluster().empty_database()))
+
+        yield make
 
 
-def normal(sql: str) -> str:
-    """A statement without its line breaks and the order of its parts."""
-    return " ".join(sorted(line.strip().removesuffix(",") for line in sql.splitlines()))
-
-
-def test_the_migrations_make_the_schema(tmp_path: Path) -> None:
-    migrated, made = SQLiteDialect(tmp_path / "migrated"), SQLiteDialect(tmp_path / "made")
-    migrate(migrated.engine)
-    metadata.create_all(made.engine)
-    assert described(tmp_path / "migrated") == described(tmp_path / "made")
-    with migrated.engine.connect() as connection:
+def test_the_migrations_make_the_schema(new_database: Callable[[str], StoreKind]) -> None:
+    migrated, made = new_database("migrated"), new_database("made")
+    migrate(migrated.dialect().engine)
+    engine = made.dialect().engine
+    metadata.create_all(engine)
+    if engine.dialect.name == "postgresql":
+        commit_log.metadata.create_all(engine)
+    assert migrated.described() == made.described()
+    with migrated.dialect().engine.connect() as connection:
         assert connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalars().all() == [REVISION]
         assert sorted(connection.execute(sa.select(sequence.c.name)).scalars()) == ["probe", "tasks"]
 
 
 def test_migrating_twice_changes_nothing(tmp_path: Path) -> None:
-    dialect = SQLiteDialect(tmp_path / "database")
-    migrate(dialect.engine)
-    before = (tmp_path / "database").read_bytes()
-    migrate(dialect.engine)
-    assert (tmp_path / "database").read_bytes() == before
+    kind = SQLiteKind(tmp_path / "database")
+    migrate(kind.dialect().engine)
+    before = kind.path.read_bytes()
+    migrate(kind.dialect().engine)
+    assert kind.path.read_bytes() == before
 
 
-async def test_a_newer_schema_is_refused_and_left_alone(open_store: OpenStore, clock: ManualClock) -> None:
+async def test_a_newer_schema_is_refused_and_left_alone(
+    open_store: OpenStore, clock: ManualClock, kind: StoreKind
+) -> None:
     async with open_store(clock) as store:
         (task,) = await Fleet(store, clock).submit()
-        path = store.path
-    with sqlite3.connect(path) as connection:
-        connection.execute("UPDATE alembic_version SET version_num = '9999'")
-    connection.close()
-    before = described(path)
+    kind.execute("UPDATE alembic_version SET version_num = '9999'")
+    before = kind.described()
     with pytest.raises(SchemaMismatch, match=r"9999.*newer version"):
         async with open_store(clock):
             pass
-    assert described(path) == before
-    with sqlite3.connect(path) as connection:
-        connection.execute("UPDATE alembic_version SET version_num = ?", (REVISION,))
-    connection.close()
+    assert kind.described() == before
+    kind.execute(f"UPDATE alembic_version SET version_num = '{REVISION}'")
     async with open_store(clock) as store:
         assert await store.task(task.id) == task
 
 
-def test_a_migration_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_migration_that_fails_leaves_nothing(
+    new_database: Callable[[str], StoreKind], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def broken(*_arguments: object, **_more: object) -> None:
         raise RuntimeError("power cut")
 
+    kind = new_database("database")
+    before = kind.described()
     monkeypatch.setattr("alembic.op.bulk_insert", broken)
-    dialect = SQLiteDialect(tmp_path / "database")
     with pytest.raises(RuntimeError, match="power cut"):
-        migrate(dialect.engine)
-    assert described(tmp_path / "database") == []
+        migrate(kind.dialect().engine)
+    assert kind.described() == before
     monkeypatch.undo()
-    migrate(dialect.engine)
-    assert described(tmp_path / "database")
-
-
-def test_durability_is_full(tmp_path: Path) -> None:
-    dialect = SQLiteDialect(tmp_path / "database")
-    with dialect.engine.connect() as connection:
-
-        def ask(name: str) -> object:
-            return connection.exec_driver_sql(f"PRAGMA {name}").scalar()
-
-        assert ask("journal_mode") == "wal"
-        assert ask("synchronous") == 2
-        assert ask("foreign_keys") == 1
+    migrate(kind.dialect().engine)
+    assert kind.described() != before

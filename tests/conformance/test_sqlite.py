@@ -1,0 +1,89 @@
+"""What only SQLite can suffer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from longshore.server.model.errors import StoreUnavailable
+from longshore.server.store import writer
+from longshore.server.store.protocol import TaskFilter
+from longshore.server.store.sqlite import SQLiteDialect
+from tests.conformance.test_store_groups import WITHIN, until
+from tests.support.store import Fleet, ManualClock, opened_sqlite, plan, push
+
+
+async def test_a_full_database_fails_commands_and_comes_back_by_itself(
+    tmp_path: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PRAGMA max_page_count stands for a full disk: SQLite reports both as SQLITE_FULL."""
+    async with opened_sqlite(tmp_path / "database", clock) as store:
+        await fill_up(Fleet(store, clock), monkeypatch)
+
+
+async def fill_up(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer, "PROBE_BROKEN", 0.05)
+    await fleet.submit()
+    full = True
+
+    def cramped(connect: Callable[[], Any]) -> Callable[[], Any]:
+        def opened() -> Any:
+            link = connect()
+            if full:
+                pages = link._cursor.execute("PRAGMA page_count").fetchone()[0]
+                link._cursor.execute(f"PRAGMA max_page_count = {pages}").fetchall()
+            return link
+
+        return opened
+
+    working = fleet.store._writer
+    monkeypatch.setattr(working, "_connect", cramped(working._connect))
+    _cramp(working)
+    with pytest.raises(StoreUnavailable, match="full"):
+        await fill(fleet)
+    count = len(await fleet.store.list_tasks(TaskFilter(), before=None, limit=1000))
+    await fleet.whole()
+    full = False
+    await until(lambda: fleet.store.writable_since is not None)
+    # The link that was opened while it was full is still cramped; the next failure drops it.
+    await until_submitted(fleet)
+    assert len(await fleet.store.list_tasks(TaskFilter(), before=None, limit=1000)) == count + 1
+
+
+async def fill(fleet: Fleet) -> None:
+    for number in range(500):
+        await fleet.submit(plan(push(f"/{number}"), labels={"text": "x" * 200}))
+
+
+def _cramp(working: writer.Writer) -> None:
+    link = working._link
+    assert link is not None
+    pages = link._cursor.execute("PRAGMA page_count").fetchone()[0]  # type: ignore[attr-defined]
+    link._cursor.execute(f"PRAGMA max_page_count = {pages + 4}").fetchall()  # type: ignore[attr-defined]
+
+
+async def until_submitted(fleet: Fleet) -> None:
+    async with asyncio.timeout(WITHIN):
+        while True:
+            try:
+                await fleet.submit(plan(push("/last"), labels={"text": "y" * 200}), request_id="last")
+            except StoreUnavailable:
+                await asyncio.sleep(0.05)
+            else:
+                return
+
+
+def test_durability_is_full(tmp_path: Path) -> None:
+    dialect = SQLiteDialect(tmp_path / "database")
+    with dialect.engine.connect() as connection:
+
+        def ask(name: str) -> object:
+            return connection.exec_driver_sql(f"PRAGMA {name}").scalar()
+
+        assert ask("journal_mode") == "wal"
+        assert ask("synchronous") == 2
+        assert ask("foreign_keys") == 1
