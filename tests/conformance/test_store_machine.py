@@ -44,8 +44,8 @@ from longshore.server.store.commands import (
 )
 from longshore.server.store.limits import LaneLimits
 from longshore.server.store.protocol import TaskFilter
-from tests.support.statetable import TABLE, Event
 from tests.support.postgres import shared_cluster
+from tests.support.statetable import TABLE, Event
 from tests.support.store import LEASE, Fleet, ManualClock, job, plan, push
 from tests.support.storekinds import PostgresKind, SQLiteKind, StoreKind
 from tests.support.storemodel import HELD, Known, Model, Peer, seen

@@ -183,9 +183,9 @@ def stop_shared_cluster() -> None:
 
 
 @pytest.fixture(scope="session")
-def postgres() -> Iterator[Cluster]:
+def postgres() -> Cluster:
     """A running PostgreSQL for all tests of the session. Whoever breaks it takes `own_postgres`."""
-    yield shared_cluster()
+    return shared_cluster()
 
 
 @pytest.fixture

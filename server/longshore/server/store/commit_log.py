@@ -64,7 +64,9 @@ _ANNOUNCE: Final = statement(
         ),
     )
 )
-_LAST: Final = statement(sa.select(_last))
+_NEWEST: Final = statement(
+    sa.select(commits.c.position, commits.c.at).order_by(commits.c.position.desc()).limit(sa.literal_column("1"))
+)
 _SINCE: Final = statement(
     sa.select(commits.c.position, commits.c.at, commits.c.body)
     .where(commits.c.position > sa.bindparam("after"))
@@ -97,7 +99,6 @@ _ENDED_SINCE: Final = statement(
 )
 
 
-
 class CommitLog:
     """The log as one server sees it: `tell` is called with each commit's Changes, its own included, in their order.
 
@@ -119,7 +120,7 @@ class CommitLog:
     def begin(self, link: Link) -> None:
         """Hear of what is committed from now on."""
         with self._lock:
-            self._seen = _single(link.row(_LAST))
+            self._seen, self._seen_at = _newest(link)
 
     def is_own(self, notification: str) -> tuple[int, bool]:
         """The position that a notification names, and whether this server made it."""
@@ -160,7 +161,7 @@ class CommitLog:
         while until is None or (self._seen or 0) < until:
             rows = link.rows(_SINCE, after=self._seen or 0)
             if not rows:
-                if self._seen is not None and self._seen > _single(link.row(_LAST)):
+                if self._seen is not None and self._seen > _newest(link)[0]:
                     # The database was restored from a backup, or lost what it had confirmed.
                     self._resynchronise(link)
                 return
@@ -174,11 +175,17 @@ class CommitLog:
     def _resynchronise(self, link: Link) -> None:
         """Too much was missed: tell of every task that moved since, as it is now."""
         since = self._seen_at - _CLOCKS_APART
-        newest = _single(link.row(_LAST))
+        newest, at = _newest(link)
         found = [task_of(row) for row in link.rows(_CHANGED_SINCE, since=since)]
         ended = tuple(row[0] for row in link.rows(_ENDED_SINCE, since=since))
-        self._seen = newest
+        self._seen, self._seen_at = newest, at
         self._tell(Changes(tuple(TaskChange(task, _holder(task)) for task in found), True, True, ended))
+
+
+def _newest(link: Link) -> tuple[int, float]:
+    """Position and time of the newest commit."""
+    row = link.row(_NEWEST)
+    return (0, 0.0) if row is None else (row[0], row[1])
 
 
 def _single(row: Row | None) -> Any:

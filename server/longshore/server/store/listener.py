@@ -27,9 +27,7 @@ class Listener:
     `complain` is called in its thread with an error that is a defect.
     """
 
-    def __init__(
-        self, *, connect: Callable[[], Link], log: CommitLog, complain: Callable[[Exception], None]
-    ) -> None:
+    def __init__(self, *, connect: Callable[[], Link], log: CommitLog, complain: Callable[[Exception], None]) -> None:
         self._connect = connect
         self._log = log
         self._complain = complain

@@ -87,7 +87,7 @@ class PostgresDialect:
         while plain.nextset():
             pass
         now, xid = plain.fetchone() or (0.0, "")
-        _connection(plain).xid = xid
+        _connection(plain).transaction = xid
         if self._clock is not None:
             self._clock.heard(now)
 

@@ -6,7 +6,7 @@ import time
 from typing import Any, Final, LiteralString
 
 import psycopg
-from psycopg.types.string import StrDumper
+from psycopg.types.string import StrDumperUnknown
 
 from longshore.server.store.errors import CommitUnknown, NotDurable
 
@@ -57,7 +57,7 @@ _DURABLE: Final = ("on", "remote_apply")
 """Values of `synchronous_commit` with which a commit is on disk, here and on synchronous standbys, when it returns."""
 
 
-class _TextDumper(StrDumper):
+class _TextDumper(StrDumperUnknown):
     """Text with a NUL, which PostgreSQL refuses, is kept with U+FFFD in its place: it may be a hostile caller's reason
     for a cancel, and must not make the batch fail."""
 
@@ -68,7 +68,7 @@ class _TextDumper(StrDumper):
 class Connection(psycopg.Connection[Any]):
     """A connection that knows which transaction it is in, in case the answer to COMMIT is lost."""
 
-    xid: str = ""
+    transaction: str = ""
     """The number of the newest transaction."""
     timeline: str = ""
     """The history that the number belongs to: another one after a failover."""
@@ -115,7 +115,7 @@ def resolve(url: str, lost: Connection) -> bool:
             with connect(url) as connection:
                 if connection.timeline != lost.timeline:
                     raise CommitUnknown("the database has failed over since")
-                row = connection.execute("SELECT pg_xact_status(%s::xid8)", (lost.xid,)).fetchone()
+                row = connection.execute("SELECT pg_xact_status(%s::xid8)", (lost.transaction,)).fetchone()
         except psycopg.Error as error:
             why = f"the database does not answer ({error})"
         else:

@@ -225,7 +225,7 @@ class Writer:
         for _ in range(TRIES - 1):
             try:
                 return self._transaction(commands)
-            except Exception as error:  # noqa: BLE001  the dialect knows which ones pass
+            except Exception as error:
                 if not self._may_pass(error):
                     raise
         return self._transaction(commands)

@@ -1,0 +1,282 @@
+"""PostgreSQL in trouble: what was acknowledged stays, callers hear UNAVAILABLE and nothing false, and it mends itself."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
+
+import psycopg
+import pytest
+
+from longshore.server.model.errors import StoreUnavailable
+from longshore.server.store import listener, postgres_connection, writer
+from longshore.server.store.database_clock import DatabaseClock
+from longshore.server.store.dialect import Cursor
+from longshore.server.store.errors import NotDurable
+from longshore.server.store.postgres import PostgresDialect, PostgresStore
+from longshore.server.store.postgres_connection import connect
+from longshore.server.store.protocol import TaskFilter
+from tests.support.postgres import Cluster, backends, opened_postgres
+from tests.support.store import Fleet, ManualClock, plan, push
+
+pytestmark = pytest.mark.faults
+
+WITHIN = 60.0
+"""Seconds after which what a test waits for is not going to come."""
+
+
+async def until(what: Callable[[], object]) -> None:
+    """Wait for what another thread or process does."""
+    async with asyncio.timeout(WITHIN):
+        for _ in itertools.count():
+            if what():
+                return
+            await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer, "PROBE_BROKEN", 0.05)
+    monkeypatch.setattr(listener, "RECONNECT", 0.05)
+
+
+@pytest.fixture
+def url(postgres: Cluster) -> Iterator[str]:
+    with postgres.database() as url:
+        yield url
+
+
+@pytest.fixture
+async def fleet(url: str, clock: ManualClock) -> AsyncIterator[Fleet]:
+    async with opened_postgres(url, clock) as store:
+        fleet = Fleet(store, clock)
+        # The first commit is the writer's own.
+        await until(lambda: store.writable_since is not None)
+        yield fleet
+        await fleet.whole()
+
+
+async def submitted(fleet: Fleet, number: int) -> str:
+    """Like a client: again with the same id until it is acknowledged."""
+    async with asyncio.timeout(WITHIN):
+        while True:
+            try:
+                (task,) = await fleet.submit(plan(push(f"/{number}")), request_id=f"r{number}")
+            except StoreUnavailable:
+                await asyncio.sleep(0.02)
+            else:
+                return task.id
+
+
+@pytest.mark.slow
+async def test_immediate_restarts_in_mid_load_lose_nothing(own_postgres: Cluster, clock: ManualClock) -> None:
+    with own_postgres.database() as url:
+        async with opened_postgres(url, clock) as one, opened_postgres(url, clock) as two:
+            fleets = (Fleet(one, clock), Fleet(two, clock))
+            known: set[str] = set()
+
+            async def client(first: int) -> None:
+                for number in range(first, first + 100):
+                    known.add(await submitted(fleets[number % 2], number))
+
+            load = [asyncio.ensure_future(client(1000 * each)) for each in range(4)]
+            for goal in (80, 240):
+                await until(partial(enough, known, goal))
+                await asyncio.to_thread(own_postgres.stop, immediate=True)
+                await until(lambda: one.writable_since is None and two.writable_since is None)
+                await asyncio.to_thread(own_postgres.start)
+            await asyncio.gather(*load)
+            stored = await one.list_tasks(TaskFilter(), before=None, limit=10_000)
+            assert {task.id for task in stored} == known
+            assert [task.order.seq for task in stored] == list(range(400, 0, -1)), "once each"
+            await until(lambda: all(len(told(fleet)) == 400 for fleet in fleets))
+            assert told(fleets[0]) == told(fleets[1])
+            assert one.writable_since is not None
+            await fleets[0].whole()
+
+
+def enough(known: set[str], goal: int) -> bool:
+    return len(known) >= goal
+
+
+def told(fleet: Fleet) -> list[str]:
+    return [each.task.id for change in fleet.changes for each in change.tasks]
+
+
+async def test_a_restart_while_idle_is_not_noticed(own_postgres: Cluster, clock: ManualClock) -> None:
+    with own_postgres.database() as url:
+        async with opened_postgres(url, clock) as store:
+            fleet = Fleet(store, clock)
+            (task,) = await fleet.submit()
+            own_postgres.stop()
+            own_postgres.start()
+            assert await fleet.now(task) == task
+            await fleet.submit(plan(push("/b")))
+
+
+# A connection that is lost in COMMIT ----------------------------------------------------------------------------------
+
+
+def once(monkeypatch: pytest.MonkeyPatch, what: Callable[[psycopg.Connection], None]) -> list[None]:
+    """Let `what` happen to the connection when the next COMMIT is about to be sent. The answer fills when it has."""
+    happened: list[None] = []
+    commit = PostgresDialect.commit
+
+    def disturbed(self: PostgresDialect, cursor: Cursor) -> None:
+        if not happened:
+            happened.append(None)
+            assert isinstance(cursor, psycopg.Cursor)
+            what(cursor.connection)
+        commit(self, cursor)
+
+    monkeypatch.setattr(PostgresDialect, "commit", disturbed)
+    return happened
+
+
+async def test_a_commit_that_was_not_carried_out_is_repeated(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    happened = once(monkeypatch, lambda connection: os.kill(connection.info.backend_pid, signal.SIGTERM))
+    (task,) = await fleet.submit()
+    assert happened
+    assert (await fleet.now(task)).order.seq == 1
+
+
+def answer_lost(connection: psycopg.Connection) -> None:
+    """The database has committed, and the connection is gone before its answer."""
+    connection.execute("COMMIT")
+    connection.close()
+
+
+async def test_a_commit_whose_answer_was_lost_is_a_commit(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    happened = once(monkeypatch, answer_lost)
+    (task,) = await fleet.submit()
+    assert happened
+    assert len(await fleet.store.list_tasks(TaskFilter(), before=None, limit=9)) == 1
+    assert await fleet.now(task) == task
+    await until(lambda: told(fleet) == [task.id])
+
+
+async def test_a_commit_of_unknown_fate_is_unavailable_and_safe_to_repeat(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failed_over(connection: psycopg.Connection) -> None:
+        assert isinstance(connection, postgres_connection.Connection)
+        connection.timeline = "another"
+        answer_lost(connection)
+
+    happened = once(monkeypatch, failed_over)
+    with pytest.raises(StoreUnavailable, match="failed over"):
+        await fleet.submit(request_id="r")
+    assert happened
+    (task,) = await fleet.submit(request_id="r")
+    assert task.order.seq == 1
+    await until(lambda: told(fleet) == [task.id])
+
+
+# Slow, full, misconfigured --------------------------------------------------------------------------------------------
+
+
+async def test_without_a_free_connection_it_is_unavailable_until_there_is_one(
+    own_postgres: Cluster, clock: ManualClock
+) -> None:
+    with own_postgres.database() as url:
+        async with opened_postgres(url, clock) as store:
+            fleet = Fleet(store, clock)
+            (task,) = await fleet.submit()
+            others: list[psycopg.Connection] = []
+            killer = psycopg.connect(own_postgres.url("postgres"), autocommit=True)
+
+            def starved() -> bool:
+                """Take what is free, then what the store has."""
+                while True:
+                    try:
+                        others.append(psycopg.connect(own_postgres.url("postgres")))
+                    except psycopg.OperationalError:
+                        break
+                killer.execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'longshored'"
+                )
+                return store.writable_since is None
+
+            try:
+                await until(starved)
+                with pytest.raises(StoreUnavailable):
+                    await fleet.submit(plan(push("/b")), request_id="r")
+            finally:
+                for each in (*others, killer):
+                    each.close()
+            assert await submitted(fleet, 1)
+            assert await fleet.now(task) == task
+            await until(lambda: store.writable_since is not None)
+
+
+async def test_a_database_that_hangs_is_no_database_and_nothing_is_lost(
+    fleet: Fleet, postgres: Cluster, url: str, clock: ManualClock
+) -> None:
+    await fleet.submit()
+    pids = backends(postgres, url)
+    assert len(pids) >= 2
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        waiting = asyncio.ensure_future(fleet.submit(plan(push("/b"))))
+        await until(lambda: fleet.store._writer._busy_since is not None)
+        clock.advance(writer.STALL + 1)
+        assert fleet.store.writable_since is None
+        assert not waiting.done()
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+    assert len(await waiting) == 1
+    await until(lambda: fleet.store.writable_since == clock.ticks())
+
+
+def test_commits_are_durable_whatever_the_database_says(postgres: Cluster, url: str) -> None:
+    name = psycopg.conninfo.conninfo_to_dict(url)["dbname"]
+    postgres.execute(f"ALTER DATABASE {name} SET synchronous_commit TO off")
+    with connect(url) as connection:
+        assert connection.execute("SHOW synchronous_commit").fetchone() == ("on",)
+        assert connection.execute("SHOW transaction_isolation").fetchone() == ("read committed",)
+
+
+async def test_a_database_that_may_lose_commits_is_refused(own_postgres: Cluster, clock: ManualClock) -> None:
+    own_postgres.execute("ALTER SYSTEM SET fsync TO off")
+    own_postgres.stop()
+    own_postgres.start()
+    with own_postgres.database() as url, pytest.raises(NotDurable, match="fsync"):
+        async with opened_postgres(url, clock):
+            pass
+
+
+# Time -----------------------------------------------------------------------------------------------------------------
+
+
+async def test_time_comes_from_the_database(url: str) -> None:
+    async with opened_postgres(url, None) as store:
+        assert isinstance(store, PostgresStore)
+        skewed = store.clock
+        assert isinstance(skewed, DatabaseClock)
+        skewed.heard(1.0)
+        (task,) = await Fleet(store, ManualClock()).submit()
+        assert abs(task.order.created_at - time.time()) < 5.0
+        assert abs(store.clock.now() - time.time()) < 5.0
+
+
+def test_ticks_never_go_back() -> None:
+    clock = DatabaseClock()
+    clock.heard(1_000.0)
+    before = clock.ticks()
+    clock.heard(900.0)
+    assert clock.now() < 950.0
+    assert clock.ticks() >= before
+    clock.heard(2_000.0)
+    assert clock.ticks() >= 2_000.0
