@@ -1,4 +1,4 @@
-"""PostgreSQL in trouble: what was acknowledged stays, callers hear UNAVAILABLE and nothing false, and it mends itself."""
+"""PostgreSQL in trouble: what was acknowledged stays, callers hear UNAVAILABLE and nothing false, all mends itself."""
 
 from __future__ import annotations
 

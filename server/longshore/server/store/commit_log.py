@@ -1,9 +1,9 @@
 """What every commit changed, written down in its own transaction: how servers that share a database hear of each other.
 
-Each commit that changed something takes the next position and leaves a row: which revisions of which tasks, and who held
-them. Positions have no gaps and are in the order of the commits, because whoever writes holds the turn (see `postgres`).
-A notification says only that there is a new position, so it is small however much changed, and a lost one costs nothing:
-whoever looks reads on from the last position it has seen. The statuses themselves come from the events.
+Each commit that changed something takes the next position and leaves a row: which revisions of which tasks, and who
+held them. Positions have no gaps and are in the order of the commits, because whoever writes holds the turn (see
+`postgres`). A notification says only that there is a new position, so it is small however much changed, and a lost one
+costs nothing: whoever looks reads on from the last position it has seen. The statuses themselves come from the events.
 """
 
 from __future__ import annotations

@@ -1,14 +1,15 @@
 """PostgreSQL: any number of servers on one database.
 
-**The turn.** A transaction that writes first takes one lock of the whole database, the turn, and keeps it until its end.
-So commits form one sequence, across all servers, in which each sees all before it (READ COMMITTED: every statement sees
-what is committed when it begins), and everything that a batch decides from sets of rows (who is head of a destination,
-what a lane has room for, what a queue may take, the next number) holds until its commit, as on SQLite. Without it, almost
-every batch would meet the others anyway, at the row of the sequence or at the counters of a queue or target, only later
-and in a state to deadlock. Group commit is what carries the load: while others have the turn, the next batch grows.
+**The turn.** A transaction that writes first takes one lock of the whole database, the turn, and keeps it until its
+end. So commits form one sequence, across all servers, in which each sees all before it (READ COMMITTED: a statement
+sees what is committed when it begins), and everything that a batch decides from sets of rows (who is head of a
+destination, what a lane has room for, what a queue may take, the next number) holds until its commit, as on SQLite.
+Without it, almost every batch would meet the others anyway, at the row of the sequence or at the counters of a queue or
+target, only later and ready to deadlock. Group commit carries the load: while others have the turn, the next batch
+grows.
 
-**Lock order.** The turn, then rows, those of one statement by key. Rows are locked although the turn is held: against an
-operator's statements, and against a version of Longshore that does without the turn. Claims skip what is locked.
+**Lock order.** The turn, then rows, those of one statement by key. Rows are locked although the turn is held, against
+an operator's statements. Claims skip what is locked.
 
 A server that stops in the middle of its turn (SIGSTOP, a lost host) is ended by the database after IDLE_TIMEOUT.
 """
@@ -42,10 +43,12 @@ from longshore.server.store.store import SQLStore
 _TURN: Final = 0x4C6F6E6773686F72
 """The number of the lock: "Longshor"."""
 
-_BEGIN: Final = (
-    "BEGIN; "
-    f"SELECT pg_advisory_xact_lock({_TURN}); "
-    "SELECT extract(epoch FROM clock_timestamp())::float8, pg_current_xact_id()::text"
+_BEGIN: Final = "; ".join(
+    (
+        "BEGIN",
+        f"SELECT pg_advisory_xact_lock({_TURN})",
+        "SELECT extract(epoch FROM clock_timestamp())::float8, pg_current_xact_id()::text",
+    )
 )
 """One round trip. The time is asked once the turn has come."""
 
@@ -87,7 +90,7 @@ class PostgresDialect:
         while plain.nextset():
             pass
         now, xid = plain.fetchone() or (0.0, "")
-        _connection(plain).transaction = xid
+        _connection(plain).last_transaction = xid
         if self._clock is not None:
             self._clock.heard(now)
 

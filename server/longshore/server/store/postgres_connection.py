@@ -68,7 +68,7 @@ class _TextDumper(StrDumperUnknown):
 class Connection(psycopg.Connection[Any]):
     """A connection that knows which transaction it is in, in case the answer to COMMIT is lost."""
 
-    transaction: str = ""
+    last_transaction: str = ""
     """The number of the newest transaction."""
     timeline: str = ""
     """The history that the number belongs to: another one after a failover."""
@@ -115,7 +115,7 @@ def resolve(url: str, lost: Connection) -> bool:
             with connect(url) as connection:
                 if connection.timeline != lost.timeline:
                     raise CommitUnknown("the database has failed over since")
-                row = connection.execute("SELECT pg_xact_status(%s::xid8)", (lost.transaction,)).fetchone()
+                row = connection.execute("SELECT pg_xact_status(%s::xid8)", (lost.last_transaction,)).fetchone()
         except psycopg.Error as error:
             why = f"the database does not answer ({error})"
         else:

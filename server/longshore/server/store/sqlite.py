@@ -85,7 +85,7 @@ class SQLiteDialect:
     def for_claim(self, statement: sa.Select[Any]) -> sa.Select[Any]:
         return statement
 
-    def may_pass(self, error: BaseException) -> bool:
+    def may_pass(self, error: BaseException) -> bool:  # noqa: ARG002  the driver has waited for locks already
         return False
 
     def is_unavailable(self, error: BaseException) -> bool:
