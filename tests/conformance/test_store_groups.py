@@ -120,12 +120,12 @@ async def test_a_batch_that_meets_a_constraint_is_taken_apart(fleet: Fleet, monk
     assert len(made) == 1
 
 
-async def test_a_row_that_somebody_else_changed_is_read_again_and_never_overwritten(fleet: Fleet) -> None:
+async def test_a_row_that_somebody_else_changed_is_read_again_and_never_overwritten(
+    fleet: Fleet, kind: StoreKind
+) -> None:
     await fleet.session()
     (task,) = await fleet.submit()
-    with sqlite3.connect(fleet.store.path) as other:
-        other.execute("UPDATE tasks SET revision = 9, tries = 3 WHERE id = ?", (task.id,))
-    other.close()
+    kind.execute(f"UPDATE tasks SET revision = 9, tries = 3 WHERE id = '{task.id}'")
     taken = await fleet.claim_one()
     assert (taken.status.revision, taken.status.tries, taken.status.state) == (10, 3, State.RUNNING)
 

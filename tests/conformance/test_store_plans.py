@@ -53,8 +53,9 @@ FEW = {"tasks of a payload"}
 """As many rows as one request makes tasks: they may be sorted."""
 
 
-RIVALS = {"parked": "tasks_target"}
-"""Indexes that would do as well as long as the tables are empty."""
+SORTED = {"parked"}
+"""On PostgreSQL an index does not end with the key, so these few rows are sorted; an index that has their order would
+seem to do as well as long as the tables are empty."""
 ON_POSTGRES = {"payload": "pk_payloads", "history": "pk_events", "attempts": "pk_attempts"}
 """Indexes that have another name there."""
 
@@ -93,8 +94,9 @@ def planner(postgres: Cluster) -> Iterator[Link]:
 def test_hot_statements_use_their_index_on_postgres(name: str, planner: Link) -> None:
     what, index = HOT[name]
     index = ON_POSTGRES.get(name, index)
-    if name in RIVALS:
-        planner.driver_connection.execute(f"DROP INDEX {RIVALS[name]}")
+    if name in SORTED:
+        planner.driver_connection.execute("DROP INDEX tasks_target")
+        planner.driver_connection.execute("SET enable_sort TO on")
     sql, constants = what.sql(planner.dialect)
     # Texts of no type: they fit each column.
     parameters = dict.fromkeys(re.findall(r"%\((\w+)\)s", sql), "1") | dict(constants)
@@ -102,8 +104,9 @@ def test_hot_statements_use_their_index_on_postgres(name: str, planner: Link) ->
     steps = [row[0] for row in planner._cursor.fetchall()]
     assert any(index in step for step in steps), steps
     assert not any("Seq Scan" in step for step in steps), steps
-    # "Incremental": ties only.
-    assert name in FEW or not any("Sort" in step and "Incremental" not in step for step in steps if "->" in step), steps
+    # "Incremental Sort": ties only.
+    sorts = [step for step in steps if re.match(r"\W*Sort  ", step)]
+    assert not sorts or name in FEW | SORTED, steps
 
 
 def test_claims_skip_what_is_locked(planner: Link) -> None:
