@@ -298,3 +298,16 @@ async def test_text_that_the_database_cannot_keep_harms_nobody(servers: tuple[Fl
     cancelled = await first.run(CancelTask(task_id=task.id, creator=None, reason="no\0 more"))
     assert cancelled.status.state is State.CANCELLED
     assert (await first.now(task)).status.cancel_reason == "no\ufffd more"
+
+
+async def test_notifications_do_not_wait_for_the_next_look(
+    url: str, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With nobody looking by himself, one server's commits reach the other, also those that come while it reads."""
+    monkeypatch.setattr(listener, "POLL", 3600.0)
+    async with opened_postgres(url, clock) as one, opened_postgres(url, clock) as two:
+        first, second = Fleet(one, clock), Fleet(two, clock)
+        for number in range(300):
+            await first.submit(plan(push(f"/{number}")))
+        await until(lambda: len(revisions(second.changes)) == 300)
+        assert first.changes == second.changes

@@ -71,12 +71,13 @@ class Listener:
         connection.execute(f"LISTEN {CHANNEL}")
         self._log.catch_up(link)
         while not self._closing:
-            ready, _, _ = select.select([connection, self._bell], [], [], POLL)
-            if self._closing:
-                return
-            # Each answer also carries what was notified meanwhile, so nothing is left lying for the next round.
+            # First, what came along with the answers of the last look: the socket says nothing of it any more.
             heard = [notification.payload for notification in connection.notifies(timeout=0)]
-            if not ready or any(self._is_news(each) for each in heard):
+            if any(self._is_news(each) for each in heard):
+                self._log.catch_up(link)
+                continue
+            ready, _, _ = select.select([connection, self._bell], [], [], POLL)
+            if not ready:
                 self._log.catch_up(link)
 
     def _is_news(self, notification: str) -> bool:
