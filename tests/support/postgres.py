@@ -20,7 +20,7 @@ import psycopg
 import pytest
 
 from longshore.server.model.clock import Clock
-from longshore.server.model.states import Policy
+from longshore.server.model.events import Policy
 from longshore.server.store.limits import LaneLimits
 from longshore.server.store.migrate import migrate
 from longshore.server.store.postgres import PostgresDialect, PostgresStore

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import psycopg
 
-from longshore.server.model.states import Policy
+from longshore.server.model.events import Policy
 from longshore.server.store.dialect import Dialect
 from longshore.server.store.limits import LaneLimits
 from longshore.server.store.postgres import PostgresDialect, PostgresStore

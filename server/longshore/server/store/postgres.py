@@ -27,7 +27,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.pool import NullPool
 
 from longshore.server.model.clock import Clock
-from longshore.server.model.states import Policy
+from longshore.server.model.events import Policy
 from longshore.server.store import postgres_connection
 from longshore.server.store.commit_log import CommitLog
 from longshore.server.store.database_clock import DatabaseClock
