@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Final
 
 import grpc.aio
-import sqlalchemy as sa
 import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from longshore.server import version
 from longshore.server.child import WorkerChild
+from longshore.server.database import make_store, open_store
 from longshore.server.datadir import DataDir, DataDirError
 from longshore.server.edge.admin_service import AdminEngine, AdminService
 from longshore.server.edge.auth import TokenInterceptor
@@ -34,15 +34,15 @@ from longshore.server.engine.uploads import UploadLimits, Uploads
 from longshore.server.engine.watch import WatchHub
 from longshore.server.journal import Journal
 from longshore.server.listen import bind
-from longshore.server.model.clock import SystemClock
+from longshore.server.model.clock import Clock
 from longshore.server.model.errors import LongshoreError
 from longshore.server.model.events import Policy
 from longshore.server.model.values import State
-from longshore.server.settings import MIB, Settings, check_listen, spool_path, sqlite_path
+from longshore.server.settings import MIB, Settings, check_listen, is_postgres, spool_path
 from longshore.server.spool.directory import DirectorySpool
 from longshore.server.store.commands import Bounds
 from longshore.server.store.limits import LaneLimits
-from longshore.server.store.sqlite import SQLiteStore
+from longshore.server.store.store import SQLStore
 from longshore.v1 import (
     admin_service_pb2,
     admin_service_pb2_grpc,
@@ -100,23 +100,19 @@ async def serving(settings: Settings, data: DataDir) -> AsyncIterator[Running]:
     Raises SettingsError, DataDirError, SchemaMismatch, and LongshoreError where another start may go better.
     """
     listen = check_listen(settings.listen)
-    clock = SystemClock()
     limits, times = settings.limits, settings.times
-    database, folder = sqlite_path(settings.database, data.database), spool_path(settings.spool, data.spool)
-    data.claim_database(database)
-    data.claim_spool(folder)
-    store = SQLiteStore(
-        path=database,
-        clock=clock,
+    store, clock = make_store(
+        settings.database,
+        data,
         policy=Policy(cancel_grace=times.cancel_grace, retention=times.retention),
         limits=LaneLimits(instance=limits.instance_tasks, target=limits.target_tasks),
     )
+    folder = spool_path(settings.spool, data.spool)
+    if not is_postgres(settings.database):
+        data.claim_spool(folder)
     spool = DirectorySpool(root=folder, reserve=limits.disk_reserve)
     async with contextlib.AsyncExitStack() as stack:
-        try:
-            await store.open()
-        except sa.exc.DBAPIError as error:
-            raise DataDirError(f"--database: {database} cannot be used: {error.orig}.") from error
+        await open_store(store, settings.database)
         stack.push_async_callback(store.close)
         stack.push_async_callback(spool.close)
         try:
@@ -138,9 +134,7 @@ async def serving(settings: Settings, data: DataDir) -> AsyncIterator[Running]:
 class _Server:
     """The engine and the edge of one server."""
 
-    def __init__(
-        self, settings: Settings, data: DataDir, store: SQLiteStore, spool: DirectorySpool, clock: SystemClock
-    ) -> None:
+    def __init__(self, settings: Settings, data: DataDir, store: SQLStore, spool: DirectorySpool, clock: Clock) -> None:
         limits, times = settings.limits, settings.times
         self._settings, self._data, self._clock = settings, data, clock
         bounds = Bounds(
@@ -159,7 +153,12 @@ class _Server:
             store=store,
             spool=spool,
             clock=clock,
-            settings=JanitorSettings(lease=times.lease, upload_idle=times.upload_idle, history=times.history),
+            settings=JanitorSettings(
+                lease=times.lease,
+                upload_idle=times.upload_idle,
+                history=times.history,
+                alone=not is_postgres(settings.database),
+            ),
         )
         self._progress = ProgressBoard()
         self._watches = WatchHub(store=store, progress=self._progress)

@@ -54,9 +54,11 @@ class Settings:
     data_dir: Path
     listen: str = DEFAULT_LISTEN
     database: str = ""
-    """`sqlite:///PATH`; empty: longshore.db in the data directory."""
+    """`sqlite:///PATH` or a libpq URL `postgresql://...`; empty: longshore.db in the data directory."""
     spool: str = ""
     """`file:///PATH`; empty: spool/ in the data directory."""
+    advertise: str = ""
+    """Where workers reach this very server, past any load balancer; empty: where it listens."""
     attempt_limit: int = 5
     limits: Limits = field(default_factory=Limits)
     times: Times = field(default_factory=Times)
@@ -100,18 +102,33 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
+def is_postgres(url: str) -> bool:
+    """`--database` names a database that several servers may share."""
+    return urlsplit(url).scheme in ("postgresql", "postgres")
+
+
 def sqlite_path(url: str, default: Path) -> Path:
-    """The database file of `--database`."""
+    """The database file of a `--database` that is not PostgreSQL's."""
     if not url:
         return default
     parts = urlsplit(url)
-    if parts.scheme in ("postgresql", "postgres"):
-        raise SettingsError("--database: PostgreSQL is not part of this version. Leave the option out to use SQLite.")
     if parts.scheme != "sqlite" or parts.netloc or not parts.path.startswith("/"):
         raise SettingsError(
-            f"--database {url}: write sqlite:///PATH with an absolute path, as in sqlite:////srv/longshore.db."
+            f"--database {without_password(url)}: write sqlite:///PATH with an absolute path, as in "
+            "sqlite:////srv/longshore.db, or postgresql://USER@HOST/DATABASE."
         )
     return Path("/" + parts.path.lstrip("/"))
+
+
+def without_password(url: str) -> str:
+    """A URL as it may be shown."""
+    try:
+        parts = urlsplit(url)
+        if parts.password is None:
+            return url
+    except ValueError:
+        return url
+    return parts._replace(netloc=f"{parts.username or ''}:***@{parts.netloc.rpartition('@')[2]}").geturl()
 
 
 def spool_path(url: str, default: Path) -> Path:

@@ -49,6 +49,8 @@ class JanitorSettings:
     """After so long without a sign of life an open upload is given up. Clients are told (`Upload.expire_time`)."""
     history: float = 7 * _DAY
     """How long finished tasks, and so their request ids, are remembered."""
+    alone: bool = True
+    """No other server has the database: since the last one ended nobody could renew a lease."""
 
 
 class Janitor:
@@ -68,8 +70,10 @@ class Janitor:
         store.subscribe(self._on_commit)
 
     async def prepare(self) -> None:
-        """Leases run from now; files without a row, older than a day, go to the trash."""
-        await self._store.run(ExtendLeases(lease=self._settings.lease))
+        """Leases run from now, unless other servers kept them; files without a row, older than a day, go to the
+        trash."""
+        if self._settings.alone:
+            await self._store.run(ExtendLeases(lease=self._settings.lease))
         self._tidy_bell.set()  # what the server before this one had begun to remove
         old = await self._spool.files_older_than(_DAY)
         if old:
