@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from longshore.server.model.values import State, UploadState
 
-REVISION: Final = "0001"
+REVISION: Final = "0002"
 """The migration that makes this schema."""
 
 metadata: Final = sa.MetaData(
@@ -372,3 +372,41 @@ sequence: Final = sa.Table(
     sa.Column("value", sa.BigInteger, nullable=False),
 )
 """`tasks`: the last `seq` that was given away. `probe`: written to learn whether writing works."""
+
+# Of several servers -------------------------------------------------------------------------------------------------
+# Tables of their own, so that a server of this version works on a database without them: see `migrate`.
+
+homes: Final = sa.Table(
+    "homes",
+    metadata,
+    # Uploads, and the payloads they become, that have a file in a spool; on databases of several servers only.
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("spool", sa.Text, nullable=False),  # the spool's identity; empty: one that every server reaches
+    sa.Column("sender", sa.Text, nullable=False),  # the server whose connection sends it; empty: none
+    sa.Column("heard_at", sa.Double, nullable=False),  # when that server last heard from its connection
+)
+sa.Index("homes_spool", homes.c.spool, homes.c.id)
+
+servers: Final = sa.Table(
+    "servers",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("address", sa.Text, nullable=False),  # where workers reach this very server
+    sa.Column("spool", sa.Text, nullable=False),
+    sa.Column("version", sa.Text, nullable=False),
+    sa.Column("started_at", sa.Double, nullable=False),
+    sa.Column("seen_ticks", sa.Double, nullable=False),  # its last sign of life
+)
+
+tokens: Final = sa.Table(
+    "tokens",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("name", sa.Text, nullable=False),  # the principal; several tokens may have the same
+    sa.Column("digest", sa.LargeBinary, nullable=False),  # SHA-256 of the secret
+    sa.Column("roles", sa.Text, nullable=False),  # by name, with commas
+    sa.Column("created_at", sa.Double, nullable=False),
+    sa.Column("expires_at", sa.Double),
+    sa.Column("revoked_at", sa.Double),
+    sa.CheckConstraint("name <> '' AND roles <> ''", name="given"),
+)
