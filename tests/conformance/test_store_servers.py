@@ -53,6 +53,8 @@ async def servers(url: str, clock: ManualClock) -> AsyncIterator[tuple[Fleet, Fl
         await asyncio.sleep(0)
         await until(lambda: len(first.changes) == len(second.changes))
         assert first.changes == second.changes
+        # Each commit is somebody's own, and nobody else's.
+        assert all(here.own != there.own for here, there in zip(first.changes, second.changes, strict=True))
         await first.whole()
 
 

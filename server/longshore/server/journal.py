@@ -21,6 +21,8 @@ class Journal:
         store.subscribe(self._on_commit)
 
     def _on_commit(self, changes: Changes) -> None:
+        if not changes.own:
+            return  # the server that made the commit says so
         for change in changes.tasks:
             if change.task.status.state.terminal:
                 self._finished[change.task.status.state] += 1

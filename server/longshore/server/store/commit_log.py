@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -68,7 +69,7 @@ _NEWEST: Final = statement(
     sa.select(commits.c.position, commits.c.at).order_by(commits.c.position.desc()).limit(sa.literal_column("1"))
 )
 _SINCE: Final = statement(
-    sa.select(commits.c.position, commits.c.at, commits.c.body)
+    sa.select(commits.c.position, commits.c.at, commits.c.body, commits.c.server)
     .where(commits.c.position > sa.bindparam("after"))
     .order_by(commits.c.position)
     .limit(sa.literal_column(str(_AT_ONCE)))
@@ -168,9 +169,10 @@ class CommitLog:
             if rows[0][0] != (self._seen or 0) + 1:
                 self._resynchronise(link)
                 continue
-            for (position, at, _), changes in zip(rows, _decode(link, [row[2] for row in rows]), strict=True):
+            for (position, at, _, by), changes in zip(rows, _decode(link, [row[2] for row in rows]), strict=True):
                 self._seen, self._seen_at = position, at
-                self._tell(changes)
+                # The listener may read a commit of this server's writer before the writer tells of it.
+                self._tell(replace(changes, own=by == self._server))
 
     def _resynchronise(self, link: Link) -> None:
         """Too much was missed: tell of every task that moved since, as it is now."""
@@ -179,7 +181,8 @@ class CommitLog:
         found = [task_of(row) for row in link.rows(_CHANGED_SINCE, since=since)]
         ended = tuple(row[0] for row in link.rows(_ENDED_SINCE, since=since))
         self._seen, self._seen_at = newest, at
-        self._tell(Changes(tuple(TaskChange(task, _holder(task)) for task in found), True, True, ended))
+        moved = tuple(TaskChange(task, _holder(task)) for task in found)
+        self._tell(Changes(moved, claimable=True, debts=True, sessions_ended=ended, own=False))
 
 
 def _newest(link: Link) -> tuple[int, float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 from longshore.server.model.task import Attempt, Debt, Destination, Payload, Session, Task, Upload
@@ -23,12 +23,14 @@ class TaskChange:
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What one commit did, in order. `claimable`: something became claimable, or room for it arose."""
+    """What one commit did, in order. `claimable`: something became claimable, or room for it arose. `own`: this server
+    made the commit; whoever counts or logs would count and log what others do once for each server."""
 
     tasks: tuple[TaskChange, ...]
     claimable: bool
     debts: bool = False
     sessions_ended: tuple[str, ...] = ()
+    own: bool = field(default=True, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
