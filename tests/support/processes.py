@@ -174,11 +174,13 @@ class WorkerProcess(Process):
         *options: str,
         targets: Sequence[str] = (),
         name: str = "worker",
+        address: str = "",
         script: Path | None = None,
         environment: dict[str, str] | None = None,
     ) -> None:
+        """With an `address` it connects there: through a proxy, or to several servers."""
         start = [sys.executable, str(script)] if script is not None else [sys.executable, "-m", "longshore.worker.main"]
-        argv = [*start, "--server", server.address, "--token-file", str(server.token_file)]
+        argv = [*start, "--server", address or server.address, "--token-file", str(server.token_file)]
         argv += ["--data-dir", str(server.root / name), "--name", name]
         for target in targets:
             argv += ["--target", target]

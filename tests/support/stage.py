@@ -15,13 +15,13 @@ FAULTY = Path(__file__).with_name("faulty_worker.py")
 
 
 class Stage:
-    """Processes under one root. Its instances are folders, `web` is there already."""
+    """Processes under one root. Its instances are folders, `web` is there already; stages of one fleet share them."""
 
-    def __init__(self, root: Path, server: ServerProcess, client: Client) -> None:
+    def __init__(self, root: Path, server: ServerProcess, client: Client, *, instances: Path | None = None) -> None:
         self.root, self.server, self.client = root, server, client
-        self.instances = root / "instances"
+        self.instances = instances or root / "instances"
         self.mark = root / "accident"
-        (self.instances / "web" / "etc").mkdir(parents=True)
+        (self.instances / "web" / "etc").mkdir(parents=True, exist_ok=instances is not None)
 
     @property
     def target(self) -> str:
@@ -31,10 +31,10 @@ class Stage:
         """A worker for the directory target."""
         return WorkerProcess(self.server, *options, name=name, targets=[self.target], **more)
 
-    def faulty(self, at: str, what: str, *options: str) -> WorkerProcess:
+    def faulty(self, at: str, what: str, *options: str, name: str = "faulty", **more: Any) -> WorkerProcess:
         """One that has an accident; see tests/support/faulty_worker.py."""
         accident = {"ACCIDENT_AT": at, "ACCIDENT": what, "ACCIDENT_MARK": str(self.mark)}
-        return self.worker(*options, name="faulty", script=FAULTY, environment=accident)
+        return self.worker(*options, name=name, script=FAULTY, environment=accident, **more)
 
     def push(self, content: Any, to: str = "web/etc/motd", **options: Any) -> str:
         """Upload to one destination; the task's id."""
