@@ -16,10 +16,10 @@ import pytest
 from longshore.server.model.errors import StoreUnavailable
 from longshore.server.store import listener, postgres_connection, writer
 from longshore.server.store.database_clock import DatabaseClock
-from longshore.server.store.dialect import Cursor
 from longshore.server.store.errors import NotDurable
-from longshore.server.store.postgres import PostgresDialect, PostgresStore
+from longshore.server.store.postgres import PostgresStore
 from longshore.server.store.postgres_connection import connect
+from longshore.server.store.postgres_link import PostgresLink
 from longshore.server.store.protocol import TaskFilter
 from tests.support.postgres import Cluster, backends, opened_postgres
 from tests.support.store import Fleet, ManualClock, plan, push
@@ -127,37 +127,46 @@ async def test_a_restart_while_idle_is_not_noticed(own_postgres: Cluster, clock:
 # A connection that is lost in COMMIT ----------------------------------------------------------------------------------
 
 
-def once(monkeypatch: pytest.MonkeyPatch, what: Callable[[psycopg.Connection], None]) -> list[None]:
+def once(monkeypatch: pytest.MonkeyPatch, what: Callable[[PostgresLink], None]) -> list[None]:
     """Let `what` happen to the connection when the next COMMIT is about to be sent. The answer fills when it has."""
     happened: list[None] = []
-    commit = PostgresDialect.commit
+    commit = PostgresLink.commit
 
-    def disturbed(self: PostgresDialect, cursor: Cursor) -> None:
+    def disturbed(self: PostgresLink) -> None:
         if not happened:
             happened.append(None)
-            assert isinstance(cursor, psycopg.Cursor)
-            what(cursor.connection)
-        commit(self, cursor)
+            what(self)
+        commit(self)
 
-    monkeypatch.setattr(PostgresDialect, "commit", disturbed)
+    monkeypatch.setattr(PostgresLink, "commit", disturbed)
     return happened
 
 
 async def test_a_commit_that_was_not_carried_out_is_repeated(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
-    happened = once(monkeypatch, lambda connection: os.kill(connection.info.backend_pid, signal.SIGTERM))
+    happened = once(monkeypatch, lambda link: os.kill(link.connection.info.backend_pid, signal.SIGTERM))
     (task,) = await fleet.submit()
     assert happened
     assert (await fleet.now(task)).order.seq == 1
 
 
-def answer_lost(connection: psycopg.Connection) -> None:
+def answer_lost(link: PostgresLink) -> None:
     """The database has committed, and the connection is gone before its answer."""
-    connection.execute("COMMIT")
-    connection.close()
+    link.settle()
+    link._send("COMMIT").status()
+    link.connection.close()
 
 
-async def test_a_commit_whose_answer_was_lost_is_a_commit(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
-    happened = once(monkeypatch, answer_lost)
+def all_answers_lost(link: PostgresLink) -> None:
+    """The same, and what was sent along with the COMMIT is not answered either."""
+    link._send("COMMIT")
+    link.connection.close()
+
+
+@pytest.mark.parametrize("lost", [answer_lost, all_answers_lost])
+async def test_a_commit_whose_answer_was_lost_is_a_commit(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch, lost: Callable[[PostgresLink], None]
+) -> None:
+    happened = once(monkeypatch, lost)
     (task,) = await fleet.submit()
     assert happened
     assert len(await fleet.store.list_tasks(TaskFilter(), before=None, limit=9)) == 1
@@ -168,10 +177,9 @@ async def test_a_commit_whose_answer_was_lost_is_a_commit(fleet: Fleet, monkeypa
 async def test_a_commit_of_unknown_fate_is_unavailable_and_safe_to_repeat(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def failed_over(connection: psycopg.Connection) -> None:
-        assert isinstance(connection, postgres_connection.Connection)
-        connection.timeline = "another"
-        answer_lost(connection)
+    def failed_over(link: PostgresLink) -> None:
+        link.connection.timeline = "another"
+        answer_lost(link)
 
     happened = once(monkeypatch, failed_over)
     with pytest.raises(StoreUnavailable, match="failed over"):

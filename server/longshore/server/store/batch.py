@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from longshore.server.model.errors import LongshoreError
-from longshore.server.model.task import FilePush
 from longshore.server.store import claims, commands, fleet, janitor, tasks, uploads
 from longshore.server.store.commands import Command
-from longshore.server.store.ids import seq_of
-from longshore.server.store.promote import promote_heads, refill_lanes
-from longshore.server.store.requests import look_for_requests
-from longshore.server.store.rows import place_of
+from longshore.server.store.prefetch import prefetch
+from longshore.server.store.promote import follow
 from longshore.server.store.unit import UnitOfWork
 
 Answer = Callable[[], object]
@@ -71,14 +68,13 @@ def execute(unit: UnitOfWork, batch: Sequence[Command[Any]]) -> list[Outcome]:
 
     Claims come last, so that what the batch made or freed can be claimed in the same transaction.
     """
-    _prefetch(unit, batch)
+    prefetch(unit, batch)
     answers: dict[int, Answer | LongshoreError] = {}
     for index, command in enumerate(batch):
         if not isinstance(command, commands.ClaimTasks):
             answers[index] = _decide(unit, command)
     unit.flush()
-    promote_heads(unit)
-    refill_lanes(unit)
+    follow(unit)
     for index, command in enumerate(batch):
         if isinstance(command, commands.ClaimTasks):
             answers[index] = _decide(unit, command)
@@ -98,37 +94,3 @@ def _decide(unit: UnitOfWork, command: Command[Any]) -> Answer | LongshoreError:
         if unit.writes != writes:
             raise AssertionError(f"{type(command).__name__} changed something and then refused") from error
         return error
-
-
-def _prefetch(unit: UnitOfWork, batch: Sequence[Command[Any]]) -> None:
-    """Everything that the batch names, in one SELECT for each kind."""
-    names: list[str] = []
-    requests: list[tuple[str, str]] = []
-    places: list[bytes] = []
-    for command in batch:
-        match command:
-            case commands.FileReports():
-                names.extend(task_id for task_id, _ in command.reports)
-            case commands.RequestGrants():
-                names.extend(task_id for task_id, _ in command.requests)
-            case commands.CancelTask() | commands.SettleTask():
-                names.append(command.task_id)
-            case commands.RetryTask():
-                names.append(command.task_id)
-                requests.append((command.principal, command.request_id))
-            case commands.OpenUpload():
-                requests.append((command.principal, command.request_id))
-            case commands.SubmitTasks():
-                requests.append((command.principal, command.request_id))
-                places.extend(_places(command.plans))
-            case commands.FinishUpload():
-                places.extend(_places(command.plans))
-            case _:
-                pass
-    unit.load({seq for name in names if (seq := seq_of(name)) is not None})
-    look_for_requests(unit, requests)
-    unit.look_at(places)
-
-
-def _places(plans: Sequence[commands.TaskPlan]) -> Iterator[bytes]:
-    return (place_of(plan.work.destination) for plan in plans if isinstance(plan.work, FilePush))

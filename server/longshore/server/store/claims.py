@@ -6,9 +6,9 @@ index that begins with target and kind, and never more of them than could be tak
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
 
 import sqlalchemy as sa
 
@@ -17,33 +17,52 @@ from longshore.server.model.sharing import Shares
 from longshore.server.model.task import FILE_PUSH, Session
 from longshore.server.model.values import State
 from longshore.server.store.commands import Claims, ClaimTasks, Offer
-from longshore.server.store.counters import TARGET_RUNNING
+from longshore.server.store.counters import LANE_RUNNING, TARGET_RUNNING
 from longshore.server.store.fleet import session_at
-from longshore.server.store.link import claiming, statement
+from longshore.server.store.link import Each, Given
 from longshore.server.store.promote import room_in, trim_lanes
-from longshore.server.store.rows import taker_of
-from longshore.server.store.schema import is_ready, is_unsettled, tasks
+from longshore.server.store.rows import seq_in, taker_of, task_columns
+from longshore.server.store.schema import is_ready, is_unsettled, orders, tasks
 from longshore.server.store.unit import Entry, UnitOfWork
 
-_READY: Final = claiming(
-    sa.select(tasks.c.seq, tasks.c.priority)
-    .where(is_ready, tasks.c.target == sa.bindparam("target"), tasks.c.taker == sa.bindparam("taker"))
-    .order_by(tasks.c.priority.desc(), tasks.c.seq)
-    .limit(sa.bindparam("most"))
-)
-_UNSETTLED: Final = claiming(
-    sa.select(tasks.c.seq)
-    .where(
-        is_unsettled,
-        tasks.c.target == sa.bindparam("target"),
-        tasks.c.kind == sa.bindparam("kind"),
-        tasks.c.due_at <= sa.bindparam("now"),
+
+def _ready(given: Given, *columns: sa.ColumnElement[Any]) -> sa.Select[Any]:
+    return (
+        sa.select(*columns)
+        .where(is_ready, tasks.c.target == given["target"], tasks.c.taker == given["taker"])
+        .order_by(tasks.c.priority.desc(), tasks.c.seq)
+        .limit(given["most"])
     )
-    .order_by(tasks.c.due_at, tasks.c.seq)
-    .limit(sa.bindparam("most"))
-)
-_HELD: Final = statement(
-    sa.select(tasks.c.state, tasks.c.alone).where(tasks.c.session_id == sa.bindparam("session_id"))
+
+
+def _unsettled(given: Given, *columns: sa.ColumnElement[Any]) -> sa.Select[Any]:
+    return (
+        sa.select(*columns)
+        .where(
+            is_unsettled,
+            tasks.c.target == given["target"],
+            tasks.c.kind == given["kind"],
+            tasks.c.due_at <= given["now"],
+        )
+        .order_by(tasks.c.due_at, tasks.c.seq)
+        .limit(given["most"])
+    )
+
+
+def _whole(make: Callable[..., sa.Select[Any]], given: Given) -> sa.Select[Any]:
+    """With all of the task, where it would have to be asked for next."""
+    return make(given, *task_columns()).join_from(tasks, orders, tasks.c.seq == orders.c.seq)
+
+
+_READY_TYPES: Final = {"target": sa.Text, "taker": sa.Text, "most": sa.Integer}
+_UNSETTLED_TYPES: Final = {"target": sa.Text, "kind": sa.Text, "now": sa.Double, "most": sa.Integer}
+_READY: Final = Each(lambda given: _ready(given, tasks.c.seq), _READY_TYPES, lock="claim")
+_READY_WHOLE: Final = Each(lambda given: _whole(_ready, given), _READY_TYPES, lock="claim")
+_UNSETTLED: Final = Each(lambda given: _unsettled(given, tasks.c.seq), _UNSETTLED_TYPES, lock="claim")
+_UNSETTLED_WHOLE: Final = Each(lambda given: _whole(_unsettled, given), _UNSETTLED_TYPES, lock="claim")
+_HELD: Final = Each(
+    lambda given: sa.select(tasks.c.state, tasks.c.alone).where(tasks.c.session_id == given["session_id"]),
+    {"session_id": sa.Text},
 )
 
 
@@ -70,6 +89,11 @@ class _Candidate:
     seq: int
     target: str
     kind: str
+    entry: Entry = field(compare=False)
+
+
+Pair = tuple[str, str]
+"""(target, kind)"""
 
 
 class _Round:
@@ -77,33 +101,47 @@ class _Round:
 
     def __init__(self, unit: UnitOfWork, command: ClaimTasks) -> None:
         self._unit = unit
-        self._takers = [taker for offer in command.offers if (taker := self._taker(offer)) is not None]
+        self._takers = self._able(command.offers)
         self._taken: list[tuple[str, Entry]] = []
         self._solo_waiting: set[str] = set()
 
     def run(self) -> tuple[list[tuple[str, Entry]], tuple[str, ...]]:
         """Settling first: somebody's outcome is unknown until then. Then what must run alone, then the rest."""
-        self._settle()
-        self._run_alone()
-        self._run_rest()
-        self._unit.flush()
-        trim_lanes(self._unit, sorted({entry.lane for _, entry in self._taken}))
+        pairs = list(self._pairs())
+        self._unit.ledger.ask((TARGET_RUNNING, target) for target, _ in pairs if target)()
+        unsettled = self._ask_unsettled(pairs)
+        alone = self._ask_ready(pairs, alone=True)
+        rest = self._ask_ready(pairs, alone=False)
+        self._settle(unsettled())
+        self._run_alone(alone())
+        self._run_rest(rest())
+        if self._taken:
+            self._unit.flush()
+            trim_lanes(self._unit, sorted({entry.lane for _, entry in self._taken}))
         return self._taken, tuple(sorted(self._solo_waiting))
 
-    def _taker(self, offer: Offer) -> _Taker | None:
-        session = session_at(self._unit, offer.session_id, offer.epoch)
-        if session is None or session.draining or offer.room < 1:
-            return None
-        held = self._unit.link.rows(_HELD, session_id=session.id)
-        if any(alone and state != State.SETTLING for state, alone in held):
-            return None
-        return _Taker(session, Shares(room=offer.room, kept_for=offer.kept_for), offer.idle and not held)
+    def _able(self, offers: Sequence[Offer]) -> list[_Taker]:
+        """The sessions that may take something."""
+        unit = self._unit
+        sessions = [
+            (offer, session)
+            for offer in offers
+            if (session := session_at(unit, offer.session_id, offer.epoch)) is not None
+            and not session.draining
+            and offer.room >= 1
+        ]
+        held = unit.link.ask_each(_HELD, [{"session_id": session.id} for _, session in sessions])
+        return [
+            _Taker(session, Shares(room=offer.room, kept_for=offer.kept_for), offer.idle and not rows)
+            for (offer, session), rows in zip(sessions, held(), strict=True)
+            if not any(alone and state != State.SETTLING for state, alone in rows)
+        ]
 
     # Candidates ---------------------------------------------------------------------------------------------------
 
-    def _pairs(self) -> Iterator[tuple[str, str]]:
+    def _pairs(self) -> Iterator[Pair]:
         """(target, kind) that somebody with room serves; an empty target is a job without one."""
-        pairs: set[tuple[str, str]] = set()
+        pairs: set[Pair] = set()
         for taker in self._takers:
             if taker.shares.room < 1:
                 continue
@@ -124,55 +162,81 @@ class _Round:
         serving = [taker.shares for taker in self._takers if taker.serves(target, kind)]
         return sum(shares.room if alone else shares.of(target) for shares in serving)
 
-    def _candidates(self, *, alone: bool) -> list[_Candidate]:
-        found: list[_Candidate] = []
-        for target, kind in self._pairs():
+    def _ask_ready(self, pairs: list[Pair], *, alone: bool) -> Callable[[], list[_Candidate]]:
+        """As many of each pair as could be taken, at most."""
+        sets = []
+        asked = []
+        for target, kind in pairs:
             most = min(self._room_for(target, kind, alone=alone), self._room_on(target))
-            if most < 1:
-                continue
-            taker = taker_of(kind, alone=alone)
-            for seq, priority in self._unit.link.rows(_READY, target=target, taker=taker, most=most):
-                found.append(_Candidate(-priority, seq, target, kind))
-        return sorted(found)
+            if most >= 1:
+                asked.append((target, kind))
+                sets.append({"target": target, "taker": taker_of(kind, alone=alone), "most": most})
+        found = self._ask(_READY, _READY_WHOLE, sets)
+        return lambda: sorted(
+            _Candidate(-entry.order.priority, entry.order.seq, *pair, entry)
+            for pair, entries in zip(asked, found(), strict=True)
+            for entry in entries
+        )
+
+    def _ask_unsettled(self, pairs: list[Pair]) -> Callable[[], list[tuple[Pair, list[Entry]]]]:
+        sets = []
+        asked = []
+        for target, kind in pairs:
+            takers = [taker for taker in self._takers if taker.settles(target, kind)]
+            most = min(sum(taker.shares.of(target) for taker in takers), self._room_on(target))
+            if most >= 1:
+                asked.append((target, kind))
+                sets.append({"target": target, "kind": kind, "now": self._unit.now, "most": most})
+        found = self._ask(_UNSETTLED, _UNSETTLED_WHOLE, sets)
+        return lambda: list(zip(asked, found(), strict=True))
+
+    def _ask(self, numbers: Each, whole: Each, sets: list[dict[str, Any]]) -> Callable[[], list[list[Entry]]]:
+        """The tasks for each of `sets`: by number where they are likely to be known, else with all that they are."""
+        unit = self._unit
+        found = unit.link.ask_each(numbers if unit.remembers else whole, sets)
+
+        def answer() -> list[list[Entry]]:
+            rows = found()
+            if not unit.remembers:
+                unit.adopt(row for each in rows for row in each)
+            return [unit.load(row[0] if unit.remembers else seq_in(row) for row in each) for each in rows]
+
+        return answer
 
     # Taking -------------------------------------------------------------------------------------------------------
 
-    def _settle(self) -> None:
-        for target, kind in self._pairs():
+    def _settle(self, unsettled: list[tuple[Pair, list[Entry]]]) -> None:
+        for (target, kind), entries in unsettled:
             takers = [taker for taker in self._takers if taker.settles(target, kind)]
-            most = min(sum(taker.shares.of(target) for taker in takers), self._room_on(target))
-            if most < 1:
-                continue
-            rows = self._unit.link.rows(_UNSETTLED, target=target, kind=kind, now=self._unit.now, most=most)
-            for entry in self._unit.load(row[0] for row in rows):
-                self._give(self._roomiest(takers, target), entry)
+            for entry in entries:
+                if self._room_on(target) > 0:
+                    self._give(self._roomiest(takers, target), entry)
 
-    def _run_alone(self) -> None:
-        for candidate, entry in self._loaded(alone=True):
-            if not self._has_room(entry):
+    def _run_alone(self, candidates: list[_Candidate]) -> None:
+        self._ask_lanes(candidates)
+        for candidate in candidates:
+            if not self._has_room(candidate.entry):
                 continue
             serving = [taker for taker in self._takers if taker.serves(candidate.target, candidate.kind)]
             idle = [taker for taker in serving if taker.idle and taker.shares.room > 0]
             if idle:
-                self._give(idle[0], entry)
+                self._give(idle[0], candidate.entry)
                 idle[0].shares.room = 0
             else:
                 self._solo_waiting.update(taker.session.id for taker in serving)
 
-    def _run_rest(self) -> None:
-        for candidate, entry in self._loaded(alone=False):
-            if self._has_room(entry):
+    def _run_rest(self, candidates: list[_Candidate]) -> None:
+        self._ask_lanes(candidates)
+        for candidate in candidates:
+            if self._has_room(candidate.entry):
                 serving = [taker for taker in self._takers if taker.serves(candidate.target, candidate.kind)]
-                self._give(self._roomiest(serving, candidate.target), entry)
+                self._give(self._roomiest(serving, candidate.target), candidate.entry)
             else:
                 # It stood in the way of others, and does no more when this is over: see `trim_lanes`.
                 self._unit.claimable = True
 
-    def _loaded(self, *, alone: bool) -> Iterator[tuple[_Candidate, Entry]]:
-        candidates = self._candidates(alone=alone)
-        entries = {entry.order.seq: entry for entry in self._unit.load(each.seq for each in candidates)}
-        for candidate in candidates:
-            yield candidate, entries[candidate.seq]
+    def _ask_lanes(self, candidates: list[_Candidate]) -> None:
+        self._unit.ledger.ask((LANE_RUNNING, each.entry.lane) for each in candidates if each.entry.lane)()
 
     def _has_room(self, entry: Entry) -> bool:
         """Its target and its instance may run one more. The claims of this round count already."""

@@ -12,13 +12,13 @@ import json
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 
 import sqlalchemy as sa
 
 from longshore.server.model.task import Task
 from longshore.server.store import codec
-from longshore.server.store.link import Link, Row, statement
+from longshore.server.store.link import Link, Reply, statement
 from longshore.server.store.protocol import Changes, TaskChange
 from longshore.server.store.rows import ORDER_COLUMNS, order_of, task_columns, task_of
 from longshore.server.store.schema import events, orders, sessions, tasks
@@ -29,7 +29,7 @@ KEPT: Final = 900.0
 """Seconds for which a commit can be read by other servers. One that was cut off for longer reads the tasks instead."""
 
 TIDY_EVERY: Final = 256
-"""Commits after which the oldest rows are dropped."""
+"""Own commits after which the oldest rows are dropped."""
 
 _AT_ONCE: Final = 200
 """Commits read in one statement."""
@@ -112,6 +112,7 @@ class CommitLog:
         self._lock = threading.Lock()
         self._seen: int | None = None
         self._seen_at = 0.0
+        self._announced = 0
 
     @property
     def seen(self) -> int | None:
@@ -130,22 +131,25 @@ class CommitLog:
 
     # In the writer's transaction ----------------------------------------------------------------------------------
 
-    def announce(self, link: Link, changes: Changes, now: float) -> int:
-        """Write down what is about to be committed, and notify. Answers its position; 0 where nothing changed."""
+    def announce(self, link: Link, changes: Changes, now: float) -> Reply | None:
+        """Write down what is about to be committed, and notify. Its position is answered along with the COMMIT; None
+        where nothing changed."""
         if not (changes.tasks or changes.claimable or changes.debts or changes.sessions_ended):
-            return 0
-        position: int = _single(link.row(_ANNOUNCE, by=self._server, now=now, said=_encode(changes)))
-        if position % TIDY_EVERY == 0:
-            link.run(_TIDY, before=now - KEPT, newest=position)
+            return None
+        position = link.ask(_ANNOUNCE, by=self._server, now=now, said=_encode(changes))
+        self._announced += 1
+        if self._announced % TIDY_EVERY == 0 and self._seen is not None:
+            link.tell(_TIDY, before=now - KEPT, newest=self._seen)
         return position
 
     # After a commit -----------------------------------------------------------------------------------------------
 
-    def committed(self, link: Link, position: int, changes: Changes, now: float) -> None:
+    def committed(self, link: Link, announced: Reply | None, changes: Changes, now: float) -> None:
         """Tell of this server's commit, and of others' before it. Raises what reading raises; then the next `catch_up`
         tells of it."""
-        if position == 0:
+        if announced is None:
             return
+        position: int = announced.rows()[0][0]
         with self._lock:
             if self._seen is not None and self._seen < position - 1:
                 self._read(link, position - 1)
@@ -189,12 +193,6 @@ def _newest(link: Link) -> tuple[int, float]:
     """Position and time of the newest commit."""
     row = link.row(_NEWEST)
     return (0, 0.0) if row is None else (row[0], row[1])
-
-
-def _single(row: Row | None) -> Any:
-    if row is None:
-        raise LookupError("a statement that always answers has not")
-    return row[0]
 
 
 def _holder(task: Task) -> tuple[str, int] | None:

@@ -6,15 +6,14 @@ difference, and a recount is the same function summed over all rows.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 import sqlalchemy as sa
 
 from longshore.server.model.task import Status, Submission
 from longshore.server.model.values import State
-from longshore.server.store.errors import BatchConflict
-from longshore.server.store.link import Link, Statement, statement
+from longshore.server.store.link import Each, Link, changing, inserting, statement
 from longshore.server.store.schema import counters
 
 Key = tuple[str, str]
@@ -58,22 +57,21 @@ def task_counts(order: Submission, status: Status, lane: str) -> tuple[Key, ...]
     return tuple(keys)
 
 
-_READ: Final = Statement(
-    lambda dialect: dialect.for_update(
-        sa.select(counters.c.value).where(
-            counters.c.scope == sa.bindparam("scope"), counters.c.name == sa.bindparam("name")
-        )
-    )
+_READ: Final = Each(
+    lambda given: sa.select(counters.c.value).where(
+        counters.c.scope == given["of"], counters.c.name == given["called"]
+    ),
+    {"of": sa.Text, "called": sa.Text},
+    lock="update",
 )
-_MAKE: Final = Statement(
-    lambda dialect: dialect.insert_missing(counters).values(
-        scope=sa.bindparam("scope"), name=sa.bindparam("name"), value=sa.literal_column("0")
-    )
-)
-_MOVE: Final = statement(
-    counters.update()
-    .where(counters.c.scope == sa.bindparam("of"), counters.c.name == sa.bindparam("called"))
-    .values(value=counters.c.value + sa.bindparam("by"))
+_MAKE: Final = inserting(counters, missing=True)
+_MOVE: Final = changing(
+    lambda given: (
+        counters.update()
+        .where(counters.c.scope == given["of"], counters.c.name == given["called"])
+        .values(value=counters.c.value + given["by"])
+    ),
+    {"of": sa.Text, "called": sa.Text, "by": sa.BigInteger},
 )
 _DROP_EMPTY: Final = statement(
     counters.delete().where(counters.c.value == sa.literal_column("0"), counters.c.scope == sa.bindparam("scope"))
@@ -90,7 +88,24 @@ class Ledger:
         self._dropping = False
 
     def value(self, key: Key) -> int:
-        return self._load(key) + self._moves.get(key, 0)
+        if key not in self._stored:
+            self.ask((key,))()
+        return (self._stored[key] or 0) + self._moves.get(key, 0)
+
+    def knows(self, key: Key) -> bool:
+        """Its value costs no question."""
+        return key in self._stored
+
+    def ask(self, keys: Iterable[Key]) -> Callable[[], None]:
+        """Ask for these counters with one statement; they are known once what comes back is called."""
+        wanted = sorted({key for key in keys if key not in self._stored})
+        found = self._link.ask_each(_READ, [{"of": scope, "called": name} for scope, name in wanted])
+
+        def take() -> None:
+            for key, rows in zip(wanted, found(), strict=True):
+                self._stored[key] = rows[0][0] if rows else None
+
+        return take
 
     def move(self, key: Key, by: int) -> None:
         if by:
@@ -108,24 +123,17 @@ class Ledger:
         """Write the moves, in one order for everybody. Called once, at the end: rows stay locked until the commit."""
         moved = sorted((key, by) for key, by in self._moves.items() if by)
         missing = [key for key, _ in moved if self._stored.get(key) is None]
-        self._link.many(_MAKE, [{"scope": scope, "name": name} for scope, name in missing])
-        written = self._link.many(_MOVE, [{"of": scope, "called": name, "by": by} for (scope, name), by in moved])
-        if written != len(moved):
-            raise BatchConflict("a counter vanished")
+        self._link.write(_MAKE, [{"scope": scope, "name": name, "value": 0} for scope, name in missing])
+        moves = [{"of": scope, "called": name, "by": by} for (scope, name), by in moved]
+        self._link.write(_MOVE, moves, exactly=True)
         if self._dropping:
-            self._link.run(_DROP_EMPTY, scope=LANE_RUNNING)
+            self._link.tell(_DROP_EMPTY, scope=LANE_RUNNING)
         self._moves.clear()
         self._stored.clear()
 
     def drop_empty_lanes(self) -> None:
         """At the end, forget instances where nothing runs."""
         self._dropping = True
-
-    def _load(self, key: Key) -> int:
-        if key not in self._stored:
-            row = self._link.row(_READ, scope=key[0], name=key[1])
-            self._stored[key] = None if row is None else row[0]
-        return self._stored[key] or 0
 
 
 def differences(stored: Mapping[Key, int], counted: Mapping[Key, int]) -> dict[Key, tuple[int, int]]:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import sqlalchemy as sa
+
+if TYPE_CHECKING:
+    from longshore.server.store.link import Link
 
 
 class Cursor(Protocol):
@@ -19,8 +22,6 @@ class Cursor(Protocol):
     def executemany(self, sql: str, parameters: Sequence[Mapping[str, Any]], /) -> object: ...
 
     def fetchall(self) -> Sequence[Any]: ...
-
-    def fetchone(self) -> Any: ...
 
     def close(self) -> object: ...
 
@@ -38,17 +39,9 @@ class Dialect(Protocol):
         """Nobody else writes to the database: what the last commit left still holds."""
         ...
 
-    def begin(self, cursor: Cursor) -> None:
-        """Start a transaction that may write, or fail now rather than at its first write."""
+    def link(self) -> Link:
+        """A new connection."""
         ...
-
-    def begin_snapshot(self, cursor: Cursor) -> None:
-        """Start a transaction that only reads and sees one state."""
-        ...
-
-    def commit(self, cursor: Cursor) -> None: ...
-
-    def rollback(self, cursor: Cursor) -> None: ...
 
     def insert_missing(self, table: sa.Table) -> sa.Insert:
         """An INSERT that leaves rows alone whose key exists."""

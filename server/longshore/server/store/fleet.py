@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Final
 
@@ -26,13 +26,16 @@ from longshore.server.store.commands import (
     WakeParked,
     Woken,
 )
-from longshore.server.store.link import Statement, locking, statement
+from longshore.server.store.link import Among, Statement, locking, statement
 from longshore.server.store.rows import SESSION_COLUMNS, session_of
 from longshore.server.store.schema import debts, is_alive, is_parked, sessions, targets, tasks
 from longshore.server.store.unit import Entry, UnitOfWork
 
-_FIND: Final = locking(
-    sa.select(*SESSION_COLUMNS, sessions.c.ended_at).where(sessions.c.id == sa.bindparam("session_id"))
+_FIND: Final = Among(
+    lambda keys: (
+        sa.select(*SESSION_COLUMNS, sessions.c.ended_at).where(sessions.c.id.in_(keys)).order_by(sessions.c.id)
+    ),
+    lock=True,
 )
 _OTHERS: Final = statement(
     sa.select(sessions.c.id, sessions.c.targets)
@@ -111,8 +114,23 @@ _WORTH_ASKING_TWICE: Final = 1
 
 def find_session(unit: UnitOfWork, session_id: str) -> tuple[Session, bool] | None:
     """The session without what it holds, and whether it is alive."""
-    row = unit.link.row(_FIND, session_id=session_id)
-    return None if row is None else (session_of(row[:-1]), row[-1] is None)
+    if session_id not in unit.sessions:
+        look_for_sessions(unit, (session_id,))()
+    return unit.sessions[session_id]
+
+
+def look_for_sessions(unit: UnitOfWork, session_ids: Iterable[str]) -> Callable[[], None]:
+    """Ask in one statement for these sessions; known once what comes back is called, until they are changed."""
+    wanted = sorted(set(session_ids))
+    found = unit.link.ask_among(_FIND, wanted)
+
+    def take() -> None:
+        unit.sessions.update(dict.fromkeys(wanted))
+        for row in found.rows():
+            session = session_of(row[:-1])
+            unit.sessions[session.id] = (session, row[-1] is None)
+
+    return take
 
 
 def session_at(unit: UnitOfWork, session_id: str, epoch: int) -> Session | None:
@@ -137,7 +155,8 @@ def end_session(unit: UnitOfWork, session_id: str, *, crash: bool) -> None:
     """The session is over and what it holds is lost; `crash` false: it had handed back what it knew of."""
     for entry in held_by(unit, session_id):
         unit.apply(entry, SessionLost(session_id, entry.status.attempt, crash=crash))
-    if unit.write(_END, of_id=session_id, at=unit.now):
+    unit.sessions.pop(session_id, None)
+    if unit.change(_END, of_id=session_id, at=unit.now):
         unit.sessions_ended.append(session_id)
 
 
@@ -172,6 +191,7 @@ def open_session(unit: UnitOfWork, command: OpenSession) -> Callable[[], Session
         "started_at": session.started_at,
         "lease_ticks": session.lease_ticks,
     }
+    unit.sessions.pop(session.id, None)
     if found is None:
         unit.write(
             _INSERT, id=session.id, principal=session.principal, connected=True, draining=False, ended_at=None, **values
@@ -228,7 +248,7 @@ def renew_leases(unit: UnitOfWork, command: RenewLeases) -> Callable[[], frozens
     renewed = frozenset(
         session_id
         for session_id, epoch in sorted(command.sessions)
-        if unit.write(_RENEW, of_id=session_id, of_epoch=epoch, until=until)
+        if unit.change(_RENEW, of_id=session_id, of_epoch=epoch, until=until)
     )
     return lambda: renewed
 
@@ -239,6 +259,7 @@ def disconnect(unit: UnitOfWork, command: Disconnect) -> Callable[[], None]:
         if command.goodbye:
             end_session(unit, command.session_id, crash=False)
         else:
+            unit.sessions.pop(command.session_id, None)
             unit.write(_DISCONNECT, of_id=command.session_id, of_epoch=command.epoch)
     return lambda: None
 
@@ -248,6 +269,7 @@ def drain_session(unit: UnitOfWork, command: DrainSession) -> Callable[[], Sessi
     found = find_session(unit, command.session_id)
     if found is None or not found[1]:
         raise NotFound(f"There is no session {command.session_id!r}.", session_id=command.session_id)
+    unit.sessions.pop(command.session_id, None)
     unit.write(_DRAIN, of_id=command.session_id)
     session = replace(found[0], draining=True)
     return lambda: with_held(unit, session)

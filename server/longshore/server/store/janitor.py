@@ -188,6 +188,7 @@ def extend_leases(unit: UnitOfWork, command: ExtendLeases) -> Callable[[], None]
     unit.write(_EXTEND_CANCELLING, ticks=unit.ticks, patience=unit.policy.cancel_grace)
     unit.write(_EXTEND_SETTLING, ticks=unit.ticks, patience=unit.policy.settle_timeout)
     unit.reread()
+    unit.sessions.clear()
     return lambda: None
 
 
@@ -223,12 +224,14 @@ def purge_tasks(unit: UnitOfWork, command: PurgeTasks) -> Callable[[], int]:
     before = unit.now - command.age
     purged = 0
     for request_id, principal, upload_id, first_seq, count in unit.link.rows(_OVER, before=before, most=command.limit):
-        purged += unit.write(_DROP_TASKS, first=first_seq, beyond=first_seq + count)
+        purged += unit.change(_DROP_TASKS, first=first_seq, beyond=first_seq + count)
         if upload_id is not None:
+            unit.uploads.pop(upload_id, None)
             unit.write(_DROP_UPLOAD, of_id=upload_id)
         unit.write(_DROP_REQUEST, of_request=request_id, by=principal)
         if purged >= command.limit:
             break
     unit.write(_DROP_SESSIONS, before=before)
+    unit.sessions.clear()
     unit.ledger.drop_empty_lanes()
     return lambda: purged

@@ -5,6 +5,7 @@ Collected while commands are decided, written with one statement for each kind o
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -13,50 +14,54 @@ from longshore.server.model.events import Claimed, Decision, Event, GrantAsked
 from longshore.server.model.task import FilePush, Status, Submission
 from longshore.server.model.values import State
 from longshore.server.store import codec
-from longshore.server.store.link import Link, Statement, statement
+from longshore.server.store.link import Link, changing, inserting
 from longshore.server.store.schema import attempts, debts, events, payloads, requests
 
-_INSERT_EVENT: Final = statement(events.insert())
-_INSERT_ATTEMPT: Final = statement(
-    attempts.insert().values(
-        {
-            name: sa.bindparam(name)
-            for name in ("seq", "number", "worker", "session_id", "started_at", "settling", "alone")
-        }
-    )
+_INSERT_EVENT: Final = inserting(events)
+_INSERT_ATTEMPT: Final = inserting(attempts, "seq", "number", "worker", "session_id", "started_at", "settling", "alone")
+_ATTEMPT: Final = {"task": sa.BigInteger, "number": sa.Integer, "at": sa.Double}
+_GRANT_ATTEMPT: Final = changing(
+    lambda given: (
+        attempts.update()
+        .where(attempts.c.seq == given["task"], attempts.c.number == given["number"])
+        .values(granted_at=given["at"])
+    ),
+    _ATTEMPT,
 )
-_GRANT_ATTEMPT: Final = statement(
-    attempts.update()
-    .where(attempts.c.seq == sa.bindparam("task"), attempts.c.number == sa.bindparam("attempt"))
-    .values(granted_at=sa.bindparam("at"))
+_END_ATTEMPT: Final = changing(
+    lambda given: (
+        attempts.update()
+        .where(attempts.c.seq == given["task"], attempts.c.number == given["number"])
+        .values(ended_at=given["at"], ending=given["how"], error=given["why"])
+    ),
+    {**_ATTEMPT, "how": sa.Text, "why": sa.Text},
 )
-_END_ATTEMPT: Final = statement(
-    attempts.update()
-    .where(attempts.c.seq == sa.bindparam("task"), attempts.c.number == sa.bindparam("attempt"))
-    .values(ended_at=sa.bindparam("at"), ending=sa.bindparam("how"), error=sa.bindparam("why"))
+_INSERT_DEBT: Final = inserting(debts, missing=True)
+_REQUEST_ENDED: Final = changing(
+    lambda given: (
+        requests.update()
+        .where(requests.c.request_id == given["of_request"], requests.c.principal == given["by"])
+        .values(live=requests.c.live - given["ended"], ended_at=given["at"])
+    ),
+    {"of_request": sa.Text, "by": sa.Text, "ended": sa.Integer, "at": sa.Double},
 )
-_INSERT_DEBT: Final = Statement(lambda dialect: dialect.insert_missing(debts))
-_REQUEST_ENDED: Final = statement(
-    requests.update()
-    .where(requests.c.request_id == sa.bindparam("of_request"), requests.c.principal == sa.bindparam("by"))
-    .values(live=requests.c.live - sa.bindparam("ended"), ended_at=sa.bindparam("at"))
-)
-_PAYLOAD_USE: Final = statement(
-    payloads.update()
-    .where(payloads.c.id == sa.bindparam("of_id"))
-    .values(
-        live=payloads.c.live + sa.bindparam("more"),
-        keep_until=sa.case(
-            (payloads.c.keep_until < sa.bindparam("until"), sa.bindparam("until")), else_=payloads.c.keep_until
-        ),
-    )
+_PAYLOAD_USE: Final = changing(
+    lambda given: (
+        payloads.update()
+        .where(payloads.c.id == given["of_id"])
+        .values(
+            live=payloads.c.live + given["more"],
+            keep_until=sa.case((payloads.c.keep_until < given["until"], given["until"]), else_=payloads.c.keep_until),
+        )
+    ),
+    {"of_id": sa.Text, "more": sa.Integer, "until": sa.Double},
 )
 
 
 class Journal:
     """The collected rows of one transaction."""
 
-    def __init__(self, *, link: Link, now: float) -> None:
+    def __init__(self, *, link: Link, now: Callable[[], float]) -> None:
         self._link = link
         self._now = now
         self._events: list[dict[str, Any]] = []
@@ -83,20 +88,20 @@ class Journal:
                     "number": after.attempt,
                     "worker": event.worker,
                     "session_id": event.session_id,
-                    "started_at": self._now,
+                    "started_at": self._now(),
                     "settling": after.state is State.SETTLING,
                     "alone": after.alone and after.state is not State.SETTLING,
                 }
             )
         elif isinstance(event, GrantAsked):
-            self._grants.append({"task": order.seq, "attempt": after.attempt, "at": self._now})
+            self._grants.append({"task": order.seq, "number": after.attempt, "at": self._now()})
         for ending in decision.endings:
             why = None if ending.error is None else codec.encode_failure(ending.error)
             self._endings.append(
                 {
                     "task": order.seq,
-                    "attempt": ending.attempt,
-                    "at": self._now,
+                    "number": ending.attempt,
+                    "at": self._now(),
                     "how": ending.end.value,
                     "why": why,
                 }
@@ -115,7 +120,7 @@ class Journal:
                         "task_id": order.id,
                         "attempt": attempt,
                         "temp": temp,
-                        "due_at": self._now,
+                        "due_at": self._now(),
                         "asked": 0,
                     }
                 )
@@ -146,19 +151,19 @@ class Journal:
             (_INSERT_DEBT, self._debts),
         ):
             if rows:
-                self._link.many(what, rows)
+                self._link.write(what, rows)
                 rows.clear()
         if self._requests_ended:
-            self._link.many(
+            self._link.write(
                 _REQUEST_ENDED,
                 [
-                    {"of_request": request_id, "by": principal, "ended": ended, "at": self._now}
+                    {"of_request": request_id, "by": principal, "ended": ended, "at": self._now()}
                     for (request_id, principal), ended in sorted(self._requests_ended.items())
                 ],
             )
             self._requests_ended.clear()
         if self._payload_uses:
-            self._link.many(
+            self._link.write(
                 _PAYLOAD_USE,
                 [
                     {"of_id": payload_id, "more": more, "until": until}

@@ -2,16 +2,22 @@
 
 SQLAlchemy writes the SQL; running it goes straight to the driver. Measured with sqlite3 on one statement by primary
 key: 2 µs in the driver, 11 to 63 µs through `Connection.execute`, and a transaction has twenty of them.
+
+Where the database is at the other end of a connection, what counts is how often somebody waits for it. So there are
+two ways to run a statement: to wait for its answer (`rows`, `row`, `run`), and to have it sent along with the next one
+that somebody waits for (`ask`, `tell`, `write`). `Each` and `Bulk` are statements for many sets of values: one each on
+a database that is at hand, one for all where it is far. Whoever asks early and reads late saves round trips.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import sqlalchemy as sa
 
 from longshore.server.store.dialect import Cursor, Dialect
+from longshore.server.store.errors import BatchConflict
 
 Row = tuple[Any, ...]
 
@@ -63,13 +69,15 @@ def claiming(select: sa.Select[Any]) -> Statement:
 class Among:
     """A SELECT with one IN list. `make` gets the list's parameters."""
 
-    __slots__ = ("_statements",)
+    __slots__ = ("_statements", "any")
 
     def __init__(self, make: Callable[[list[sa.BindParameter[Any]]], sa.Select[Any]], *, lock: bool = False) -> None:
         wrap = locking if lock else statement
         self._statements = {
             size: wrap(make([sa.bindparam(f"key_{number}") for number in range(size)])) for size in _SIZES
         }
+        self.any: Final = wrap(make([sa.bindparam("keys")]))
+        """With one parameter in the list, for a database that takes an array in its place."""
 
     def split(self, keys: Sequence[Any]) -> Iterator[tuple[Statement, dict[str, Any]]]:
         """The statements and parameters that together cover `keys`."""
@@ -81,8 +89,105 @@ class Among:
             yield self._statements[size], parameters
 
 
+Given = Mapping[str, sa.ColumnElement[Any]]
+"""What stands for the values of one row: parameters, or the columns of a set of rows."""
+
+Types = Mapping[str, type[sa.types.TypeEngine[Any]]]
+
+
+def parameters(names: Iterable[str]) -> Given:
+    return {name: sa.bindparam(name) for name in names}
+
+
+class Each:
+    """A SELECT for each of many sets of values, which `types` names. `lock` is "update" or "claim": see the dialect."""
+
+    __slots__ = ("_lock", "_make", "far", "one", "types")
+
+    def __init__(self, make: Callable[[Given], sa.Select[Any]], types: Types, *, lock: str = "") -> None:
+        self._make = make
+        self._lock = lock
+        self.types = types
+        self.one: Final = Statement(lambda dialect: self.select(dialect, parameters(types)))
+        """For one set of values."""
+        self.far: tuple[str, Mapping[str, Any]] | None = None
+        """For all sets at once; kept here by the connections of a database that is far."""
+
+    def select(self, dialect: Dialect, given: Given) -> sa.Select[Any]:
+        select = self._make(given)
+        if self._lock == "update":
+            return dialect.for_update(select)
+        return dialect.for_claim(select) if self._lock == "claim" else select
+
+
+class Bulk:
+    """An INSERT, UPDATE or DELETE for each of many rows, whose columns and types `types` names.
+
+    `make` gets what stands for the values and, where these are columns, what they are columns of.
+    """
+
+    __slots__ = ("far", "make", "one", "types")
+
+    def __init__(
+        self,
+        make: Callable[[Dialect, Given, sa.FromClause | None], sa.Insert | sa.Update | sa.Delete],
+        types: Types,
+    ) -> None:
+        self.make = make
+        self.types = types
+        self.one: Final = Statement(lambda dialect: make(dialect, parameters(types), None))
+        self.far: dict[bool, tuple[str, Mapping[str, Any]]] = {}
+        """For all rows at once, without and with the check that each has changed one."""
+
+
+def inserting(table: sa.Table, *names: str, missing: bool = False) -> Bulk:
+    """Insert rows with these columns (all of them if none is named). `missing`: leave alone what is there already."""
+    columns = [table.c[name] for name in names] if names else list(table.c)
+
+    def make(dialect: Dialect, given: Given, rows: sa.FromClause | None) -> sa.Insert:
+        insert = dialect.insert_missing(table) if missing else table.insert()
+        if rows is None:
+            return insert.values({column.name: given[column.name] for column in columns})
+        return insert.from_select([column.name for column in columns], sa.select(*rows.c))
+
+    return Bulk(make, {column.name: _type(column) for column in columns})
+
+
+def changing(make: Callable[[Given], sa.Update | sa.Delete], types: Types) -> Bulk:
+    """Change the row that each set of values names; no two of them name the same."""
+    return Bulk(lambda _dialect, given, _rows: make(given), types)
+
+
+def _type(column: sa.Column[Any]) -> type[sa.types.TypeEngine[Any]]:
+    return type(column.type)
+
+
+def types_of(table: sa.Table, *names: str, **named: str) -> Types:
+    """The types of these columns; `named` ones go by another name."""
+    return {name: _type(table.c[column]) for name, column in {**dict(zip(names, names, strict=True)), **named}.items()}
+
+
+class Reply(Protocol):
+    """What a statement answers, or will have answered as soon as somebody wants to know."""
+
+    def rows(self) -> list[Row]: ...
+
+
+class Answered:
+    """A reply that is there."""
+
+    __slots__ = ("_rows",)
+
+    def __init__(self, rows: list[Row]) -> None:
+        self._rows = rows
+
+    def rows(self) -> list[Row]:
+        return self._rows
+
+
 class Link:
-    """A connection to the database. Belongs to one thread at a time."""
+    """A connection to the database, which is at hand: whatever is asked is answered at once. Belongs to one thread at a
+    time."""
 
     def __init__(self, dialect: Dialect) -> None:
         self._dialect = dialect
@@ -102,17 +207,29 @@ class Link:
         self._cursor.close()
         self._connection.close()
 
+    # Transactions -------------------------------------------------------------------------------------------------
+
     def begin(self) -> None:
-        self._dialect.begin(self._cursor)
+        """Start a transaction that may write, or fail now rather than at its first write."""
+        self._cursor.execute("BEGIN IMMEDIATE")
 
     def begin_snapshot(self) -> None:
-        self._dialect.begin_snapshot(self._cursor)
+        """Start a transaction that only reads and sees one state."""
+        self._cursor.execute("BEGIN")
+
+    def end_snapshot(self) -> None:
+        self.rollback()
 
     def commit(self) -> None:
-        self._dialect.commit(self._cursor)
+        self._cursor.execute("COMMIT")
 
     def rollback(self) -> None:
-        self._dialect.rollback(self._cursor)
+        self._cursor.execute("ROLLBACK")
+
+    def settle(self) -> None:
+        """Wait until everything that was sent is answered. Raises what went wrong."""
+
+    # Statements whose answer is waited for ------------------------------------------------------------------------
 
     def rows(self, what: Statement, **parameters: Any) -> list[Row]:
         sql, constants = what.sql(self._dialect)
@@ -120,9 +237,7 @@ class Link:
         return list(self._cursor.fetchall())
 
     def row(self, what: Statement, **parameters: Any) -> Row | None:
-        sql, constants = what.sql(self._dialect)
-        self._cursor.execute(sql, {**constants, **parameters} if constants else parameters)
-        found = self._cursor.fetchall()
+        found = self.rows(what, **parameters)
         return found[0] if found else None
 
     def run(self, what: Statement, **parameters: Any) -> int:
@@ -131,19 +246,38 @@ class Link:
         self._cursor.execute(sql, {**constants, **parameters} if constants else parameters)
         return self._cursor.rowcount
 
-    def many(self, what: Statement, parameters: Sequence[Mapping[str, Any]]) -> int:
-        """Execute once for each; answers how many rows changed in all."""
-        if not parameters:
-            return 0
-        sql, constants = what.sql(self._dialect)
-        if constants:
-            parameters = [{**constants, **each} for each in parameters]
-        self._cursor.executemany(sql, parameters)
-        return self._cursor.rowcount
-
     def among(self, what: Among, keys: Iterable[Any], **parameters: Any) -> list[Row]:
         """The rows for all `keys`."""
+        return self.ask_among(what, keys, **parameters).rows()
+
+    # Statements that go along with the next ------------------------------------------------------------------------
+
+    def ask(self, what: Statement, **parameters: Any) -> Reply:
+        return Answered(self.rows(what, **parameters))
+
+    def ask_among(self, what: Among, keys: Iterable[Any], **parameters: Any) -> Reply:
         found: list[Row] = []
         for each, key_parameters in what.split(list(keys)):
             found += self.rows(each, **key_parameters, **parameters)
-        return found
+        return Answered(found)
+
+    def ask_each(self, what: Each, sets: Sequence[Mapping[str, Any]]) -> Callable[[], list[list[Row]]]:
+        """The rows for each of `sets`, in their order."""
+        found = [self.rows(what.one, **each) for each in sets]
+        return lambda: found
+
+    def tell(self, what: Statement, **parameters: Any) -> None:
+        """Execute; how many rows change is of no interest."""
+        self.run(what, **parameters)
+
+    def write(self, what: Bulk, rows: Sequence[Mapping[str, Any]], *, exactly: bool = False) -> None:
+        """Execute for all `rows`. `exactly`: each must change one row. If not, the transaction must not be committed:
+        BatchConflict is raised, here or by whatever waits next."""
+        if not rows:
+            return
+        sql, constants = what.one.sql(self._dialect)
+        if constants:
+            rows = [{**constants, **each} for each in rows]
+        self._cursor.executemany(sql, rows)
+        if exactly and self._cursor.rowcount != len(rows):
+            raise BatchConflict(f"{len(rows) - self._cursor.rowcount} of {len(rows)} rows changed meanwhile")

@@ -19,7 +19,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Callable
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import psycopg
 import sqlalchemy as sa
@@ -28,31 +28,15 @@ from sqlalchemy.pool import NullPool
 
 from longshore.server.model.clock import Clock
 from longshore.server.model.events import Policy
-from longshore.server.store import postgres_connection
 from longshore.server.store.commit_log import CommitLog
 from longshore.server.store.database_clock import DatabaseClock
-from longshore.server.store.dialect import Cursor
 from longshore.server.store.errors import CommitUnknown
 from longshore.server.store.limits import LaneLimits
-from longshore.server.store.link import Link
 from longshore.server.store.listener import Listener
-from longshore.server.store.postgres_connection import Connection, connect
+from longshore.server.store.postgres_connection import connect
+from longshore.server.store.postgres_link import TURN, PostgresLink
 from longshore.server.store.protocol import Changes
 from longshore.server.store.store import SQLStore
-
-_TURN: Final = 0x4C6F6E6773686F72
-"""The number of the lock: "Longshor"."""
-
-_BEGIN: Final = "; ".join(
-    (
-        "BEGIN",
-        f"SELECT pg_advisory_xact_lock({_TURN})",
-        "SELECT extract(epoch FROM clock_timestamp())::float8, pg_current_xact_id()::text",
-    )
-)
-"""One round trip. The time is asked once the turn has come."""
-
-_BEGIN_SNAPSHOT: Final = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 
 _TRY_AGAIN: Final = frozenset({"40001", "40P01", "55P03"})
 """Serialization failure, deadlock, lock not available in time."""
@@ -83,37 +67,8 @@ class PostgresDialect:
     def exclusive(self) -> bool:
         return False
 
-    def begin(self, cursor: Cursor) -> None:
-        plain = _plain(cursor)
-        # Never prepared: it is several statements.
-        plain.execute(_BEGIN, prepare=False)
-        while plain.nextset():
-            pass
-        now, xid = plain.fetchone() or (0.0, "")
-        _connection(plain).last_transaction = xid
-        if self._clock is not None:
-            self._clock.heard(now)
-
-    def begin_snapshot(self, cursor: Cursor) -> None:
-        cursor.execute(_BEGIN_SNAPSHOT)
-
-    def commit(self, cursor: Cursor) -> None:
-        """Raises CommitUnknown where the connection is lost and the database does not know or say what became of it."""
-        plain = _plain(cursor)
-        try:
-            plain.execute("COMMIT")
-        except psycopg.Error:
-            connection = _connection(plain)
-            if not connection.closed or not postgres_connection.resolve(self._url, connection):
-                raise
-            # It is committed. The connection is lost, which the next transaction will notice.
-            return
-        if plain.statusmessage != "COMMIT":
-            # PostgreSQL answers a COMMIT in a failed transaction with ROLLBACK, and with no error.
-            raise AssertionError(f"COMMIT was answered with {plain.statusmessage}")
-
-    def rollback(self, cursor: Cursor) -> None:
-        cursor.execute("ROLLBACK")
+    def link(self) -> PostgresLink:
+        return PostgresLink(self, url=self._url, clock=self._clock)
 
     def insert_missing(self, table: sa.Table) -> sa.Insert:
         return insert(table).on_conflict_do_nothing()
@@ -138,26 +93,21 @@ class PostgresDialect:
         return isinstance(error, psycopg.OperationalError)
 
 
-def _plain(cursor: Cursor) -> psycopg.Cursor[Any]:
-    return cast("psycopg.Cursor[Any]", cursor)
-
-
-def _connection(cursor: psycopg.Cursor[Any]) -> Connection:
-    return cast("Connection", cursor.connection)
-
-
 def _first_table(statement: sa.Select[Any]) -> sa.FromClause:
     """Of a join only the first table's rows are locked: the rest hangs on them."""
-    found = statement.get_final_froms()[0]
-    while isinstance(found, sa.Join):
-        found = found.left
-    return found
+    for source in statement.get_final_froms():
+        first = source
+        while isinstance(first, sa.Join):
+            first = first.left
+        if isinstance(first, sa.Table):
+            return first
+    raise LookupError("no table to lock rows of")
 
 
 def _begin(connection: sa.Connection) -> None:
     """Migrations: one server makes the schema, the others wait and find it made."""
     connection.exec_driver_sql("BEGIN")
-    connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_TURN})")
+    connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({TURN})")
 
 
 class PostgresStore(SQLStore):
@@ -173,7 +123,7 @@ class PostgresStore(SQLStore):
         self._log = CommitLog(server=secrets.token_hex(8), tell=self._tell)
         dialect = PostgresDialect(url, own)
         super().__init__(dialect=dialect, clock=self.clock, policy=policy, limits=limits, log=self._log)
-        self._listener = Listener(connect=lambda: Link(dialect), log=self._log, complain=self._complain)
+        self._listener = Listener(connect=dialect.link, log=self._log, complain=self._complain)
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def open(self) -> None:
@@ -188,7 +138,7 @@ class PostgresStore(SQLStore):
 
     def _begin_log(self) -> None:
         self._migrate()
-        link = Link(self._dialect)
+        link = self._dialect.link()
         try:
             self._log.begin(link)
         finally:

@@ -62,9 +62,12 @@ class Readers:
                 self._links.append(link)
             link.begin_snapshot()
             try:
-                return query(link)
-            finally:
+                found = query(link)
+            except BaseException:
                 link.rollback()
+                raise
+            link.end_snapshot()
+            return found
         except Exception as error:
             if link is None or link.dialect.is_unavailable(error):
                 self._drop(link)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 import sqlalchemy as sa
@@ -10,8 +10,8 @@ import sqlalchemy as sa
 from longshore.server.model.errors import CallerShare, PayloadGone, QueueFull, RequestIdReused
 from longshore.server.model.task import Payload, Task
 from longshore.server.store.commands import Bounds
-from longshore.server.store.counters import CREATOR, CREATOR_PROMISED, QUEUE, QUEUE_PROMISED
-from longshore.server.store.link import Among, locking, statement
+from longshore.server.store.counters import CREATOR, CREATOR_PROMISED, QUEUE, QUEUE_PROMISED, Key
+from longshore.server.store.link import Among, inserting, locking, statement
 from longshore.server.store.rows import PAYLOAD_COLUMNS, payload_of
 from longshore.server.store.schema import payloads, requests
 from longshore.server.store.unit import Entry, Request, UnitOfWork
@@ -31,13 +31,8 @@ _FIND: Final = Among(
     ),
     lock=True,
 )
-_INSERT: Final = statement(
-    requests.insert().values(
-        {
-            name: sa.bindparam(name)
-            for name in ("request_id", "principal", "fingerprint", "upload_id", "first_seq", "count", "live")
-        }
-    )
+_INSERT: Final = inserting(
+    requests, "request_id", "principal", "fingerprint", "upload_id", "first_seq", "count", "live"
 )
 _FILL: Final = statement(
     requests.update()
@@ -54,18 +49,23 @@ _PAYLOAD: Final = locking(
 )
 
 
-def look_for_requests(unit: UnitOfWork, keys: Iterable[tuple[str, str]]) -> None:
-    """Learn in one statement which of these (principal, request id) came before."""
+def look_for_requests(unit: UnitOfWork, keys: Iterable[tuple[str, str]]) -> Callable[[], None]:
+    """Ask in one statement which of these (principal, request id) came before; known once what comes back is called."""
     wanted = set(keys)
-    unit.requests.update(dict.fromkeys(wanted))
-    for principal, request_id, *rest in unit.link.among(_FIND, sorted({request_id for _, request_id in wanted})):
-        if (principal, request_id) in wanted:
-            unit.requests[principal, request_id] = Request(*rest)
+    found = unit.link.ask_among(_FIND, sorted({request_id for _, request_id in wanted}))
+
+    def take() -> None:
+        unit.requests.update(dict.fromkeys(wanted))
+        for principal, request_id, *rest in found.rows():
+            if (principal, request_id) in wanted:
+                unit.requests[principal, request_id] = Request(*rest)
+
+    return take
 
 
 def find_request(unit: UnitOfWork, principal: str, request_id: str) -> Request | None:
     if (principal, request_id) not in unit.requests:
-        look_for_requests(unit, ((principal, request_id),))
+        look_for_requests(unit, ((principal, request_id),))()
     return unit.requests[principal, request_id]
 
 
@@ -109,6 +109,14 @@ def drop_request(unit: UnitOfWork, *, principal: str, request_id: str) -> None:
     unit.flush()
     unit.write(_DROP, principal=principal, request_id=request_id)
     unit.requests.pop((principal, request_id), None)
+
+
+def counted(bounds: Bounds, *, queue: str, principal: str) -> list[Key]:
+    """What `check_room` looks at."""
+    keys = [(QUEUE, queue), (QUEUE_PROMISED, queue)]
+    if bounds.caller_tasks is not None:
+        keys += [(CREATOR, principal), (CREATOR_PROMISED, principal)]
+    return keys
 
 
 def check_room(unit: UnitOfWork, bounds: Bounds, *, queue: str, principal: str, tasks: int) -> None:

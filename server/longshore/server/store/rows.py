@@ -13,6 +13,8 @@ from longshore.server.model.task import (
     Attempt,
     Debt,
     Destination,
+    FilePush,
+    Job,
     Payload,
     Session,
     Status,
@@ -115,6 +117,12 @@ def order_of(row: Row) -> Submission:
     )
 
 
+def seq_in(row: Row) -> int:
+    """The number of the task whose `task_columns` these are."""
+    seq: int = row[_STATUS_WIDTH]
+    return seq
+
+
 def task_of(row: Row) -> Task:
     """From a row of `task_columns`."""
     return Task(order_of(row[_STATUS_WIDTH:]), status_of(row))
@@ -122,7 +130,15 @@ def task_of(row: Row) -> Task:
 
 def lane_of(order: Submission) -> str:
     """The instance for limits; empty where there is none. Neither targets nor instances have slashes."""
-    return f"{order.target}/{order.instance}/{_project(order.project)}" if order.instance else ""
+    return lane_of_work(order.work)
+
+
+def lane_of_work(work: FilePush | Job) -> str:
+    """The same of what there is to do."""
+    if isinstance(work, FilePush):
+        place = work.destination
+        return f"{place.target}/{place.instance}/{_project(place.project)}"
+    return f"{work.target}/{work.instance}/" if work.instance else ""
 
 
 def _project(project: str) -> str:

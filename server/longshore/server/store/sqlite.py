@@ -12,8 +12,8 @@ from sqlalchemy.pool import NullPool
 
 from longshore.server.model.clock import Clock
 from longshore.server.model.events import Policy
-from longshore.server.store.dialect import Cursor
 from longshore.server.store.limits import LaneLimits
+from longshore.server.store.link import Link
 from longshore.server.store.store import SQLStore
 
 BUSY_TIMEOUT: Final = 2.0
@@ -30,6 +30,18 @@ _PRAGMAS: Final = (
     "PRAGMA wal_autocheckpoint = 4000",
     "PRAGMA journal_size_limit = 67108864",
 )
+
+
+class SQLiteLink(Link):
+    """See `Link`."""
+
+    def rollback(self) -> None:
+        try:
+            super().rollback()
+        except sqlite3.OperationalError as error:
+            # Some errors, a full disk among them, have rolled back already.
+            if "no transaction is active" not in str(error):
+                raise
 
 
 class SQLiteDialect:
@@ -59,22 +71,8 @@ class SQLiteDialect:
     def exclusive(self) -> bool:
         return True
 
-    def begin(self, cursor: Cursor) -> None:
-        cursor.execute("BEGIN IMMEDIATE")
-
-    def begin_snapshot(self, cursor: Cursor) -> None:
-        cursor.execute("BEGIN")
-
-    def commit(self, cursor: Cursor) -> None:
-        cursor.execute("COMMIT")
-
-    def rollback(self, cursor: Cursor) -> None:
-        try:
-            cursor.execute("ROLLBACK")
-        except sqlite3.OperationalError as error:
-            # Some errors, a full disk among them, have rolled back already.
-            if "no transaction is active" not in str(error):
-                raise
+    def link(self) -> Link:
+        return SQLiteLink(self)
 
     def insert_missing(self, table: sa.Table) -> sa.Insert:
         return insert(table).on_conflict_do_nothing()

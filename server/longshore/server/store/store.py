@@ -14,7 +14,6 @@ from longshore.server.store.cache import TaskCache
 from longshore.server.store.commands import Command
 from longshore.server.store.dialect import Dialect
 from longshore.server.store.limits import LaneLimits
-from longshore.server.store.link import Link
 from longshore.server.store.migrate import migrate
 from longshore.server.store.protocol import Changes, Figures, TaskFilter
 from longshore.server.store.readers import Readers
@@ -37,10 +36,10 @@ class SQLStore:
         self._dialect = dialect
         self._clock = clock
         self._listeners: list[Callable[[Changes], None]] = []
-        self._readers = Readers(connect=lambda: Link(dialect), threads=READERS)
+        self._readers = Readers(connect=dialect.link, threads=READERS)
         cache = TaskCache()
         self._writer = Writer(
-            connect=lambda: Link(dialect),
+            connect=dialect.link,
             make_unit=lambda link: UnitOfWork(
                 link=link, clock=clock, policy=policy, limits=limits, cache=cache if dialect.exclusive else None
             ),

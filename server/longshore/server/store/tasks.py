@@ -218,5 +218,5 @@ def pause_queue(unit: UnitOfWork, command: PauseQueue) -> Callable[[], None]:
         unit.write(_PAUSE_TASKS, of_queue=command.queue)
     else:
         unit.write(_RESUME_TASKS, of_queue=command.queue)
-        unit.claimable |= unit.write(_READY_WITHOUT_LANE, of_queue=command.queue) > 0
+        unit.claimable |= unit.change(_READY_WITHOUT_LANE, of_queue=command.queue) > 0
     return lambda: None

@@ -7,7 +7,7 @@ should not be there cannot be overwritten.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from longshore.server.model.clock import Clock
 from longshore.server.model.events import Circumstances, Decision, Event, Policy, Verdict
 from longshore.server.model.states import decide
-from longshore.server.model.task import Status, Submission, Task
+from longshore.server.model.task import Session, Status, Submission, Task
 from longshore.server.model.values import State
 from longshore.server.store.cache import TaskCache
 from longshore.server.store.counters import Key, Ledger, task_counts
@@ -24,7 +24,7 @@ from longshore.server.store.errors import BatchConflict
 from longshore.server.store.ids import seq_of
 from longshore.server.store.journal import Journal
 from longshore.server.store.limits import LaneLimits
-from longshore.server.store.link import Among, Link, Statement, statement
+from longshore.server.store.link import Among, Bulk, Link, Row, Statement, changing, inserting, statement, types_of
 from longshore.server.store.protocol import Changes, TaskChange
 from longshore.server.store.rows import (
     STATUS_COLUMNS,
@@ -67,17 +67,21 @@ _LAST_SEQ: Final = Statement(
     lambda dialect: dialect.for_update(sa.select(sequence.c.value).where(sequence.c.name == "tasks"))
 )
 _SET_LAST_SEQ: Final = statement(sequence.update().where(sequence.c.name == "tasks").values(value=sa.bindparam("last")))
-_INSERT_TASK: Final = statement(tasks.insert())
-_INSERT_ORDER: Final = statement(orders.insert())
-_INSERT_LABEL: Final = statement(labels.insert())
+_INSERT_TASK: Final = inserting(tasks)
+_INSERT_ORDER: Final = inserting(orders)
+_INSERT_LABEL: Final = inserting(labels)
 _SELDOM: Final = ("head", "live")
 
 
-def _update(columns: Iterable[str]) -> Statement:
-    return statement(
-        tasks.update()
-        .where(tasks.c.seq == sa.bindparam("of_seq"), tasks.c.revision == sa.bindparam("of_revision"))
-        .values({name: sa.bindparam(name) for name in columns})
+def _update(columns: Iterable[str]) -> Bulk:
+    names = tuple(columns)
+    return changing(
+        lambda given: (
+            tasks.update()
+            .where(tasks.c.seq == given["of_seq"], tasks.c.revision == given["of_revision"])
+            .values({name: given[name] for name in names})
+        ),
+        types_of(tasks, *names, of_seq="seq", of_revision="revision"),
     )
 
 
@@ -121,7 +125,7 @@ class Entry:
 
 
 class UnitOfWork:
-    """One transaction's working set. Time is read once, at its start."""
+    """One transaction's working set. Time is read once, when it has its turn."""
 
     def __init__(
         self, *, link: Link, clock: Clock, policy: Policy, limits: LaneLimits, cache: TaskCache | None = None
@@ -130,8 +134,7 @@ class UnitOfWork:
         self.clock = clock
         self.policy = policy
         self.limits = limits
-        self.now = clock.now()
-        self.ticks = clock.ticks()
+        self._time: tuple[float, float] | None = None
         self.ledger = Ledger(link)
         self.places: set[bytes] = set()
         """Destinations that a task has left."""
@@ -139,30 +142,64 @@ class UnitOfWork:
         """Instances whose queue has changed, with the kinds of takers it changed for; None: its room has."""
         self.requests: dict[tuple[str, str], Request | None] = {}
         """Requests by (principal, request id) as far as they were looked for; None: there is none."""
+        self.sessions: dict[str, tuple[Session, bool] | None] = {}
+        """Sessions by id as far as they were looked for and not changed since, and whether they are alive."""
+        self.uploads: dict[str, Row | None] = {}
+        """Rows of uploads by id as far as they were looked for and not changed since."""
         self.sessions_ended: list[str] = []
         self.claimable = False
         self.writes = 0
         """Counts what has been changed: a command that raises must not have moved it."""
         self._cache = cache
         self._entries: dict[int, Entry] = {}
-        self._deferred: dict[Statement, list[dict[str, Any]]] = {}
+        self._deferred: dict[Bulk, list[dict[str, Any]]] = {}
         self._changes: list[TaskChange] = []
-        self._journal = Journal(link=link, now=self.now)
+        self._journal = Journal(link=link, now=lambda: self.now)
         self._occupied: dict[bytes, bool] = {}
         self._paused: frozenset[str] | None = None
         self._last_seq: int | None = None
         self._first_seq = 0
 
+    @property
+    def now(self) -> float:
+        return self._read_clock()[0]
+
+    @property
+    def ticks(self) -> float:
+        return self._read_clock()[1]
+
+    def _read_clock(self) -> tuple[float, float]:
+        if self._time is None:
+            # The clock may be the database's, which tells the time when it gives the turn.
+            self.link.settle()
+            self._time = (self.clock.now(), self.clock.ticks())
+        return self._time
+
     # Reading ------------------------------------------------------------------------------------------------------
+
+    @property
+    def remembers(self) -> bool:
+        """Tasks that were written lately cost no question."""
+        return self._cache is not None
 
     def load(self, seqs: Iterable[int]) -> list[Entry]:
         """The entries of these tasks, in the order of acceptance; those that do not exist are left out."""
         wanted = sorted(set(seqs))
-        missing = [seq for seq in wanted if seq not in self._entries and not self._recall(seq)]
-        for row in self.link.among(_LOAD, missing):
-            task = task_of(row)
-            self._entries[task.order.seq] = Entry(task.order, task.status, task.status.revision)
+        self.ask_for(wanted)()
         return [self._entries[seq] for seq in wanted if seq in self._entries]
+
+    def ask_for(self, seqs: Iterable[int]) -> Callable[[], None]:
+        """Ask for these tasks; they are in the working set once what comes back is called."""
+        missing = [seq for seq in sorted(set(seqs)) if seq not in self._entries and not self._recall(seq)]
+        found = self.link.ask_among(_LOAD, missing)
+        return lambda: self.adopt(found.rows())
+
+    def adopt(self, rows: Iterable[Row]) -> None:
+        """Take rows of `task_columns` into the working set, those that are not there."""
+        for row in rows:
+            task = task_of(row)
+            if task.order.seq not in self._entries:
+                self._entries[task.order.seq] = Entry(task.order, task.status, task.status.revision)
 
     def _recall(self, seq: int) -> bool:
         """Take the entry from what earlier transactions left, if it is there."""
@@ -187,14 +224,19 @@ class UnitOfWork:
         """The whole working set."""
         return self._entries.values()
 
-    def look_at(self, places: Iterable[bytes]) -> None:
-        """Learn in one statement which of these destinations live tasks have.
+    def look_at(self, places: Iterable[bytes]) -> Callable[[], None]:
+        """Ask in one statement which of these destinations live tasks have; known once what comes back is called.
 
         At the start of a transaction only: each of those has a head then, which it may lose in between.
         """
         wanted = sorted(set(places))
-        taken = {bytes(row[0]) for row in self.link.among(_HEADED, wanted)}
-        self._occupied.update((place, place in taken) for place in wanted)
+        found = self.link.ask_among(_HEADED, wanted)
+
+        def take() -> None:
+            taken = {bytes(row[0]) for row in found.rows()}
+            self._occupied.update((place, place in taken) for place in wanted)
+
+        return take
 
     def occupied(self, place: bytes) -> bool:
         """Whether a live task has the destination."""
@@ -207,8 +249,17 @@ class UnitOfWork:
     def paused(self) -> frozenset[str]:
         """Queues of which nothing starts."""
         if self._paused is None:
-            self._paused = frozenset(row[0] for row in self.link.rows(_PAUSED))
-        return self._paused
+            self.ask_paused()()
+        return self._paused or frozenset()
+
+    def ask_paused(self) -> Callable[[], None]:
+        """Ask which queues are paused."""
+        found = self.link.ask(_PAUSED)
+
+        def take() -> None:
+            self._paused = frozenset(row[0] for row in found.rows())
+
+        return take
 
     def forget_paused(self) -> None:
         self._paused = None
@@ -218,12 +269,21 @@ class UnitOfWork:
     def new_seq(self) -> int:
         """The next in the order of acceptance."""
         if self._last_seq is None:
-            row = self.link.row(_LAST_SEQ)
-            if row is None:
-                raise BatchConflict("the row of the sequence is gone")
-            self._last_seq = self._first_seq = row[0]
+            self.ask_last_seq()()
+        if self._last_seq is None:
+            raise BatchConflict("the row of the sequence is gone")
         self._last_seq += 1
         return self._last_seq
+
+    def ask_last_seq(self) -> Callable[[], None]:
+        """Ask for the last one that was given."""
+        found = self.link.ask(_LAST_SEQ)
+
+        def take() -> None:
+            for row in found.rows():
+                self._last_seq = self._first_seq = row[0]
+
+        return take
 
     def random_bits(self) -> int:
         """80 random bits."""
@@ -292,12 +352,17 @@ class UnitOfWork:
 
     # Writing ------------------------------------------------------------------------------------------------------
 
-    def write(self, what: Statement, **parameters: Any) -> int:
-        """Change rows of other tables at once; answers how many."""
+    def write(self, what: Statement, **parameters: Any) -> None:
+        """Change rows of other tables, before anything else is asked."""
+        self.writes += 1
+        self.link.tell(what, **parameters)
+
+    def change(self, what: Statement, **parameters: Any) -> int:
+        """Change rows of other tables and wait for how many it were."""
         self.writes += 1
         return self.link.run(what, **parameters)
 
-    def defer(self, what: Statement, **parameters: Any) -> None:
+    def defer(self, what: Bulk, **parameters: Any) -> None:
         """Insert a row with the next `flush`, together with others of its kind."""
         self.writes += 1
         self._deferred.setdefault(what, []).append(parameters)
@@ -318,20 +383,17 @@ class UnitOfWork:
         if old:
             # First, because they may leave destinations that new ones take.
             old.sort(key=lambda entry: entry.order.seq)
-            written = 0
             for what, seldom in ((_UPDATE_TASK, True), (_MOVE_TASK, False)):
                 rows = [
                     self._place_values(entry) | {"of_seq": entry.order.seq, "of_revision": entry.stored}
                     for entry in old
                     if entry.seldom is seldom
                 ]
-                written += link.many(what, rows)
-            if written != len(old):
-                raise BatchConflict(f"{len(old) - written} of {len(old)} tasks changed meanwhile")
+                link.write(what, rows, exactly=True)
         if new:
-            link.many(_INSERT_TASK, [task_values(entry.order) | self._place_values(entry) for entry in new])
-            link.many(_INSERT_ORDER, [order_values(entry.order) for entry in new])
-            link.many(
+            link.write(_INSERT_TASK, [task_values(entry.order) | self._place_values(entry) for entry in new])
+            link.write(_INSERT_ORDER, [order_values(entry.order) for entry in new])
+            link.write(
                 _INSERT_LABEL,
                 [
                     {"name": name, "value": value, "seq": entry.order.seq}
@@ -343,7 +405,7 @@ class UnitOfWork:
             entry.stored = entry.status.revision
             entry.changed = entry.seldom = False
         for what, rows in self._deferred.items():
-            link.many(what, rows)
+            link.write(what, rows)
         self._deferred.clear()
         self._journal.flush()
 
@@ -351,7 +413,7 @@ class UnitOfWork:
         """Write the rest, at the end."""
         self.flush()
         if self._last_seq is not None and self._last_seq != self._first_seq:
-            self.link.run(_SET_LAST_SEQ, last=self._last_seq)
+            self.link.tell(_SET_LAST_SEQ, last=self._last_seq)
         self.ledger.flush()
 
     def reread(self) -> None:

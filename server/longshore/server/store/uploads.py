@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Final
 
@@ -21,7 +21,7 @@ from longshore.server.store.commands import (
     OpenUpload,
     RejectUpload,
 )
-from longshore.server.store.counters import CREATOR_PROMISED, QUEUE_PROMISED, SPOOL, UPLOADS, UPLOADS_OF
+from longshore.server.store.counters import CREATOR_PROMISED, QUEUE_PROMISED, SPOOL, UPLOADS, UPLOADS_OF, Key
 from longshore.server.store.link import Among, locking, statement
 from longshore.server.store.requests import (
     check_room,
@@ -36,7 +36,9 @@ from longshore.server.store.rows import UPLOAD_COLUMNS, upload_of
 from longshore.server.store.schema import inline_payloads, is_abandoned, is_open, payloads, uploads
 from longshore.server.store.unit import Request, UnitOfWork
 
-_FIND: Final = locking(sa.select(*UPLOAD_COLUMNS).where(uploads.c.id == sa.bindparam("upload_id")))
+_FIND: Final = Among(
+    lambda keys: sa.select(*UPLOAD_COLUMNS).where(uploads.c.id.in_(keys)).order_by(uploads.c.id), lock=True
+)
 _INSERT: Final = statement(
     uploads.insert().values(
         {
@@ -110,8 +112,32 @@ Row = tuple[Upload, str, int]
 
 
 def _find(unit: UnitOfWork, upload_id: str) -> Row | None:
-    row = unit.link.row(_FIND, upload_id=upload_id)
+    if upload_id not in unit.uploads:
+        look_for(unit, (upload_id,))()
+    row = unit.uploads[upload_id]
     return None if row is None else (upload_of(row), row[-2], row[-1])
+
+
+def look_for(unit: UnitOfWork, upload_ids: Iterable[str]) -> Callable[[], None]:
+    """Ask in one statement for these uploads; known once what comes back is called, until they are changed."""
+    wanted = sorted(set(upload_ids))
+    found = unit.link.ask_among(_FIND, wanted)
+
+    def take() -> None:
+        unit.uploads.update(dict.fromkeys(wanted))
+        unit.uploads.update((row[0], row) for row in found.rows())
+
+    return take
+
+
+def counted(bounds: Bounds, *, principal: str) -> list[Key]:
+    """What `_check_uploads` and `_check_spool` look at."""
+    keys = [UPLOADS]
+    if bounds.caller_uploads is not None:
+        keys.append((UPLOADS_OF, principal))
+    if bounds.spool_bytes is not None:
+        keys.append(SPOOL)
+    return keys
 
 
 def _writable(unit: UnitOfWork, upload_id: str, connection: int) -> Row:
@@ -164,6 +190,7 @@ def open_upload(unit: UnitOfWork, command: OpenUpload) -> Callable[[], Upload]:
         return lambda: replace(upload, tasks=tasks_of_request(unit, request))
     if command.connect:
         upload = replace(upload, connection=upload.connection + 1, touched_at=unit.now)
+        unit.uploads.pop(upload.id, None)
         unit.write(_CONNECT, of_id=upload.id, number=upload.connection, at=unit.now)
     return lambda: upload
 
@@ -193,6 +220,7 @@ def _new_upload(unit: UnitOfWork, command: OpenUpload) -> Callable[[], Upload]:
         request_id=command.request_id,
         request=Request(command.fingerprint, upload.id),
     )
+    unit.uploads.pop(upload.id, None)
     unit.write(
         _INSERT,
         id=upload.id,
@@ -239,6 +267,7 @@ def checkpoint(unit: UnitOfWork, command: Checkpoint) -> Callable[[], Upload]:
             reserved=upload.reserved + more,
             touched_at=unit.now,
         )
+    unit.uploads.pop(upload.id, None)
     unit.write(
         _PROGRESS, of_id=upload.id, to=upload.offset, crc=upload.crc32c, room=upload.reserved, at=upload.touched_at
     )
@@ -266,6 +295,7 @@ def finish_upload(unit: UnitOfWork, command: FinishUpload) -> Callable[[], Uploa
     )
     if command.inline is not None:
         unit.write(_INSERT_INLINE, payload_id=payload.id, content=command.inline)
+    unit.uploads.pop(upload.id, None)
     unit.write(
         _COMPLETE,
         of_id=upload.id,
@@ -293,6 +323,7 @@ def finish_upload(unit: UnitOfWork, command: FinishUpload) -> Callable[[], Uploa
 
 def _abandon(unit: UnitOfWork, upload: Upload, queue: str, promised: int) -> None:
     """Its places are free at once, its bytes when the file is gone."""
+    unit.uploads.pop(upload.id, None)
     unit.write(_ABANDON, of_id=upload.id)
     drop_request(unit, principal=upload.principal, request_id=upload.request_id)
     _count_open(unit, upload, queue, promised, -1)
@@ -317,6 +348,7 @@ def abandon_idle_uploads(unit: UnitOfWork, command: AbandonIdleUploads) -> Calla
 def forget_uploads(unit: UnitOfWork, command: ForgetUploads) -> Callable[[], None]:
     """See ForgetUploads."""
     for upload_id, reserved in unit.link.among(_FORGETTABLE, sorted(set(command.upload_ids))):
+        unit.uploads.pop(upload_id, None)
         unit.write(_DELETE, of_id=upload_id)
         unit.move(SPOOL, -reserved)
     return lambda: None

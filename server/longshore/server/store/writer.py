@@ -19,7 +19,7 @@ from longshore.server.model.errors import LongshoreError, StoreOverloaded, Store
 from longshore.server.store.batch import Done, Outcome, execute
 from longshore.server.store.commands import Command, FinishUpload, Lane, SubmitTasks
 from longshore.server.store.errors import BatchConflict
-from longshore.server.store.link import Link, statement
+from longshore.server.store.link import Link, Reply, statement
 from longshore.server.store.protocol import Changes
 from longshore.server.store.schema import sequence
 from longshore.server.store.unit import UnitOfWork
@@ -69,11 +69,11 @@ def bytes_of(command: Command[Any]) -> int:
 class Log(Protocol):
     """Where commits are written down for other servers, and who then tells subscribers of everybody's, in order."""
 
-    def announce(self, link: Link, changes: Changes, now: float) -> int:
-        """Inside the transaction. Answers the commit's position; 0: nothing to tell."""
+    def announce(self, link: Link, changes: Changes, now: float) -> Reply | None:
+        """Inside the transaction. The commit's position, to be read after it; None: nothing to tell."""
         ...
 
-    def committed(self, link: Link, position: int, changes: Changes, now: float) -> None:
+    def committed(self, link: Link, announced: Reply | None, changes: Changes, now: float) -> None:
         """The transaction is. What this raises is no failure of the commit: the listener will tell of it."""
         ...
 
@@ -239,7 +239,7 @@ class Writer:
             unit = self._make_unit(link)
             outcomes = execute(unit, commands)
             changes = unit.changes()
-            position = 0 if self._log is None else self._log.announce(link, changes, unit.now)
+            announced = None if self._log is None else self._log.announce(link, changes, unit.now)
             link.commit()
         except BaseException as error:
             self._undo(link, error)
@@ -253,7 +253,7 @@ class Writer:
         if self._log is None:
             return outcomes, changes
         try:
-            self._log.committed(link, position, changes, unit.now)
+            self._log.committed(link, announced, changes, unit.now)
         except Exception as error:  # noqa: BLE001  it is committed: whoever waits must hear that; the listener tells the rest
             if not self._is_unavailable(error):
                 self._call(self._complain, error)
