@@ -2,7 +2,8 @@
 #
 # VENV         the environment to use. Left alone, it is .venv, made and kept up to date here; given, it is yours to keep.
 # PYTHON       the interpreter for a new .venv (3.11 or later; found by itself otherwise)
-# PYTEST_ARGS  what pytest gets besides its configuration, for instance PYTEST_ARGS='-n 2 --dist loadgroup tests/unit'
+# PYTEST_ARGS  what pytest gets besides its configuration, for instance PYTEST_ARGS=tests/unit; left alone, every test runs,
+#              in JOBS processes (default: one more than there are cores, since many tests wait most of the time)
 # AGAINST      the git revision that `make check` holds the contract against (default: where this branch left main)
 
 SHELL := /bin/bash
@@ -13,7 +14,8 @@ MAKEFLAGS += --no-print-directory
 
 VENV ?= .venv
 PYTHON ?=
-PYTEST_ARGS ?=
+JOBS ?= $(shell expr $$(nproc) + 1)
+PYTEST_ARGS ?= -n $(JOBS) --dist loadgroup
 AGAINST ?=
 
 PY := "$(VENV)/bin/python"
