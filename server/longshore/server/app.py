@@ -20,7 +20,7 @@ from grpc_reflection.v1alpha import reflection
 from longshore.server import version
 from longshore.server.child import WorkerChild
 from longshore.server.database import make_store, open_store
-from longshore.server.datadir import DataDir, DataDirError
+from longshore.server.datadir import DataDir
 from longshore.server.edge.admin_service import AdminEngine, AdminService
 from longshore.server.edge.auth import TokenInterceptor
 from longshore.server.edge.task_service import TaskEngine, TaskService
@@ -35,11 +35,11 @@ from longshore.server.engine.watch import WatchHub
 from longshore.server.journal import Journal
 from longshore.server.listen import bind
 from longshore.server.model.clock import Clock
-from longshore.server.model.errors import LongshoreError
 from longshore.server.model.events import Policy
 from longshore.server.model.values import State
-from longshore.server.settings import MIB, Settings, check_listen, is_postgres, spool_path
-from longshore.server.spool.directory import DirectorySpool
+from longshore.server.settings import MIB, Settings, check_listen, is_postgres
+from longshore.server.spool.protocol import Spool
+from longshore.server.spooling import make_spool, open_spool
 from longshore.server.store.commands import Bounds
 from longshore.server.store.limits import LaneLimits
 from longshore.server.store.store import SQLStore
@@ -107,18 +107,12 @@ async def serving(settings: Settings, data: DataDir) -> AsyncIterator[Running]:
         policy=Policy(cancel_grace=times.cancel_grace, retention=times.retention),
         limits=LaneLimits(instance=limits.instance_tasks, target=limits.target_tasks),
     )
-    folder = spool_path(settings.spool, data.spool)
-    if not is_postgres(settings.database):
-        data.claim_spool(folder)
-    spool = DirectorySpool(root=folder, reserve=limits.disk_reserve)
     async with contextlib.AsyncExitStack() as stack:
         await open_store(store, settings.database)
         stack.push_async_callback(store.close)
+        spool = await make_spool(settings, data, store)
         stack.push_async_callback(spool.close)
-        try:
-            await spool.open()
-        except LongshoreError as error:
-            raise DataDirError(f"--spool: {folder} cannot be used: {error.message}") from error
+        await open_spool(spool, settings.spool)
         server = _Server(settings, data, store, spool, clock)
         try:
             address = await server.start(listen)
@@ -134,7 +128,7 @@ async def serving(settings: Settings, data: DataDir) -> AsyncIterator[Running]:
 class _Server:
     """The engine and the edge of one server."""
 
-    def __init__(self, settings: Settings, data: DataDir, store: SQLStore, spool: DirectorySpool, clock: Clock) -> None:
+    def __init__(self, settings: Settings, data: DataDir, store: SQLStore, spool: Spool, clock: Clock) -> None:
         limits, times = settings.limits, settings.times
         self._settings, self._data, self._clock = settings, data, clock
         bounds = Bounds(

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from longshore.server.model.errors import LongshoreError
 from longshore.server.model.task import FilePush
-from longshore.server.store import claims, commands, fleet, janitor, tasks, uploads
+from longshore.server.store import claims, commands, fleet, identity, janitor, tasks, uploads
 from longshore.server.store.commands import Command
 from longshore.server.store.ids import seq_of
 from longshore.server.store.promote import promote_heads, refill_lanes
@@ -20,6 +20,7 @@ Answer = Callable[[], object]
 """What a command answers, asked when the whole batch is decided."""
 
 _HANDLERS: Final[Mapping[type[Command[Any]], Callable[[UnitOfWork, Any], Answer]]] = {
+    commands.IdentifyDatabase: identity.identify_database,
     commands.OpenUpload: uploads.open_upload,
     commands.Checkpoint: uploads.checkpoint,
     commands.FinishUpload: uploads.finish_upload,

@@ -67,6 +67,13 @@ class Bounds:
     """Payload bytes kept and reserved in all. What the disk has free is checked by the caller."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IdentifyDatabase(Command[int]):
+    """Which database this is: a number made once, at random (`candidate`, 62 bits), and the same for ever after."""
+
+    candidate: int
+
+
 # Uploads ------------------------------------------------------------------------------------------------------------
 
 
