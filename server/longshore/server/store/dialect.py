@@ -7,6 +7,8 @@ from typing import Any, Protocol
 
 import sqlalchemy as sa
 
+from longshore.server.store.accepted import SchemaState
+
 
 class Cursor(Protocol):
     """What we use of a DB-API cursor."""
@@ -31,6 +33,11 @@ class Dialect(Protocol):
     @property
     def engine(self) -> sa.Engine:
         """Where connections come from. Its parameter style is by name."""
+        ...
+
+    @property
+    def schema(self) -> SchemaState:
+        """What the database is known to have, for all connections to it."""
         ...
 
     @property

@@ -29,6 +29,7 @@ from sqlalchemy.pool import NullPool
 from longshore.server.model.clock import Clock
 from longshore.server.model.events import Policy
 from longshore.server.store import postgres_connection
+from longshore.server.store.accepted import SchemaState
 from longshore.server.store.commit_log import CommitLog
 from longshore.server.store.database_clock import DatabaseClock
 from longshore.server.store.dialect import Cursor
@@ -68,6 +69,7 @@ class PostgresDialect:
     """PostgreSQL's own ways. With a `clock`, each transaction sets it."""
 
     def __init__(self, url: str, clock: DatabaseClock | None = None) -> None:
+        self.schema = SchemaState()
         self._url = url
         self._clock = clock
         self._engine = sa.create_engine(
@@ -187,7 +189,7 @@ class PostgresStore(SQLStore):
         await super().close()
 
     def _begin_log(self) -> None:
-        self._migrate()
+        self._prepare()
         link = Link(self._dialect)
         try:
             self._log.begin(link)

@@ -10,12 +10,13 @@ from longshore.server.model.clock import Clock
 from longshore.server.model.events import Policy
 from longshore.server.model.task import Attempt, Debt, Destination, Payload, Session, Task, Upload
 from longshore.server.store import queries
+from longshore.server.store.accepted import SchemaState, check
 from longshore.server.store.cache import TaskCache
 from longshore.server.store.commands import Command
 from longshore.server.store.dialect import Dialect
 from longshore.server.store.limits import LaneLimits
 from longshore.server.store.link import Link
-from longshore.server.store.migrate import migrate
+from longshore.server.store.migrate import latest, prepare
 from longshore.server.store.protocol import Changes, Figures, TaskFilter
 from longshore.server.store.readers import Readers
 from longshore.server.store.unit import UnitOfWork
@@ -51,12 +52,24 @@ class SQLStore:
             log=log,
         )
 
+    @property
+    def schema(self) -> SchemaState:
+        """What the database is known to have: see there."""
+        return self._dialect.schema
+
     async def open(self) -> None:
-        await asyncio.to_thread(self._migrate)
+        await asyncio.to_thread(self._prepare)
         self._writer.start(asyncio.get_running_loop())
 
-    def _migrate(self) -> None:
-        migrate(self._dialect.engine)
+    def _prepare(self) -> None:
+        self.schema.revision = prepare(self._dialect)
+
+    async def look(self) -> None:
+        """Learn which schema the database has now, for somebody may have migrated it. Raises StoreUnavailable, and
+        SchemaMismatch where this version cannot go on with it."""
+        found = await self._readers.read(latest)
+        check(found)
+        self.schema.revision = found
 
     async def close(self) -> None:
         await self._writer.close()
