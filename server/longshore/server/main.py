@@ -18,7 +18,7 @@ from longshore.server.cli import migrate, options
 from longshore.server.cli.exits import EXIT_FAILED, refusals
 from longshore.server.datadir import DataDir
 from longshore.server.openfiles import raise_limit
-from longshore.server.options import parse_duration, parse_size
+from longshore.server.options import parse_client_roles, parse_duration, parse_size, parse_tls
 from longshore.server.settings import DEFAULT_LISTEN, Limits, Settings, Times
 
 _SAME_SIGNAL: Final = 1.0
@@ -50,9 +50,13 @@ def default_data_dir() -> Path:
 def _longshored(
     context: typer.Context,
     data_dir: options.DataDir = None,
-    listen: options.Listen = DEFAULT_LISTEN,
+    listen: options.Listen = None,
     database: options.Database = "",
     spool: options.Spool = "",
+    tls_cert: options.TlsCert = None,
+    tls_key: options.TlsKey = None,
+    tls_client_ca: options.TlsClientCa = None,
+    client_role: options.ClientRole = None,
     worker: options.Worker = False,
     target: options.Target = None,
     worker_concurrency: options.WorkerConcurrency = 8,
@@ -84,7 +88,9 @@ def _longshored(
     with refusals():
         settings = Settings(
             data_dir=(data_dir or default_data_dir()).absolute(),
-            listen=listen,
+            listen=tuple(listen or (DEFAULT_LISTEN,)),
+            tls=parse_tls(tls_cert, tls_key, tls_client_ca),
+            client_roles=parse_client_roles(client_role or (), client_ca=tls_client_ca is not None),
             database=database,
             spool=spool,
             attempt_limit=attempt_limit,
@@ -157,7 +163,8 @@ async def _serve(settings: Settings, data: DataDir) -> bool:
         tuning.tune_collector()
         if sys.stderr.isatty():
             typer.echo(
-                f"Listening on {running.address}. Data in {running.data_dir}. Ctrl-C drains and stops.", err=True
+                f"Listening on {', '.join(running.addresses)}. Data in {running.data_dir}. Ctrl-C drains and stops.",
+                err=True,
             )
         told = asyncio.create_task(leave.wait())
         await asyncio.wait({told, running.engine}, return_when=asyncio.FIRST_COMPLETED)

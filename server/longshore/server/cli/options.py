@@ -9,6 +9,7 @@ import typer
 
 from longshore.server import logs, version
 from longshore.server.cli import config
+from longshore.server.settings import DEFAULT_LISTEN
 
 
 def _version(wanted: bool) -> None:
@@ -24,7 +25,41 @@ DataDir: TypeAlias = Annotated[
         show_default=False,
     ),
 ]
-Listen: TypeAlias = Annotated[str, typer.Option(help="HOST:PORT on loopback, or unix:PATH. Port 0 takes a free one.")]
+Listen: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        help=f"HOST:PORT, or unix:PATH. Repeatable. Other machines are let in with TLS only; port 0 takes a free one. [default: {DEFAULT_LISTEN}]",
+        show_default=False,
+    ),
+]
+TlsCert: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        help="Certificate chain (PEM) of every listener but unix sockets; read again when it changes.",
+        show_default=False,
+        rich_help_panel="Access",
+    ),
+]
+TlsKey: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(help="The private key of --tls-cert (PEM).", show_default=False, rich_help_panel="Access"),
+]
+TlsClientCa: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        help="Certificates (PEM) of the authorities whose signature every client's certificate must have.",
+        show_default=False,
+        rich_help_panel="Access",
+    ),
+]
+ClientRole: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="NAME=ROLE[,ROLE]: what a client certificate with this name (URI or DNS) may do: submit, work, operate. Repeatable.",
+        show_default=False,
+        rich_help_panel="Access",
+    ),
+]
 Database: TypeAlias = Annotated[
     str, typer.Option(help="sqlite:///PATH. [default: longshore.db in the data directory]", show_default=False)
 ]
