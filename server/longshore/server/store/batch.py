@@ -8,7 +8,18 @@ from typing import Any, Final
 
 from longshore.server.model.errors import LongshoreError
 from longshore.server.model.task import FilePush
-from longshore.server.store import claims, commands, fleet, identity, janitor, tasks, uploads
+from longshore.server.store import (
+    claims,
+    commands,
+    fleet,
+    homes,
+    identity,
+    janitor,
+    server_commands,
+    servers,
+    tasks,
+    uploads,
+)
 from longshore.server.store.commands import Command
 from longshore.server.store.ids import seq_of
 from longshore.server.store.promote import promote_heads, refill_lanes
@@ -47,6 +58,10 @@ _HANDLERS: Final[Mapping[type[Command[Any]], Callable[[UnitOfWork, Any], Answer]
     commands.DoomPayloads: janitor.doom_payloads,
     commands.ForgetPayloads: janitor.forget_payloads,
     commands.PurgeTasks: janitor.purge_tasks,
+    server_commands.AnnounceServer: servers.announce_server,
+    server_commands.RetireServer: servers.retire_server,
+    server_commands.RecordHome: homes.record_home,
+    server_commands.HearUploads: homes.hear_uploads,
 }
 
 
