@@ -83,9 +83,11 @@ def test_several_servers() -> None:
     assert parse_servers(two) == (two,)
     assert parse_servers(environ={"LONGSHORE_SERVER": "unix:/run/s,a:1"}) == (two, one)
     assert parse_servers(environ={"LONGSHORE_SERVER": ""}) == (Endpoint.parse(environ={}),)
-    for nothing in ("", ",", [], "a:1,b"):
+    for wrong in ("", ",", "a:1,b"):
         with pytest.raises(ConfigurationError):
-            parse_servers(nothing, environ={})
+            parse_servers(wrong, environ={})
+    with pytest.raises(ConfigurationError):
+        parse_servers([])
 
 
 def test_default_and_environment() -> None:

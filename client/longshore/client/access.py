@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
@@ -9,8 +10,8 @@ from typing import Any, Final
 import grpc
 
 from longshore.client.endpoint import CHANNEL_OPTIONS, Endpoint, Token, credentials
-from longshore.client.errors import ConfigurationError
-from longshore.client.tls import TLS, Stamp
+from longshore.client.errors import ConfigurationError, LongshoreError, from_rpc_error
+from longshore.client.tls import TLS, Stamp, closed_mutely, explained, probe
 
 _LOOK: Final = 2.0
 """Seconds for which a look at the certificates' files holds."""
@@ -70,6 +71,12 @@ class Access:
             self._stamp = tls.stamp()
         return self._stamp
 
+    def check(self, endpoints: Sequence[Endpoint]) -> None:
+        """Raise ConfigurationError unless the certificates for these servers can be used."""
+        for tls in {self.tls_for(endpoint) for endpoint in endpoints}:
+            if tls is not None:
+                tls.credentials()
+
     def usable(self, endpoint: Endpoint) -> bool:
         """A channel could be opened now. Files that are being replaced may not belong together for a moment."""
         tls = self.tls_for(endpoint)
@@ -79,6 +86,29 @@ class Access:
         except ConfigurationError:
             return False
         return True
+
+
+async def connected(channel: grpc.aio.Channel, *, seconds: float) -> bool | None:
+    """Whether the channel stands; False when it could not be made, None when neither is known in that time."""
+    state = channel.get_state(try_to_connect=True)
+    if state is grpc.ChannelConnectivity.READY:
+        return True
+    try:
+        async with asyncio.timeout(seconds):
+            while state in {grpc.ChannelConnectivity.IDLE, grpc.ChannelConnectivity.CONNECTING}:
+                await channel.wait_for_state_change(state)
+                state = channel.get_state(try_to_connect=True)
+    except TimeoutError:
+        return None
+    return state is grpc.ChannelConnectivity.READY
+
+
+async def explain(error: grpc.aio.AioRpcError, *, endpoint: Endpoint, tls: TLS | None) -> LongshoreError:
+    """What a call ended with. Certificates that do not fit come from gRPC as a server that cannot be reached."""
+    found = explained(from_rpc_error(error), address=str(endpoint))
+    if endpoint.path or not closed_mutely(found):
+        return found
+    return await asyncio.to_thread(probe, endpoint.host, endpoint.port, tls, address=str(endpoint)) or found
 
 
 def _named(endpoint: Endpoint, tls: TLS | None) -> list[tuple[str, str]]:

@@ -9,10 +9,9 @@ from typing import Final, Protocol, TypeVar
 
 import grpc
 
-from longshore.client.access import Access
+from longshore.client.access import Access, connected, explain
 from longshore.client.endpoint import Endpoint
-from longshore.client.errors import LongshoreError, Unavailable, from_rpc_error
-from longshore.client.tls import closed_mutely, explained, probe
+from longshore.client.errors import LongshoreError, Unavailable
 from longshore.v1 import admin_service_pb2_grpc, task_service_pb2, task_service_pb2_grpc
 
 _Request = TypeVar("_Request", contravariant=True)
@@ -66,18 +65,10 @@ class Connection:
 
         Without it a call waits for a machine that does not answer for as long as TCP does.
         """
-        state = self._channel.get_state(try_to_connect=True)
-        if state is grpc.ChannelConnectivity.READY:
-            return
-        try:
-            async with asyncio.timeout(seconds):
-                while state in {grpc.ChannelConnectivity.IDLE, grpc.ChannelConnectivity.CONNECTING}:
-                    await self._channel.wait_for_state_change(state)
-                    state = self._channel.get_state(try_to_connect=True)
-        except TimeoutError:
+        if await connected(self._channel, seconds=seconds) is None:
             raise Unavailable(
                 f"the server at {self.endpoint} has taken no connection for {seconds:.0f} s", reason="UNREACHABLE"
-            ) from None
+            )
 
     @property
     def broken(self) -> bool:
@@ -87,13 +78,7 @@ class Connection:
 
     async def explained(self, error: grpc.aio.AioRpcError) -> LongshoreError:
         """What a call ended with. Certificates that do not fit come from gRPC as a server that cannot be reached."""
-        found = explained(from_rpc_error(error), address=str(self.endpoint))
-        if self.endpoint.path or not closed_mutely(found):
-            return found
-        tls = self._access.tls_for(self.endpoint)
-        address = str(self.endpoint)
-        mute = await asyncio.to_thread(probe, self.endpoint.host, self.endpoint.port, tls, address=address)
-        return mute or found
+        return await explain(error, endpoint=self.endpoint, tls=self._access.tls_for(self.endpoint))
 
     @contextmanager
     def used(self) -> Iterator[None]:

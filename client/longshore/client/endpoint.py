@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from longshore.client.errors import ConfigurationError
 
@@ -140,12 +140,6 @@ def _is_address(host: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def open_channel(endpoint: Endpoint) -> Any:
-    import grpc
-
-    return grpc.aio.insecure_channel(endpoint.target, options=list(CHANNEL_OPTIONS))
 
 
 def credentials(token: str | None) -> tuple[tuple[str, str], ...]:
