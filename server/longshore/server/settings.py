@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,10 @@ from longshore.server.model.access import Role
 MIB: Final = 1 << 20
 DAY: Final = 24 * 3600.0
 DEFAULT_LISTEN: Final = "127.0.0.1:7465"
+
+
+_USER_SECRET: Final = re.compile(r"(//[^/?#@:]*:)[^/?#]*(@)")
+_PARAMETER_SECRET: Final = re.compile(r"([?&](?:ssl)?password=)[^&#]*")
 
 
 class SettingsError(Exception):
@@ -168,13 +173,7 @@ def sqlite_path(url: str, default: Path) -> Path:
 
 def without_password(url: str) -> str:
     """A URL as it may be shown."""
-    try:
-        parts = urlsplit(url)
-        if parts.password is None:
-            return url
-    except ValueError:
-        return url
-    return parts._replace(netloc=f"{parts.username or ''}:***@{parts.netloc.rpartition('@')[2]}").geturl()
+    return _PARAMETER_SECRET.sub(r"\1***", _USER_SECRET.sub(r"\1***\2", url))
 
 
 def spool_path(url: str, default: Path) -> Path:
