@@ -132,6 +132,7 @@ class _Server:
     ) -> None:
         limits, times = settings.limits, settings.times
         self._settings, self._data, self._clock, self._door = settings, data, clock, door
+        self._store = store
         bounds = Bounds(
             queue_tasks=limits.queue_tasks,
             caller_tasks=limits.caller_tasks or None,
@@ -206,7 +207,8 @@ class _Server:
 
         After an error, `abandon`."""
         await self._janitor.prepare()
-        server = grpc.aio.server(interceptors=[self._door.lock(self._data.token())], options=list(CHANNEL_OPTIONS))
+        lock = await self._door.lock(self._data.token(), self._store, self._clock)
+        server = grpc.aio.server(interceptors=[lock], options=list(CHANNEL_OPTIONS))
         task_service_pb2_grpc.add_TaskServiceServicer_to_server(self._task_service, server)
         worker_service_pb2_grpc.add_WorkerServiceServicer_to_server(WorkerService(self._sessions), server)
         admin_service_pb2_grpc.add_AdminServiceServicer_to_server(self._admin_service, server)

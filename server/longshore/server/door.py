@@ -6,9 +6,13 @@ import asyncio
 
 import grpc.aio
 
-from longshore.server.edge.auth import TokenInterceptor
+from longshore.server.edge.auth_interceptor import AuthInterceptor
+from longshore.server.edge.auth_tokens import TokenBook
 from longshore.server.listen import bind
-from longshore.server.settings import Settings, check_listeners, is_unix, way_in
+from longshore.server.model.access import LocalToken
+from longshore.server.model.clock import Clock
+from longshore.server.settings import Settings, SettingsError, check_listeners, is_exposed, is_unix, way_in
+from longshore.server.store.protocol import Store
 from longshore.server.tls import Certificates
 
 
@@ -24,12 +28,22 @@ class Door:
         if settings.worker:
             way_in(self._listeners, tls=self._tls)
         self._certificates = None if settings.tls is None else Certificates(settings.tls)
+        self._client_roles = None if settings.tls is None or settings.tls.client_ca is None else settings.client_roles
+        self._tokens: TokenBook | None = None
         self.addresses: tuple[str, ...] = ()
         """Where it is open."""
 
-    def lock(self, token: str) -> grpc.aio.ServerInterceptor:
-        """Who is let in."""
-        return TokenInterceptor(token=token)
+    async def lock(self, local: str, store: Store, clock: Clock) -> grpc.aio.ServerInterceptor:
+        """Who is let in. Raises SettingsError where other machines get at the door and nobody there has a key."""
+        exposed = next(filter(is_exposed, self._listeners), None)
+        if exposed is not None and not self._client_roles and not await store.has_valid_token():
+            raise SettingsError(
+                f"--listen {exposed}: refused, because nobody on another machine has credentials yet. Make a "
+                "token with `longshored token create NAME --role ROLE` and this server's --data-dir, --database or "
+                "--config; or give certificates a role with --tls-client-ca FILE and --client-role NAME=ROLE."
+            )
+        self._tokens = TokenBook(look_up=store.tokens, clock=clock)
+        return AuthInterceptor(local=LocalToken(local), tokens=self._tokens, client_roles=self._client_roles)
 
     def open(self, server: grpc.aio.Server) -> tuple[str, ...]:
         """Bind every address; answers with them as they came out. Raises SettingsError."""
@@ -47,7 +61,9 @@ class Door:
         return way_in(self.addresses, tls=self._tls)
 
     async def run(self) -> None:
-        """Keep up with new certificates, until cancelled."""
+        """Keep up with certificates and tokens, until cancelled."""
         async with asyncio.TaskGroup() as group:
+            if self._tokens is not None:
+                group.create_task(self._tokens.run(), name="door: tokens")
             if self._certificates is not None:
                 group.create_task(self._certificates.run(), name="door: certificates")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import hmac
 import re
 import secrets
 from collections.abc import Iterable
@@ -112,3 +113,14 @@ def read_secret(text: str) -> Secret | None:
     """What a caller showed; None: it has not the form of a token."""
     match = _TOKEN.fullmatch(text)
     return None if match is None else Secret(match[1], match[2])
+
+
+class LocalToken:
+    """The token of the data directory."""
+
+    def __init__(self, token: str) -> None:
+        self._digest = hashlib.sha256(token.encode()).digest()
+
+    def matches(self, shown: str) -> bool:
+        """Digests have one length, so that the comparison tells nothing about the token's."""
+        return hmac.compare_digest(hashlib.sha256(shown.encode()).digest(), self._digest)

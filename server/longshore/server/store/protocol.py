@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
+from longshore.server.model.access import Token
 from longshore.server.model.servers import Home, Server
 from longshore.server.model.task import Attempt, Debt, Destination, Payload, Session, Task, Upload
 from longshore.server.model.values import State
@@ -174,4 +175,12 @@ class Store(Protocol):
 
     async def files_by_spool(self) -> Mapping[str, int]:
         """How many uploads and payloads have a file in each spool, by its identity."""
+        ...
+
+    async def tokens(self, ids: Sequence[str]) -> Sequence[Token]:
+        """Those of `ids` that are there, the revoked and expired ones too."""
+        ...
+
+    async def has_valid_token(self) -> bool:
+        """There is one that is neither revoked nor expired."""
         ...

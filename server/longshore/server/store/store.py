@@ -6,11 +6,12 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, TypeVar
 
+from longshore.server.model.access import Token
 from longshore.server.model.clock import Clock
 from longshore.server.model.events import Policy
 from longshore.server.model.servers import Home, Server
 from longshore.server.model.task import Attempt, Debt, Destination, Payload, Session, Task, Upload
-from longshore.server.store import queries
+from longshore.server.store import queries, tokens
 from longshore.server.store.accepted import SchemaState, check
 from longshore.server.store.cache import TaskCache
 from longshore.server.store.commands import Command
@@ -154,6 +155,12 @@ class SQLStore:
 
     async def files_by_spool(self) -> Mapping[str, int]:
         return await self._readers.read(files_by_spool)
+
+    async def tokens(self, ids: Sequence[str]) -> Sequence[Token]:
+        return await self._readers.read(tokens.tokens_of, ids)
+
+    async def has_valid_token(self) -> bool:
+        return await self._readers.read(tokens.has_valid, self._clock.now())
 
     async def verify_counters(self) -> Sequence[str]:
         """Recount everything; answers where the stored sums differ, in words. For tests and for the doubtful."""
