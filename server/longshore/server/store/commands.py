@@ -391,7 +391,7 @@ class WakeParked(Command[Woken]):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PayDebt(Command[None]):
     """The temps are gone. A debt whose temp is not known is asked for once more after `again` seconds: the lost worker
-    might have been asleep and made it later.
+    might have been asleep and made it later. Until then it cannot be paid: several servers may ask for it at once.
 
     `paid` false: it could not be done now. The debt is asked for again after `again` seconds, and until then makes way
     for others of its target.
