@@ -2,7 +2,9 @@
 #
 # VENV         the environment to use. Left alone, it is .venv, made and kept up to date here; given, it is yours to keep.
 # PYTHON       the interpreter for a new .venv (3.11 or later; found by itself otherwise)
-# PYTEST_ARGS  what pytest gets besides its configuration, for instance PYTEST_ARGS='-n 2 --dist loadgroup tests/unit'
+# PYTEST_ARGS  what pytest gets besides its configuration, for instance PYTEST_ARGS=tests/unit; left alone, every test runs,
+#              in JOBS processes (default: one more than there are cores, since many tests wait most of the time)
+# ROW          what `make bench` measures: the name of a module in bench/; ARGS is what it is given besides
 # AGAINST      the git revision that `make check` holds the contract against (default: where this branch left main)
 
 SHELL := /bin/bash
@@ -13,8 +15,11 @@ MAKEFLAGS += --no-print-directory
 
 VENV ?= .venv
 PYTHON ?=
-PYTEST_ARGS ?=
+JOBS ?= $(shell expr $$(nproc) + 1)
+PYTEST_ARGS ?= -n $(JOBS) --dist loadgroup
 AGAINST ?=
+ROW ?=
+ARGS ?=
 
 PY := "$(VENV)/bin/python"
 PROTOS := $(shell find protos -name '*.proto')
@@ -75,6 +80,16 @@ demo: $(READY) ## A server, a worker and a file on its way, in a temporary direc
 .PHONY: demo-lxd
 demo-lxd: parts $(READY) ## The same into a real container (root)
 	@$(PY) -m scripts.demo --lxd
+
+.PHONY: demo-cluster
+demo-cluster: $(READY) ## PostgreSQL, S3, three servers, four workers, a load, and two of them killed
+	@scripts/system-packages postgresql
+	@$(PY) -m scripts.demo_cluster $(ARGS)
+
+.PHONY: bench
+bench: $(READY) ## Measure one thing, as in ROW=claim: claim, scale and others in bench/
+	@[ -f "bench/$(ROW).py" ] || { echo "make bench ROW=…: one of $$(cd bench && grep -l __main__ *.py | sed 's/\.py//' | xargs)"; exit 2; }
+	@$(PY) -m bench.$(ROW) $(ARGS)
 
 .PHONY: lock
 lock: ## Resolve constraints.txt anew, at the newest versions pyproject.toml allows

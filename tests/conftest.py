@@ -24,6 +24,13 @@ def tree() -> Path:
     return Path(__file__).resolve().parent.parent
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What needs LXD runs in one process, so that there is one daemon."""
+    for item in items:
+        if item.get_closest_marker("lxd") is not None:
+            item.add_marker(pytest.mark.xdist_group("lxd"))
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]

@@ -10,6 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from longshore.server.store import commit_log
+from longshore.server.store.accepted import OURS, check
 from longshore.server.store.errors import SchemaMismatch
 from longshore.server.store.migrate import migrate
 from longshore.server.store.schema import REVISION, metadata, sequence
@@ -84,3 +85,65 @@ def test_a_migration_that_fails_leaves_nothing(
     monkeypatch.undo()
     migrate(kind.dialect().engine)
     assert kind.described() != before
+
+
+# The schemas before and after -----------------------------------------------------------------------------------------
+
+
+def at_revision(kind: StoreKind, revision: int) -> None:
+    """The database as the version before this one left it, or as the next one will."""
+    migrate(kind.dialect().engine, to=f"{min(revision, OURS):04}")
+    if revision > OURS:
+        kind.execute("ALTER TABLE tasks ADD COLUMN colour TEXT NOT NULL DEFAULT 'grey'")
+        kind.execute("CREATE TABLE colours (name TEXT PRIMARY KEY)")
+        kind.execute(f"UPDATE alembic_version SET version_num = '{revision:04}'")
+
+
+async def test_a_shared_database_of_the_version_before_is_left_as_it_is_until_migrated(
+    new_database: Callable[[str], StoreKind], clock: ManualClock
+) -> None:
+    kind = new_database("database")
+    at_revision(kind, OURS - 1)
+    async with kind.opened(clock) as store:
+        if kind.dialect().exclusive:
+            assert (store.schema.revision, store.schema.has_fleet_tables) == (OURS, True)
+            return
+        assert (store.schema.revision, store.schema.has_fleet_tables) == (OURS - 1, False)
+        await store.look()
+        assert store.schema.revision == OURS - 1
+        assert migrate(kind.dialect().engine) == (OURS - 1, OURS)
+        await store.look()
+        assert (store.schema.revision, store.schema.has_fleet_tables) == (OURS, True)
+
+
+async def test_what_a_running_store_cannot_go_on_with_is_noticed(kind: StoreKind, clock: ManualClock) -> None:
+    async with kind.opened(clock) as store:
+        kind.execute(f"UPDATE alembic_version SET version_num = '{OURS + 1:04}'")
+        await store.look()
+        assert store.schema.revision == OURS + 1
+        kind.execute(f"UPDATE alembic_version SET version_num = '{OURS + 2:04}'")
+        with pytest.raises(SchemaMismatch, match="newer version"):
+            await store.look()
+
+
+@pytest.mark.parametrize(
+    ("revision", "remedy"), [("0004", "newer version"), ("8765", "newer version"), ("zwei", "database of its own")]
+)
+async def test_a_schema_that_this_version_does_not_know_is_refused(
+    new_database: Callable[[str], StoreKind], clock: ManualClock, revision: str, remedy: str
+) -> None:
+    kind = new_database("database")
+    migrate(kind.dialect().engine)
+    kind.execute(f"UPDATE alembic_version SET version_num = '{revision}'")
+    with pytest.raises(SchemaMismatch, match=f"{revision}.*{remedy}"):
+        async with kind.opened(clock):
+            pass
+    with pytest.raises(SchemaMismatch, match=f"{revision}.*{remedy}"):
+        migrate(kind.dialect().engine)
+
+
+def test_a_schema_older_than_the_one_before_is_not_worked_on() -> None:
+    check(OURS - 1)
+    check(OURS + 1)
+    with pytest.raises(SchemaMismatch, match="longshored migrate"):
+        check(OURS - 2)

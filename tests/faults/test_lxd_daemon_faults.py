@@ -17,7 +17,7 @@ from tests.support.lxd import LxdDaemon
 from tests.support.processes import ServerProcess, WorkerProcess, eventually
 from tests.support.stage import ended
 
-pytestmark = [pytest.mark.lxd, pytest.mark.xdist_group("lxd")]
+pytestmark = pytest.mark.lxd
 
 UPLOADS = 200
 

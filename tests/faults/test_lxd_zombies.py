@@ -12,7 +12,7 @@ from tests.support.lxd import LxdDaemon
 from tests.support.processes import WorkerProcess, eventually
 from tests.support.stage import FAULTY, Stage, staged
 
-pytestmark = [pytest.mark.lxd, pytest.mark.xdist_group("lxd")]
+pytestmark = pytest.mark.lxd
 
 OLD, NEW = b"old content\n", b"new content\n"
 

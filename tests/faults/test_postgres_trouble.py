@@ -14,7 +14,7 @@ import psycopg
 import pytest
 
 from longshore.server.model.errors import StoreUnavailable
-from longshore.server.store import listener, postgres_connection, writer
+from longshore.server.store import listener, writer
 from longshore.server.store.database_clock import DatabaseClock
 from longshore.server.store.errors import NotDurable
 from longshore.server.store.postgres import PostgresStore

@@ -109,7 +109,7 @@ async def test_damaged_spool_is_said(server: FleetServer, worker: FakeWorker) ->
     task = await server.upload(LARGE)
     await stream.next_assignment()
     assert task.order.payload is not None
-    path = server.spool.path(task.order.payload.id)
+    path = server.spool.path(task.order.payload)
     assert path is not None
     path.write_bytes(LARGE[:-1])
     with pytest.raises(Refused) as refused:

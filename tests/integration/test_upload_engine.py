@@ -80,13 +80,13 @@ class GatedDisk:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.inner, name)
 
-    async def create(self, upload_id: str) -> Any:
-        return GatedPartial(await self.inner.create(upload_id), self)
+    async def create(self, upload_id: str, *, connection: int = 1) -> Any:
+        return GatedPartial(await self.inner.create(upload_id, connection=connection), self)
 
-    async def resume(self, *arguments: Any) -> Any:
+    async def resume(self, *arguments: Any, connection: int = 2) -> Any:
         if "resume" in self.gates:
             await self.gates["resume"].pass_through()
-        return GatedPartial(await self.inner.resume(*arguments), self)
+        return GatedPartial(await self.inner.resume(*arguments, connection=connection), self)
 
 
 class Bench:

@@ -244,8 +244,8 @@ class SlowSpool(Wrapped):
         super().__init__(inner)
         self.gate = asyncio.Event()
 
-    async def create(self, upload_id: str) -> PartialFile:
-        return SlowPartial(await self.inner.create(upload_id), self.gate)
+    async def create(self, upload_id: str, *, connection: int = 1) -> PartialFile:
+        return SlowPartial(await self.inner.create(upload_id, connection=connection), self.gate)
 
 
 async def test_a_slow_disk_slows_the_sender_and_fills_no_memory(tmp_path: Path) -> None:

@@ -127,7 +127,7 @@ async def test_a_refused_grant_never_commits(start: Start) -> None:
     @registry.handler("commit")
     async def commit(context: AsyncContext) -> None:
         try:
-            await context.commit("temp", mode=0o600, uid=1, gid=2, crc32c=3, method="SFTP")
+            await context.commit("/temp", mode=0o600, uid=1, gid=2, crc32c=3, method="SFTP")
         except GrantRefused as error:
             refused.append(error)
             raise
@@ -136,7 +136,7 @@ async def test_a_refused_grant_never_commits(start: Start) -> None:
     peer = await server.peer()
     ref = peer.assign(job("T1", "commit"))
     asked = await peer.grant_request()
-    assert (asked.temp, asked.mode, asked.uid, asked.gid, asked.crc32c) == ("temp", 0o600, 1, 2, 3)
+    assert (asked.temp, asked.mode, asked.uid, asked.gid, asked.crc32c) == ("/temp", 0o600, 1, 2, 3)
     assert asked.delivery_method == task_pb2.DELIVERY_METHOD_SFTP
     peer.grant(ref, granted=False, reason="CANCELLED")
     assert (await peer.report()).outcome == ws.OUTCOME_STOPPED
@@ -151,10 +151,10 @@ async def test_a_coroutine_may_stop_waiting_for_its_grant_and_ask_again(start: S
     async def impatient(context: AsyncContext) -> None:
         try:
             async with asyncio.timeout(0.05):
-                await context.commit("temp")
+                await context.commit("/temp")
         except TimeoutError:
             gave_up.set()
-        await context.commit("temp")
+        await context.commit("/temp")
 
     server, _ = await start(registry)
     peer = await server.peer()
@@ -284,7 +284,7 @@ async def test_an_abandoned_handler_gets_no_grant(start: Start) -> None:
     def late(context: Context) -> None:
         release.wait(WITHIN)
         try:
-            context.commit("temp")
+            context.commit("/temp")
         except BaseException as error:
             came_to.append(type(error).__name__)
             raise
@@ -323,6 +323,21 @@ async def test_a_cancelled_handler_that_does_not_end_is_given_up_after_the_serve
     hang.release.set()
 
 
+async def test_a_temp_that_no_server_would_take_is_refused_here_and_cuts_no_session(start: Start) -> None:
+    registry = Registry()
+
+    @registry.handler("wrong")
+    def wrong(context: Context) -> None:
+        context.commit("relative")
+
+    server, _ = await start(registry)
+    peer = await server.peer()
+    peer.assign(job("T1", "wrong"))
+    report = await peer.report()
+    assert report.outcome == ws.OUTCOME_TRANSIENT
+    assert "relative" in report.error.message
+
+
 # Failed --------------------------------------------------------------------------------------------------------------
 
 
@@ -332,7 +347,7 @@ def _fails_with(error: BaseException, *, commits: bool) -> Registry:
     @registry.handler("fail")
     def fail(context: Context) -> None:
         if commits:
-            context.commit("temp")
+            context.commit("/temp")
         raise error
 
     return registry

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +17,8 @@ import psycopg
 
 from longshore.client import Client
 from longshore.server.model.events import Policy
+from longshore.server.model.values import State
+from longshore.server.store.codec import decode_status
 from longshore.server.store.limits import LaneLimits
 from longshore.server.store.postgres import PostgresStore
 from tests.support.postgres import Cluster
@@ -24,6 +28,7 @@ from tests.support.stage import Stage
 
 PATIENCE: Final = 60.0
 """Seconds for which a client of these tests goes on trying."""
+_TREE: Final = Path(__file__).resolve().parents[2]
 
 
 class FleetSpool(Protocol):
@@ -54,7 +59,7 @@ class FolderSpool:
         return ("--spool", f"file://{self.folder}")
 
     def leftovers(self) -> Sequence[Path]:
-        return files_under(self.folder)
+        return [path for path in self.folder.rglob("*") if path.is_file() and path.name != "identity"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +110,11 @@ class Fleet:
         """A proxy before that server, which can be cut: give its address to a worker or a client."""
         return ProxyThread(unix=self.servers[number].socket)
 
+    def handlers(self, *options: str, **more: Any) -> WorkerProcess:
+        """A worker with the kinds of tests/support/waiting_handlers.py besides."""
+        own = {"PYTHONPATH": os.pathsep.join([str(_TREE), os.environ.get("PYTHONPATH", "")])}
+        return self.worker("--handlers", "tests.support.waiting_handlers:registry", *options, environment=own, **more)
+
     def any(self, rng: random.Random) -> Stage:
         """A server drawn by lot."""
         return rng.choice(self.stages)
@@ -112,6 +122,15 @@ class Fleet:
     def make_instances(self, *names: str, folder: str = "srv") -> None:
         for name in names:
             (self.instances / name / folder).mkdir(parents=True, exist_ok=True)
+
+    def history(self, task_id: str) -> list[State]:
+        """The state after each revision of a task, as the database has them."""
+        found = self.rows(
+            "SELECT events.revision, events.status FROM events JOIN tasks USING (seq) WHERE tasks.id = %s ORDER BY 1",
+            task_id,
+        )
+        assert [revision for revision, _ in found] == list(range(1, len(found) + 1)), "revisions without gaps"
+        return [decode_status(status).state for _, status in found]
 
     def rows(self, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
         """What the database says, past every server."""
@@ -135,10 +154,6 @@ class Fleet:
                 await store.close()
 
         return asyncio.run(verify())
-
-
-def files_under(folder: Path) -> list[Path]:
-    return [path for path in folder.rglob("*") if path.is_file()]
 
 
 def server_on(
@@ -179,7 +194,10 @@ def fleet_of(
         ]
         fleet = Fleet(root, url, spool, made)
         for server in made:
-            stack.enter_context(server)
+            stack.push(server.__exit__)
+        with ThreadPoolExecutor(len(made)) as pool:
+            list(pool.map(ServerProcess.start, made))
+        for server in made:
             client = stack.enter_context(Client(server=server.address, token_file=server.token_file, patience=PATIENCE))
             fleet.stages.append(Stage(server.root, server, client, instances=fleet.instances))
         yield fleet

@@ -13,12 +13,13 @@ from typing import Any, Final, TypeVar
 import google_crc32c
 import grpc.aio
 
-from longshore.server.edge.auth import TokenInterceptor
+from longshore.server.edge.auth_interceptor import AuthInterceptor
 from longshore.server.edge.worker_service import WorkerService
 from longshore.server.engine.dispatch import Dispatcher
 from longshore.server.engine.janitor import Janitor, JanitorSettings
 from longshore.server.engine.progress import ProgressBoard
 from longshore.server.engine.sessions import Sessions
+from longshore.server.model.access import LocalToken
 from longshore.server.model.clock import SystemClock
 from longshore.server.model.events import Policy
 from longshore.server.model.task import FILE_PUSH, AnyValue, Destination, FilePush, Job, Payload, Task
@@ -234,7 +235,7 @@ async def fleet_server(
         look_again=LOOK_AGAIN,
     )
     dispatcher = Dispatcher(store=store, sessions=sessions)
-    server = grpc.aio.server(interceptors=[TokenInterceptor(token=TOKEN)])
+    server = grpc.aio.server(interceptors=[AuthInterceptor(local=LocalToken(TOKEN))])
     worker_service_pb2_grpc.add_WorkerServiceServicer_to_server(WorkerService(sessions), server)
     address = f"unix:{data / 's'}"
     server.add_insecure_port(address)

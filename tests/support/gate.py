@@ -27,7 +27,7 @@ class Gate:
         self.entered.release()
         try:
             if self._commits:
-                context.commit("temp", crc32c=7)
+                context.commit("/temp", crc32c=7)
                 self.committed += 1
             while not self.open.is_set():
                 context.sleep(0.01)
@@ -52,7 +52,7 @@ class Hang:
 
     def run(self, context: Context) -> None:
         if self._commits:
-            context.commit("temp")
+            context.commit("/temp")
         self.entered.release()
         self.release.wait(WITHIN * 4)
 

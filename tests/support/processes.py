@@ -161,8 +161,8 @@ class ServerProcess(Process):
         return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
     def leftovers(self) -> list[Path]:
-        """Files in the spool: nothing should be here when every task has succeeded."""
-        return [path for path in (self.data / "spool").rglob("*") if path.is_file()]
+        """Files in the spool but its identity: nothing should be here when every task has succeeded."""
+        return [path for path in (self.data / "spool").rglob("*") if path.is_file() and path.name != "identity"]
 
 
 class WorkerProcess(Process):

@@ -17,12 +17,13 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
-from longshore.server.edge.auth import TokenInterceptor
+from longshore.server.edge.auth_interceptor import AuthInterceptor
 from longshore.server.edge.task_service import TaskEngine, TaskService
 from longshore.server.engine.progress import ProgressBoard
 from longshore.server.engine.submissions import Defaults
 from longshore.server.engine.uploads import UploadLimits, Uploads
 from longshore.server.engine.watch import WatchHub
+from longshore.server.model.access import LocalToken
 from longshore.server.model.clock import SystemClock
 from longshore.server.model.events import Policy
 from longshore.server.model.task import Task
@@ -90,7 +91,7 @@ class TaskServer:
             defaults=Defaults(),
         )
         self._server = grpc.aio.server(
-            interceptors=[TokenInterceptor(token=TOKEN)],
+            interceptors=[AuthInterceptor(local=LocalToken(TOKEN))],
             options=[("grpc.max_receive_message_length", LARGEST_MESSAGE), ("grpc.so_reuseport", 0)],
         )
         pb_grpc.add_TaskServiceServicer_to_server(TaskService(engine), self._server)

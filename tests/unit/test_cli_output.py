@@ -42,7 +42,7 @@ def tree(base: type[errors.LongshoreError] = errors.LongshoreError) -> set[type[
                 errors.DataLoss,
             },
         ),
-        (ExitCode.UNREACHABLE, {errors.Unavailable}),
+        (ExitCode.UNREACHABLE, {errors.Unavailable, errors.TLSError}),
         (ExitCode.UNAUTHENTICATED, {errors.Unauthenticated, errors.PermissionDenied}),
     ],
 )

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from longshore.client import endpoint as module
-from longshore.client.endpoint import Endpoint, credentials, default_data_dir, find_token
+from longshore.client.endpoint import (
+    Endpoint,
+    credentials,
+    default_data_dir,
+    find_credential,
+    find_token,
+    parse_servers,
+)
 from longshore.client.errors import ConfigurationError
 
 
@@ -45,10 +53,41 @@ def test_what_is_no_address(text: str) -> None:
         Endpoint.parse(text, environ={})
 
 
-@pytest.mark.parametrize("text", ["10.0.0.1:7465", "example.org:7465", "[2001:db8::1]:7465", "0.0.0.0:7465"])
-def test_a_token_never_leaves_this_machine_in_the_clear(text: str) -> None:
-    with pytest.raises(ConfigurationError, match="not on this machine"):
-        Endpoint.parse(text, environ={})
+@pytest.mark.parametrize(
+    ("text", "local", "name"),
+    [
+        ("127.0.0.1:7465", True, False),
+        ("[::1]:7465", True, False),
+        ("localhost:7465", True, False),
+        ("unix:/run/s", True, False),
+        ("10.0.0.1:7465", False, False),
+        ("[2001:db8::1]:7465", False, False),
+        ("0.0.0.0:7465", False, False),
+        ("example.org:7465", False, True),
+        ("localhost.example.org:7465", False, True),
+    ],
+)
+def test_what_is_on_this_machine_and_what_has_to_be_looked_up(text: str, local: bool, name: bool) -> None:
+    endpoint = Endpoint.parse(text, environ={})
+    assert (endpoint.is_local, endpoint.is_name) == (local, name)
+
+
+def test_an_address_of_a_name_is_as_far_away_as_the_name() -> None:
+    assert not Endpoint(host="127.0.1.1", port=1, name="web.example.org").is_local
+
+
+def test_several_servers() -> None:
+    one, two = Endpoint(host="a", port=1), Endpoint(path="/run/s")
+    assert parse_servers("a:1, unix:/run/s,a:1", environ={}) == (one, two)
+    assert parse_servers(["a:1", two], environ={}) == (one, two)
+    assert parse_servers(two) == (two,)
+    assert parse_servers(environ={"LONGSHORE_SERVER": "unix:/run/s,a:1"}) == (two, one)
+    assert parse_servers(environ={"LONGSHORE_SERVER": ""}) == (Endpoint.parse(environ={}),)
+    for wrong in ("", ",", "a:1,b"):
+        with pytest.raises(ConfigurationError):
+            parse_servers(wrong, environ={})
+    with pytest.raises(ConfigurationError):
+        parse_servers([])
 
 
 def test_default_and_environment() -> None:
@@ -92,6 +131,23 @@ def test_order_of_tokens(tmp_path: Path) -> None:
     assert find_token(data_dir=tmp_path, environ=environ) == "of-the-directory"
     assert find_token(token_file=tmp_path / "other", environ=environ) == "of-a-file"
     assert find_token(token="given", environ=environ) == "given"
+
+
+def test_only_a_token_that_was_named_may_travel(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("found\n")
+
+    def named(**given: Any) -> bool:
+        token = find_credential(**{"environ": {}, **given})
+        assert token is not None
+        assert token.value not in repr(token)
+        return token.named
+
+    assert not named(environ={"LONGSHORE_DATA_DIR": str(tmp_path)})
+    assert not named(data_dir=tmp_path)
+    assert named(token_file=tmp_path / "token")
+    assert named(token="given")
+    assert named(environ={"LONGSHORE_TOKEN": "given"})
+    assert named(environ={"LONGSHORE_TOKEN_FILE": str(tmp_path / "token")})
 
 
 def test_no_token_is_no_error_but_a_missing_file_that_was_named_is(tmp_path: Path) -> None:

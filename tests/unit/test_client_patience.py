@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from longshore.client import errors
 from longshore.client.frames import BATCH_SIZE, CHUNK_SIZE, chunk_frame, read_batch
-from longshore.client.patience import FIRST_DELAY, LONGEST_DELAY, Patience, delay, may_pass
+from longshore.client.patience import FIRST_DELAY, LONGEST_CUT, LONGEST_DELAY, Patience, delay, may_pass
 from longshore.client.sources import BytesSource
 from longshore.v1 import task_service_pb2 as pb
 
@@ -55,14 +55,27 @@ class World:
     def __init__(self, *, limit: float) -> None:
         self.now = 0.0
         self.tries = 0
+        self.rests = 0
         self.waits: list[float] = []
         self.patience = Patience(
             limit=limit,
+            route=self,
             on_wait=lambda _error, pause: self.waits.append(pause),
             clock=lambda: self.now,
             jitter=lambda: 0.999,
             sleep=self.sleep,
         )
+
+    hopeless = False
+
+    def worked(self) -> None:
+        """One server, about which nothing is to be remembered."""
+
+    def failed(self, error: errors.LongshoreError) -> bool:
+        return False
+
+    def rested(self) -> None:
+        self.rests += 1
 
     async def sleep(self, seconds: float) -> None:
         self.now += seconds
@@ -77,7 +90,22 @@ async def test_it_ends_before_a_pause_that_is_too_long() -> None:
     with pytest.raises(errors.Unavailable):
         await world.patience.run(world.fail)
     assert world.now <= 10
-    assert world.waits == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.6, 3.2], rel=0.01)
+    # Where nobody answers it is asked often: who restarts again and again may be up for a second only.
+    assert world.waits == pytest.approx([0.1, 0.2, 0.4, 0.8] + [1.0] * 8, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("error", "longest"),
+    [
+        (errors.Unavailable("connection refused"), LONGEST_CUT),
+        (errors.Unavailable("leaving", reason="DRAINING", from_server=True), LONGEST_CUT),
+        (errors.Internal("rst stream", reason="INTERNAL"), LONGEST_CUT),
+        (errors.Unavailable("no database", reason="STORE_UNAVAILABLE", from_server=True), LONGEST_DELAY),
+        (errors.ResourceExhausted("full", reason="QUEUE_FULL", from_server=True), LONGEST_DELAY),
+    ],
+)
+def test_who_cannot_is_asked_less_often_than_who_is_away(error: errors.LongshoreError, longest: float) -> None:
+    assert delay(error, failures=50, jitter=0.999) == pytest.approx(longest, rel=0.01)
 
 
 async def test_without_patience_there_is_one_try() -> None:

@@ -11,12 +11,13 @@ import typer.main
 from typer.testing import CliRunner, Result
 
 from longshore.server import main
-from longshore.server.settings import Settings
+from longshore.server.model.access import Role
+from longshore.server.settings import Settings, TlsFiles
 
 # Option: three values as text, what they are in a TOML file, and what they must be in the settings.
 OPTIONS: dict[str, tuple[tuple[str, str, str], Callable[[Settings], Any], Callable[[str], Any]]] = {
     "data-dir": (("/a", "/b", "/c"), lambda s: s.data_dir, Path),
-    "listen": (("127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"), lambda s: s.listen, str),
+    "listen": (("127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"), lambda s: s.listen, lambda text: (text,)),
     "database": (("sqlite:////a", "sqlite:////b", "sqlite:////c"), lambda s: s.database, str),
     "spool": (("file:///a", "file:///b", "file:///c"), lambda s: s.spool, str),
     "worker-concurrency": (("1", "2", "3"), lambda s: s.worker_concurrency, int),
@@ -45,7 +46,8 @@ FLAGS: dict[str, Callable[[Settings], bool]] = {
     "share-spool": lambda s: s.share_spool,
     "malloc-tuning": lambda s: s.tune_malloc,
 }
-OF_THEIR_OWN = {"target", "config", "version"}
+TLS = ("--tls-cert", "/c", "--tls-key", "/k", "--tls-client-ca", "/a")
+OF_THEIR_OWN = {"target", "config", "version", "tls-cert", "tls-key", "tls-client-ca", "client-role"}
 """Tested below, each by itself."""
 
 
@@ -132,6 +134,55 @@ def test_targets_are_a_list_and_ask_for_a_worker(command: Command) -> None:
     ):
         assert (settings.worker, settings.worker_targets) == (True, (one, two))
     assert command.settings(file=f'target = "{one}"').worker_targets == (one,)
+
+
+def test_a_server_may_listen_at_several_places(command: Command) -> None:
+    one, two = "unix:/run/l.sock", "0.0.0.0:1"
+    for settings in (
+        command.settings("--listen", one, "--listen", two, file='listen = "127.0.0.1:3"'),
+        command.settings(environment={"LONGSHORE_LISTEN": f"{one} {two}"}),
+        command.settings(file=f'listen = ["{one}", "{two}"]'),
+    ):
+        assert settings.listen == (one, two)
+    assert command.settings().listen == ("127.0.0.1:7465",)
+
+
+def test_certificates_and_roles_have_the_three_sources(command: Command) -> None:
+    file = 'tls-cert = "/c"\ntls-key = "/k"\ntls-client-ca = "/a"\n'
+    file += 'client-role = ["w.example.org=work", "s=submit,operate"]\n'
+    variables = {
+        variable(name): value for name, value in zip(("tls-cert", "tls-key", "tls-client-ca"), "xyz", strict=True)
+    }
+    roles = ("--client-role", "w.example.org=work", "--client-role", "s=submit,operate")
+    for settings in (
+        command.settings(file=file),
+        command.settings(*TLS, *roles, environment=variables),
+        command.settings(*TLS, environment={"LONGSHORE_CLIENT_ROLE": " ".join(roles[1::2])}),
+    ):
+        assert settings.tls == TlsFiles(certificate=Path("/c"), key=Path("/k"), client_ca=Path("/a"))
+        assert settings.client_roles == {"w.example.org": {Role.WORK}, "s": {Role.SUBMIT, Role.OPERATE}}
+    settings = command.settings(file='tls-cert = "/c"\ntls-key = "/k"')
+    assert settings.tls == TlsFiles(certificate=Path("/c"), key=Path("/k"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("--tls-cert", "/c"), "--tls-key"),
+        (("--tls-key", "/k"), "--tls-cert"),
+        (("--tls-client-ca", "/a"), "--tls-cert and --tls-key"),
+        (("--client-role", "a=work"), "--tls-client-ca"),
+        ((*TLS, "--client-role", "work"), "NAME=ROLE"),
+        ((*TLS, "--client-role", "a=rule"), "submit, work, operate"),
+        ((*TLS, "--client-role", "a="), "--client-role"),
+        ((*TLS, "--client-role", "=work"), "--client-role"),
+        ((*TLS, "--client-role", "local=work"), "local"),
+        ((*TLS, "--client-role", "a b=work"), "no name"),
+        ((*TLS, "--client-role", "a=work", "--client-role", "a=submit"), "twice"),
+    ],
+)
+def test_what_is_wrong_with_access_is_named(command: Command, arguments: tuple[str, ...], named: str) -> None:
+    assert named in command.refused(*arguments)
 
 
 def test_the_file_may_be_named_in_the_environment(command: Command, tmp_path: Path) -> None:

@@ -15,8 +15,10 @@ import google_crc32c
 import pytest
 
 from longshore.server.model.errors import SpoolDamaged, SpoolFull, StoreUnavailable
+from longshore.server.model.task import Payload
 from longshore.server.spool.directory import DirectorySpool
 from longshore.server.spool.faults import fault
+from longshore.server.spool.names import OwnNames
 from longshore.server.spool.partial import DirectoryPartial
 
 ONE = "a1" * 16
@@ -31,8 +33,12 @@ async def spool(tmp_path: Path) -> AsyncIterator[DirectorySpool]:
     await spool.close()
 
 
-async def _all(spool: DirectorySpool, payload_id: str, offset: int = 0, size: int = 10) -> list[bytes]:
-    return [piece async for piece in spool.read(payload_id, offset, size)]
+def _payload(data: bytes, payload_id: str = ONE) -> Payload:
+    return Payload(payload_id, len(data), google_crc32c.value(data))
+
+
+async def _all(spool: DirectorySpool, data: bytes, offset: int = 0, size: int = 10) -> list[bytes]:
+    return [piece async for piece in spool.read(_payload(data), offset, size)]
 
 
 async def _sealed(spool: DirectorySpool, upload_id: str, data: bytes) -> Path:
@@ -40,7 +46,7 @@ async def _sealed(spool: DirectorySpool, upload_id: str, data: bytes) -> Path:
     await partial.write(data)
     await partial.seal(upload_id)
     await partial.close()
-    path = spool.path(upload_id)
+    path = spool.path(_payload(data, upload_id))
     assert path is not None
     return path
 
@@ -54,18 +60,18 @@ async def test_sealed_bytes_are_read_back_from_any_offset(spool: DirectorySpool)
     assert await partial.sha256() == hashlib.sha256(content).digest()
     await partial.seal(ONE)
     await partial.close()
-    assert await _all(spool, ONE) == [content[:10], content[10:20], content[20:]]
-    assert b"".join(await _all(spool, ONE, offset=13)) == content[13:]
-    assert await _all(spool, ONE, offset=len(content)) == []
+    assert await _all(spool, content) == [content[:10], content[10:20], content[20:]]
+    assert b"".join(await _all(spool, content, offset=13)) == content[13:]
+    assert await _all(spool, content, offset=len(content)) == []
 
 
 async def test_nothing_is_under_the_final_name_before_the_seal(spool: DirectorySpool) -> None:
     partial = await spool.create(ONE)
     await partial.write(b"abc")
     await partial.sync()
-    assert spool.path(ONE) is None
+    assert spool.path(_payload(b"abc")) is None
     with pytest.raises(SpoolDamaged):
-        await _all(spool, ONE)
+        await _all(spool, b"abc")
     await partial.close()
 
 
@@ -87,7 +93,7 @@ async def test_a_resume_cuts_off_what_lies_beyond_the_checkpoint(spool: Director
     await again.write(b"abc")
     await again.seal(ONE)
     await again.close()
-    assert b"".join(await _all(spool, ONE)) == b"0123456789abc"
+    assert b"".join(await _all(spool, b"0123456789abc")) == b"0123456789abc"
 
 
 async def test_a_resume_of_less_than_was_durable_is_damage(spool: DirectorySpool) -> None:
@@ -105,7 +111,7 @@ async def test_a_resume_from_nothing_makes_the_file(spool: DirectorySpool) -> No
     await partial.write(b"abc")
     await partial.seal(ONE)
     await partial.close()
-    assert b"".join(await _all(spool, ONE)) == b"abc"
+    assert b"".join(await _all(spool, b"abc")) == b"abc"
 
 
 async def test_an_upload_that_was_sealed_before_the_crash_is_opened_as_it_is(spool: DirectorySpool) -> None:
@@ -118,7 +124,7 @@ async def test_an_upload_that_was_sealed_before_the_crash_is_opened_as_it_is(spo
         await again.write(b"more")
     await again.seal(ONE)
     await again.close()
-    assert b"".join(await _all(spool, ONE, size=1 << 20)) == content
+    assert b"".join(await _all(spool, content, size=1 << 20)) == content
 
 
 async def test_deleting_is_idempotent_and_takes_sealed_bytes_of_given_up_uploads_too(spool: DirectorySpool) -> None:
@@ -193,7 +199,7 @@ async def test_a_full_device_says_so_and_keeps_what_was_before(tmp_path: Path) -
         partial = DirectoryPartial(
             fd=os.open("/dev/full", os.O_RDWR),
             part=tmp_path / "x.part",
-            final=lambda one: tmp_path / one,
+            names=OwnNames(tmp_path),
             written=(7, 99),
             sealed=False,
             writers=pool,
@@ -211,7 +217,7 @@ async def test_after_a_failed_sync_the_file_is_not_believed_any_more(tmp_path: P
         partial = DirectoryPartial(
             fd=writer,
             part=tmp_path / "x.part",
-            final=lambda one: tmp_path / one,
+            names=OwnNames(tmp_path),
             written=(0, 0),
             sealed=False,
             writers=pool,
@@ -219,7 +225,7 @@ async def test_after_a_failed_sync_the_file_is_not_believed_any_more(tmp_path: P
         )
         with pytest.raises(StoreUnavailable):
             await partial.sync()
-        for step in (partial.sync, lambda: partial.seal("x"), lambda: partial.write(b"x")):
+        for step in (partial.sync, lambda: partial.seal(ONE), lambda: partial.write(b"x")):
             with pytest.raises(SpoolDamaged):
                 await step()
         await partial.close()
@@ -232,7 +238,7 @@ async def test_leaving_a_read_early_closes_the_file(spool: DirectorySpool) -> No
     def open_here() -> int:
         return sum(1 for fd in Path("/proc/self/fd").iterdir() if fd.exists() and fd.resolve() == path)
 
-    pieces = spool.read(ONE, 0, 10)
+    pieces = spool.read(_payload(bytes(100)), 0, 10)
     await anext(pieces)
     assert open_here() == 1
     await pieces.aclose()  # type: ignore[attr-defined]

@@ -33,10 +33,12 @@ from longshore.client.errors import (
     TaskError,
     TaskExpired,
     TaskFailed,
+    TLSError,
     Unauthenticated,
     Unavailable,
 )
 from longshore.client.specs import job_spec, parse_destination, push_spec
+from longshore.client.tls import TLS
 from longshore.client.upload import UploadProgress
 from longshore.client.watch import Watch
 from longshore.v1.admin_service_pb2 import GetStatsResponse, Settlement, Worker
@@ -59,6 +61,7 @@ from longshore.v1.task_pb2 import (
 from longshore.v1.task_service_pb2 import TaskFilter, Upload
 
 __all__ = [
+    "TLS",
     "Aborted",
     "AlreadyExists",
     "AsyncClient",
@@ -87,6 +90,7 @@ __all__ = [
     "ResourceExhausted",
     "Settlement",
     "SourceError",
+    "TLSError",
     "Task",
     "TaskCancelled",
     "TaskError",

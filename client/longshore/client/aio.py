@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import os
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from types import TracebackType
 from typing import Final, Literal, Self, TypeVar
 
+from longshore.client.access import Access
 from longshore.client.connection import Connection, UnaryMethod
-from longshore.client.endpoint import Endpoint, find_token
+from longshore.client.endpoint import Endpoint, find_credential, parse_servers
 from longshore.client.errors import from_task
 from longshore.client.patience import OnWait, Patience
+from longshore.client.servers import Servers, Tour
 from longshore.client.sources import Content, open_source, sha256_of
+from longshore.client.tls import TLS, find_tls
 from longshore.client.upload import OnProgress, Uploading
 from longshore.client.watch import OnTaskProgress, Watch
 from longshore.v1 import admin_service_pb2, task_pb2
@@ -26,15 +29,21 @@ TIMEOUT: Final = 30.0
 """Seconds for one answer, unless the client is told otherwise."""
 PATIENCE: Final = 60.0
 """Seconds to go on trying without getting anywhere, unless the client is told otherwise."""
+_FIRST_ANSWER: Final = 8.0
+"""Seconds for an answer while there are other servers to ask: one that hangs must not use up the whole time."""
 
 
 class AsyncClient:
     """Hands in tasks, follows them and cancels them. Use it with `async with`, inside one event loop.
 
-    `server` is HOST:PORT or unix:PATH, else $LONGSHORE_SERVER, else 127.0.0.1:7465; the token is found as `find_token`
-    says. `timeout`: seconds for an answer to a call that is answered at once. `patience`: seconds in a row without
-    getting anywhere after which a missing or full server is given up; 0 never tries twice; calls that are answered at
-    once try for no longer than `timeout`. `on_wait` is told before each pause.
+    `server` is HOST:PORT or unix:PATH, or several of them (a sequence, or with commas), else $LONGSHORE_SERVER, else
+    127.0.0.1:7465. A name stands for all its addresses. Calls go round the servers that are well, from a random one on.
+    `tls` says how servers are known, else the environment; see `TLS`. The token is found as `find_token` says; that of
+    a data directory is shown to servers on this machine only.
+
+    `timeout`: seconds for an answer to a call that is answered at once. `patience`: seconds in a row without getting
+    anywhere after which missing or full servers are given up; 0 asks each of them once; calls that are answered at once
+    try for no longer than `timeout`. `on_wait` is told before each pause.
 
     Every method raises LongshoreError. Cancelling a method ends the call and never the task.
     """
@@ -42,7 +51,8 @@ class AsyncClient:
     def __init__(
         self,
         *,
-        server: str | Endpoint | None = None,
+        server: str | Endpoint | Sequence[str | Endpoint] | None = None,
+        tls: TLS | None = None,
         token: str | None = None,
         token_file: str | os.PathLike[str] | None = None,
         data_dir: str | os.PathLike[str] | None = None,
@@ -50,12 +60,13 @@ class AsyncClient:
         patience: float = PATIENCE,
         on_wait: OnWait | None = None,
     ) -> None:
-        self._endpoint: Final = server if isinstance(server, Endpoint) else Endpoint.parse(server)
-        self._token: Final = find_token(token=token, token_file=token_file, data_dir=data_dir)
+        self._endpoints: Final = parse_servers(server)
+        found = find_credential(token=token, token_file=token_file, data_dir=data_dir)
+        self._access: Final = Access(tls=tls or find_tls(), token=lambda: found)
         self._timeout: Final = timeout
         self._patience: Final = patience
         self._on_wait: Final = on_wait
-        self._opened: Connection | None = None
+        self._opened: Servers | None = None
         self._closed = False
 
     async def __aenter__(self) -> Self:
@@ -67,7 +78,7 @@ class AsyncClient:
         await self.close()
 
     async def close(self) -> None:
-        """Close the connection; calls that are under way end. The client cannot be used afterwards. Idempotent."""
+        """Close every connection; calls that are under way end. The client cannot be used afterwards. Idempotent."""
         self._closed = True
         opened, self._opened = self._opened, None
         if opened is not None:
@@ -93,7 +104,7 @@ class AsyncClient:
         async with open_source(content) as source:
             digest = await asyncio.to_thread(sha256_of, source) if sha256 == "compute" else sha256
             uploading = Uploading(
-                connection=self._connection,
+                tour=Tour(self._servers),
                 source=source,
                 request_id=request_id or new_request_id(),
                 spec=spec,
@@ -105,7 +116,7 @@ class AsyncClient:
 
     async def get_upload(self, request_id: str) -> pb.Upload:
         """How far an upload got: bytes that are durable, and its tasks once it is complete."""
-        answer = await self._call(self._connection.tasks.GetUpload, pb.GetUploadRequest(request_id=request_id))
+        answer = await self._call(lambda to: to.tasks.GetUpload, pb.GetUploadRequest(request_id=request_id))
         return answer.upload
 
     async def submit(
@@ -113,12 +124,12 @@ class AsyncClient:
     ) -> Sequence[task_pb2.Task]:
         """Make tasks without sending bytes, durable on return: jobs, or pushes of another task's payload."""
         request = pb.SubmitTaskRequest(request_id=request_id or new_request_id(), spec=spec, payload_id=payload_id)
-        answer = await self._call(self._connection.tasks.SubmitTask, request, patience=patience)
+        answer = await self._call(lambda to: to.tasks.SubmitTask, request, patience=patience)
         return tuple(answer.tasks)
 
     async def get(self, task_id: str) -> task_pb2.Task:
         """The task as it is now."""
-        answer = await self._call(self._connection.tasks.GetTask, pb.GetTaskRequest(task_id=task_id))
+        answer = await self._call(lambda to: to.tasks.GetTask, pb.GetTaskRequest(task_id=task_id))
         return answer.task
 
     async def list(
@@ -129,7 +140,7 @@ class AsyncClient:
         request = pb.ListTasksRequest(filter=filter)
         while left is None or left > 0:
             request.page_size = page_size if left is None else min(page_size, left)
-            page = await self._call(self._connection.tasks.ListTasks, request)
+            page = await self._call(lambda to: to.tasks.ListTasks, request)
             for task in page.tasks:
                 yield task
             if left is not None:
@@ -140,7 +151,7 @@ class AsyncClient:
 
     async def attempts(self, task_id: str) -> Sequence[task_pb2.Attempt]:
         """Every attempt of a task, oldest first."""
-        answer = await self._call(self._connection.tasks.ListAttempts, pb.ListAttemptsRequest(task_id=task_id))
+        answer = await self._call(lambda to: to.tasks.ListAttempts, pb.ListAttemptsRequest(task_id=task_id))
         return tuple(answer.attempts)
 
     def watch(
@@ -153,7 +164,7 @@ class AsyncClient:
     ) -> Watch:
         """Every change of a task after a revision, or from the task as it is: once, in order, until it is done."""
         return Watch(
-            connection=lambda: self._connection,
+            tour=Tour(self._servers),
             task_id=task_id,
             after_revision=after_revision,
             patience=self._patience if patience is None else patience,
@@ -180,7 +191,7 @@ class AsyncClient:
     async def cancel(self, task_id: str, *, reason: str = "", expected_revision: int | None = None) -> task_pb2.Task:
         """Ask for the task's end, durably; the task as it then is. Idempotent."""
         request = pb.CancelTaskRequest(task_id=task_id, reason=reason, expected_revision=expected_revision)
-        answer = await self._call(self._connection.tasks.CancelTask, request)
+        answer = await self._call(lambda to: to.tasks.CancelTask, request)
         return answer.task
 
     async def retry(
@@ -193,54 +204,64 @@ class AsyncClient:
             force=force,
             expected_revision=expected_revision,
         )
-        answer = await self._call(self._connection.tasks.RetryTask, request)
+        answer = await self._call(lambda to: to.tasks.RetryTask, request)
         return answer.task
 
     async def stats(self) -> admin_service_pb2.GetStatsResponse:
         """Figures of queues, targets, spool and fleet."""
-        return await self._call(self._connection.admin.GetStats, admin_service_pb2.GetStatsRequest())
+        return await self._call(lambda to: to.admin.GetStats, admin_service_pb2.GetStatsRequest())
 
     async def workers(self) -> Sequence[admin_service_pb2.Worker]:
         """The fleet, sorted by name."""
-        answer = await self._call(self._connection.admin.ListWorkers, admin_service_pb2.ListWorkersRequest())
+        answer = await self._call(lambda to: to.admin.ListWorkers, admin_service_pb2.ListWorkersRequest())
         return tuple(answer.workers)
 
     async def drain_worker(self, session_id: str) -> admin_service_pb2.Worker:
         """Tell a worker to take no more work, finish and leave; the worker as it then is. Idempotent."""
         request = admin_service_pb2.DrainWorkerRequest(session_id=session_id)
-        answer = await self._call(self._connection.admin.DrainWorker, request)
+        answer = await self._call(lambda to: to.admin.DrainWorker, request)
         return answer.worker
 
     async def pause_queue(self, queue: str) -> None:
         """Start no more tasks of a queue; accepting goes on. Idempotent."""
-        await self._call(self._connection.admin.PauseQueue, admin_service_pb2.PauseQueueRequest(queue=queue))
+        await self._call(lambda to: to.admin.PauseQueue, admin_service_pb2.PauseQueueRequest(queue=queue))
 
     async def resume_queue(self, queue: str) -> None:
         """Start tasks of a queue again. Idempotent."""
-        await self._call(self._connection.admin.ResumeQueue, admin_service_pb2.ResumeQueueRequest(queue=queue))
+        await self._call(lambda to: to.admin.ResumeQueue, admin_service_pb2.ResumeQueueRequest(queue=queue))
 
     async def settle(self, task_id: str, *, settlement: admin_service_pb2.Settlement.ValueType) -> task_pb2.Task:
         """Say what became of a commit that no worker could settle; the task as it then is."""
         request = admin_service_pb2.SettleTaskRequest(task_id=task_id, settlement=settlement)
-        answer = await self._call(self._connection.admin.SettleTask, request)
+        answer = await self._call(lambda to: to.admin.SettleTask, request)
         return answer.task
 
-    @property
-    def _connection(self) -> Connection:
-        """Opened when first needed: only then is there a loop to open it in."""
+    def _servers(self) -> Servers:
+        """Made when first needed: only then is there a loop to open connections in."""
         if self._closed:
             raise RuntimeError("the client is closed")
         if self._opened is None:
-            self._opened = Connection(self._endpoint, token=self._token)
+            self._opened = Servers(self._endpoints, self._access)
         return self._opened
 
     async def _call(
-        self, method: UnaryMethod[_Request, _Response], request: _Request, *, patience: float | None = None
+        self,
+        method: Callable[[Connection], UnaryMethod[_Request, _Response]],
+        request: _Request,
+        *,
+        patience: float | None = None,
     ) -> _Response:
         """One call, tried again while that may help."""
         limit = min(self._patience, self._timeout) if patience is None else patience
-        trying = Patience(limit=limit, on_wait=self._on_wait)
-        return await trying.run(lambda: self._connection.call(method, request, seconds=self._timeout))
+        tour = Tour(self._servers)
+        trying = Patience(limit=limit, route=tour, on_wait=self._on_wait)
+
+        async def once() -> _Response:
+            connection = await tour.connection()
+            seconds = min(self._timeout, _FIRST_ANSWER) if tour.elsewhere else self._timeout
+            return await connection.call(method(connection), request, seconds=seconds)
+
+        return await trying.run(once)
 
 
 def new_request_id() -> str:

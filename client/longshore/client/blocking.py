@@ -12,6 +12,7 @@ from longshore.client.endpoint import Endpoint
 from longshore.client.loopthread import BlockingIterator, LoopThread
 from longshore.client.patience import OnWait
 from longshore.client.sources import Content
+from longshore.client.tls import TLS
 from longshore.client.upload import OnProgress
 from longshore.client.watch import OnTaskProgress
 from longshore.v1 import admin_service_pb2, task_pb2
@@ -28,7 +29,8 @@ class Client:
     def __init__(
         self,
         *,
-        server: str | Endpoint | None = None,
+        server: str | Endpoint | Sequence[str | Endpoint] | None = None,
+        tls: TLS | None = None,
         token: str | None = None,
         token_file: str | os.PathLike[str] | None = None,
         data_dir: str | os.PathLike[str] | None = None,
@@ -38,6 +40,7 @@ class Client:
     ) -> None:
         self._client: Final = AsyncClient(
             server=server,
+            tls=tls,
             token=token,
             token_file=token_file,
             data_dir=data_dir,

@@ -9,8 +9,9 @@ from typing import Final, Protocol, TypeVar
 
 import grpc
 
-from longshore.client.endpoint import Endpoint, credentials, open_channel
-from longshore.client.errors import from_rpc_error
+from longshore.client.access import Access, connected, explain
+from longshore.client.endpoint import Endpoint
+from longshore.client.errors import LongshoreError, Unavailable
 from longshore.v1 import admin_service_pb2_grpc, task_service_pb2, task_service_pb2_grpc
 
 _Request = TypeVar("_Request", contravariant=True)
@@ -28,12 +29,18 @@ class UnaryMethod(Protocol[_Request, _Response]):
 
 
 class Connection:
-    """To be made inside a running event loop, and closed there."""
+    """To one server. To be made inside a running event loop, and closed there. Raises ConfigurationError."""
 
-    def __init__(self, endpoint: Endpoint, *, token: str | None) -> None:
-        self.metadata: Final = credentials(token)
-        self._channel: Final = open_channel(endpoint)
+    def __init__(self, endpoint: Endpoint, access: Access) -> None:
+        self.endpoint: Final = endpoint
+        self._access: Final = access
+        self.metadata: Final = access.metadata(endpoint)
+        self.stamp: Final = access.stamp(endpoint)
+        """Which certificates it was opened with."""
+        self._channel: Final = access.open(endpoint)
         self._closed = False
+        self.users = 0
+        """Calls that are under way."""
         self.tasks: Final = task_service_pb2_grpc.TaskServiceStub(self._channel)
         self.admin: Final = admin_service_pb2_grpc.AdminServiceStub(self._channel)
         # Takes requests that are serialized already; see frames.py.
@@ -47,18 +54,39 @@ class Connection:
 
     async def call(self, method: UnaryMethod[_Request, _Response], request: _Request, *, seconds: float) -> _Response:
         """One unary call, within so many seconds. Raises LongshoreError."""
-        with self.telling_close():
+        with self.used():
             try:
                 return await method(request, timeout=seconds, metadata=self.metadata)
             except grpc.aio.AioRpcError as error:
-                raise from_rpc_error(error) from error
+                raise await self.explained(error) from error
+
+    async def ready(self, *, seconds: float) -> None:
+        """Return when it stands, or has failed, which the next call tells. Raises Unavailable when neither happens.
+
+        Without it a call waits for a machine that does not answer for as long as TCP does.
+        """
+        if await connected(self._channel, seconds=seconds) is None:
+            raise Unavailable(
+                f"the server at {self.endpoint} has taken no connection for {seconds:.0f} s", reason="UNREACHABLE"
+            )
+
+    @property
+    def broken(self) -> bool:
+        """It could not be made, and gRPC waits before it tries again; a new channel tries at once."""
+        state = self._channel.get_state()
+        return state in {grpc.ChannelConnectivity.TRANSIENT_FAILURE, grpc.ChannelConnectivity.SHUTDOWN}
+
+    async def explained(self, error: grpc.aio.AioRpcError) -> LongshoreError:
+        """What a call ended with. Certificates that do not fit come from gRPC as a server that cannot be reached."""
+        return await explain(error, endpoint=self.endpoint, tls=self._access.tls_for(self.endpoint))
 
     @contextmanager
-    def telling_close(self) -> Iterator[None]:
+    def used(self) -> Iterator[None]:
         """Around whatever awaits a call: when the channel is closed beneath it, that raises RuntimeError.
 
         grpc.aio raises CancelledError then, which would look as if somebody had cancelled the task that waits.
         """
+        self.users += 1
         try:
             yield
         except asyncio.CancelledError:
@@ -66,6 +94,8 @@ class Connection:
             if self._closed and task is not None and not task.cancelling():
                 raise RuntimeError("the client is closed") from None
             raise
+        finally:
+            self.users -= 1
 
     async def close(self) -> None:
         """Ends every call that is under way."""

@@ -1,4 +1,4 @@
-"""Where the server is, what it is shown to let us in, and a channel to it."""
+"""Where servers are, and the token that they are shown."""
 
 from __future__ import annotations
 
@@ -6,11 +6,9 @@ import ipaddress
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
-
-import grpc
 
 from longshore.client.errors import ConfigurationError
 
@@ -38,11 +36,22 @@ CHANNEL_OPTIONS: Final[Sequence[tuple[str, int]]] = (
     ("grpc.max_reconnect_backoff_ms", 2_000),
     # Every client has a connection of its own: one that is drained or cut takes no other along.
     ("grpc.use_local_subchannel_pool", 1),
-    # Only loopback and unix sockets are spoken to, and a proxy would be asked for them too.
+    # Servers stand in one's own network, and a proxy would be asked for loopback addresses too.
     ("grpc.enable_http_proxy", 0),
 )
 
+_HOST: Final = re.compile(r"[A-Za-z0-9._-]{1,253}")
+_V6: Final = re.compile(r"[0-9A-Fa-f:.]+(%[A-Za-z0-9._-]+)?")
 _TOKEN: Final = re.compile(r"[\x21-\x7e]{1,4096}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Token:
+    """What a server is shown to let us in."""
+
+    value: str = field(repr=False)
+    named: bool
+    """Somebody named it for this purpose; otherwise it was found in a data directory, and is for this machine only."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,13 +61,14 @@ class Endpoint:
     host: str = ""
     port: int = 0
     path: str = ""
+    name: str = ""
+    """The name that `host` is an address of, where it was looked up: certificates are for names."""
 
     @classmethod
     def parse(cls, text: str | None = None, *, environ: Mapping[str, str] = os.environ) -> Endpoint:
         """Read `HOST:PORT`, `[V6]:PORT` or `unix:PATH`; None reads $LONGSHORE_SERVER, else takes the default.
 
-        Raises ConfigurationError, and also for addresses that are not on this machine: the token would cross the
-        network in the clear.
+        Raises ConfigurationError, also for several addresses.
         """
         text = (text if text is not None else environ.get("LONGSHORE_SERVER", "")) or DEFAULT_SERVER
         if text.startswith("unix:"):
@@ -68,29 +78,31 @@ class Endpoint:
                 raise ConfigurationError("unix: wants the path of a socket, as in unix:/run/longshore.sock")
             return cls(path=str(Path(path).absolute()))
         host, colon, port = text.rpartition(":")
-        if host.startswith("[") and host.endswith("]"):
+        bracketed = host.startswith("[") and host.endswith("]")
+        if bracketed:
             host = host[1:-1]
         elif ":" in host:
             raise ConfigurationError(f"{text!r} is no server address; write IPv6 as [::1]:7465")
-        if not (colon and host and port.isascii() and port.isdigit() and 0 < int(port) < 65536):
+        good = _V6.fullmatch(host) if bracketed else _HOST.fullmatch(host)
+        if not (colon and good and port.isascii() and port.isdigit() and 0 < int(port) < 65536):
             raise ConfigurationError(f"{text!r} is no server address; expected HOST:PORT or unix:PATH")
-        endpoint = cls(host=host, port=int(port))
-        if not endpoint.is_local:
-            raise ConfigurationError(
-                f"{text!r} is not on this machine, and this release speaks without TLS: "
-                "use a loopback address or a unix socket, or bring the port here through an SSH tunnel"
-            )
-        return endpoint
+        return cls(host=host, port=int(port))
 
     @property
     def is_local(self) -> bool:
         """Bytes sent there cannot leave this machine."""
         if self.path:
             return True
+        host = self.name or self.host
         try:
-            return ipaddress.ip_address(self.host).is_loopback
+            return ipaddress.ip_address(host).is_loopback
         except ValueError:
-            return self.host == "localhost"
+            return host == "localhost"
+
+    @property
+    def is_name(self) -> bool:
+        """It may have any number of addresses, which have to be looked up."""
+        return not self.path and not self.is_local and not _is_address(self.host)
 
     @property
     def target(self) -> str:
@@ -100,12 +112,34 @@ class Endpoint:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     def __str__(self) -> str:
-        return self.target
+        return f"{self.target} ({self.name})" if self.name else self.target
 
 
-def open_channel(endpoint: Endpoint) -> grpc.aio.Channel:
-    """A channel to the server; needs a running event loop, and is to be closed by the caller."""
-    return grpc.aio.insecure_channel(endpoint.target, options=list(CHANNEL_OPTIONS))
+def parse_servers(
+    servers: str | Endpoint | Sequence[str | Endpoint] | None = None, *, environ: Mapping[str, str] = os.environ
+) -> tuple[Endpoint, ...]:
+    """One or several addresses, as a text with commas or one by one; None reads $LONGSHORE_SERVER, else takes the
+    default. Each once, in their order. Raises ConfigurationError."""
+    if servers is None:
+        servers = environ.get("LONGSHORE_SERVER") or DEFAULT_SERVER
+    found: dict[Endpoint, None] = {}
+    for each in [servers] if isinstance(servers, str | Endpoint) else servers:
+        if isinstance(each, Endpoint):
+            found[each] = None
+            continue
+        texts = [text.strip() for text in each.split(",")]
+        found |= dict.fromkeys(Endpoint.parse(text) for text in texts if text)
+    if not found:
+        raise ConfigurationError("no server address is given; expected HOST:PORT or unix:PATH, several with commas")
+    return tuple(found)
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def credentials(token: str | None) -> tuple[tuple[str, str], ...]:
@@ -134,18 +168,30 @@ def find_token(
     data_dir: str | os.PathLike[str] | None = None,
     environ: Mapping[str, str] = os.environ,
 ) -> str | None:
-    """The token to show.
+    """The token to show, as `find_credential` finds it."""
+    found = find_credential(token=token, token_file=token_file, data_dir=data_dir, environ=environ)
+    return None if found is None else found.value
+
+
+def find_credential(
+    *,
+    token: str | None = None,
+    token_file: str | os.PathLike[str] | None = None,
+    data_dir: str | os.PathLike[str] | None = None,
+    environ: Mapping[str, str] = os.environ,
+) -> Token | None:
+    """The token to show, and whether it was named.
 
     In this order: what is given, $LONGSHORE_TOKEN, $LONGSHORE_TOKEN_FILE, the file `token` in the data directory.
     A file that was named must be readable; the one in the data directory may be missing, and then there is no token.
     Raises ConfigurationError.
     """
     if token is not None:
-        return _checked(token, where="the given token")
+        return Token(value=_checked(token, where="the given token"), named=True)
     named = token_file
     if named is None and data_dir is None:
         if value := environ.get("LONGSHORE_TOKEN"):
-            return _checked(value, where="$LONGSHORE_TOKEN")
+            return Token(value=_checked(value, where="$LONGSHORE_TOKEN"), named=True)
         named = environ.get("LONGSHORE_TOKEN_FILE") or None
     path = Path(named) if named is not None else Path(data_dir or default_data_dir(environ=environ)) / "token"
     try:
@@ -157,7 +203,7 @@ def find_token(
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is no text"
         raise ConfigurationError(f"cannot read the token file {path}: {why}") from error
-    return _checked(text.strip(), where=str(path))
+    return Token(value=_checked(text.strip(), where=str(path)), named=named is not None)
 
 
 def _checked(token: str, *, where: str) -> str:

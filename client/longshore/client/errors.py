@@ -15,6 +15,7 @@
     ├── Unauthenticated       no token, or a wrong one
     ├── PermissionDenied      known, and may not do this
     ├── Unavailable           no server could be reached, or it is leaving: try again
+    │   └── TLSError          no connection that can be trusted: mend certificates or options
     ├── DataLoss              what was spooled is damaged: start anew under another id
     ├── Internal              a defect of the server
     └── TaskError             the task ended otherwise than wished; `task` tells all
@@ -132,6 +133,11 @@ class PermissionDenied(LongshoreError):
 
 class Unavailable(LongshoreError):
     """No server could be reached in the time allowed, or the connection was cut. Try again."""
+
+
+class TLSError(Unavailable):
+    """The server cannot be trusted, or does not trust us, or one side speaks TLS and the other does not. Nothing was
+    sent. The message says which certificate or option to mend; without that another try ends the same way."""
 
 
 class DataLoss(LongshoreError):

@@ -6,9 +6,7 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable
-from typing import Final, TypeVar
-
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
+from typing import Final, Protocol, TypeVar
 
 from longshore.client.errors import Aborted, Internal, LongshoreError, ResourceExhausted, Unavailable
 
@@ -17,7 +15,13 @@ _T = TypeVar("_T")
 FIRST_DELAY: Final = 0.1
 """Seconds before the second try; doubled from try to try."""
 LONGEST_DELAY: Final = 5.0
-"""Seconds. Longer waits only when the server asks for them."""
+"""Seconds between tries at a server that says it cannot. Longer waits only when it asks for them."""
+LONGEST_CUT: Final = 1.0
+"""Seconds between tries where nobody answers, or the connection broke: asking there costs nobody anything, and a server
+that restarts again and again may be up for a second only."""
+
+_LEAVING: Final = frozenset({"DRAINING", "UPLOAD_BROKEN"})
+"""What a server says at the end of a connection, and not because it has too much to do."""
 
 OnWait = Callable[[LongshoreError, float], None]
 """Told before each pause: what went wrong, and how many seconds until the next try."""
@@ -49,28 +53,49 @@ def delay(error: LongshoreError, *, failures: int, jitter: float) -> float:
     Exponential, between half and the whole of each step, so that clients cut together do not come back together. Never
     sooner than the server asked, and up to a quarter later.
     """
-    step = min(FIRST_DELAY * 2.0 ** min(failures - 1, 16), LONGEST_DELAY)
+    cut = isinstance(error, Unavailable | Internal) and (not error.from_server or error.reason in _LEAVING)
+    step = min(FIRST_DELAY * 2.0 ** min(failures - 1, 16), LONGEST_CUT if cut else LONGEST_DELAY)
     own = step * (0.5 + jitter / 2)
     return own if error.retry_after is None else max(own, error.retry_after * (1 + jitter / 4))
+
+
+class Route(Protocol):
+    """The way of a call over several servers."""
+
+    def worked(self) -> None:
+        """The server answers."""
+
+    def failed(self, error: LongshoreError) -> bool:
+        """The server could not do it; whether another one may be asked at once."""
+
+    def rested(self) -> None:
+        """Time has passed: every server may be asked again."""
+
+    @property
+    def hopeless(self) -> bool:
+        """Time will mend none of the answers since the last rest."""
 
 
 class Patience:
     """Goes on trying for `limit` seconds in a row without getting anywhere; `moved()` starts them anew.
 
-    The next try is not waited for when it would come too late: then the error is raised at once. For one caller at a
-    time. A cancellation ends a pause like any other await.
+    A try that fails goes to the next server at once, until all were asked; then comes a pause. The next round is not
+    waited for when it would come too late: then the error is raised at once, and also when every server's certificate
+    is wrong. For one caller at a time. A cancellation ends a pause like any other await.
     """
 
     def __init__(
         self,
         *,
         limit: float,
+        route: Route,
         on_wait: OnWait | None = None,
         clock: Callable[[], float] = time.monotonic,
         jitter: Callable[[], float] = random.random,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._limit: Final = limit
+        self._route: Final = route
         self._on_wait: Final = on_wait
         self._clock: Final = clock
         self._jitter: Final = jitter
@@ -82,37 +107,32 @@ class Patience:
         """Something was achieved: the patience is whole again, and so is the back-off."""
         self._since = self._clock()
         self._failures = 0
+        self._route.worked()
+        self._route.rested()
 
     async def run(self, once: Callable[[], Awaitable[_T]]) -> _T:
         """What `once` returns, over as many tries as it takes. Raises its last error."""
-        retrying = AsyncRetrying(
-            retry=retry_if_exception(may_pass),
-            wait=self._wait,
-            stop=self._stop,
-            before_sleep=self._tell,
-            sleep=self._sleep,
-            reraise=True,
-        )
+        while True:
+            try:
+                answer = await once()
+            except LongshoreError as error:
+                await self._after(error)
+            else:
+                self._route.worked()
+                return answer
 
-        async def attempt() -> _T:
-            # tenacity awaits only what it can see is a coroutine function.
-            return await once()
-
-        return await retrying(attempt)
-
-    def _wait(self, state: RetryCallState) -> float:
+    async def _after(self, error: LongshoreError) -> None:
+        """Return when it is time for the next try; raise the error when there is to be none."""
+        if not may_pass(error):
+            self._route.worked()
+            raise error
+        if self._route.failed(error):
+            return
         self._failures += 1
-        return delay(_error_of(state), failures=self._failures, jitter=self._jitter())
-
-    def _stop(self, state: RetryCallState) -> bool:
-        return self._clock() - self._since + state.upcoming_sleep > self._limit
-
-    def _tell(self, state: RetryCallState) -> None:
+        pause = delay(error, failures=self._failures, jitter=self._jitter())
+        if self._route.hopeless or self._clock() - self._since + pause > self._limit:
+            raise error
         if self._on_wait is not None:
-            self._on_wait(_error_of(state), state.upcoming_sleep)
-
-
-def _error_of(state: RetryCallState) -> LongshoreError:
-    error = state.outcome.exception() if state.outcome is not None else None
-    assert isinstance(error, LongshoreError), error
-    return error
+            self._on_wait(error, pause)
+        await self._sleep(pause)
+        self._route.rested()

@@ -10,9 +10,11 @@ from typing import Any, Final, TypeAlias, TypeVar
 import grpc
 
 from longshore.client.connection import Connection
-from longshore.client.errors import LongshoreError, NotFound, SourceError, Unavailable, from_rpc_error
+from longshore.client.endpoint import Endpoint
+from longshore.client.errors import LongshoreError, NotFound, SourceError, Unavailable
 from longshore.client.frames import Batch, read_batch
 from longshore.client.patience import Patience
+from longshore.client.servers import Tour
 from longshore.client.sources import Source, prefix_crc32c
 from longshore.v1 import task_pb2
 from longshore.v1 import task_service_pb2 as pb
@@ -23,6 +25,8 @@ _Call: TypeAlias = "grpc.aio.StreamUnaryCall[bytes, pb.UploadResponse]"
 _OFFSET_KEY: Final = "longshore-offset"
 _ADMISSION: Final = 30.0
 """Seconds for the server to take or refuse a header."""
+_ADMISSION_ELSEWHERE: Final = 8.0
+"""The same while there are other servers to ask."""
 _STALL: Final = 60.0
 """Seconds for one chunk to be taken off our hands; then the connection is given up and resumed."""
 _SEALING: Final = 300.0
@@ -31,7 +35,7 @@ _SEALING: Final = 300.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UploadProgress:
-    """Where an upload is. After a cut `sent` goes back to what is durable."""
+    """Where an upload is. After a cut `sent` goes back to what is durable, at another server perhaps to nothing."""
 
     sent: int
     """Bytes on their way or there."""
@@ -56,7 +60,7 @@ class Uploading:
     def __init__(
         self,
         *,
-        connection: Connection,
+        tour: Tour,
         source: Source,
         request_id: str,
         spec: task_pb2.TaskSpec,
@@ -64,44 +68,50 @@ class Uploading:
         patience: float,
         progress: OnProgress | None,
     ) -> None:
-        self._connection: Final = connection
+        self._tour: Final = tour
         self._source: Final = source
         self._request_id: Final = request_id
         self._spec: Final = spec
         self._sha256: Final = sha256
         self._progress: Final = progress
-        self._patience: Final = Patience(limit=patience, on_wait=self._waiting)
+        self._patience: Final = Patience(limit=patience, route=tour, on_wait=self._waiting)
         self._sent = 0
-        self._furthest_sent = 0
-        self._furthest_durable = 0
+        self._furthest_sent: dict[Endpoint, int] = {}
+        """By server: another one may have nothing of what the last one had."""
+        self._furthest_durable: dict[Endpoint, int] = {}
         self._ours = False
 
     async def run(self) -> Sequence[task_pb2.Task]:
         """The tasks, one per destination in their order. Raises LongshoreError."""
-        with self._connection.telling_close():
-            response = await self._patience.run(self._once)
+        response = await self._patience.run(self._once)
         return tuple(response.tasks)
 
     async def _once(self) -> pb.UploadResponse:
         """One connection: header, go-ahead, what the server lacks, finish."""
-        call = self._connection.upload(metadata=self._connection.metadata)
+        connection = await self._tour.connection()
+        with connection.used():
+            return await self._over(connection)
+
+    async def _over(self, connection: Connection) -> pb.UploadResponse:
+        call = connection.upload(metadata=connection.metadata)
         end = End(call)
         try:
             offset = await self._admitted(call)
             if offset is not None:
-                if offset > self._furthest_durable:
-                    self._furthest_durable = offset
+                self._tour.stay()
+                if offset > self._furthest_durable.get(connection.endpoint, 0):
+                    self._furthest_durable[connection.endpoint] = offset
                     self._patience.moved()
-                self._moved_to(offset)
-                crc32c = await self._prefix(offset)
-                await self._send(call, offset=offset, crc32c=crc32c)
+                self._moved_to(offset, at=connection.endpoint)
+                crc32c = await self._prefix(connection, offset)
+                await self._send(call, offset=offset, crc32c=crc32c, to=connection.endpoint)
             return await _within(_SEALING, call)
         except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(end.error or error) from error
+            raise await connection.explained(end.error or error) from error
         except asyncio.InvalidStateError as error:
             # A write after the server had ended the call.
             if end.error is not None:
-                raise from_rpc_error(end.error) from error
+                raise await connection.explained(end.error) from error
             raise Unavailable("the server ended the upload before it was complete", reason="CUT") from error
         finally:
             call.cancel()
@@ -116,23 +126,24 @@ class Uploading:
             # A connection of ours that was cut may look alive to the server for a while. A stranger's is left alone.
             take_over=self._ours,
         )
-        await _within(_ADMISSION, call.write(pb.UploadRequest(header=header).SerializeToString()))
-        metadata = await _within(_ADMISSION, call.initial_metadata())
+        patience = min(_ADMISSION, _ADMISSION_ELSEWHERE) if self._tour.elsewhere else _ADMISSION
+        await _within(patience, call.write(pb.UploadRequest(header=header).SerializeToString()))
+        metadata = await _within(patience, call.initial_metadata())
         value = metadata.get(_OFFSET_KEY) if metadata else None
         if value is None:
             return None
         self._ours = True
         return int(value)
 
-    async def _prefix(self, offset: int) -> int:
+    async def _prefix(self, connection: Connection, offset: int) -> int:
         """CRC32C of what the server has, computed here. Raises SourceError when ours is another content."""
         if offset == 0:
             return 0
         if offset > self._source.size:
             raise self._changed(offset)
         try:
-            answer = await self._connection.call(
-                self._connection.tasks.GetUpload, pb.GetUploadRequest(request_id=self._request_id), seconds=_ADMISSION
+            answer = await connection.call(
+                connection.tasks.GetUpload, pb.GetUploadRequest(request_id=self._request_id), seconds=_ADMISSION
             )
         except NotFound:
             upload = pb.Upload()
@@ -151,7 +162,7 @@ class Uploading:
             reason="SOURCE_CHANGED",
         )
 
-    async def _send(self, call: _Call, *, offset: int, crc32c: int) -> None:
+    async def _send(self, call: _Call, *, offset: int, crc32c: int, to: Endpoint) -> None:
         """Chunks from `offset` to the end, and the finish. The next batch is read while one is sent."""
         reading = self._read(offset, crc32c)
         try:
@@ -162,7 +173,7 @@ class Uploading:
                 reading = self._read(batch.end, batch.crc32c)
                 for frame in batch.frames:
                     await _within(_STALL, call.write(frame))
-                self._moved_to(batch.end)
+                self._moved_to(batch.end, at=to)
         finally:
             # A thread cannot be cancelled, and it reads from a descriptor that is about to be closed.
             await asyncio.wait({reading})
@@ -175,11 +186,12 @@ class Uploading:
     def _read(self, offset: int, crc32c: int) -> asyncio.Future[Batch]:
         return asyncio.ensure_future(asyncio.to_thread(read_batch, self._source, offset=offset, crc32c=crc32c))
 
-    def _moved_to(self, offset: int) -> None:
-        # What was sent may be lost again, so it counts once only: a server that keeps nothing is given up in the end.
+    def _moved_to(self, offset: int, *, at: Endpoint) -> None:
+        # What was sent may be lost again, so it counts once at each server: one that keeps nothing is given up in the
+        # end.
         self._sent = offset
-        if offset > self._furthest_sent:
-            self._furthest_sent = offset
+        if offset > self._furthest_sent.get(at, 0):
+            self._furthest_sent[at] = offset
             self._patience.moved()
         if self._progress is not None:
             self._progress(UploadProgress(sent=offset, size=self._source.size))

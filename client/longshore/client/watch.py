@@ -9,8 +9,9 @@ from typing import Final, Self, TypeAlias
 import grpc
 
 from longshore.client.connection import Connection
-from longshore.client.errors import LongshoreError, Unavailable, from_rpc_error
+from longshore.client.errors import LongshoreError, Unavailable
 from longshore.client.patience import OnWait, Patience
+from longshore.client.servers import Tour
 from longshore.v1 import task_pb2
 from longshore.v1 import task_service_pb2 as pb
 
@@ -18,6 +19,8 @@ _Call: TypeAlias = "grpc.aio.UnaryStreamCall[pb.WatchTaskRequest, pb.WatchTaskRe
 
 SILENCE: Final = 45.0
 """Seconds without a message, which a server sends every 15 s, until the connection is given up."""
+SILENCE_ELSEWHERE: Final = 20.0
+"""The same while there are other servers to ask."""
 _READ: Final = 30.0
 
 OnTaskProgress = Callable[[task_pb2.Progress], None]
@@ -34,19 +37,20 @@ class Watch(AsyncIterator[task_pb2.Task]):
     def __init__(
         self,
         *,
-        connection: Callable[[], Connection],
+        tour: Tour,
         task_id: str,
         after_revision: int | None,
         patience: float,
         progress: OnTaskProgress | None,
         on_wait: OnWait | None,
     ) -> None:
-        self._connect: Final = connection
+        self._tour: Final = tour
         self._task_id: Final = task_id
         self._revision = after_revision
         self._progress: Final = progress
-        self._patience: Final = Patience(limit=patience, on_wait=on_wait)
+        self._patience: Final = Patience(limit=patience, route=tour, on_wait=on_wait)
         self._call: _Call | None = None
+        self._connection: Connection | None = None
         self._over = False
 
     @property
@@ -76,35 +80,48 @@ class Watch(AsyncIterator[task_pb2.Task]):
         call, self._call = self._call, None
         if call is not None:
             call.cancel()
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.users -= 1
 
     async def _once(self) -> task_pb2.Task | None:
         """The next revision over one connection; None when there will be none."""
-        connection = self._connect()
-        if self._call is None:
-            request = pb.WatchTaskRequest(task_id=self._task_id, after_revision=self._revision)
-            self._call = connection.tasks.WatchTask(request, metadata=connection.metadata)
+        if self._call is None or self._connection is None:
+            await self._begin()
+        connection, call = self._connection, self._call
+        assert connection is not None
+        assert call is not None
         try:
-            with connection.telling_close():
-                task = await self._next(self._call)
+            with connection.used():
+                task = await self._next(call)
         except grpc.aio.AioRpcError as error:
             await self.aclose()
-            raise from_rpc_error(error) from error
+            raise await connection.explained(error) from error
         except (LongshoreError, asyncio.CancelledError):
             await self.aclose()
             raise
         if task is None:
             await self.aclose()
-            await self._check_finished()
+            await self._check_finished(connection)
         return task
+
+    async def _begin(self) -> None:
+        connection = await self._tour.connection()
+        request = pb.WatchTaskRequest(task_id=self._task_id, after_revision=self._revision)
+        self._call = connection.tasks.WatchTask(request, metadata=connection.metadata)
+        # Between two revisions nobody awaits the call, and the connection is used all the same.
+        connection.users += 1
+        self._connection = connection
 
     async def _next(self, call: _Call) -> task_pb2.Task | None:
         """The next revision, or None at the end of the stream."""
+        silence = min(SILENCE, SILENCE_ELSEWHERE) if self._tour.elsewhere else SILENCE
         while True:
             try:
-                async with asyncio.timeout(SILENCE):
+                async with asyncio.timeout(silence):
                     message = await call.read()
             except TimeoutError:
-                raise Unavailable(f"the server has been silent for {SILENCE:.0f} s", reason="STALLED") from None
+                raise Unavailable(f"the server has been silent for {silence:.0f} s", reason="STALLED") from None
             if message is grpc.aio.EOF:
                 return None
             assert isinstance(message, pb.WatchTaskResponse)
@@ -118,9 +135,8 @@ class Watch(AsyncIterator[task_pb2.Task]):
                     return message.task
             self._patience.moved()
 
-    async def _check_finished(self) -> None:
+    async def _check_finished(self, connection: Connection) -> None:
         """A stream that ends without the terminal revision: there was none after ours, or it was cut short."""
-        connection = self._connect()
         answer = await connection.call(
             connection.tasks.GetTask, pb.GetTaskRequest(task_id=self._task_id), seconds=_READ
         )

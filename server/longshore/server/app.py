@@ -20,9 +20,9 @@ from grpc_reflection.v1alpha import reflection
 from longshore.server import version
 from longshore.server.child import WorkerChild
 from longshore.server.database import make_store, open_store
-from longshore.server.datadir import DataDir, DataDirError
+from longshore.server.datadir import DataDir
+from longshore.server.door import Door
 from longshore.server.edge.admin_service import AdminEngine, AdminService
-from longshore.server.edge.auth import TokenInterceptor
 from longshore.server.edge.task_service import TaskEngine, TaskService
 from longshore.server.edge.worker_service import WorkerService
 from longshore.server.engine.dispatch import Dispatcher
@@ -33,13 +33,12 @@ from longshore.server.engine.submissions import Defaults
 from longshore.server.engine.uploads import UploadLimits, Uploads
 from longshore.server.engine.watch import WatchHub
 from longshore.server.journal import Journal
-from longshore.server.listen import bind
 from longshore.server.model.clock import Clock
-from longshore.server.model.errors import LongshoreError
 from longshore.server.model.events import Policy
 from longshore.server.model.values import State
-from longshore.server.settings import MIB, Settings, check_listen, is_postgres, spool_path
-from longshore.server.spool.directory import DirectorySpool
+from longshore.server.settings import MIB, Settings, is_postgres
+from longshore.server.spool.protocol import Spool
+from longshore.server.spooling import make_spool, open_spool
 from longshore.server.store.commands import Bounds
 from longshore.server.store.limits import LaneLimits
 from longshore.server.store.store import SQLStore
@@ -85,9 +84,9 @@ _SERVICES: Final = tuple(
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A server that serves. `address` is what clients connect to."""
+    """A server that serves. `addresses` are what clients connect to."""
 
-    address: str
+    addresses: tuple[str, ...]
     data_dir: Path
     engine: asyncio.Task[None]
     """The loops behind the services. They end with a defect only, and then there is nothing left to serve."""
@@ -99,7 +98,7 @@ async def serving(settings: Settings, data: DataDir) -> AsyncIterator[Running]:
 
     Raises SettingsError, DataDirError, SchemaMismatch, and LongshoreError where another start may go better.
     """
-    listen = check_listen(settings.listen)
+    door = Door(settings)
     limits, times = settings.limits, settings.times
     store, clock = make_store(
         settings.database,
@@ -107,26 +106,20 @@ async def serving(settings: Settings, data: DataDir) -> AsyncIterator[Running]:
         policy=Policy(cancel_grace=times.cancel_grace, retention=times.retention),
         limits=LaneLimits(instance=limits.instance_tasks, target=limits.target_tasks),
     )
-    folder = spool_path(settings.spool, data.spool)
-    if not is_postgres(settings.database):
-        data.claim_spool(folder)
-    spool = DirectorySpool(root=folder, reserve=limits.disk_reserve)
     async with contextlib.AsyncExitStack() as stack:
         await open_store(store, settings.database)
         stack.push_async_callback(store.close)
+        spool = await make_spool(settings, data, store)
         stack.push_async_callback(spool.close)
+        await open_spool(spool, settings.spool)
+        server = _Server(settings, data, store, spool, clock, door)
         try:
-            await spool.open()
-        except LongshoreError as error:
-            raise DataDirError(f"--spool: {folder} cannot be used: {error.message}") from error
-        server = _Server(settings, data, store, spool, clock)
-        try:
-            address = await server.start(listen)
+            await server.start()
         except BaseException:
             await server.abandon()
             raise
         try:
-            yield Running(address, data.path, server.engine)
+            yield Running(door.addresses, data.path, server.engine)
         finally:
             await server.stop()
 
@@ -134,9 +127,12 @@ async def serving(settings: Settings, data: DataDir) -> AsyncIterator[Running]:
 class _Server:
     """The engine and the edge of one server."""
 
-    def __init__(self, settings: Settings, data: DataDir, store: SQLStore, spool: DirectorySpool, clock: Clock) -> None:
+    def __init__(
+        self, settings: Settings, data: DataDir, store: SQLStore, spool: Spool, clock: Clock, door: Door
+    ) -> None:
         limits, times = settings.limits, settings.times
-        self._settings, self._data, self._clock = settings, data, clock
+        self._settings, self._data, self._clock, self._door = settings, data, clock, door
+        self._store = store
         bounds = Bounds(
             queue_tasks=limits.queue_tasks,
             caller_tasks=limits.caller_tasks or None,
@@ -206,36 +202,42 @@ class _Server:
         assert self._background is not None, "not started"
         return self._background
 
-    async def start(self, listen: str) -> str:
-        """Prepare, begin the loops, then open the door; answers with the address for clients.
+    async def start(self) -> None:
+        """Prepare, begin the loops, then open the door.
 
         After an error, `abandon`."""
         await self._janitor.prepare()
-        server = grpc.aio.server(
-            interceptors=[TokenInterceptor(token=self._data.token())], options=list(CHANNEL_OPTIONS)
-        )
+        lock = await self._door.lock(self._data.token(), self._store, self._clock)
+        server = grpc.aio.server(interceptors=[lock], options=list(CHANNEL_OPTIONS))
         task_service_pb2_grpc.add_TaskServiceServicer_to_server(self._task_service, server)
         worker_service_pb2_grpc.add_WorkerServiceServicer_to_server(WorkerService(self._sessions), server)
         admin_service_pb2_grpc.add_AdminServiceServicer_to_server(self._admin_service, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable_server_reflection((*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
         self._grpc = server
-        address = bind(server, listen)
+        addresses = self._door.open(server)
         self._background = asyncio.create_task(self._run_loops(), name="engine")
         await server.start()
         for name in ("", *_SERVICES):
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
         if self._settings.worker:
-            self._child = self._worker(address)
+            self._child = self._worker(self._door.for_the_child)
             self._child_task = asyncio.create_task(self._child.run(), name="worker child")
-        _log.info("serving", address=address, data_dir=str(self._data.path), version=version.VERSION, pid=os.getpid())
-        return address
+        _log.info(
+            "serving",
+            address=addresses[0],
+            addresses=addresses,
+            data_dir=str(self._data.path),
+            version=version.VERSION,
+            pid=os.getpid(),
+        )
 
     async def _run_loops(self) -> None:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._janitor.run(), name="janitor")
             group.create_task(self._sessions.run(), name="sessions")
             group.create_task(self._dispatcher.run(), name="dispatch")
+            group.create_task(self._door.run(), name="door")
 
     def _worker(self, address: str) -> WorkerChild:
         targets = self._settings.worker_targets or (f"default=directory:{self._data.instances}",)

@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 import sqlalchemy as sa
 
 from longshore.server.datadir import DataDir, DataDirError
 from longshore.server.model.clock import Clock, SystemClock
+from longshore.server.model.errors import StoreUnavailable
 from longshore.server.model.events import Policy
 from longshore.server.settings import SettingsError, is_postgres, sqlite_path, without_password
+from longshore.server.store.dialect import Dialect
 from longshore.server.store.errors import NotDurable
 from longshore.server.store.limits import LaneLimits
-from longshore.server.store.sqlite import SQLiteStore
+from longshore.server.store.sqlite import SQLiteDialect, SQLiteStore
 from longshore.server.store.store import SQLStore
 
-_EXTRA: Final = "--database postgresql://: the driver is missing: `pip install 'longshore[postgres]'`."
+EXTRA: Final = "--database postgresql://: the driver is missing: `pip install 'longshore[postgres]'`."
+
+_TURNED_AWAY: Final = re.compile(
+    r"authentication failed|no password supplied|no pg_hba.conf entry|not permitted to log in"
+    r'|FATAL: +(database|role) ".*" does not exist|permission denied for database|^connection is bad'
+)
+"""Why a connection is not made that no other start mends. Only the text tells, and only of a database that speaks
+English: psycopg has no SQLSTATE of a refused connection."""
+_EACH_HOST: Final = "All failures were:"
 
 
 def make_store(url: str, data: DataDir, *, policy: Policy, limits: LaneLimits) -> tuple[SQLStore, Clock]:
@@ -26,20 +39,71 @@ def make_store(url: str, data: DataDir, *, policy: Policy, limits: LaneLimits) -
         path = sqlite_path(url, data.database)
         data.claim_database(path)
         return SQLiteStore(path=path, clock=clock, policy=policy, limits=limits), clock
-    try:
+    with _driver():
         from longshore.server.store.postgres import PostgresStore
-    except ImportError as error:
-        raise SettingsError(_EXTRA) from error
-    store = PostgresStore(url=url, policy=policy, limits=limits)
+
+        store = PostgresStore(url=url, policy=policy, limits=limits)
     return store, store.clock
 
 
+def make_dialect(url: str, data: DataDir) -> Dialect:
+    """The database for one who serves nobody: no store, no clock. Raises SettingsError, DataDirError."""
+    if not is_postgres(url):
+        path = sqlite_path(url, data.database)
+        data.claim_database(path)
+        return SQLiteDialect(path)
+    with _driver():
+        from longshore.server.store.postgres import PostgresDialect
+
+        return PostgresDialect(url)
+
+
 async def open_store(store: SQLStore, url: str) -> None:
-    """Open it. Raises SettingsError, DataDirError, SchemaMismatch."""
+    """Open it. Raises SettingsError, DataDirError, SchemaMismatch, StoreUnavailable (another start may help)."""
+    with in_operators_words(url):
+        await store.open()
+
+
+@contextmanager
+def in_operators_words(url: str) -> Iterator[None]:
+    """Raises what the database raises as SettingsError, DataDirError and StoreUnavailable, with a message of one line
+    that names the option and tells no password."""
     shown = without_password(url) or "longshore.db in the data directory"
     try:
-        await store.open()
-    except sa.exc.DBAPIError as error:
-        raise DataDirError(f"--database: {shown} cannot be used: {str(error.orig).strip()}.") from error
+        yield
     except NotDurable as error:
         raise SettingsError(f"--database {shown}: {error}") from error
+    except sa.exc.DBAPIError as error:
+        why = _one_line(str(error.orig), url, shown)
+        if not is_postgres(url):
+            raise DataDirError(f"--database: {shown} cannot be used: {why}.") from error
+        if _may_help(error, why):
+            raise StoreUnavailable(f"--database {shown} cannot be reached now: {why}.") from error
+        raise SettingsError(f"--database {shown} cannot be used: {why}.") from error
+
+
+@contextmanager
+def _driver() -> Iterator[None]:
+    try:
+        yield
+    except ImportError as error:
+        raise SettingsError(EXTRA) from error
+
+
+def _may_help(error: sa.exc.DBAPIError, why: str) -> bool:
+    """Whether another start may go better."""
+    from longshore.server.store.postgres import PostgresDialect
+
+    if error.orig is not None and getattr(error.orig, "sqlstate", None) is not None:
+        return PostgresDialect("").is_unavailable(error.orig)
+    return isinstance(error, sa.exc.OperationalError) and not all(map(_TURNED_AWAY.search, _of_each_host(why)))
+
+
+def _of_each_host(why: str) -> list[str]:
+    return why.partition(_EACH_HOST)[2].split("- host: ")[1:] or [why]
+
+
+def _one_line(text: str, url: str, shown: str) -> str:
+    # A statement's error goes on with the statement; libpq quotes a URL that it cannot read as it stands.
+    said = text.partition("\nLINE ")[0].replace(url, shown)
+    return " ".join(said.split()).rstrip(".")

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+import grpc
 import grpc.aio
 
 from longshore.server.settings import SettingsError
@@ -20,13 +21,14 @@ _PROBE: Final = 1.0
 """Seconds to wait for somebody to take a connection."""
 
 
-def bind(server: grpc.aio.Server, listen: str) -> str:
+def bind(server: grpc.aio.Server, listen: str, credentials: grpc.ServerCredentials | None = None) -> str:
     """Open the address, as `check_listen` answered it; answers with the one that it got (a port 0 is filled in).
 
-    A unix socket is for this user only; the token is the second lock. Raises SettingsError.
+    With `credentials` a port speaks TLS. A unix socket never does: it is for this user only, and the token is the
+    second lock. Raises SettingsError.
     """
     if not listen.startswith(_UNIX):
-        port = _add(server, listen)
+        port = _add(server, listen, credentials)
         return f"{listen.rpartition(':')[0]}:{port}"
     path = Path(listen.removeprefix(_UNIX))
     with _alone(path, listen):
@@ -34,14 +36,16 @@ def bind(server: grpc.aio.Server, listen: str) -> str:
         # The mode from the first moment on: a chmod after it would come too late for who connects in between.
         mask = os.umask(0o177)
         try:
-            _add(server, listen)
+            _add(server, listen, None)
         finally:
             os.umask(mask)
     return listen
 
 
-def _add(server: grpc.aio.Server, listen: str) -> int:
+def _add(server: grpc.aio.Server, listen: str, credentials: grpc.ServerCredentials | None) -> int:
     try:
+        if credentials is not None:
+            return server.add_secure_port(listen, credentials)
         return server.add_insecure_port(listen)
     except RuntimeError:
         raise SettingsError(

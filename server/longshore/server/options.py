@@ -1,11 +1,14 @@
-"""Sizes and durations as people write them."""
+"""Sizes, durations and access as people write them."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Final
 
-from longshore.server.settings import SettingsError
+from longshore.server.model.access import Role, check_name, parse_roles
+from longshore.server.settings import SettingsError, TlsFiles
 
 _SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 7 * 86400.0}
 _BYTES: Final = {
@@ -38,3 +41,40 @@ def parse_size(option: str, text: str) -> int:
     if match is None or match[2].lower() not in _BYTES:
         raise SettingsError(f"{option} {text}: write a size such as 500MiB or 10GiB.")
     return int(float(match[1]) * _BYTES[match[2].lower()])
+
+
+def parse_tls(certificate: Path | None, key: Path | None, client_ca: Path | None) -> TlsFiles | None:
+    """What the three options say together; None: no TLS. Raises SettingsError."""
+    if certificate is None or key is None:
+        for option, given, missing in (
+            ("--tls-cert", certificate, "--tls-key"),
+            ("--tls-key", key, "--tls-cert"),
+            ("--tls-client-ca", client_ca, "--tls-cert and --tls-key"),
+        ):
+            if given is not None:
+                raise SettingsError(f"{option} {given}: give {missing} too.")
+        return None
+    return TlsFiles(
+        certificate=certificate.absolute(),
+        key=key.absolute(),
+        client_ca=None if client_ca is None else client_ca.absolute(),
+    )
+
+
+def parse_client_roles(words: Sequence[str], *, client_ca: bool) -> dict[str, frozenset[Role]]:
+    """Roles by name of a client certificate, from `NAME=ROLE[,ROLE]` each. Raises SettingsError."""
+    found: dict[str, frozenset[Role]] = {}
+    for word in words:
+        name, equals, roles = word.rpartition("=")
+        if not equals:
+            raise SettingsError(f"--client-role {word}: write NAME=ROLE, as in spiffe://example.org/worker=work.")
+        try:
+            check_name(name)
+            if name in found:
+                raise ValueError(f"{name} is given twice; write its roles with commas.")
+            found[name] = parse_roles(roles.split(","))
+        except ValueError as error:
+            raise SettingsError(f"--client-role {word}: {error}") from None
+    if found and not client_ca:
+        raise SettingsError("--client-role: clients show certificates with --tls-client-ca FILE only; give that too.")
+    return found

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import ipaddress
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
 from longshore.server.logs import LogFormat, LogLevel
+from longshore.server.model.access import Role
 
 MIB: Final = 1 << 20
 DAY: Final = 24 * 3600.0
 DEFAULT_LISTEN: Final = "127.0.0.1:7465"
+
+
+_USER_SECRET: Final = re.compile(r"(//[^/?#@:]*:)[^/?#]*(@)")
+_PARAMETER_SECRET: Final = re.compile(r"([?&](?:ssl)?password=)[^&#]*")
 
 
 class SettingsError(Exception):
@@ -48,11 +55,24 @@ class Times:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TlsFiles:
+    """PEM files of the TLS listeners. With `client_ca` every client must show a certificate that one in it signed."""
+
+    certificate: Path
+    key: Path
+    client_ca: Path | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """One server's settings."""
 
     data_dir: Path
-    listen: str = DEFAULT_LISTEN
+    listen: tuple[str, ...] = (DEFAULT_LISTEN,)
+    tls: TlsFiles | None = None
+    """Of every listener but unix sockets; None: no TLS, and loopback only."""
+    client_roles: Mapping[str, frozenset[Role]] = field(default_factory=dict)
+    """What a client certificate's name (URI or DNS) may do."""
     database: str = ""
     """`sqlite:///PATH` or a libpq URL `postgresql://...`; empty: longshore.db in the data directory."""
     spool: str = ""
@@ -72,9 +92,20 @@ class Settings:
     worker_concurrency: int = 8
 
 
-def check_listen(address: str) -> str:
-    """The address for gRPC to bind, or SettingsError. Only loopback and unix sockets: there is no TLS yet (P14)."""
-    if address.startswith("unix:"):
+def check_listeners(settings: Settings) -> tuple[str, ...]:
+    """The addresses for gRPC to bind, in the order given. Raises SettingsError."""
+    listeners = tuple(check_listen(address, tls=settings.tls is not None) for address in settings.listen)
+    if not listeners:
+        raise SettingsError(f"--listen: give one address at least, such as {DEFAULT_LISTEN}.")
+    for address in listeners:
+        if listeners.count(address) > 1 and not address.endswith(":0"):
+            raise SettingsError(f"--listen {address}: is given twice.")
+    return listeners
+
+
+def check_listen(address: str, *, tls: bool = False) -> str:
+    """The address for gRPC to bind, or SettingsError. Other machines are let in with TLS only (P14)."""
+    if is_unix(address):
         path = address.removeprefix("unix:").removeprefix("//")
         if not path.startswith("/"):
             raise SettingsError(f"--listen {address}: give an absolute path, as in unix:/run/longshore/longshore.sock.")
@@ -84,13 +115,33 @@ def check_listen(address: str) -> str:
     host, colon, port = address.rpartition(":")
     if not colon or not port.isdigit() or int(port) > 65535:
         raise SettingsError(f"--listen {address}: write HOST:PORT or unix:PATH, as in {DEFAULT_LISTEN}.")
-    if not _is_loopback(host.strip("[]")):
+    if not tls and is_exposed(address):
         raise SettingsError(
-            f"--listen {address}: refused, because {host} can be reached from other machines, and this version "
-            "has neither TLS nor accounts: the token would cross the network in the clear. Listen on "
-            f"{DEFAULT_LISTEN} or on a unix socket, and let other machines come through an SSH tunnel."
+            f"--listen {address}: refused without TLS, because {host or 'it'} can be reached from other machines, and "
+            "tokens would cross the network in the clear. Give --tls-cert FILE and --tls-key FILE, and make a token "
+            f"with `longshored token create NAME --role ROLE`; or listen on {DEFAULT_LISTEN} or on a unix socket."
         )
     return address
+
+
+def is_unix(address: str) -> bool:
+    """A unix socket, which stays plain: only this machine's users get at it."""
+    return address.startswith("unix:")
+
+
+def is_exposed(address: str) -> bool:
+    """Other machines may reach it."""
+    return not is_unix(address) and not _is_loopback(address.rpartition(":")[0].strip("[]"))
+
+
+def way_in(listeners: Sequence[str], *, tls: bool) -> str:
+    """The listener for the worker child, which has a token and no certificates. Raises SettingsError."""
+    for address in (*filter(is_unix, listeners), *(address for address in listeners if not tls)):
+        return address
+    raise SettingsError(
+        "--worker: each --listen wants TLS, which the child has no certificates for. Give it a way of its own: "
+        "--listen unix:/run/longshore/longshore.sock beside the others."
+    )
 
 
 def _is_loopback(host: str) -> bool:
@@ -122,13 +173,7 @@ def sqlite_path(url: str, default: Path) -> Path:
 
 def without_password(url: str) -> str:
     """A URL as it may be shown."""
-    try:
-        parts = urlsplit(url)
-        if parts.password is None:
-            return url
-    except ValueError:
-        return url
-    return parts._replace(netloc=f"{parts.username or ''}:***@{parts.netloc.rpartition('@')[2]}").geturl()
+    return _PARAMETER_SECRET.sub(r"\1***", _USER_SECRET.sub(r"\1***\2", url))
 
 
 def spool_path(url: str, default: Path) -> Path:

@@ -121,6 +121,21 @@ class Agent:
         return self._lease.confirmed
 
     @property
+    def lease_left(self) -> float:
+        """Seconds until the server gives this worker up, as far as is known here."""
+        return self._lease.left
+
+    @property
+    def unanswered(self) -> float:
+        """Seconds that the server has left a heartbeat unacknowledged."""
+        return self._lease.unanswered if self._connected else 0.0
+
+    @property
+    def idle(self) -> bool:
+        """Nothing runs, and the server knows all there is to know."""
+        return not (self._pending or self._running or self._unacked)
+
+    @property
     def busy(self) -> bool:
         """Attempts are waiting or running."""
         return bool(self._pending or self._running)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import re
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from longshore.client.endpoint import default_data_dir
+from longshore.client.tls import TLS
 from longshore.worker.targets import LxdSpec, SpecError, TargetSpec, parse_target
 
 _NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,63}")
@@ -25,8 +26,15 @@ class ConfigError(ValueError):
 class WorkerConfig:
     """Everything that may be set; durations in seconds."""
 
-    server: str | None = None
-    """HOST:PORT or unix:PATH; None: $LONGSHORE_SERVER, else 127.0.0.1:7465."""
+    server: str | Sequence[str] | None = None
+    """HOST:PORT or unix:PATH, or several of them, with commas or as a sequence; None: $LONGSHORE_SERVER, else
+    127.0.0.1:7465."""
+    tls: TLS | None = None
+    """How servers are known, and what they are shown; None: $LONGSHORE_TLS and its like, else nothing on this machine,
+    and the system's roots for servers elsewhere."""
+    rehome: float = 300.0
+    """With several servers: after about so long the worker moves to one of them chosen by chance, so that a fleet
+    spreads over servers that came back; 0: never."""
     targets: tuple[str, ...] = ()
     """As `--target` takes them; see `longshore.worker.targets.spec`."""
     concurrency: int = 8
@@ -34,7 +42,8 @@ class WorkerConfig:
     name: str = ""
     """For people, and for knowing one's own dead predecessor; empty: the host's name."""
     data_dir: Path | None = None
-    """Where the server's token is looked for; None: $LONGSHORE_DATA_DIR, else the user's own."""
+    """Where the server's token is looked for, for servers on this machine; None: $LONGSHORE_DATA_DIR, else the user's
+    own."""
     token: str | None = None
     token_file: Path | None = None
     state_dir: Path | None = None
@@ -54,7 +63,7 @@ class WorkerConfig:
         """The same with its gaps filled. Raises ConfigError."""
         if not 1 <= self.concurrency <= _MOST_THREADS:
             raise ConfigError(f"--concurrency {self.concurrency}: use 1 to {_MOST_THREADS}")
-        for option, value in (("--grace", self.grace), ("--stop-grace", self.stop_grace)):
+        for option, value in (("--grace", self.grace), ("--stop-grace", self.stop_grace), ("--rehome", self.rehome)):
             if not 0 <= value <= 86400:
                 raise ConfigError(f"{option} {value:g}: use 0 to 86400 seconds")
         if self.max_wedged is not None and self.max_wedged < 0:

@@ -8,22 +8,21 @@ from typing import Final
 
 import grpc
 
-from longshore.client.endpoint import Endpoint, credentials, open_channel
+from longshore.client.access import Access, explain
+from longshore.client.endpoint import Endpoint
 from longshore.client.errors import (
     FailedPrecondition,
     InvalidArgument,
     LongshoreError,
     PermissionDenied,
+    TLSError,
     Unauthenticated,
     Unavailable,
-    from_rpc_error,
 )
 from longshore.v1 import worker_service_pb2 as ws
 from longshore.v1 import worker_service_pb2_grpc as ws_grpc
 from longshore.worker.outbox import Outbox
 
-_WELCOME_S: Final = 20.0
-"""Seconds for the server to say welcome: it commits the hello first, and a database may be slow."""
 _FAREWELL_S: Final = 3.0
 """Seconds for the server to end the stream after a goodbye."""
 
@@ -31,26 +30,49 @@ _FAREWELL_S: Final = 3.0
 class Connection:
     """Speaks to one server. `received` is called for each message, in order, and must not block."""
 
-    def __init__(self, endpoint: Endpoint, token: str | None, outbox: Outbox) -> None:
+    def __init__(
+        self, endpoint: Endpoint, access: Access, outbox: Outbox, *, channel: grpc.aio.Channel | None = None
+    ) -> None:
+        """`channel`: one to this server that stands already; it is closed with the connection."""
         self._endpoint = endpoint
-        self._metadata = credentials(token)
+        self._access = access
         self._outbox = outbox
+        self._channel = channel
         self._closing = asyncio.Event()
+        self._why: LongshoreError | None = None
 
     async def run(
         self,
         hello: ws.WorkRequest,
         welcomed: Callable[[ws.Welcome], None],
         received: Callable[[ws.WorkResponse], None],
+        *,
+        patience: float,
     ) -> None:
         """Connect, say hello, and go on until the server ends the stream or the goodbye is said.
 
-        Raises LongshoreError for whatever else ends it. Cancellation ends the stream at once.
+        `patience`: seconds for the server to say welcome. Raises LongshoreError for whatever else ends it. Cancellation
+        ends the stream at once.
         """
-        channel = open_channel(self._endpoint)
-        call = ws_grpc.WorkerServiceStub(channel).Work(metadata=self._metadata)
+        channel = self._channel or self._access.open(self._endpoint)
         try:
-            async with asyncio.timeout(_WELCOME_S):
+            await self._speak(channel, hello, welcomed, received, patience)
+        finally:
+            await channel.close()
+        if self._why is not None:
+            raise self._why
+
+    async def _speak(
+        self,
+        channel: grpc.aio.Channel,
+        hello: ws.WorkRequest,
+        welcomed: Callable[[ws.Welcome], None],
+        received: Callable[[ws.WorkResponse], None],
+        patience: float,
+    ) -> None:
+        call = ws_grpc.WorkerServiceStub(channel).Work(metadata=self._access.metadata(self._endpoint))
+        try:
+            async with asyncio.timeout(patience):
                 await call.write(hello)
                 first = await call.read()
             if not isinstance(first, ws.WorkResponse) or not first.HasField("welcome"):
@@ -59,18 +81,18 @@ class Connection:
             received(first)
             await self._talk(call, received)
         except TimeoutError as error:
-            raise Unavailable(f"no welcome in {_WELCOME_S:.0f} s", reason="NO_WELCOME") from error
+            raise Unavailable(f"no welcome in {patience:.1f} s", reason="NO_WELCOME") from error
         except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error) from error
+            raise await explain(error, endpoint=self._endpoint, tls=self._access.tls_for(self._endpoint)) from error
         except asyncio.InvalidStateError as error:
             # A write on a stream that has ended; its status says more.
             raise Unavailable(f"the stream ended: {await call.details()}", reason=(await call.code()).name) from error
         finally:
             call.cancel()
-            await channel.close()
 
-    def close(self) -> None:
-        """End it soon; `run` returns."""
+    def close(self, why: LongshoreError | None = None) -> None:
+        """End it soon; `run` returns, or raises `why`."""
+        self._why = why
         self._closing.set()
 
     async def _talk(
@@ -117,5 +139,5 @@ class Connection:
 
 
 def is_fatal(error: LongshoreError) -> bool:
-    """Whether connecting again cannot help: somebody has to change a setting."""
-    return isinstance(error, Unauthenticated | PermissionDenied | FailedPrecondition | InvalidArgument)
+    """Whether connecting again cannot help: somebody has to change a setting, or a certificate."""
+    return isinstance(error, Unauthenticated | PermissionDenied | FailedPrecondition | InvalidArgument | TLSError)

@@ -31,6 +31,7 @@ from longshore.worker.threads import Threads
 M = TypeVar("M", bound=Message)
 
 _TRIES: Final = 4
+_LONGEST_PATH: Final = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,6 +126,9 @@ class _Common:
     def _request(
         self, temp: str, method: str, crc32c: int | None, mode: int | None, uid: int | None, gid: int | None
     ) -> ws.GrantRequest:
+        # Refused here: the server would end the whole session, again and again.
+        if temp and (not temp.startswith("/") or "\0" in temp or len(temp) > _LONGEST_PATH):
+            raise ValueError(f"temp {temp!r} is no absolute path of at most {_LONGEST_PATH} characters")
         return ws.GrantRequest(
             attempt=ref_of(self._attempt.key),
             temp=temp,
@@ -178,8 +182,8 @@ class Context(_Common):
         """Return when the server has durably granted the commit. Make the effect visible after this, never without it.
 
         Blocks through disconnects until there is an answer. Raises GrantRefused when the server says no, AttemptStopped
-        when the attempt is told to end meanwhile; in both cases the commit must not and will not happen. `temp` and the
-        rest are what a settling worker needs: see `docs/handlers.md`.
+        when the attempt is told to end meanwhile; in both cases the commit must not and will not happen. `temp` (an
+        absolute path, or ValueError) and the rest are what a settling worker needs: see `docs/handlers.md`.
         """
         self._attempt.commit(self._request(temp, method, crc32c, mode, uid, gid)).result()
 

@@ -32,6 +32,17 @@ class Lease:
         """It has not ended, as of the last look."""
         return self._end is not None
 
+    @property
+    def left(self) -> float:
+        """Seconds until it ends, as far as is known here; 0 when it has."""
+        return 0.0 if self._end is None else max(0.0, self._end - self._lease_clock())
+
+    @property
+    def unanswered(self) -> float:
+        """Seconds that the oldest heartbeat waits for its acknowledgement."""
+        oldest = next(iter(self._sent.values()), None)
+        return 0.0 if oldest is None else self._lease_clock() - oldest
+
     def begin(self, seconds: float) -> int:
         """A connection stands, and this is its lease. Returns the first heartbeat to send."""
         self._seconds = max(0.1, seconds)
@@ -40,10 +51,10 @@ class Lease:
         return self.beat()
 
     def beat(self) -> int:
-        """A heartbeat is being sent: its number. The next one is due a quarter of the lease later."""
+        """A heartbeat is being sent: its number. The next one is due a sixth of the lease later."""
         self._sequence += 1
         self._sent[self._sequence] = self._lease_clock()
-        self._due_at = self._clock() + self._seconds / 4
+        self._due_at = self._clock() + self._seconds / 6
         return self._sequence
 
     def due(self) -> bool:

@@ -1,4 +1,4 @@
-"""Keeping the session connected: hello, reconnects, goodbye."""
+"""Keeping the session connected: hello, reconnects, other servers, goodbye."""
 
 from __future__ import annotations
 
@@ -8,14 +8,17 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+import grpc
 import structlog
 
+from longshore.client.access import Access, connected
 from longshore.client.endpoint import Endpoint
-from longshore.client.errors import LongshoreError
+from longshore.client.errors import LongshoreError, Unavailable
 from longshore.v1 import worker_service_pb2 as ws
 from longshore.worker.agent import Agent
 from longshore.worker.connection import Connection, is_fatal
 from longshore.worker.outbox import Outbox
+from longshore.worker.route import Route
 
 _log: Final = structlog.stdlib.get_logger("longshore.worker")
 
@@ -24,6 +27,9 @@ _TRIES_IN_A_LEASE: Final = 4
 """A server that comes back gives its sessions one lease: several tries must fit into it."""
 _STOOD_S: Final = 5.0
 """A connection that stood this long was good: the next failure counts as the first."""
+_SPOKE_LEASES: Final = 2.0
+_LOOK_S: Final = 0.1
+_CONNECT_S: Final = 3.0
 
 
 class Link:
@@ -32,20 +38,26 @@ class Link:
     def __init__(
         self,
         *,
-        endpoint: Endpoint,
-        token: Callable[[], str | None],
+        route: Route,
+        access: Access,
         agent: Agent,
         outbox: Outbox,
         hello: Callable[[], ws.Hello],
         welcomed: Callable[[ws.Hello], None],
+        rehome: float,
     ) -> None:
-        self._endpoint = endpoint
-        self._token = token
+        """`rehome`: seconds after which, about, another server is chosen by chance; 0: never."""
+        self._route = route
+        self._access = access
         self._agent = agent
         self._outbox = outbox
         self._hello = hello
         self._welcomed = welcomed
+        self._rehome = rehome
+        self._endpoint: Endpoint | None = None
         self._connection: Connection | None = None
+        self._prepared: tuple[Endpoint, grpc.aio.Channel] | None = None
+        self._moving = False
         self._cut = asyncio.Event()
         self._cut.set()
         self._ever = False
@@ -56,27 +68,54 @@ class Link:
         """The server has said welcome, and the stream has not ended since."""
         return not self._cut.is_set()
 
-    async def run(self) -> None:
-        """Connect again and again. The first time at once, then after up to 5 s, or a part of the lease.
+    @property
+    def endpoint(self) -> Endpoint:
+        """The server that the session is with, or was with last. Raises RuntimeError before the first connection."""
+        if self._endpoint is None:
+            raise RuntimeError("there was no connection yet")
+        return self._endpoint
 
-        Raises LongshoreError when the very first hello is refused in a way that only a person can mend. Once it has
-        been welcomed it never gives up: what it holds may be wanted again when the server is back in order.
+    async def run(self) -> None:
+        """Connect again and again: to the next server at once, and after each round of them with a pause of up to 5 s,
+        or a part of the lease.
+
+        Raises LongshoreError when the very first hello is refused, by every server, in a way that only a person can
+        mend. Once it has been welcomed it never gives up: what it holds may be wanted again when a server is back in
+        order.
         """
-        failures = 0
+        rounds, fatal = 0, True
         while not self._left.is_set():
             began = time.monotonic()
             try:
-                await self._once()
-                _log.info("session.ended", server=str(self._endpoint))
+                await self._at_next(rounds, began)
+                fatal = False
             except LongshoreError as error:
-                if is_fatal(error) and not self._ever:
+                fatal = fatal and is_fatal(error)
+                if fatal and not self._ever and self._route.over:
                     raise
                 level = _log.error if is_fatal(error) else _log.warning
-                level("session.cut", server=str(self._endpoint), error=str(error), tries=failures)
+                level("session.cut", server=str(self._endpoint), error=str(error), tries=rounds)
             if self._left.is_set():
                 return
-            failures = 0 if time.monotonic() - began > _STOOD_S else failures + 1
-            await asyncio.sleep(pause(failures, most=min(_LONGEST_PAUSE_S, self._agent.lease / _TRIES_IN_A_LEASE)))
+            if self._moving or time.monotonic() - began > _STOOD_S:
+                rounds = 0
+            elif self._route.over:
+                rounds, fatal = rounds + 1, True
+            if self._route.over and not self._moving:
+                await asyncio.sleep(pause(rounds, most=min(_LONGEST_PAUSE_S, self._agent.lease / _TRIES_IN_A_LEASE)))
+
+    async def _at_next(self, rounds: int, began: float) -> None:
+        """A connection to the next server, from its beginning to its end."""
+        self._moving = False
+        endpoint = self._endpoint = await self._route.next()
+        try:
+            await self._once(endpoint, rounds)
+            _log.info("session.ended", server=str(endpoint))
+        finally:
+            if self._moving:
+                self._route.moved(endpoint)
+            else:
+                self._route.ended(endpoint, stood=time.monotonic() - began > _STOOD_S)
 
     async def goodbye(self, *, patience: float) -> None:
         """Say goodbye, if there is anybody to say it to, and end. At most `patience` seconds."""
@@ -91,18 +130,31 @@ class Link:
             _log.warning("session.goodbye_unanswered", server=str(self._endpoint))
 
     def renew(self) -> None:
-        """Connect anew, because the hello has changed."""
-        if self.standing and self._connection is not None:
+        """Connect anew to the same server, because the hello has changed."""
+        if self.standing and self._endpoint is not None:
+            self._move(self._endpoint)
+
+    def _move(self, endpoint: Endpoint) -> None:
+        if self._connection is not None:
+            self._moving = True
+            self._route.want(endpoint)
             self._connection.close()
 
-    async def _once(self) -> None:
+    async def _once(self, endpoint: Endpoint, rounds: int) -> None:
         hello = self._hello()
-        connection = self._connection = Connection(self._endpoint, self._token(), self._outbox)
+        prepared, self._prepared = self._prepared, None
+        channel = prepared[1] if prepared is not None and prepared[0] == endpoint else None
+        if prepared is not None and channel is None:
+            await prepared[1].close()
+        connection = self._connection = Connection(endpoint, self._access, self._outbox, channel=channel)
+        lease = self._agent.lease if self._ever else None
+        patience = self._route.welcome(lease=lease, left=self._agent.lease_left, rounds=rounds)
 
         def welcomed(welcome: ws.Welcome) -> None:
             self._ever = True
             self._cut.clear()
-            _log.info("session.welcome", server=str(self._endpoint), epoch=welcome.epoch, held=len(hello.held))
+            self._route.welcomed(endpoint)
+            _log.info("session.welcome", server=str(endpoint), epoch=welcome.epoch, held=len(hello.held))
             self._agent.welcomed(welcome)
             self._welcomed(hello)
 
@@ -111,12 +163,66 @@ class Link:
                 _log.info("session.go_away", reason=message.go_away.reason)
             self._agent.received(message)
 
+        listening = asyncio.create_task(self._listen(connection), name="listen")
         try:
-            await connection.run(ws.WorkRequest(hello=hello, credits=self._agent.credits()), welcomed, received)
+            await connection.run(
+                ws.WorkRequest(hello=hello, credits=self._agent.credits()), welcomed, received, patience=patience
+            )
         finally:
+            listening.cancel()
             self._cut.set()
             self._connection = None
             self._agent.disconnected()
+
+    async def _listen(self, connection: Connection) -> None:
+        """End a connection whose heartbeats nobody acknowledges, while there is another server to go to."""
+        began = time.monotonic()
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            lease, unanswered = self._agent.lease, self._agent.unanswered
+            limit = self._route.silence(lease)
+            if limit is not None and unanswered > limit:
+                self._route.fell_silent()
+                connection.close(
+                    Unavailable(f"the server has acknowledged no heartbeat for {unanswered:.1f} s", reason="SILENT")
+                )
+                return
+            if unanswered < lease / 2 and time.monotonic() - began > _SPOKE_LEASES * lease:
+                self._route.spoke()
+
+    async def wander(self) -> None:
+        """Now and then go to another server, chosen by chance, so that a fleet spreads over those that came back. Until
+        cancelled."""
+        while self._rehome > 0:
+            await asyncio.sleep(self._rehome * random.uniform(0.5, 1.5))
+            if not (self._route.several and self.standing):
+                continue
+            other = self._route.elsewhere(self.endpoint)
+            if other is None or not await self._idle() or self._agent.leaving.is_set():
+                continue
+            try:
+                channel = self._access.open(other)
+            except LongshoreError as error:
+                _log.warning("session.no_rehome", server=str(other), error=str(error))
+                continue
+            try:
+                if await connected(channel, seconds=_CONNECT_S) and self.standing:
+                    _log.info("session.rehome", server=str(other))
+                    self._prepared = other, channel
+                    self._move(other)
+                    continue
+            except BaseException:
+                await channel.close()
+                raise
+            self._route.unreachable(other)
+            await channel.close()
+
+    async def _idle(self) -> bool:
+        """Wait for a moment in which nothing runs, for a while. A busy worker moves with what it holds."""
+        end = time.monotonic() + self._rehome
+        while time.monotonic() < end and self.standing and not self._agent.idle:  # noqa: ASYNC110 - seldom, and short
+            await asyncio.sleep(_LOOK_S)
+        return self.standing
 
 
 def pause(failures: int, *, most: float = _LONGEST_PAUSE_S) -> float:

@@ -13,6 +13,7 @@ import structlog
 import typer
 
 from longshore.client.errors import LongshoreError
+from longshore.client.tls import find_tls
 from longshore.worker import log
 from longshore.worker.config import ConfigError, WorkerConfig, default_name
 from longshore.worker.handlers import Registry
@@ -29,8 +30,42 @@ def _env(name: str, *others: str) -> list[str]:
 def serve(
     server: Annotated[
         str | None,
-        typer.Option(envvar=_env("SERVER", "LONGSHORE_SERVER"), help="HOST:PORT or unix:PATH. [127.0.0.1:7465]"),
+        typer.Option(
+            envvar=_env("SERVER", "LONGSHORE_SERVER"),
+            metavar="HOST:PORT|unix:PATH[,…]",
+            help="The server; several with commas, or a name with several addresses. [127.0.0.1:7465]",
+        ),
     ] = None,
+    tls: Annotated[
+        bool,
+        typer.Option(
+            "--tls", envvar=_env("TLS", "LONGSHORE_TLS"), help="TLS on loopback addresses too; elsewhere always."
+        ),
+    ] = False,
+    tls_ca: Annotated[
+        Path | None,
+        typer.Option(
+            envvar=_env("TLS_CA", "LONGSHORE_TLS_CA"), help="CA of the servers' certificates. [whom this system trusts]"
+        ),
+    ] = None,
+    tls_cert: Annotated[
+        Path | None,
+        typer.Option(envvar=_env("TLS_CERT", "LONGSHORE_TLS_CERT"), help="Our certificate, for servers that want one."),
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option(envvar=_env("TLS_KEY", "LONGSHORE_TLS_KEY"), help="Its key.")] = None,
+    tls_server_name: Annotated[
+        str,
+        typer.Option(
+            envvar=_env("TLS_SERVER_NAME", "LONGSHORE_TLS_SERVER_NAME"),
+            help="Name that the servers' certificates must have. [the address's]",
+        ),
+    ] = "",
+    rehome: Annotated[
+        float,
+        typer.Option(
+            envvar=_env("REHOME"), help="With several servers, seconds until another may be chosen. 0: stay with one."
+        ),
+    ] = 300.0,
     target: Annotated[
         list[str] | None,
         typer.Option(
@@ -101,21 +136,23 @@ def serve(
     log.configure(worker=name or default_name(), style=log_format, level=log_level if known else "info")
     if not known:
         _refuse(f"--log-level {log_level!r}: use {', '.join(log.LEVELS)}")
-    settings = WorkerConfig(
-        server=server,
-        targets=tuple(target or ()),
-        concurrency=concurrency,
-        name=name,
-        data_dir=data_dir,
-        token_file=token_file,
-        state_dir=state_dir,
-        temp_dir=temp_dir,
-        allow_files_api=allow_files_api,
-        grace=grace,
-        stop_grace=stop_grace,
-        max_wedged=max_wedged,
-    )
     try:
+        settings = WorkerConfig(
+            server=server,
+            tls=find_tls(tls=tls, ca=tls_ca, cert=tls_cert, key=tls_key, server_name=tls_server_name, environ={}),
+            rehome=rehome,
+            targets=tuple(target or ()),
+            concurrency=concurrency,
+            name=name,
+            data_dir=data_dir,
+            token_file=token_file,
+            state_dir=state_dir,
+            temp_dir=temp_dir,
+            allow_files_api=allow_files_api,
+            grace=grace,
+            stop_grace=stop_grace,
+            max_wedged=max_wedged,
+        )
         worker = Worker(load(handlers) if handlers else None, settings)
     except (ConfigError, LongshoreError) as error:
         _refuse(str(error))

@@ -20,7 +20,10 @@ import google_crc32c
 import grpc
 import grpc.experimental
 
-from longshore.client.endpoint import CHANNEL_OPTIONS, Endpoint, credentials
+from longshore.client.access import Access
+from longshore.client.endpoint import CHANNEL_OPTIONS, Endpoint
+from longshore.client.errors import LongshoreError
+from longshore.client.tls import Stamp
 from longshore.v1 import task_pb2
 from longshore.v1 import worker_service_pb2 as ws
 from longshore.worker.attempts import Attempt, ref_of
@@ -58,12 +61,12 @@ class Downloads(Protocol):
 class GrpcDownloads:
     """`DownloadPayload`, resumed at the next byte after a cut. Safe to use from many threads."""
 
-    def __init__(self, endpoint: Endpoint, token: Callable[[], str | None], session_id: str) -> None:
-        self._endpoint = endpoint
-        self._token = token
+    def __init__(self, access: Access, here: Callable[[], Endpoint], session_id: str) -> None:
+        self._access = access
+        self._here = here
         self._session_id = session_id
         self._lock = threading.Lock()
-        self._channel: grpc.Channel | None = None
+        self._channels: dict[Endpoint, tuple[grpc.Channel, Stamp]] = {}
         self._closed = False
 
     def open(self, attempt: Attempt, offset: int) -> Generator[bytes]:
@@ -95,24 +98,42 @@ class GrpcDownloads:
         """Cut every download, for good."""
         with self._lock:
             self._closed = True
-            channel, self._channel = self._channel, None
-        if channel is not None:
+            channels, self._channels = self._channels, {}
+        for channel, _ in channels.values():
             channel.close()
 
-    def _call(self, attempt: Attempt, offset: int) -> Generator[bytes]:
+    def _channel(self, endpoint: Endpoint) -> grpc.Channel:
+        """To this server, with the certificates as they are now."""
         with self._lock:
             if self._closed:
                 raise AttemptStopped(StopReason.DRAIN)
-            if self._channel is None:
-                self._channel = grpc.insecure_channel(self._endpoint.target, options=_OPTIONS)
-            # The generated stub's types are those of grpc.aio.
-            download = self._channel.unary_stream(
-                _DOWNLOAD,
-                request_serializer=ws.DownloadPayloadRequest.SerializeToString,
-                response_deserializer=ws.DownloadPayloadResponse.FromString,
-            )
+            stamp = self._access.stamp(endpoint)
+            known = self._channels.get(endpoint)
+            if known is not None and (known[1] == stamp or not self._access.usable(endpoint)):
+                return known[0]
+            try:
+                channel = self._access.open_blocking(endpoint, _OPTIONS)
+            except LongshoreError as error:
+                raise TransientError(Reason.PAYLOAD_UNAVAILABLE, str(error)) from error
+            self._channels[endpoint] = channel, stamp
+        if known is not None:
+            # Whoever still reads from it resumes on the new one.
+            known[0].close()
+        return channel
+
+    def _call(self, attempt: Attempt, offset: int) -> Generator[bytes]:
+        endpoint = self._here()
+        # The generated stub's types are those of grpc.aio.
+        download = self._channel(endpoint).unary_stream(
+            _DOWNLOAD,
+            request_serializer=ws.DownloadPayloadRequest.SerializeToString,
+            response_deserializer=ws.DownloadPayloadResponse.FromString,
+        )
         request = ws.DownloadPayloadRequest(session_id=self._session_id, attempt=ref_of(attempt.key), offset=offset)
-        call: Any = download(request, metadata=credentials(self._token()))
+        try:
+            call: Any = download(request, metadata=self._access.metadata(endpoint))
+        except ValueError as error:
+            raise _Cut("the channel was closed: its certificates were replaced, or the worker ends") from error
         forget = attempt.on_stop(call.cancel)
         try:
             for response in call:

@@ -14,7 +14,9 @@ from typing import Final
 
 import structlog
 
-from longshore.client.endpoint import Endpoint, find_token
+from longshore.client.access import Access
+from longshore.client.endpoint import Token, find_credential, parse_servers
+from longshore.client.tls import find_tls
 from longshore.v1 import worker_service_pb2 as ws
 from longshore.worker import config as settings
 from longshore.worker import log
@@ -29,6 +31,7 @@ from longshore.worker.mailbox import Mailbox
 from longshore.worker.outbox import Outbox
 from longshore.worker.parent import stop_with
 from longshore.worker.payloads import GrpcDownloads, PayloadFolder
+from longshore.worker.route import Route
 from longshore.worker.runner import Runner
 from longshore.worker.slots import Slot
 from longshore.worker.targets import Target, open_target
@@ -75,9 +78,11 @@ class Worker:
             self._registry.update(registry)
         if self._specs:
             _add_file_push(self._registry)
-        self._endpoint = Endpoint.parse(self._config.server)
-        self._shown: str | None = None
-        self._token()
+        self._servers = parse_servers(self._config.server)
+        self._shown: Token | None = None
+        self._read_token()
+        self._access = Access(tls=self._config.tls or find_tls(), token=lambda: self._shown)
+        self._access.check(self._servers)
         self._agent: Agent | None = None
         self._stops = 0
         self._signalled: float | None = None
@@ -163,18 +168,19 @@ class Worker:
         agent = self._agent = Agent(
             registry=self._registry, limits=limits, mailbox=mailbox, outbox=outbox, outside=chores
         )
-        downloads = GrpcDownloads(self._endpoint, lambda: self._shown, self.session_id)
+        downloads = GrpcDownloads(self._access, lambda: link.endpoint, self.session_id)
         threads = Threads("longshore-handler")
         around = Surroundings(downloads=downloads, folder=folder, threads=threads, targets=targets)
         runner = Runner(around, agent.ended)
         agent.attach(runner)
         link = Link(
-            endpoint=self._endpoint,
-            token=self._token,
+            route=Route(self._servers),
+            access=self._access,
             agent=agent,
             outbox=outbox,
             hello=lambda: self._hello(agent, slot, identities),
             welcomed=lambda hello: slot.told(tuple(hello.dead_sessions)),
+            rehome=self._config.rehome,
         )
         if self._stops:
             agent.leave(grace=self._config.grace)
@@ -200,6 +206,7 @@ class Worker:
             asyncio.create_task(link.run(), name="link"),
             asyncio.create_task(_tick(agent), name="tick"),
             asyncio.create_task(_keep_learning(identities, link, mailbox), name="identities"),
+            asyncio.create_task(link.wander(), name="rehome"),
         )
         try:
             done, _ = await asyncio.wait(tasks[:3], return_when=asyncio.FIRST_COMPLETED)
@@ -238,6 +245,7 @@ class Worker:
             await _wait(learned, left)
 
     def _hello(self, agent: Agent, slot: Slot, identities: Identities) -> ws.Hello:
+        self._read_token()
         known = identities.known()
         return ws.Hello(
             protocol_version=PROTOCOL_VERSION,
@@ -250,12 +258,11 @@ class Worker:
             dead_sessions=slot.dead_sessions,
         )
 
-    def _token(self) -> str | None:
-        """Read anew for each connection: the server makes its token at its first start, which may come after ours."""
-        self._shown = find_token(
+    def _read_token(self) -> None:
+        """Anew for each connection: the server makes its token at its first start, which may come after ours."""
+        self._shown = find_credential(
             token=self._config.token, token_file=self._config.token_file, data_dir=self._config.data_dir
         )
-        return self._shown
 
 
 async def _close_all(targets: Mapping[str, Target], threads: Threads) -> None:

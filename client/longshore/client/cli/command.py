@@ -24,8 +24,50 @@ ServerOption: TypeAlias = Annotated[
     str | None,
     typer.Option(
         "--server",
-        metavar="HOST:PORT|unix:PATH",
-        help="The server. Default: $LONGSHORE_SERVER, else 127.0.0.1:7465.",
+        metavar="HOST:PORT|unix:PATH[,…]",
+        help="The server, or several. Default: $LONGSHORE_SERVER, else 127.0.0.1:7465.",
+        rich_help_panel=_CONNECTION,
+    ),
+]
+TLSOption: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--tls",
+        help="TLS on loopback addresses too; elsewhere always. Default: $LONGSHORE_TLS, or if a --tls-… is given.",
+        rich_help_panel=_CONNECTION,
+        show_default=False,
+    ),
+]
+TLSCAOption: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        "--tls-ca",
+        metavar="FILE",
+        help="CA of the server's certificate. Default: $LONGSHORE_TLS_CA, else whom this system trusts.",
+        rich_help_panel=_CONNECTION,
+    ),
+]
+TLSCertOption: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        "--tls-cert",
+        metavar="FILE",
+        help="Our certificate, for servers that want one. Default: $LONGSHORE_TLS_CERT.",
+        rich_help_panel=_CONNECTION,
+    ),
+]
+TLSKeyOption: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        "--tls-key", metavar="FILE", help="Its key. Default: $LONGSHORE_TLS_KEY.", rich_help_panel=_CONNECTION
+    ),
+]
+TLSServerNameOption: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        "--tls-server-name",
+        metavar="NAME",
+        help="Name that the server's certificate must have. Default: $LONGSHORE_TLS_SERVER_NAME, else the address's.",
         rich_help_panel=_CONNECTION,
     ),
 ]
@@ -34,7 +76,8 @@ TokenFileOption: TypeAlias = Annotated[
     typer.Option(
         "--token-file",
         metavar="FILE",
-        help="File with the token. Default: $LONGSHORE_TOKEN[_FILE], else `token` in the data directory.",
+        help="File with the token. Default: $LONGSHORE_TOKEN[_FILE], else `token` in the data directory, which is for "
+        "servers on this machine only.",
         rich_help_panel=_CONNECTION,
     ),
 ]
@@ -59,6 +102,11 @@ OutputOption: TypeAlias = Annotated[
 
 _COMMON: Final = {
     "server": (ServerOption, None),
+    "tls": (TLSOption, False),
+    "tls_ca": (TLSCAOption, None),
+    "tls_cert": (TLSCertOption, None),
+    "tls_key": (TLSKeyOption, None),
+    "tls_server_name": (TLSServerNameOption, ""),
     "token_file": (TokenFileOption, None),
     "data_dir": (DataDirOption, None),
     "output": (OutputOption, Output.TEXT),

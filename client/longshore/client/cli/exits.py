@@ -84,6 +84,8 @@ def code_for_tasks(tasks: Iterable[task_pb2.Task]) -> ExitCode:
 def explain(error: errors.LongshoreError, *, server: str, token: str) -> list[str]:
     """What is wrong, and a remedy where there is one: one line or two. `token` tells what was shown to the server."""
     match error:
+        case errors.TLSError():
+            return [_sentence(error.message)]
         case errors.Unavailable() if not error.from_server:
             return [
                 f"cannot reach the server at {server}{_cause(error)}",
@@ -107,7 +109,7 @@ def explain(error: errors.LongshoreError, *, server: str, token: str) -> list[st
 
 def brief(error: errors.LongshoreError) -> str:
     """What is in the way, in a few words, for when it is tried again."""
-    if isinstance(error, errors.Unavailable) and not error.from_server:
+    if isinstance(error, errors.Unavailable) and not error.from_server and not isinstance(error, errors.TLSError):
         return f"the server does not answer{_cause(error)}"
     return f"{_sentence(error.message)} ({error.reason})"
 

@@ -17,8 +17,9 @@ _MIB: Final = 1 << 20
 def prepare() -> None:
     """Before the first channel is opened."""
     _keep_buffers_on_the_heap()
-    # gRPC tells of each connection that a server closes, on standard error and in its own words.
-    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    # gRPC tells of each connection that is closed, and of each certificate that does not fit, on standard error and in
+    # its own words.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 
 def _keep_buffers_on_the_heap() -> None:

@@ -18,9 +18,10 @@ from rich.markup import escape
 from longshore.client.aio import TIMEOUT, AsyncClient
 from longshore.client.cli.exits import ExitCode, as_json, code_for, explain
 from longshore.client.cli.jsonform import to_json
-from longshore.client.endpoint import Endpoint, default_data_dir
+from longshore.client.endpoint import Endpoint, default_data_dir, parse_servers
 from longshore.client.errors import LongshoreError
 from longshore.client.patience import OnWait
+from longshore.client.tls import TLS, find_tls
 
 _WIDE: Final = 10_000
 """Columns when nobody looks: lines in a pipe are never folded."""
@@ -50,9 +51,14 @@ class Session:
     """The options that every command takes, and the two streams it prints to."""
 
     server: str | None
-    token_file: Path | None
-    data_dir: Path | None
-    output: Output
+    tls: bool = False
+    tls_ca: Path | None = None
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    tls_server_name: str = ""
+    token_file: Path | None = None
+    data_dir: Path | None = None
+    output: Output = Output.TEXT
     out: Console = field(default_factory=lambda: _console(stderr=False))
     err: Console = field(default_factory=lambda: _console(stderr=True))
     interrupted: list[Callable[[], Iterable[str]]] = field(default_factory=list)
@@ -62,6 +68,7 @@ class Session:
         """A client as the options say. A person who looks wants an answer now, so there is no patience by default."""
         return AsyncClient(
             server=self.server,
+            tls=self._tls(),
             token_file=self.token_file,
             data_dir=self.data_dir,
             timeout=TIMEOUT,
@@ -115,18 +122,28 @@ class Session:
         sys.stdout.write(line + "\n")
         sys.stdout.flush()
 
-    def _address(self) -> str:
+    def _tls(self) -> TLS | None:
+        return find_tls(
+            tls=self.tls, ca=self.tls_ca, cert=self.tls_cert, key=self.tls_key, server_name=self.tls_server_name
+        )
+
+    def _endpoints(self) -> tuple[Endpoint, ...]:
         try:
-            return str(Endpoint.parse(self.server))
+            return parse_servers(self.server)
         except LongshoreError:
-            return str(self.server)
+            return ()
+
+    def _address(self) -> str:
+        return ", ".join(map(str, self._endpoints())) or str(self.server)
 
     def _token(self) -> str:
-        """What was shown to the server, for people; the same order as in `find_token`."""
+        """What was shown to the server, for people; the same order as in `find_credential`."""
         if self.token_file is None and self.data_dir is None:
             if os.environ.get("LONGSHORE_TOKEN"):
                 return "the token in $LONGSHORE_TOKEN"
             if named := os.environ.get("LONGSHORE_TOKEN_FILE"):
                 return f"the token in {named}"
+        if self.token_file is None and not all(endpoint.is_local for endpoint in self._endpoints()):
+            return "no token (a data directory's is for servers on this machine)"
         path = self.token_file or (self.data_dir or default_data_dir()) / "token"
         return f"the token in {path}" if path.exists() else f"no token (there is no {path})"

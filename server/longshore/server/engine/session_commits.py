@@ -96,7 +96,7 @@ class Commits:
     def _assign(self, connection: Connection, task: Task) -> None:
         path = None
         if self._spool is not None and connection.local and task.order.payload is not None:
-            path = self._spool.path(task.order.payload.id)
+            path = self._spool.path(task.order.payload)
         assignment = Assignment(task, str(path) if path is not None else "")
         connection.hold(assignment.ref, Holding.of(task))
         connection.outbox.assign(assignment)

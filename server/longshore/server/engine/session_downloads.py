@@ -36,7 +36,7 @@ async def download(
                 yield offset, content[offset:]
             return
     position = offset
-    async for piece in sessions.spool.read(payload.id, offset, PIECE):
+    async for piece in sessions.spool.read(payload, offset, PIECE):
         if connection is not None and _connection(sessions, session_id, ref, principal) is None:
             raise _refusal(ref)
         yield position, piece

@@ -20,10 +20,18 @@ class Content:
     """
 
     def __init__(
-        self, *, spool: Spool, upload_id: str, partial: PartialFile | None, hashed: bool, limits: UploadLimits
+        self,
+        *,
+        spool: Spool,
+        upload_id: str,
+        connection: int,
+        partial: PartialFile | None,
+        hashed: bool,
+        limits: UploadLimits,
     ) -> None:
         self._spool = spool
         self._upload_id = upload_id
+        self._connection = connection
         self._partial = partial
         self._limits = limits
         self._digest = hashlib.sha256() if hashed and partial is None else None
@@ -127,7 +135,7 @@ class Content:
 
     async def _write(self, data: bytes) -> None:
         if self._partial is None:
-            self._partial = await self._spool.create(self._upload_id)
+            self._partial = await self._spool.create(self._upload_id, connection=self._connection)
         if self._digest is None:
             await self._partial.write(data)
             return

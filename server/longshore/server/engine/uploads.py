@@ -282,7 +282,7 @@ class Uploads:
     async def _resumed(self, slot: _Slot, key: tuple[str, str], request: UploadRequest, upload: Upload) -> UploadStream:
         """The stream of an upload that a connection before may have begun to write."""
         try:
-            partial = await self._spool.resume(upload.id, upload.offset, upload.crc32c)
+            partial = await self._spool.resume(upload.id, upload.offset, upload.crc32c, connection=upload.connection)
         except SpoolDamaged:
             _log.error("upload_damaged", upload_id=upload.id, offset=upload.offset)
             try:
@@ -308,6 +308,7 @@ class Uploads:
             content = Content(
                 spool=self._spool,
                 upload_id=upload.id,
+                connection=upload.connection,
                 partial=partial,
                 hashed=bool(upload.sha256),
                 limits=self.limits,

@@ -179,9 +179,10 @@ class WatchHub:
                 continue
             watcher.bell.clear()
             came, overflowed = watcher.take()
-            # A gap can only come from an overflow or from another server's commit; the store fills it.
+            # A gap, also one between two that came, is from an overflow or from another server's commits that were
+            # not heard one by one; the store fills it.
             fresh = [task for task in came if task.status.revision > seen]
-            if overflowed or (fresh and fresh[0].status.revision != seen + 1):
+            if overflowed or (fresh and fresh[-1].status.revision != seen + len(fresh)):
                 fresh = [task async for task in self._stored(task_id, seen)]
             for task in fresh:
                 yield task

@@ -1,28 +1,28 @@
-"""A spool in a directory: `uploads/ID.part`, `payloads/XX/ID` (XX: the id's first two characters),
-`trash/SECONDS-ID`."""
+"""A spool in a directory: `uploads/`, `payloads/XX/` (XX: the id's first two characters), `trash/SECONDS-NAME`, and the
+file `identity`. What the other files are called: see `names`."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
-import re
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, TypeVar
 
-import google_crc32c
-
 from longshore.server.model.errors import SpoolDamaged
+from longshore.server.model.task import Payload
+from longshore.server.spool import reopen
 from longshore.server.spool.faults import translated
-from longshore.server.spool.partial import DirectoryPartial, sync_folder
+from longshore.server.spool.files import made_once, sync_folder
+from longshore.server.spool.identity import NAME, Identity
+from longshore.server.spool.names import Names, OwnNames, SharedNames, files
+from longshore.server.spool.partial import DirectoryPartial
 
 R = TypeVar("R")
 
-_ID: Final = re.compile(r"[0-9a-f]{2}[A-Za-z0-9-]{6,62}")
-_PART: Final = ".part"
-_BLOCK: Final = 1 << 20
 _TRASH_KEPT: Final = 24 * 3600.0
 
 WRITERS: Final = 4
@@ -35,12 +35,24 @@ class DirectorySpool:
     """Spool in the folder `root`, which is made when it is not there; folders 0700, files 0600.
 
     `reserve`: bytes of the disk that uploads leave free, so that a database on the same disk can still commit. Ids
-    begin with two hexadecimal digits, which spread them over 256 folders. Raises what `faults` says of the disk's
-    errors.
+    begin with two hexadecimal digits, which spread them over 256 folders. `shared`: other servers may have the folder
+    too, on this machine or on others; a resume copies then. `database`: whose spool it is. Raises what `faults` says of
+    the disk's errors.
     """
 
-    def __init__(self, *, root: Path, reserve: int = 0, now: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        *,
+        root: Path,
+        reserve: int = 0,
+        shared: bool = False,
+        database: str = "",
+        now: Callable[[], float] = time.time,
+    ) -> None:
         self._root = root
+        self._names: Names = SharedNames(root) if shared else OwnNames(root)
+        self._database = database
+        self._identity = ""
         self._uploads = root / "uploads"
         self._payloads = root / "payloads"
         self._trash = root / "trash"
@@ -63,8 +75,12 @@ class DirectorySpool:
 
         await asyncio.to_thread(stop)
 
-    async def create(self, upload_id: str) -> DirectoryPartial:
-        part = self._part(upload_id)
+    @property
+    def identity(self) -> str:
+        return self._identity
+
+    async def create(self, upload_id: str, *, connection: int = 1) -> DirectoryPartial:
+        part = self._names.part(upload_id, connection)
 
         def make() -> int:
             with translated("creating an upload"):
@@ -72,17 +88,27 @@ class DirectorySpool:
 
         return self._partial(part, await self._run(self._writers, make), (0, 0), sealed=False)
 
-    async def resume(self, upload_id: str, offset: int, crc32c: int) -> DirectoryPartial:
-        part = self._part(upload_id)
-        fd, written, sealed = await self._run(self._writers, lambda: self._reopen(upload_id, offset, crc32c))
+    async def resume(self, upload_id: str, offset: int, crc32c: int, *, connection: int = 2) -> DirectoryPartial:
+        names, part = self._names, self._names.part(upload_id, connection)
+        if names.shared:
+            # Copied by the threads that sync: a large one keeps nobody from writing.
+            fd = await self._run(self._syncers, lambda: reopen.copied(names, upload_id, offset, crc32c, connection))
+            return self._partial(part, fd, (offset, crc32c), sealed=False)
+        final = names.final(upload_id, 0, 0)
+        fd, written, sealed = await self._run(self._writers, lambda: reopen.in_place(part, final, offset, crc32c))
         return self._partial(part, fd, written, sealed=sealed)
 
-    async def read(self, payload_id: str, offset: int, size: int) -> AsyncIterator[bytes]:
-        path = self._final(payload_id)
+    async def read(self, payload: Payload, offset: int, size: int) -> AsyncIterator[bytes]:
+        path = self._final(payload)
 
         def begin() -> int:
             with translated("opening a payload"):
-                return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                held = os.fstat(fd).st_size
+            if held == payload.size:
+                return fd
+            os.close(fd)
+            raise SpoolDamaged(f"Payload {payload.id} has {held} bytes in the spool, and should have {payload.size}.")
 
         fd = await self._run(self._writers, begin)
 
@@ -104,17 +130,15 @@ class DirectorySpool:
                 ahead.exception()
             await self._run(self._writers, lambda: os.close(fd))
 
-    def path(self, payload_id: str) -> Path | None:
-        final = self._final(payload_id)
+    def path(self, payload: Payload) -> Path | None:
+        final = self._final(payload)
         return final if final.exists() else None
 
     async def delete_upload(self, upload_id: str) -> None:
-        paths = self._part(upload_id), self._final(upload_id)
-        await self._run(self._chores, lambda: _unlink(*paths))
+        await self._run(self._chores, lambda: self._remove(upload_id))
 
     async def delete_payload(self, payload_id: str) -> None:
-        path = self._final(payload_id)
-        await self._run(self._chores, lambda: _unlink(path))
+        await self._run(self._chores, lambda: self._remove(payload_id))
 
     async def free_bytes(self) -> int:
         def ask() -> int:
@@ -128,9 +152,13 @@ class DirectorySpool:
 
     async def files_older_than(self, seconds: float) -> Sequence[str]:
         def look() -> list[str]:
-            before = self._now() - seconds
+            newest: dict[str, float] = {}
             with translated("looking for stray files"):
-                return sorted({name for name, entry in self._files() if entry.stat().st_mtime < before})
+                for one, entry in files(self._root / "uploads", self._payloads):
+                    with contextlib.suppress(FileNotFoundError):  # another server may have removed it
+                        newest[one] = max(newest.get(one, 0.0), entry.stat().st_mtime)
+            before = self._now() - seconds
+            return sorted(one for one, changed in newest.items() if changed < before)
 
         return await self._run(self._chores, look)
 
@@ -138,27 +166,22 @@ class DirectorySpool:
         def move() -> None:
             with translated("moving stray files"):
                 for one in ids:
-                    for path in (self._part(one), self._final(one)):
-                        if path.exists():
-                            # The time is in the name: a rename leaves the file's own time of change as it is.
+                    for path in self._names.of(one):
+                        # The time is in the name: a rename leaves the file's own time of change as it is.
+                        with contextlib.suppress(FileNotFoundError):
                             path.rename(self._trash / f"{int(self._now())}-{path.name}")
                 self._empty_trash()
 
         await self._run(self._chores, move)
 
-    # Names --------------------------------------------------------------------------------------------------------
-
-    def _part(self, upload_id: str) -> Path:
-        return self._uploads / f"{_checked(upload_id)}{_PART}"
-
-    def _final(self, payload_id: str) -> Path:
-        return self._payloads / _checked(payload_id)[:2] / payload_id
+    def _final(self, payload: Payload) -> Path:
+        return self._names.final(payload.id, payload.size, payload.crc32c)
 
     def _partial(self, part: Path, fd: int, written: tuple[int, int], *, sealed: bool) -> DirectoryPartial:
         return DirectoryPartial(
             fd=fd,
             part=part,
-            final=self._final,
+            names=self._names,
             written=written,
             sealed=sealed,
             writers=self._writers,
@@ -179,40 +202,16 @@ class DirectorySpool:
             for number in range(256):
                 name = f"{number:02x}"
                 if name not in present:
-                    (self._payloads / name).mkdir(mode=0o700)
+                    (self._payloads / name).mkdir(mode=0o700, exist_ok=True)
             sync_folder(self._payloads)
             sync_folder(self._root)
+            identity = made_once(self._root / NAME, Identity.new(self._database).content())
             self._empty_trash()
+        self._identity = Identity.read(identity, where=str(self._root), database=self._database).spool
 
-    def _reopen(self, upload_id: str, offset: int, crc: int) -> tuple[int, tuple[int, int], bool]:
-        part, final = self._part(upload_id), self._final(upload_id)
-        sealed = not part.exists() and final.exists()
-        flags = os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if not offset and not sealed else 0)
-        with translated("opening an upload again"):
-            fd = os.open(final if sealed else part, flags, 0o600)
-        try:
-            with translated("opening an upload again"):
-                held = os.fstat(fd).st_size
-                if held < offset:
-                    raise SpoolDamaged(f"Of {offset} bytes that were durable {held} are left.")
-                if sealed:
-                    return fd, (held, _crc_from(fd, offset, held, crc)), True
-                os.ftruncate(fd, offset)
-                return fd, (offset, crc), False
-        except BaseException:
-            os.close(fd)
-            raise
-
-    def _files(self) -> Iterator[tuple[str, os.DirEntry[str]]]:
-        """Ids and entries of everything that looks like ours."""
-        for entry in os.scandir(self._uploads):
-            name = entry.name.removesuffix(_PART)
-            if name != entry.name and _ID.fullmatch(name):
-                yield name, entry
-        for folder in os.scandir(self._payloads):
-            for entry in os.scandir(folder.path):
-                if _ID.fullmatch(entry.name):
-                    yield entry.name, entry
+    def _remove(self, one: str) -> None:
+        with translated("removing files"):
+            _unlink(*self._names.of(one))
 
     def _empty_trash(self) -> None:
         before = self._now() - _TRASH_KEPT
@@ -222,25 +221,6 @@ class DirectorySpool:
                 _unlink(Path(entry.path))
 
 
-def _checked(one: str) -> str:
-    """An id that can be nothing but a name. Ids come from the server itself, so another one is a defect."""
-    if not _ID.fullmatch(one):
-        raise ValueError(f"{one!r} is no id of the spool")
-    return one
-
-
-def _crc_from(fd: int, start: int, end: int, crc: int) -> int:
-    """CRC32C of everything, given that of the bytes before `start`."""
-    at = start
-    while at < end:
-        block = os.pread(fd, min(_BLOCK, end - at), at)
-        if not block:
-            raise SpoolDamaged(f"A sealed payload ends at byte {at}, before its {end} bytes.")
-        crc, at = google_crc32c.extend(crc, block), at + len(block)
-    return crc
-
-
 def _unlink(*paths: Path) -> None:
-    with translated("removing files"):
-        for path in paths:
-            path.unlink(missing_ok=True)
+    for path in paths:
+        path.unlink(missing_ok=True)

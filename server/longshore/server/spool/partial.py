@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import os
 from collections.abc import Callable
@@ -14,20 +15,13 @@ import google_crc32c
 
 from longshore.server.model.errors import LongshoreError, SpoolDamaged
 from longshore.server.spool.faults import translated
+from longshore.server.spool.files import link, sync_folder
+from longshore.server.spool.names import Names
 
 R = TypeVar("R")
 
 _BLOCK = 1 << 20
 """Bytes per read when a file is read back."""
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 class DirectoryPartial:
@@ -39,7 +33,7 @@ class DirectoryPartial:
         *,
         fd: int,
         part: Path,
-        final: Callable[[str], Path],
+        names: Names,
         written: tuple[int, int],
         sealed: bool,
         writers: Executor,
@@ -47,7 +41,7 @@ class DirectoryPartial:
     ) -> None:
         self._fd = fd
         self._part = part
-        self._final = final
+        self._names = names
         self._written = written
         """(offset, crc32c): one object, so that a sync beside a write sees a pair that belongs together."""
         self._sealed = sealed
@@ -138,15 +132,27 @@ class DirectoryPartial:
 
     def _seal(self, payload_id: str) -> None:
         self._check()
-        final = self._final(payload_id)
+        final = self._names.final(payload_id, *self._written)
         self._sync_file()
         with translated("sealing an upload"):
-            if not self._sealed:
+            if self._names.shared:
+                self._link(final)
+            elif not self._sealed:
                 self._part.rename(final)
-                self._sealed = True
+            self._sealed = True
             # Again for one that was sealed before: its server may have died before the names were durable.
             sync_folder(final.parent)
-            sync_folder(self._part.parent)
+            if not self._names.shared:
+                sync_folder(self._part.parent)
+
+    def _link(self, final: Path) -> None:
+        """The final name says what is in the file. So one that is there already was sealed before with the same bytes,
+        by this connection or by another one; it may be somebody's payload by now, and stays."""
+        if self._sealed:
+            return
+        with contextlib.suppress(FileExistsError):
+            link(self._part, final)
+        self._part.unlink(missing_ok=True)
 
     def _check(self) -> None:
         if self._damage is not None:

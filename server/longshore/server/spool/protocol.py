@@ -2,6 +2,11 @@
 
 Rows come before files: an upload is committed before its file is made, so that a crash leaves no file that no row
 knows. A payload has the id of the upload that brought it.
+
+A spool that several servers reach (an object store, a shared directory) has no locks: the server that lost an upload
+may be asleep, and go on when it wakes. So what such a server can still do harms nobody. Connections of an upload are
+numbered by the database, never twice the same; what one of them writes, no other one writes to or relies on; and what
+is read as a payload is found by its size and checksum, so that a late seal of other bytes is never taken for it.
 """
 
 from __future__ import annotations
@@ -9,6 +14,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Protocol
+
+from longshore.server.model.task import Payload
 
 
 class PartialFile(Protocol):
@@ -34,13 +41,15 @@ class PartialFile(Protocol):
         ...
 
     async def write(self, data: bytes) -> None:
-        """Append. Raises SpoolFull when the disk is, with everything before still in place."""
+        """Append. Raises SpoolFull when there is no room, with everything before still in place; StoreUnavailable
+        when an object store does not take what was written before."""
         ...
 
     async def sync(self) -> tuple[int, int]:
         """Make what is written durable; answers (offset, crc32c) of what is.
 
-        Raises SpoolDamaged when the disk could not: what it lost then is not known, and the file takes no more.
+        Raises SpoolDamaged when a disk could not: what it lost then is not known, and the file takes no more.
+        StoreUnavailable: an object store could not; another sync tries again.
         """
         ...
 
@@ -49,54 +58,66 @@ class PartialFile(Protocol):
         ...
 
     async def seal(self, payload_id: str) -> None:
-        """Durable, under its final name: file and folder are synced. The partial is gone. Sealing again is harmless."""
+        """Durable, and to be read as the payload of this size and checksum. Sealing again is harmless. `payload_id` is
+        the upload's own id."""
         ...
 
     async def close(self) -> None:
-        """Let go of it; the bytes stay for a resume."""
+        """Let go of it; what is durable stays for a resume."""
         ...
 
 
 class Spool(Protocol):
     """A store of bytes by id."""
 
-    async def open(self) -> None: ...
+    async def open(self) -> None:
+        """Raises SpoolRefused: it cannot be used as it was set up, or belongs to another database."""
+        ...
 
     async def close(self) -> None: ...
 
-    async def create(self, upload_id: str) -> PartialFile:
-        """The file of an upload that has none yet."""
+    @property
+    def identity(self) -> str:
+        """32 random hexadecimal digits kept in the spool itself: servers that read the same ones have the same spool.
+        Known once it is open."""
         ...
 
-    async def resume(self, upload_id: str, offset: int, crc32c: int) -> PartialFile:
-        """Continue at `offset`; what lies beyond is cut off. Raises SpoolDamaged when less is there. At offset 0 a
-        file that is not there is made.
+    async def create(self, upload_id: str, *, connection: int = 1) -> PartialFile:
+        """The file of an upload that has none yet. `connection`: the upload's, as the database counts them."""
+        ...
 
-        A file that is gone because it was sealed under `payload id == upload id` already is opened as it is: a
-        server died between seal and commit.
+    async def resume(self, upload_id: str, offset: int, crc32c: int, *, connection: int = 2) -> PartialFile:
+        """Continue at `offset`, where the bytes so far have the checksum `crc32c`, whichever server wrote them; what
+        lies beyond is not part of it. Raises SpoolDamaged when less is there. At offset 0 nothing need be there.
+
+        Of an upload that was sealed already (a server died between seal and commit), a directory of one server opens
+        the sealed file as it is; other spools continue at `offset`.
         """
         ...
 
-    def read(self, payload_id: str, offset: int, size: int) -> AsyncIterator[bytes]:
-        """The bytes from `offset` on, in pieces of at most `size`. Raises SpoolDamaged when the payload is gone."""
+    def read(self, payload: Payload, offset: int, size: int) -> AsyncIterator[bytes]:
+        """The bytes from `offset` on, in pieces of at most `size`. Raises SpoolDamaged when the payload is gone, or not
+        whole."""
         ...
 
-    def path(self, payload_id: str) -> Path | None:
+    def path(self, payload: Payload) -> Path | None:
         """Where a worker on the same disk may read it; None where there is no such place, or no such payload."""
         ...
 
     async def delete_upload(self, upload_id: str) -> None:
-        """Remove whatever there is of an upload that was given up, sealed or not."""
+        """Remove whatever there is of an upload that was given up, sealed or not, by any of its connections."""
         ...
 
-    async def delete_payload(self, payload_id: str) -> None: ...
+    async def delete_payload(self, payload_id: str) -> None:
+        """Remove a payload, and what is left of its upload."""
+        ...
 
     async def free_bytes(self) -> int:
         """Room left where uploads are written, the disk reserve taken off. Negative when the reserve is touched."""
         ...
 
     async def files_older_than(self, seconds: float) -> Sequence[str]:
-        """Ids of files untouched for so long."""
+        """Ids of which everything has been untouched for so long."""
         ...
 
     async def to_trash(self, ids: Sequence[str]) -> None:

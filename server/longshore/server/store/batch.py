@@ -7,7 +7,18 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from longshore.server.model.errors import LongshoreError
-from longshore.server.store import claims, commands, fleet, janitor, tasks, uploads
+from longshore.server.store import (
+    claims,
+    commands,
+    fleet,
+    homes,
+    identity,
+    janitor,
+    server_commands,
+    servers,
+    tasks,
+    uploads,
+)
 from longshore.server.store.commands import Command
 from longshore.server.store.prefetch import prefetch
 from longshore.server.store.promote import follow
@@ -17,6 +28,7 @@ Answer = Callable[[], object]
 """What a command answers, asked when the whole batch is decided."""
 
 _HANDLERS: Final[Mapping[type[Command[Any]], Callable[[UnitOfWork, Any], Answer]]] = {
+    commands.IdentifyDatabase: identity.identify_database,
     commands.OpenUpload: uploads.open_upload,
     commands.Checkpoint: uploads.checkpoint,
     commands.FinishUpload: uploads.finish_upload,
@@ -43,6 +55,10 @@ _HANDLERS: Final[Mapping[type[Command[Any]], Callable[[UnitOfWork, Any], Answer]
     commands.DoomPayloads: janitor.doom_payloads,
     commands.ForgetPayloads: janitor.forget_payloads,
     commands.PurgeTasks: janitor.purge_tasks,
+    server_commands.AnnounceServer: servers.announce_server,
+    server_commands.RetireServer: servers.retire_server,
+    server_commands.RecordHome: homes.record_home,
+    server_commands.HearUploads: homes.hear_uploads,
 }
 
 

@@ -13,6 +13,7 @@ from enum import IntEnum
 from typing import ClassVar, Generic, TypeVar
 
 from longshore.server.model.events import Reported
+from longshore.server.model.servers import Here
 from longshore.server.model.task import FilePush, Grant, Job, Payload, Session, Task, Upload
 from longshore.server.model.values import Settlement, WaitReason
 
@@ -67,6 +68,13 @@ class Bounds:
     """Payload bytes kept and reserved in all. What the disk has free is checked by the caller."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IdentifyDatabase(Command[int]):
+    """Which database this is: a number made once, at random (`candidate`, 62 bits), and the same for ever after."""
+
+    candidate: int
+
+
 # Uploads ------------------------------------------------------------------------------------------------------------
 
 
@@ -78,8 +86,11 @@ class OpenUpload(Command[Upload]):
     offset; with `connect`, its `connection` is counted up, so that an older connection's commands are refused from now
     on. A new one takes `tasks` places in `queue` and `reserve` bytes.
 
+    Of several servers (`here`): an upload that another one is being sent is left to it, unless its connection has been
+    silent for `silence` seconds, or `take_over`. What is in another spool than this server's begins again at offset 0.
+
     Raises RequestIdReused (another fingerprint, or the id made tasks without an upload), QueueFull, CallerShare,
-    SpoolFull, TooManyUploads.
+    SpoolFull, TooManyUploads, UploadInProgress.
     """
 
     lane: ClassVar[Lane] = Lane.SUBMIT
@@ -95,14 +106,19 @@ class OpenUpload(Command[Upload]):
     reserve: int
     connect: bool
     bounds: Bounds
+    here: Here | None = None
+    spooled: bool = False
+    """A new one is going to have a file: its home is recorded at once."""
+    take_over: bool = False
+    silence: float = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint(Command[Upload]):
     """`offset` bytes with `crc32c` are on disk; raise the reservation to `reserve` bytes if it is lower.
 
-    `offset` None touches only (a sign of life). Raises UploadTakenOver (another connection number, or no longer open),
-    SpoolFull.
+    `offset` None touches only (a sign of life). `release`: the connection has ended, and a server that wants to may
+    continue at once. Raises UploadTakenOver (another connection number, or no longer open), SpoolFull.
     """
 
     lane: ClassVar[Lane] = Lane.SUBMIT
@@ -112,6 +128,7 @@ class Checkpoint(Command[Upload]):
     crc32c: int
     reserve: int
     bounds: Bounds
+    release: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +136,8 @@ class FinishUpload(Command[Upload]):
     """The payload is sealed on disk: make it and its tasks. Done already: the same answer again.
 
     Raises UploadTakenOver, and nothing else: the room was taken by OpenUpload. `inline` is the content of a small
-    payload that is kept in the database instead of the spool; None: it is in the spool.
+    payload that is kept in the database instead of the spool; None: it is in the spool. `homed`: a home was recorded
+    for it all the same, which goes.
     """
 
     lane: ClassVar[Lane] = Lane.SUBMIT
@@ -128,6 +146,7 @@ class FinishUpload(Command[Upload]):
     payload: Payload
     plans: tuple[TaskPlan, ...]
     inline: bytes | None = None
+    homed: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,19 +161,21 @@ class RejectUpload(Command[None]):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AbandonIdleUploads(Command[tuple[str, ...]]):
     """Give up open uploads untouched for `idle` seconds; answers with all abandoned ones whose files are to be
-    removed."""
+    removed: with a `spool` (its identity) those that have their file there, or none."""
 
     lane: ClassVar[Lane] = Lane.MAINTENANCE
     idle: float
+    spool: str | None = None
     limit: int = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ForgetUploads(Command[None]):
-    """The files of these abandoned uploads are gone: drop the rows."""
+    """The files of these abandoned uploads are gone: drop the rows. `homes`: those of their homes too."""
 
     lane: ClassVar[Lane] = Lane.MAINTENANCE
     upload_ids: tuple[str, ...]
+    homes: bool = False
 
 
 # Tasks --------------------------------------------------------------------------------------------------------------
@@ -370,7 +391,7 @@ class WakeParked(Command[Woken]):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PayDebt(Command[None]):
     """The temps are gone. A debt whose temp is not known is asked for once more after `again` seconds: the lost worker
-    might have been asleep and made it later.
+    might have been asleep and made it later. Until then it cannot be paid: several servers may ask for it at once.
 
     `paid` false: it could not be done now. The debt is asked for again after `again` seconds, and until then makes way
     for others of its target.
@@ -427,19 +448,26 @@ class ExtendLeases(Command[None]):
 class DoomPayloads(Command[tuple[str, ...]]):
     """Payloads that nothing needs any more: every task succeeded, or all are past `retryable_until`. Marks them, so
     that no task can be made from them, and answers with every marked one. `free`: bytes to free by evicting retryable
-    ones too, the oldest first."""
+    ones too, the oldest first.
+
+    With a `spool` (its identity) only those are evicted and answered that are there, or in the database: the rest is
+    for the servers that have it.
+    """
 
     lane: ClassVar[Lane] = Lane.MAINTENANCE
     limit: int = 500
     free: int = 0
+    spool: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ForgetPayloads(Command[None]):
-    """The bytes of these doomed payloads are gone: drop them, and their reservation of spool bytes."""
+    """The bytes of these doomed payloads are gone: drop them, and their reservation of spool bytes. `homes`: and their
+    homes."""
 
     lane: ClassVar[Lane] = Lane.MAINTENANCE
     payload_ids: tuple[str, ...]
+    homes: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

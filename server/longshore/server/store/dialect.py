@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import sqlalchemy as sa
 
+from longshore.server.store.accepted import SchemaState
+
 if TYPE_CHECKING:
     from longshore.server.store.link import Link
 
@@ -32,6 +34,11 @@ class Dialect(Protocol):
     @property
     def engine(self) -> sa.Engine:
         """Where connections come from. Its parameter style is by name."""
+        ...
+
+    @property
+    def schema(self) -> SchemaState:
+        """What the database is known to have, for all connections to it."""
         ...
 
     @property

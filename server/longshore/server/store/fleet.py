@@ -102,7 +102,9 @@ _PARKED_ON_TARGET: Final = statement(
     .order_by(tasks.c.project, tasks.c.instance, tasks.c.seq)
     .limit(sa.bindparam("most"))
 )
-_DEBT: Final = locking(sa.select(debts.c.temp, debts.c.asked).where(debts.c.id == sa.bindparam("debt_id")))
+_DEBT: Final = locking(
+    sa.select(debts.c.temp, debts.c.asked, debts.c.due_at).where(debts.c.id == sa.bindparam("debt_id"))
+)
 _ASK_AGAIN: Final = statement(
     debts.update().where(debts.c.id == sa.bindparam("of_id")).values(asked=debts.c.asked + 1, due_at=sa.bindparam("at"))
 )
@@ -341,8 +343,10 @@ def pay_debt(unit: UnitOfWork, command: PayDebt) -> Callable[[], None]:
     unit.flush()
     row = unit.link.row(_DEBT, debt_id=command.debt_id)
     if row is not None:
-        temp, asked = row
-        if not command.paid:
+        temp, asked, due_at = row
+        if not temp and due_at > unit.now:
+            pass  # Another server had it paid as well, or put off; the next time it is due counts.
+        elif not command.paid:
             unit.write(_PUT_OFF, of_id=command.debt_id, at=unit.now + command.again)
         elif not temp and asked < _WORTH_ASKING_TWICE:
             unit.write(_ASK_AGAIN, of_id=command.debt_id, at=unit.now + command.again)

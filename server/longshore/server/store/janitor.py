@@ -20,9 +20,11 @@ from longshore.server.store.commands import (
 )
 from longshore.server.store.counters import SPOOL
 from longshore.server.store.fleet import end_session
+from longshore.server.store.homes import drop_homes, is_here
 from longshore.server.store.link import Among, Statement, locking, statement
 from longshore.server.store.schema import (
     STATE,
+    homes,
     is_alive,
     is_doomed,
     is_idle,
@@ -109,9 +111,32 @@ _OLDEST_KEPT: Final = locking(
     .order_by(payloads.c.keep_until, payloads.c.id)
     .limit(sa.bindparam("most"))
 )
+_at_home: Final = sa.join(payloads, homes, homes.c.id == payloads.c.id, isouter=True)
+_is_here: Final = is_here(sa.bindparam("spool", type_=sa.Text))
+_UNNEEDED_HERE: Final = locking(
+    sa.select(payloads.c.id, payloads.c.size)
+    .select_from(_at_home)
+    .where(is_idle, payloads.c.keep_until <= sa.bindparam("now"), _is_here)
+    .order_by(payloads.c.keep_until, payloads.c.id)
+    .limit(sa.bindparam("most"))
+)
+_OLDEST_KEPT_HERE: Final = locking(
+    sa.select(payloads.c.id, payloads.c.size)
+    .select_from(_at_home)
+    .where(is_idle, _is_here)
+    .order_by(payloads.c.keep_until, payloads.c.id)
+    .limit(sa.bindparam("most"))
+)
 _DOOM: Final = statement(payloads.update().where(payloads.c.id == sa.bindparam("of_id")).values(doomed=sa.true()))
 _DOOMED: Final = statement(
     sa.select(payloads.c.id).where(is_doomed).order_by(payloads.c.id).limit(sa.bindparam("most"))
+)
+_DOOMED_HERE: Final = statement(
+    sa.select(payloads.c.id)
+    .select_from(_at_home)
+    .where(is_doomed, _is_here)
+    .order_by(payloads.c.id)
+    .limit(sa.bindparam("most"))
 )
 _DOOMED_AMONG: Final = Among(
     lambda keys: (
@@ -196,17 +221,23 @@ def doom_payloads(unit: UnitOfWork, command: DoomPayloads) -> Callable[[], tuple
     """See DoomPayloads."""
     unit.flush()
     link = unit.link
+    here = {} if command.spool is None else {"spool": command.spool}
     freed = 0
+    if here and command.free:
+        for payload_id, size in link.rows(_UNNEEDED_HERE, now=unit.now, most=command.limit, **here):
+            unit.write(_DOOM, of_id=payload_id)
+            freed += size
+    # Wherever they are: no task is made from them any more. Whoever has them removes them.
     for payload_id, size in link.rows(_UNNEEDED, now=unit.now, most=command.limit):
         unit.write(_DOOM, of_id=payload_id)
-        freed += size
+        freed += 0 if here else size
     if freed < command.free:
-        for payload_id, size in link.rows(_OLDEST_KEPT, most=command.limit):
+        for payload_id, size in link.rows(_OLDEST_KEPT_HERE if here else _OLDEST_KEPT, most=command.limit, **here):
             if freed >= command.free:
                 break
             unit.write(_DOOM, of_id=payload_id)
             freed += size
-    doomed = tuple(row[0] for row in link.rows(_DOOMED, most=command.limit))
+    doomed = tuple(row[0] for row in link.rows(_DOOMED_HERE if here else _DOOMED, most=command.limit, **here))
     return lambda: doomed
 
 
@@ -215,6 +246,8 @@ def forget_payloads(unit: UnitOfWork, command: ForgetPayloads) -> Callable[[], N
     for payload_id, size in unit.link.among(_DOOMED_AMONG, sorted(set(command.payload_ids))):
         unit.write(_DROP_PAYLOAD, of_id=payload_id)
         unit.move(SPOOL, -size)
+        if command.homes:
+            drop_homes(unit, (payload_id,))
     return lambda: None
 
 

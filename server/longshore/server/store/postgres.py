@@ -28,6 +28,7 @@ from sqlalchemy.pool import NullPool
 
 from longshore.server.model.clock import Clock
 from longshore.server.model.events import Policy
+from longshore.server.store.accepted import SchemaState
 from longshore.server.store.commit_log import CommitLog
 from longshore.server.store.database_clock import DatabaseClock
 from longshore.server.store.errors import CommitUnknown
@@ -52,6 +53,7 @@ class PostgresDialect:
     """PostgreSQL's own ways. With a `clock`, each transaction sets it."""
 
     def __init__(self, url: str, clock: DatabaseClock | None = None) -> None:
+        self.schema = SchemaState()
         self._url = url
         self._clock = clock
         self._engine = sa.create_engine(
@@ -137,7 +139,7 @@ class PostgresStore(SQLStore):
         await super().close()
 
     def _begin_log(self) -> None:
-        self._migrate()
+        self._prepare()
         link = self._dialect.link()
         try:
             self._log.begin(link)

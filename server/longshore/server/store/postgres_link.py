@@ -39,7 +39,7 @@ _FACTS: Final = "SELECT extract(epoch FROM clock_timestamp())::float8, pg_curren
 
 _BEGIN_SNAPSHOT: Final = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 
-_PLANNER: Final = """
+PLANNER: Final = """
     SELECT set_config('plan_cache_mode', 'force_generic_plan', false), set_config('jit', 'off', false),
            set_config('enable_seqscan', 'off', false), set_config('enable_bitmapscan', 'off', false),
            set_config('enable_sort', 'off', false), set_config('enable_hashjoin', 'off', false),
@@ -121,7 +121,7 @@ class PostgresLink(Link):
     def begin(self) -> None:
         self._enter()
         if not self._writes:
-            self._send(_PLANNER)
+            self._send(PLANNER)
             self._writes = True
         self._send("BEGIN")
         self._send(_TAKE_TURN)
@@ -214,7 +214,7 @@ class PostgresLink(Link):
     def ask_each(self, what: Each, sets: Sequence[Mapping[str, Any]]) -> Callable[[], list[list[Row]]]:
         if not sets:
             return list
-        sql, constants = what.far or _compile_each(what, self._dialect)
+        sql, constants = what.far or compile_each(what, self._dialect)
         given = _encode([{**each, "nth": nth} for nth, each in enumerate(sets)])
         reply = self._send(sql, {**constants, "given": given})
 
@@ -260,7 +260,8 @@ def _given(types: Mapping[str, Any]) -> sa.TableValuedAlias:
     return rows.table_valued(*columns).render_derived(name="given", with_types=True)
 
 
-def _compile_each(what: Each, dialect: Dialect) -> tuple[str, Mapping[str, Any]]:
+def compile_each(what: Each, dialect: Dialect) -> tuple[str, Mapping[str, Any]]:
+    """For all sets at once: `given` is a JSON text, a list of objects with the names of `types` and `nth`."""
     given = _given({**what.types, "nth": sa.Integer})
     found = what.select(dialect, dict(given.c)).correlate(given).lateral("found")
     both = sa.select(given.c.nth, *found.c).select_from(given.join(found, sa.true()))

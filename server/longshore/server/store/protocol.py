@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
+from longshore.server.model.access import Token
+from longshore.server.model.servers import Home, Server
 from longshore.server.model.task import Attempt, Debt, Destination, Payload, Session, Task, Upload
 from longshore.server.model.values import State
 from longshore.server.store.commands import Command
@@ -156,6 +158,29 @@ class Store(Protocol):
 
     async def figures(self) -> Figures: ...
 
-    async def known_files(self, ids: Sequence[str]) -> frozenset[str]:
-        """Those of `ids` (uploads or payloads) that have a row: the spool's sweep leaves them alone."""
+    async def known_files(self, ids: Sequence[str], *, spool: str | None = None) -> frozenset[str]:
+        """Those of `ids` (uploads or payloads) that have a row: the spool's sweep leaves them alone. With a `spool`
+        (its identity) those are left out that have their file in another one."""
+        ...
+
+    # Of several servers only.
+
+    async def home(self, upload_id: str) -> Home | None:
+        """Of an upload, or of the payload that it became."""
+        ...
+
+    async def servers(self) -> Sequence[Server]:
+        """All entries, dead ones included."""
+        ...
+
+    async def files_by_spool(self) -> Mapping[str, int]:
+        """How many uploads and payloads have a file in each spool, by its identity."""
+        ...
+
+    async def tokens(self, ids: Sequence[str]) -> Sequence[Token]:
+        """Those of `ids` that are there, the revoked and expired ones too."""
+        ...
+
+    async def has_valid_token(self) -> bool:
+        """There is one that is neither revoked nor expired."""
         ...

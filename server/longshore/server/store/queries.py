@@ -42,6 +42,7 @@ from longshore.server.store.schema import (
     counters,
     debts,
     events,
+    homes,
     inline_payloads,
     is_alive,
     is_head,
@@ -135,6 +136,12 @@ _KNOWN_UPLOADS: Final = Among(
     lambda keys: sa.select(uploads.c.id).where(uploads.c.id.in_(keys), uploads.c.payload_id.is_(None))
 )
 _KNOWN_PAYLOADS: Final = Among(lambda keys: sa.select(payloads.c.id).where(payloads.c.id.in_(keys)))
+
+_AWAY: Final = Among(
+    lambda keys: sa.select(homes.c.id).where(
+        homes.c.id.in_(keys), homes.c.spool != "", homes.c.spool != sa.bindparam("spool", type_=sa.Text)
+    )
+)
 
 _ALL_ATTEMPTS: Final = 2**31 - 1
 
@@ -315,6 +322,9 @@ def figures(link: Link) -> Figures:
     )
 
 
-def known_files(link: Link, ids: Sequence[str]) -> frozenset[str]:
+def known_files(link: Link, ids: Sequence[str], spool: str | None) -> frozenset[str]:
     wanted = sorted(set(ids))
-    return frozenset(row[0] for what in (_KNOWN_UPLOADS, _KNOWN_PAYLOADS) for row in link.among(what, wanted))
+    known = frozenset(row[0] for what in (_KNOWN_UPLOADS, _KNOWN_PAYLOADS) for row in link.among(what, wanted))
+    if spool is None:
+        return known
+    return known - {row[0] for row in link.among(_AWAY, wanted, spool=spool)}

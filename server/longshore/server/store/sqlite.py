@@ -12,6 +12,7 @@ from sqlalchemy.pool import NullPool
 
 from longshore.server.model.clock import Clock
 from longshore.server.model.events import Policy
+from longshore.server.store.accepted import SchemaState
 from longshore.server.store.limits import LaneLimits
 from longshore.server.store.link import Link
 from longshore.server.store.store import SQLStore
@@ -48,7 +49,7 @@ class SQLiteDialect:
     """SQLite's own ways: a transaction that may write takes its lock at once, and rows need none."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.schema = SchemaState()
         self._engine = sa.create_engine(
             sa.URL.create("sqlite", database=str(path)),
             paramstyle="named",

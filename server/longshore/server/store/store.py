@@ -6,17 +6,22 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, TypeVar
 
+from longshore.server.model.access import Token
 from longshore.server.model.clock import Clock
 from longshore.server.model.events import Policy
+from longshore.server.model.servers import Home, Server
 from longshore.server.model.task import Attempt, Debt, Destination, Payload, Session, Task, Upload
-from longshore.server.store import queries
+from longshore.server.store import queries, tokens
+from longshore.server.store.accepted import SchemaState, check
 from longshore.server.store.cache import TaskCache
 from longshore.server.store.commands import Command
 from longshore.server.store.dialect import Dialect
+from longshore.server.store.homes import find_home
 from longshore.server.store.limits import LaneLimits
-from longshore.server.store.migrate import migrate
+from longshore.server.store.migrate import latest, prepare
 from longshore.server.store.protocol import Changes, Figures, TaskFilter
 from longshore.server.store.readers import Readers
+from longshore.server.store.servers import all_servers, files_by_spool
 from longshore.server.store.unit import UnitOfWork
 from longshore.server.store.verify import discrepancies
 from longshore.server.store.writer import Log, Writer
@@ -50,12 +55,24 @@ class SQLStore:
             log=log,
         )
 
+    @property
+    def schema(self) -> SchemaState:
+        """What the database is known to have: see there."""
+        return self._dialect.schema
+
     async def open(self) -> None:
-        await asyncio.to_thread(self._migrate)
+        await asyncio.to_thread(self._prepare)
         self._writer.start(asyncio.get_running_loop())
 
-    def _migrate(self) -> None:
-        migrate(self._dialect.engine)
+    def _prepare(self) -> None:
+        self.schema.revision = prepare(self._dialect)
+
+    async def look(self) -> None:
+        """Learn which schema the database has now, for somebody may have migrated it. Raises StoreUnavailable, and
+        SchemaMismatch where this version cannot go on with it."""
+        found = await self._readers.read(latest)
+        check(found)
+        self.schema.revision = found
 
     async def close(self) -> None:
         await self._writer.close()
@@ -126,8 +143,23 @@ class SQLStore:
     async def figures(self) -> Figures:
         return await self._readers.read(queries.figures)
 
-    async def known_files(self, ids: Sequence[str]) -> frozenset[str]:
-        return await self._readers.read(queries.known_files, ids)
+    async def known_files(self, ids: Sequence[str], *, spool: str | None = None) -> frozenset[str]:
+        return await self._readers.read(queries.known_files, ids, spool)
+
+    async def home(self, upload_id: str) -> Home | None:
+        return await self._readers.read(find_home, upload_id)
+
+    async def servers(self) -> Sequence[Server]:
+        return await self._readers.read(all_servers)
+
+    async def files_by_spool(self) -> Mapping[str, int]:
+        return await self._readers.read(files_by_spool)
+
+    async def tokens(self, ids: Sequence[str]) -> Sequence[Token]:
+        return await self._readers.read(tokens.tokens_of, ids)
+
+    async def has_valid_token(self) -> bool:
+        return await self._readers.read(tokens.has_valid, self._clock.now())
 
     async def verify_counters(self) -> Sequence[str]:
         """Recount everything; answers where the stored sums differ, in words. For tests and for the doubtful."""

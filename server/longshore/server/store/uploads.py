@@ -9,6 +9,7 @@ from typing import Final
 import sqlalchemy as sa
 
 from longshore.server.model.errors import CallerShare, SpoolFull, TooManyUploads, UploadTakenOver
+from longshore.server.model.servers import Home
 from longshore.server.model.task import Upload
 from longshore.server.model.values import UploadState
 from longshore.server.store.births import make_tasks
@@ -22,6 +23,7 @@ from longshore.server.store.commands import (
     RejectUpload,
 )
 from longshore.server.store.counters import CREATOR_PROMISED, QUEUE_PROMISED, SPOOL, UPLOADS, UPLOADS_OF, Key
+from longshore.server.store.homes import check_free, drop_homes, find_home, is_here, release_home, set_home
 from longshore.server.store.link import Among, locking, statement
 from longshore.server.store.requests import (
     check_room,
@@ -33,7 +35,7 @@ from longshore.server.store.requests import (
     tasks_of_request,
 )
 from longshore.server.store.rows import UPLOAD_COLUMNS, upload_of
-from longshore.server.store.schema import inline_payloads, is_abandoned, is_open, payloads, uploads
+from longshore.server.store.schema import homes, inline_payloads, is_abandoned, is_open, payloads, uploads
 from longshore.server.store.unit import Request, UnitOfWork
 
 _FIND: Final = Among(
@@ -53,7 +55,12 @@ _INSERT: Final = statement(
 _CONNECT: Final = statement(
     uploads.update()
     .where(uploads.c.id == sa.bindparam("of_id"))
-    .values(connection=sa.bindparam("number"), touched_at=sa.bindparam("at"))
+    .values(
+        connection=sa.bindparam("number"),
+        offset=sa.bindparam("to"),
+        crc32c=sa.bindparam("crc"),
+        touched_at=sa.bindparam("at"),
+    )
 )
 _PROGRESS: Final = statement(
     uploads.update()
@@ -92,6 +99,13 @@ _IDLE: Final = locking(
 )
 _ABANDONED: Final = statement(
     sa.select(uploads.c.id).where(is_abandoned).order_by(uploads.c.id).limit(sa.bindparam("most"))
+)
+_ABANDONED_HERE: Final = statement(
+    sa.select(uploads.c.id)
+    .join_from(uploads, homes, homes.c.id == uploads.c.id, isouter=True)
+    .where(is_abandoned, is_here(sa.bindparam("spool", type_=sa.Text)))
+    .order_by(uploads.c.id)
+    .limit(sa.bindparam("most"))
 )
 _FORGETTABLE: Final = Among(
     lambda keys: (
@@ -189,10 +203,23 @@ def open_upload(unit: UnitOfWork, command: OpenUpload) -> Callable[[], Upload]:
     if upload.state is UploadState.COMPLETE:
         return lambda: replace(upload, tasks=tasks_of_request(unit, request))
     if command.connect:
-        upload = replace(upload, connection=upload.connection + 1, touched_at=unit.now)
-        unit.uploads.pop(upload.id, None)
-        unit.write(_CONNECT, of_id=upload.id, number=upload.connection, at=unit.now)
+        upload = _connected(unit, upload, command)
     return lambda: upload
+
+
+def _connected(unit: UnitOfWork, upload: Upload, command: OpenUpload) -> Upload:
+    """The upload with its next connection, here."""
+    here = command.here
+    if here is not None:
+        home = find_home(unit.link, upload.id)
+        check_free(unit, upload, home, command)
+        if home is not None and home.away(here):
+            upload = replace(upload, offset=0, crc32c=0)
+        set_home(unit, upload.id, Home(here.spool, here.server, unit.now))
+    upload = replace(upload, connection=upload.connection + 1, touched_at=unit.now)
+    unit.uploads.pop(upload.id, None)
+    unit.write(_CONNECT, of_id=upload.id, number=upload.connection, to=upload.offset, crc=upload.crc32c, at=unit.now)
+    return upload
 
 
 def _new_upload(unit: UnitOfWork, command: OpenUpload) -> Callable[[], Upload]:
@@ -240,6 +267,8 @@ def _new_upload(unit: UnitOfWork, command: OpenUpload) -> Callable[[], Upload]:
     )
     _count_open(unit, upload, command.queue, command.tasks, 1)
     unit.move(SPOOL, upload.reserved)
+    if command.here is not None and command.spooled and command.connect:
+        set_home(unit, upload.id, Home(command.here.spool, command.here.server, unit.now))
     return lambda: upload
 
 
@@ -271,6 +300,8 @@ def checkpoint(unit: UnitOfWork, command: Checkpoint) -> Callable[[], Upload]:
     unit.write(
         _PROGRESS, of_id=upload.id, to=upload.offset, crc=upload.crc32c, room=upload.reserved, at=upload.touched_at
     )
+    if command.release:
+        release_home(unit, upload.id)
     return lambda: upload
 
 
@@ -296,6 +327,8 @@ def finish_upload(unit: UnitOfWork, command: FinishUpload) -> Callable[[], Uploa
     if command.inline is not None:
         unit.write(_INSERT_INLINE, payload_id=payload.id, content=command.inline)
     unit.uploads.pop(upload.id, None)
+    if command.homed:
+        drop_homes(unit, (upload.id,))
     unit.write(
         _COMPLETE,
         of_id=upload.id,
@@ -341,7 +374,11 @@ def abandon_idle_uploads(unit: UnitOfWork, command: AbandonIdleUploads) -> Calla
     """See AbandonIdleUploads."""
     for row in unit.link.rows(_IDLE, before=unit.now - command.idle, most=command.limit):
         _abandon(unit, upload_of(row), row[-2], row[-1])
-    given_up = tuple(row[0] for row in unit.link.rows(_ABANDONED, most=command.limit))
+    if command.spool is None:
+        rows = unit.link.rows(_ABANDONED, most=command.limit)
+    else:
+        rows = unit.link.rows(_ABANDONED_HERE, spool=command.spool, most=command.limit)
+    given_up = tuple(row[0] for row in rows)
     return lambda: given_up
 
 
@@ -351,4 +388,6 @@ def forget_uploads(unit: UnitOfWork, command: ForgetUploads) -> Callable[[], Non
         unit.uploads.pop(upload_id, None)
         unit.write(_DELETE, of_id=upload_id)
         unit.move(SPOOL, -reserved)
+        if command.homes:
+            drop_homes(unit, (upload_id,))
     return lambda: None

@@ -1,0 +1,101 @@
+"""How a database finds the rows of a claim: the plans of its statements, shortened to what decides."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import sqlite3
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from longshore.server.store import claims, counters, promote, unit
+from longshore.server.store.dialect import Dialect
+from longshore.server.store.link import Each
+from longshore.server.store.postgres import PostgresDialect
+from longshore.server.store.postgres_connection import connect
+from longshore.server.store.postgres_link import PLANNER, compile_each
+from longshore.server.store.sqlite import SQLiteDialect
+
+# A bench may look inside: these are the statements of a claim, in their order.
+_STATEMENTS: Final[Sequence[tuple[str, Each, Mapping[str, Any]]]] = (
+    ("what a session holds", claims._HELD, {"session_id": "session-0"}),
+    ("room of a target", counters._READ, {"of": "target_running", "called": "north"}),
+    (
+        "what must be settled",
+        claims._UNSETTLED,
+        {"target": "north", "kind": "file_push", "now": 2e9, "most": 8},
+    ),
+    ("what is ready", claims._READY, {"target": "north", "taker": "file_push", "most": 8}),
+    (
+        "the same on the target of the saturated instance",
+        claims._READY,
+        {"target": "west", "taker": "file_push", "most": 8},
+    ),
+    ("who still is ready on an instance", promote._READY, {"lane": "north/i1/"}),
+    (
+        "who is next on the saturated instance",
+        promote._BEST,
+        {"lane": "west/full/", "taker": "file_push", "room": 4},
+    ),
+)
+
+
+def on_sqlite(path: Path) -> list[tuple[str, list[str]]]:
+    dialect = SQLiteDialect(path)
+    with sqlite3.connect(path) as connection:
+        return [
+            (title, [row[-1] for row in connection.execute(f"EXPLAIN QUERY PLAN {sql}", parameters)])
+            for title, sql, parameters in _on_sqlite(dialect)
+        ]
+
+
+def on_postgres(url: str) -> list[tuple[str, list[str]]]:
+    """With ANALYZE: rows and buffers as they were, without times. Rolled back, because claims lock rows."""
+    dialect = PostgresDialect(url)
+    found = []
+    with connect(url) as connection:
+        connection.execute(PLANNER.encode())
+        for title, sql, parameters in _on_postgres(dialect):
+            with connection.transaction(force_rollback=True):
+                explain = f"EXPLAIN (ANALYZE, BUFFERS, COSTS OFF, TIMING OFF, SUMMARY OFF) {sql}"
+                rows = connection.execute(explain.encode(), parameters).fetchall()
+            lines = itertools.takewhile(lambda line: not line.startswith("Planning"), (row[0] for row in rows))
+            found.append((title, _short(list(lines))))
+    return found
+
+
+def _on_sqlite(dialect: Dialect) -> list[tuple[str, str, dict[str, Any]]]:
+    result = []
+    for title, what, parameters in _STATEMENTS:
+        sql, constants = what.one.sql(dialect)
+        result.append((title, sql, {**constants, **parameters}))
+    ((load, parameters),) = unit._LOAD.split([7, 8, 500, 501])
+    sql, constants = load.sql(dialect)
+    return [*result, ("the tasks themselves, by their numbers", sql, {**constants, **parameters})]
+
+
+def _on_postgres(dialect: Dialect) -> list[tuple[str, str, dict[str, Any]]]:
+    """There what is ready comes with the whole task, and a statement is asked for all that a claim wants to know."""
+    result = []
+    for title, what, parameters in _STATEMENTS:
+        whole = {claims._READY: claims._READY_WHOLE, claims._UNSETTLED: claims._UNSETTLED_WHOLE}.get(what, what)
+        sql, constants = compile_each(whole, dialect)
+        result.append((title, sql, {**constants, "given": json.dumps([{**parameters, "nth": 0}])}))
+    return result
+
+
+def _short(lines: Sequence[str]) -> list[str]:
+    """Without types, and buffers only where they are summed up: at the top."""
+    found = []
+    for number, line in enumerate(lines):
+        if number < 2 or not line.lstrip().startswith("Buffers"):
+            plain = re.sub(r"::\w+( precision)?(\[\])?", "", line)
+            found.append(re.sub(r"\(actual rows=(\d+) loops=(\d+)\)", _rows, plain))
+    return found
+
+
+def _rows(match: re.Match[str]) -> str:
+    rows, loops = match.groups()
+    return f"({rows} rows)" if loops == "1" else f"({rows} rows, {loops} times)"

@@ -1,0 +1,32 @@
+"""How the commands of `longshored` end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import typer
+
+from longshore.server.datadir import DataDirError
+from longshore.server.model.errors import LongshoreError
+from longshore.server.settings import SettingsError
+from longshore.server.store.errors import SchemaMismatch
+
+EXIT_REFUSED: Final = 2
+"""It did not begin: a setting, the data directory or its schema."""
+EXIT_FAILED: Final = 1
+"""It could not go on, or could not begin now: starting it again may help."""
+
+
+@contextmanager
+def refusals() -> Iterator[None]:
+    """What is wrong is said in one line, and the exit code says whether another try may help."""
+    try:
+        yield
+    except (SettingsError, DataDirError, SchemaMismatch) as error:
+        typer.echo(f"longshored: {error}", err=True)
+        raise typer.Exit(EXIT_REFUSED) from None
+    except LongshoreError as error:
+        typer.echo(f"longshored: {error.message}", err=True)
+        raise typer.Exit(EXIT_FAILED) from None

@@ -1,0 +1,78 @@
+"""`longshored migrate`: the database's schema, brought to this version's before its servers are."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Annotated, Final
+
+import typer
+
+from longshore.server.cli.exits import refusals
+from longshore.server.database import in_operators_words, make_dialect
+from longshore.server.datadir import DataDir
+from longshore.server.settings import Settings, is_postgres, sqlite_path
+from longshore.server.store.accepted import EMPTY, OURS, check
+from longshore.server.store.migrate import migrate, revision_of
+
+EXIT_TO_DO: Final = 3
+"""`--check` found that there is something to do."""
+
+
+def register(app: typer.Typer) -> None:
+    app.command("migrate")(_migrate)
+
+
+def _migrate(
+    context: typer.Context,
+    check_only: Annotated[
+        bool, typer.Option("--check", help="Change nothing; exit with 3 when there is something to do.")
+    ] = False,
+) -> None:
+    """Bring the database to this version's schema; servers of the version before go on working on it.
+
+    The database is the one that the options before the command name, as for a server: `longshored --database URL
+    migrate`. One that has the schema is left alone. SQLite's must not have a server at the time.
+    """
+    settings: Settings = context.obj
+    with refusals():
+        before, after = _found(settings) if check_only else _done(settings)
+    typer.echo(_said(before, after, check_only=check_only))
+    if check_only and before < OURS:
+        raise typer.Exit(EXIT_TO_DO)
+
+
+def _found(settings: Settings) -> tuple[int, int]:
+    if not is_postgres(settings.database) and not _file_is_there(settings):
+        return EMPTY, EMPTY
+    with _data_dir(settings) as data, in_operators_words(settings.database):
+        dialect = make_dialect(settings.database, data)
+        with dialect.engine.connect() as connection:
+            found = revision_of(connection)
+        check(max(found, OURS - 1))
+        return found, found
+
+
+def _done(settings: Settings) -> tuple[int, int]:
+    with _data_dir(settings) as data, in_operators_words(settings.database):
+        return migrate(make_dialect(settings.database, data).engine)
+
+
+def _data_dir(settings: Settings) -> contextlib.AbstractContextManager[DataDir]:
+    """Held for a database in it, so that no server has it; that of a shared database is nobody's business here."""
+    data = DataDir(settings.data_dir)
+    return contextlib.nullcontext(data) if is_postgres(settings.database) else data
+
+
+def _file_is_there(settings: Settings) -> bool:
+    return sqlite_path(settings.database, DataDir(settings.data_dir).database).exists()
+
+
+def _said(before: int, after: int, *, check_only: bool) -> str:
+    if check_only and before < OURS:
+        has = "is empty" if before == EMPTY else f"has schema {before:04}"
+        return f"The database {has}: `longshored migrate` would bring it to schema {OURS:04}."
+    if before == after:
+        newer = f", newer than this version's {OURS:04}, which works on it" if after > OURS else ""
+        return f"The database has schema {after:04}{newer}: there is nothing to do."
+    had = "was empty" if before == EMPTY else f"had schema {before:04}"
+    return f"The database {had} and has schema {after:04} now."

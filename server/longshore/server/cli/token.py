@@ -1,0 +1,153 @@
+"""`longshored token`: who may come in, from other machines and as somebody else than the data directory's owner."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Final, Literal, TypeAlias
+
+import typer
+
+from longshore.server.cli.exits import refusals
+from longshore.server.desk import Desk
+from longshore.server.model.access import Role, Secret, Token, check_name, roles_text
+from longshore.server.options import parse_duration
+from longshore.server.settings import Settings, SettingsError
+
+Output: TypeAlias = Literal["text", "json"]
+OutputOption: TypeAlias = Annotated[Output, typer.Option(help="For people, or for programs.")]
+
+_HEAD: Final = ("ID", "NAME", "ROLES", "CREATED", "EXPIRES", "STATE")
+
+_tokens = typer.Typer(no_args_is_help=True, help="Make, list and revoke tokens, while servers run or before they do.")
+
+
+def register(app: typer.Typer) -> None:
+    app.add_typer(_tokens, name="token")
+
+
+@_tokens.command("create")
+def _create(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="Who it is for: the creator of its tasks. Several tokens may have it.")],
+    role: Annotated[list[Role], typer.Option(help="What it may do. Repeatable.", show_default=False)],
+    expires: Annotated[
+        str, typer.Option(help="How long it is valid, such as 90d. [default: for ever]", show_default=False)
+    ] = "",
+    token_file: Annotated[
+        Path | None,
+        typer.Option(help="Write the token into this new file (0600) and print none of it.", show_default=False),
+    ] = None,
+    output: OutputOption = "text",
+) -> None:
+    """Make a token. It is shown once; the database keeps its SHA-256 only."""
+    settings: Settings = context.obj
+    said: list[Secret] = []
+    with refusals():
+        try:
+            check_name(name)
+        except ValueError as error:
+            raise SettingsError(f"NAME: {error}") from None
+        seconds = parse_duration("--expires", expires, least=1.0) if expires else None
+        hand_out: Callable[[Secret], None] = said.append
+        if token_file is not None:
+            hand_out = _Writer(token_file)
+        token = Desk(settings, make=True).create(name, frozenset(role), expires=seconds, hand_out=hand_out)
+    if output == "json":
+        where = {"token": str(said[0])} if said else {"token_file": str(token_file)}
+        typer.echo(json.dumps(_form(token, token.created_at) | where))
+        return
+    typer.echo(
+        f"Token {token.id} of {token.name}: {roles_text(token.roles)}; expires {_time(token.expires_at) or 'never'}.",
+        err=True,
+    )
+    typer.echo(str(said[0]) if said else f"Written to {token_file}.", err=not said)
+
+
+@_tokens.command("list")
+def _list(context: typer.Context, output: OutputOption = "text") -> None:
+    """Show every token, the revoked and expired ones too, and no secret."""
+    with refusals():
+        found, now = Desk(context.obj, make=False).all()
+    if output == "json":
+        typer.echo(json.dumps([_form(token, now) for token in found], indent=2))
+        return
+    rows = [
+        (
+            token.id,
+            token.name,
+            roles_text(token.roles),
+            _time(token.created_at),
+            _time(token.expires_at) or "never",
+            token.refused(now) or "valid",
+        )
+        for token in found
+    ]
+    for line in _table([_HEAD, *rows]):
+        typer.echo(line)
+
+
+@_tokens.command("revoke")
+def _revoke(
+    context: typer.Context,
+    which: Annotated[str, typer.Argument(metavar="ID|NAME", help="One token, or all of this name.")],
+    output: OutputOption = "text",
+) -> None:
+    """End a token. Servers refuse it within seconds, and end the streams that were opened with it."""
+    with refusals():
+        done = Desk(context.obj, make=False).revoke(which)
+        if not done.now and not done.before:
+            raise SettingsError(
+                f"There is no token with the id or name {which[:200]!r}; `longshored token list` shows them."
+            )
+    if output == "json":
+        typer.echo(json.dumps({"revoked": [token.id for token in done.now]}))
+        return
+    for token in done.now:
+        typer.echo(f"Token {token.id} of {token.name} is revoked.")
+    if not done.now:
+        typer.echo("It was revoked already.")
+
+
+class _Writer:
+    """Puts the secret into a new file that only this user may read."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __call__(self, secret: Secret) -> None:
+        try:
+            handle = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        except FileExistsError:
+            raise SettingsError(f"--token-file {self._path}: is there already; give a new name.") from None
+        except OSError as error:
+            raise SettingsError(f"--token-file {self._path}: cannot be made: {error.strerror}.") from error
+        try:
+            os.write(handle, f"{secret}\n".encode("ascii"))
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _form(token: Token, now: float) -> dict[str, object]:
+    return {
+        "id": token.id,
+        "name": token.name,
+        "roles": [role for role in Role if role in token.roles],
+        "created": _time(token.created_at),
+        "expires": _time(token.expires_at) or None,
+        "revoked": _time(token.revoked_at) or None,
+        "state": token.refused(now) or "valid",
+    }
+
+
+def _time(seconds: float | None) -> str:
+    return "" if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+
+
+def _table(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

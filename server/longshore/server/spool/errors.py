@@ -1,0 +1,7 @@
+"""Why a spool is not opened. Not for callers over the network: a server that meets one does not start."""
+
+from __future__ import annotations
+
+
+class SpoolRefused(Exception):
+    """The spool cannot be used as it is set up. The message says why and what to do, without naming an option."""

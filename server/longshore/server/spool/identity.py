@@ -1,0 +1,53 @@
+"""Which spool this is, and which database it belongs to: one small file, made once, that nobody changes.
+
+A server removes what its database does not know. So a spool that another database filled is never swept: it is not
+opened.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+from dataclasses import asdict, dataclass
+from typing import Final, Self
+
+from longshore.server.spool.errors import SpoolRefused
+
+NAME: Final = "identity"
+_RANDOM: Final = re.compile(r"[0-9a-f]{32}")
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """`spool`: 32 random hexadecimal digits; `database`: the identity of the database."""
+
+    spool: str
+    database: str
+
+    @classmethod
+    def new(cls, database: str) -> Self:
+        return cls(secrets.token_hex(16), database)
+
+    @classmethod
+    def read(cls, content: bytes, *, where: str, database: str) -> Self:
+        """What a spool says of itself. Raises SpoolRefused where it belongs to another database."""
+        try:
+            raw = json.loads(content)
+            found = cls(str(raw["spool"]), str(raw["database"]))
+        except (ValueError, KeyError, TypeError):
+            found = None
+        if found is None or not _RANDOM.fullmatch(found.spool):
+            raise SpoolRefused(
+                f"{where}/{NAME} does not say whose spool this is. If it is this database's, delete that file to have "
+                "a new one made."
+            )
+        if found.database != database:
+            raise SpoolRefused(
+                f"{where} belongs to another database, whose payloads this server would take for leftovers and remove. "
+                f"Give this one a spool of its own; if the other database is gone for good, delete {where}/{NAME}."
+            )
+        return found
+
+    def content(self) -> bytes:
+        return json.dumps(asdict(self)).encode("ascii") + b"\n"

@@ -1,0 +1,143 @@
+"""Homes: which spool has the file of an upload or payload, and which server sends it.
+
+Written on databases of several servers only (`Here`). What stays in the database (inline payloads) has no home, and an
+upload of a few seconds that never had a file has none either: its own row then says when it was touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from longshore.server.model.errors import UploadInProgress, UploadTakenOver
+from longshore.server.model.servers import DEAD_AFTER, Here, Home
+from longshore.server.model.task import Upload
+from longshore.server.store.commands import OpenUpload
+from longshore.server.store.link import Among, Link, changing, inserting, locking, statement, types_of
+from longshore.server.store.schema import homes, is_open, servers, uploads
+from longshore.server.store.server_commands import HearUploads, RecordHome
+from longshore.server.store.unit import UnitOfWork
+
+HEARD_EVERY: Final = 2.0
+"""Seconds between two signs of life of a server's uploads. A connection counts as silent only this much later, because
+it may have spoken since the last sign."""
+
+_COLUMNS: Final = (homes.c.spool, homes.c.sender, homes.c.heard_at)
+_FIND: Final = statement(sa.select(*_COLUMNS).where(homes.c.id == sa.bindparam("of_id")))
+_SEEN: Final = statement(sa.select(servers.c.seen_ticks).where(servers.c.id == sa.bindparam("of_id")))
+_INSERT: Final = inserting(homes, missing=True)
+_UPDATE: Final = changing(
+    lambda given: (
+        homes.update()
+        .where(homes.c.id == given["of_id"])
+        .values(spool=given["at"], sender=given["by"], heard_at=given["heard"])
+    ),
+    types_of(homes, of_id="id", at="spool", by="sender", heard="heard_at"),
+)
+_RELEASE: Final = statement(homes.update().where(homes.c.id == sa.bindparam("of_id")).values(sender=""))
+_DROP: Final = statement(homes.delete().where(homes.c.id == sa.bindparam("of_id")))
+_CONNECTION: Final = locking(sa.select(uploads.c.connection).where(uploads.c.id == sa.bindparam("upload_id"), is_open))
+_CONNECTIONS: Final = Among(
+    lambda keys: (
+        sa.select(uploads.c.id, uploads.c.connection).where(uploads.c.id.in_(keys), is_open).order_by(uploads.c.id)
+    ),
+    lock=True,
+)
+
+
+def is_here(identity: sa.ColumnElement[str]) -> sa.ColumnElement[bool]:
+    """Of a row joined with `homes` on the left: its file is in the spool of this identity, or it has none."""
+    return sa.or_(homes.c.spool.is_(None), homes.c.spool == "", homes.c.spool == identity)
+
+
+def find_home(link: Link, upload_id: str) -> Home | None:
+    row = link.row(_FIND, of_id=upload_id)
+    return None if row is None else Home(*row)
+
+
+def set_home(unit: UnitOfWork, upload_id: str, home: Home) -> None:
+    _set(unit, [{"id": upload_id, "spool": home.spool, "sender": home.sender, "heard_at": home.heard_at}])
+
+
+def _set(unit: UnitOfWork, rows: list[dict[str, Any]]) -> None:
+    """Rows of `homes`, whether they are there or not."""
+    updates = [{"of_id": row["id"], "at": row["spool"], "by": row["sender"], "heard": row["heard_at"]} for row in rows]
+    if rows:
+        unit.writes += 1
+        unit.link.write(_INSERT, rows)
+        unit.link.write(_UPDATE, updates)
+
+
+def release_home(unit: UnitOfWork, upload_id: str) -> None:
+    """The connection that sent it has ended."""
+    unit.writes += 1
+    unit.link.write(_INSERT, [{"id": upload_id, "spool": "", "sender": "", "heard_at": unit.now}])
+    unit.write(_RELEASE, of_id=upload_id)
+
+
+def drop_homes(unit: UnitOfWork, ids: Iterable[str]) -> None:
+    for one in ids:
+        unit.write(_DROP, of_id=one)
+
+
+def check_free(unit: UnitOfWork, upload: Upload, home: Home | None, command: OpenUpload) -> None:
+    """Raises UploadInProgress where another server's connection is sending the upload, and neither is silent for long
+    enough nor is to be put aside."""
+    here = command.here
+    if here is None or command.take_over or not upload.connection:
+        return
+    if home is not None:
+        if home.sender in ("", here.server) or not _alive(unit, home.sender):
+            return
+        heard_at = home.heard_at
+    else:
+        # It has no file, and nobody has written down who sends it: its first seconds, or its sender was killed in them.
+        heard_at = upload.touched_at
+    silent = unit.now - heard_at
+    if silent < command.silence + HEARD_EVERY:
+        raise UploadInProgress(
+            "Another server is being sent this upload. Wait for it, or set `take_over` if that connection is dead.",
+            upload_id=upload.id,
+        )
+
+
+def _alive(unit: UnitOfWork, server: str) -> bool:
+    row = unit.link.row(_SEEN, of_id=server)
+    return row is not None and bool(unit.ticks - row[0] < DEAD_AFTER)
+
+
+def record_home(unit: UnitOfWork, command: RecordHome) -> Callable[[], None]:
+    """See RecordHome."""
+    row = unit.link.row(_CONNECTION, upload_id=command.upload_id)
+    if row is None or row[0] != command.connection:
+        raise UploadTakenOver(
+            "This connection may not write the upload any more: another one continues it, or it is over.",
+            upload_id=command.upload_id,
+        )
+    set_home(unit, command.upload_id, _sent(unit, command.here))
+    return lambda: None
+
+
+def _sent(unit: UnitOfWork, here: Here) -> Home:
+    return Home(here.spool, here.server, unit.now)
+
+
+def hear_uploads(unit: UnitOfWork, command: HearUploads) -> Callable[[], frozenset[str]]:
+    """See HearUploads."""
+    heard = {one.upload_id: one for one in command.uploads}
+    newest: dict[str, int] = dict(unit.link.among(_CONNECTIONS, sorted(heard)))
+    ours = [one for one in heard.values() if newest.get(one.upload_id) == one.connection]
+    rows: list[dict[str, Any]] = [
+        {
+            "id": one.upload_id,
+            "spool": command.here.spool if one.spooled else "",
+            "sender": command.here.server,
+            "heard_at": unit.now - max(one.silent, 0.0),
+        }
+        for one in ours
+    ]
+    _set(unit, rows)
+    lost = frozenset(heard) - {one.upload_id for one in ours}
+    return lambda: lost

@@ -1,0 +1,54 @@
+"""Commands of several servers on one database. All of them are meant for PostgreSQL; SQLite carries them out too."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from longshore.server.model.servers import Here
+from longshore.server.store.commands import Command
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnnounceServer(Command[None]):
+    """A sign of life of this server, to be repeated every few seconds. Entries of others that are long dead go, as
+    long as no file is left in their spool or another server has it."""
+
+    here: Here
+    address: str
+    version: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetireServer(Command[None]):
+    """This server leaves. Its entry goes, unless files are left in its spool that no other server has: then it stays,
+    as a dead one, to tell where they are."""
+
+    here: Here
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordHome(Command[None]):
+    """The upload is about to get a file in this server's spool (rows come before files). Raises UploadTakenOver."""
+
+    upload_id: str
+    connection: int
+    here: Here
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """`connection` of an upload is served, and has said nothing for `silent` seconds. `spooled`: it has a file."""
+
+    upload_id: str
+    connection: int
+    silent: float
+    spooled: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HearUploads(Command[frozenset[str]]):
+    """Signs of life of the uploads that this server is sent; answers with those that another connection has, or that
+    are open no more."""
+
+    here: Here
+    uploads: tuple[Heard, ...]
