@@ -159,6 +159,9 @@ def answer_lost(link: PostgresLink) -> None:
 def all_answers_lost(link: PostgresLink) -> None:
     """The same, and what was sent along with the COMMIT is not answered either."""
     link._send("COMMIT")
+    kept, link._kept = link._kept, []
+    for execute in kept:
+        execute()
     link.connection.close()
 
 

@@ -6,6 +6,7 @@ index that begins with target and kind, and never more of them than could be tak
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -19,10 +20,10 @@ from longshore.server.model.values import State
 from longshore.server.store.commands import Claims, ClaimTasks, Offer
 from longshore.server.store.counters import LANE_RUNNING, TARGET_RUNNING
 from longshore.server.store.fleet import session_at
-from longshore.server.store.link import Each, Given
+from longshore.server.store.link import Each, Given, Row
 from longshore.server.store.promote import room_in, trim_lanes
 from longshore.server.store.rows import seq_in, taker_of, task_columns
-from longshore.server.store.schema import is_ready, is_unsettled, orders, tasks
+from longshore.server.store.schema import counters, is_ready, is_unsettled, orders, tasks
 from longshore.server.store.unit import Entry, UnitOfWork
 
 
@@ -49,9 +50,19 @@ def _unsettled(given: Given, *columns: sa.ColumnElement[Any]) -> sa.Select[Any]:
     )
 
 
+_among = tasks.alias("among")
+
+
 def _whole(make: Callable[..., sa.Select[Any]], given: Given) -> sa.Select[Any]:
-    """With all of the task, where it would have to be asked for next."""
-    return make(given, *task_columns()).join_from(tasks, orders, tasks.c.seq == orders.c.seq)
+    """With all that would have to be asked next: the task, how many run in its lane, and how many are ready there."""
+    running = sa.select(counters.c.value).where(
+        counters.c.scope == sa.literal_column(f"'{LANE_RUNNING}'"), counters.c.name == tasks.c.lane
+    )
+    ready: sa.Select[Any] = sa.select(sa.func.count()).where(
+        _among.c.lane == tasks.c.lane, _among.c.ready.is_(sa.true()), _among.c.lane != ""
+    )
+    columns = (*task_columns(), running.scalar_subquery().label("running"), ready.scalar_subquery().label("among"))
+    return make(given, *columns).join_from(tasks, orders, tasks.c.seq == orders.c.seq)
 
 
 _READY_TYPES: Final = {"target": sa.Text, "taker": sa.Text, "most": sa.Integer}
@@ -101,6 +112,8 @@ class _Round:
 
     def __init__(self, unit: UnitOfWork, command: ClaimTasks) -> None:
         self._unit = unit
+        self._ready_in: dict[str, int] = {}
+        """How many tasks are ready in a lane, as far as that is known."""
         self._takers = self._able(command.offers)
         self._taken: list[tuple[str, Entry]] = []
         self._solo_waiting: set[str] = set()
@@ -108,7 +121,6 @@ class _Round:
     def run(self) -> tuple[list[tuple[str, Entry]], tuple[str, ...]]:
         """Settling first: somebody's outcome is unknown until then. Then what must run alone, then the rest."""
         pairs = list(self._pairs())
-        self._unit.ledger.ask((TARGET_RUNNING, target) for target, _ in pairs if target)()
         unsettled = self._ask_unsettled(pairs)
         alone = self._ask_ready(pairs, alone=True)
         rest = self._ask_ready(pairs, alone=False)
@@ -117,8 +129,17 @@ class _Round:
         self._run_rest(rest())
         if self._taken:
             self._unit.flush()
-            trim_lanes(self._unit, sorted({entry.lane for _, entry in self._taken}))
+            trim_lanes(self._unit, self._crowded())
         return self._taken, tuple(sorted(self._solo_waiting))
+
+    def _crowded(self) -> list[str]:
+        """Lanes where more may be left ready than there is room for."""
+        taken = Counter(entry.lane for _, entry in self._taken if entry.lane)
+        return sorted(
+            lane
+            for lane, number in taken.items()
+            if lane not in self._ready_in or self._ready_in[lane] - number > room_in(self._unit, lane)
+        )
 
     def _able(self, offers: Sequence[Offer]) -> list[_Taker]:
         """The sessions that may take something."""
@@ -131,6 +152,7 @@ class _Round:
             and offer.room >= 1
         ]
         held = unit.link.ask_each(_HELD, [{"session_id": session.id} for _, session in sessions])
+        unit.ledger.ask((TARGET_RUNNING, target) for _, session in sessions for target in session.targets)()
         return [
             _Taker(session, Shares(room=offer.room, kept_for=offer.kept_for), offer.idle and not rows)
             for (offer, session), rows in zip(sessions, held(), strict=True)
@@ -197,11 +219,22 @@ class _Round:
 
         def answer() -> list[list[Entry]]:
             rows = found()
-            if not unit.remembers:
-                unit.adopt(row for each in rows for row in each)
-            return [unit.load(row[0] if unit.remembers else seq_in(row) for row in each) for each in rows]
+            if unit.remembers:
+                return [unit.load(row[0] for row in each) for each in rows]
+            return [unit.load(self._learn(row) for row in each) for each in rows]
 
         return answer
+
+    def _learn(self, row: Row) -> int:
+        """Take over what `_whole` says of a task; answers its number."""
+        *task, running, ready = row
+        self._unit.adopt((tuple(task),))
+        seq = seq_in(row)
+        for entry in self._unit.load((seq,)):
+            if entry.lane:
+                self._unit.ledger.learn((LANE_RUNNING, entry.lane), running)
+                self._ready_in[entry.lane] = ready
+        return seq
 
     # Taking -------------------------------------------------------------------------------------------------------
 

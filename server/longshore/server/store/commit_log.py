@@ -75,9 +75,7 @@ _SINCE: Final = statement(
     .limit(sa.literal_column(str(_AT_ONCE)))
 )
 # The newest row stays: positions are counted from it.
-_TIDY: Final = statement(
-    commits.delete().where(commits.c.at < sa.bindparam("before"), commits.c.position < sa.bindparam("newest"))
-)
+_TIDY: Final = statement(commits.delete().where(commits.c.at < sa.bindparam("before"), commits.c.position < _last))
 _wanted_rows = sa.func.unnest(
     sa.bindparam("seqs", type_=sa.ARRAY(sa.BigInteger)), sa.bindparam("revisions", type_=sa.ARRAY(sa.BigInteger))
 ).table_valued(sa.column("seq", sa.BigInteger), sa.column("revision", sa.BigInteger))
@@ -138,8 +136,8 @@ class CommitLog:
             return None
         position = link.ask(_ANNOUNCE, by=self._server, now=now, said=_encode(changes))
         self._announced += 1
-        if self._announced % TIDY_EVERY == 0 and self._seen is not None:
-            link.tell(_TIDY, before=now - KEPT, newest=self._seen)
+        if self._announced % TIDY_EVERY == 0:
+            link.tell(_TIDY, before=now - KEPT)
         return position
 
     # After a commit -----------------------------------------------------------------------------------------------

@@ -79,10 +79,14 @@ _DROP_EMPTY: Final = statement(
 
 
 class Ledger:
-    """The counters as one transaction sees them: what is stored, and by how much it will move at the end."""
+    """The counters as one transaction sees them: what is stored, and by how much it will move at the end.
 
-    def __init__(self, link: Link) -> None:
+    `made` are counters that have a row; kept from one transaction to the next, and forgotten after one that failed.
+    """
+
+    def __init__(self, link: Link, made: set[Key]) -> None:
         self._link = link
+        self._made = made
         self._stored: dict[Key, int | None] = {}
         self._moves: dict[Key, int] = {}
         self._dropping = False
@@ -95,6 +99,10 @@ class Ledger:
     def knows(self, key: Key) -> bool:
         """Its value costs no question."""
         return key in self._stored
+
+    def learn(self, key: Key, value: int | None) -> None:
+        """It was read along with something else. None: it has no row."""
+        self._stored.setdefault(key, value)
 
     def ask(self, keys: Iterable[Key]) -> Callable[[], None]:
         """Ask for these counters with one statement; they are known once what comes back is called."""
@@ -122,12 +130,14 @@ class Ledger:
     def flush(self) -> None:
         """Write the moves, in one order for everybody. Called once, at the end: rows stay locked until the commit."""
         moved = sorted((key, by) for key, by in self._moves.items() if by)
-        missing = [key for key, _ in moved if self._stored.get(key) is None]
+        missing = [key for key, _ in moved if self._stored.get(key) is None and key not in self._made]
         self._link.write(_MAKE, [{"scope": scope, "name": name, "value": 0} for scope, name in missing])
         moves = [{"of": scope, "called": name, "by": by} for (scope, name), by in moved]
         self._link.write(_MOVE, moves, exactly=True)
         if self._dropping:
             self._link.tell(_DROP_EMPTY, scope=LANE_RUNNING)
+        # Those of lanes are dropped when they are empty.
+        self._made.update(key for key in missing if key[0] != LANE_RUNNING)
         self._moves.clear()
         self._stored.clear()
 

@@ -1,9 +1,9 @@
 """A connection to PostgreSQL, which is far: what nobody waits for is sent along with what somebody does.
 
-The connection is in libpq's pipeline mode from its first transaction on. Statements go out as they come, their answers
-are read when one of them is wanted (`settle`): that is one round trip for all of them, however many. Each ends with a
-Sync, not with a mere Flush: only then does the database take the connection for idle and end a transaction whose server
-has stopped (`IDLE_TIMEOUT`).
+The connection is in libpq's pipeline mode from its first transaction on. Statements are kept until an answer is wanted
+(`settle`): that is one round trip for all of them, however many. It ends with a Sync, not with a mere Flush, and all is
+sent in one go: only after a Sync does the database take the connection for idle and end a transaction whose server has
+stopped (`IDLE_TIMEOUT`).
 
 Writes are checked without waiting: one that has to change as many rows as it was given divides by zero where it has
 not, so that the COMMIT behind it is not carried out.
@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
+from functools import partial
 from typing import Any, Final, cast
 
 import psycopg
@@ -33,9 +34,11 @@ from longshore.server.store.postgres_connection import Connection
 TURN: Final = 0x4C6F6E6773686F72
 """The number of the lock: "Longshor"."""
 
-_TAKE_TURN: Final = f"SELECT pg_advisory_xact_lock({TURN})"
-_FACTS: Final = "SELECT extract(epoch FROM clock_timestamp())::float8, pg_current_xact_id()::text"
-"""Asked once the turn has come."""
+_TAKE_TURN: Final = (
+    f"WITH turn AS MATERIALIZED (SELECT pg_advisory_xact_lock({TURN})) "  # noqa: S608  a constant
+    "SELECT extract(epoch FROM clock_timestamp())::float8, pg_current_xact_id()::text FROM turn"
+)
+"""The time is asked once the turn has come."""
 
 _BEGIN_SNAPSHOT: Final = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 
@@ -100,7 +103,7 @@ class PostgresLink(Link):
         self._pipeline: psycopg.Pipeline | None = None
         self._exit = ExitStack()
         self._facts: _Coming | None = None
-        self._waiting = False
+        self._kept: list[Callable[[], object]] = []
         self._writes = False
         self.statements = 0
         self.round_trips = 0
@@ -124,8 +127,7 @@ class PostgresLink(Link):
             self._send(PLANNER)
             self._writes = True
         self._send("BEGIN")
-        self._send(_TAKE_TURN)
-        self._facts = self._send(_FACTS)
+        self._facts = self._send(_TAKE_TURN)
 
     def begin_snapshot(self) -> None:
         self._enter()
@@ -155,14 +157,13 @@ class PostgresLink(Link):
 
     def rollback(self) -> None:
         self._facts = None
+        self._kept.clear()
         try:
-            self.settle()
+            self._sync()
         except psycopg.Error:
             # What was still on its way behind the failure.
             if self.connection.closed:
                 raise
-        except BatchConflict:
-            pass
         self._send("ROLLBACK", prepare=False)
         self.settle()
         # At a ROLLBACK the driver forgets all that is prepared, and has the database forget it right behind the next
@@ -171,13 +172,15 @@ class PostgresLink(Link):
         self.settle()
 
     def settle(self) -> None:
-        if not self._waiting:
+        if not self._kept:
             return
-        self._waiting = False
+        kept, self._kept = self._kept, []
+        self.statements += len(kept)
         self.round_trips += 1
-        assert self._pipeline is not None
         try:
-            self._pipeline.sync()
+            for execute in kept:
+                execute()
+            self._sync()
         except psycopg.errors.DivisionByZero as error:
             raise BatchConflict("rows changed meanwhile") from error
         facts, self._facts = self._facts, None
@@ -185,6 +188,10 @@ class PostgresLink(Link):
             ((now, self.connection.last_transaction),) = facts.rows()
             if self._clock is not None:
                 self._clock.heard(now)
+
+    def _sync(self) -> None:
+        if self._pipeline is not None:
+            self._pipeline.sync()
 
     def _enter(self) -> None:
         if self._pipeline is None:
@@ -241,13 +248,7 @@ class PostgresLink(Link):
 
     def _send(self, sql: str, parameters: Mapping[str, Any] | None = None, *, prepare: bool = True) -> _Coming:
         cursor = self.connection.cursor()
-        self._waiting = self._pipeline is not None
-        self.statements += 1
-        try:
-            cursor.execute(sql.encode(), parameters or None, prepare=prepare)
-        except psycopg.errors.DivisionByZero as error:
-            # Answers are read as they come, those of earlier statements too.
-            raise BatchConflict("rows changed meanwhile") from error
+        self._kept.append(partial(cursor.execute, sql.encode(), parameters or None, prepare=prepare))
         return _Coming(self, cursor)
 
 

@@ -15,6 +15,7 @@ from longshore.server.store import queries, tokens
 from longshore.server.store.accepted import SchemaState, check
 from longshore.server.store.cache import TaskCache
 from longshore.server.store.commands import Command
+from longshore.server.store.counters import Key
 from longshore.server.store.dialect import Dialect
 from longshore.server.store.homes import find_home
 from longshore.server.store.limits import LaneLimits
@@ -43,12 +44,23 @@ class SQLStore:
         self._listeners: list[Callable[[Changes], None]] = []
         self._readers = Readers(connect=dialect.link, threads=READERS)
         cache = TaskCache()
+        made: set[Key] = set()
+
+        def forget() -> None:
+            cache.clear()
+            made.clear()
+
         self._writer = Writer(
             connect=dialect.link,
             make_unit=lambda link: UnitOfWork(
-                link=link, clock=clock, policy=policy, limits=limits, cache=cache if dialect.exclusive else None
+                link=link,
+                clock=clock,
+                policy=policy,
+                limits=limits,
+                cache=cache if dialect.exclusive else None,
+                made=made,
             ),
-            forget=cache.clear,
+            forget=forget,
             clock=clock,
             deliver=self._deliver,
             may_pass=dialect.may_pass,

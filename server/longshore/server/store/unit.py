@@ -128,14 +128,21 @@ class UnitOfWork:
     """One transaction's working set. Time is read once, when it has its turn."""
 
     def __init__(
-        self, *, link: Link, clock: Clock, policy: Policy, limits: LaneLimits, cache: TaskCache | None = None
+        self,
+        *,
+        link: Link,
+        clock: Clock,
+        policy: Policy,
+        limits: LaneLimits,
+        cache: TaskCache | None = None,
+        made: set[Key] | None = None,
     ) -> None:
         self.link = link
         self.clock = clock
         self.policy = policy
         self.limits = limits
         self._time: tuple[float, float] | None = None
-        self.ledger = Ledger(link)
+        self.ledger = Ledger(link, set() if made is None else made)
         self.places: set[bytes] = set()
         """Destinations that a task has left."""
         self.lanes: dict[str, set[str] | None] = {}
