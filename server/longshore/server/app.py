@@ -14,7 +14,7 @@ from typing import Final
 
 import grpc.aio
 import structlog
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from longshore.server import version
@@ -32,6 +32,7 @@ from longshore.server.engine.sessions import Sessions
 from longshore.server.engine.submissions import Defaults
 from longshore.server.engine.uploads import UploadLimits, Uploads
 from longshore.server.engine.watch import WatchHub
+from longshore.server.health import Health
 from longshore.server.journal import Journal
 from longshore.server.model.clock import Clock
 from longshore.server.model.events import Policy
@@ -192,7 +193,7 @@ class _Server:
                 finished=self._finished,
             )
         )
-        self._health = health.aio.HealthServicer()
+        self._health = Health(store=store, services=_SERVICES)
         self._grpc: grpc.aio.Server | None = None
         self._background: asyncio.Task[None] | None = None
         self._child: WorkerChild | None = None
@@ -218,8 +219,6 @@ class _Server:
         addresses = self._door.open(server)
         self._background = asyncio.create_task(self._run_loops(), name="engine")
         await server.start()
-        for name in ("", *_SERVICES):
-            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
         if self._settings.worker:
             self._child = self._worker(self._door.for_the_child)
             self._child_task = asyncio.create_task(self._child.run(), name="worker child")
@@ -234,6 +233,7 @@ class _Server:
 
     async def _run_loops(self) -> None:
         async with asyncio.TaskGroup() as group:
+            group.create_task(self._health.run(), name="health")
             group.create_task(self._janitor.run(), name="janitor")
             group.create_task(self._sessions.run(), name="sessions")
             group.create_task(self._dispatcher.run(), name="dispatch")
@@ -261,7 +261,7 @@ class _Server:
         """Leave politely: no new work, uploads get the grace, watches and sessions are sent elsewhere."""
         grace = self._settings.times.drain_grace
         _log.info("draining", grace=grace)
-        await self._health.enter_graceful_shutdown()
+        self._health.leave()
         if self._child is not None:
             # Its attempts report through this server, so it leaves first.
             await asyncio.gather(self._child.stop(grace), self._uploads.drain(grace))
