@@ -174,6 +174,7 @@ class Sessions:
         _log.info(
             "worker_connected",
             session_id=session.id,
+            principal=session.principal,
             worker=session.worker,
             epoch=session.epoch,
             targets=sorted(session.targets),

@@ -312,7 +312,13 @@ class UploadStream:
             )
         )
         self._done = True
-        _log.info("upload_complete", upload_id=done.id, size=size, tasks=[task.id for task in done.tasks])
+        _log.info(
+            "upload_complete",
+            upload_id=done.id,
+            principal=done.principal,
+            size=size,
+            tasks=[task.id for task in done.tasks],
+        )
         return done
 
     async def _check_sha256(self, content: Content) -> None:
@@ -329,7 +335,9 @@ class UploadStream:
     async def _reject(self, error: LongshoreError) -> None:
         """The bytes are wrong: give the upload up, so that the same request id can start anew."""
         self._rejected = True
-        _log.warning("upload_rejected", upload_id=self._upload.id, reason=error.reason)
+        _log.warning(
+            "upload_rejected", upload_id=self._upload.id, principal=self._upload.principal, reason=error.reason
+        )
         try:
             await self._keeper.store.run(RejectUpload(upload_id=self._upload.id, connection=self._upload.connection))
         except LongshoreError as trouble:
@@ -368,4 +376,4 @@ class UploadStream:
         except (LongshoreError, TimeoutError) as error:
             _log.info("upload_not_checkpointed", upload_id=self._upload.id, error=str(error))
         else:
-            _log.info("upload_detached", upload_id=self._upload.id, offset=durable[0])
+            _log.info("upload_detached", upload_id=self._upload.id, principal=self._upload.principal, offset=durable[0])
