@@ -49,8 +49,18 @@ async def servers() -> AsyncIterator[list[FakeServer]]:
 
 
 @pytest.fixture
-async def client(servers: list[FakeServer]) -> AsyncIterator[AsyncClient]:
-    async with AsyncClient(server=[server.address for server in servers], patience=10) as client, asyncio.timeout(30):
+def waits() -> list[float]:
+    """Pauses that the client made."""
+    return []
+
+
+@pytest.fixture
+async def client(servers: list[FakeServer], waits: list[float]) -> AsyncIterator[AsyncClient]:
+    addresses = [server.address for server in servers]
+    async with (
+        AsyncClient(server=addresses, patience=10, on_wait=lambda _error, pause: waits.append(pause)) as client,
+        asyncio.timeout(30),
+    ):
         yield client
 
 
@@ -79,12 +89,10 @@ async def test_clients_begin_anywhere(servers: list[FakeServer]) -> None:
 
 
 async def test_one_that_is_away_costs_no_pause_and_is_back_by_itself(
-    client: AsyncClient, servers: list[FakeServer]
+    client: AsyncClient, servers: list[FakeServer], waits: list[float]
 ) -> None:
     away = servers[1]
     await away.__aexit__()
-    waits: list[float] = []
-    client._on_wait = lambda _error, pause: waits.append(pause)
     for _ in range(12):
         await client.get("t")
     assert asked(servers)[1] == 0
@@ -162,10 +170,8 @@ async def test_a_refusal_is_everybodys(client: AsyncClient, servers: list[FakeSe
 
 @pytest.mark.parametrize("how", ["status", "go_away", "end"])
 async def test_a_watch_goes_on_elsewhere_without_gap_or_repeat(
-    client: AsyncClient, servers: list[FakeServer], how: str
+    client: AsyncClient, servers: list[FakeServer], waits: list[float], how: str
 ) -> None:
-    waits: list[float] = []
-    client._on_wait = lambda _error, pause: waits.append(pause)
     for server in servers:
         server.service.watches += [Break(after=2, how=how, repeat=1), Break(after=2, how=how, repeat=2)]
     assert [task.revision async for task in client.watch("t")] == list(range(1, LAST + 1))
@@ -300,18 +306,14 @@ async def test_one_address_is_asked_as_ever(servers: list[FakeServer]) -> None:
 async def test_a_server_that_restarts_is_found_within_a_second(servers: list[FakeServer]) -> None:
     """gRPC's own back-off on a channel grows to seconds, in which calls fail without anybody being asked."""
     server = servers[0]
-    async with AsyncClient(server=server.address, patience=30) as client:
+    waits: list[float] = []
+    async with AsyncClient(
+        server=server.address, patience=30, on_wait=lambda _error, pause: waits.append(pause)
+    ) as client:
         await client.get("t")
         await server.__aexit__()
-        tries = 0
-
-        def count(_error: object, _pause: float) -> None:
-            nonlocal tries
-            tries += 1
-
-        client._on_wait = count
         waiting = asyncio.create_task(client.get("t"))
-        while tries < 7:
+        while len(waits) < 7:
             assert not waiting.done()
             await asyncio.sleep(0.01)
         async with server:
