@@ -1,4 +1,4 @@
-"""No-op tasks end to end: submitted, claimed, assigned, reported, each step durable, by callers that do nothing else."""
+"""No-op tasks end to end: submitted, claimed, assigned, reported, each step durable, by callers that do only that."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ async def measure_tasks(sites: Sequence[Site], rounds: int, count: int) -> None:
 
 def _per_task(costs: Sequence[Cost], count: int) -> str:
     def of(field: str) -> float:
-        return statistics.median(getattr(cost, field) for cost in costs) / count
+        return float(statistics.median(getattr(cost, field) for cost in costs)) / count
 
     told = f"{1e3 * of('servers'):.2f} ms CPU of servers"
     if not any(cost.commits for cost in costs):
