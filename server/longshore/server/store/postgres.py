@@ -37,7 +37,7 @@ from longshore.server.store.errors import CommitUnknown
 from longshore.server.store.limits import LaneLimits
 from longshore.server.store.link import Link
 from longshore.server.store.listener import Listener
-from longshore.server.store.postgres_connection import Connection, connect
+from longshore.server.store.postgres_connection import Connection, Silence, connect
 from longshore.server.store.protocol import Changes
 from longshore.server.store.store import SQLStore
 
@@ -137,7 +137,7 @@ class PostgresDialect:
         if isinstance(error, psycopg.Error) and error.sqlstate is not None:
             return error.sqlstate in _TRY_AGAIN or error.sqlstate in _GONE
         # Without a state: the connection broke under a statement. One that could not be made comes wrapped.
-        return isinstance(error, psycopg.OperationalError)
+        return isinstance(error, psycopg.OperationalError) and not isinstance(error, Silence)
 
 
 def _plain(cursor: Cursor) -> psycopg.Cursor[Any]:
