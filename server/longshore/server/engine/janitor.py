@@ -6,9 +6,9 @@ Every step is a conditional command, so that any number of janitors is harmless.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import structlog
 
@@ -177,8 +177,7 @@ class Janitor:
         self._tidy_bell.clear()
         await asyncio.sleep(_TIDY_PAUSE)
         abandoned = await self._store.run(AbandonIdleUploads(idle=self._settings.upload_idle))
-        for upload_id in abandoned:
-            await self._spool.delete_upload(upload_id)
+        await _all(self._spool.delete_upload(upload_id) for upload_id in abandoned)
         if abandoned:
             await self._store.run(ForgetUploads(upload_ids=abandoned))
         while await self._delete_payloads(free=0):
@@ -186,8 +185,7 @@ class Janitor:
 
     async def _delete_payloads(self, *, free: int) -> bool:
         doomed = await self._store.run(DoomPayloads(free=free))
-        for payload_id in doomed:
-            await self._spool.delete_payload(payload_id)
+        await _all(self._spool.delete_payload(payload_id) for payload_id in doomed)
         if doomed:
             await self._store.run(ForgetPayloads(payload_ids=doomed))
         return bool(doomed)
@@ -197,6 +195,14 @@ class Janitor:
             _log.debug("history_purged")
         await self._spool.to_trash(())  # what has been there for a day goes
         await asyncio.sleep(_PURGE_EVERY)
+
+
+async def _all(removals: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """Wait for all of them; raises what the first one met. How many go on at once is the spool's own affair: an object
+    store takes its time for each."""
+    for error in await asyncio.gather(*removals, return_exceptions=True):
+        if error is not None:
+            raise error
 
 
 def _earlier(one: float | None, other: float | None) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import Any, Protocol, TypeVar
@@ -289,7 +290,7 @@ class UploadStream:
         try:
             return await self._complete(content, size, crc32c)
         except (UploadInvalid, SpoolDamaged) as error:
-            await self._reject(error)
+            await self._reject(content, error)
             raise
 
     async def _complete(self, content: Content, size: int, crc32c: int) -> Upload:
@@ -332,12 +333,16 @@ class UploadStream:
                 f"SHA-256 of the bytes is {found.hex()}, and the header declares {declared.hex()}. Nothing is kept."
             )
 
-    async def _reject(self, error: LongshoreError) -> None:
+    async def _reject(self, content: Content, error: LongshoreError) -> None:
         """The bytes are wrong: give the upload up, so that the same request id can start anew."""
         self._rejected = True
         _log.warning(
             "upload_rejected", upload_id=self._upload.id, principal=self._upload.principal, reason=error.reason
         )
+        # Nothing of it may be on its way to the spool any more when the janitor removes what is there.
+        with contextlib.suppress(LongshoreError):
+            await content.settle()
+        await content.close()
         try:
             await self._keeper.store.run(RejectUpload(upload_id=self._upload.id, connection=self._upload.connection))
         except LongshoreError as trouble:

@@ -34,6 +34,8 @@ _BLOCK: Final = 4 << 20
 _READING: Final = 64 << 20
 """Memory of all downloads together, as long as there are not more than a hundred: each has one block that goes out and
 one that is fetched meanwhile."""
+_REMOVALS: Final = 16
+"""Uploads and payloads that are removed at once, in two requests each."""
 _LEAST_BLOCK: Final = 256 << 10
 
 
@@ -57,6 +59,7 @@ class ObjectSpool:
         self._now = now
         self._identity = ""
         self._readers = 0
+        self._removals = asyncio.Semaphore(_REMOVALS)
 
     async def open(self) -> None:
         await self._staging.open()
@@ -112,7 +115,9 @@ class ObjectSpool:
         return None
 
     async def delete_upload(self, upload_id: str) -> None:
-        await self._objects.delete([f"{self._folder(upload_id)}/{name}" async for name, _ in self._names(upload_id)])
+        async with self._removals:
+            names = [name async for name, _ in self._names(upload_id)]
+            await self._objects.delete([f"{self._folder(upload_id)}/{name}" for name in names])
 
     async def delete_payload(self, payload_id: str) -> None:
         await self.delete_upload(payload_id)
@@ -223,11 +228,13 @@ class ObjectSpool:
 
     async def _try(self) -> None:
         """Everything that a spool must be allowed to do, so that a start says what is missing. Raises SpoolRefused."""
-        path = f"{_TRASH}/0/{secrets.token_hex(8)}"
+        # Young enough for the trash, which another server may be emptying at the same time.
+        folder = f"{_TRASH}/{int(self._now())}"
+        path = f"{folder}/{secrets.token_hex(8)}"
         try:
             if not await self._objects.create(path, b"-"):
                 raise SpoolRefused(f"{self._where}: two random names were the same.")
-            found = [entry.path async for entry in self._objects.list(f"{_TRASH}/0")]
+            found = [entry.path async for entry in self._objects.list(folder)]
             whole = await self._objects.get(path)
             await self._objects.delete([path])
         except LongshoreError as error:
