@@ -14,6 +14,7 @@ from longshore.server import version
 from longshore.server.edge import fields, translate
 from longshore.server.edge.auth import principal
 from longshore.server.edge.guard import answers
+from longshore.server.engine.servers import ServerFigures
 from longshore.server.engine.sessions import WorkerFigures
 from longshore.server.model.clock import Clock
 from longshore.server.model.errors import InvalidField
@@ -45,6 +46,8 @@ class AdminEngine:
     """Give a session no more work, and tell it. Raises NotFound."""
     finished: Counter[State]
     """Tasks finished since the start."""
+    servers: Callable[[], Awaitable[Sequence[ServerFigures]]] | None = None
+    """The servers of a database that several share."""
 
 
 class AdminService(pb_grpc.AdminServiceServicer):
@@ -69,6 +72,7 @@ class AdminService(pb_grpc.AdminServiceServicer):
             version=version.VERSION,
             finished={state.name: count for state, count in engine.finished.items()},
             unserved_kinds=sorted(figures.queued_kinds - {kind for session in sessions for kind in session.kinds}),
+            servers=[_server(one) for one in await engine.servers()] if engine.servers is not None else [],
         )
 
     @answers
@@ -163,6 +167,23 @@ def _targets(figures: Figures, sessions: Sequence[Session]) -> list[pb.TargetSta
 def _did(action: str, **fields: object) -> None:
     """Who did what, in the log."""
     _log.info("operator", action=action, principal=principal().name, **fields)
+
+
+def _server(figures: ServerFigures) -> pb.ServerStats:
+    server = figures.server
+    row = pb.ServerStats(
+        server_id=server.id,
+        address=server.address,
+        version=server.version,
+        spool=server.spool,
+        alive=figures.alive,
+        files=figures.files,
+        problem=figures.problem,
+    )
+    if figures.unseen is not None:
+        row.start_time.CopyFrom(translate.timestamp(server.started_at))
+        row.unseen.CopyFrom(translate.duration(figures.unseen))
+    return row
 
 
 def _queue(name: str) -> str:

@@ -24,10 +24,12 @@ from longshore.server.model.errors import (
     UploadBroken,
     UploadInvalid,
 )
+from longshore.server.model.servers import HEARD_EVERY, Here
 from longshore.server.model.task import Payload, Upload
 from longshore.server.model.values import UploadState
 from longshore.server.store.commands import Checkpoint, Command, FinishUpload, RejectUpload, TaskPlan
 from longshore.server.store.protocol import Store
+from longshore.server.store.server_commands import Heard
 
 R = TypeVar("R")
 
@@ -41,6 +43,7 @@ class Keeper(Protocol):
     room: Room
     clock: Clock
     limits: UploadLimits
+    here: Here | None
     expect: Callable[[], None]
     """Tasks are about to be committed."""
 
@@ -83,7 +86,9 @@ class UploadStream:
         self._entered = False
         self._ending: LongshoreError | None = None
         self._busy = False
-        self._heard_at = keeper.clock.ticks()
+        self._heard_at = self._opened_at = keeper.clock.ticks()
+        self._signed = False
+        """Other servers have been told that it is sent here."""
         self._done = content is None
         """Everything is durable: nothing is under way."""
         self._rejected = False
@@ -123,6 +128,18 @@ class UploadStream:
         """Seconds for which the other side has said nothing although it could."""
         busy = self._busy or self._finishing is not None or self._detaching is not None
         return 0.0 if busy else self._keeper.clock.ticks() - self._heard_at
+
+    def sign(self) -> Heard | None:
+        """What other servers are to know of it. None: nothing yet, or nothing any more."""
+        content = self._content
+        if content is None or self._done or self._detaching is not None:
+            return None
+        if self._keeper.clock.ticks() - self._opened_at < HEARD_EVERY or (
+            self._finishing is not None and not content.spooled  # its last command does without
+        ):
+            return None
+        self._signed = True
+        return Heard(self._upload.id, self._upload.connection, self.silent)
 
     async def __aenter__(self) -> UploadStream:
         self._scope = asyncio.timeout(0 if self._ending is not None else self._limits.idle)
@@ -250,7 +267,7 @@ class UploadStream:
         await self._mark(await content.sync() or self._durable, reserve=self._reserved)
         self._promise()
 
-    async def _mark(self, durable: tuple[int, int], *, reserve: int) -> None:
+    async def _mark(self, durable: tuple[int, int], *, reserve: int, release: bool = False) -> None:
         """Commit what is on disk, and raise the reservation. It is a sign of life too."""
         upload = await self._patiently(
             Checkpoint(
@@ -260,6 +277,7 @@ class UploadStream:
                 crc32c=durable[1],
                 reserve=reserve,
                 bounds=self._limits.bounds,
+                release=release,
             )
         )
         self._durable = durable
@@ -310,6 +328,7 @@ class UploadStream:
                 payload=Payload(self._upload.id, size, crc32c, self._upload.sha256),
                 plans=self._plans,
                 inline=content.inline,
+                homed=self._signed and content.inline is not None,
             )
         )
         self._done = True
@@ -377,7 +396,7 @@ class UploadStream:
             durable = await content.sync() or self._durable
             # Cancelling the wait does not take the command back; should it be committed later, it is true all the same.
             async with asyncio.timeout(self._limits.detach):
-                await self._mark(durable, reserve=self._reserved)
+                await self._mark(durable, reserve=self._reserved, release=self._keeper.here is not None)
         except (LongshoreError, TimeoutError) as error:
             _log.info("upload_not_checkpointed", upload_id=self._upload.id, error=str(error))
         else:
