@@ -15,7 +15,7 @@ POSTGRES = "postgresql://db/longshore"
 
 
 def settings(**more: Any) -> Settings:
-    return Settings(**({"data_dir": Path("/data"), "tls": TLS} | more))
+    return Settings(data_dir=Path("/data"), tls=TLS, **more)
 
 
 @pytest.mark.parametrize(
