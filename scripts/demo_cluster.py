@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import random
 import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -27,19 +29,35 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from longshore.client import AsyncClient, LongshoreError
 from scripts.demo_load import INSTANCES, PATIENCE, Load
 from scripts.demo_verdict import Account, verdict
-from tests.support.cluster import Fleet, FolderSpool, fleet_of
+from tests.support.cluster import Fleet, fleet_of
 from tests.support.postgres import programs, running_cluster
 from tests.support.processes import Process, WorkerProcess
+from tests.support.s3 import ENVIRONMENT, leftovers, running_object_store
 
 SERVERS: Final = 3
 WORKERS: Final = 4
 LEASE: Final = "2s"
 """Short, so that a dead worker's tasks soon run elsewhere."""
-WITHIN: Final = 45.0
+WITHIN: Final = 35.0
 """Seconds for the load, deaths included; it takes about ten."""
 KILL_SERVER_AT: Final = 0.25
 KILL_WORKER_AT: Final = 0.5
 """Shares of the tasks that have ended by then."""
+
+
+@dataclass(frozen=True, slots=True)
+class BucketSpool:
+    """Payloads in the object store."""
+
+    url: str
+    environment: Mapping[str, str] = field(default_factory=lambda: dict(ENVIRONMENT))
+
+    @property
+    def options(self) -> Sequence[str]:
+        return ("--spool", self.url)
+
+    def leftovers(self) -> Sequence[str]:
+        return leftovers(self.url)
 
 
 class Stage:
@@ -73,7 +91,9 @@ def play(stage: Stage, root: Path, files: int) -> bool:
     with ExitStack() as stack:
         cluster = stack.enter_context(running_cluster())
         stage.say(f"PostgreSQL runs in {cluster.folder}")
-        spool = FolderSpool(root / "spool")
+        bucket = stack.enter_context(running_object_store())
+        stage.say(f"the object store runs at {bucket.endpoint}")
+        spool = BucketSpool(bucket.fresh_url())
         fleet = stack.enter_context(fleet_of(root, cluster, "--lease", LEASE, servers=SERVERS, spool=spool))
         stage.say(f"{SERVERS} servers on one database, payloads in {fleet.spool.options[-1]}")
         fleet.make_instances(*(f"i{number}" for number in range(INSTANCES)))
@@ -129,7 +149,7 @@ async def run_load(stage: Stage, fleet: Fleet, workers: list[WorkerProcess], fil
 def main() -> None:
     """Entry point."""
     parser = argparse.ArgumentParser(prog="demo-cluster", description="A cluster, a load, and two deaths.")
-    parser.add_argument("--files", type=int, default=400, help="files to deliver [400]")
+    parser.add_argument("--files", type=int, default=300, help="files to deliver [300]")
     parser.add_argument(
         "--keep", action="store_true", help="leave the temporary directory, with every log, where it is"
     )
@@ -137,6 +157,9 @@ def main() -> None:
     if programs() is None:
         sys.exit("demo-cluster: there is no initdb here. Install PostgreSQL (as root: make parts), and try again.")
     stage = Stage()
+    # The object store is ours, and so are its credentials.
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        del os.environ[name]
     # Short: a unix socket's path may have 107 bytes.
     root = Path(tempfile.mkdtemp(prefix="longshore-"))
     try:

@@ -153,21 +153,24 @@ def digest_of(fleet: Fleet, path: str) -> str:
 
 def verdict(console: Console, account: Account) -> bool:
     """The table; answers whether every promise was kept."""
-    pretty = console.is_terminal
-    table = Table(
-        box=box.ROUNDED if pretty else None,
-        title=f"{account.files} files in {account.took:.1f} s, killed in the middle: {', '.join(account.killed)}",
-        title_justify="left",
-        pad_edge=pretty,
-    )
+    console.print()
+    title = f"{account.files} files in {account.took:.1f} s; killed in the middle: {', '.join(account.killed)}"
+    if console.is_terminal:
+        console.print(_table(account.lines, title))
+    else:
+        print(title)
+        for line in account.lines:
+            print(f"{line.promise:32} {'kept' if line.kept else 'BROKEN':8} {line.found}")
+    broken = [line.promise for line in account.lines if not line.kept]
+    console.print(f"\nBroken: {', '.join(broken)}." if broken else "\nEvery promise was kept.")
+    return not broken
+
+
+def _table(lines: Sequence[Line], title: str) -> Table:
+    table = Table(box=box.ROUNDED, title=title, title_justify="left", title_style="bold")
     table.add_column("promise")
     table.add_column("kept", justify="center")
     table.add_column("what was found", overflow="fold")
-    for line in account.lines:
-        mark = ("[green]✔" if line.kept else "[bold red]✘") if pretty else ("yes" if line.kept else "NO")
-        table.add_row(line.promise, mark, line.found)
-    console.print()
-    console.print(table)
-    broken = [line.promise for line in account.lines if not line.kept]
-    console.print(f"\n{len(broken)} promises broken: {', '.join(broken)}" if broken else "\nEvery promise was kept.")
-    return not broken
+    for line in lines:
+        table.add_row(line.promise, "[green]✔" if line.kept else "[bold red]✘", line.found)
+    return table

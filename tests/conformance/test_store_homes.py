@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from longshore.server.model.errors import UploadInProgress, UploadTakenOver
-from longshore.server.model.servers import DEAD_AFTER, Here, Home
+from longshore.server.model.servers import DEAD_AFTER, HEARD_EVERY, Here, Home
 from longshore.server.model.task import Task, Upload
 from longshore.server.model.values import Outcome, UploadState
 from longshore.server.store.commands import (
@@ -18,7 +18,6 @@ from longshore.server.store.commands import (
     ForgetUploads,
     RejectUpload,
 )
-from longshore.server.store.homes import HEARD_EVERY
 from longshore.server.store.server_commands import AnnounceServer, Heard, HearUploads, RecordHome, RetireServer
 from longshore.server.store.servers import REMEMBERED
 from tests.conformance.test_store_uploads import checkpoint, finish
@@ -76,6 +75,8 @@ async def test_an_upload_with_a_file_has_a_home_before_the_file_and_a_small_one_
         await fleet.run(RecordHome(upload_id="never", connection=1, here=A))
     made = await opened(fleet, A, "made", connect=False)
     assert await home(fleet, made) is None, "nobody sends it yet"
+    await opened(fleet, A, "made", spooled=False)
+    assert await home(fleet, made) is None, "it may stay small"
 
 
 @pytest.mark.parametrize("spooled", [True, False], ids=["with a file", "still in memory"])
@@ -86,7 +87,7 @@ async def test_another_server_waits_for_silence(fleet: Fleet, spooled: bool) -> 
         await opened(fleet, B)
     fleet.clock.advance(SILENCE - 1)
     await announce(fleet, A)
-    assert await fleet.run(HearUploads(here=A, uploads=(Heard(first.id, 1, 0.5, spooled),))) == frozenset()
+    assert await fleet.run(HearUploads(here=A, uploads=(Heard(first.id, 1, 0.5),))) == frozenset()
     fleet.clock.advance(SILENCE)
     with pytest.raises(UploadInProgress):
         await opened(fleet, B)
@@ -100,7 +101,7 @@ async def test_another_server_waits_for_silence(fleet: Fleet, spooled: bool) -> 
     with pytest.raises(UploadTakenOver):
         await fleet.run(finish(first))
     await fleet.run(RejectUpload(upload_id=first.id, connection=1))
-    lost = await fleet.run(HearUploads(here=A, uploads=(Heard(first.id, 1, 0.0, True),)))
+    lost = await fleet.run(HearUploads(here=A, uploads=(Heard(first.id, 1, 0.0),)))
     assert lost == {first.id}, "the older server hears of it"
     assert await home(fleet, taken) == Home("spool-2", "server-b", fleet.clock.now())
     done = await fleet.run(finish(taken))
@@ -110,7 +111,7 @@ async def test_another_server_waits_for_silence(fleet: Fleet, spooled: bool) -> 
 async def test_silence_is_what_the_sending_server_says_of_it(fleet: Fleet) -> None:
     await announce(fleet, A, B)
     first = await opened(fleet, A)
-    await fleet.run(HearUploads(here=A, uploads=(Heard(first.id, 1, SILENCE + HEARD_EVERY, True),)))
+    await fleet.run(HearUploads(here=A, uploads=(Heard(first.id, 1, SILENCE + HEARD_EVERY),)))
     assert (await opened(fleet, B)).connection == 2
 
 
@@ -121,7 +122,7 @@ async def test_take_over_and_a_dead_server_need_no_silence(fleet: Fleet) -> None
     assert (second.id, second.connection) == (first.id, 2)
     fleet.clock.advance(DEAD_AFTER)
     await announce(fleet, A)
-    await fleet.run(HearUploads(here=B, uploads=(Heard(first.id, 2, 0.0, True),)))  # its last words
+    await fleet.run(HearUploads(here=B, uploads=(Heard(first.id, 2, 0.0),)))  # its last words
     third = await opened(fleet, A)
     assert third.connection == 3
 
@@ -233,12 +234,12 @@ async def test_idle_uploads_are_given_up_by_anybody_and_removed_by_those_who_hav
 
 async def test_an_upload_that_stayed_small_leaves_no_home(fleet: Fleet) -> None:
     upload = await opened(fleet, A, spooled=False)
-    await fleet.run(HearUploads(here=A, uploads=(Heard(upload.id, 1, 0.0, False),)))
+    await fleet.run(HearUploads(here=A, uploads=(Heard(upload.id, 1, 0.0),)))
     assert await home(fleet, upload) == Home("", "server-a", fleet.clock.now())
     done = await fleet.run(finish(upload, inline=b"x" * 10, homed=True))
     assert done.state is UploadState.COMPLETE
     assert await home(fleet, upload) is None
-    late = await fleet.run(HearUploads(here=A, uploads=(Heard(upload.id, 1, 0.0, False),)))
+    late = await fleet.run(HearUploads(here=A, uploads=(Heard(upload.id, 1, 0.0),)))
     assert late == {upload.id}
     assert await home(fleet, upload) is None, "a sign of life that comes late makes none"
 

@@ -14,7 +14,7 @@ import psycopg
 import pytest
 
 from longshore.server.model.errors import StoreUnavailable
-from longshore.server.store import listener, writer
+from longshore.server.store import listener, postgres_connection, writer
 from longshore.server.store.database_clock import DatabaseClock
 from longshore.server.store.errors import NotDurable
 from longshore.server.store.postgres import PostgresStore
@@ -249,6 +249,53 @@ async def test_a_database_that_hangs_is_no_database_and_nothing_is_lost(
             os.kill(pid, signal.SIGCONT)
     assert len(await waiting) == 1
     await until(lambda: fleet.store.writable_since == clock.ticks())
+
+
+async def test_a_database_that_stays_silent_is_given_up(
+    fleet: Fleet, postgres: Cluster, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await fleet.submit()
+    monkeypatch.setattr(postgres_connection, "ANSWER", 0.3)
+    monkeypatch.setattr(postgres_connection, "RESOLVE", 0.3)
+    pids = backends(postgres, url)
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(StoreUnavailable):
+            await fleet.submit(plan(push("/b")), request_id="r")
+        assert fleet.store.writable_since is None
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+    monkeypatch.undo()
+    async with asyncio.timeout(WITHIN):
+        while True:
+            try:
+                (task,) = await fleet.submit(plan(push("/b")), request_id="r")
+            except StoreUnavailable:
+                await asyncio.sleep(0.05)
+            else:
+                break
+    assert await fleet.now(task) == task
+    assert len(await fleet.store.list_tasks(TaskFilter(), before=None, limit=9)) == 2
+
+
+async def test_who_comes_while_the_database_hangs_does_not_wait(
+    fleet: Fleet, postgres: Cluster, url: str, clock: ManualClock
+) -> None:
+    pids = backends(postgres, url)
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        waiting = asyncio.ensure_future(fleet.submit(plan(push("/b"))))
+        await until(lambda: fleet.store._writer._busy_since is not None)
+        clock.advance(writer.STALL + 1)
+        with pytest.raises(StoreUnavailable, match="has not answered"):
+            await fleet.submit(plan(push("/c")))
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+    assert len(await waiting) == 1
 
 
 def test_commits_are_durable_whatever_the_database_says(postgres: Cluster, url: str) -> None:

@@ -21,6 +21,7 @@ from longshore.server.model.values import State
 from longshore.server.store.codec import decode_status
 from longshore.server.store.limits import LaneLimits
 from longshore.server.store.postgres import PostgresStore
+from tests.support import s3
 from tests.support.postgres import Cluster
 from tests.support.processes import ServerProcess, WorkerProcess
 from tests.support.proxy_thread import ProxyThread
@@ -60,6 +61,21 @@ class FolderSpool:
 
     def leftovers(self) -> Sequence[Path]:
         return [path for path in self.folder.rglob("*") if path.is_file() and path.name != "identity"]
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectSpool:
+    """A place in an object store."""
+
+    url: str
+    environment: Mapping[str, str] = field(default_factory=lambda: s3.ENVIRONMENT)
+
+    @property
+    def options(self) -> Sequence[str]:
+        return ("--spool", self.url)
+
+    def leftovers(self) -> Sequence[str]:
+        return s3.leftovers(self.url)
 
 
 @dataclass(frozen=True, slots=True)

@@ -262,8 +262,10 @@ async def _refuse(context: _Context, act: Refuse) -> NoReturn:
 class FakeServer:
     """The service on a loopback port: `async with FakeServer() as server`, then `server.address`, `server.service`."""
 
-    def __init__(self) -> None:
+    def __init__(self, credentials: grpc.ServerCredentials | None = None) -> None:
         self.service = FakeService()
+        self.credentials = credentials
+        """For TLS; may be changed between a stop and a start."""
         self.port = 0
         self._server: grpc.aio.Server | None = None
 
@@ -275,7 +277,11 @@ class FakeServer:
     async def __aenter__(self) -> FakeServer:
         self._server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
         task_service_pb2_grpc.add_TaskServiceServicer_to_server(self.service, self._server)
-        self.port = self._server.add_insecure_port(f"127.0.0.1:{self.port}")
+        address = f"127.0.0.1:{self.port}"
+        if self.credentials is None:
+            self.port = self._server.add_insecure_port(address)
+        else:
+            self.port = self._server.add_secure_port(address, self.credentials)
         await self._server.start()
         return self
 

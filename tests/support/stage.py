@@ -29,7 +29,7 @@ class Stage:
 
     def worker(self, *options: str, name: str = "worker", **more: Any) -> WorkerProcess:
         """A worker for the directory target."""
-        return WorkerProcess(self.server, *options, name=name, targets=[self.target], **more)
+        return WorkerProcess(self.server, *options, name=name, **({"targets": [self.target]} | more))
 
     def faulty(self, at: str, what: str, *options: str, name: str = "faulty", **more: Any) -> WorkerProcess:
         """One that has an accident; see tests/support/faulty_worker.py."""

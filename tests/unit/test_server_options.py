@@ -22,6 +22,7 @@ OPTIONS: dict[str, tuple[tuple[str, str, str], Callable[[Settings], Any], Callab
     "spool": (("file:///a", "file:///b", "file:///c"), lambda s: s.spool, str),
     "worker-concurrency": (("1", "2", "3"), lambda s: s.worker_concurrency, int),
     "queue-limit": (("1", "2", "3"), lambda s: s.limits.queue_tasks, int),
+    "advertise": (("a:1", "b:2", "c:3"), lambda s: s.advertise, str),
     "caller-limit": (("1", "2", "3"), lambda s: s.limits.caller_tasks, int),
     "upload-limit": (("1", "2", "3"), lambda s: s.limits.uploads, int),
     "caller-upload-limit": (("1", "2", "3"), lambda s: s.limits.caller_uploads, int),

@@ -29,7 +29,7 @@ TIMEOUT: Final = 30.0
 """Seconds for one answer, unless the client is told otherwise."""
 PATIENCE: Final = 60.0
 """Seconds to go on trying without getting anywhere, unless the client is told otherwise."""
-_FIRST_ANSWER: Final = 8.0
+_FIRST_ANSWER: Final = 5.0
 """Seconds for an answer while there are other servers to ask: one that hangs must not use up the whole time."""
 
 

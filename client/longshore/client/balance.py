@@ -13,8 +13,6 @@ from longshore.client.endpoint import Endpoint
 FIRST_REST: Final = 0.5
 """Seconds for which a server is left alone after it failed; doubled with each further failure."""
 LONGEST_REST: Final = 15.0
-_TRIAL: Final = 3.0
-"""Seconds in which one caller tries a server that had failed, and the others leave it alone."""
 
 
 @dataclass(slots=True)
@@ -54,18 +52,19 @@ class Balance:
         candidates = [endpoint for endpoint in self._health if endpoint not in but]
         if not candidates:
             return None
-        now = self._clock()
-        well = [endpoint for endpoint in candidates if self._health[endpoint].resting_until <= now]
+        well = [endpoint for endpoint in candidates if not self._health[endpoint].failures]
         if not well:
             return min(candidates, key=lambda endpoint: self._health[endpoint].resting_until)
         self._turn += 1
-        picked = well[self._turn % len(well)]
-        if self._health[picked].failures:
-            self._health[picked].resting_until = now + _TRIAL
-        return picked
+        return well[self._turn % len(well)]
+
+    def rested(self) -> Collection[Endpoint]:
+        """Those that failed and have had their rest: whoever finds one well again says `worked`."""
+        now = self._clock()
+        return [each for each, health in self._health.items() if health.failures and health.resting_until <= now]
 
     def failed(self, endpoint: Endpoint) -> None:
-        """It could not be reached, or cannot serve now: others are asked for a while."""
+        """It could not be reached, or cannot serve now: others are asked until it has worked again."""
         health = self._health.get(endpoint)
         if health is not None:
             health.failures += 1

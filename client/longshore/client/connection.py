@@ -70,6 +70,10 @@ class Connection:
                 f"the server at {self.endpoint} has taken no connection for {seconds:.0f} s", reason="UNREACHABLE"
             )
 
+    async def stands(self, *, seconds: float) -> bool:
+        """Whether it could be made in that time."""
+        return await connected(self._channel, seconds=seconds) is True
+
     @property
     def broken(self) -> bool:
         """It could not be made, and gRPC waits before it tries again; a new channel tries at once."""

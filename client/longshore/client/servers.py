@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Collection, Sequence
-from typing import Final
+from collections.abc import Callable, Collection, Coroutine, Sequence
+from typing import Any, Final
 
 from longshore.client.access import Access
 from longshore.client.balance import Balance
@@ -45,7 +45,8 @@ class Servers:
         self.balance: Final = Balance(() if names else self._given, clock=clock, chance=chance)
         self._open: dict[Endpoint, Connection] = {}
         self._retired: set[Connection] = set()
-        self._closing: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._reviving: set[Endpoint] = set()
         self._closed = False
 
     @property
@@ -99,9 +100,36 @@ class Servers:
     def _sweep(self) -> None:
         for connection in [each for each in self._retired if not each.users]:
             self._retired.discard(connection)
-            closing = asyncio.ensure_future(connection.close())
-            self._closing.add(closing)
-            closing.add_done_callback(self._closing.discard)
+            self._start(connection.close())
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def revive(self) -> None:
+        """See beside the calls whether servers that failed take connections again: no call waits for that."""
+        for endpoint in self.balance.rested():
+            if endpoint not in self._reviving:
+                self._reviving.add(endpoint)
+                self._start(self._revive(endpoint))
+
+    async def _revive(self, endpoint: Endpoint) -> None:
+        try:
+            connection = self.connection(endpoint)
+            if connection.broken:
+                self._retire(connection)
+                connection = self.connection(endpoint)
+            with connection.used():
+                stands = await connection.stands(seconds=_CONNECT)
+        except LongshoreError:
+            stands = False
+        finally:
+            self._reviving.discard(endpoint)
+        if stands:
+            self.balance.worked(endpoint)
+        else:
+            self.balance.failed(endpoint)
 
     async def close(self) -> None:
         """Calls that are under way end. Idempotent."""
@@ -109,7 +137,10 @@ class Servers:
         connections = [*self._open.values(), *self._retired]
         self._open.clear()
         self._retired.clear()
-        await asyncio.gather(*(connection.close() for connection in connections), *self._closing)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*(connection.close() for connection in connections))
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
 
 class Tour:
@@ -142,6 +173,7 @@ class Tour:
         self._next = None
         connection = self._at = servers.connection(endpoint)
         if servers.several:
+            servers.revive()
             with connection.used():
                 await connection.ready(seconds=_CONNECT)
         return connection

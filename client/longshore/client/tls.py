@@ -161,29 +161,42 @@ def probe(host: str, port: int, tls: TLS | None, *, address: str) -> TLSError | 
     """
     try:
         context = tls.context() if tls is not None else _unchecked()
-        with (
-            socket.create_connection((host, port), timeout=_PROBE) as plain,
-            context.wrap_socket(plain, server_hostname=host) as wrapped,
-        ):
-            if tls is None:
-                return TLSError(
-                    f"the server at {address} speaks TLS, and it was spoken to without. Give --tls-ca with its CA's "
-                    "file, or --tls if this system trusts it",
-                    reason="TLS_REQUIRED",
-                )
-            wrapped.recv(1)
-    except ssl.SSLError as error:
-        if tls is None or "ALERT" not in (error.reason or ""):
-            return None
-        shown = "does not take" if tls.cert is not None else "wants"
-        return TLSError(
-            f"the server at {address} {shown} our certificate. Give one that it knows with --tls-cert and --tls-key "
-            f"({_said(error)})",
-            reason="TLS_CLIENT_CERTIFICATE",
-        )
+        # Twice: a server that is being killed closes connections too, and takes no second one.
+        why = [_closed_after_handshake(context, host, port) for _ in range(1 if tls is None else 2)][-1]
     except (OSError, ConfigurationError):
         return None
-    return None
+    if tls is None:
+        return TLSError(
+            f"the server at {address} speaks TLS, and it was spoken to without. Give --tls-ca with its CA's file, or "
+            "--tls if this system trusts it",
+            reason="TLS_REQUIRED",
+        )
+    if why is None:
+        return None
+    shown = "does not take our certificate" if tls.cert is not None else "wants a certificate of ours"
+    return TLSError(
+        f"the server at {address} {shown}. Give one that it knows and that has not expired with --tls-cert and "
+        f"--tls-key{why}",
+        reason="TLS_CLIENT_CERTIFICATE",
+    )
+
+
+def _closed_after_handshake(context: ssl.SSLContext, host: str, port: int) -> str | None:
+    """How a server refuses us after a handshake that went well; None: it does not, and has begun to talk HTTP/2.
+
+    With TLS 1.3 our certificate is looked at last. Servers then send an alert, or, as gRPC's do, say nothing at all.
+    Raises OSError when there is no connection, or no TLS.
+    """
+    with (
+        socket.create_connection((host, port), timeout=_PROBE) as plain,
+        context.wrap_socket(plain, server_hostname=host) as wrapped,
+    ):
+        try:
+            return None if wrapped.recv(1) else ""
+        except ssl.SSLError as error:
+            return f" ({_said(error)})"
+        except ConnectionResetError:
+            return ""
 
 
 def _unchecked() -> ssl.SSLContext:

@@ -25,7 +25,7 @@ _Call: TypeAlias = "grpc.aio.StreamUnaryCall[bytes, pb.UploadResponse]"
 _OFFSET_KEY: Final = "longshore-offset"
 _ADMISSION: Final = 30.0
 """Seconds for the server to take or refuse a header."""
-_ADMISSION_ELSEWHERE: Final = 8.0
+_ADMISSION_ELSEWHERE: Final = 5.0
 """The same while there are other servers to ask."""
 _STALL: Final = 60.0
 """Seconds for one chunk to be taken off our hands; then the connection is given up and resumed."""

@@ -21,6 +21,8 @@ SILENCE: Final = 45.0
 """Seconds without a message, which a server sends every 15 s, until the connection is given up."""
 SILENCE_ELSEWHERE: Final = 20.0
 """The same while there are other servers to ask."""
+_FIRST_ELSEWHERE: Final = 5.0
+"""The same for the first message of a watch that begins with the task as it is."""
 _READ: Final = 30.0
 
 OnTaskProgress = Callable[[task_pb2.Progress], None]
@@ -115,7 +117,9 @@ class Watch(AsyncIterator[task_pb2.Task]):
 
     async def _next(self, call: _Call) -> task_pb2.Task | None:
         """The next revision, or None at the end of the stream."""
-        silence = min(SILENCE, SILENCE_ELSEWHERE) if self._tour.elsewhere else SILENCE
+        silence = SILENCE
+        if self._tour.elsewhere:
+            silence = min(SILENCE, SILENCE_ELSEWHERE if self._revision is not None else _FIRST_ELSEWHERE)
         while True:
             try:
                 async with asyncio.timeout(silence):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import secrets
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -14,10 +15,11 @@ from typing import Final
 
 import grpc.aio
 import structlog
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from longshore.server import version
+from longshore.server.advertise import advertised, check_advertised
 from longshore.server.child import WorkerChild
 from longshore.server.database import make_store, open_store
 from longshore.server.datadir import DataDir
@@ -28,13 +30,16 @@ from longshore.server.edge.worker_service import WorkerService
 from longshore.server.engine.dispatch import Dispatcher
 from longshore.server.engine.janitor import Janitor, JanitorSettings
 from longshore.server.engine.progress import ProgressBoard
+from longshore.server.engine.servers import Servers
 from longshore.server.engine.sessions import Sessions
 from longshore.server.engine.submissions import Defaults
 from longshore.server.engine.uploads import UploadLimits, Uploads
 from longshore.server.engine.watch import WatchHub
+from longshore.server.health import Health
 from longshore.server.journal import Journal
 from longshore.server.model.clock import Clock
 from longshore.server.model.events import Policy
+from longshore.server.model.servers import Here
 from longshore.server.model.values import State
 from longshore.server.settings import MIB, Settings, is_postgres
 from longshore.server.spool.protocol import Spool
@@ -99,6 +104,7 @@ async def serving(settings: Settings, data: DataDir) -> AsyncIterator[Running]:
     Raises SettingsError, DataDirError, SchemaMismatch, and LongshoreError where another start may go better.
     """
     door = Door(settings)
+    check_advertised(settings)
     limits, times = settings.limits, settings.times
     store, clock = make_store(
         settings.database,
@@ -112,7 +118,8 @@ async def serving(settings: Settings, data: DataDir) -> AsyncIterator[Running]:
         spool = await make_spool(settings, data, store)
         stack.push_async_callback(spool.close)
         await open_spool(spool, settings.spool)
-        server = _Server(settings, data, store, spool, clock, door)
+        here = Here(secrets.token_hex(8), spool.identity) if is_postgres(settings.database) else None
+        server = _Server(settings, data, store, spool, clock, door, here)
         try:
             await server.start()
         except BaseException:
@@ -128,7 +135,14 @@ class _Server:
     """The engine and the edge of one server."""
 
     def __init__(
-        self, settings: Settings, data: DataDir, store: SQLStore, spool: Spool, clock: Clock, door: Door
+        self,
+        settings: Settings,
+        data: DataDir,
+        store: SQLStore,
+        spool: Spool,
+        clock: Clock,
+        door: Door,
+        here: Here | None,
     ) -> None:
         limits, times = settings.limits, settings.times
         self._settings, self._data, self._clock, self._door = settings, data, clock, door
@@ -143,6 +157,7 @@ class _Server:
         defaults = Defaults(
             run_timeout=times.run_timeout, expire_after=times.expire_after, attempt_limit=settings.attempt_limit
         )
+        self._servers = None if here is None else Servers(store=store, clock=clock, here=here, version=version.VERSION)
         self._finished: Counter[State] = Counter()
         self._journal = Journal(store=store, finished=self._finished)
         self._janitor = Janitor(
@@ -155,6 +170,7 @@ class _Server:
                 history=times.history,
                 alone=not is_postgres(settings.database),
             ),
+            here=here,
         )
         self._progress = ProgressBoard()
         self._watches = WatchHub(store=store, progress=self._progress)
@@ -166,6 +182,7 @@ class _Server:
             lease=times.lease,
             cancel_grace=times.cancel_grace,
             share_spool=settings.share_spool,
+            servers=self._servers,
         )
         self._dispatcher = Dispatcher(store=store, sessions=self._sessions)
         self._uploads = Uploads(
@@ -176,6 +193,7 @@ class _Server:
             clock=clock,
             relieve=self._janitor.relieve,
             expect=self._dispatcher.expect,
+            here=here,
         )
         self._task_service = TaskService(
             TaskEngine(store=store, uploads=self._uploads, watches=self._watches, bounds=bounds, defaults=defaults)
@@ -190,9 +208,10 @@ class _Server:
                 credits=self._sessions.credits,
                 drain=self._sessions.drain_session,
                 finished=self._finished,
+                servers=None if self._servers is None else self._servers.figures,
             )
         )
-        self._health = health.aio.HealthServicer()
+        self._health = Health(store=store, services=_SERVICES)
         self._grpc: grpc.aio.Server | None = None
         self._background: asyncio.Task[None] | None = None
         self._child: WorkerChild | None = None
@@ -216,10 +235,11 @@ class _Server:
         reflection.enable_server_reflection((*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
         self._grpc = server
         addresses = self._door.open(server)
+        if self._servers is not None:
+            # Before anything is taken in: whatever it says of itself elsewhere, others must be able to find it.
+            await self._servers.announce(advertised(self._settings, addresses))
         self._background = asyncio.create_task(self._run_loops(), name="engine")
         await server.start()
-        for name in ("", *_SERVICES):
-            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
         if self._settings.worker:
             self._child = self._worker(self._door.for_the_child)
             self._child_task = asyncio.create_task(self._child.run(), name="worker child")
@@ -234,9 +254,13 @@ class _Server:
 
     async def _run_loops(self) -> None:
         async with asyncio.TaskGroup() as group:
+            group.create_task(self._health.run(), name="health")
             group.create_task(self._janitor.run(), name="janitor")
             group.create_task(self._sessions.run(), name="sessions")
             group.create_task(self._dispatcher.run(), name="dispatch")
+            group.create_task(self._uploads.run(), name="uploads")
+            if self._servers is not None:
+                group.create_task(self._servers.run(), name="servers")
             group.create_task(self._door.run(), name="door")
 
     def _worker(self, address: str) -> WorkerChild:
@@ -261,7 +285,7 @@ class _Server:
         """Leave politely: no new work, uploads get the grace, watches and sessions are sent elsewhere."""
         grace = self._settings.times.drain_grace
         _log.info("draining", grace=grace)
-        await self._health.enter_graceful_shutdown()
+        self._health.leave()
         if self._child is not None:
             # Its attempts report through this server, so it leaves first.
             await asyncio.gather(self._child.stop(grace), self._uploads.drain(grace))
@@ -274,6 +298,8 @@ class _Server:
         if self._grpc is not None:
             await self._grpc.stop(grace=1.0)
         await self._end_loops()
+        if self._servers is not None:
+            await self._servers.leave()
         self._watches.close()
         _log.info("stopped")
 

@@ -48,6 +48,11 @@ class DataDir:
         return self.path / "spool"
 
     @property
+    def staging(self) -> Path:
+        """Where bytes wait that go to an object store. Files without names: nothing is there after a stop."""
+        return self.path / "staging"
+
+    @property
     def instances(self) -> Path:
         """Where the embedded worker's directory target has its instance roots."""
         return self.path / "instances"

@@ -54,6 +54,7 @@ def _longshored(
     listen: options.Listen = None,
     database: options.Database = "",
     spool: options.Spool = "",
+    advertise: options.Advertise = "",
     tls_cert: options.TlsCert = None,
     tls_key: options.TlsKey = None,
     tls_client_ca: options.TlsClientCa = None,
@@ -94,6 +95,7 @@ def _longshored(
             client_roles=parse_client_roles(client_role or (), client_ca=tls_client_ca is not None),
             database=database,
             spool=spool,
+            advertise=advertise,
             attempt_limit=attempt_limit,
             limits=Limits(
                 queue_tasks=queue_limit,

@@ -76,7 +76,7 @@ class Settings:
     database: str = ""
     """`sqlite:///PATH` or a libpq URL `postgresql://...`; empty: longshore.db in the data directory."""
     spool: str = ""
-    """`file:///PATH`; empty: spool/ in the data directory."""
+    """`file:///PATH` or `s3://BUCKET/PREFIX`; empty: spool/ in the data directory."""
     advertise: str = ""
     """Where workers reach this very server, past any load balancer; empty: where it listens."""
     attempt_limit: int = 5
@@ -183,6 +183,7 @@ def spool_path(url: str, default: Path) -> Path:
     parts = urlsplit(url)
     if parts.scheme != "file" or parts.netloc or not parts.path.startswith("/"):
         raise SettingsError(
-            f"--spool {url}: write file:///PATH with an absolute path. Other spools are not part of this version."
+            f"--spool {without_password(url)}: write file:///PATH with an absolute path, or s3://BUCKET/PREFIX; of "
+            "object stores only those that speak S3 are supported."
         )
     return Path(parts.path)

@@ -146,7 +146,7 @@ def _checked(files: TlsFiles, content: _Content) -> grpc.ServerCertificateConfig
     if files.client_ca is not None:
         try:
             context.load_verify_locations(cadata=content.client_ca.decode("ascii", "replace"))
-        except ssl.SSLError as error:
+        except (ssl.SSLError, ValueError) as error:
             raise _Unusable(f"--tls-client-ca {files.client_ca}: no CA certificates: {error}.") from None
     return grpc.ssl_server_certificate_configuration(
         [(content.key, content.certificate)], root_certificates=content.client_ca or None

@@ -22,7 +22,7 @@ import grpc.experimental
 
 from longshore.client.access import Access
 from longshore.client.endpoint import CHANNEL_OPTIONS, Endpoint
-from longshore.client.errors import LongshoreError
+from longshore.client.errors import ConfigurationError, LongshoreError, from_rpc_error
 from longshore.client.tls import Stamp
 from longshore.v1 import task_pb2
 from longshore.v1 import worker_service_pb2 as ws
@@ -38,6 +38,8 @@ _OPTIONS: Final = [*CHANNEL_OPTIONS, (grpc.experimental.ChannelOptions.SingleThr
 _COPY: Final = 1024 * 1024
 _RESUMES: Final = 8
 """Cuts in a row, without a byte between them, after which a download is given up."""
+_HOPS: Final = 8
+"""How often in a row, without a byte, servers may send us on to another."""
 _LOST: Final = frozenset(
     {
         grpc.StatusCode.UNAVAILABLE,
@@ -59,7 +61,8 @@ class Downloads(Protocol):
 
 
 class GrpcDownloads:
-    """`DownloadPayload`, resumed at the next byte after a cut. Safe to use from many threads."""
+    """`DownloadPayload`, resumed at the next byte after a cut, from whichever server has the payload: `here`, the one
+    that the session is connected to, sends us on. Safe to use from many threads."""
 
     def __init__(self, access: Access, here: Callable[[], Endpoint], session_id: str) -> None:
         self._access = access
@@ -72,12 +75,13 @@ class GrpcDownloads:
     def open(self, attempt: Attempt, offset: int) -> Generator[bytes]:
         """See `Downloads`."""
         size = attempt.task.payload.size
-        failures = 0
+        failures = sent_on = 0
+        endpoint: Endpoint | None = None
         while offset < size:
             attempt.check()
             try:
-                for piece in self._call(attempt, offset):
-                    failures = 0
+                for piece in self._call(attempt, offset, endpoint or self._here()):
+                    failures = sent_on = 0
                     offset += len(piece)
                     attempt.touch()
                     yield piece
@@ -86,7 +90,16 @@ class GrpcDownloads:
                     return
                 # A server that ends early without an error has the wrong idea of the size.
                 raise _Cut(f"the server ended after {offset} of {size} bytes")
+            except _Elsewhere as elsewhere:
+                sent_on += 1
+                if sent_on > _HOPS:
+                    raise TransientError(
+                        Reason.PAYLOAD_UNAVAILABLE, f"the payload cannot be downloaded: {elsewhere}, and so on"
+                    ) from elsewhere
+                endpoint = elsewhere.endpoint
             except _Cut as cut:
+                # The server that has it may be gone: ours knows who else may have it.
+                endpoint = None
                 failures += 1
                 if failures > _RESUMES:
                     raise TransientError(
@@ -121,8 +134,7 @@ class GrpcDownloads:
             known[0].close()
         return channel
 
-    def _call(self, attempt: Attempt, offset: int) -> Generator[bytes]:
-        endpoint = self._here()
+    def _call(self, attempt: Attempt, offset: int, endpoint: Endpoint) -> Generator[bytes]:
         # The generated stub's types are those of grpc.aio.
         download = self._channel(endpoint).unary_stream(
             _DOWNLOAD,
@@ -153,6 +165,14 @@ class _Cut(Exception):
     """The download ended before its end; it may be resumed."""
 
 
+class _Elsewhere(Exception):
+    """Another server has it."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        super().__init__(f"one server says that another has it, at {endpoint}")
+        self.endpoint: Final = endpoint
+
+
 def _classified(error: grpc.RpcError) -> Exception:
     # What a call raises is the call itself; the base class knows nothing of that.
     call: Any = error
@@ -161,6 +181,17 @@ def _classified(error: grpc.RpcError) -> Exception:
         return AttemptStopped(StopReason.REVOKED, "the server says that this attempt is not ours any more")
     if code is grpc.StatusCode.DATA_LOSS:
         return PermanentError(PAYLOAD_DAMAGED, f"the server's spool lost the payload: {said}. Upload it again")
+    reason = from_rpc_error(call)
+    if reason.reason == "PAYLOAD_ELSEWHERE":
+        try:
+            return _Elsewhere(Endpoint.parse(reason.metadata.get("server", "")))
+        except ConfigurationError as wrong:
+            return TransientError(
+                Reason.PAYLOAD_UNAVAILABLE, f"the server that has the payload is at no address: {wrong}"
+            )
+    if reason.reason == "PAYLOAD_UNREACHABLE":
+        # Not a matter of seconds: the attempt makes way for others.
+        return TransientError(Reason.PAYLOAD_UNAVAILABLE, f"the payload cannot be downloaded: {said}")
     if code in _LOST:
         return _Cut(f"{code.name}: {said}")
     return TransientError(Reason.PAYLOAD_UNAVAILABLE, f"the payload cannot be downloaded: {code.name}: {said}")

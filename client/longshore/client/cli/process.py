@@ -15,11 +15,26 @@ _MIB: Final = 1 << 20
 
 
 def prepare() -> None:
-    """Before the first channel is opened."""
+    """Before the first channel is opened, and before anything is printed."""
     _keep_buffers_on_the_heap()
-    # gRPC tells of each connection that is closed, and of each certificate that does not fit, on standard error and in
-    # its own words.
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    if "GRPC_VERBOSITY" not in os.environ:
+        _keep_standard_error_ours()
+
+
+def _keep_standard_error_ours() -> None:
+    """gRPC tells of connections that are closed and of certificates that do not fit on standard error, in its own
+    words, and programs read ours there. GRPC_VERBOSITY would have to be set before the import that brings us here."""
+    if sys.stderr is None:
+        return
+    try:
+        ours = os.dup(2)
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+    except OSError:
+        return
+    os.dup2(nowhere, 2)
+    os.close(nowhere)
+    stream = sys.stderr
+    sys.stderr = os.fdopen(ours, "w", buffering=1, encoding=stream.encoding, errors=stream.errors)
 
 
 def _keep_buffers_on_the_heap() -> None:

@@ -261,6 +261,15 @@ def stats(figures: admin_service_pb2.GetStatsResponse) -> Iterable[RenderableTyp
     if figures.unserved_kinds:
         yield f"[red]no worker runs: {escape(', '.join(figures.unserved_kinds))}[/]"
     yield f"server {escape(figures.version)}"
+    if figures.servers:
+        yield ""
+        servers = table("SERVER", "VERSION", "SEEN", "SPOOL", "FILES", "PROBLEM", right=("FILES",), fold=("PROBLEM",))
+        for server in figures.servers:
+            seen = f"{format_duration(seconds(server.unseen))} ago" if server.HasField("unseen") else "-"
+            seen = seen if server.alive else f"[red]{seen}[/]"
+            name, problem = escape(server.address or "-"), f"[red]{escape(server.problem)}[/]"
+            servers.add_row(name, escape(server.version), seen, server.spool[:8], str(server.files), problem)
+        yield servers
 
 
 def seconds(value: Duration) -> float:

@@ -66,6 +66,13 @@ Database: TypeAlias = Annotated[
 Spool: TypeAlias = Annotated[
     str, typer.Option(help="file:///PATH. [default: spool/ in the data directory]", show_default=False)
 ]
+Advertise: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        help="HOST:PORT or unix:PATH where workers reach this very server, past any balancer; used where several servers share a database. [default: where it listens]",
+        show_default=False,
+    ),
+]
 Worker: TypeAlias = Annotated[
     bool, typer.Option("--worker/--no-worker", help="Run a worker as a child process.", rich_help_panel="Worker")
 ]

@@ -8,20 +8,24 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import grpc.aio
+import structlog
 
 from longshore.server import version
 from longshore.server.edge import fields, translate
 from longshore.server.edge.auth import principal
 from longshore.server.edge.guard import answers
+from longshore.server.engine.servers import ServerFigures
 from longshore.server.engine.sessions import WorkerFigures
 from longshore.server.model.clock import Clock
-from longshore.server.model.errors import Forbidden, InvalidField
+from longshore.server.model.errors import InvalidField
 from longshore.server.model.task import Session
 from longshore.server.model.values import Settlement, State
 from longshore.server.store.commands import Bounds, PauseQueue, SettleTask
 from longshore.server.store.protocol import Figures, Store, TargetFigures
 from longshore.v1 import admin_service_pb2 as pb
 from longshore.v1 import admin_service_pb2_grpc as pb_grpc
+
+_log = structlog.get_logger("longshore.admin")
 
 _Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
@@ -42,6 +46,8 @@ class AdminEngine:
     """Give a session no more work, and tell it. Raises NotFound."""
     finished: Counter[State]
     """Tasks finished since the start."""
+    servers: Callable[[], Awaitable[Sequence[ServerFigures]]] | None = None
+    """The servers of a database that several share."""
 
 
 class AdminService(pb_grpc.AdminServiceServicer):
@@ -53,7 +59,6 @@ class AdminService(pb_grpc.AdminServiceServicer):
 
     @answers
     async def GetStats(self, _request: pb.GetStatsRequest, _context: _Context) -> pb.GetStatsResponse:
-        _operators_only()
         figures = await self._store.figures()
         sessions = await self._store.sessions()
         engine = self._engine
@@ -67,37 +72,36 @@ class AdminService(pb_grpc.AdminServiceServicer):
             version=version.VERSION,
             finished={state.name: count for state, count in engine.finished.items()},
             unserved_kinds=sorted(figures.queued_kinds - {kind for session in sessions for kind in session.kinds}),
+            servers=[_server(one) for one in await engine.servers()] if engine.servers is not None else [],
         )
 
     @answers
     async def ListWorkers(self, _request: pb.ListWorkersRequest, _context: _Context) -> pb.ListWorkersResponse:
-        _operators_only()
         sessions = sorted(await self._store.sessions(), key=lambda session: (session.worker, session.id))
         return pb.ListWorkersResponse(workers=[self._worker(session) for session in sessions])
 
     @answers
     async def DrainWorker(self, request: pb.DrainWorkerRequest, _context: _Context) -> pb.DrainWorkerResponse:
-        _operators_only()
         if not request.session_id:
             raise InvalidField("session_id", "is empty; `longshore workers` lists the sessions.")
         figures = await self._engine.drain(request.session_id)
+        _did("drain_worker", session_id=request.session_id)
         return pb.DrainWorkerResponse(worker=self._worker(figures.session))
 
     @answers
     async def PauseQueue(self, request: pb.PauseQueueRequest, _context: _Context) -> pb.PauseQueueResponse:
-        _operators_only()
         await self._store.run(PauseQueue(queue=_queue(request.queue), paused=True))
+        _did("pause_queue", queue=request.queue)
         return pb.PauseQueueResponse()
 
     @answers
     async def ResumeQueue(self, request: pb.ResumeQueueRequest, _context: _Context) -> pb.ResumeQueueResponse:
-        _operators_only()
         await self._store.run(PauseQueue(queue=_queue(request.queue), paused=False))
+        _did("resume_queue", queue=request.queue)
         return pb.ResumeQueueResponse()
 
     @answers
     async def SettleTask(self, request: pb.SettleTaskRequest, _context: _Context) -> pb.SettleTaskResponse:
-        _operators_only()
         if not request.task_id:
             raise InvalidField("task_id", "is empty; give the id of a SETTLING task.")
         try:
@@ -105,6 +109,7 @@ class AdminService(pb_grpc.AdminServiceServicer):
         except ValueError:
             raise InvalidField("settlement", "say what was found: REMOVED, LANDED or NEITHER.") from None
         task = await self._store.run(SettleTask(task_id=request.task_id, settlement=found))
+        _did("settle", task_id=task.id, settlement=found.name)
         attempts = await self._store.attempts(task.id, last=translate.ATTEMPTS_SHOWN)
         return pb.SettleTaskResponse(task=translate.task(task, attempts=attempts))
 
@@ -159,9 +164,26 @@ def _targets(figures: Figures, sessions: Sequence[Session]) -> list[pb.TargetSta
     ]
 
 
-def _operators_only() -> None:
-    if not principal().operator:
-        raise Forbidden("Only operators may do this.")
+def _did(action: str, **fields: object) -> None:
+    """Who did what, in the log."""
+    _log.info("operator", action=action, principal=principal().name, **fields)
+
+
+def _server(figures: ServerFigures) -> pb.ServerStats:
+    server = figures.server
+    row = pb.ServerStats(
+        server_id=server.id,
+        address=server.address,
+        version=server.version,
+        spool=server.spool,
+        alive=figures.alive,
+        files=figures.files,
+        problem=figures.problem,
+    )
+    if figures.unseen is not None:
+        row.start_time.CopyFrom(translate.timestamp(server.started_at))
+        row.unseen.CopyFrom(translate.duration(figures.unseen))
+    return row
 
 
 def _queue(name: str) -> str:

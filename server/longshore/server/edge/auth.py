@@ -25,6 +25,11 @@ class Principal:
         return Role.OPERATE in self.roles
 
     @property
+    def works(self) -> bool:
+        """Has sessions, and reads what they hold."""
+        return Role.WORK in self.roles
+
+    @property
     def scope(self) -> str | None:
         """The creator whose tasks it may see; None: everybody's."""
         return None if self.operator else self.name

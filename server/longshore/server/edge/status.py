@@ -42,6 +42,8 @@ CODES: Final[dict[type[errors.LongshoreError], grpc.StatusCode]] = {
     errors.TargetIdentity: grpc.StatusCode.FAILED_PRECONDITION,
     errors.LeaseLost: grpc.StatusCode.UNAVAILABLE,
     errors.SlowConsumer: grpc.StatusCode.UNAVAILABLE,
+    errors.PayloadElsewhere: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.PayloadUnreachable: grpc.StatusCode.UNAVAILABLE,
     errors.OffsetBeyondEnd: grpc.StatusCode.OUT_OF_RANGE,
 }
 """By class; a subclass without a row of its own takes its nearest base's."""

@@ -7,15 +7,17 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import grpc.aio
+import structlog
 
 from longshore.server.edge import listing, translate, uploads
 from longshore.server.edge.auth import principal
 from longshore.server.edge.guard import answers, streams
+from longshore.server.edge.sight import visible
 from longshore.server.edge.validate import check_request_id
 from longshore.server.engine.submissions import Defaults
 from longshore.server.engine.uploads import Uploads
 from longshore.server.engine.watch import KeepAlive, Leaving, Progress, Update, WatchHub
-from longshore.server.model.errors import InvalidField, NotFound
+from longshore.server.model.errors import InvalidField
 from longshore.server.model.task import Task
 from longshore.server.model.values import State
 from longshore.server.store.commands import Bounds, CancelTask, RetryTask
@@ -25,6 +27,8 @@ from longshore.v1 import task_service_pb2 as pb
 from longshore.v1 import task_service_pb2_grpc as pb_grpc
 
 _Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+
+_log = structlog.get_logger("longshore.tasks")
 
 _REASON_LENGTH = 500
 
@@ -87,8 +91,15 @@ class TaskService(pb_grpc.TaskServiceServicer):
     async def WatchTask(self, request: pb.WatchTaskRequest, _context: _Context) -> AsyncIterator[pb.WatchTaskResponse]:
         _require_id(request.task_id)
         after = request.after_revision if request.HasField("after_revision") else None
-        updates = self._engine.watches.watch(request.task_id, after=after, creator=principal().scope)
+        caller = principal()
+        held, creator = None, caller.scope
+        if caller.works and not caller.operator:
+            task, held = await visible(self._store, caller, request.task_id)
+            creator = task.order.creator
+        updates = self._engine.watches.watch(request.task_id, after=after, creator=creator)
         async for update in updates:
+            if held is not None and isinstance(update, Task):
+                held.check(update)
             yield await self._update(update)
 
     @answers
@@ -96,14 +107,16 @@ class TaskService(pb_grpc.TaskServiceServicer):
         _require_id(request.task_id)
         if len(request.reason) > _REASON_LENGTH:
             raise InvalidField("reason", f"has {len(request.reason)} characters; at most {_REASON_LENGTH}.")
+        caller = principal()
         task = await self._store.run(
             CancelTask(
                 task_id=request.task_id,
-                creator=principal().scope,
+                creator=caller.scope,
                 reason=request.reason,
                 expected_revision=request.expected_revision if request.HasField("expected_revision") else None,
             )
         )
+        _log.info("cancel", task_id=task.id, principal=caller.name, state=task.status.state.name)
         return pb.CancelTaskResponse(task=await self._shown(task))
 
     @answers
@@ -121,13 +134,12 @@ class TaskService(pb_grpc.TaskServiceServicer):
                 bounds=self._engine.bounds,
             )
         )
+        _log.info("retry", task_id=task.id, retry_of=request.task_id, principal=caller.name, force=request.force)
         return pb.RetryTaskResponse(task=await self._shown(task))
 
     async def _task(self, task_id: str) -> Task:
         _require_id(task_id)
-        task = await self._store.task(task_id, creator=principal().scope)
-        if task is None:
-            raise NotFound(f"There is no task {task_id!r} of yours; its retention may be over.", task_id=task_id)
+        task, _ = await visible(self._store, principal(), task_id)
         return task
 
     async def _shown(self, task: Task) -> task_pb2.Task:

@@ -9,7 +9,7 @@ from typing import Any, Final, cast
 import grpc.aio
 
 from longshore.server.edge import worker_messages
-from longshore.server.edge.auth import principal
+from longshore.server.edge.auth import ended_by, principal
 from longshore.server.edge.guard import answers, streams
 from longshore.server.engine.session_connection import Connection
 from longshore.server.engine.session_downloads import download
@@ -43,8 +43,10 @@ class WorkerService(pb_grpc.WorkerServiceServicer):
         connection = await self._sessions.open(hello, principal=principal().name, local=_is_local(context.peer()))
         writer = asyncio.create_task(_write(connection, context))
         try:
-            self._sessions.receive(connection, says)
-            await self._converse(connection, context, writer)
+            # Cancelled in a write, no status could be sent any more.
+            with ended_by(connection.end):
+                self._sessions.receive(connection, says)
+                await self._converse(connection, context, writer)
         finally:
             self._sessions.closed(connection)
             await _last_write(writer)

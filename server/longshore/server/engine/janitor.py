@@ -6,14 +6,15 @@ Every step is a conditional command, so that any number of janitors is harmless.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import structlog
 
 from longshore.server.model.clock import Clock
 from longshore.server.model.errors import LongshoreError
+from longshore.server.model.servers import Here
 from longshore.server.spool.protocol import Spool
 from longshore.server.store.commands import (
     AbandonIdleUploads,
@@ -54,13 +55,20 @@ class JanitorSettings:
 
 
 class Janitor:
-    """Runs until cancelled. `prepare` first, once, before anything is served."""
+    """Runs until cancelled. `prepare` first, once, before anything is served.
 
-    def __init__(self, *, store: Store, spool: Spool, clock: Clock, settings: JanitorSettings) -> None:
+    `here`: other servers have the database too, perhaps with spools of their own: only files of this one's spool are
+    removed.
+    """
+
+    def __init__(
+        self, *, store: Store, spool: Spool, clock: Clock, settings: JanitorSettings, here: Here | None = None
+    ) -> None:
         self._store = store
         self._spool = spool
         self._clock = clock
         self._settings = settings
+        self._here = None if here is None else here.spool
         self._time_bell = asyncio.Event()
         self._tidy_bell = asyncio.Event()
         # What came due before the start is due now.
@@ -77,7 +85,7 @@ class Janitor:
         self._tidy_bell.set()  # what the server before this one had begun to remove
         old = await self._spool.files_older_than(_DAY)
         if old:
-            known = await self._store.known_files(old)
+            known = await self._store.known_files(old, spool=self._here)
             strays = [one for one in old if one not in known]
             if strays:
                 _log.warning("strays_to_trash", files=len(strays))
@@ -176,20 +184,18 @@ class Janitor:
         await self._ring_or(self._tidy_bell, _TIDY_EVERY)
         self._tidy_bell.clear()
         await asyncio.sleep(_TIDY_PAUSE)
-        abandoned = await self._store.run(AbandonIdleUploads(idle=self._settings.upload_idle))
-        for upload_id in abandoned:
-            await self._spool.delete_upload(upload_id)
+        abandoned = await self._store.run(AbandonIdleUploads(idle=self._settings.upload_idle, spool=self._here))
+        await _all(self._spool.delete_upload(upload_id) for upload_id in abandoned)
         if abandoned:
-            await self._store.run(ForgetUploads(upload_ids=abandoned))
+            await self._store.run(ForgetUploads(upload_ids=abandoned, homes=self._here is not None))
         while await self._delete_payloads(free=0):
             pass
 
     async def _delete_payloads(self, *, free: int) -> bool:
-        doomed = await self._store.run(DoomPayloads(free=free))
-        for payload_id in doomed:
-            await self._spool.delete_payload(payload_id)
+        doomed = await self._store.run(DoomPayloads(free=free, spool=self._here))
+        await _all(self._spool.delete_payload(payload_id) for payload_id in doomed)
         if doomed:
-            await self._store.run(ForgetPayloads(payload_ids=doomed))
+            await self._store.run(ForgetPayloads(payload_ids=doomed, homes=self._here is not None))
         return bool(doomed)
 
     async def _purge(self) -> None:
@@ -197,6 +203,14 @@ class Janitor:
             _log.debug("history_purged")
         await self._spool.to_trash(())  # what has been there for a day goes
         await asyncio.sleep(_PURGE_EVERY)
+
+
+async def _all(removals: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """Wait for all of them; raises what the first one met. How many go on at once is the spool's own affair: an object
+    store takes its time for each."""
+    for error in await asyncio.gather(*removals, return_exceptions=True):
+        if error is not None:
+            raise error
 
 
 def _earlier(one: float | None, other: float | None) -> float | None:

@@ -15,6 +15,7 @@ import structlog
 
 from longshore.server.engine.parking import Parking
 from longshore.server.engine.progress import ProgressBoard
+from longshore.server.engine.servers import Servers
 from longshore.server.engine.session_commits import Commits
 from longshore.server.engine.session_connection import Connection
 from longshore.server.engine.session_debts import Debts
@@ -52,7 +53,8 @@ class WorkerFigures:
 class Sessions:
     """All connections of this server. `run` must be running while connections are opened. Times in seconds.
 
-    `share_spool`: workers on this machine are told where payloads lie, instead of downloading them.
+    `share_spool`: workers on this machine are told where payloads lie, instead of downloading them. `servers`: payloads
+    may be in the spools of other servers.
     """
 
     def __init__(
@@ -67,9 +69,11 @@ class Sessions:
         share_spool: bool = True,
         outbox_limit: int = OUTBOX_LIMIT,
         look_again: float = LOOK_AGAIN,
+        servers: Servers | None = None,
     ) -> None:
         self.store = store
         self.spool = spool
+        self.servers = servers
         self.fleet = Fleet()
         self.commits = Commits(
             store=store,
@@ -79,7 +83,7 @@ class Sessions:
             cancel_grace=cancel_grace,
             spool=spool if share_spool else None,
         )
-        self._clock = clock
+        self.clock = clock
         self._progress = progress
         self._lease = lease
         self._outbox_limit = outbox_limit
@@ -157,7 +161,7 @@ class Sessions:
 
     def _register(self, session: Session, hello: Hello, *, local: bool) -> Connection:
         connection = Connection(
-            session=session, local=local, store=self.store, ticks=self._clock.ticks(), on_room=self.fleet.room
+            session=session, local=local, store=self.store, ticks=self.clock.ticks(), on_room=self.fleet.room
         )
         connection.outbox.welcome(Welcome(session.epoch, self._lease, tuple(connection.held)))
         for ref in hello.held:
@@ -174,6 +178,7 @@ class Sessions:
         _log.info(
             "worker_connected",
             session_id=session.id,
+            principal=session.principal,
             worker=session.worker,
             epoch=session.epoch,
             targets=sorted(session.targets),
@@ -213,12 +218,12 @@ class Sessions:
     async def _disconnect(self, connection: Connection, *, goodbye: bool) -> None:
         """Tell the store, for as long as it matters: after a lease it finds out by itself."""
         command = Disconnect(session_id=connection.id, epoch=connection.epoch, goodbye=goodbye)
-        until = self._clock.ticks() + self._lease
+        until = self.clock.ticks() + self._lease
         while True:
             try:
                 await self.store.run(command)
             except StoreUnavailable:
-                if self._clock.ticks() > until:
+                if self.clock.ticks() > until:
                     return
                 await asyncio.sleep(self._lease / 12)
             else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections.abc import Awaitable, Callable
 
 import google_crc32c
 
@@ -15,7 +16,8 @@ class Content:
     """What has arrived. Memory: at most one write under way and one being gathered, a few MiB together.
 
     `partial` None: nothing is in the spool yet, and nothing will be if it stays small. `hashed`: SHA-256 is
-    wanted; it is taken on the way from byte 0 on, and by reading back after a resume. Cancelling an await of any
+    wanted; it is taken on the way from byte 0 on, and by reading back after a resume. `before_file` is awaited before
+    a file is made. Cancelling an await of any
     method leaves the work behind it running; `settle` waits for it.
     """
 
@@ -28,12 +30,14 @@ class Content:
         partial: PartialFile | None,
         hashed: bool,
         limits: UploadLimits,
+        before_file: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._spool = spool
         self._upload_id = upload_id
         self._connection = connection
         self._partial = partial
         self._limits = limits
+        self._before_file = before_file
         self._digest = hashlib.sha256() if hashed and partial is None else None
         self._offset = partial.offset if partial is not None else 0
         self._gathered: list[bytes] = []
@@ -135,6 +139,8 @@ class Content:
 
     async def _write(self, data: bytes) -> None:
         if self._partial is None:
+            if self._before_file is not None:
+                await self._before_file()
             self._partial = await self._spool.create(self._upload_id, connection=self._connection)
         if self._digest is None:
             await self._partial.write(data)

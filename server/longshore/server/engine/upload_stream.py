@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import Any, Protocol, TypeVar
@@ -23,10 +24,12 @@ from longshore.server.model.errors import (
     UploadBroken,
     UploadInvalid,
 )
+from longshore.server.model.servers import HEARD_EVERY, Here
 from longshore.server.model.task import Payload, Upload
 from longshore.server.model.values import UploadState
 from longshore.server.store.commands import Checkpoint, Command, FinishUpload, RejectUpload, TaskPlan
 from longshore.server.store.protocol import Store
+from longshore.server.store.server_commands import Heard
 
 R = TypeVar("R")
 
@@ -40,6 +43,7 @@ class Keeper(Protocol):
     room: Room
     clock: Clock
     limits: UploadLimits
+    here: Here | None
     expect: Callable[[], None]
     """Tasks are about to be committed."""
 
@@ -82,7 +86,9 @@ class UploadStream:
         self._entered = False
         self._ending: LongshoreError | None = None
         self._busy = False
-        self._heard_at = keeper.clock.ticks()
+        self._heard_at = self._opened_at = keeper.clock.ticks()
+        self._signed = False
+        """Other servers have been told that it is sent here."""
         self._done = content is None
         """Everything is durable: nothing is under way."""
         self._rejected = False
@@ -122,6 +128,18 @@ class UploadStream:
         """Seconds for which the other side has said nothing although it could."""
         busy = self._busy or self._finishing is not None or self._detaching is not None
         return 0.0 if busy else self._keeper.clock.ticks() - self._heard_at
+
+    def sign(self) -> Heard | None:
+        """What other servers are to know of it. None: nothing yet, or nothing any more."""
+        content = self._content
+        if content is None or self._done or self._detaching is not None:
+            return None
+        if self._keeper.clock.ticks() - self._opened_at < HEARD_EVERY or (
+            self._finishing is not None and not content.spooled  # its last command does without
+        ):
+            return None
+        self._signed = True
+        return Heard(self._upload.id, self._upload.connection, self.silent)
 
     async def __aenter__(self) -> UploadStream:
         self._scope = asyncio.timeout(0 if self._ending is not None else self._limits.idle)
@@ -249,7 +267,7 @@ class UploadStream:
         await self._mark(await content.sync() or self._durable, reserve=self._reserved)
         self._promise()
 
-    async def _mark(self, durable: tuple[int, int], *, reserve: int) -> None:
+    async def _mark(self, durable: tuple[int, int], *, reserve: int, release: bool = False) -> None:
         """Commit what is on disk, and raise the reservation. It is a sign of life too."""
         upload = await self._patiently(
             Checkpoint(
@@ -259,6 +277,7 @@ class UploadStream:
                 crc32c=durable[1],
                 reserve=reserve,
                 bounds=self._limits.bounds,
+                release=release,
             )
         )
         self._durable = durable
@@ -289,7 +308,7 @@ class UploadStream:
         try:
             return await self._complete(content, size, crc32c)
         except (UploadInvalid, SpoolDamaged) as error:
-            await self._reject(error)
+            await self._reject(content, error)
             raise
 
     async def _complete(self, content: Content, size: int, crc32c: int) -> Upload:
@@ -309,10 +328,17 @@ class UploadStream:
                 payload=Payload(self._upload.id, size, crc32c, self._upload.sha256),
                 plans=self._plans,
                 inline=content.inline,
+                homed=self._signed and content.inline is not None,
             )
         )
         self._done = True
-        _log.info("upload_complete", upload_id=done.id, size=size, tasks=[task.id for task in done.tasks])
+        _log.info(
+            "upload_complete",
+            upload_id=done.id,
+            principal=done.principal,
+            size=size,
+            tasks=[task.id for task in done.tasks],
+        )
         return done
 
     async def _check_sha256(self, content: Content) -> None:
@@ -326,10 +352,16 @@ class UploadStream:
                 f"SHA-256 of the bytes is {found.hex()}, and the header declares {declared.hex()}. Nothing is kept."
             )
 
-    async def _reject(self, error: LongshoreError) -> None:
+    async def _reject(self, content: Content, error: LongshoreError) -> None:
         """The bytes are wrong: give the upload up, so that the same request id can start anew."""
         self._rejected = True
-        _log.warning("upload_rejected", upload_id=self._upload.id, reason=error.reason)
+        _log.warning(
+            "upload_rejected", upload_id=self._upload.id, principal=self._upload.principal, reason=error.reason
+        )
+        # Nothing of it may be on its way to the spool any more when the janitor removes what is there.
+        with contextlib.suppress(LongshoreError):
+            await content.settle()
+        await content.close()
         try:
             await self._keeper.store.run(RejectUpload(upload_id=self._upload.id, connection=self._upload.connection))
         except LongshoreError as trouble:
@@ -364,8 +396,8 @@ class UploadStream:
             durable = await content.sync() or self._durable
             # Cancelling the wait does not take the command back; should it be committed later, it is true all the same.
             async with asyncio.timeout(self._limits.detach):
-                await self._mark(durable, reserve=self._reserved)
+                await self._mark(durable, reserve=self._reserved, release=self._keeper.here is not None)
         except (LongshoreError, TimeoutError) as error:
             _log.info("upload_not_checkpointed", upload_id=self._upload.id, error=str(error))
         else:
-            _log.info("upload_detached", upload_id=self._upload.id, offset=durable[0])
+            _log.info("upload_detached", upload_id=self._upload.id, principal=self._upload.principal, offset=durable[0])

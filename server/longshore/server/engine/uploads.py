@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from dataclasses import dataclass, replace
+from typing import Any, Final, TypeVar
 
 import structlog
 
@@ -22,6 +22,7 @@ from longshore.server.engine.upload_ids import RandomIds
 from longshore.server.engine.upload_ledger import Ledger
 from longshore.server.engine.upload_limits import UploadLimits, UploadStatistics
 from longshore.server.engine.upload_room import Room
+from longshore.server.engine.upload_signs import give_signs
 from longshore.server.engine.upload_stream import UploadStream
 from longshore.server.model.clock import Clock
 from longshore.server.model.errors import (
@@ -34,22 +35,27 @@ from longshore.server.model.errors import (
     UploadInProgress,
     UploadTakenOver,
 )
+from longshore.server.model.servers import HEARD_EVERY, Here
 from longshore.server.model.task import Task, Upload
 from longshore.server.model.values import UploadState
 from longshore.server.spool.protocol import PartialFile, Spool
 from longshore.server.store.commands import OpenUpload, RejectUpload, SubmitTasks
 from longshore.server.store.protocol import Store
+from longshore.server.store.server_commands import RecordHome
 
 __all__ = ["UploadLimits", "UploadStatistics", "UploadView", "Uploads"]
 
 R = TypeVar("R")
+
+_LOOK_AGAIN: Final = 0.25
+"""Seconds between two looks at an upload that another server is sent."""
 
 _log = structlog.get_logger("longshore.uploads")
 
 
 @dataclass(frozen=True, slots=True)
 class UploadView:
-    """An upload as its owner sees it. `active`: a connection of this server is sending it; `expires_at`: wall clock."""
+    """An upload as its owner sees it. `active`: a connection is sending it; `expires_at`: wall clock."""
 
     upload: Upload
     active: bool
@@ -78,8 +84,8 @@ class Uploads:
 
     `expect` is called when tasks are about to be committed, so that their claim can share the commit.
     `relieve` frees spool bytes by evicting payloads that are kept for a retry only; it is asked once before
-    SpoolFull is said. Everything that a connection leaves behind (a last checkpoint, a commit) runs in tasks that
-    `close` waits for.
+    SpoolFull is said. `here`: other servers have the database too, and `run` must be running. Everything that a
+    connection leaves behind (a last checkpoint, a commit) runs in tasks that `close` waits for.
     """
 
     def __init__(
@@ -93,12 +99,14 @@ class Uploads:
         relieve: Callable[[int], Awaitable[None]] | None = None,
         expect: Callable[[], None] = lambda: None,
         new_id: Callable[[], str] | None = None,
+        here: Here | None = None,
     ) -> None:
         self.store = store
         self.clock = clock
         self.limits = limits
         self.defaults = defaults
         self.expect = expect
+        self.here = here
         self.room = Room(spool=spool, clock=clock)
         self._spool = spool
         self._relieve = relieve
@@ -131,7 +139,7 @@ class Uploads:
         key = principal, request.request_id
         slot = await self._claim(key, take_over=request.take_over)
         try:
-            upload = await self._admit(principal, request, connect=True)
+            upload = await self._connect(principal, request)
         except BaseException:
             self._leave(key, slot)
             raise
@@ -148,14 +156,14 @@ class Uploads:
     async def create(self, principal: str, request: UploadRequest) -> UploadView:
         """Take the room for an upload, or learn how far it got. Raises as `open` does, but for the connections."""
         self._refuse_when_draining()
-        return self._view(principal, await self._admit(principal, request, connect=False))
+        return await self._view(principal, await self._admit(principal, request, connect=False))
 
     async def get(self, principal: str, request_id: str) -> UploadView:
         """How far an upload got. Raises NotFound."""
         upload = await self.store.upload(principal, request_id)
         if upload is None:
             raise NotFound(f"There is no upload {request_id!r} of yours, or it was given up: start anew.")
-        return self._view(principal, upload)
+        return await self._view(principal, upload)
 
     async def submit(self, principal: str, request: SubmitRequest, *, any_creator: bool = False) -> Sequence[Task]:
         """Make tasks without bytes. Raises RequestIdReused, QueueFull, CallerShare, PayloadGone, StoreOverloaded,
@@ -176,6 +184,13 @@ class Uploads:
                 bounds=self.limits.bounds,
             )
         )
+
+    async def run(self) -> None:
+        """Tell other servers what is sent here, until cancelled."""
+        if self.here is not None:
+            await give_signs(
+                self.store, self.here, lambda: [slot.stream for slot in self._live if slot.stream is not None]
+            )
 
     def statistics(self) -> UploadStatistics:
         """Figures of this moment."""
@@ -312,6 +327,7 @@ class Uploads:
                 partial=partial,
                 hashed=bool(upload.sha256),
                 limits=self.limits,
+                before_file=self._moving_in(request, upload),
             )
         if partial is not None:
             held, held_crc = partial.offset, partial.crc32c
@@ -335,6 +351,28 @@ class Uploads:
             self._free(key, slot)  # nothing is written: any number may repeat it
         return slot.stream
 
+    def _moving_in(self, request: UploadRequest, upload: Upload) -> Callable[[], Awaitable[None]] | None:
+        """What is to be done before the upload gets a file; nothing where its home was recorded when it was opened."""
+        here = self.here
+        if here is None or upload.connection > 1 or self._needs_file(request):
+            return None
+        command = RecordHome(upload_id=upload.id, connection=upload.connection, here=here)
+        return lambda: self.store.run(command)
+
+    def _needs_file(self, request: UploadRequest) -> bool:
+        return request.size is not None and request.size > self.limits.inline_bytes
+
+    async def _connect(self, principal: str, request: UploadRequest) -> Upload:
+        """Find or make the row with this connection, and wait a little for one of another server to finish."""
+        until = self.clock.ticks() + self.limits.patience
+        while True:
+            try:
+                return await self._admit(principal, request, connect=True)
+            except UploadInProgress:
+                if self.clock.ticks() > until:
+                    raise
+            await asyncio.sleep(_LOOK_AGAIN)
+
     async def _admit(self, principal: str, request: UploadRequest, *, connect: bool) -> Upload:
         """Find or make the row, where there is room for it."""
         wanted = self.limits.reserve_step if request.size is None else request.size
@@ -350,6 +388,10 @@ class Uploads:
             reserve=wanted,
             connect=connect,
             bounds=self.limits.bounds,
+            here=self.here,
+            spooled=self._needs_file(request),
+            take_over=request.take_over,
+            silence=self.limits.silence,
         )
         await self._require_disk(principal, request.request_id, wanted)
         try:
@@ -374,6 +416,12 @@ class Uploads:
                 await self._relieve(wanted)
             await self.room.require(wanted)
 
-    def _view(self, principal: str, upload: Upload) -> UploadView:
-        active = (principal, upload.request_id) in self._slots
+    async def _view(self, principal: str, upload: Upload) -> UploadView:
+        here, active = self.here, (principal, upload.request_id) in self._slots
+        if here is not None and not active and upload.state is UploadState.OPEN and upload.connection:
+            home = await self.store.home(upload.id)
+            if home is not None and home.sender not in ("", here.server):
+                active = self.clock.now() - home.heard_at < self.limits.silence + HEARD_EVERY
+            if home is not None and home.away(here) and not active:
+                upload = replace(upload, offset=0, crc32c=0)  # where it would go on here
         return UploadView(upload, active, upload.touched_at + self.limits.abandon)

@@ -202,6 +202,19 @@ class NotYourAttempt(Forbidden):
     reason = "NOT_YOUR_ATTEMPT"
 
 
+class PayloadElsewhere(LongshoreError):
+    """The payload is in the spool of another server, which the metadata names. Download it there."""
+
+    reason = "PAYLOAD_ELSEWHERE"
+
+
+class PayloadUnreachable(LongshoreError):
+    """The payload is in the spool of a server that is not there. Try again later; start that server, or one on its
+    spool."""
+
+    reason = "PAYLOAD_UNREACHABLE"
+
+
 class EpochSuperseded(LongshoreError):
     """The session has connected anew; this older connection is over."""
 

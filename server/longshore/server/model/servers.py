@@ -8,13 +8,16 @@ from typing import Final
 DEAD_AFTER: Final = 30.0
 """Seconds without a sign of life after which a server is taken for dead: ten of its announcements."""
 
+HEARD_EVERY: Final = 2.0
+"""Seconds between two signs of life of the uploads that a server is sent. A connection counts as silent only this much
+later for other servers, because it may have spoken since the last sign."""
+
 
 @dataclass(frozen=True, slots=True)
 class Here:
     """This server, as others know it: `server` is random for each process, `spool` the identity of its spool.
 
-    Where there is none, nothing is written down of servers and homes: the database is this server's alone, or its
-    schema is older than those tables.
+    Where there is none, the database is this server's alone, and nothing is written down of servers and homes.
     """
 
     server: str

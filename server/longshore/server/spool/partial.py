@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import google_crc32c
 
-from longshore.server.model.errors import LongshoreError, SpoolDamaged
+from longshore.server.model.errors import LongshoreError, SpoolDamaged, UploadTakenOver
 from longshore.server.spool.faults import translated
 from longshore.server.spool.files import link, sync_folder
 from longshore.server.spool.names import Names
@@ -151,7 +151,10 @@ class DirectoryPartial:
         if self._sealed:
             return
         with contextlib.suppress(FileExistsError):
-            link(self._part, final)
+            try:
+                link(self._part, final)
+            except FileNotFoundError as error:
+                raise UploadTakenOver("Another connection continues this upload; this one may not.") from error
         self._part.unlink(missing_ok=True)
 
     def _check(self) -> None:

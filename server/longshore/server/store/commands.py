@@ -108,7 +108,7 @@ class OpenUpload(Command[Upload]):
     bounds: Bounds
     here: Here | None = None
     spooled: bool = False
-    """A new one is going to have a file: its home is recorded at once."""
+    """It is going to have a file, which is known beforehand: its home is recorded at once."""
     take_over: bool = False
     silence: float = 10.0
 

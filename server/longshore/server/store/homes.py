@@ -1,18 +1,19 @@
 """Homes: which spool has the file of an upload or payload, and which server sends it.
 
-Written on databases of several servers only (`Here`). What stays in the database (inline payloads) has no home, and an
-upload of a few seconds that never had a file has none either: its own row then says when it was touched.
+Written on databases of several servers only (`Here`), as soon as they have the table. What stays in the database
+(inline payloads) has no home, and an upload of a few seconds that never had a file has none either: its own row then
+says when it was touched.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, Final
+from typing import Final
 
 import sqlalchemy as sa
 
 from longshore.server.model.errors import UploadInProgress, UploadTakenOver
-from longshore.server.model.servers import DEAD_AFTER, Here, Home
+from longshore.server.model.servers import DEAD_AFTER, HEARD_EVERY, Here, Home
 from longshore.server.model.task import Upload
 from longshore.server.store.commands import OpenUpload
 from longshore.server.store.link import Among, Link, changing, inserting, locking, statement, types_of
@@ -20,21 +21,20 @@ from longshore.server.store.schema import homes, is_open, servers, uploads
 from longshore.server.store.server_commands import HearUploads, RecordHome
 from longshore.server.store.unit import UnitOfWork
 
-HEARD_EVERY: Final = 2.0
-"""Seconds between two signs of life of a server's uploads. A connection counts as silent only this much later, because
-it may have spoken since the last sign."""
-
 _COLUMNS: Final = (homes.c.spool, homes.c.sender, homes.c.heard_at)
 _FIND: Final = statement(sa.select(*_COLUMNS).where(homes.c.id == sa.bindparam("of_id")))
 _SEEN: Final = statement(sa.select(servers.c.seen_ticks).where(servers.c.id == sa.bindparam("of_id")))
 _INSERT: Final = inserting(homes, missing=True)
-_UPDATE: Final = changing(
+_UPDATE: Final = statement(
+    homes.update()
+    .where(homes.c.id == sa.bindparam("of_id"))
+    .values(spool=sa.bindparam("at"), sender=sa.bindparam("by"), heard_at=sa.bindparam("heard"))
+)
+_HEAR: Final = changing(
     lambda given: (
-        homes.update()
-        .where(homes.c.id == given["of_id"])
-        .values(spool=given["at"], sender=given["by"], heard_at=given["heard"])
+        homes.update().where(homes.c.id == given["of_id"]).values(sender=given["by"], heard_at=given["heard"])
     ),
-    types_of(homes, of_id="id", at="spool", by="sender", heard="heard_at"),
+    types_of(homes, of_id="id", by="sender", heard="heard_at"),
 )
 _RELEASE: Final = statement(homes.update().where(homes.c.id == sa.bindparam("of_id")).values(sender=""))
 _DROP: Final = statement(homes.delete().where(homes.c.id == sa.bindparam("of_id")))
@@ -52,33 +52,42 @@ def is_here(identity: sa.ColumnElement[str]) -> sa.ColumnElement[bool]:
     return sa.or_(homes.c.spool.is_(None), homes.c.spool == "", homes.c.spool == identity)
 
 
+def spool_of(link: Link, identity: str | None) -> str | None:
+    """Whose files are meant; None: everybody's, also while the database has no homes yet."""
+    return identity if _tracked(link) else None
+
+
+def _tracked(link: Link) -> bool:
+    return link.dialect.schema.has_fleet_tables
+
+
 def find_home(link: Link, upload_id: str) -> Home | None:
+    if not _tracked(link):
+        return None
     row = link.row(_FIND, of_id=upload_id)
     return None if row is None else Home(*row)
 
 
 def set_home(unit: UnitOfWork, upload_id: str, home: Home) -> None:
-    _set(unit, [{"id": upload_id, "spool": home.spool, "sender": home.sender, "heard_at": home.heard_at}])
-
-
-def _set(unit: UnitOfWork, rows: list[dict[str, Any]]) -> None:
-    """Rows of `homes`, whether they are there or not."""
-    updates = [{"of_id": row["id"], "at": row["spool"], "by": row["sender"], "heard": row["heard_at"]} for row in rows]
-    if rows:
-        unit.writes += 1
-        unit.link.write(_INSERT, rows)
-        unit.link.write(_UPDATE, updates)
+    if not _tracked(unit.link):
+        return
+    unit.writes += 1
+    values = {"spool": home.spool, "sender": home.sender, "heard_at": home.heard_at}
+    unit.link.write(_INSERT, [{"id": upload_id, **values}])
+    unit.write(_UPDATE, of_id=upload_id, at=home.spool, by=home.sender, heard=home.heard_at)
 
 
 def release_home(unit: UnitOfWork, upload_id: str) -> None:
     """The connection that sent it has ended."""
+    if not _tracked(unit.link):
+        return
     unit.writes += 1
     unit.link.write(_INSERT, [{"id": upload_id, "spool": "", "sender": "", "heard_at": unit.now}])
     unit.write(_RELEASE, of_id=upload_id)
 
 
 def drop_homes(unit: UnitOfWork, ids: Iterable[str]) -> None:
-    for one in ids:
+    for one in ids if _tracked(unit.link) else ():
         unit.write(_DROP, of_id=one)
 
 
@@ -86,7 +95,7 @@ def check_free(unit: UnitOfWork, upload: Upload, home: Home | None, command: Ope
     """Raises UploadInProgress where another server's connection is sending the upload, and neither is silent for long
     enough nor is to be put aside."""
     here = command.here
-    if here is None or command.take_over or not upload.connection:
+    if here is None or command.take_over or not upload.connection or not _tracked(unit.link):
         return
     if home is not None:
         if home.sender in ("", here.server) or not _alive(unit, home.sender):
@@ -129,15 +138,11 @@ def hear_uploads(unit: UnitOfWork, command: HearUploads) -> Callable[[], frozens
     heard = {one.upload_id: one for one in command.uploads}
     newest: dict[str, int] = dict(unit.link.among(_CONNECTIONS, sorted(heard)))
     ours = [one for one in heard.values() if newest.get(one.upload_id) == one.connection]
-    rows: list[dict[str, Any]] = [
-        {
-            "id": one.upload_id,
-            "spool": command.here.spool if one.spooled else "",
-            "sender": command.here.server,
-            "heard_at": unit.now - max(one.silent, 0.0),
-        }
-        for one in ours
-    ]
-    _set(unit, rows)
+    if ours and _tracked(unit.link):
+        sender = command.here.server
+        rows = [(one.upload_id, unit.now - max(one.silent, 0.0)) for one in ours]
+        unit.writes += 1
+        unit.link.write(_INSERT, [{"id": one, "spool": "", "sender": sender, "heard_at": at} for one, at in rows])
+        unit.link.write(_HEAR, [{"of_id": one, "by": sender, "heard": at} for one, at in rows])
     lost = frozenset(heard) - {one.upload_id for one in ours}
     return lambda: lost

@@ -20,7 +20,7 @@ from longshore.server.store.commands import (
 )
 from longshore.server.store.counters import SPOOL
 from longshore.server.store.fleet import end_session
-from longshore.server.store.homes import drop_homes, is_here
+from longshore.server.store.homes import drop_homes, is_here, spool_of
 from longshore.server.store.link import Among, Statement, locking, statement
 from longshore.server.store.schema import (
     STATE,
@@ -221,7 +221,8 @@ def doom_payloads(unit: UnitOfWork, command: DoomPayloads) -> Callable[[], tuple
     """See DoomPayloads."""
     unit.flush()
     link = unit.link
-    here = {} if command.spool is None else {"spool": command.spool}
+    spool = spool_of(link, command.spool)
+    here = {} if spool is None else {"spool": spool}
     freed = 0
     if here and command.free:
         for payload_id, size in link.rows(_UNNEEDED_HERE, now=unit.now, most=command.limit, **here):

@@ -34,7 +34,7 @@ from longshore.server.store.database_clock import DatabaseClock
 from longshore.server.store.errors import CommitUnknown
 from longshore.server.store.limits import LaneLimits
 from longshore.server.store.listener import Listener
-from longshore.server.store.postgres_connection import connect
+from longshore.server.store.postgres_connection import Silence, connect
 from longshore.server.store.postgres_link import TURN, PostgresLink
 from longshore.server.store.protocol import Changes
 from longshore.server.store.store import SQLStore
@@ -92,7 +92,7 @@ class PostgresDialect:
         if isinstance(error, psycopg.Error) and error.sqlstate is not None:
             return error.sqlstate in _TRY_AGAIN or error.sqlstate in _GONE
         # Without a state: the connection broke under a statement. One that could not be made comes wrapped.
-        return isinstance(error, psycopg.OperationalError)
+        return isinstance(error, psycopg.OperationalError) and not isinstance(error, Silence)
 
 
 def _first_table(statement: sa.Select[Any]) -> sa.FromClause:

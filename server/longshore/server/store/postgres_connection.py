@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
-from typing import Any, Final, LiteralString
+from collections.abc import Generator
+from typing import Any, Final, LiteralString, TypeVar
 
 import psycopg
 from psycopg.types.string import StrDumperUnknown
 
 from longshore.server.store.errors import CommitUnknown, NotDurable
+
+R = TypeVar("R")
 
 CONNECT_TIMEOUT: Final = 5
 """Seconds for making a connection."""
@@ -21,6 +24,10 @@ IDLE_TIMEOUT: Final = 5.0
 
 STATEMENT_TIMEOUT: Final = 30.0
 """Seconds for one statement. PostgreSQL does not apply it to COMMIT, which must not be given up half-way."""
+
+ANSWER: Final = 35.0
+"""Seconds without an answer after which a connection is given up. Longer than STATEMENT_TIMEOUT, so it strikes where
+the database cannot say so itself: behind a proxy that lost it, in a COMMIT that waits for a standby which is gone."""
 
 RESOLVE: Final = 5.0
 """Seconds for finding out what became of a COMMIT whose connection was lost."""
@@ -53,6 +60,7 @@ _FACTS: Final[LiteralString] = """
     SELECT current_setting('synchronous_commit'), current_setting('fsync'), current_setting('full_page_writes'),
            current_setting('server_encoding'), substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)
 """
+_CONFIRM: Final[LiteralString] = "UPDATE sequence SET value = value + 1 WHERE name = 'probe'"
 _DURABLE: Final = ("on", "remote_apply")
 """Values of `synchronous_commit` with which a commit is on disk, here and on synchronous standbys, when it returns."""
 
@@ -65,13 +73,40 @@ class _TextDumper(StrDumperUnknown):
         return super().dump(obj.replace("\0", "\ufffd") if "\0" in obj else obj)
 
 
+class Silence(psycopg.OperationalError):
+    """The database did not answer in time. The connection is closed; its transaction may still be under way."""
+
+
 class Connection(psycopg.Connection[Any]):
-    """A connection that knows which transaction it is in, in case the answer to COMMIT is lost."""
+    """A connection that waits for no answer longer than ANSWER, and knows which transaction it is in, in case the
+    answer to COMMIT is lost."""
 
     last_transaction: str = ""
     """The number of the newest transaction."""
     timeline: str = ""
     """The history that the number belongs to: another one after a failover."""
+
+    def wait(self, gen: Generator[Any, Any, R], *arguments: Any, **more: Any) -> R:
+        try:
+            return super().wait(_answered(gen, ANSWER), *arguments, **more)
+        except Silence:
+            self.close()
+            raise
+
+
+def _answered(steps: Generator[Any, Any, R], patience: float) -> Generator[Any, Any, R]:
+    """What psycopg waits with, until it takes too long. psycopg asks ten times a second."""
+    deadline = time.monotonic() + patience
+    try:
+        wanted = next(steps)
+        while True:
+            ready = yield wanted
+            if not ready and time.monotonic() > deadline:
+                raise Silence(f"the database has not answered for {patience:g} s")
+            wanted = steps.send(ready)
+    except StopIteration as end:
+        result: R = end.value
+        return result
 
 
 def connect(url: str) -> Connection:
@@ -116,10 +151,13 @@ def resolve(url: str, lost: Connection) -> bool:
                 if connection.timeline != lost.timeline:
                     raise CommitUnknown("the database has failed over since")
                 row = connection.execute("SELECT pg_xact_status(%s::xid8)", (lost.last_transaction,)).fetchone()
+                fate = None if row is None else row[0]
+                if fate == "committed":
+                    # On this disk it is. Whether the standbys have it, which COMMIT waits for, the next COMMIT tells.
+                    connection.execute(_CONFIRM)
         except psycopg.Error as error:
             why = f"the database does not answer ({error})"
         else:
-            fate = None if row is None else row[0]
             if fate in ("committed", "aborted"):
                 return bool(fate == "committed")
             if fate is None:

@@ -19,6 +19,7 @@ from longshore.server.store.counters import (
     TARGET_RUNNING,
     UPLOADS,
 )
+from longshore.server.store.homes import spool_of
 from longshore.server.store.ids import seq_of
 from longshore.server.store.link import Among, Link, Statement, statement
 from longshore.server.store.protocol import Figures, QueueFigures, TargetFigures, TaskFilter
@@ -325,6 +326,7 @@ def figures(link: Link) -> Figures:
 def known_files(link: Link, ids: Sequence[str], spool: str | None) -> frozenset[str]:
     wanted = sorted(set(ids))
     known = frozenset(row[0] for what in (_KNOWN_UPLOADS, _KNOWN_PAYLOADS) for row in link.among(what, wanted))
+    spool = spool_of(link, spool)
     if spool is None:
         return known
     return known - {row[0] for row in link.among(_AWAY, wanted, spool=spool)}

@@ -6,10 +6,13 @@ import asyncio
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 from longshore.server.model.errors import StoreUnavailable
 from longshore.server.store.link import Link
+
+PATIENCE: Final = 30.0
+"""Seconds for a read, with the wait for a thread: while the database is silent nobody is to wait in line."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -25,7 +28,8 @@ class Readers:
         self._links: list[Link] = []
 
     async def read(self, query: Callable[Concatenate[Link, P], R], *arguments: P.args, **keywords: P.kwargs) -> R:
-        """Run `query` in a thread. Raises StoreUnavailable. Cancelling lets the thread finish for nobody."""
+        """Run `query` in a thread. Raises StoreUnavailable. Cancelling lets the thread finish for nobody; a query that
+        had to wait for a thread is not begun."""
         loop = asyncio.get_running_loop()
 
         def job() -> R:
@@ -35,7 +39,11 @@ class Readers:
             future = loop.run_in_executor(self._executor, job)
         except RuntimeError as error:
             raise StoreUnavailable("The store is closed.") from error
-        return await future
+        try:
+            async with asyncio.timeout(PATIENCE):
+                return await future
+        except TimeoutError:
+            raise StoreUnavailable(f"The database has not been read within {PATIENCE:g} s: try again.") from None
 
     async def close(self) -> None:
         await asyncio.to_thread(self._executor.shutdown)

@@ -37,12 +37,11 @@ class RecordHome(Command[None]):
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """`connection` of an upload is served, and has said nothing for `silent` seconds. `spooled`: it has a file."""
+    """`connection` of an upload is served, and has said nothing for `silent` seconds."""
 
     upload_id: str
     connection: int
     silent: float
-    spooled: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

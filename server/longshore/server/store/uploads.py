@@ -23,7 +23,7 @@ from longshore.server.store.commands import (
     RejectUpload,
 )
 from longshore.server.store.counters import CREATOR_PROMISED, QUEUE_PROMISED, SPOOL, UPLOADS, UPLOADS_OF, Key
-from longshore.server.store.homes import check_free, drop_homes, find_home, is_here, release_home, set_home
+from longshore.server.store.homes import check_free, drop_homes, find_home, is_here, release_home, set_home, spool_of
 from longshore.server.store.link import Among, locking, statement
 from longshore.server.store.requests import (
     check_room,
@@ -215,7 +215,9 @@ def _connected(unit: UnitOfWork, upload: Upload, command: OpenUpload) -> Upload:
         check_free(unit, upload, home, command)
         if home is not None and home.away(here):
             upload = replace(upload, offset=0, crc32c=0)
-        set_home(unit, upload.id, Home(here.spool, here.server, unit.now))
+        # A later connection than the first one always goes on in a file.
+        if upload.connection or command.spooled:
+            set_home(unit, upload.id, Home(here.spool, here.server, unit.now))
     upload = replace(upload, connection=upload.connection + 1, touched_at=unit.now)
     unit.uploads.pop(upload.id, None)
     unit.write(_CONNECT, of_id=upload.id, number=upload.connection, to=upload.offset, crc=upload.crc32c, at=unit.now)
@@ -374,10 +376,11 @@ def abandon_idle_uploads(unit: UnitOfWork, command: AbandonIdleUploads) -> Calla
     """See AbandonIdleUploads."""
     for row in unit.link.rows(_IDLE, before=unit.now - command.idle, most=command.limit):
         _abandon(unit, upload_of(row), row[-2], row[-1])
-    if command.spool is None:
+    spool = spool_of(unit.link, command.spool)
+    if spool is None:
         rows = unit.link.rows(_ABANDONED, most=command.limit)
     else:
-        rows = unit.link.rows(_ABANDONED_HERE, spool=command.spool, most=command.limit)
+        rows = unit.link.rows(_ABANDONED_HERE, spool=spool, most=command.limit)
     given_up = tuple(row[0] for row in rows)
     return lambda: given_up
 

@@ -136,15 +136,19 @@ class Writer:
 
     @property
     def writable_since(self) -> float | None:
+        return None if self._is_stalled() else self._writable_since
+
+    def _is_stalled(self) -> bool:
         busy_since = self._busy_since
-        if busy_since is not None and self._clock.ticks() - busy_since > STALL:
-            return None
-        return self._writable_since
+        return busy_since is not None and self._clock.ticks() - busy_since > STALL
 
     def submit(self, command: Command[Any]) -> asyncio.Future[Any]:
         """Let a command wait. Raises StoreOverloaded, StoreUnavailable."""
         if self._loop is None or self._closing:
             raise StoreUnavailable("The store is closed.")
+        if self._is_stalled():
+            # Who waits already is answered when it is known; nobody else is to wait for what may never come.
+            raise StoreUnavailable(f"The database has not answered for {STALL:g} s: try again.")
         waiting = _Waiting(command, self._loop.create_future(), 0)
         with self._wake:
             if command.lane is Lane.SUBMIT:

@@ -1,0 +1,139 @@
+"""What grpc health says: whether to send this server work now, and whether the process lives.
+
+Not the ready-made servicer: it writes to a watcher while it holds the lock that each change of status needs, and
+health is open to everybody, so one watcher that does not read would keep all others, and the drain, waiting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, Final, Protocol
+
+import grpc
+import grpc.aio
+import structlog
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from longshore.server.model.errors import StoreUnavailable
+from longshore.server.store.accepted import OURS, SchemaState
+from longshore.server.store.errors import SchemaMismatch
+
+LIVENESS: Final = "liveness"
+"""The service whose health is that of the process alone: ask for it where an answer of NOT_SERVING kills."""
+
+LOOK: Final = 5.0
+"""Seconds between looks at the schema, which somebody may migrate."""
+
+WHILE_WELL: Final = 0.25
+WHILE_ILL: Final = 0.05
+"""Seconds between looks at whether the store can be written. They cost no I/O: the writer knows."""
+
+_SERVING: Final = health_pb2.HealthCheckResponse.SERVING
+_NOT_SERVING: Final = health_pb2.HealthCheckResponse.NOT_SERVING
+_UNKNOWN: Final = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+
+_log = structlog.get_logger("longshore.server")
+
+
+class _Store(Protocol):
+    @property
+    def writable_since(self) -> float | None: ...
+
+    @property
+    def schema(self) -> SchemaState: ...
+
+    async def look(self) -> None: ...
+
+
+class Health(health_pb2_grpc.HealthServicer):
+    """Readiness: "" and each of `services` are SERVING while the store can be written and the server does not leave.
+    LIVENESS is SERVING for as long as the event loop answers."""
+
+    def __init__(self, *, store: _Store, services: Sequence[str]) -> None:
+        self._store = store
+        self._ready: Final = frozenset(("", *services))
+        self._is_ready = False
+        self._leaving = False
+        self._changed = asyncio.Event()
+
+    async def run(self) -> None:
+        """Follow the store. Raises SchemaMismatch when the database was migrated beyond what this version works on."""
+        next_look = asyncio.get_running_loop().time() + LOOK
+        _warn(self._store.schema)
+        while True:
+            self._follow()
+            if asyncio.get_running_loop().time() >= next_look:
+                await self._look()
+                next_look = asyncio.get_running_loop().time() + LOOK
+            await asyncio.sleep(WHILE_WELL if self._is_ready else WHILE_ILL)
+
+    def leave(self) -> None:
+        """NOT_SERVING for good."""
+        self._leaving = True
+        self._turn(ready=False)
+
+    def _follow(self) -> None:
+        writable = self._store.writable_since is not None
+        if writable == self._is_ready or self._leaving:
+            return
+        if writable:
+            _log.info("store_writable")
+        else:
+            _log.warning("store_not_writable")
+        self._turn(ready=writable)
+
+    def _turn(self, *, ready: bool) -> None:
+        self._is_ready = ready
+        told, self._changed = self._changed, asyncio.Event()
+        told.set()
+
+    async def _look(self) -> None:
+        before = self._store.schema.revision
+        try:
+            await self._store.look()
+        except StoreUnavailable:
+            return
+        except SchemaMismatch as error:
+            _log.error("schema_outgrown", message=str(error))
+            raise
+        if (after := self._store.schema.revision) != before:
+            _log.info("schema_migrated", before=before, after=after)
+
+    # The service ------------------------------------------------------------------------------------------------------
+
+    def _status(self, service: str) -> Any:
+        """None for a service that is none of ours."""
+        if service == LIVENESS:
+            return _SERVING
+        if service not in self._ready:
+            return None
+        return _SERVING if self._is_ready else _NOT_SERVING
+
+    async def Check(self, request: health_pb2.HealthCheckRequest, context: Any) -> health_pb2.HealthCheckResponse:
+        status = self._status(request.service)
+        if status is None:
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"there is no service {request.service}")
+        return health_pb2.HealthCheckResponse(status=status)
+
+    async def Watch(self, request: health_pb2.HealthCheckRequest, context: Any) -> None:
+        last = None
+        while True:
+            changed = self._changed
+            status = self._status(request.service)
+            if status is None:
+                status = _UNKNOWN
+            if status != last:
+                await context.write(health_pb2.HealthCheckResponse(status=status))
+                last = status
+            await changed.wait()
+
+
+def _warn(schema: SchemaState) -> None:
+    if schema.revision < OURS:
+        _log.warning(
+            "schema_before",
+            schema=schema.revision,
+            version_has=OURS,
+            remedy="when every server is of this version, run `longshored migrate` with this server's options",
+        )

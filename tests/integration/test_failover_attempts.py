@@ -1,0 +1,79 @@
+"""A server that dies, hangs or leaves costs no attempt: its sessions go on at another one within their lease."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from google.protobuf.wrappers_pb2 import StringValue
+
+from longshore.client import Client, job_spec
+from longshore.v1 import task_pb2
+from tests.support.cluster import Fleet, fleet_of
+from tests.support.postgres import Cluster
+from tests.support.processes import Process, ServerProcess, eventually
+
+ATTEMPTS = 20
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory, postgres: Cluster) -> Iterator[Fleet]:
+    """Two servers, their lease as it is by default."""
+    with fleet_of(tmp_path_factory.mktemp("failover"), postgres) as fleet:
+        yield fleet
+
+
+def all_running(client: Client, ids: list[str]) -> bool:
+    return all(client.get(task_id).state == task_pb2.TASK_STATE_RUNNING for task_id in ids)
+
+
+def server_of(worker: Process, fleet: Fleet) -> ServerProcess:
+    """The one that the worker's session is with."""
+    *_, last = worker.events("session.welcome")
+    return next(server for server in fleet.servers if server.address == last["server"])
+
+
+def die(server: ServerProcess) -> None:
+    server.kill()
+
+
+def hang(server: ServerProcess) -> None:
+    server.stop()
+
+
+def leave(server: ServerProcess) -> None:
+    server.process.terminate()
+
+
+def mend(server: ServerProcess) -> None:
+    """As it was, however it is now."""
+    if server.running:
+        server.resume()
+        server.terminate()
+    server.start()
+
+
+@pytest.mark.parametrize("trouble", [die, hang, leave])
+def test_twenty_attempts_outlive_their_server(
+    fleet: Fleet, tmp_path: Path, trouble: Callable[[ServerProcess], None]
+) -> None:
+    over = tmp_path / "over"
+    argument = StringValue(value=str(over))
+    with fleet.client() as client, fleet.handlers("--concurrency", "20", name=f"worker-{trouble.__name__}") as worker:
+        ids = [client.submit(spec=job_spec("until", argument))[0].id for _ in range(ATTEMPTS)]
+        eventually(lambda: all_running(client, ids), what="all of them run")
+        first = server_of(worker, fleet)
+        trouble(first)
+        try:
+            eventually(lambda: server_of(worker, fleet) is not first, within=8, what="the session is with the other")
+            *_, welcome = worker.events("session.welcome")
+            assert welcome["held"] == ATTEMPTS
+            over.touch()
+            for task_id in ids:
+                assert client.wait(task_id).attempt == 1
+                assert [attempt.outcome for attempt in client.attempts(task_id)] == ["OK"]
+        finally:
+            mend(first)
+        assert not list(worker.events("attempt.revoked"))
+        assert not list(worker.events("lease.unconfirmed"))

@@ -1,0 +1,77 @@
+"""What an operator does at one server holds at all: pause, drain, debts, settling."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from longshore.server.model.values import State
+from longshore.v1 import task_pb2
+from tests.support.cluster import Fleet, fleet_of
+from tests.support.postgres import Cluster
+from tests.support.processes import eventually, temps_under
+
+OLD, NEW = b"old\n", b"new\n"
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory, postgres: Cluster) -> Iterator[Fleet]:
+    root = tmp_path_factory.mktemp("operators")
+    with fleet_of(root, postgres, "--lease", "2s", "--cancel-grace", "2s") as fleet:
+        yield fleet
+        assert fleet.discrepancies() == []
+
+
+def test_a_queue_is_paused_at_one_server_and_resumed_at_another(fleet: Fleet) -> None:
+    fleet[0].client.pause_queue("nightly")
+    with fleet.worker(at=[1]):
+        held = fleet[1].push(NEW, "web/etc/held", queue="nightly")
+        fleet[0].reaches(fleet[0].push(NEW, "web/etc/other"), task_pb2.TASK_STATE_SUCCEEDED)
+        assert fleet[1].client.get(held).state == task_pb2.TASK_STATE_QUEUED
+        fleet[1].client.resume_queue("nightly")
+        fleet[0].reaches(held, task_pb2.TASK_STATE_SUCCEEDED)
+
+
+def test_a_worker_is_drained_through_another_server(fleet: Fleet) -> None:
+    with fleet.worker(at=[1], name="drained") as worker:
+        (session,) = eventually(lambda: [one for one in fleet[0].client.workers() if one.name == "drained"])
+        assert session.connected
+        assert fleet[0].client.drain_worker(session.session_id).draining
+        assert worker.process.wait(20) == 0
+
+
+def test_a_debt_of_one_server_is_paid_at_another(fleet: Fleet) -> None:
+    with fleet[0].faulty("staged", "kill") as worker:
+        task_id = fleet[1].push(NEW, "web/etc/debt")
+        eventually(lambda: not worker.running, what="the worker is dead")
+        fleet[1].client.cancel(task_id)
+        fleet[0].reaches(task_id, task_pb2.TASK_STATE_CANCELLED)
+    assert temps_under(fleet.instances)
+    assert fleet.rows("SELECT asked FROM debts") == [(0,)]
+    with fleet.worker(at=[0], name="one"), fleet.worker(at=[1], name="two"):
+        eventually(lambda: not temps_under(fleet.instances), what="the temp is removed")
+        fleet[0].reaches(fleet[0].push(OLD), task_pb2.TASK_STATE_SUCCEEDED)
+        fleet[1].reaches(fleet[1].push(NEW), task_pb2.TASK_STATE_SUCCEEDED)
+    # Both servers may have had it paid. It is asked for once more all the same, later: its maker might have slept.
+    assert fleet.rows("SELECT asked FROM debts") == [(1,)]
+
+
+def test_a_commit_of_one_server_is_settled_at_another(fleet: Fleet) -> None:
+    fleet[0].mark.unlink(missing_ok=True)
+    with fleet[0].faulty("renamed", "kill"):
+        task_id = fleet[1].push(NEW, "web/etc/settled")
+        fleet[0].reaches(task_id, task_pb2.TASK_STATE_SETTLING)
+    with fleet.worker(at=[1]):
+        fleet[0].reaches(task_id, task_pb2.TASK_STATE_SUCCEEDED)
+    assert fleet[1].outcomes(task_id) == ["LOST", "SETTLED_LANDED"]
+
+
+def test_what_failed_at_one_server_is_retried_at_another(fleet: Fleet) -> None:
+    with fleet.worker(at=[0]):
+        failed = fleet[1].push(b"x" * 300_000, "late/etc/motd")
+        fleet[0].reaches(failed, task_pb2.TASK_STATE_FAILED)
+        fleet.make_instances("late", folder="etc")
+        again = fleet[0].client.retry(failed)
+        done = fleet[1].reaches(again.id, task_pb2.TASK_STATE_SUCCEEDED)
+    assert (done.retry_of, fleet.history(failed)[-1]) == (failed, State.FAILED)
