@@ -13,7 +13,7 @@ import pytest
 
 from longshore.server.model.errors import NotFound, QueueFull, StoreOverloaded, StoreUnavailable
 from longshore.server.model.values import State
-from longshore.server.store import batch, commands, postgres_connection, writer
+from longshore.server.store import batch, commands, postgres_connection, server_commands, writer
 from longshore.server.store.commands import Bounds, CancelTask, Command, DrainSession, PauseQueue, SubmitTasks
 from longshore.server.store.protocol import Changes, TaskFilter
 from longshore.server.store.unit import UnitOfWork
@@ -240,7 +240,8 @@ async def test_a_commit_that_took_too_long_was_an_outage(fleet: Fleet, kind: Sto
 def test_every_command_has_a_handler() -> None:
     defined = {
         each
-        for each in vars(commands).values()
+        for module in (commands, server_commands)
+        for each in vars(module).values()
         if isinstance(each, type) and issubclass(each, Command) and each is not Command
     }
     assert defined == set(batch._HANDLERS)
