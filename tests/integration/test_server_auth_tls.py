@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -145,7 +146,7 @@ async def test_without_a_certificate_of_the_right_authority_there_is_no_connecti
 async def test_a_new_server_certificate_is_taken_under_running_connections(plain: SecuredServer) -> None:
     new = Authority("new")
     async with plain.channel() as old, plain.channel(trusts=new) as fresh:
-        stream = old.stream_stream(WORK)(metadata=(("authorization", f"Bearer {TOKEN}"),))
+        stream: Any = old.stream_stream(WORK)(metadata=(("authorization", f"Bearer {TOKEN}"),))
         assert await stream.read()
         new.server().write(plain.files.certificate.parent, "server")
         plain.certificates.look()
@@ -162,7 +163,7 @@ async def test_a_new_authority_of_clients_is_taken_under_running_connections(ser
     new = Authority("new clients")
     client: Pair = server.client_authority.client(uri=SPIFFE)
     async with server.channel(client=client) as old:
-        stream = old.stream_stream(WORK)()
+        stream: Any = old.stream_stream(WORK)()
         assert await stream.read()
         assert server.files.client_ca is not None
         replace(server.files.client_ca, new.certificate)

@@ -7,6 +7,7 @@ heartbeats and reports, and sends payloads. Each of these can be turned off or b
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -37,7 +38,8 @@ class Peer:
         self.hello = hello.hello
         self.server = server
         self.ack_reports = server.ack_reports
-        self.ack_heartbeats = True
+        self.ack_heartbeats = server.ack_heartbeats
+        self.began = time.monotonic()
         self.heartbeats: list[int] = []
         self.credits: list[int] = [hello.credits]
         self.progress: dict[str, tuple[int, int]] = {}
@@ -151,9 +153,11 @@ class _End(Exception):
 class FakeServer(worker_service_pb2_grpc.WorkerServiceServicer):
     """Serves on a loopback port. `peer()` waits for the next connection."""
 
-    def __init__(self) -> None:
+    def __init__(self, credentials: grpc.ServerCredentials | None = None) -> None:
+        self._credentials = credentials
         self.lease = 30.0
         self.ack_reports = True
+        self.ack_heartbeats = True
         self.keeps: set[str] | None = None
         """Task ids that the next welcome still grants to the session; None: all that the hello held."""
         self.refusals: deque[tuple[grpc.StatusCode, str]] = deque()
@@ -179,7 +183,10 @@ class FakeServer(worker_service_pb2_grpc.WorkerServiceServicer):
         """Listen; after `stop` on the same port again."""
         self._server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
         worker_service_pb2_grpc.add_WorkerServiceServicer_to_server(self, self._server)
-        self.port = self._server.add_insecure_port(self.address)
+        if self._credentials is None:
+            self.port = self._server.add_insecure_port(self.address)
+        else:
+            self.port = self._server.add_secure_port(self.address, self._credentials)
         await self._server.start()
 
     async def stop(self) -> None:

@@ -21,14 +21,14 @@ def _version(wanted: bool) -> None:
 DataDir: TypeAlias = Annotated[
     Path | None,
     typer.Option(
-        help="Where everything is kept. [default: ~/.local/share/longshore; /var/lib/longshore for root where it exists]",
+        help="Where everything is kept. (default: ~/.local/share/longshore; /var/lib/longshore for root where it exists)",
         show_default=False,
     ),
 ]
 Listen: TypeAlias = Annotated[
     list[str] | None,
     typer.Option(
-        help=f"HOST:PORT, or unix:PATH. Repeatable. Other machines are let in with TLS only; port 0 takes a free one. [default: {DEFAULT_LISTEN}]",
+        help=f"HOST:PORT, or unix:PATH. Repeatable. Other machines are let in with TLS only; port 0 takes a free one. (default: {DEFAULT_LISTEN})",
         show_default=False,
     ),
 ]
@@ -61,15 +61,23 @@ ClientRole: TypeAlias = Annotated[
     ),
 ]
 Database: TypeAlias = Annotated[
-    str, typer.Option(help="sqlite:///PATH. [default: longshore.db in the data directory]", show_default=False)
+    str,
+    typer.Option(
+        help="sqlite:///PATH, or postgresql://USER@HOST/DATABASE for several servers. (default: longshore.db in the data directory)",
+        show_default=False,
+    ),
 ]
 Spool: TypeAlias = Annotated[
-    str, typer.Option(help="file:///PATH. [default: spool/ in the data directory]", show_default=False)
+    str,
+    typer.Option(
+        help="file:///PATH, or s3://BUCKET/PREFIX?region=…&endpoint=…. (default: spool/ in the data directory)",
+        show_default=False,
+    ),
 ]
 Advertise: TypeAlias = Annotated[
     str,
     typer.Option(
-        help="HOST:PORT or unix:PATH where workers reach this very server, past any balancer; used where several servers share a database. [default: where it listens]",
+        help="HOST:PORT or unix:PATH where workers reach this very server, past any balancer; used where several servers share a database. (default: where it listens)",
         show_default=False,
     ),
 ]
@@ -79,7 +87,7 @@ Worker: TypeAlias = Annotated[
 Target: TypeAlias = Annotated[
     list[str] | None,
     typer.Option(
-        help="For the child: NAME=lxd:SOCKET, NAME=https://..., NAME=directory:PATH. Repeatable. [default: default=directory:DATA_DIR/instances]",
+        help="For the child: NAME=lxd:SOCKET, NAME=https://..., NAME=directory:PATH. Repeatable. (default: default=directory:DATA_DIR/instances)",
         show_default=False,
         rich_help_panel="Worker",
     ),

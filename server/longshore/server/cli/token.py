@@ -35,7 +35,7 @@ def _create(
     name: Annotated[str, typer.Argument(help="Who it is for: the creator of its tasks. Several tokens may have it.")],
     role: Annotated[list[Role], typer.Option(help="What it may do. Repeatable.", show_default=False)],
     expires: Annotated[
-        str, typer.Option(help="How long it is valid, such as 90d. [default: for ever]", show_default=False)
+        str, typer.Option(help="How long it is valid, such as 90d. (default: for ever)", show_default=False)
     ] = "",
     token_file: Annotated[
         Path | None,
