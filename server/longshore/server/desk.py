@@ -94,7 +94,6 @@ class Desk:
     def _write(self, work: Callable[[Link], R]) -> R:
         with self._linked() as link:
             link.begin()
-            link.settle()  # the time is the database's from here on
             try:
                 result = work(link)
                 link.commit()
@@ -106,7 +105,7 @@ class Desk:
     @contextmanager
     def _linked(self) -> Iterator[Link]:
         with self._troubles():
-            link = self._dialect.link()
+            link = Link(self._dialect)
             try:
                 yield link
             finally:
