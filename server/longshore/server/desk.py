@@ -94,6 +94,7 @@ class Desk:
     def _write(self, work: Callable[[Link], R]) -> R:
         with self._linked() as link:
             link.begin()
+            link.settle()  # the time is the database's from here on
             try:
                 result = work(link)
                 link.commit()
@@ -105,7 +106,7 @@ class Desk:
     @contextmanager
     def _linked(self) -> Iterator[Link]:
         with self._troubles():
-            link = Link(self._dialect)
+            link = self._dialect.link()
             try:
                 yield link
             finally:
