@@ -57,7 +57,7 @@ class _Handlers(grpc.GenericRpcHandler):
             GET: grpc.unary_unary_rpc_method_handler(_one),
             WATCH: grpc.unary_stream_rpc_method_handler(_watch),
             UPLOAD: grpc.stream_unary_rpc_method_handler(_one),
-            WORK: grpc.stream_stream_rpc_method_handler(_work),  # type: ignore[arg-type]
+            WORK: grpc.stream_stream_rpc_method_handler(_work),
             HEALTH: grpc.unary_unary_rpc_method_handler(_healthy),
         }.get(handler_call_details.method)
 

@@ -10,6 +10,8 @@ from pathlib import Path
 from pwd import getpwuid
 from typing import TypeVar
 
+import sqlalchemy as sa
+
 from longshore.server.database import EXTRA
 from longshore.server.datadir import DataDirError
 from longshore.server.model.access import Role, Secret, Token, new_secret
@@ -136,10 +138,12 @@ class Desk:
         except NotDurable as error:
             raise SettingsError(f"--database {self._shown}: {error}") from error
         except Exception as error:
-            if not self._dialect.is_unavailable(error):
-                raise
             said = str(getattr(error, "orig", None) or error).strip()
-            raise StoreUnavailable(f"--database: {self._shown} cannot be used now: {said}.") from error
+            if self._dialect.is_unavailable(error):
+                raise StoreUnavailable(f"--database: {self._shown} cannot be used now: {said}.") from error
+            if isinstance(error, sa.exc.DBAPIError):
+                raise DataDirError(f"--database: {self._shown} cannot be used: {said}.") from error
+            raise
 
 
 def _database(settings: Settings, *, make: bool) -> tuple[Dialect, Clock]:
