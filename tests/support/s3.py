@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import os
 import re
@@ -10,9 +11,10 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Self
 from urllib.parse import urlsplit
 
 import obstore
@@ -30,14 +32,18 @@ ENVIRONMENT: Mapping[str, str] = {
 }
 """What the environment must say for `--spool s3://`; the endpoint is in the URL."""
 
+_REQUEST = re.compile(rb"\A(?:GET|PUT|POST|HEAD|DELETE) /\S* HTTP/1\.1\r\n")
 _READY = re.compile(r"Running on http://127\.0\.0\.1:(\d+)")
 
 
 class ObjectStore:
     """One server. `stop` and `start` keep its port, and lose its objects."""
 
-    def __init__(self, log: Path) -> None:
+    def __init__(self, log: Path, *, refusing: bool = False) -> None:
+        """`refusing`: it knows none of the credentials that it is shown."""
         self._log = log
+        # What this counts are requests before anybody is asked who he is; one makes the bucket.
+        self._environment = {**os.environ, "INITIAL_NO_AUTH_ACTION_COUNT": "1"} if refusing else None
         self._process: subprocess.Popen[bytes] | None = None
         self._numbers = itertools.count(1)
         self.port = 0
@@ -51,7 +57,12 @@ class ObjectStore:
         command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self.port)]
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                env=self._environment,
             )
         deadline = time.monotonic() + WITHIN
         while (ready := _READY.search(self._log.read_text())) is None:
@@ -112,9 +123,9 @@ def leftovers(url: str) -> list[str]:
 
 
 @contextmanager
-def running_object_store() -> Iterator[ObjectStore]:
+def running_object_store(*, refusing: bool = False) -> Iterator[ObjectStore]:
     with tempfile.TemporaryDirectory(prefix="longshore-s3-") as folder:
-        store = ObjectStore(Path(folder) / "log")
+        store = ObjectStore(Path(folder) / "log", refusing=refusing)
         store.start()
         try:
             yield store
@@ -149,3 +160,77 @@ def s3_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def s3_spool_url(object_store: ObjectStore, s3_environment: None) -> str:
     """A `--spool` that nobody has used, and the credentials for it in the environment."""
     return object_store.fresh_url()
+
+
+class Meddler:
+    """A relay before an object store that changes bytes on the way, as no honest network does.
+
+    `up` and `down` replace a pattern in what is sent to the store and in what comes back; `refusing` cuts new
+    connections and those there are. A context manager; its loop is the caller's.
+    """
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+        self.up: tuple[bytes, bytes] | None = None
+        self.down: tuple[bytes, bytes] | None = None
+        self.refusing = False
+        self.requests = 0
+        """HTTP requests that went to the store."""
+        self._server: asyncio.Server | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.endpoint = ""
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._relay, "127.0.0.1", 0)
+        self.endpoint = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        return self
+
+    async def __aexit__(self, *_exc: object) -> None:
+        assert self._server is not None
+        self._server.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def refuse(self) -> None:
+        self.refusing = True
+        for task in self._tasks:
+            task.cancel()
+
+    async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        try:
+            if not self.refusing:
+                await self._both(reader, writer)
+        except (OSError, asyncio.CancelledError):
+            pass  # either side hung up, or it was told to
+        finally:
+            writer.close()
+
+    async def _both(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        from_store, to_store = await asyncio.open_connection("127.0.0.1", self._store.port)
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._flow(reader, to_store, lambda: self.up))
+                group.create_task(self._flow(from_store, writer, lambda: self.down))
+        except* OSError:
+            pass
+        finally:
+            to_store.close()
+
+    async def _flow(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        change: Callable[[], tuple[bytes, bytes] | None],
+    ) -> None:
+        while piece := await reader.read(256 * 1024):
+            self.requests += len(_REQUEST.findall(piece))
+            if (pair := change()) is not None:
+                piece = re.sub(pair[0], pair[1], piece)
+            writer.write(piece)
+            await writer.drain()
+        writer.close()

@@ -26,7 +26,7 @@ class SpoolKind(Protocol):
     shared: bool
     """Several servers may have it at the same time."""
 
-    def spool(self, *, database: str = "", now: Now | None = None) -> Spool:
+    def spool(self, *, database: str = "", now: Now | None = None, reserve: int = 0) -> Spool:
         """Another server's view of it, still to be opened."""
         ...
 
@@ -50,8 +50,10 @@ class DirectoryKind:
         self.root = root
         self.shared = shared
 
-    def spool(self, *, database: str = "", now: Now | None = None) -> Spool:
-        return DirectorySpool(root=self.root, shared=self.shared, database=database, now=now or time.time)
+    def spool(self, *, database: str = "", now: Now | None = None, reserve: int = 0) -> Spool:
+        return DirectorySpool(
+            root=self.root, shared=self.shared, database=database, reserve=reserve, now=now or time.time
+        )
 
     def left(self) -> list[str]:
         folders = self.root / "uploads", self.root / "payloads"
@@ -76,19 +78,25 @@ class DirectoryKind:
 class ObjectKind:
     shared = True
 
-    def __init__(self, url: str, staging: Path) -> None:
+    def __init__(self, url: str, staging: Path, *, endpoint: str = "") -> None:
+        """`endpoint`: where the spool finds it, when that is not where the test does."""
         self.url = url
+        self._endpoint = endpoint
         self._staging = staging
 
-    def spool(self, *, database: str = "", now: Now | None = None) -> Spool:
+    def spool(self, *, database: str = "", now: Now | None = None, reserve: int = 0) -> Spool:
         parts = urlsplit(self.url)
         endpoint = dict(pair.split("=", 1) for pair in parts.query.split("&"))["endpoint"]
         objects = Objects(
-            bucket=parts.netloc, prefix=parts.path.strip("/"), endpoint=endpoint, region="us-east-1", plain=True
+            bucket=parts.netloc,
+            prefix=parts.path.strip("/"),
+            endpoint=self._endpoint or endpoint,
+            region="us-east-1",
+            plain=True,
         )
         return ObjectSpool(
             objects=objects,
-            staging=Staging(self._staging, reserve=0),
+            staging=Staging(self._staging, reserve=reserve),
             where="s3://here",
             database=database,
             now=now or time.time,
