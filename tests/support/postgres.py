@@ -96,6 +96,25 @@ class Cluster:
         self._process.wait(WITHIN)
         self._process = None
 
+    def kill(self) -> None:
+        """kill -9 of the postmaster. Returns when its children have noticed, and another may start."""
+        assert self._process is not None
+        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
+        self._process.kill()
+        self._process.wait(WITHIN)
+        self._process = None
+        deadline = time.monotonic() + WITHIN
+        while any(Path(f"/proc/{child}").exists() for child in children):
+            assert time.monotonic() < deadline, "processes of a killed PostgreSQL stay"
+            time.sleep(0.02)
+
+    def follow(self, primary: Cluster) -> None:
+        """Make it a standby of that cluster; not started. Synchronous where the primary says so."""
+        if self.user is not None:
+            os.chown(self.folder, self.user.pw_uid, self.user.pw_gid)
+        data = str(self.folder / "data")
+        self._run("pg_basebackup", "-h", str(primary.folder), "-U", SUPERUSER, "-D", data, "-R", "-c", "fast", "-N")
+
     def url(self, database: str) -> str:
         return f"postgresql://{SUPERUSER}@/{database}?host={self.folder}"
 

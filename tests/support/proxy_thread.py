@@ -50,6 +50,22 @@ class ProxyThread:
         """Reset every open connection."""
         self._do(self._proxy.cut)
 
+    def stall(self) -> None:
+        """Every connection stays open, and nothing comes through."""
+        self._do(self._proxy.stall)
+
+    def release(self) -> None:
+        """Go on after `stall`."""
+        self._do(self._proxy.release)
+
+    def delay(self, seconds: float) -> None:
+        """Hold back each piece for so long, either way."""
+
+        def run() -> None:
+            self._proxy.delay = seconds
+
+        self._do(run)
+
     def refuse(self) -> None:
         """Cut, and close every new connection at once."""
 

@@ -255,6 +255,7 @@ class _Server:
     async def _run_loops(self) -> None:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._health.run(), name="health")
+            group.create_task(self._health.watch_schema(), name="schema")
             group.create_task(self._janitor.run(), name="janitor")
             group.create_task(self._sessions.run(), name="sessions")
             group.create_task(self._dispatcher.run(), name="dispatch")

@@ -58,15 +58,19 @@ class Health(health_pb2_grpc.HealthServicer):
         self._changed = asyncio.Event()
 
     async def run(self) -> None:
-        """Follow the store. Raises SchemaMismatch when the database was migrated beyond what this version works on."""
-        next_look = asyncio.get_running_loop().time() + LOOK
-        _warn(self._store.schema)
+        """Follow the store, until cancelled."""
         while True:
             self._follow()
-            if asyncio.get_running_loop().time() >= next_look:
-                await self._look()
-                next_look = asyncio.get_running_loop().time() + LOOK
             await asyncio.sleep(WHILE_WELL if self._is_ready else WHILE_ILL)
+
+    async def watch_schema(self) -> None:
+        """Learn of migrations. Raises SchemaMismatch after one beyond what this version works on.
+
+        Not in `run`: it waits for the database, and health must not."""
+        _warn(self._store.schema)
+        while True:
+            await asyncio.sleep(LOOK)
+            await self._look()
 
     def leave(self) -> None:
         """NOT_SERVING for good."""

@@ -256,12 +256,16 @@ class Writer:
             self._writable_since = now
         if self._log is None:
             return outcomes, changes
+        # Whoever waits for this commit waits for this too, and it may have to read what others committed before it.
+        self._busy_since = began
         try:
             self._log.committed(link, announced, changes, unit.now)
         except Exception as error:  # noqa: BLE001  it is committed: whoever waits must hear that; the listener tells the rest
             if not self._is_unavailable(error):
                 self._call(self._complain, error)
             self._drop(link)
+        finally:
+            self._busy_since = None
         return outcomes, None
 
     def _probe(self) -> None:
