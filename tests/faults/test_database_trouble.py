@@ -10,14 +10,15 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import grpc
 import psycopg
 import pytest
+from typer.testing import CliRunner
 
+from longshore.server import main
 from tests.support.postgres import Cluster, backends, running_cluster
 from tests.support.processes import eventually
 from tests.support.proxy_thread import ProxyThread
-from tests.support.trouble import SERVING, Scene, scene_on
+from tests.support.trouble import IN_VAIN, SERVING, Scene, scene_on
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow]
 
@@ -52,9 +53,11 @@ def scene(database: Database, tmp_path_factory: pytest.TempPathFactory) -> Itera
 # Gone and back again --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "end", [Cluster.stop, lambda cluster: cluster.stop(immediate=True), Cluster.kill], ids=["fast", "immediate", "kill"]
-)
+def _immediately(cluster: Cluster) -> None:
+    cluster.stop(immediate=True)
+
+
+@pytest.mark.parametrize("end", [Cluster.stop, _immediately, Cluster.kill], ids=["fast", "immediate", "kill"])
 def test_a_restart_in_mid_load(database: Database, scene: Scene, end: Callable[[Cluster], None]) -> None:
     end(database.cluster)
     try:
@@ -73,9 +76,8 @@ def test_a_crash_of_one_process_of_the_database(database: Database, scene: Scene
 
 def test_a_connection_reset_in_mid_load(database: Database, scene: Scene) -> None:
     for _ in range(5):
-        before = len(scene.pushed)
         database.proxy.cut()
-        eventually(lambda before=before: len(scene.pushed) > before)
+        scene.goes_on(1)
     scene.recovers()
 
 
@@ -89,8 +91,7 @@ def test_a_slow_database_is_slow_and_nothing_else(database: Database, scene: Sce
     database.cluster.execute("ALTER SYSTEM SET commit_siblings TO 0")
     database.cluster.execute("SELECT pg_reload_conf()")
     try:
-        before = len(scene.pushed)
-        eventually(lambda: len(scene.pushed) >= before + 2, within=60)
+        scene.goes_on(2, within=60)
     finally:
         database.proxy.delay(0.0)
         database.cluster.execute("ALTER SYSTEM RESET ALL")
@@ -133,33 +134,40 @@ def test_a_connection_that_goes_nowhere(database: Database, scene: Scene) -> Non
         scene.refuses()
     finally:
         database.proxy.release()
-    eventually(lambda: scene.health[-1] == SERVING)
-    # Readers wait for their own time-out, here the callers': that is no lie either.
-    scene.is_whole(may=frozenset({grpc.StatusCode.DEADLINE_EXCEEDED}))
-    scene.recovers()
+    scene.recovers(may=IN_VAIN)
 
 
 # At the start ---------------------------------------------------------------------------------------------------------
 
 
-def started(folder: Path, url: str, **environment: str) -> tuple[int, str]:
+def started(folder: Path, url: str) -> tuple[int, str]:
     """Exit code and one line of a server that cannot start."""
     argv = [sys.executable, "-m", "longshore.server.main", "--data-dir", str(folder), "--listen", "127.0.0.1:0"]
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("LONGSHORE_", "PG"))}
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("LONGSHORE_")}
     done = subprocess.run(
-        [*argv, "--database", url], env=clean | environment, capture_output=True, text=True, timeout=30, check=False
+        [*argv, "--database", url], env=clean, capture_output=True, text=True, timeout=30, check=False
     )
-    (said,) = [line for line in done.stderr.splitlines() if line.startswith("longshored: ")]
-    assert "Traceback" not in done.stderr
-    assert "secret" not in done.stderr
-    return done.returncode, said
+    return done.returncode, _one_line(done.stderr)
+
+
+def tried(url: str, **environment: str) -> tuple[int, str]:
+    """The same of a command that opens the database as a server does, in this process: it is much faster."""
+    done = CliRunner().invoke(main._app, ["--database", url, "migrate"], env=environment)
+    return done.exit_code, _one_line(done.output)
+
+
+def _one_line(output: str) -> str:
+    (said,) = [line for line in output.splitlines() if line.startswith("longshored: ")]
+    assert "Traceback" not in output
+    assert "secret" not in output
+    return said
 
 
 def test_a_database_that_is_away_at_the_start_may_be_there_at_the_next(database: Database, tmp_path: Path) -> None:
     code, said = started(tmp_path, "postgresql://longshore:secret@127.0.0.1:1/x")
     assert code == 1
     assert "--database postgresql://longshore:***@127.0.0.1:1/x cannot be reached now" in said
-    code, said = started(tmp_path, "postgresql://longshore:secret@127.0.0.1:1,127.0.0.1:2/x?sslpassword=secret")
+    code, said = tried("postgresql://longshore:secret@127.0.0.1:1,127.0.0.1:2/x?sslpassword=secret")
     assert code == 1
     assert said.count("refused") >= 2
 
@@ -189,8 +197,8 @@ def guarded(database: Database) -> str:
         ("postgresql://tenant:secret@:port/others", "port"),
     ],
 )
-def test_what_no_other_start_mends_is_refused(guarded: str, tmp_path: Path, url: str, named: str) -> None:
-    code, said = started(tmp_path, url.format(guarded))
+def test_what_no_other_start_mends_is_refused(guarded: str, url: str, named: str) -> None:
+    code, said = tried(url.format(guarded))
     assert code == 2
     assert said.startswith("longshored: --database postgresql://")
     assert named in said
@@ -198,20 +206,20 @@ def test_what_no_other_start_mends_is_refused(guarded: str, tmp_path: Path, url:
 
 def test_what_libpq_reads_from_the_environment_counts(guarded: str, database: Database, tmp_path: Path) -> None:
     url = f"postgresql://tenant@/others?{guarded}"
-    code, said = started(tmp_path, url, PGPASSWORD="secret")
+    code, said = tried(url, PGPASSWORD="secret")
     assert (code, "permission denied for schema public" in said) == (2, True)
     services = tmp_path / "services"
     services.write_text(f"[shore]\nhost={database.cluster.folder}\nuser=tenant\npassword=secret\ndbname=others\n")
-    code, said = started(tmp_path, "postgresql://?service=shore", PGSERVICEFILE=str(services))
+    code, said = tried("postgresql://?service=shore", PGSERVICEFILE=str(services))
     assert (code, "permission denied for schema public" in said) == (2, True)
 
 
-def test_a_database_that_loses_what_it_confirms_is_refused(database: Database, tmp_path: Path) -> None:
+def test_a_database_that_loses_what_it_confirms_is_refused(database: Database) -> None:
     database.cluster.execute("ALTER SYSTEM SET fsync TO off")
     database.cluster.execute("SELECT pg_reload_conf()")
     eventually(lambda: database.cluster.execute("SHOW fsync") == [("off",)])
     try:
-        code, said = started(tmp_path, database.direct)
+        code, said = tried(database.direct)
     finally:
         database.cluster.execute("ALTER SYSTEM RESET fsync")
         database.cluster.execute("SELECT pg_reload_conf()")
