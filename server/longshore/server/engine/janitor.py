@@ -71,6 +71,8 @@ class Janitor:
         self._here = None if here is None else here.spool
         self._time_bell = asyncio.Event()
         self._tidy_bell = asyncio.Event()
+        self._uploads_at = float("-inf")
+        """When idle uploads are looked for again, in ticks."""
         # What came due before the start is due now.
         self._next_at: float | None = clock.now()
         self._next_ticks: float | None = None
@@ -107,7 +109,9 @@ class Janitor:
         for change in changes.tasks:
             order, status = change.task.order, change.task.status
             if status.state.terminal:
-                self._tidy_bell.set()
+                # Without bytes it leaves nothing behind: every server hears of it, and none has to look.
+                if order.payload is not None:
+                    self._tidy_bell.set()
                 continue
             at = min(status.due_at or order.expires_at, order.expires_at)
             if self._next_at is None or at < self._next_at:
@@ -184,12 +188,19 @@ class Janitor:
         await self._ring_or(self._tidy_bell, _TIDY_EVERY)
         self._tidy_bell.clear()
         await asyncio.sleep(_TIDY_PAUSE)
+        now = self._clock.ticks()
+        if now >= self._uploads_at:
+            # Not whenever a task ends: that is many times a second, on every server.
+            await self._give_up_uploads()
+            self._uploads_at = now + _TIDY_EVERY / 2
+        while await self._delete_payloads(free=0):
+            pass
+
+    async def _give_up_uploads(self) -> None:
         abandoned = await self._store.run(AbandonIdleUploads(idle=self._settings.upload_idle, spool=self._here))
         await _all(self._spool.delete_upload(upload_id) for upload_id in abandoned)
         if abandoned:
             await self._store.run(ForgetUploads(upload_ids=abandoned, homes=self._here is not None))
-        while await self._delete_payloads(free=0):
-            pass
 
     async def _delete_payloads(self, *, free: int) -> bool:
         doomed = await self._store.run(DoomPayloads(free=free, spool=self._here))

@@ -151,6 +151,9 @@ class _Round:
             and not session.draining
             and offer.room >= 1
         ]
+        if unit.lookout is not None:
+            for _, session in sessions:
+                unit.lookout.met(session)
         held = unit.link.ask_each(_HELD, [{"session_id": session.id} for _, session in sessions])
         unit.ledger.ask((TARGET_RUNNING, target) for _, session in sessions for target in session.targets)()
         return [
@@ -288,6 +291,7 @@ class _Round:
         decision = self._unit.apply(entry, Claimed(session.id, session.worker, self._unit.ticks))
         if decision.verdict is not Verdict.CHANGED:
             raise AssertionError(f"a {entry.status.state.name} task was offered for a claim")
+        self._unit.risen.discard(entry.order.seq)
         taker.shares.take(entry.order.target)
         taker.idle = False
         self._taken.append((session.id, entry))

@@ -70,7 +70,7 @@ _NEWEST: Final = statement(
 )
 _SINCE: Final = statement(
     sa.select(commits.c.position, commits.c.at, commits.c.body, commits.c.server)
-    .where(commits.c.position > sa.bindparam("after"))
+    .where(commits.c.position >= sa.bindparam("seen"))
     .order_by(commits.c.position)
     .limit(sa.literal_column(str(_AT_ONCE)))
 )
@@ -162,9 +162,11 @@ class CommitLog:
 
     def _read(self, link: Link, until: int | None) -> None:
         while until is None or (self._seen or 0) < until:
-            rows = link.rows(_SINCE, after=self._seen or 0)
+            found = link.rows(_SINCE, seen=self._seen or 0)
+            # With the newest that is known: without any, the log ends before it.
+            rows = found[1:] if found and found[0][0] == self._seen else found
             if not rows:
-                if self._seen is not None and self._seen > _newest(link)[0]:
+                if not found and self._seen and self._seen > _newest(link)[0]:
                     # The database was restored from a backup, or lost what it had confirmed.
                     self._resynchronise(link)
                 return
@@ -175,6 +177,8 @@ class CommitLog:
                 self._seen, self._seen_at = position, at
                 # The listener may read a commit of this server's writer before the writer tells of it.
                 self._tell(replace(changes, own=by == self._server))
+            if len(found) < _AT_ONCE:
+                return
 
     def _resynchronise(self, link: Link) -> None:
         """Too much was missed: tell of every task that moved since, as it is now."""

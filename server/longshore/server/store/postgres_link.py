@@ -94,7 +94,7 @@ class _Several:
 
 
 class PostgresLink(Link):
-    """See `Link`. With a `clock`, each transaction sets it. Counts its `statements` and `round_trips`."""
+    """See `Link`. With a `clock`, each transaction sets it. Counts its `turns`, `statements` and `round_trips`."""
 
     def __init__(self, dialect: Dialect, *, url: str, clock: DatabaseClock | None) -> None:
         super().__init__(dialect)
@@ -105,6 +105,7 @@ class PostgresLink(Link):
         self._facts: _Coming | None = None
         self._kept: list[Callable[[], object]] = []
         self._writes = False
+        self.turns = 0
         self.statements = 0
         self.round_trips = 0
 
@@ -126,6 +127,7 @@ class PostgresLink(Link):
         if not self._writes:
             self._send(PLANNER)
             self._writes = True
+        self.turns += 1
         self._send("BEGIN")
         self._facts = self._send(_TAKE_TURN)
 

@@ -174,6 +174,7 @@ def trim_lanes(unit: UnitOfWork, lanes: Iterable[str]) -> None:
 
 
 def _set_ready(unit: UnitOfWork, rise: list[int], fall: list[int]) -> None:
-    unit.claimable |= bool(rise)
+    unit.risen.update(rise)
+    unit.risen.difference_update(fall)
     values = [{"of_seq": seq, "is_ready": False} for seq in fall] + [{"of_seq": seq, "is_ready": True} for seq in rise]
     unit.link.write(_SET_READY, sorted(values, key=itemgetter("of_seq")))

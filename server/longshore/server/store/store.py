@@ -19,6 +19,7 @@ from longshore.server.store.counters import Key
 from longshore.server.store.dialect import Dialect
 from longshore.server.store.homes import find_home
 from longshore.server.store.limits import LaneLimits
+from longshore.server.store.lookout import Lookout
 from longshore.server.store.migrate import latest, prepare
 from longshore.server.store.protocol import Changes, Figures, TaskFilter
 from longshore.server.store.readers import Readers
@@ -45,6 +46,7 @@ class SQLStore:
         self._readers = Readers(connect=dialect.link, threads=READERS)
         cache = TaskCache()
         made: set[Key] = set()
+        lookout = None if dialect.exclusive else Lookout(limits)
 
         def forget() -> None:
             cache.clear()
@@ -59,12 +61,14 @@ class SQLStore:
                 limits=limits,
                 cache=cache if dialect.exclusive else None,
                 made=made,
+                lookout=lookout,
             ),
             forget=forget,
             clock=clock,
             deliver=self._deliver,
             may_pass=dialect.may_pass,
             log=log,
+            lookout=lookout,
         )
 
     @property

@@ -25,6 +25,7 @@ from longshore.server.store.ids import seq_of
 from longshore.server.store.journal import Journal
 from longshore.server.store.limits import LaneLimits
 from longshore.server.store.link import Among, Bulk, Link, Row, Statement, changing, inserting, statement, types_of
+from longshore.server.store.lookout import Lookout
 from longshore.server.store.protocol import Changes, TaskChange
 from longshore.server.store.rows import (
     STATUS_COLUMNS,
@@ -136,6 +137,7 @@ class UnitOfWork:
         limits: LaneLimits,
         cache: TaskCache | None = None,
         made: set[Key] | None = None,
+        lookout: Lookout | None = None,
     ) -> None:
         self.link = link
         self.clock = clock
@@ -155,6 +157,9 @@ class UnitOfWork:
         """Rows of uploads by id as far as they were looked for and not changed since."""
         self.sessions_ended: list[str] = []
         self.claimable = False
+        self.risen: set[int] = set()
+        """Tasks that have become ready and are not claimed yet."""
+        self.lookout = lookout
         self.writes = 0
         """Counts what has been changed: a command that raises must not have moved it."""
         self._cache = cache
@@ -347,7 +352,7 @@ class UnitOfWork:
     def _queue_changed(self, entry: Entry, status: Status) -> None:
         """It has come into its instance's queue, or left it."""
         if not entry.lane:
-            self.claimable = True
+            self.risen.add(entry.order.seq)
             return
         takers = self.lanes.setdefault(entry.lane, set())
         if takers is not None:
@@ -440,7 +445,7 @@ class UnitOfWork:
         """What to tell the engine after the commit."""
         return Changes(
             tasks=tuple(self._changes),
-            claimable=self.claimable,
+            claimable=self.claimable or bool(self.risen),
             debts=self._journal.owes,
             sessions_ended=tuple(self.sessions_ended),
         )

@@ -17,9 +17,10 @@ from typing import Any, Final, Protocol
 from longshore.server.model.clock import Clock
 from longshore.server.model.errors import LongshoreError, StoreOverloaded, StoreUnavailable
 from longshore.server.store.batch import Done, Outcome, execute
-from longshore.server.store.commands import Command, FinishUpload, Lane, SubmitTasks
+from longshore.server.store.commands import Claims, Command, FinishUpload, Lane, SubmitTasks
 from longshore.server.store.errors import BatchConflict
 from longshore.server.store.link import Link, Reply, statement
+from longshore.server.store.lookout import Lookout
 from longshore.server.store.protocol import Changes
 from longshore.server.store.schema import sequence
 from longshore.server.store.unit import UnitOfWork
@@ -104,6 +105,7 @@ class Writer:
         deliver: Callable[[Changes], None],
         may_pass: Callable[[BaseException], bool],
         log: Log | None = None,
+        lookout: Lookout | None = None,
     ) -> None:
         self._connect = connect
         self._make_unit = make_unit
@@ -112,6 +114,7 @@ class Writer:
         self._deliver = deliver
         self._may_pass = may_pass
         self._log = log
+        self._lookout = lookout
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._work, name="longshore-writer", daemon=True)
         self._wake = threading.Condition()
@@ -239,6 +242,8 @@ class Writer:
         link = self._open_link()
         began = self._busy_since = self._clock.ticks()
         try:
+            if self._lookout is not None and self._lookout.nothing(link, commands, self._clock.now()):
+                return [Done(Claims(())) for _ in commands], None
             link.begin()
             unit = self._make_unit(link)
             outcomes = execute(unit, commands)
@@ -251,6 +256,8 @@ class Writer:
         finally:
             self._busy_since = None
         unit.committed()
+        if self._lookout is not None:
+            self._lookout.saw([outcome.result for outcome in outcomes if isinstance(outcome, Done)])
         now = self._clock.ticks()
         if self._writable_since is None or now - began > STALL:
             self._writable_since = now
