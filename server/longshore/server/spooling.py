@@ -60,10 +60,9 @@ async def open_spool(spool: Spool, url: str) -> None:
     except SpoolRefused as error:
         raise DataDirError(f"--spool: {error}") from error
     except LongshoreError as error:
-        message = f"--spool: {shown} cannot be used: {error.message}"
         if urlsplit(url).scheme == "s3" and isinstance(error, StoreUnavailable):
-            raise StoreUnavailable(message) from error
-        raise DataDirError(message) from error
+            raise StoreUnavailable(f"--spool: {error.message}") from error
+        raise DataDirError(f"--spool: {shown} cannot be used: {error.message}") from error
 
 
 def s3_place(url: str, environment: Mapping[str, str]) -> S3Place:
