@@ -87,7 +87,7 @@ async def refused(call: Awaitable[Any]) -> tuple[str, str]:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+def server(tmp_path_factory: pytest.TempPathFactory, backend: str) -> Iterator[ServerProcess]:
     # Workers made by hand say nothing by themselves: their leases must outlive a test.
     with ServerProcess(tmp_path_factory.mktemp("roles"), "--lease", "120s") as process:
         yield process
