@@ -33,6 +33,10 @@ def ask(stub: Any, token: str) -> grpc.StatusCode:
     return OK
 
 
+def answers(stub: Any, token: str, code: grpc.StatusCode) -> Callable[[], bool]:
+    return lambda: ask(stub, token) is code
+
+
 def test_two_servers_know_the_same_tokens_through_an_outage(tmp_path: Path, own_postgres: Cluster) -> None:
     with own_postgres.database() as url:
         database, data = ("--database", url), tmp_path / "desk"
@@ -53,7 +57,7 @@ def test_two_servers_know_the_same_tokens_through_an_outage(tmp_path: Path, own_
             desk(data, database=url).revoke(doomed.split("_")[1])
             began = time.monotonic()
             for stub in stubs:
-                eventually(refused(stub, doomed), within=10)
+                eventually(answers(stub, doomed, UNAUTHENTICATED), within=10)
             assert time.monotonic() - began < 5
 
             watch = stubs[1].WatchTask(pb.WatchTaskRequest(task_id=answer.tasks[0].id), metadata=metadata(known))
@@ -66,12 +70,8 @@ def test_two_servers_know_the_same_tokens_through_an_outage(tmp_path: Path, own_
                 assert ask(stub, "wrong") is UNAUTHENTICATED
             own_postgres.start()
             for stub in stubs:
-                eventually(lambda stub=stub: ask(stub, unknown) is OK, within=20)
+                eventually(answers(stub, unknown, OK), within=20)
                 assert ask(stub, known) is OK
             # The watch was let in before, and has never ended.
             stubs[0].CancelTask(pb.CancelTaskRequest(task_id=answer.tasks[0].id), metadata=metadata(known))
             assert [message for message in watch if message.HasField("task")]
-
-
-def refused(stub: Any, token: str) -> Callable[[], bool]:
-    return lambda: ask(stub, token) is UNAUTHENTICATED
