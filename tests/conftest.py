@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 # Fixtures that several folders use.
-pytest_plugins = ["tests.support.lxd", "tests.support.postgres", "tests.support.s3"]
+pytest_plugins = ["tests.support.lxd", "tests.support.postgres", "tests.support.s3", "tests.support.backends"]
 
 # A shared machine is slow at times; that is no finding. CI repeats itself, so that a red build can be looked into.
 settings.register_profile("here", deadline=None, suppress_health_check=[HealthCheck.too_slow])

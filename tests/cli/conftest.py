@@ -12,7 +12,7 @@ from tests.support.stage import Stage, staged
 
 
 @pytest.fixture(scope="session")
-def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+def stage(tmp_path_factory: pytest.TempPathFactory, backend: str) -> Iterator[Stage]:
     """A server and a worker for a directory of instance roots."""
     with staged(tmp_path_factory.mktemp("cli")) as stage, stage.worker():
         yield stage

@@ -16,6 +16,7 @@ from longshore.server.store.migrate import migrate
 from longshore.server.store.schema import REVISION, metadata, sequence
 from tests.conformance.conftest import OpenStore
 from tests.support.postgres import shared_cluster
+from tests.support.schemas import leave_at
 from tests.support.store import Fleet, ManualClock
 from tests.support.storekinds import PostgresKind, SQLiteKind, StoreKind
 
@@ -90,20 +91,19 @@ def test_a_migration_that_fails_leaves_nothing(
 # The schemas before and after -----------------------------------------------------------------------------------------
 
 
-def at_revision(kind: StoreKind, revision: int) -> None:
-    """The database as the version before this one left it, or as the next one will."""
-    migrate(kind.dialect().engine, to=f"{min(revision, OURS):04}")
-    if revision > OURS:
-        kind.execute("ALTER TABLE tasks ADD COLUMN colour TEXT NOT NULL DEFAULT 'grey'")
-        kind.execute("CREATE TABLE colours (name TEXT PRIMARY KEY)")
-        kind.execute(f"UPDATE alembic_version SET version_num = '{revision:04}'")
+def test_the_version_before_is_what_its_migration_made(new_database: Callable[[str], StoreKind]) -> None:
+    made, left = new_database("made"), new_database("left")
+    migrate(made.dialect().engine, to=f"{OURS - 1:04}")
+    migrate(left.dialect().engine)
+    leave_at(left, OURS - 1)
+    assert made.described() == left.described()
 
 
 async def test_a_shared_database_of_the_version_before_is_left_as_it_is_until_migrated(
     new_database: Callable[[str], StoreKind], clock: ManualClock
 ) -> None:
     kind = new_database("database")
-    at_revision(kind, OURS - 1)
+    migrate(kind.dialect().engine, to=f"{OURS - 1:04}")
     async with kind.opened(clock) as store:
         if kind.dialect().exclusive:
             assert (store.schema.revision, store.schema.has_fleet_tables) == (OURS, True)

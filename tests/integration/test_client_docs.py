@@ -16,7 +16,8 @@ from tests.support.stage import staged
 
 def test_the_examples_run(tree: Path, tmp_path: Path) -> None:
     examples = re.findall(r"```python\n(.*?)```", (tree / "docs/client.md").read_text(), re.DOTALL)
-    assert len(examples) == 2
+    # The third one is about machines that are not here.
+    assert len(examples) == 3
     (tmp_path / "motd").write_text("hello\n")
     with staged(tmp_path / "s") as stage, stage.worker():
         environment = {"LONGSHORE_SERVER": stage.server.address, "LONGSHORE_DATA_DIR": str(stage.server.data)}
@@ -30,7 +31,7 @@ def test_the_examples_run(tree: Path, tmp_path: Path) -> None:
                 check=True,
                 timeout=60,
             ).stdout
-            for example in examples
+            for example in examples[:2]
         ]
         assert (stage.instances / "web/etc/motd").read_text() == "hello\n"
     assert printed[0] == ""

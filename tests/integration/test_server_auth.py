@@ -37,7 +37,7 @@ WRONG: dict[str, tuple[tuple[str, str], ...]] = {
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+def server(tmp_path_factory: pytest.TempPathFactory, backend: str) -> Iterator[ServerProcess]:
     with ServerProcess(tmp_path_factory.mktemp("auth")) as process:
         yield process
 

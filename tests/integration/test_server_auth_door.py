@@ -145,7 +145,11 @@ async def test_the_worker_child_needs_a_way_in(tmp_path: Path, files: Files) -> 
 
 
 def test_the_worker_child_takes_the_unix_socket(tmp_path: Path, files: Files) -> None:
-    with ServerProcess(tmp_path / "s", "--listen", "127.0.0.1:0", *files.options, "--worker") as server:
+    # Certificates in the environment are the server's own.
+    environment = {"LONGSHORE_TLS_CERT": str(files.certificate), "LONGSHORE_TLS_KEY": str(files.key)}
+    with ServerProcess(
+        tmp_path / "s", "--listen", "127.0.0.1:0", "--worker", environment={**environment, "LONGSHORE_TLS": "1"}
+    ) as server:
         (connected,) = eventually(lambda: list(server.events("worker_connected")))
         assert connected["principal"] == "local"
 

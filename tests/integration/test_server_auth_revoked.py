@@ -30,7 +30,7 @@ _numbers = itertools.count(1)
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+def server(tmp_path_factory: pytest.TempPathFactory, backend: str) -> Iterator[ServerProcess]:
     with ServerProcess(tmp_path_factory.mktemp("revoked"), "--lease", "2s") as process:
         yield process
 

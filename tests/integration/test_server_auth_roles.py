@@ -10,6 +10,7 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from longshore.server.model.access import Role
 from longshore.v1 import admin_service_pb2, admin_service_pb2_grpc, task_pb2
@@ -87,7 +88,7 @@ async def refused(call: Awaitable[Any]) -> tuple[str, str]:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+def server(tmp_path_factory: pytest.TempPathFactory, backend: str) -> Iterator[ServerProcess]:
     # Workers made by hand say nothing by themselves: their leases must outlive a test.
     with ServerProcess(tmp_path_factory.mktemp("roles"), "--lease", "120s") as process:
         yield process
@@ -259,6 +260,17 @@ async def test_a_worker_hears_of_the_end_of_what_it_held(pair: Pair) -> None:
     assert (await pair.stream.report(pair.assignment, worker_pb.OUTCOME_STOPPED)).accepted
     assert (await watch.read()).task.state == task_pb2.TASK_STATE_CANCELLED
     assert await watch.read() is grpc.aio.EOF
+
+
+@pytest.mark.parametrize("role", list(Role))
+async def test_reflection_is_for_whoever_has_a_token(server: ServerProcess, role: Role) -> None:
+    token = make_token(server.data, "curious", role)
+    request = reflection_pb2.ServerReflectionRequest(list_services="")
+    async with grpc.aio.insecure_channel(server.address) as channel:
+        opened: Any = channel  # its stubs are typed for blocking channels
+        stub: Any = reflection_pb2_grpc.ServerReflectionStub(opened)
+        answers = [answer async for answer in stub.ServerReflectionInfo(iter([request]), metadata=metadata(token))]
+    assert "longshore.v1.TaskService" in {one.name for one in answers[0].list_services_response.service}
 
 
 async def test_one_that_submits_and_works_sees_both(

@@ -66,7 +66,7 @@ class Caller:
 
 
 @pytest.fixture(scope="module")
-def caller(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Caller]:
+def caller(tmp_path_factory: pytest.TempPathFactory, backend: str) -> Iterator[Caller]:
     with (
         ServerProcess(tmp_path_factory.mktemp("hostile")) as server,
         grpc.insecure_channel(server.address) as channel,

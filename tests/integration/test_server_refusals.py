@@ -210,3 +210,14 @@ def test_a_term_in_the_middle_of_the_start_ends_it(tmp_path: Path) -> None:
         assert b"Traceback" not in said
     with server:
         assert answers(server)
+
+
+def test_an_object_store_that_is_away_is_worth_another_start(tmp_path: Path) -> None:
+    """Exit code 1: service managers try again, and do not after a 2."""
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        url = f"s3://bucket/prefix?endpoint=http://127.0.0.1:{nobody.getsockname()[1]}"
+        keys = {"AWS_ACCESS_KEY_ID": "tests", "AWS_SECRET_ACCESS_KEY": "not a secret"}
+        done = start(tmp_path / "data", "--spool", url, environment=keys)
+    assert done.returncode == 1, done.stderr
+    assert "no answer" in done.stderr

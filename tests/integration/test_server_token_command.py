@@ -92,6 +92,14 @@ def test_a_token_is_made_listed_and_revoked(command: Command) -> None:
     assert "already" in command.good("revoke", secret.id).stdout
 
 
+def test_a_role_of_a_newer_version_is_left_out(local: Command, tmp_path: Path) -> None:
+    local.create("ci", "--role", "submit")
+    with sqlite3.connect(tmp_path / "data" / "longshore.db") as connection:
+        connection.execute("UPDATE tokens SET roles = 'submit,rule'")
+    connection.close()
+    assert [row["roles"] for row in local.listed()] == [["submit"]]
+
+
 def test_a_name_revokes_all_its_tokens(command: Command) -> None:
     for name in ("ci", "ci", "other"):
         command.create(name, "--role", "submit")

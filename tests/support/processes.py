@@ -15,6 +15,8 @@ from typing import Any, Self
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from tests.support import backends
+
 START = 30.0
 """Seconds in which a process must be ready on a busy machine."""
 
@@ -118,7 +120,7 @@ class Process:
 
 
 class ServerProcess(Process):
-    """A longshored on a unix socket in its own data directory."""
+    """A longshored on a unix socket in its own data directory, on the test's backend unless the options say where."""
 
     def __init__(
         self, root: Path, *options: str, name: str = "server", environment: dict[str, str] | None = None
@@ -126,8 +128,15 @@ class ServerProcess(Process):
         self.data = root / "data"
         self.socket = root / "s.sock"
         self.address = f"unix:{self.socket}"
+        backend = backends.Embedded() if backends.named(options) else backends.current()
+        self._place = backend.place(self, self.data)
         argv = [sys.executable, "-m", "longshore.server.main", "--data-dir", str(self.data), "--listen", self.address]
-        super().__init__(name=name, root=root, argv=[*argv, *options], environment=environment)
+        super().__init__(
+            name=name,
+            root=root,
+            argv=[*argv, *self._place.options, *options],
+            environment={**self._place.environment, **(environment or {})},
+        )
 
     @property
     def token_file(self) -> Path:
@@ -160,9 +169,9 @@ class ServerProcess(Process):
                 return False
         return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
-    def leftovers(self) -> list[Path]:
-        """Files in the spool but its identity: nothing should be here when every task has succeeded."""
-        return [path for path in (self.data / "spool").rglob("*") if path.is_file() and path.name != "identity"]
+    def leftovers(self) -> list[Any]:
+        """What is in the spool but its identity: nothing should be here when every task has succeeded."""
+        return list(self._place.leftovers())
 
 
 class WorkerProcess(Process):

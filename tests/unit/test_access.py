@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 from google.protobuf.descriptor import MethodDescriptor
 from grpc_reflection.v1alpha import reflection_pb2
@@ -54,6 +57,16 @@ def test_a_refusal_names_the_missing_role(method: MethodDescriptor) -> None:
                 check_role(path(method), {role})
             assert all(name in refused.value.message for name in wanted)
             assert refused.value.metadata["missing_role"] == roles_text(wanted)
+
+
+def test_the_page_says_the_same() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "security.md").read_text()
+    said = {
+        name: parse_roles(row[2].split(","))
+        for row in re.finditer(r"^\| ((?:`[A-Za-z]+`,? ?)+)\| ([a-z, ]+) \|$", page, re.MULTILINE)
+        for name in re.findall(r"`([A-Z]\w+)`", row[1])
+    }
+    assert said == {method.rpartition("/")[2]: roles for method, roles in ROLES.items()}
 
 
 def test_admin_is_for_operators_only_and_sessions_for_workers_only() -> None:

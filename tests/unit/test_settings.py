@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from longshore.server.options import parse_duration, parse_size
-from longshore.server.settings import SettingsError, check_listen, spool_path, sqlite_path
+from longshore.server.settings import SettingsError, check_listen, spool_path, sqlite_path, way_in
 
 
 @pytest.mark.parametrize(
@@ -50,6 +50,19 @@ def test_loopback_and_unix_sockets_are_served(address: str) -> None:
 def test_any_other_address_is_refused_with_the_reason(address: str) -> None:
     with pytest.raises(SettingsError, match="TLS"):
         check_listen(address)
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0:7465", "[::]:7465", "10.0.0.1:7465", "example.org:7465", "127.0.0.1:1"])
+def test_with_tls_any_address_is_served(address: str) -> None:
+    assert check_listen(address, tls=True) == address
+
+
+def test_a_worker_without_certificates_takes_a_plain_listener() -> None:
+    both = ("0.0.0.0:7465", "unix:/run/l.sock")
+    assert way_in(both, tls=True) == way_in(both, tls=False) == "unix:/run/l.sock"
+    assert way_in(("127.0.0.1:7465",), tls=False) == "127.0.0.1:7465"
+    with pytest.raises(SettingsError, match="--listen unix:"):
+        way_in(("127.0.0.1:7465",), tls=True)
 
 
 @pytest.mark.parametrize("address", ["7465", "127.0.0.1", "127.0.0.1:http", "127.0.0.1:70000", "unix:relative.sock"])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -15,6 +17,7 @@ from longshore.server.model.clock import Clock
 
 _log = structlog.get_logger("longshore.child")
 
+_TLS: Final = re.compile("LONGSHORE_(WORKER_)?TLS")
 _BACK_OFF_MOST: Final = 30.0
 _STABLE: Final = 60.0
 """A child that lived so long had started well: the next back-off begins small again."""
@@ -71,4 +74,6 @@ def _spawn(arguments: Sequence[str]) -> subprocess.Popen[bytes]:
     """By subprocess, which uses vfork: an event loop's own spawning may fork, and gRPC's threads do not survive
     that."""
     command = [sys.executable, "-m", "longshore.worker.main", *arguments]
-    return subprocess.Popen(command, stdin=subprocess.DEVNULL)
+    # LONGSHORE_TLS_CERT and the like are this server's own, or for servers elsewhere. The way to this one is plain.
+    environment = {name: value for name, value in os.environ.items() if not _TLS.match(name)}
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL, env=environment)

@@ -12,7 +12,7 @@ from typing import Final
 from urllib.parse import parse_qsl, urlsplit
 
 from longshore.server.datadir import DataDir, DataDirError
-from longshore.server.model.errors import LongshoreError
+from longshore.server.model.errors import LongshoreError, StoreUnavailable
 from longshore.server.settings import Settings, SettingsError, is_postgres, spool_path
 from longshore.server.spool.directory import DirectorySpool
 from longshore.server.spool.errors import SpoolRefused
@@ -53,13 +53,15 @@ async def make_spool(settings: Settings, data: DataDir, store: Store) -> Spool:
 
 
 async def open_spool(spool: Spool, url: str) -> None:
-    """Open it. Raises DataDirError."""
+    """Open it. Raises DataDirError, and StoreUnavailable where another start may help."""
     shown = url or "spool/ in the data directory"
     try:
         await spool.open()
     except SpoolRefused as error:
         raise DataDirError(f"--spool: {error}") from error
     except LongshoreError as error:
+        if urlsplit(url).scheme == "s3" and isinstance(error, StoreUnavailable):
+            raise StoreUnavailable(f"--spool: {error.message}") from error
         raise DataDirError(f"--spool: {shown} cannot be used: {error.message}") from error
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from contextlib import aclosing
 from typing import Any, Final, TypeAlias
 
 import grpc
@@ -102,11 +103,12 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):
 
             return admitted
 
-        def around_answers(behave: Callable[..., AsyncIterator[Any]]) -> Callable[..., AsyncIterator[Any]]:
+        def around_answers(behave: Callable[..., AsyncGenerator[Any, None]]) -> Callable[..., AsyncIterator[Any]]:
             async def admitted(request: Any, context: _Context) -> AsyncIterator[Any]:
                 await admit(context)
-                async for answer in behave(request, context):
-                    yield answer
+                async with aclosing(behave(request, context)) as answers:
+                    async for answer in answers:
+                        yield answer
 
             return admitted
 
@@ -165,17 +167,18 @@ def _ending(handler: _Handler, tokens: TokenBook, credential: Credential) -> _Ha
 
         return watched
 
-    def around_answers(behave: Callable[..., AsyncIterator[Any]]) -> Callable[..., AsyncIterator[Any]]:
+    def around_answers(behave: Callable[..., AsyncGenerator[Any, None]]) -> Callable[..., AsyncIterator[Any]]:
         async def watched(request: Any, context: _Context) -> AsyncIterator[Any]:
             stream = tokens.open(credential)
             enter(credential.principal, stream)
             try:
-                async for answer in behave(request, context):
-                    stream.interruptible = False
-                    yield answer
-                    stream.interruptible = True
-                    if stream.error is not None:
-                        break
+                async with aclosing(behave(request, context)) as answers:
+                    async for answer in answers:
+                        stream.interruptible = False
+                        yield answer
+                        stream.interruptible = True
+                        if stream.error is not None:
+                            break
             except asyncio.CancelledError:
                 await _end(stream, context)
                 raise

@@ -151,6 +151,8 @@ class TokenBook:
         """The call at hand is a stream. The caller must call `close` in the end."""
         stream = OpenStream(asyncio.current_task())
         credential.streams.add(stream)
+        # Forgotten since the call was let in: known again, so that the next look ends the stream if it must.
+        self._known.setdefault(credential.token.id, credential)
         return stream
 
     def close(self, credential: Credential, stream: OpenStream) -> None:

@@ -189,6 +189,11 @@ def fault(error: Exception, what: str) -> LongshoreError:
     return StoreUnavailable(f"The object store cannot be used now ({what}): {code or 'no answer'}. Try again.")
 
 
+def no_answer(error: LongshoreError) -> bool:
+    """The object store was not reached, or said nothing that we know: it may be back later."""
+    return isinstance(error, StoreUnavailable) and not (error.__cause__ is not None and _code(error.__cause__))
+
+
 def remedy(error: LongshoreError) -> str:
     """What an operator can do about an error of this module that is met at the start."""
     code = _code(error.__cause__) if error.__cause__ is not None else ""

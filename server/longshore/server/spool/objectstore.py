@@ -15,13 +15,13 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, S
 from pathlib import Path
 from typing import Final
 
-from longshore.server.model.errors import LongshoreError, SpoolDamaged
+from longshore.server.model.errors import LongshoreError, SpoolDamaged, StoreUnavailable
 from longshore.server.model.task import Payload
 from longshore.server.spool.errors import SpoolRefused
 from longshore.server.spool.identity import NAME, Identity
 from longshore.server.spool.names import ID, checked
 from longshore.server.spool.object_partial import ObjectPartial
-from longshore.server.spool.objects import Objects, remedy
+from longshore.server.spool.objects import Objects, no_answer, remedy
 from longshore.server.spool.segments import SEGMENT, Mark, Segment, chain, parse
 from longshore.server.spool.staging import SLOTS, Staging
 
@@ -227,7 +227,8 @@ class ObjectSpool:
         return max(min(_BLOCK, _READING // (2 * max(self._readers, 1))), _LEAST_BLOCK)
 
     async def _try(self) -> None:
-        """Everything that a spool must be allowed to do, so that a start says what is missing. Raises SpoolRefused."""
+        """Everything that a spool must be allowed to do, so that a start says what is missing. Raises SpoolRefused, and
+        StoreUnavailable while there is no answer."""
         # Young enough for the trash, which another server may be emptying at the same time.
         folder = f"{_TRASH}/{int(self._now())}"
         path = f"{folder}/{secrets.token_hex(8)}"
@@ -238,7 +239,10 @@ class ObjectSpool:
             whole = await self._objects.get(path)
             await self._objects.delete([path])
         except LongshoreError as error:
-            raise SpoolRefused(f"{self._where} cannot be used: {error.message} {remedy(error)}") from error
+            message = f"{self._where} cannot be used: {error.message} {remedy(error)}"
+            if no_answer(error):
+                raise StoreUnavailable(message) from error
+            raise SpoolRefused(message) from error
         if path not in found or whole != b"-":
             raise SpoolRefused(f"{self._where} does not list, or not give back, what was just put there.")
 
