@@ -10,6 +10,7 @@ from pathlib import Path
 import grpc
 import pytest
 
+from longshore.server.engine import session_downloads
 from longshore.server.engine.session_downloads import PIECE
 from longshore.v1 import worker_service_pb2 as pb
 from tests.support.fakeworker import FakeWorker, Refused
@@ -138,3 +139,28 @@ async def test_a_worker_on_the_same_machine_is_told_where_the_bytes_lie(tmp_path
         assert await asyncio.to_thread(Path(assignment.payload_path).read_bytes) == LARGE
         await server.upload(SMALL, "/etc/other", inline=True)
         assert (await stream.next_assignment()).payload_path == ""
+
+
+async def test_a_download_goes_on_while_the_session_moves_and_ends_when_the_attempt_is_lost(
+    server: FleetServer, worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session_downloads, "ASK_AGAIN", 0.0)
+    stream = await worker.connect(credits=1)
+    task = await server.upload(LARGE * 32)
+    await stream.next_assignment()
+    request = pb.DownloadPayloadRequest(session_id=worker.session_id, attempt=pb.AttemptRef(task_id=task.id, attempt=1))
+    calls = [worker.stub.DownloadPayload(request, metadata=worker.metadata) for _ in range(2)]
+    for call in calls:
+        assert isinstance(await call.read(), pb.DownloadPayloadResponse)
+    await stream.cut()
+    await server.until(lambda: _disconnected(server, worker))
+    await read_all(calls[0])
+    # It connects again and knows nothing of the attempt, which is lost by that.
+    await worker.connect(held=[])
+    with pytest.raises(grpc.aio.AioRpcError) as ended:
+        await read_all(calls[1])
+    assert ended.value.code() is grpc.StatusCode.PERMISSION_DENIED
+
+
+async def _disconnected(server: FleetServer, worker: FakeWorker) -> bool:
+    return server.sessions.fleet.connection(worker.session_id) is None

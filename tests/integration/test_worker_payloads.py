@@ -13,7 +13,7 @@ from google.protobuf.wrappers_pb2 import StringValue
 
 from longshore.v1 import worker_service_pb2 as ws
 from longshore.worker import AsyncContext, Context, Registry
-from tests.support.fakeserver import WITHIN, Peer, job
+from tests.support.fakeserver import WITHIN, Peer, job, serving
 from tests.support.gate import until
 from tests.support.working import Start, workers
 
@@ -146,6 +146,36 @@ async def test_damage_is_transient_once_and_permanent_twice(start: Start, kind: 
     assert not any(path.exists() for path in readers.paths)
 
 
+async def test_another_server_that_has_it_is_asked_and_after_a_cut_the_first_one_where_it_is_now(start: Start) -> None:
+    server, worker = await start(Readers().registry)
+    content = os.urandom(SIZE)
+    async with serving() as second, serving() as third:
+        server.elsewhere["T1"] = second.address
+        second.elsewhere["T1"] = third.address
+        third.payloads["T1"] = content
+        third.cuts.extend([1_000_000, 300_000])
+        peer = await server.peer()
+        peer.assign(job("T1", "stream", payload=content))
+        assert await digest_of(peer) == hashlib.sha256(content).hexdigest()
+        assert [len(each.downloads) for each in (server, second, third)] == [3, 3, 3]
+        assert {request.session_id for request in third.downloads} == {worker.session_id}
+        assert third.tokens == ["Bearer " + "t" * 20] * 3, "with our own credentials"
+
+
+async def test_a_payload_that_no_server_has_costs_a_try_and_a_long_pause(start: Start) -> None:
+    server, _ = await start(Readers().registry)
+    async with serving() as gone:
+        pass
+    peer = await server.peer()
+    for number, away in enumerate(("", gone.address, server.address, "nowhere")):
+        task_id = f"T{number}"
+        server.elsewhere[task_id] = away
+        peer.assign(job(task_id, "stream", payload=b"x" * 10), attempt=2)
+        report = await peer.report()
+        assert (report.outcome, report.error.reason) == (ws.OUTCOME_TRANSIENT, "PAYLOAD_UNAVAILABLE"), away
+        assert (12 <= report.retry_after.seconds <= 15) is (away != "nowhere")
+
+
 async def test_after_damage_in_the_shared_file_it_is_downloaded(start: Start, tmp_path: Path) -> None:
     server, _ = await start(Readers().registry)
     content = os.urandom(SIZE)
@@ -181,7 +211,8 @@ async def test_cancel_ends_a_download_that_stands_still(start: Start, tmp_path: 
     await until(lambda: len(server.downloads) == 1)
     peer.cancel(ref)
     assert (await peer.report()).outcome == ws.OUTCOME_STOPPED
-    assert list((tmp_path / "temp").rglob("payload-*")) == []
+    # A coroutine ends at once, the thread that read for it a little later.
+    await until(lambda: list((tmp_path / "temp").rglob("payload-*")) == [])
 
 
 async def test_a_server_that_stays_away_costs_a_try(start: Start) -> None:

@@ -64,7 +64,7 @@ async def fleet(tmp_path: Path) -> AsyncIterator[Fleet]:
         start = await stack.enter_async_context(workers(tmp_path))
         servers = [start.server, await stack.enter_async_context(serving())]
         for server in servers:
-            server.lease = 2.0
+            server.lease = 3.0
         yield Fleet(start, servers)
         await start.stop()
 

@@ -164,6 +164,8 @@ class FakeServer(worker_service_pb2_grpc.WorkerServiceServicer):
         """Answers to the next connections in place of a welcome: status and reason."""
         self.payloads: dict[str, bytes] = {}
         """By task id."""
+        self.elsewhere: dict[str, str] = {}
+        """By task id, the address of the server that has the payload; empty: one that is not there."""
         self.cuts: deque[int] = deque()
         """The next downloads end after so many bytes with UNAVAILABLE."""
         self.hold_after: int | None = None
@@ -227,6 +229,11 @@ class FakeServer(worker_service_pb2_grpc.WorkerServiceServicer):
     ) -> AsyncIterator[ws.DownloadPayloadResponse]:
         self.downloads.append(request)
         self.tokens += _tokens(context)
+        away = self.elsewhere.get(request.attempt.task_id)
+        if away is not None:
+            if away:
+                await refuse(context, grpc.StatusCode.FAILED_PRECONDITION, "PAYLOAD_ELSEWHERE", server=away)
+            await refuse(context, grpc.StatusCode.UNAVAILABLE, "PAYLOAD_UNREACHABLE")
         data = self.payloads.get(request.attempt.task_id)
         if data is None:
             await refuse(context, grpc.StatusCode.PERMISSION_DENIED, "NOT_YOUR_ATTEMPT")
@@ -275,10 +282,10 @@ async def heard(peer: Peer) -> None:
         await asyncio.sleep(0)
 
 
-async def refuse(context: _Context, code: grpc.StatusCode, reason: str) -> None:
+async def refuse(context: _Context, code: grpc.StatusCode, reason: str, **metadata: str) -> None:
     """End the call as the real server does, with an ErrorInfo."""
     detail = any_pb2.Any()
-    detail.Pack(error_details_pb2.ErrorInfo(reason=reason, domain="longshore"))
+    detail.Pack(error_details_pb2.ErrorInfo(reason=reason, domain="longshore", metadata=metadata))
     status = status_pb2.Status(code=code.value[0], message=f"refused: {reason}", details=[detail])
     await context.abort_with_status(rpc_status.to_status(status))
 

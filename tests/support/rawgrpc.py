@@ -26,6 +26,7 @@ from longshore.server.engine.watch import WatchHub
 from longshore.server.model.access import LocalToken
 from longshore.server.model.clock import SystemClock
 from longshore.server.model.events import Policy
+from longshore.server.model.servers import Here
 from longshore.server.model.task import Task
 from longshore.server.spool.directory import DirectorySpool
 from longshore.server.spool.protocol import Spool
@@ -58,12 +59,14 @@ class TaskServer:
         reserve: int = 0,
         store_of: Callable[[Store], Store] = lambda store: store,
         spool_of: Callable[[Spool], Spool] = lambda spool: spool,
+        here: Here | None = None,
     ) -> None:
         self._root = root
         self._spool_root = spool_root or root / "spool"
         self._reserve = reserve
         self._store_of = store_of
         self._spool_of = spool_of
+        self._here = here
         self.limits = limits or UploadLimits(inline_bytes=0, patience=0.2, detach=10.0)
         self.store: Store
         self.uploads: Uploads
@@ -81,7 +84,12 @@ class TaskServer:
         self._stack.push_async_callback(spool.close)
         self.store = self._store_of(real)
         self.uploads = Uploads(
-            store=self.store, spool=self._spool_of(spool), clock=clock, limits=self.limits, defaults=Defaults()
+            store=self.store,
+            spool=self._spool_of(spool),
+            clock=clock,
+            limits=self.limits,
+            defaults=Defaults(),
+            here=self._here,
         )
         engine = TaskEngine(
             store=self.store,

@@ -190,6 +190,10 @@ def test_figures() -> None:
     figures = admin_service_pb2.GetStatsResponse(
         queues=[queue], targets=[target], spool_bytes=1024, spool_limit=2048, unserved_kinds=["thumbnail"], version="1"
     )
+    lost = figures.servers.add(
+        address="s2:7465", version="1", spool="abcdef0123456789", files=3, problem="no server has it"
+    )
+    lost.unseen.FromSeconds(90)
     text = "".join(printed(part, width=120) for part in render.stats(figures))
     for part in (
         "default (paused)",
@@ -197,5 +201,9 @@ def test_figures() -> None:
         "no worker serves this target",
         "1.0 KiB of 2.0 KiB",
         "no worker runs: thumbnail",
+        "s2:7465",
+        "1m30s ago",
+        "abcdef01",
+        "no server has it",
     ):
         assert part in text

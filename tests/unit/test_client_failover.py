@@ -239,7 +239,7 @@ async def test_a_machine_that_is_gone_holds_up_one_call_only(
             began = time.monotonic()
             for _ in range(50):
                 await client.get("t")
-            assert time.monotonic() - began < 1.5
+            assert time.monotonic() - began < 5, "it was waited for once or twice, and not by each call"
     assert asked(servers) == [0, 50, 0]
 
 
@@ -285,6 +285,11 @@ async def test_every_address_of_a_name_is_used(servers: list[FakeServer], monkey
         assert asked(servers)[:2] == [2, 2]
 
 
+async def test_a_name_that_is_not_found_hides_no_other(servers: list[FakeServer]) -> None:
+    async with AsyncClient(server=["nowhere.invalid:7465", servers[0].address], patience=0) as client:
+        await client.get("t")
+
+
 async def test_a_name_that_nobody_knows_is_away() -> None:
     async with AsyncClient(server="nowhere.invalid:7465", patience=0) as client:
         with pytest.raises(Unavailable, match=r"nowhere\.invalid cannot be looked up"):
@@ -317,9 +322,10 @@ async def test_a_server_that_restarts_is_found_within_a_second(servers: list[Fak
             assert not waiting.done()
             await asyncio.sleep(0.01)
         async with server:
-            began = time.monotonic()
+            before = len(waits)
             await waiting
-            assert time.monotonic() - began < 1.5
+            assert max(waits) <= 1.0
+            assert len(waits) <= before + 1, "the first try after its start finds it"
 
 
 def test_chance_of_the_balance_is_asked_once() -> None:

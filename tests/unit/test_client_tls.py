@@ -91,6 +91,23 @@ async def test_a_name_that_is_not_the_address(world: World) -> None:
         assert (await client.get("t")).revision == 1
 
 
+async def test_every_address_of_a_name_must_have_its_certificate(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system's resolver gives what it is told here."""
+    good = world.credentials(world.authority.server("fleet.example.org"))
+    bad = world.credentials(world.authority.server("127.0.0.1"))
+    async with serving(good) as right, serving(bad) as wrong:
+
+        async def addresses(endpoint: Endpoint) -> list[Endpoint]:
+            return [Endpoint(host="127.0.0.1", port=each.port, name=endpoint.host) for each in (right, wrong)]
+
+        monkeypatch.setattr("longshore.client.names._addresses", addresses)
+        async with AsyncClient(server="fleet.example.org:1", tls=world.trusting, token="secret") as client:
+            for _ in range(6):
+                await client.get("t")
+        assert len(right.service.requests) == 6
+        assert not wrong.service.metadata
+
+
 Makes = Callable[[World], tuple[grpc.ServerCredentials | None, TLS | None]]
 
 WRONG: dict[str, tuple[Makes, str, str]] = {

@@ -70,6 +70,8 @@ class Servers:
             if not self.balance.known:
                 raise
         self._looked_up = self._clock()
+        for connection in [each for endpoint, each in self._open.items() if endpoint not in self.balance.known]:
+            self._retire(connection)
 
     def connection(self, endpoint: Endpoint) -> Connection:
         """The connection to this server. Raises ConfigurationError; RuntimeError when the client is closed."""

@@ -281,6 +281,8 @@ class _Server:
         if self._grpc is not None:
             await self._grpc.stop(grace=None)
         await self._end_loops()
+        if self._servers is not None:
+            await self._servers.leave()
 
     async def stop(self) -> None:
         """Leave politely: no new work, uploads get the grace, watches and sessions are sent elsewhere."""

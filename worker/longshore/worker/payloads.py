@@ -40,6 +40,9 @@ _RESUMES: Final = 8
 """Cuts in a row, without a byte between them, after which a download is given up."""
 _HOPS: Final = 8
 """How often in a row, without a byte, servers may send us on to another."""
+_FIRST_UNREACHABLE: Final = 3.0
+_LONGEST_UNREACHABLE: Final = 300.0
+"""Seconds until another try at a payload whose server is gone: four times as long from attempt to attempt."""
 _LOST: Final = frozenset(
     {
         grpc.StatusCode.UNAVAILABLE,
@@ -93,18 +96,18 @@ class GrpcDownloads:
             except _Elsewhere as elsewhere:
                 sent_on += 1
                 if sent_on > _HOPS:
-                    raise TransientError(
-                        Reason.PAYLOAD_UNAVAILABLE, f"the payload cannot be downloaded: {elsewhere}, and so on"
-                    ) from elsewhere
+                    raise _unreachable(attempt, f"{elsewhere}, and so on") from elsewhere
                 endpoint = elsewhere.endpoint
             except _Cut as cut:
-                # The server that has it may be gone: ours knows who else may have it.
-                endpoint = None
                 failures += 1
                 if failures > _RESUMES:
+                    if endpoint is not None:
+                        raise _unreachable(attempt, str(cut)) from cut
                     raise TransientError(
                         Reason.PAYLOAD_UNAVAILABLE, f"the payload cannot be downloaded: {cut}"
                     ) from cut
+                # The server that has it may be gone: ours knows who else may have it.
+                endpoint = None
                 attempt.wait(_pause(failures))
 
     def close(self) -> None:
@@ -155,7 +158,7 @@ class GrpcDownloads:
                 yield response.data
         except grpc.RpcError as error:
             attempt.check()
-            raise _classified(error) from error
+            raise _classified(attempt, error) from error
         finally:
             forget()
             call.cancel()
@@ -173,7 +176,16 @@ class _Elsewhere(Exception):
         self.endpoint: Final = endpoint
 
 
-def _classified(error: grpc.RpcError) -> Exception:
+def _unreachable(attempt: Attempt, why: str) -> TransientError:
+    """A server with a spool of its own is gone, which is a matter of minutes rather than of seconds: five tries take
+    four of them."""
+    _, number = attempt.key
+    pause = min(_LONGEST_UNREACHABLE, _FIRST_UNREACHABLE * 4.0 ** min(number - 1, 10)) * random.uniform(1.0, 1.25)
+    message = f"the payload cannot be downloaded: {why}"
+    return TransientError(Reason.PAYLOAD_UNAVAILABLE, message, retry_after=pause)
+
+
+def _classified(attempt: Attempt, error: grpc.RpcError) -> Exception:
     # What a call raises is the call itself; the base class knows nothing of that.
     call: Any = error
     code, said = call.code(), call.details()
@@ -190,8 +202,7 @@ def _classified(error: grpc.RpcError) -> Exception:
                 Reason.PAYLOAD_UNAVAILABLE, f"the server that has the payload is at no address: {wrong}"
             )
     if reason.reason == "PAYLOAD_UNREACHABLE":
-        # Not a matter of seconds: the attempt makes way for others.
-        return TransientError(Reason.PAYLOAD_UNAVAILABLE, f"the payload cannot be downloaded: {said}")
+        return _unreachable(attempt, said)
     if code in _LOST:
         return _Cut(f"{code.name}: {said}")
     return TransientError(Reason.PAYLOAD_UNAVAILABLE, f"the payload cannot be downloaded: {code.name}: {said}")

@@ -88,14 +88,14 @@ class Route:
         return lease / 2 * 2.0 ** min(self._silences, 10) if self.several else None
 
     def welcome(self, *, lease: float | None, left: float, rounds: int) -> float:
-        """Seconds to wait for a welcome: a fair share of what is left of the lease; longer from round to round, as a
-        database may be slow everywhere."""
+        """Seconds to wait for a welcome: a fair share of what is left of the lease, one for another try at those that
+        were tried included; longer from round to round, as a database may be slow everywhere."""
         if not self.several:
             return WELCOME
         if lease is None:
             return min(WELCOME, _FIRST_WELCOME * 2.0 ** min(rounds, 10))
-        untried = max(1, len(self._balance.known) - len(self._tried))
-        return min(WELCOME, max(left / untried, lease / 4 * 2.0 ** min(rounds, 10)))
+        untried = len(self._balance.known) - len(self._tried)
+        return min(WELCOME, max(left / (untried + 1), lease / 4 * 2.0 ** min(rounds, 10)))
 
     def elsewhere(self, endpoint: Endpoint) -> Endpoint | None:
         """Any server, by chance; None when that is this one, or one that failed a short while ago."""
