@@ -28,7 +28,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 AT_ONCE = 64
-LONE = 150
+LONE = 60
 """Commands one after the other."""
 
 Figures = dict[str, float]
