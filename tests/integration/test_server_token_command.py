@@ -22,7 +22,9 @@ from longshore.server.model.access import Role, read_secret
 from longshore.server.model.clock import SystemClock
 from longshore.server.model.events import Policy
 from longshore.server.store.limits import LaneLimits
-from longshore.server.store.sqlite import SQLiteStore
+from longshore.server.store.link import Link
+from longshore.server.store.migrate import migrate
+from longshore.server.store.sqlite import SQLiteDialect, SQLiteStore
 from longshore.v1 import task_service_pb2 as pb
 from longshore.v1 import task_service_pb2_grpc as pb_grpc
 from tests.support.postgres import Cluster
@@ -90,6 +92,17 @@ def test_a_token_is_made_listed_and_revoked(command: Command) -> None:
     (row,) = command.listed()
     assert (row["state"], row["revoked"] is not None) == ("revoked", True)
     assert "already" in command.good("revoke", secret.id).stdout
+
+
+def test_time_is_the_databases(tmp_path: Path, postgres: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = time.time()
+    monkeypatch.setattr("longshore.server.store.database_clock.time.time", lambda: real + 86400)
+    with postgres.database() as url:
+        command = Command("--data-dir", str(tmp_path / "data"), "--database", url)
+        command.create("ci", "--role", "submit", "--expires", "1h")
+        (row,) = command.listed()
+    assert abs(datetime.fromisoformat(row["created"]).timestamp() - real) < 3600
+    assert row["state"] == "valid"
 
 
 def test_a_role_of_a_newer_version_is_left_out(local: Command, tmp_path: Path) -> None:
@@ -182,9 +195,6 @@ def test_a_database_of_something_else_is_left_alone(local: Command, tmp_path: Pa
 
 
 def test_a_database_before_tokens_wants_to_be_migrated(local: Command, tmp_path: Path) -> None:
-    from longshore.server.store.migrate import migrate
-    from longshore.server.store.sqlite import SQLiteDialect
-
     (tmp_path / "data").mkdir()
     dialect = SQLiteDialect(tmp_path / "data" / "longshore.db")
     migrate(dialect.engine, to="0001")
@@ -210,6 +220,20 @@ def test_a_file_that_was_not_committed_opens_nothing(
         blocker.execute("ROLLBACK")
         blocker.close()
     assert "cannot be used now" in done
+    assert not (tmp_path / "t").exists()
+
+
+def test_a_file_whose_token_could_not_be_committed_goes(
+    local: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local.create("first", "--role", "submit")
+
+    def full(_link: Link) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr(Link, "commit", full)
+    said = local.refused("create", "ci", "--role", "submit", "--token-file", str(tmp_path / "t"), code=1)
+    assert "disk is full" in said
     assert not (tmp_path / "t").exists()
 
 

@@ -18,7 +18,11 @@ REVIVAL = 90.0
 
 class Chaos:
     """Kills (-9) one of the processes every `pause` seconds; each is started again after a moment, as systemd would,
-    and again if it cannot start because something else is down."""
+    and again if it cannot start because something else is down.
+
+    At most a third is down at once: where starting takes longer than dying, because the machine is busy, nobody would
+    be left to work, and a task whose workers die again and again is taken for their murderer.
+    """
 
     def __init__(self, victims: Sequence[Process], rng: random.Random, *, pause: float) -> None:
         self.kills: Counter[str] = Counter()
@@ -44,7 +48,7 @@ class Chaos:
     def _kill(self, helpers: ThreadPoolExecutor) -> None:
         while not self._over.wait(self._pause * self._rng.uniform(0.8, 1.2)):
             up = [one for one in self._victims if one not in self._down]
-            if up:
+            if 3 * len(self._down) < len(self._victims):
                 victim = self._rng.choice(up)
                 self._down.add(victim)
                 if victim.running:

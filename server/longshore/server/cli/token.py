@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Final, Literal, TypeAlias
+from typing import Annotated, Final, Literal, Self, TypeAlias
 
 import typer
 
@@ -52,10 +52,12 @@ def _create(
         except ValueError as error:
             raise SettingsError(f"NAME: {error}") from None
         seconds = parse_duration("--expires", expires, least=1.0) if expires else None
-        hand_out: Callable[[Secret], None] = said.append
-        if token_file is not None:
-            hand_out = _Writer(token_file)
-        token = Desk(settings, make=True).create(name, frozenset(role), expires=seconds, hand_out=hand_out)
+        desk = Desk(settings, make=True)
+        if token_file is None:
+            token = desk.create(name, frozenset(role), expires=seconds, hand_out=said.append)
+        else:
+            with _Written(token_file) as file:
+                token = desk.create(name, frozenset(role), expires=seconds, hand_out=file.write)
     if output == "json":
         where = {"token": str(said[0])} if said else {"token_file": str(token_file)}
         typer.echo(json.dumps(_form(token, token.created_at) | where))
@@ -112,22 +114,34 @@ def _revoke(
         typer.echo("It was revoked already.")
 
 
-class _Writer:
-    """Puts the secret into a new file that only this user may read."""
+class _Written:
+    """A new file that only this user may read. It stays if all goes well to the end of the block."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._made = False
 
-    def __call__(self, secret: Secret) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, *_rest: object) -> None:
+        if kind is not None and self._made:
+            self._path.unlink(missing_ok=True)
+
+    def write(self, secret: Secret) -> None:
+        """Durable when this returns. Raises SettingsError."""
         try:
             handle = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         except FileExistsError:
             raise SettingsError(f"--token-file {self._path}: is there already; give a new name.") from None
         except OSError as error:
             raise SettingsError(f"--token-file {self._path}: cannot be made: {error.strerror}.") from error
+        self._made = True
         try:
             os.write(handle, f"{secret}\n".encode("ascii"))
             os.fsync(handle)
+        except OSError as error:
+            raise SettingsError(f"--token-file {self._path}: cannot be written: {error.strerror}.") from error
         finally:
             os.close(handle)
 

@@ -22,6 +22,7 @@ from obstore.store import S3Store
 from longshore.server.model.errors import LongshoreError, SpoolDamaged, SpoolFull, StoreUnavailable
 
 if TYPE_CHECKING:
+    from obstore import PutMode
     from obstore.store import ClientConfig, RetryConfig
 
 _log = structlog.get_logger("longshore.spool")
@@ -81,22 +82,40 @@ class Objects:
         return self._puts
 
     async def put(self, path: str, data: bytes, md5: str) -> None:
-        """Durable, and proven to be what was given.
+        """Durable, and proven to be what was given. What is there already is not put again: it may be somebody's who
+        relies on it.
 
         A store answers a put with the object's e-tag, which is its MD5 almost everywhere. Equal: that is the proof.
         Otherwise (encrypted with a KMS key, or damaged on the way by what checks nothing) it is read back. The request
         is signed with the content's SHA-256 besides, which most stores check and some do not.
         """
-        with translated("storing an upload"):
-            result = await obstore.put_async(self._store, path, data, use_multipart=False)
-            if (result["e_tag"] or "").strip('"').lower() == md5:
-                return
-            kept = (await obstore.get_range_async(self._store, path, start=0, length=len(data))).to_bytes()
-        if kept == data:
-            return
-        _log.error("object_differs", path=path, size=len(data), kept=len(kept))
-        await self.delete([path])
-        raise StoreUnavailable("The object store kept other bytes than it was given; they were removed. Try again.")
+        for overwrite in (False, True, True):
+            with translated("storing an upload"):
+                tag = await self._put(path, data, overwrite=overwrite)
+                if tag.strip('"').lower() == md5 or await self._holds(path, data):
+                    return
+            _log.error("object_differs", path=path, size=len(data))
+        raise StoreUnavailable("The object store keeps other bytes than it is given. Try again.")
+
+    async def _put(self, path: str, data: bytes, *, overwrite: bool) -> str:
+        """The object's e-tag; empty where there is none to be had."""
+        mode: PutMode = "overwrite" if overwrite else "create"
+        try:
+            put = await obstore.put_async(self._store, path, data, mode=mode, use_multipart=False)
+            return put["e_tag"] or ""
+        except AlreadyExistsError:
+            pass
+        try:
+            return (await obstore.head_async(self._store, path))["e_tag"] or ""
+        except FileNotFoundError:
+            return ""  # somebody else is just putting it
+
+    async def _holds(self, path: str, data: bytes) -> bool:
+        try:
+            found = await obstore.get_range_async(self._store, path, start=0, length=len(data))
+        except FileNotFoundError:
+            return False
+        return found.to_bytes() == data
 
     async def create(self, path: str, data: bytes) -> bool:
         """Make a small object where there is none; answers whether this call did."""

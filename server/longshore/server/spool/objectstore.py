@@ -233,8 +233,7 @@ class ObjectSpool:
         folder = f"{_TRASH}/{int(self._now())}"
         path = f"{folder}/{secrets.token_hex(8)}"
         try:
-            if not await self._objects.create(path, b"-"):
-                raise SpoolRefused(f"{self._where}: two random names were the same.")
+            await self._objects.create(path, b"-")
             found = [entry.path async for entry in self._objects.list(folder)]
             whole = await self._objects.get(path)
             await self._objects.delete([path])
