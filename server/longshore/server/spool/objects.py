@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger("longshore.spool")
 
-PUTS: Final = 6
-"""Segments on their way at once, of all uploads: 48 MiB of memory. One request of 8 MiB takes some 100 ms at a usual
+PUTS: Final = 4
+"""Segments on their way at once, of all uploads: 32 MiB of memory. One request of 8 MiB takes some 100 ms at a usual
 store, so that this is enough for hundreds of MB/s."""
 _CHORES: Final = 16
 """Lists, copies and removals at once."""
