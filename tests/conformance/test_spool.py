@@ -381,7 +381,7 @@ async def test_every_server_reads_the_same_identity_and_one_makes_it(shared_kind
 async def test_another_databases_spool_is_refused(kind: SpoolKind) -> None:
     mine, foreign = kind.spool(database="0001"), kind.spool(database="0002")
     await mine.open()
-    with pytest.raises(SpoolRefused, match=r"another database.*delete .*/identity"):
+    with pytest.raises(SpoolRefused, match=r"another database.*write .*0002.* into .*/identity"):
         await foreign.open()
     again = kind.spool(database="0001")
     await again.open()

@@ -26,7 +26,7 @@ def test_what_is_written_is_read_back() -> None:
 
 
 def test_another_databases_is_refused_with_the_remedy() -> None:
-    with pytest.raises(SpoolRefused, match=r"another database.*delete /srv/spool/identity"):
+    with pytest.raises(SpoolRefused, match=r"another database.*write .*0001.* into /srv/spool/identity"):
         read(Identity.new("0002").content())
 
 
@@ -35,7 +35,7 @@ def test_another_databases_is_refused_with_the_remedy() -> None:
     [b"", b"\xff", b"[]", b"{}", b'{"spool": 1, "database": "0001"}', json.dumps({"spool": "a" * 32}).encode()],
 )
 def test_what_says_nothing_is_refused_with_the_remedy(content: bytes) -> None:
-    with pytest.raises(SpoolRefused, match="delete that file"):
+    with pytest.raises(SpoolRefused, match="from a backup"):
         read(content)
 
 
@@ -67,3 +67,10 @@ def test_where_there_are_no_links_a_file_is_moved(tmp_path: Path, monkeypatch: p
 def test_what_a_link_meets_otherwise_is_said(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         link(tmp_path / "one", tmp_path / "two")
+
+
+def test_a_spool_that_is_given_to_another_database_stays_the_same_spool() -> None:
+    """What the refusal tells an operator to do: payloads are found by the spool's identity."""
+    made = Identity.new("0001")
+    by_hand = made.content().replace(b'"0001"', b'"0002"')
+    assert read(by_hand, "0002").spool == made.spool

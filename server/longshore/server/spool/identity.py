@@ -39,13 +39,15 @@ class Identity:
             found = None
         if found is None or not _RANDOM.fullmatch(found.spool):
             raise SpoolRefused(
-                f"{where}/{NAME} does not say whose spool this is. If it is this database's, delete that file to have "
-                "a new one made."
+                f"{where}/{NAME} does not say whose spool this is. Put it back from a backup; if no payload of this "
+                "database is there, delete it to have a new one made."
             )
         if found.database != database:
             raise SpoolRefused(
                 f"{where} belongs to another database, whose payloads this server would take for leftovers and remove. "
-                f"Give this one a spool of its own; if the other database is gone for good, delete {where}/{NAME}."
+                f"Give this one a spool of its own. If the other database is gone for good, or is this one before it "
+                f'was restored from a backup: write "database": "{database}" into {where}/{NAME}, and leave "spool" '
+                "there as it is, by which payloads are found."
             )
         return found
 
