@@ -18,6 +18,7 @@ from longshore.server.store.commands import (
     ForgetUploads,
     RejectUpload,
 )
+from longshore.server.store.janitor import PUT_OFF
 from longshore.server.store.migrate import migrate
 from longshore.server.store.postgres import PostgresDialect
 from longshore.server.store.server_commands import AnnounceServer, Heard, HearUploads, RecordHome, RetireServer
@@ -203,6 +204,21 @@ async def test_each_server_removes_what_its_spool_has_and_anybody_what_is_in_the
     assert dict(await fleet.store.files_by_spool()) == {"spool-2": 1}
     await fleet.run(ForgetPayloads(payload_ids=(there.id,), homes=True))
     assert dict(await fleet.store.files_by_spool()) == {}
+
+
+async def test_what_a_lost_server_has_is_put_off_until_it_is_back(fleet: Fleet) -> None:
+    await announce(fleet, A, B)
+    await fleet.session()
+    lost = await sent(fleet, B, "lost")
+    await delivered(fleet, lost.tasks[0])
+    fleet.clock.advance(DEAD_AFTER)
+    await announce(fleet, A)
+    assert await fleet.run(DoomPayloads(spool="spool-1")) == ()
+    assert await fleet.run(DoomPayloads(spool="spool-2")) == (), "not marked, so that nobody looks at it each time"
+    fleet.clock.advance(PUT_OFF)
+    await announce(fleet, A, B)
+    await fleet.run(DoomPayloads(spool="spool-1"))
+    assert await fleet.run(DoomPayloads(spool="spool-2")) == (lost.id,)
 
 
 async def test_room_is_made_where_it_is_needed(fleet: Fleet) -> None:

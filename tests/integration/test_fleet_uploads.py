@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -131,6 +132,11 @@ async def test_in_another_spool_it_begins_again_and_what_the_first_one_had_is_sw
     assert apart.servers[1].leftovers() == []
     (stray,) = apart.servers[0].leftovers()
     assert stray.stat().st_size == 2 * MIB
+    apart.servers[0].kill()
+    os.utime(stray, (0, 0))  # it has lain there for more than a day
+    apart.servers[0].start()
+    (moved,) = apart.servers[0].leftovers()
+    assert moved.parent.name == "trash"
 
 
 async def test_while_another_server_is_sent_it_nobody_else_may(apart: Fleet) -> None:

@@ -23,6 +23,9 @@ from longshore.server.store.unit import UnitOfWork
 
 _COLUMNS: Final = (homes.c.spool, homes.c.sender, homes.c.heard_at)
 _FIND: Final = statement(sa.select(*_COLUMNS).where(homes.c.id == sa.bindparam("of_id")))
+_ALIVE: Final = statement(
+    sa.select(servers.c.spool).where(servers.c.seen_ticks > sa.bindparam("since", type_=sa.Double)).distinct()
+)
 _SEEN: Final = statement(sa.select(servers.c.seen_ticks).where(servers.c.id == sa.bindparam("of_id")))
 _INSERT: Final = inserting(homes, missing=True)
 _UPDATE: Final = statement(
@@ -61,6 +64,11 @@ def _tracked(link: Link) -> bool:
     return link.dialect.schema.has_fleet_tables
 
 
+def reached_spools(unit: UnitOfWork) -> frozenset[str]:
+    """The spools of all servers that are alive."""
+    return frozenset(row[0] for row in unit.link.rows(_ALIVE, since=unit.ticks - DEAD_AFTER))
+
+
 def find_home(link: Link, upload_id: str) -> Home | None:
     if not _tracked(link):
         return None
@@ -75,6 +83,12 @@ def set_home(unit: UnitOfWork, upload_id: str, home: Home) -> None:
     values = {"spool": home.spool, "sender": home.sender, "heard_at": home.heard_at}
     unit.link.write(_INSERT, [{"id": upload_id, **values}])
     unit.write(_UPDATE, of_id=upload_id, at=home.spool, by=home.sender, heard=home.heard_at)
+
+
+def new_home(unit: UnitOfWork, upload_id: str, here: Here) -> None:
+    """Of an upload that is new itself."""
+    if _tracked(unit.link):
+        unit.defer(_INSERT, id=upload_id, spool=here.spool, sender=here.server, heard_at=unit.now)
 
 
 def release_home(unit: UnitOfWork, upload_id: str) -> None:

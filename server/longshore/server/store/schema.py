@@ -371,8 +371,8 @@ sequence: Final = sa.Table(
     sa.Column("name", sa.Text, primary_key=True),
     sa.Column("value", sa.BigInteger, nullable=False),
 )
-"""`tasks`: the last `seq` that was given away. `probe`: written to learn whether writing works. `database`: which one it
-is, a random number; made when it is first asked for."""
+"""`tasks`: the last `seq` that was given away. `probe`: written to learn whether writing works. `database`: which one
+it is, a random number; made when it is first asked for."""
 
 # Of several servers -------------------------------------------------------------------------------------------------
 # Tables of their own, so that a server of this version works on a database without them: see `migrate`.

@@ -23,7 +23,16 @@ from longshore.server.store.commands import (
     RejectUpload,
 )
 from longshore.server.store.counters import CREATOR_PROMISED, QUEUE_PROMISED, SPOOL, UPLOADS, UPLOADS_OF, Key
-from longshore.server.store.homes import check_free, drop_homes, find_home, is_here, release_home, set_home, spool_of
+from longshore.server.store.homes import (
+    check_free,
+    drop_homes,
+    find_home,
+    is_here,
+    new_home,
+    release_home,
+    set_home,
+    spool_of,
+)
 from longshore.server.store.link import Among, locking, statement
 from longshore.server.store.requests import (
     check_room,
@@ -270,7 +279,7 @@ def _new_upload(unit: UnitOfWork, command: OpenUpload) -> Callable[[], Upload]:
     _count_open(unit, upload, command.queue, command.tasks, 1)
     unit.move(SPOOL, upload.reserved)
     if command.here is not None and command.spooled and command.connect:
-        set_home(unit, upload.id, Home(command.here.spool, command.here.server, unit.now))
+        new_home(unit, upload.id, command.here)
     return lambda: upload
 
 
@@ -387,10 +396,11 @@ def abandon_idle_uploads(unit: UnitOfWork, command: AbandonIdleUploads) -> Calla
 
 def forget_uploads(unit: UnitOfWork, command: ForgetUploads) -> Callable[[], None]:
     """See ForgetUploads."""
-    for upload_id, reserved in unit.link.among(_FORGETTABLE, sorted(set(command.upload_ids))):
+    forgotten = unit.link.among(_FORGETTABLE, sorted(set(command.upload_ids)))
+    for upload_id, reserved in forgotten:
         unit.uploads.pop(upload_id, None)
         unit.write(_DELETE, of_id=upload_id)
         unit.move(SPOOL, -reserved)
-        if command.homes:
-            drop_homes(unit, (upload_id,))
+    if command.homes:
+        drop_homes(unit, [row[0] for row in forgotten])
     return lambda: None
