@@ -243,3 +243,24 @@ async def test_leaving_a_read_early_closes_the_file(spool: DirectorySpool) -> No
     assert open_here() == 1
     await pieces.aclose()  # type: ignore[attr-defined]
     assert open_here() == 0
+
+
+async def test_a_shared_directory_copies_only_what_was_durable(tmp_path: Path) -> None:
+    """The checksum is compared on the way: a file that somebody wrote to in the wrong place is not continued."""
+    spool = DirectorySpool(root=tmp_path / "spool", shared=True)
+    await spool.open()
+    partial = await spool.create(ONE, connection=1)
+    await partial.write(b"0123456789")
+    offset, crc = await partial.sync()
+    await partial.close()
+    (path,) = (tmp_path / "spool" / "uploads").iterdir()
+    path.write_bytes(b"0123x56789")
+    with pytest.raises(SpoolDamaged, match="not those that were durable"):
+        await spool.resume(ONE, offset, crc, connection=2)
+    assert [entry.name for entry in (tmp_path / "spool" / "uploads").iterdir()] == [path.name]
+    path.write_bytes(b"0123456789 and more")
+    again = await spool.resume(ONE, offset, crc, connection=3)
+    assert again.offset == 10
+    await again.close()
+    assert [entry.name for entry in (tmp_path / "spool" / "uploads").iterdir()] == [f"{ONE}.3.part"]
+    await spool.close()
