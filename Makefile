@@ -73,6 +73,10 @@ parts: ## Install the system packages that the tests need (root, Debian or Ubunt
 test: parts check ## Everything CI runs: check, then every test against the real parts
 	$(PY) -m pytest $(PYTEST_ARGS)
 
+.PHONY: test-cluster
+test-cluster: $(READY) ## Every end-to-end test that can, on PostgreSQL and an object store
+	$(PY) -m pytest --backends cluster $(PYTEST_ARGS)
+
 .PHONY: demo
 demo: $(READY) ## A server, a worker and a file on its way, in a temporary directory
 	@$(PY) -m scripts.demo

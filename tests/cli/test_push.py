@@ -14,6 +14,7 @@ from tests.support.commandline import COMMAND, CommandLine, ids
 from tests.support.stage import Stage
 
 
+@pytest.mark.cluster("P1")
 def test_wait_ends_when_it_is_there(cli: CommandLine, instance: str, root: Path) -> None:
     done = cli.run("push", "motd", f"{instance}/etc/motd", "--mode", "600", "--wait")
     assert (done.code, done.err) == (0, "")
@@ -141,6 +142,7 @@ def test_errors_as_json(cli: CommandLine) -> None:
     assert (error["exit_code"], error["field_violations"][0]["field"]) == (6, "header.spec.queue")
 
 
+@pytest.mark.cluster("P4")
 def test_a_request_id_makes_tasks_once(cli: CommandLine, instance: str) -> None:
     arguments = ["push", "motd", f"{instance}/etc/motd", "--request-id", f"once-{instance}", "-o", "id"]
     first, second = cli.run(*arguments), cli.run(*arguments)

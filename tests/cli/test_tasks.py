@@ -24,6 +24,7 @@ def pushed(cli: CommandLine, to: str, *options: str) -> str:
     return done.lines[0]
 
 
+@pytest.mark.cluster("P11")
 def test_watch_tells_every_revision_once(cli: CommandLine, instance: str) -> None:
     task_id = pushed(cli, f"{instance}/etc/motd", "--wait")
     [last] = cli.json("watch", task_id)

@@ -74,6 +74,7 @@ def test_while_parked(stage: Stage) -> None:
         assert not (stage.instances / "ghost" / "etc" / "motd").exists()
 
 
+@pytest.mark.embedded("a GiB is too much for an object store in memory")
 def test_in_the_middle_of_a_large_push(stage: Stage, tmp_path: Path) -> None:
     large = tmp_path / "large"
     with large.open("wb") as file:
@@ -87,6 +88,7 @@ def test_in_the_middle_of_a_large_push(stage: Stage, tmp_path: Path) -> None:
     assert stage.outcomes(task_id) == ["STOPPED"]
 
 
+@pytest.mark.cluster("P8")
 def test_between_verify_and_grant(stage: Stage) -> None:
     with stage.faulty("staged", "stop") as worker:
         task_id = stage.push(NEW)
@@ -115,6 +117,7 @@ def test_after_success_it_changes_nothing(stage: Stage) -> None:
     assert file_of(stage).read_bytes() == NEW
 
 
+@pytest.mark.cluster("P8")
 def test_a_worker_that_was_cut_off_learns_it_when_it_is_back(stage: Stage) -> None:
     with ProxyThread(unix=stage.server.socket) as proxy:
         worker = stage.faulty("staged", "stop")
@@ -143,6 +146,7 @@ def test_a_worker_that_never_returns_changes_nothing(stage: Stage) -> None:
             eventually(lambda: not temps_under(stage.instances), what="the debt is paid")
 
 
+@pytest.mark.cluster("P8")
 def test_a_cancel_survives_the_server(stage: Stage) -> None:
     with stage.faulty("staged", "stop") as worker:
         task_id = stage.push(NEW)

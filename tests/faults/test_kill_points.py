@@ -55,6 +55,7 @@ SIZE = 34 << 20
 """Above the 32 MiB after which a checkpoint is due."""
 
 
+@pytest.mark.embedded("its moments are those of the directory spool")
 @pytest.mark.parametrize("step", STEPS)
 def test_a_server_that_is_killed_when(tmp_path: Path, step: str) -> None:
     script = tmp_path / "deadly.py"

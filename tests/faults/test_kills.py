@@ -106,6 +106,7 @@ def instances(tmp_path: Path) -> Path:
 Victim = Callable[[ServerProcess, WorkerProcess], Process]
 
 
+@pytest.mark.embedded("test_fleet_kills.py is this one for several servers")
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ("victim", "pause"),

@@ -14,6 +14,7 @@ GIB = 1 << 30
 MIB = 1 << 20
 
 
+@pytest.mark.embedded("two GiB are too much for an object store in memory")
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("shared", [True, False], ids=["spool read in place", "spool downloaded"])
 def test_2_gib_pass_in_150_mib_each(tmp_path: Path, *, shared: bool, record_property: Callable[..., None]) -> None:

@@ -28,6 +28,7 @@ def moments(stage: Stage, task_id: str) -> tuple[float, float]:
     return start.seconds + start.nanos / 1e9, finish.seconds + finish.nanos / 1e9
 
 
+@pytest.mark.cluster("P9", "P10")
 def test_ten_tasks_for_one_destination_go_in_order_one_at_a_time(stage: Stage) -> None:
     """Among them some that fail for good, some that fail for a while, and some that wait for their instance."""
     place = stage.instances / "late" / "srv"
@@ -112,6 +113,7 @@ def test_a_paused_queue_accepts_and_starts_nothing(stage: Stage) -> None:
         stage.reaches(held, task_pb2.TASK_STATE_SUCCEEDED)
 
 
+@pytest.mark.cluster("P12")
 def test_one_upload_many_destinations_is_one_task_each(stage: Stage) -> None:
     for name in ("a", "b", "c"):
         (stage.instances / name / "etc").mkdir(parents=True)

@@ -100,6 +100,7 @@ def test_each_of_a_hundred_resumes_continues_where_the_last_one_ended(server: Se
     assert resumes >= 60
 
 
+@pytest.mark.cluster("P11")
 def test_a_watch_of_a_finished_task_tells_its_whole_history(server: ServerProcess) -> None:
     with Client(server=server.address, token_file=server.token_file) as client:
         (task,) = client.submit(spec=job_spec("flaky"))
@@ -110,6 +111,7 @@ def test_a_watch_of_a_finished_task_tells_its_whole_history(server: ServerProces
         assert [update.state for update in now] == [task_pb2.TASK_STATE_CANCELLED]
 
 
+@pytest.mark.cluster("P11")
 def test_a_watch_goes_on_over_a_restart_of_the_server(server: ServerProcess) -> None:
     with Client(server=server.address, token_file=server.token_file, patience=60) as client:
         (task,) = client.submit(spec=job_spec("flaky", attempt_limit=100))

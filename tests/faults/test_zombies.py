@@ -30,6 +30,7 @@ def file_of(stage: Stage) -> Path:
     return stage.instances / "web" / "etc" / "motd"
 
 
+@pytest.mark.cluster("P6", "P7", "P12")
 def test_a_worker_that_slept_before_its_grant_gets_none(stage: Stage) -> None:
     with stage.faulty("staged", "stop") as zombie:
         task_id = stage.push(NEW)
@@ -77,6 +78,7 @@ def test_settled_removed_a_granted_rename_that_was_slept_over_never_happens(stag
     assert not temps_under(stage.instances)
 
 
+@pytest.mark.cluster("P6", "P8")
 def test_settled_removed_with_a_cancel_is_cancelled_and_untouched(stage: Stage) -> None:
     with stage.faulty("granted", "stop") as zombie:
         task_id = stage.push(NEW)
@@ -92,6 +94,7 @@ def test_settled_removed_with_a_cancel_is_cancelled_and_untouched(stage: Stage) 
     assert stage.outcomes(task_id) == ["LOST", "SETTLED_REMOVED"]
 
 
+@pytest.mark.cluster("P6", "P7")
 def test_settled_landed_a_worker_killed_right_after_its_rename_has_delivered(stage: Stage) -> None:
     with stage.faulty("renamed", "kill"):
         task_id = stage.push(NEW)
@@ -142,6 +145,7 @@ def test_settled_neither_with_a_cancel_fails_saying_that_nobody_knows(stage: Sta
     assert file_of(stage).read_bytes() == OLD
 
 
+@pytest.mark.cluster("P10")
 def test_followers_wait_while_the_head_is_settled(stage: Stage) -> None:
     with stage.faulty("granted", "stop") as zombie:
         first = stage.push(NEW)

@@ -52,6 +52,7 @@ async def delivered(stage: Stage, client: AsyncClient, task_id: str, to: str) ->
     return (stage.instances / to).read_bytes()
 
 
+@pytest.mark.cluster("P2", "P5")
 async def test_ten_cuts_send_little_more_than_the_file(stage: Stage, proxy: FaultProxy, client: AsyncClient) -> None:
     content = os.urandom(200 * MIB)
     cuts = iter(range(10))
@@ -146,6 +147,7 @@ async def test_another_request_under_the_same_id_is_refused(client: AsyncClient)
         assert caught.value.reason in {"REQUEST_ID_REUSED", "CRC_MISMATCH"}
 
 
+@pytest.mark.cluster("P3")
 async def test_a_client_with_patience_gets_into_a_full_queue(tmp_path: Path) -> None:
     with staged(tmp_path, "--queue-limit", "1") as stage:
         async with AsyncClient(server=stage.server.address, token=stage.server.token, patience=30) as client:
@@ -217,6 +219,7 @@ async def test_a_stalled_connection_is_given_up(
     assert task.payload.size == len(content)
 
 
+@pytest.mark.embedded("half a GiB is too much for an object store in memory")
 def test_memory_does_not_grow_with_the_file(stage: Stage, tmp_path: Path) -> None:
     big = tmp_path / "big"
     with big.open("wb") as file:

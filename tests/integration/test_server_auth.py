@@ -116,6 +116,7 @@ def test_the_token_is_in_no_log_and_no_answer(server: ServerProcess) -> None:
     assert server.token not in server.log()
 
 
+@pytest.mark.cluster("P14")
 def test_a_new_token_closes_the_old_one_out(tmp_path: Path) -> None:
     with ServerProcess(tmp_path) as server:
         old = server.token

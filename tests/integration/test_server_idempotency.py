@@ -39,6 +39,7 @@ def gone(stage: Stage) -> bool:
     return not stage.server.leftovers() and stage.client.stats().spool_bytes == 0
 
 
+@pytest.mark.cluster("P4")
 @pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
 def test_an_upload_that_was_delivered_answers_with_its_task(tmp_path: Path, size: int) -> None:
     content = b"x" * size
@@ -62,6 +63,7 @@ def test_an_upload_that_was_delivered_answers_with_its_task(tmp_path: Path, size
         assert refused.value.reason == "REQUEST_ID_REUSED"
 
 
+@pytest.mark.cluster("P4")
 def test_submissions_and_retries_answer_with_their_task_after_a_restart(tmp_path: Path) -> None:
     with staged(tmp_path) as stage:
         client = stage.client
@@ -92,6 +94,7 @@ def test_submissions_and_retries_answer_with_their_task_after_a_restart(tmp_path
             assert refused.value.reason == "REQUEST_ID_REUSED"
 
 
+@pytest.mark.embedded("makes SQLite forget")
 @pytest.mark.parametrize(("days", "remembered"), [(6.9, True), (7.1, False)])
 def test_request_ids_are_remembered_for_seven_days_after_the_end(
     tmp_path: Path, days: float, *, remembered: bool
@@ -110,6 +113,7 @@ def test_request_ids_are_remembered_for_seven_days_after_the_end(
             assert stage.client.upload(b"x", spec=spec, request_id="r")[0].id != first
 
 
+@pytest.mark.embedded("makes SQLite forget")
 def test_a_retry_is_remembered_for_longer_than_what_it_retried(tmp_path: Path) -> None:
     with staged(tmp_path) as stage:
         old = stage.client.upload(b"x", spec=push_spec("web/etc/motd"), request_id="old")[0].id
@@ -122,6 +126,7 @@ def test_a_retry_is_remembered_for_longer_than_what_it_retried(tmp_path: Path) -
         assert stage.client.retry(old, request_id="new").id == new
 
 
+@pytest.mark.embedded("the backup is of SQLite and a directory")
 def test_a_backup_is_restored_as_the_manual_says(tmp_path: Path) -> None:
     """The database first and the spool second, both while the server runs."""
     with staged(tmp_path) as stage:

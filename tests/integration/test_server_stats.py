@@ -40,6 +40,7 @@ def test_an_idle_server_has_nothing_to_tell(stage: Stage) -> None:
     assert stats.version
 
 
+@pytest.mark.cluster("P3")
 def test_tasks_are_counted_where_they_stand_until_they_are_done(stage: Stage) -> None:
     client = stage.client
     first = stage.push(b"a" * SIZE)

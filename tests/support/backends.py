@@ -1,20 +1,22 @@
 """On what the servers of end-to-end tests run: files of their own, or PostgreSQL and an object store.
 
 A test whose module starts servers (it has ServerProcess or a stage) runs on the first, and on the second too if it is
-marked `cluster`. Others are asked for with `--backends both` (every one that can) or `--backends cluster`.
-`embedded("why")` marks what can run only on the first. Tests of LXD are about the target, and those of fleets say
-themselves where their servers keep things.
+marked `cluster("P8")`, with the promises that it shows. Others are asked for with `--backends both` (every one that
+can) or `--backends cluster`. `embedded("why")` marks what can run only on the first. Tests of LXD are about the target,
+and those of fleets say themselves where their servers keep things.
 """
 
 from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+import obstore
+import psycopg
 import pytest
 
 from tests.support import s3
@@ -33,6 +35,8 @@ class Place:
     environment: Mapping[str, str]
     leftovers: Callable[[], Sequence[Any]]
     """What lies in its spool but the identity."""
+    content: Callable[[], bytes]
+    """The bytes of all that, one after the other."""
 
 
 class Backend(Protocol):
@@ -53,7 +57,7 @@ class Embedded:
         def leftovers() -> Sequence[Path]:
             return [path for path in (data / "spool").rglob("*") if path.is_file() and path.name != "identity"]
 
-        return Place((), {}, leftovers)
+        return Place((), {}, leftovers, lambda: b"".join(path.read_bytes() for path in sorted(leftovers())))
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +73,19 @@ class OnCluster:
         stack = ExitStack()
         database, spool = stack.enter_context(self.postgres.database()), self.store.fresh_url()
         # A test may stop its server and start it again as often as it likes.
-        weakref.finalize(owner, stack.close).atexit = False
-        return Place(("--database", database, "--spool", spool), self.environment, lambda: s3.leftovers(spool))
+        weakref.finalize(owner, _leave, stack).atexit = False
+
+        def content() -> bytes:
+            store = s3.client(spool)
+            return b"".join(bytes(obstore.get(store, name).bytes()) for name in s3.leftovers(spool))
+
+        options = ("--database", database, "--spool", spool)
+        return Place(options, self.environment, lambda: s3.leftovers(spool), content)
+
+
+def _leave(stack: ExitStack) -> None:
+    with suppress(psycopg.OperationalError):  # the session is over, and its PostgreSQL with everything in it
+        stack.close()
 
 
 _current: Backend = Embedded()

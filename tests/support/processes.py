@@ -173,6 +173,10 @@ class ServerProcess(Process):
         """What is in the spool but its identity: nothing should be here when every task has succeeded."""
         return list(self._place.leftovers())
 
+    def spooled(self) -> bytes:
+        """The bytes of all that."""
+        return self._place.content()
+
 
 class WorkerProcess(Process):
     """A longshore-worker, or a script that makes one with the SDK."""
