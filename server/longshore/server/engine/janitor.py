@@ -38,6 +38,8 @@ _TIDY_EVERY: Final = 60.0
 _TIDY_PAUSE: Final = 0.1
 """Seconds for which endings are gathered before payloads are unlinked: unlinking slows the syncs of others."""
 _PURGE_EVERY: Final = 3600.0
+_SWEEP_EVERY: Final = 6 * 3600.0
+_SWEPT_AT_ONCE: Final = 1000
 _RETRY_AFTER: Final = 1.0
 
 
@@ -80,18 +82,10 @@ class Janitor:
         store.subscribe(self._on_commit)
 
     async def prepare(self) -> None:
-        """Leases run from now, unless other servers kept them; files without a row, older than a day, go to the
-        trash."""
+        """Leases run from now, unless other servers kept them."""
         if self._settings.alone:
             await self._store.run(ExtendLeases(lease=self._settings.lease))
         self._tidy_bell.set()  # what the server before this one had begun to remove
-        old = await self._spool.files_older_than(_DAY)
-        if old:
-            known = await self._store.known_files(old, spool=self._here)
-            strays = [one for one in old if one not in known]
-            if strays:
-                _log.warning("strays_to_trash", files=len(strays))
-                await self._spool.to_trash(strays)
 
     async def run(self) -> None:
         """All loops, until cancelled."""
@@ -100,6 +94,7 @@ class Janitor:
             loops.create_task(self._forever(self._reap), name="janitor: leases")
             loops.create_task(self._forever(self._tidy), name="janitor: payloads")
             loops.create_task(self._forever(self._purge), name="janitor: history")
+            loops.create_task(self._forever(self._sweep), name="janitor: strays")
 
     async def relieve(self, wanted: int) -> None:
         """Free `wanted` bytes of spool by evicting payloads that are kept for a retry only, the oldest first."""
@@ -208,6 +203,19 @@ class Janitor:
         if doomed:
             await self._store.run(ForgetPayloads(payload_ids=doomed, homes=self._here is not None))
         return bool(doomed)
+
+    async def _sweep(self) -> None:
+        """Files without a row, older than a day, go to the trash. Beside the service: an object store takes a while to
+        list a million. Rows come before files, so what is looked up after the listing and has none is nobody's."""
+        old = await self._spool.files_older_than(_DAY)
+        for start in range(0, len(old), _SWEPT_AT_ONCE):
+            some = old[start : start + _SWEPT_AT_ONCE]
+            known = await self._store.known_files(some, spool=self._here)
+            strays = [one for one in some if one not in known]
+            if strays:
+                _log.warning("strays_to_trash", files=len(strays))
+                await self._spool.to_trash(strays)
+        await asyncio.sleep(_SWEEP_EVERY)
 
     async def _purge(self) -> None:
         while await self._store.run(PurgeTasks(age=self._settings.history)):
