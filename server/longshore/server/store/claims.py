@@ -59,9 +59,11 @@ def _whole(make: Callable[..., sa.Select[Any]], given: Given) -> sa.Select[Any]:
         counters.c.scope == sa.literal_column(f"'{LANE_RUNNING}'"), counters.c.name == tasks.c.lane
     )
     ready: sa.Select[Any] = sa.select(sa.func.count()).where(
-        _among.c.lane == tasks.c.lane, _among.c.ready.is_(sa.true()), _among.c.lane != ""
+        _among.c.lane == tasks.c.lane, _among.c.ready.is_(sa.true())
     )
-    columns = (*task_columns(), running.scalar_subquery().label("running"), ready.scalar_subquery().label("among"))
+    # What has no lane is ready all at once: not to be counted, with a hundred thousand of them waiting.
+    among = sa.case((tasks.c.lane == sa.literal_column("''"), sa.literal_column("0")), else_=ready.scalar_subquery())
+    columns = (*task_columns(), running.scalar_subquery().label("running"), among.label("among"))
     return make(given, *columns).join_from(tasks, orders, tasks.c.seq == orders.c.seq)
 
 

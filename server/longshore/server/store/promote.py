@@ -31,12 +31,23 @@ _FIRST: Final = Each(
 
 
 def _takers(given: Given) -> sa.Select[Any]:
-    """The kinds of takers that tasks of the lane wait for: a seek in the index for each, however long the queue."""
-    least = sa.select(sa.func.min(tasks.c.taker).label("taker")).where(tasks.c.lane == given["lane"], is_offered)
-    found = least.cte("takers", recursive=True, nesting=True)
-    following = least.where(tasks.c.taker > found.c.taker).scalar_subquery()
-    found = found.union_all(sa.select(following).where(found.c.taker.is_not(None)))
-    return sa.select(found.c.taker).where(found.c.taker.is_not(None))
+    """The kinds of takers that tasks of the lane wait for: a seek in the index for each, however long the queue.
+
+    The lane is carried along, because what is given cannot be seen from inside; and a seek is the first of an order,
+    because PostgreSQL reads all of a lane for a minimum there.
+    """
+
+    def least(lane: sa.ColumnElement[Any], *more: sa.ColumnElement[bool]) -> sa.ScalarSelect[Any]:
+        found = sa.select(tasks.c.taker).where(tasks.c.lane == lane, is_offered, *more)
+        return found.order_by(tasks.c.taker).limit(sa.literal_column("1")).scalar_subquery()
+
+    lane = given["lane"]
+    found = sa.select(sa.cast(lane, sa.Text).label("lane"), least(lane).label("taker")).cte(
+        "takers", recursive=True, nesting=True
+    )
+    following = least(found.c.lane, tasks.c.taker > found.c.taker)
+    found = found.union_all(sa.select(found.c.lane, following).where(found.c.taker.is_not(None)))
+    return sa.select(found.c.taker).where(found.c.lane == lane, found.c.taker.is_not(None))
 
 
 _TAKERS: Final = Each(_takers, {"lane": sa.Text})
