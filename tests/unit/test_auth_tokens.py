@@ -183,6 +183,21 @@ async def test_expiry_counts_at_once_for_calls_and_at_the_next_look_for_streams(
         assert isinstance(stream.error, Unauthenticated)
 
 
+async def test_an_expired_stream_ends_while_the_database_is_away_too() -> None:
+    async with stand() as at:
+        expiring, lasting = at.table.add(expires=at.clock.time + 10), at.table.add()
+        ends, stays = at.book.open(await at.book.ask(expiring)), at.book.open(await at.book.ask(lasting))
+        for stream in (ends, stays):
+            stream.end_by(lambda _error: None)
+        at.table.away = True
+        await at.book._refresh()
+        assert ends.error is None
+        at.clock.time += 10
+        await at.book._refresh()
+        assert isinstance(ends.error, Unauthenticated)
+        assert stays.error is None
+
+
 async def test_a_row_that_is_gone_is_a_wrong_token() -> None:
     async with stand() as at:
         secret = at.table.add()

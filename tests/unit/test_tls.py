@@ -129,3 +129,19 @@ def test_each_listener_is_told_of_a_change(
     for fetch in fetchers:
         assert fetch() is certificates._current
         assert fetch() is None
+
+
+def test_what_stands_beside_the_certificates_may_be_in_any_alphabet(files: TlsFiles, authority: Authority) -> None:
+    assert files.client_ca is not None
+    certificates = Certificates(files)
+    for path in (files.client_ca, files.certificate):
+        replace(path, "# Főtanúsítvány: für Läufer\n".encode() + path.read_bytes())
+    with capture_logs() as said:
+        certificates.look()
+    assert [one["event"] for one in said] == ["certificates_reloaded"]
+    assert Certificates(files).credentials() is not None
+    # Nor does binary rubbish end the server.
+    replace(files.client_ca, b"\xff\x00" * 100)
+    with capture_logs() as said:
+        certificates.look()
+    assert [one["event"] for one in said] == ["certificates_not_reloaded"]

@@ -6,8 +6,10 @@ gRPC asks for them at each handshake, so that connections that are open go on wi
 from __future__ import annotations
 
 import asyncio
+import base64
 import hashlib
 import os
+import re
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +26,8 @@ _log = structlog.get_logger("longshore.tls")
 
 LOOK: Final = 2.0
 """Seconds between looks at the files."""
+
+_BLOCK: Final = re.compile(rb"^-----BEGIN CERTIFICATE-----([^-]*)-----END", re.MULTILINE)
 
 
 class _Unusable(Exception):
@@ -145,8 +149,10 @@ def _checked(files: TlsFiles, content: _Content) -> grpc.ServerCertificateConfig
         ) from None
     if files.client_ca is not None:
         try:
-            context.load_verify_locations(cadata=content.client_ca.decode("ascii", "replace"))
-        except (ssl.SSLError, ValueError) as error:
+            # As a file: given as text, comments in other alphabets, which many bundles have, would be a TypeError.
+            with _as_file(content.client_ca) as authorities:
+                context.load_verify_locations(cafile=authorities)
+        except (ssl.SSLError, OSError) as error:
             raise _Unusable(f"--tls-client-ca {files.client_ca}: no CA certificates: {error}.") from None
     return grpc.ssl_server_certificate_configuration(
         [(content.key, content.certificate)], root_certificates=content.client_ca or None
@@ -174,6 +180,8 @@ def _as_file(content: bytes) -> Iterator[str]:
 
 def _fingerprint(pem: bytes) -> str:
     """SHA-256 of the server's own certificate, as openssl and browsers show it, without colons."""
-    first = pem[pem.index(b"-----BEGIN CERTIFICATE-----") :].split(b"-----END CERTIFICATE-----")[0]
-    der = ssl.PEM_cert_to_DER_cert(first.decode("ascii") + "-----END CERTIFICATE-----\n")
-    return hashlib.sha256(der).hexdigest()
+    block = _BLOCK.search(pem)
+    try:
+        return "" if block is None else hashlib.sha256(base64.b64decode(block[1])).hexdigest()
+    except ValueError:
+        return ""  # only shown: OpenSSL, which has taken it, reads more forms than this does

@@ -180,6 +180,7 @@ class TokenBook:
             if self._trusted and self._clock.ticks() - self._confirmed > self._trust:
                 self._trusted = False
                 _log.warning("tokens_not_trusted", known=len(ids), seconds=self._trust, problem=error.message)
+            self._expire(ids)
             return
         if not self._trusted:
             _log.info("tokens_trusted_again", known=len(ids))
@@ -203,6 +204,16 @@ class TokenBook:
         known.idle = 0 if known.streams else known.idle + 1
         if known.idle > self._idle:
             del self._known[token.id]
+
+    def _expire(self, ids: Sequence[str]) -> None:
+        """End what has run out meanwhile: that much is known without the database."""
+        now = self._clock.now()
+        for token_id in ids:
+            known = self._known[token_id]
+            try:
+                known.check(now)
+            except Unauthenticated as error:
+                self._end_streams(known, error)
 
     def _end_streams(self, known: Credential, error: LongshoreError) -> None:
         if known.streams:
