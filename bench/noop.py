@@ -38,6 +38,7 @@ class Cost:
     wal: int
     commits: int
     statements: int
+    stored: int
 
     def __sub__(self, other: Cost) -> Cost:
         return Cost(
@@ -46,6 +47,7 @@ class Cost:
             self.wal - other.wal,
             self.commits - other.commits,
             self.statements - other.statements,
+            self.stored - other.stored,
         )
 
 
@@ -57,6 +59,8 @@ class NoopWorker:
         self._credits = credits
         self.done = 0
         self.grown = asyncio.Event()
+        # A call takes one write at a time.
+        self._writing = asyncio.Lock()
 
     async def run(self) -> None:
         """Until it is cancelled."""
@@ -76,7 +80,9 @@ class NoopWorker:
             try:
                 while (message := await call.read()) is not grpc.aio.EOF:
                     if message.assignments:
-                        await call.write(work_pb.WorkRequest(reports=[_ok(each) for each in message.assignments]))
+                        reports = [_ok(each) for each in message.assignments]
+                        async with self._writing:
+                            await call.write(work_pb.WorkRequest(reports=reports))
                     if message.acks:
                         self.done += len(message.acks)
                         self.grown.set()
@@ -86,7 +92,8 @@ class NoopWorker:
     async def _say_alive(self, call: Any, every: float) -> None:
         for sequence in itertools.count(1):
             await asyncio.sleep(every)
-            await call.write(work_pb.WorkRequest(heartbeat=work_pb.Heartbeat(sequence=sequence)))
+            async with self._writing:
+                await call.write(work_pb.WorkRequest(heartbeat=work_pb.Heartbeat(sequence=sequence)))
 
 
 def _ok(assignment: work_pb.Assignment) -> work_pb.Report:
@@ -156,14 +163,15 @@ class Site:
         """What it has cost so far. Other sites of the cluster are to be idle meanwhile."""
         servers = sum(cpu(server.pid) for server in self.servers)
         if self.cluster is None:
-            return Cost(servers, 0.0, 0, 0, 0)
+            return Cost(servers, 0.0, 0, 0, 0, 0)
         ((wal,),) = self.cluster.execute("SELECT wal_bytes FROM pg_stat_wal")
         ((commits,),) = self.cluster.execute("SELECT coalesce(max(position), 0) FROM commits", database=self.database)
         ((statements,),) = self.cluster.execute(
             "SELECT coalesce(sum(calls), 0)::bigint FROM pg_stat_statements s JOIN pg_database d ON d.oid = s.dbid "
             f"WHERE d.datname = '{self.database}'"
         )
-        return Cost(servers, backends_cpu(self.cluster), int(wal), commits, statements)
+        ((stored,),) = self.cluster.execute(f"SELECT pg_database_size('{self.database}')")
+        return Cost(servers, backends_cpu(self.cluster), int(wal), commits, statements, stored)
 
 
 def cpu(pid: int) -> float:

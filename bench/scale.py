@@ -80,7 +80,7 @@ def _per_task(costs: Sequence[Cost], count: int) -> str:
         return told
     return (
         f"{told}, {1e3 * of('database'):.2f} ms CPU of the database, {of('wal') / 1024:.1f} KB WAL, "
-        f"{of('commits'):.2f} commits, {of('statements'):.1f} statements"
+        f"{of('stored') / 1024:.1f} KB kept, {of('commits'):.2f} commits, {of('statements'):.1f} statements"
     )
 
 

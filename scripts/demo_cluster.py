@@ -149,7 +149,7 @@ async def run_load(stage: Stage, fleet: Fleet, workers: list[WorkerProcess], fil
 def main() -> None:
     """Entry point."""
     parser = argparse.ArgumentParser(prog="demo-cluster", description="A cluster, a load, and two deaths.")
-    parser.add_argument("--files", type=int, default=300, help="files to deliver [300]")
+    parser.add_argument("--files", type=int, default=240, help="files to deliver [240]")
     parser.add_argument(
         "--keep", action="store_true", help="leave the temporary directory, with every log, where it is"
     )

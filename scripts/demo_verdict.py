@@ -153,15 +153,21 @@ def digest_of(fleet: Fleet, path: str) -> str:
 
 def verdict(console: Console, account: Account) -> bool:
     """The table; answers whether every promise was kept."""
+    killed = ", ".join(account.killed) or "nobody"
+    title = f"{account.files} files in {account.took:.1f} s; killed in the middle: {killed}"
+    return verdict_of(console, account.lines, title)
+
+
+def verdict_of(console: Console, lines: Sequence[Line], title: str) -> bool:
+    """See `verdict`."""
     console.print()
-    title = f"{account.files} files in {account.took:.1f} s; killed in the middle: {', '.join(account.killed)}"
     if console.is_terminal:
-        console.print(_table(account.lines, title))
+        console.print(_table(lines, title))
     else:
         print(title)
-        for line in account.lines:
+        for line in lines:
             print(f"{line.promise:32} {'kept' if line.kept else 'BROKEN':8} {line.found}")
-    broken = [line.promise for line in account.lines if not line.kept]
+    broken = [line.promise for line in lines if not line.kept]
     console.print(f"\nBroken: {', '.join(broken)}." if broken else "\nEvery promise was kept.")
     return not broken
 
