@@ -152,6 +152,20 @@ async def test_while_another_server_is_sent_it_nobody_else_may(apart: Fleet) -> 
     await delivered(apart, CONTENT)
 
 
+async def test_a_server_that_is_back_gives_up_what_it_was_sent_before(apart: Fleet) -> None:
+    """No connection of the killed process can be alive, so nobody waits until it counts as dead (30 s)."""
+    server = apart.servers[0]
+    async with sender(server) as cut:
+        assert await cut.begin() == 0
+        await cut.send(*chunks(CONTENT[: 2 * MIB]))
+        eventually(lambda: apart.rows("SELECT 1 FROM homes WHERE sender <> ''"), what="the upload has a file")
+        server.kill()
+    server.start()
+    async with sender(server) as resumed:
+        await resumed.rest(CONTENT, start=await resumed.begin())
+    await delivered(apart, CONTENT)
+
+
 @pytest.mark.parametrize("length", [len(CONTENT), 1000], ids=["with a file", "still in memory"])
 async def test_who_says_so_takes_it_and_the_first_one_hears_of_it(sharing: Fleet, length: int) -> None:
     content, other = CONTENT[:length], OTHER[:length]

@@ -29,6 +29,14 @@ def test_an_empty_token_file_is_no_open_door(tmp_path: Path) -> None:
             data.token()
 
 
+def test_it_remembers_which_server_had_it_before(tmp_path: Path) -> None:
+    with DataDir(tmp_path) as data:
+        assert data.succeed("0123456789abcdef") == ""
+        assert data.succeed("fedcba9876543210") == "0123456789abcdef"
+        (tmp_path / "server").write_bytes(b"\xff\n")
+        assert data.succeed("0123456789abcdef") == ""
+
+
 def test_a_second_server_is_refused_with_the_pid_of_the_first(tmp_path: Path) -> None:
     hold = (
         "import sys\nfrom pathlib import Path\nfrom longshore.server.datadir import DataDir\n"

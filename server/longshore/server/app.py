@@ -157,6 +157,7 @@ class _Server:
         defaults = Defaults(
             run_timeout=times.run_timeout, expire_after=times.expire_after, attempt_limit=settings.attempt_limit
         )
+        self._here = here
         self._servers = None if here is None else Servers(store=store, clock=clock, here=here, version=version.VERSION)
         self._finished: Counter[State] = Counter()
         self._journal = Journal(store=store, finished=self._finished)
@@ -235,9 +236,11 @@ class _Server:
         reflection.enable_server_reflection((*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
         self._grpc = server
         addresses = self._door.open(server)
-        if self._servers is not None:
+        if self._servers is not None and self._here is not None:
             # Before anything is taken in: whatever it says of itself elsewhere, others must be able to find it.
-            await self._servers.announce(advertised(self._settings, addresses))
+            await self._servers.announce(
+                advertised(self._settings, addresses), predecessor=self._data.succeed(self._here.server)
+            )
         self._background = asyncio.create_task(self._run_loops(), name="engine")
         await server.start()
         if self._settings.worker:

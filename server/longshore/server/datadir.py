@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import re
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Final, Self
 
 _TOKEN_BYTES: Final = 32
+_SERVER: Final = re.compile(r"[0-9a-f]{16}")
 _TOKEN: Final = re.compile(r"[\x21-\x7e]{16,4096}")
 """What travels in a header and cannot be guessed in an afternoon."""
 
@@ -117,6 +119,18 @@ class DataDir:
             os.close(claim)
             raise DataDirInUse(path, None, option=option) from None
         self._claims.append(claim)
+
+    def succeed(self, server: str) -> str:
+        """Write down which server has the directory now; answers which one had it before, or nothing. That one has
+        ended: the lock is ours. What cannot be read or written is no reason not to start, others find out in time."""
+        path = self.path / "server"
+        try:
+            before = path.read_text("ascii").strip()
+        except (OSError, UnicodeDecodeError):
+            before = ""
+        with contextlib.suppress(OSError):
+            path.write_text(f"{server}\n")
+        return before if _SERVER.fullmatch(before) else ""
 
     def token(self) -> str:
         """The token, made at the first start (mode 0600) and kept from then on. Delete the file to have a new one

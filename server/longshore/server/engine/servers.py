@@ -45,10 +45,13 @@ class Servers:
         self._here = here
         self._announcement = AnnounceServer(here=here, address="", version=version)
 
-    async def announce(self, address: str) -> None:
-        """Workers reach it at `address`. Raises StoreUnavailable."""
+    async def announce(self, address: str, *, predecessor: str = "") -> None:
+        """Workers reach it at `address`. `predecessor`: the server that had this data directory before, and is known
+        to have ended: its uploads need not wait until it counts as dead. Raises StoreUnavailable."""
         self._announcement = replace(self._announcement, address=address)
         await self._store.run(self._announcement)
+        if predecessor:
+            await self._store.run(RetireServer(here=replace(self._here, server=predecessor)))
 
     async def run(self) -> None:
         """A sign of life every few seconds. While the database is away nobody can miss one."""
