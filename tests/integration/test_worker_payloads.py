@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
+import socket
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
+import grpc
 import pytest
 from google.protobuf.wrappers_pb2 import StringValue
 
+from longshore.client import TLS
 from longshore.v1 import worker_service_pb2 as ws
 from longshore.worker import AsyncContext, Context, Registry
-from tests.support.fakeserver import WITHIN, Peer, job, serving
+from tests.support.certificates import Authority
+from tests.support.certificates import replace as replace_file
+from tests.support.fakeserver import WITHIN, FakeServer, Peer, job, serving
 from tests.support.gate import until
 from tests.support.working import Start, workers
 
@@ -174,6 +181,47 @@ async def test_a_payload_that_no_server_has_costs_a_try_and_a_long_pause(start: 
         report = await peer.report()
         assert (report.outcome, report.error.reason) == (ws.OUTCOME_TRANSIENT, "PAYLOAD_UNAVAILABLE"), away
         assert (12 <= report.retry_after.seconds <= 15) is (away != "nowhere")
+
+
+async def test_a_server_on_another_machine_sends_nobody_to_what_listens_on_this_one(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever listens there would be shown the token, in the clear."""
+    # The machine's own name, by which it is reached like any other: over TLS.
+    monkeypatch.setattr("socket.getaddrinfo", _all_here(socket.getaddrinfo))
+    authority = Authority()
+    pair = authority.server("far.example.org")
+    replace_file(tmp_path / "ca.crt", authority.certificate)
+    far = FakeServer(grpc.ssl_server_credentials([(pair.key, pair.certificate)]))
+    await far.start()
+    called: list[str] = []
+    lurkers = [
+        await asyncio.start_unix_server(lambda *_: called.append("unix"), tmp_path / "s"),
+        await asyncio.start_server(lambda *_: called.append("tcp"), "127.0.0.1", 0),
+    ]
+    port = lurkers[1].sockets[0].getsockname()[1]
+    try:
+        await start(Readers().registry, server=f"far.example.org:{far.port}", tls=TLS(ca=tmp_path / "ca.crt"))
+        peer = await far.peer()
+        for number, place in enumerate((f"unix:{tmp_path / 's'}", f"127.0.0.1:{port}", f"localhost:{port}"), 1):
+            far.elsewhere[f"T{number}"] = place
+            peer.assign(job(f"T{number}", "stream", payload=b"x" * 10))
+            report = await peer.report()
+            assert called == []
+            assert (report.outcome, report.error.reason) == (ws.OUTCOME_TRANSIENT, "PAYLOAD_UNAVAILABLE")
+            assert "--advertise" in report.error.message
+    finally:
+        await start.stop()
+        await far.stop()
+        for lurker in lurkers:
+            lurker.close()
+
+
+def _all_here(look_up: Callable[..., Any]) -> Callable[..., Any]:
+    def found(host: str, *rest: Any, **options: Any) -> Any:
+        return look_up("127.0.0.1" if host == "far.example.org" else host, *rest, **options)
+
+    return found
 
 
 async def test_after_damage_in_the_shared_file_it_is_downloaded(start: Start, tmp_path: Path) -> None:

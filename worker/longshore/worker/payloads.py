@@ -98,6 +98,12 @@ class GrpcDownloads:
                 if sent_on > _HOPS:
                     raise _unreachable(attempt, f"{elsewhere}, and so on") from elsewhere
                 endpoint = elsewhere.endpoint
+                if endpoint.is_local and not self._here().is_local:
+                    # Its own machine, not ours: whoever listens there on ours would be shown our token, in the clear.
+                    raise _unreachable(
+                        attempt,
+                        f"{elsewhere}, which is an address of that server's own machine: give it --advertise HOST:PORT",
+                    ) from elsewhere
             except _Cut as cut:
                 failures += 1
                 if failures > _RESUMES:
