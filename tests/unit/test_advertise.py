@@ -47,7 +47,9 @@ def test_every_address_is_none(anywhere: str) -> None:
         check_advertised(settings(listen=(anywhere,), database=POSTGRES, advertise=anywhere))
 
 
-@pytest.mark.parametrize("wrong", ["server1", "server1:", ":7465", "server1:0", "server1:99999", "a:1,b:2", "unix:run"])
+@pytest.mark.parametrize(
+    "wrong", ["server1", "server1:", ":7465", "server1:0", "server1:99999", "server1:²", "a:1,b:2", "unix:run"]
+)
 def test_what_is_no_address_is_refused(wrong: str) -> None:
     with pytest.raises(SettingsError, match="--advertise"):
         check_advertised(settings(advertise=wrong))

@@ -65,7 +65,13 @@ def test_a_worker_without_certificates_takes_a_plain_listener() -> None:
         way_in(("127.0.0.1:7465",), tls=True)
 
 
-@pytest.mark.parametrize("address", ["7465", "127.0.0.1", "127.0.0.1:http", "127.0.0.1:70000", "unix:relative.sock"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        "7465", "127.0.0.1", "127.0.0.1:http", "127.0.0.1:70000", "unix:relative.sock", "127.0.0.1:²", "127.0.0.1:٣",
+        "127.0.0.1:" + "1" * 5000, "::1:7465", "::7465", "[::1:7465", "ipv4:127.0.0.1:7465",
+    ],
+)  # fmt: skip
 def test_what_is_no_address_is_refused(address: str) -> None:
     with pytest.raises(SettingsError, match="--listen"):
         check_listen(address)

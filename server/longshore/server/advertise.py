@@ -6,7 +6,15 @@ from collections.abc import Sequence
 from typing import Final
 from urllib.parse import urlsplit
 
-from longshore.server.settings import Settings, SettingsError, check_listeners, is_exposed, is_postgres, is_unix
+from longshore.server.settings import (
+    Settings,
+    SettingsError,
+    check_listeners,
+    is_exposed,
+    is_port,
+    is_postgres,
+    is_unix,
+)
 
 _ANYWHERE: Final = frozenset({"0.0.0.0", "::", "", "0"})
 
@@ -30,7 +38,7 @@ def check_advertised(settings: Settings) -> None:
             )
         return
     host, colon, port = given.rpartition(":")
-    if not colon or not port.isdigit() or not 0 < int(port) < 65536 or not host or "," in given:
+    if not colon or not is_port(port) or int(port) == 0 or not host or "," in given:
         raise SettingsError(f"--advertise {given}: write HOST:PORT or unix:PATH, as in server1.example.org:7465.")
     if _is_anywhere(given):
         raise SettingsError(f"--advertise {given}: nobody can connect to {host}; give a name or an address.")

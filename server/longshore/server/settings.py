@@ -20,6 +20,7 @@ DEFAULT_LISTEN: Final = "127.0.0.1:7465"
 
 _USER_SECRET: Final = re.compile(r"(//[^/?#@:]*:)[^/?#]*(@)")
 _PARAMETER_SECRET: Final = re.compile(r"([?&](?:ssl)?password=)[^&#]*")
+_PORT: Final = re.compile(r"[0-9]{1,5}")
 
 
 class SettingsError(Exception):
@@ -113,7 +114,9 @@ def check_listen(address: str, *, tls: bool = False) -> str:
             raise SettingsError(f"--listen {address}: the path is longer than the 107 bytes a unix socket may have.")
         return f"unix:{path}"
     host, colon, port = address.rpartition(":")
-    if not colon or not port.isdigit() or int(port) > 65535:
+    # gRPC takes ::1:7465 for a whole IPv6 address, which is another one than was checked.
+    bare = ":" in host and not (host.startswith("[") and host.endswith("]"))
+    if not colon or bare or not is_port(port):
         raise SettingsError(f"--listen {address}: write HOST:PORT or unix:PATH, as in {DEFAULT_LISTEN}.")
     if not tls and is_exposed(address):
         raise SettingsError(
@@ -122,6 +125,11 @@ def check_listen(address: str, *, tls: bool = False) -> str:
             f"with `longshored token create NAME --role ROLE`; or listen on {DEFAULT_LISTEN} or on a unix socket."
         )
     return address
+
+
+def is_port(text: str) -> bool:
+    """A TCP port in plain digits; 0: any."""
+    return _PORT.fullmatch(text) is not None and int(text) < 65536
 
 
 def is_unix(address: str) -> bool:
