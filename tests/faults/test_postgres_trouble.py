@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import os
 import signal
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
@@ -18,7 +19,7 @@ from longshore.server.store import listener, postgres_connection, writer
 from longshore.server.store.database_clock import DatabaseClock
 from longshore.server.store.errors import NotDurable
 from longshore.server.store.postgres import PostgresStore
-from longshore.server.store.postgres_connection import connect
+from longshore.server.store.postgres_connection import Connection, connect, resolve
 from longshore.server.store.postgres_link import PostgresLink
 from longshore.server.store.protocol import TaskFilter
 from tests.support.postgres import Cluster, backends, opened_postgres
@@ -152,7 +153,7 @@ async def test_a_commit_that_was_not_carried_out_is_repeated(fleet: Fleet, monke
 def answer_lost(link: PostgresLink) -> None:
     """The database has committed, and the connection is gone before its answer."""
     link.settle()
-    link._send("COMMIT").status()
+    link._send("COMMIT").count()
     link.connection.close()
 
 
@@ -191,6 +192,65 @@ async def test_a_commit_of_unknown_fate_is_unavailable_and_safe_to_repeat(
     (task,) = await fleet.submit(request_id="r")
     assert task.order.seq == 1
     await until(lambda: told(fleet) == [task.id])
+
+
+async def test_a_commit_that_the_database_carries_out_and_then_ends_is_not_repeated(
+    own_postgres: Cluster, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server process that is told to end in the middle of a COMMIT finishes it first."""
+    own_postgres.execute("ALTER SYSTEM SET commit_delay = 100000")  # µs, the most there may be
+    own_postgres.execute("ALTER SYSTEM SET commit_siblings = 0")
+    own_postgres.execute("SELECT pg_reload_conf()")
+    with own_postgres.database() as url:
+        async with opened_postgres(url, clock) as store:
+            fleet = Fleet(store, clock)
+            await fleet.session()
+            await fleet.submit(*(plan(push(f"/{number}")) for number in range(3)))
+            timers: list[threading.Timer] = []
+
+            def ended_in_commit(link: PostgresLink) -> None:
+                timers.append(threading.Timer(0.06, os.kill, (link.connection.info.backend_pid, signal.SIGTERM)))
+                timers[0].start()
+
+            once(monkeypatch, ended_in_commit)
+            taken = await fleet.claim(room=1)
+            timers[0].join()
+            held = [task for task in await store.list_tasks(TaskFilter(), before=None, limit=9) if task.status.worker]
+            assert [task.id for task in held] == [task.id for task in taken]
+            assert len(taken) == 1
+            await fleet.submit(plan(push("/after")))
+            await fleet.whole()
+
+
+def lost_in_a_crash(cluster: Cluster, url: str) -> Connection:
+    """The connection of a transaction that had written, and perhaps sent its COMMIT, but left no trace on disk."""
+    connection = connect(url)
+    connection.execute("BEGIN")
+    connection.execute("UPDATE sequence SET value = value + 1 WHERE name = 'probe'")
+    ((connection.last_transaction,),) = connection.execute("SELECT pg_current_xact_id()::text").fetchall()
+    cluster.kill()
+    connection.close()
+    cluster.start()
+    return connection
+
+
+def test_a_transaction_that_a_crash_left_no_trace_of_is_known_to_be_none(own_postgres: Cluster) -> None:
+    """At once: its callers wait for that."""
+    with own_postgres.database() as url:
+        lost = lost_in_a_crash(own_postgres, url)
+        assert not resolve(url, lost, None)
+
+
+def test_another_transaction_with_the_number_of_a_lost_one_is_not_taken_for_it(own_postgres: Cluster) -> None:
+    with own_postgres.database() as url:
+        lost = lost_in_a_crash(own_postgres, url)
+        with connect(url) as other:
+            while int(other.execute("SELECT pg_current_xact_id()::text").fetchall()[0][0]) < int(lost.last_transaction):
+                pass
+            assert not resolve(url, lost, None)
+            proof = "SELECT 1 FROM sequence WHERE name = %(name)s"
+            assert not resolve(url, lost, (proof, {"name": "none"}))
+            assert resolve(url, lost, (proof, {"name": "probe"}))
 
 
 # Slow, full, misconfigured --------------------------------------------------------------------------------------------

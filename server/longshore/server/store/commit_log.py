@@ -65,6 +65,13 @@ _ANNOUNCE: Final = statement(
         ),
     )
 )
+_COMMITTED: Final = statement(
+    sa.select(commits.c.position).where(
+        commits.c.server == sa.bindparam("by"),
+        commits.c.at == sa.bindparam("now"),
+        commits.c.body == sa.bindparam("said"),
+    )
+)
 _NEWEST: Final = statement(
     sa.select(commits.c.position, commits.c.at).order_by(commits.c.position.desc()).limit(sa.literal_column("1"))
 )
@@ -134,7 +141,9 @@ class CommitLog:
         where nothing changed."""
         if not (changes.tasks or changes.claimable or changes.debts or changes.sessions_ended):
             return None
-        position = link.ask(_ANNOUNCE, by=self._server, now=now, said=_encode(changes))
+        said = _encode(changes)
+        position = link.ask(_ANNOUNCE, by=self._server, now=now, said=said)
+        link.prove(_COMMITTED, by=self._server, now=now, said=said)
         self._announced += 1
         if self._announced % TIDY_EVERY == 0:
             link.tell(_TIDY, before=now - KEPT)

@@ -223,6 +223,10 @@ class Link:
     def commit(self) -> None:
         self._cursor.execute("COMMIT")
 
+    def prove(self, what: Statement, **parameters: Any) -> None:
+        """In a transaction: if, and only if, it is committed, `what` will answer with a row. That is asked where the
+        answer to COMMIT is lost; a transaction without a proof counts as not committed then, and may be repeated."""
+
     def rollback(self) -> None:
         self._cursor.execute("ROLLBACK")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from typing import Any, Final, LiteralString, TypeVar
 
 import psycopg
@@ -33,6 +33,8 @@ RESOLVE: Final = 5.0
 """Seconds for finding out what became of a COMMIT whose connection was lost."""
 
 _RESOLVE_AGAIN: Final = 0.05
+
+_OVER: Final = ("committed", "aborted")
 
 _PREPARED: Final = 512
 """Statements that a connection keeps prepared; we have about 150."""
@@ -138,10 +140,13 @@ def _prepare(connection: Connection) -> None:
         raise NotDurable(f"The database has the encoding {encoding}, which cannot keep every name: make one with UTF8.")
 
 
-def resolve(url: str, lost: Connection) -> bool:
+def resolve(url: str, lost: Connection, proof: tuple[str, Mapping[str, Any]] | None) -> bool:
     """Whether the transaction whose COMMIT was not answered is committed. Raises CommitUnknown.
 
-    The database is asked until it knows: the old server process may still be at work, or the database recovering.
+    The database is asked until it knows: the old server process may still be at work, or the database recovering. The
+    transaction's number tells when that is over, and nothing more: after a crash the numbers of transactions that left
+    no trace are given out again. What is committed is told by `proof`, a question to which it alone answers with a row;
+    without one it counts as not committed.
     """
     deadline = time.monotonic() + RESOLVE
     why = "it is still under way"
@@ -150,17 +155,26 @@ def resolve(url: str, lost: Connection) -> bool:
             with connect(url) as connection:
                 if connection.timeline != lost.timeline:
                     raise CommitUnknown("the database has failed over since")
-                row = connection.execute("SELECT pg_xact_status(%s::xid8)", (lost.last_transaction,)).fetchone()
-                fate = None if row is None else row[0]
-                if fate == "committed":
-                    # On this disk it is. Whether the standbys have it, which COMMIT waits for, the next COMMIT tells.
-                    connection.execute(_CONFIRM)
+                fate = _fate(connection, lost.last_transaction)
+                if fate in _OVER:
+                    done = proof is not None and connection.execute(proof[0].encode(), proof[1]).fetchone() is not None
+                    if done:
+                        # On this disk it is. Whether the standbys have it, which COMMIT waits for, the next one tells.
+                        connection.execute(_CONFIRM)
+                    return done
         except psycopg.Error as error:
             why = f"the database does not answer ({error})"
         else:
-            if fate in ("committed", "aborted"):
-                return bool(fate == "committed")
             if fate is None:
                 raise CommitUnknown("the database has forgotten the transaction")
         time.sleep(_RESOLVE_AGAIN)
     raise CommitUnknown(why)
+
+
+def _fate(connection: Connection, transaction: str) -> str | None:
+    try:
+        row = connection.execute("SELECT pg_xact_status(%s::xid8)", (transaction,)).fetchone()
+    except psycopg.errors.InvalidParameterValue:
+        # It is in the future: the database crashed before anything of it was on disk.
+        return "aborted"
+    return None if row is None else row[0]

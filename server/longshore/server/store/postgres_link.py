@@ -76,8 +76,9 @@ class _Coming:
         self._link.settle()
         return self._cursor.rowcount
 
-    def status(self) -> str | None:
-        self._link.settle()
+    @property
+    def heard(self) -> str | None:
+        """What was answered so far: the statement's name. Does not wait."""
         return self._cursor.statusmessage
 
 
@@ -103,6 +104,7 @@ class PostgresLink(Link):
         self._pipeline: psycopg.Pipeline | None = None
         self._exit = ExitStack()
         self._facts: _Coming | None = None
+        self._proof: tuple[str, Mapping[str, Any]] | None = None
         self._kept: list[Callable[[], object]] = []
         self._writes = False
         self.turns = 0
@@ -127,6 +129,7 @@ class PostgresLink(Link):
         if not self._writes:
             self._send(PLANNER)
             self._writes = True
+        self._proof = None
         self.turns += 1
         self._send("BEGIN")
         self._facts = self._send(_TAKE_TURN)
@@ -145,17 +148,34 @@ class PostgresLink(Link):
         if self._facts is not None:
             # The transaction's number must be known before its COMMIT is sent.
             self.settle()
+        heard: str | None = None
+        lost: psycopg.Error | None = None
         try:
-            answer = self._send("COMMIT").status()
-        except psycopg.Error:
-            connection = self.connection
-            if not connection.closed or not postgres_connection.resolve(self._url, connection):
-                raise
-            # It is committed. The connection is lost, which the next transaction will notice.
-            return
-        if answer != "COMMIT":
+            end = self._send("COMMIT")
+            try:
+                self.settle()
+            finally:
+                heard = end.heard
+        except psycopg.Error as error:
+            lost = error
+        if lost is None and heard is not None:
+            if heard == "COMMIT":
+                return
             # PostgreSQL answers a COMMIT in a failed transaction with ROLLBACK, and with no error.
-            raise AssertionError(f"COMMIT was answered with {answer}")
+            raise AssertionError(f"COMMIT was answered with {heard}")
+        connection = self.connection
+        if lost is not None and not connection.closed and lost.diag.severity_nonlocalized == "ERROR":
+            # The database has said no, and goes on.
+            raise lost
+        # The connection is lost. A server process that is told to end in the middle of a COMMIT carries it out and then
+        # says that it ended: no different from one that ended before.
+        connection.close()
+        if heard != "COMMIT" and not postgres_connection.resolve(self._url, connection, self._proof):
+            raise lost or psycopg.OperationalError("COMMIT was not answered")
+
+    def prove(self, what: Statement, **parameters: Any) -> None:
+        sql, constants = what.sql(self._dialect)
+        self._proof = (sql, {**constants, **parameters})
 
     def rollback(self) -> None:
         self._facts = None
