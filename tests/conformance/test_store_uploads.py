@@ -99,6 +99,17 @@ async def test_a_touch_is_a_sign_of_life_and_no_more(fleet: Fleet) -> None:
     assert touched.touched_at == fleet.clock.now()
 
 
+async def test_an_older_connection_hears_the_truth_when_a_newer_one_has_finished(fleet: Fleet) -> None:
+    old = await fleet.open_upload(request_id="r")
+    new = await fleet.open_upload(request_id="r")
+    done = await fleet.run(finish(new))
+    assert await fleet.run(finish(old)) == done, "the same bytes: its own, as far as it can know"
+    for other in (Payload(old.id, 10, 8), Payload(old.id, 11, 7)):
+        with pytest.raises(RequestIdReused):
+            await fleet.run(finish(old, payload=other))
+    assert await fleet.store.upload("alice", "r") == done
+
+
 async def test_an_older_connection_may_not_write(fleet: Fleet) -> None:
     old = await fleet.open_upload(request_id="r")
     await fleet.open_upload(request_id="r")

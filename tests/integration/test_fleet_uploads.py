@@ -14,13 +14,14 @@ import grpc
 import grpc.aio
 import pytest
 
+from longshore.client.upload import End
 from longshore.v1 import task_pb2
 from longshore.v1 import task_service_pb2 as pb
 from longshore.v1 import task_service_pb2_grpc as pb_grpc
 from tests.support.cluster import Fleet, OwnSpools, fleet_of
 from tests.support.postgres import Cluster
 from tests.support.processes import ServerProcess, eventually
-from tests.support.rawgrpc import MIB, chunks, crc, finish, header_of, opening, push_spec, refused, until
+from tests.support.rawgrpc import MIB, chunks, crc, finish, header_of, opening, push_spec, refusal_of, refused, until
 
 CONTENT = random.Random(5).randbytes(3 * MIB + 7)
 OTHER = random.Random(6).randbytes(len(CONTENT))
@@ -198,6 +199,26 @@ async def test_a_server_that_stands_still_loses_it_and_harms_nothing_when_it_wak
         await second.rest(OTHER, start=2 * MIB)
     await delivered(sharing, OTHER)
     eventually(lambda: sharing.leftovers() == [], what="nothing is left in the spool")
+
+
+@pytest.mark.parametrize("length", [len(CONTENT), 1000], ids=["with a file", "still in memory"])
+async def test_a_server_that_wakes_after_it_was_finished_elsewhere_takes_no_credit_for_other_bytes(
+    apart: Fleet, length: int
+) -> None:
+    content, other = CONTENT[:length], OTHER[:length]
+    async with sender(apart.servers[0]) as first, sender(apart.servers[1], take_over=True) as second:
+        end = End(first.call)  # type: ignore[arg-type]  # with messages instead of bytes
+        assert await first.begin() == 0
+        await first.send(*chunks(content[: length // 2]))
+        apart.servers[0].stop()
+        late = asyncio.create_task(first.rest(content, start=length // 2))  # waits in its socket
+        assert await second.begin() == 0
+        await second.rest(other, start=0)
+        apart.servers[0].resume()
+        await asyncio.gather(late, return_exceptions=True)
+        assert end.error is not None
+        assert refusal_of(end.error).reason in {"REQUEST_ID_REUSED", "UPLOAD_TAKEN_OVER"}
+    await delivered(apart, other)
 
 
 async def test_small_uploads_have_no_home(apart: Fleet) -> None:

@@ -8,9 +8,9 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from longshore.server.model.errors import CallerShare, SpoolFull, TooManyUploads, UploadTakenOver
+from longshore.server.model.errors import CallerShare, RequestIdReused, SpoolFull, TooManyUploads, UploadTakenOver
 from longshore.server.model.servers import Home
-from longshore.server.model.task import Upload
+from longshore.server.model.task import Payload, Upload
 from longshore.server.model.values import UploadState
 from longshore.server.store.births import make_tasks
 from longshore.server.store.commands import (
@@ -321,6 +321,7 @@ def finish_upload(unit: UnitOfWork, command: FinishUpload) -> Callable[[], Uploa
     done = _find(unit, command.upload_id)
     if done is not None and done[0].state is UploadState.COMPLETE:
         upload = done[0]
+        _check_same_bytes(upload, command.payload)
         request = find_request(unit, upload.principal, upload.request_id)
         return lambda: replace(upload, tasks=() if request is None else tasks_of_request(unit, request))
     upload, queue, promised = _writable(unit, command.upload_id, command.connection)
@@ -363,6 +364,17 @@ def finish_upload(unit: UnitOfWork, command: FinishUpload) -> Callable[[], Uploa
         payload=payload,
     )
     return lambda: replace(complete, tasks=tuple(entry.task for entry in made))
+
+
+def _check_same_bytes(done: Upload, payload: Payload) -> None:
+    """Another connection, at another server, may have finished it meanwhile, with bytes of its own: whoever sent these
+    must not be told that they were taken. Raises RequestIdReused."""
+    kept = done.payload
+    if kept is not None and (kept.size, kept.crc32c) != (payload.size, payload.crc32c):
+        raise RequestIdReused(
+            "Another connection has finished this upload with different content. Choose another id.",
+            request_id=done.request_id,
+        )
 
 
 def _abandon(unit: UnitOfWork, upload: Upload, queue: str, promised: int) -> None:
