@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from longshore.server.model.errors import Forbidden, NotFound, TargetIdentity
+from longshore.server.model.errors import EpochSuperseded, Forbidden, NotFound, TargetIdentity
 from longshore.server.model.events import Reported
 from longshore.server.model.task import Grant, Task
 from longshore.server.model.values import DeliveryMethod, Outcome, State, WaitReason
@@ -45,6 +45,22 @@ async def test_each_connection_is_a_new_epoch(fleet: Fleet) -> None:
     assert second.started_at == first.started_at
     assert await fleet.store.sessions() == [second]
     assert await fleet.store.session("unknown") is None
+
+
+async def test_a_hello_that_comes_after_a_later_one_changes_nothing(fleet: Fleet) -> None:
+    assert (await fleet.session(epoch=1)).epoch == 1
+    newest = await fleet.session(epoch=4)  # two were never read
+    assert newest.epoch == 4
+    task = await running(fleet)
+    for late in (2, 3, 4):
+        with pytest.raises(EpochSuperseded):
+            await fleet.session(epoch=late, worker="late", targets={}, dead_sessions=["session-2"])
+    now = await fleet.store.session("session-1")
+    assert now is not None
+    assert (now.epoch, now.worker, now.held) == (4, newest.worker, ((task.id, 1),))
+    report = Reported("session-1", 1, Outcome.PERMANENT)
+    assert await fleet.run(FileReports(session_id="session-1", epoch=4, reports=((task.id, report),))) == (True,)
+    assert (await fleet.session()).epoch == 5, "a worker that does not count"
 
 
 async def test_what_never_arrived_is_queued_again_at_no_cost(fleet: Fleet) -> None:

@@ -103,6 +103,14 @@ async def test_a_report_is_sent_again_until_it_is_acknowledged(start: Start) -> 
     assert list(peer.hello.held) == []
 
 
+async def test_each_hello_has_a_later_epoch_whether_the_one_before_was_welcomed_or_not(start: Start) -> None:
+    server, _ = await start(Gate().registry)
+    for epoch in (1, 2, 3):
+        peer = await server.peer()
+        assert peer.hello.epoch == epoch
+        peer.end(grpc.StatusCode.UNAVAILABLE)
+
+
 async def test_an_attempt_goes_on_while_the_server_is_away(start: Start) -> None:
     gate = Gate()
     server, _ = await start(gate.registry)

@@ -190,6 +190,7 @@ class Fleet:
                 held=tuple(held),
                 dead_sessions=tuple(more.pop("dead_sessions", ())),
                 lease=more.pop("lease", LEASE),
+                epoch=more.pop("epoch", 0),
             )
         )
         assert not more

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import signal
 import time
 import uuid
@@ -87,6 +88,8 @@ class Worker:
         self._stops = 0
         self._signalled: float | None = None
         self.session_id: Final = str(uuid.uuid4())
+        self._epochs: Final = itertools.count(1)
+        """A server that reads a hello late must not take it for the newest one."""
 
     @property
     def name(self) -> str:
@@ -256,6 +259,7 @@ class Worker:
             held=agent.held(),
             version=_version(),
             dead_sessions=slot.dead_sessions,
+            epoch=next(self._epochs),
         )
 
     def _read_token(self) -> None:

@@ -39,6 +39,7 @@ LONGEST_TEXT: Final = 4000
 """Characters of an error's message that are kept."""
 LARGEST_RESULT: Final = 64 * 1024
 LONGEST_PATH: Final = 4096
+LARGEST_EPOCH: Final = 1 << 40
 LONGEST_WAIT: Final = 366 * 86400.0
 
 _SESSION_ID: Final = re.compile(r"[A-Za-z0-9-]{16,64}")
@@ -86,6 +87,8 @@ def hello(message: pb.WorkRequest) -> Hello:
         _check(_SESSION_ID, dead, f"hello.dead_sessions[{index}]", "16 to 64 characters of [A-Za-z0-9-]")
     if said.session_id in said.dead_sessions:
         raise InvalidField("hello.dead_sessions", "names this very session.")
+    if said.epoch > LARGEST_EPOCH:
+        raise InvalidField("hello.epoch", f"is {said.epoch}; count from 1.")
     return Hello(
         session_id=said.session_id,
         worker=said.worker,
@@ -94,6 +97,7 @@ def hello(message: pb.WorkRequest) -> Hello:
         held=tuple(dict.fromkeys(_ref(one, f"hello.held[{index}]") for index, one in enumerate(said.held))),
         version=said.version[:100],
         dead_sessions=tuple(dict.fromkeys(said.dead_sessions)),
+        epoch=said.epoch,
     )
 
 

@@ -22,7 +22,8 @@ class AttemptRef(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hello:
-    """The first message of a connection. `targets` maps names to identities, `kinds` to "its handler can settle"."""
+    """The first message of a connection. `targets` maps names to identities, `kinds` to "its handler can settle";
+    `epoch` is the one that the connection is to have, 0 for the next."""
 
     session_id: str
     worker: str
@@ -31,6 +32,7 @@ class Hello:
     held: tuple[AttemptRef, ...] = ()
     version: str = ""
     dead_sessions: tuple[str, ...] = ()
+    epoch: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -128,6 +128,8 @@ class Sessions:
             raise _draining()
         older = self.fleet.connection(hello.session_id)
         if older is not None and older.session.principal == principal:
+            if 0 < hello.epoch <= older.epoch:
+                raise _superseded()
             # Before the command: what the old epoch still says must not be taken for the new one's word.
             self._end(older, _superseded())
         opened = await self.store.run(
@@ -141,6 +143,7 @@ class Sessions:
                 held=tuple((ref.task_id, ref.attempt) for ref in hello.held),
                 dead_sessions=hello.dead_sessions,
                 lease=self._lease,
+                epoch=hello.epoch,
             )
         )
         # Two at once: the one that was committed last has the session, whichever comes back here first.

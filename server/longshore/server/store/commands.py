@@ -135,9 +135,9 @@ class Checkpoint(Command[Upload]):
 class FinishUpload(Command[Upload]):
     """The payload is sealed on disk: make it and its tasks. Done already: the same answer again.
 
-    Raises UploadTakenOver, and nothing else: the room was taken by OpenUpload. `inline` is the content of a small
-    payload that is kept in the database instead of the spool; None: it is in the spool. `homed`: a home was recorded
-    for it all the same, which goes.
+    Raises UploadTakenOver, RequestIdReused (another connection has finished it, with other bytes), and nothing else:
+    the room was taken by OpenUpload. `inline` is the content of a small payload that is kept in the database instead of
+    the spool; None: it is in the spool. `homed`: a home was recorded for it all the same, which goes.
     """
 
     lane: ClassVar[Lane] = Lane.SUBMIT
@@ -319,12 +319,14 @@ class SessionOpened:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenSession(Command[SessionOpened]):
-    """A connection of a worker process: epoch + 1, lease renewed.
+    """A connection of a worker process: a later epoch, lease renewed. `epoch` is the one that the worker counts; 0: the
+    next one.
 
     Attempts the store thinks it holds and `held` does not name never arrived: they are queued again at no cost (a
     granted one is settled). `dead_sessions` of the same principal end now, as lost. Raises Forbidden (the session id
     is another principal's, alive or ended), TargetIdentity (a served name is bound to another daemon by a session that
-    is still alive or by a task that ran there; an empty identity binds nothing).
+    is still alive or by a task that ran there; an empty identity binds nothing), EpochSuperseded (a hello that was said
+    later than this one was taken already).
     """
 
     session_id: str
@@ -336,6 +338,7 @@ class OpenSession(Command[SessionOpened]):
     held: tuple[tuple[str, int], ...]
     dead_sessions: tuple[str, ...]
     lease: float
+    epoch: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from longshore.server.model.errors import Forbidden, NotFound, TargetIdentity
+from longshore.server.model.errors import EpochSuperseded, Forbidden, NotFound, TargetIdentity
 from longshore.server.model.events import Due, GrantAsked, SessionLost, Verdict
 from longshore.server.model.task import Grant, Session
 from longshore.server.model.values import State, WaitReason
@@ -167,6 +167,11 @@ def open_session(unit: UnitOfWork, command: OpenSession) -> Callable[[], Session
     found = find_session(unit, command.session_id)
     if found is not None and found[0].principal != command.principal:
         raise Forbidden("The session belongs to another principal.", session_id=command.session_id)
+    newest = 0 if found is None else found[0].epoch
+    if command.epoch and command.epoch <= newest:
+        raise EpochSuperseded(
+            "The session has connected anew; this hello came too late.", session_id=command.session_id
+        )
     dead = _dead_sessions(unit, command)
     _check_identities(unit, command, dead)
     for session_id in dead:
@@ -176,7 +181,7 @@ def open_session(unit: UnitOfWork, command: OpenSession) -> Callable[[], Session
         id=command.session_id,
         worker=command.worker,
         principal=command.principal,
-        epoch=1 if found is None else found[0].epoch + 1,
+        epoch=command.epoch or newest + 1,
         targets=command.targets,
         kinds=command.kinds,
         version=command.version,
