@@ -156,6 +156,8 @@ def test_a_token_may_go_into_a_file_and_nowhere_else(local: Command, tmp_path: P
         (("create", "a b", "--role", "submit"), "NAME"),
         (("create", "ci", "--role", "submit", "--expires", "soon"), "--expires"),
         (("create", "ci", "--role", "submit", "--expires", "0"), "--expires"),
+        (("create", "ci", "--role", "submit", "--expires", "9999999d"), "36500d"),
+        (("create", "ci", "--role", "submit", "--expires", "9" * 400), "36500d"),
         (("revoke", "nobody"), "nobody"),
     ],
 )
@@ -163,6 +165,13 @@ def test_what_is_wrong_is_named(local: Command, arguments: tuple[str, ...], name
     local.create("somebody", "--role", "submit")
     assert named in local.refused(*arguments)
     assert len(local.listed()) == 1
+
+
+def test_a_time_beyond_the_calendar_hides_no_other_token(local: Command, tmp_path: Path) -> None:
+    make_token(tmp_path / "data", "eternal", Role.SUBMIT, expires=1e15)
+    make_token(tmp_path / "data", "ci", Role.SUBMIT)
+    assert {row["name"] for row in local.listed()} == {"eternal", "ci"}
+    assert "out of range" in local.good("list").stdout
 
 
 def test_nothing_is_made_by_looking(local: Command, tmp_path: Path) -> None:

@@ -15,12 +15,14 @@ from longshore.server.cli.exits import refusals
 from longshore.server.desk import Desk
 from longshore.server.model.access import Role, Secret, Token, check_name, roles_text
 from longshore.server.options import parse_duration
-from longshore.server.settings import Settings, SettingsError
+from longshore.server.settings import DAY, Settings, SettingsError
 
 Output: TypeAlias = Literal["text", "json"]
 OutputOption: TypeAlias = Annotated[Output, typer.Option(help="For people, or for programs.")]
 
 _HEAD: Final = ("ID", "NAME", "ROLES", "CREATED", "EXPIRES", "STATE")
+_LONGEST: Final = 36_500 * DAY
+"""Seconds. No calendar has what comes after the year 9999."""
 
 _tokens = typer.Typer(no_args_is_help=True, help="Make, list and revoke tokens, while servers run or before they do.")
 
@@ -52,6 +54,8 @@ def _create(
         except ValueError as error:
             raise SettingsError(f"NAME: {error}") from None
         seconds = parse_duration("--expires", expires, least=1.0) if expires else None
+        if seconds is not None and seconds > _LONGEST:
+            raise SettingsError(f"--expires {expires[:80]}: at most 36500d; leave it out for one that never expires.")
         desk = Desk(settings, make=True)
         if token_file is None:
             token = desk.create(name, frozenset(role), expires=seconds, hand_out=said.append)
@@ -159,7 +163,12 @@ def _form(token: Token, now: float) -> dict[str, object]:
 
 
 def _time(seconds: float | None) -> str:
-    return "" if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+    if seconds is None:
+        return ""
+    try:
+        return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+    except (ValueError, OverflowError):
+        return "out of range"  # by hand, or by an older version: the others are listed all the same
 
 
 def _table(rows: Sequence[Sequence[str]]) -> list[str]:
