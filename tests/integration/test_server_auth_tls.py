@@ -114,6 +114,33 @@ async def test_other_names_of_a_certificate_name_nobody(server: SecuredServer, n
         assert (await refusal(channel)).code() is grpc.StatusCode.UNAUTHENTICATED
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        {"dns": "ci.example.org\0.customer.example.net"},
+        {"uri": f"{SPIFFE}\0/customer"},
+        {"dns": SPIFFE},
+        {"dns": "CI.example.org"},
+        {"dns": "*.example.org"},
+        {"dns": "ci.example.org."},
+    ],
+)
+async def test_a_name_counts_as_a_whole_and_for_what_it_is(server: SecuredServer, names: dict[str, str]) -> None:
+    """Its authority may have looked at the rest of it only."""
+    async with server.channel(client=server.client_authority.client(**names)) as channel:
+        assert (await refusal(channel)).code() is grpc.StatusCode.UNAUTHENTICATED
+
+
+async def test_a_method_that_is_not_there_is_said_to_be_so_to_a_certificate_too(server: SecuredServer) -> None:
+    method = f"{GET}OfTomorrow"
+    async with server.channel(client=server.client_authority.client(dns="ci.example.org")) as channel:
+        assert (await refusal(channel, method)).code() is grpc.StatusCode.UNIMPLEMENTED
+    async with server.channel(client=server.client_authority.client(dns="nobody.example.org")) as channel:
+        assert (await refusal(channel, method)).code() is grpc.StatusCode.UNAUTHENTICATED
+    async with grpc.aio.insecure_channel(server.unix) as channel:
+        assert (await refusal(channel, method)).code() is grpc.StatusCode.UNAUTHENTICATED
+
+
 async def test_a_certificates_roles_are_checked(server: SecuredServer) -> None:
     async with server.channel(client=server.client_authority.client(dns="ci.example.org")) as channel:
         assert await call(channel, UPLOAD) == "ci.example.org:submit"

@@ -18,6 +18,7 @@ import grpc.aio
 from longshore.server.edge.auth import LOCAL, Principal, enter
 from longshore.server.edge.auth_refusals import RefusalLog
 from longshore.server.edge.auth_tokens import Credential, OpenStream, TokenBook, wrong_token
+from longshore.server.edge.certificate_names import names_of
 from longshore.server.edge.roles import OPEN_SERVICES, check_role
 from longshore.server.edge.status import abort
 from longshore.server.model.access import LocalToken, Role, read_secret
@@ -27,9 +28,6 @@ from longshore.server.model.errors import LongshoreError, Unauthenticated
 _Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 _Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 _Continuation: TypeAlias = "Callable[[grpc.HandlerCallDetails], Awaitable[_Handler | None]]"
-
-_NAMES: Final = ("peer_uri", "peer_dns")
-"""Where gRPC leaves the names of a client's certificate; those of other sorts name no callers."""
 
 
 class AuthInterceptor(grpc.aio.ServerInterceptor):
@@ -60,7 +58,7 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):
             return handler
         shown = _shown(handler_call_details.invocation_metadata)
         try:
-            if shown is None and self._client_roles is not None and handler is not None:
+            if shown is None and self._client_roles is not None:
                 return self._by_certificate(handler, method, self._client_roles)
             credential = await self._credential(shown)
             caller = LOCAL if credential is None else credential.principal
@@ -84,13 +82,14 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):
             raise wrong_token()
         return self._tokens.recall(secret) or await self._tokens.ask(secret)
 
-    def _by_certificate(self, handler: _Handler, method: str, roles: Mapping[str, frozenset[Role]]) -> _Handler:
+    def _by_certificate(self, handler: _Handler | None, method: str, roles: Mapping[str, frozenset[Role]]) -> _Handler:
         """Only the handler's context knows the certificate."""
 
         async def admit(context: _Context) -> None:
             try:
                 caller = certified(context.auth_context(), roles)
-                check_role(method, caller.roles)
+                if handler is not None:
+                    check_role(method, caller.roles)
             except LongshoreError as error:
                 self._refusals.refused(error, method=method, peer=context.peer())
                 await abort(context, error)
@@ -112,7 +111,7 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):
 
             return admitted
 
-        return _wrapped(handler, around_answer, around_answers)
+        return _wrapped(handler or _UNKNOWN, around_answer, around_answers)
 
     def _refused(self, handler: _Handler | None, method: str, error: LongshoreError) -> _Handler:
         """A handler of the same arity that answers with the error."""
@@ -128,17 +127,26 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):
 
 def certified(context: Mapping[str, Iterable[bytes]], roles: Mapping[str, frozenset[Role]]) -> Principal:
     """Whose certificate it is: its first name that has a role, URIs before DNS names. Raises Unauthenticated."""
-    names = [name.decode(errors="replace") for sort in _NAMES for name in context.get(sort) or ()]
+    shown = next(iter(context.get("x509_pem_cert") or ()), b"")
+    if not shown:
+        raise wrong_token()
+    names = names_of(shown)
     for name in names:
         if name in roles:
             return Principal(name, roles[name])
-    if not context.get("x509_pem_cert"):
-        raise wrong_token()
     known = f"None of its names has a role ({', '.join(names)})" if names else "It names no URI and no DNS name"
     raise Unauthenticated(
         f"No token, and a certificate that opens nothing. {known}: start the server with --client-role NAME=ROLE, or "
         "send a token."
     )
+
+
+async def _not_there(_request: Any, context: _Context) -> Any:
+    await context.abort(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
+
+
+_UNKNOWN: Final[_Handler] = grpc.unary_unary_rpc_method_handler(_not_there)
+"""What gRPC itself says of a method that is not there."""
 
 
 def _shown(metadata: Any) -> str | None:
