@@ -125,7 +125,7 @@ async def test_other_names_of_a_certificate_name_nobody(server: SecuredServer, n
         {"dns": "ci.example.org."},
     ],
 )
-async def test_a_name_counts_as_a_whole_and_for_what_it_is(server: SecuredServer, names: dict[str, str]) -> None:
+async def test_a_name_counts_as_a_whole_and_for_what_it_is(server: SecuredServer, names: dict[str, Any]) -> None:
     """Its authority may have looked at the rest of it only."""
     async with server.channel(client=server.client_authority.client(**names)) as channel:
         assert (await refusal(channel)).code() is grpc.StatusCode.UNAUTHENTICATED
