@@ -13,7 +13,7 @@ from pathlib import Path
 import google_crc32c
 import pytest
 
-from longshore.server.model.errors import SpoolDamaged, UploadTakenOver
+from longshore.server.model.errors import SpoolDamaged, StoreUnavailable, UploadTakenOver
 from longshore.server.model.task import Payload
 from longshore.server.spool.errors import SpoolRefused
 from longshore.server.spool.protocol import PartialFile, Spool
@@ -123,6 +123,37 @@ async def test_what_is_not_sealed_is_no_payload(spool: Spool) -> None:
     with pytest.raises(SpoolDamaged):
         await read(spool, b"abcdef")
     await partial.close()
+
+
+@pytest.mark.parametrize("shared", [False, True], ids=["directory", "shared directory"])
+async def test_what_cannot_be_seen_because_nothing_is_mounted_is_not_lost(tmp_path: Path, shared: bool) -> None:
+    root = tmp_path / "spool"
+    spool = DirectoryKind(root, shared=shared).spool()
+    await spool.open()
+    await sealed(spool, b"payload")
+    partial = await spool.create(TWO)
+    await partial.write(b"part")
+    await partial.sync()
+    await partial.close()
+    root.rename(tmp_path / "away")
+    for _ in range(2):
+        for work in (
+            read(spool, b"payload"),
+            spool.resume(TWO, 4, crc(b"part")),
+            spool.create("c3" * 16),
+            spool.free_bytes(),
+            spool.files_older_than(0),
+        ):
+            with pytest.raises(StoreUnavailable):
+                await work
+        root.mkdir(exist_ok=True)  # the empty folder below a mount
+    (tmp_path / "away").rename(root)
+    assert await read(spool, b"payload") == b"payload"
+    resumed = await spool.resume(TWO, 4, crc(b"part"))
+    await resumed.close()
+    with pytest.raises(SpoolDamaged):
+        await read(spool, b"never was")
+    await spool.close()
 
 
 async def test_a_read_that_is_left_early_leaves_nothing_behind(spool: Spool) -> None:

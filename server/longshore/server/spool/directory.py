@@ -12,9 +12,12 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, TypeVar
 
-from longshore.server.model.errors import SpoolDamaged
+import structlog
+
+from longshore.server.model.errors import SpoolDamaged, StoreUnavailable
 from longshore.server.model.task import Payload
 from longshore.server.spool import reopen
+from longshore.server.spool.errors import SpoolRefused
 from longshore.server.spool.faults import translated
 from longshore.server.spool.files import made_once, sync_folder
 from longshore.server.spool.identity import NAME, Identity
@@ -22,6 +25,8 @@ from longshore.server.spool.names import Names, OwnNames, SharedNames, files
 from longshore.server.spool.partial import DirectoryPartial
 
 R = TypeVar("R")
+
+_log = structlog.get_logger("longshore.spool")
 
 _TRASH_KEPT: Final = 24 * 3600.0
 
@@ -37,7 +42,7 @@ class DirectorySpool:
     `reserve`: bytes of the disk that uploads leave free, so that a database on the same disk can still commit. Ids
     begin with two hexadecimal digits, which spread them over 256 folders. `shared`: other servers may have the folder
     too, on this machine or on others; a resume copies then. `database`: whose spool it is. Raises what `faults` says of
-    the disk's errors.
+    the disk's errors, and StoreUnavailable for all that is missing while the folder is not the one that was opened.
     """
 
     def __init__(
@@ -189,7 +194,7 @@ class DirectorySpool:
         )
 
     async def _run(self, pool: Executor, work: Callable[[], R]) -> R:
-        return await asyncio.get_running_loop().run_in_executor(pool, work)
+        return await asyncio.get_running_loop().run_in_executor(pool, self._told_from_absence, work)
 
     # In threads ---------------------------------------------------------------------------------------------------
 
@@ -208,6 +213,27 @@ class DirectorySpool:
             identity = made_once(self._root / NAME, Identity.new(self._database).content())
             self._empty_trash()
         self._identity = Identity.read(identity, where=str(self._root), database=self._database).spool
+
+    def _told_from_absence(self, work: Callable[[], R]) -> R:
+        """Where a file is missing, the whole spool may be: not mounted (any more), or something else in its place. Then
+        nothing is lost, and another server may still have it."""
+        try:
+            return work()
+        except SpoolDamaged as damage:
+            if not self._identity or self._is_there():
+                raise
+            _log.error("spool_away", folder=str(self._root), error=damage.message)
+            raise StoreUnavailable(
+                "The directory of the spool is not there, or is another one than at the start. Try again, here or "
+                "elsewhere."
+            ) from damage
+
+    def _is_there(self) -> bool:
+        try:
+            found = Identity.read((self._root / NAME).read_bytes(), where=str(self._root), database=self._database)
+        except (OSError, SpoolRefused):
+            return False
+        return found.spool == self._identity
 
     def _remove(self, one: str) -> None:
         with translated("removing files"):
