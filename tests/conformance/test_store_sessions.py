@@ -150,6 +150,13 @@ async def test_drain(fleet: Fleet) -> None:
         await fleet.run(DrainSession(session_id="unknown"))
 
 
+@pytest.mark.parametrize("size", [1 << 20, 16 << 20])
+async def test_more_than_a_socket_takes_at_once_is_read_to_its_end(fleet: Fleet, size: int) -> None:
+    with pytest.raises(NotFound):
+        await fleet.run(DrainSession(session_id="x" * size))
+    await fleet.submit()
+
+
 # Target identities ----------------------------------------------------------------------------------------------------
 
 
