@@ -17,7 +17,7 @@ from longshore.v1 import task_service_pb2 as pb
 from longshore.v1 import task_service_pb2_grpc as pb_grpc
 from tests.support.certificates import Authority, replace
 from tests.support.processes import ServerProcess, eventually
-from tests.support.tokens import desk, make_token, metadata
+from tests.support.tokens import desk, make_token, metadata, token_of
 
 
 class Files:
@@ -102,9 +102,9 @@ async def test_other_machines_get_in_with_tls_and_credentials_only(tmp_path: Pat
 
 
 def test_a_token_is_shown_over_tls(tmp_path: Path, files: Files) -> None:
-    root = tmp_path / "s"
-    token = make_token(root / "data", "ci", Role.SUBMIT)
-    with ServerProcess(root, "--listen", "0.0.0.0:0", *files.options) as server:
+    server = ServerProcess(tmp_path / "s", "--listen", "0.0.0.0:0", *files.options)
+    token = token_of(server, "ci", Role.SUBMIT)
+    with server:
         assert lists(server, files.authority, token) is grpc.StatusCode.OK
         assert lists(server, files.authority, "") is grpc.StatusCode.UNAUTHENTICATED
         assert lists(server, files.authority, server.token) is grpc.StatusCode.OK

@@ -20,7 +20,7 @@ from longshore.v1 import worker_service_pb2 as worker_pb
 from tests.support.fakeworker import FakeWorker, Stream, reason_of, ref
 from tests.support.processes import ServerProcess
 from tests.support.rawgrpc import MIB, chunk, chunks, finish, header_of, opening, push_spec, whole
-from tests.support.tokens import desk, make_token, metadata
+from tests.support.tokens import desk_of, metadata, token_of
 
 WITHIN = 5.0
 """Seconds for a revocation to count."""
@@ -66,8 +66,8 @@ async def beating(stream: Stream) -> None:
 async def test_a_revocation_ends_every_stream_of_the_token_and_no_other(
     server: ServerProcess, tasks: pb_grpc.TaskServiceStub
 ) -> None:
-    doomed = make_token(server.data, "fleet", Role.SUBMIT, Role.WORK)
-    spared = make_token(server.data, "fleet", Role.SUBMIT, Role.WORK)
+    doomed = token_of(server, "fleet", Role.SUBMIT, Role.WORK)
+    spared = token_of(server, "fleet", Role.SUBMIT, Role.WORK)
     mine, others = metadata(doomed), metadata(spared)
     async with FakeWorker(server.address, token=doomed, targets=["revoked"]) as worker:
         done = await tasks.Upload(whole(header("revoked"), LARGE), metadata=mine)
@@ -94,7 +94,7 @@ async def test_a_revocation_ends_every_stream_of_the_token_and_no_other(
         await upload.write(chunk(0, LARGE[:MIB]))
 
         began = time.monotonic()
-        assert len(desk(server.data).revoke(doomed.split("_")[1]).now) == 1
+        assert len(desk_of(server).revoke(doomed.split("_")[1]).now) == 1
         (watched, watched_at), worked = await asyncio.gather(ended(watch.read), work.until_ended())
         assert worked is not None
         assert (watched, worked.reason) == ("UNAUTHENTICATED", "UNAUTHENTICATED")
@@ -148,7 +148,7 @@ async def test_a_revocation_ends_every_stream_of_the_token_and_no_other(
 
 
 async def test_an_expiry_ends_a_watch(server: ServerProcess, tasks: pb_grpc.TaskServiceStub) -> None:
-    token = make_token(server.data, "brief", Role.SUBMIT, expires=2.0)
+    token = token_of(server, "brief", Role.SUBMIT, expires=2.0)
     answer = await tasks.Upload(whole(header("nobody"), b"x"), metadata=metadata(token))
     watch = tasks.WatchTask(pb.WatchTaskRequest(task_id=answer.tasks[0].id), metadata=metadata(token))
     reason, _ = await ended(watch.read)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -20,7 +19,7 @@ from longshore.v1 import worker_service_pb2 as worker_pb
 from tests.support.fakeworker import FakeWorker, Refused, ref
 from tests.support.processes import ServerProcess
 from tests.support.rawgrpc import header_of, push_spec, refusal_of, whole
-from tests.support.tokens import make_token, metadata
+from tests.support.tokens import metadata, token_of
 
 CONTENT = b"a payload" * 20_000
 _numbers = itertools.count(1)
@@ -99,7 +98,7 @@ async def caller(server: ServerProcess) -> AsyncIterator[Callable[..., Caller]]:
     made: list[Caller] = []
 
     def make(name: str, *roles: Role) -> Caller:
-        made.append(Caller(server, make_token(server.data, name, *roles)))
+        made.append(Caller(server, token_of(server, name, *roles)))
         return made[-1]
 
     yield make
@@ -264,7 +263,7 @@ async def test_a_worker_hears_of_the_end_of_what_it_held(pair: Pair) -> None:
 
 @pytest.mark.parametrize("role", list(Role))
 async def test_reflection_is_for_whoever_has_a_token(server: ServerProcess, role: Role) -> None:
-    token = make_token(server.data, "curious", role)
+    token = token_of(server, "curious", role)
     request = reflection_pb2.ServerReflectionRequest(list_services="")
     async with grpc.aio.insecure_channel(server.address) as channel:
         opened: Any = channel  # its stubs are typed for blocking channels
@@ -303,7 +302,10 @@ async def test_who_did_what_is_in_the_log(server: ServerProcess, caller: Callabl
     assert not [token for token in (someone.token, boss.token) if token.split("_", 2)[2] in server.log()]
 
 
-def test_the_database_has_no_secret(server: ServerProcess, tmp_path: Path) -> None:
-    token = make_token(server.data, "kept", Role.SUBMIT)
-    for file in server.data.glob("longshore.db*"):
-        assert token.split("_", 2)[2].encode() not in file.read_bytes()
+def test_the_database_has_no_secret(server: ServerProcess) -> None:
+    secret = token_of(server, "kept", Role.SUBMIT).split("_", 2)[2]
+    known = str(server.execute("SELECT * FROM tokens"))
+    assert "kept" in known
+    assert secret not in known
+    for file in server.data.glob("longshore.db*"):  # in what a row has left behind neither
+        assert secret.encode() not in file.read_bytes()

@@ -14,7 +14,7 @@ from longshore.server.model.access import Role
 from longshore.v1 import task_pb2
 from tests.support.processes import WorkerProcess, eventually
 from tests.support.stage import Stage, staged
-from tests.support.tokens import desk, make_token
+from tests.support.tokens import desk_of, token_of
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def running(stage: Stage, tmp_path: Path) -> str:
 
 
 def revoke(stage: Stage, token: str) -> None:
-    assert desk(stage.server.data).revoke(token.split("_")[1]).now
+    assert desk_of(stage.server).revoke(token.split("_")[1]).now
 
 
 def ended(stage: Stage) -> list[Any]:
@@ -49,7 +49,7 @@ def ended(stage: Stage) -> list[Any]:
 
 
 def test_its_work_goes_to_another_when_its_lease_is_over(stage: Stage, tmp_path: Path) -> None:
-    first, second = (make_token(stage.server.data, name, Role.WORK) for name in ("first", "second"))
+    first, second = (token_of(stage.server, name, Role.WORK) for name in ("first", "second"))
     with worker(stage, tmp_path, first, name="first"):
         task = running(stage, tmp_path)
         revoke(stage, first)
@@ -63,7 +63,7 @@ def test_its_work_goes_to_another_when_its_lease_is_over(stage: Stage, tmp_path:
 
 
 def test_it_keeps_its_work_when_it_has_the_next_token_already(stage: Stage, tmp_path: Path) -> None:
-    old, new = (make_token(stage.server.data, "fleet", Role.WORK) for _ in range(2))
+    old, new = (token_of(stage.server, "fleet", Role.WORK) for _ in range(2))
     with worker(stage, tmp_path, old, name="renewed"):
         task = running(stage, tmp_path)
         before = len(ended(stage))

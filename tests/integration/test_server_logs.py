@@ -18,7 +18,9 @@ from tests.support.processes import ServerProcess, eventually
 @contextmanager
 def logging_to(server: ServerProcess, sink: int | IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
     """The server with its own child, its standard error going there."""
-    with subprocess.Popen([*server.argv, "--worker"], stdin=subprocess.DEVNULL, stderr=sink) as process:
+    with subprocess.Popen(
+        [*server.argv, "--worker"], stdin=subprocess.DEVNULL, stderr=sink, env=server.environment
+    ) as process:
         try:
             eventually(lambda: server.serving() or process.poll() is not None)
             yield process

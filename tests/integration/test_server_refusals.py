@@ -58,6 +58,7 @@ def test_a_second_server_on_the_data_directory_learns_the_pid_of_the_first(tmp_p
         first.start()  # the lock was the kernel's
 
 
+@pytest.mark.embedded("a database or a spool for several servers has several")
 @pytest.mark.parametrize("what", ["database", "spool"])
 def test_a_database_or_a_spool_has_one_server_whatever_its_data_directory(tmp_path: Path, what: str) -> None:
     with ServerProcess(tmp_path) as first:
@@ -182,6 +183,7 @@ def test_a_token_that_opens_the_door_too_wide_is_refused(tmp_path: Path, token: 
     assert said in refusal(tmp_path)
 
 
+@pytest.mark.embedded("who may read it is for the administrators of a PostgreSQL to say")
 def test_the_database_is_private_in_a_folder_that_is_not(tmp_path: Path) -> None:
     with ServerProcess(tmp_path) as server:
         pass
@@ -196,9 +198,13 @@ def test_the_database_is_private_in_a_folder_that_is_not(tmp_path: Path) -> None
 def test_a_term_in_the_middle_of_the_start_ends_it(tmp_path: Path) -> None:
     """At any moment: before its handler stands, while the schema is made, when it serves."""
     server = ServerProcess(tmp_path)
-    marks = [lambda: True, server.data.exists, (server.data / "token").exists, (server.data / "spool").exists]
+    marks = [lambda: True, server.data.exists, (server.data / "token").exists, server.socket.exists]
+    if not server.spool.startswith("s3:"):
+        marks.insert(3, (server.data / "spool").exists)
     for mark in marks:
-        process = subprocess.Popen(server.argv, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        process = subprocess.Popen(
+            server.argv, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, env=server.environment
+        )
         try:
             while not mark() and process.poll() is None:
                 pass

@@ -278,6 +278,7 @@ def sees(address: str, token: str) -> grpc.StatusCode:
         return grpc.StatusCode.OK
 
 
+@pytest.mark.embedded("it says itself what its server runs on")
 @pytest.mark.parametrize("sort", ["sqlite", "postgres"])
 def test_beside_a_running_server(tmp_path: Path, request: pytest.FixtureRequest, sort: str) -> None:
     if sort == "sqlite":

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
+
+import pytest
 
 from longshore.v1 import task_pb2
 from tests.support.processes import ServerProcess
@@ -16,7 +17,8 @@ LARGE = bytes(range(256)) * 1024
 def refusal(server: ServerProcess) -> str:
     """What it says when it does not start."""
     done = subprocess.run(
-        [sys.executable, "-m", "longshore.server.main", *server.argv[3:]],
+        server.argv,
+        env=server.environment,
         capture_output=True,
         text=True,
         timeout=30,
@@ -29,15 +31,16 @@ def refusal(server: ServerProcess) -> str:
 def test_another_databases_spool_is_refused_and_left_alone(tmp_path: Path) -> None:
     with staged(tmp_path / "first") as first:
         first.push(LARGE)
-        spool = first.server.data / "spool"
         first.server.terminate()
-        before = sorted(spool.rglob("*"))
-        said = refusal(ServerProcess(tmp_path / "second", "--spool", f"file://{spool}"))
+        before = first.server.leftovers(), first.server.spooled()
+        place = ("--spool", first.server.spool)
+        said = refusal(ServerProcess(tmp_path / "second", *place, environment=first.server.environment))
         assert "--spool" in said
         assert "belongs to another database" in said
-        assert sorted(spool.rglob("*")) == before
+        assert (first.server.leftovers(), first.server.spooled()) == before
 
 
+@pytest.mark.embedded("only data directories are from before there were identities")
 def test_a_data_directory_from_before_identities_is_opened_and_gets_one(tmp_path: Path) -> None:
     with staged(tmp_path) as stage:
         task_id = stage.push(LARGE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import grpc
+import sqlalchemy as sa
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from tests.support import backends
@@ -56,11 +58,20 @@ class Process:
 
     def start(self) -> None:
         self.root.mkdir(parents=True, exist_ok=True)
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("LONGSHORE_")} | self._environment
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
-                self.argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True
+                self.argv,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=self.environment,
+                start_new_session=True,
             )
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What it is started with: this process's, without what is said there to Longshore."""
+        return {k: v for k, v in os.environ.items() if not k.startswith("LONGSHORE_")} | self._environment
 
     @property
     def process(self) -> subprocess.Popen[bytes]:
@@ -145,6 +156,26 @@ class ServerProcess(Process):
     @property
     def token(self) -> str:
         return self.token_file.read_text().strip()
+
+    @property
+    def database(self) -> str:
+        """Its `--database`, in full where it was not given one."""
+        return self._given("--database") or f"sqlite:///{self.data}/longshore.db"
+
+    @property
+    def spool(self) -> str:
+        """Its `--spool`, in full where it was not given one."""
+        return self._given("--spool") or f"file://{self.data}/spool"
+
+    def _given(self, option: str) -> str:
+        return next((after for word, after in itertools.pairwise(self.argv) if word == option), "")
+
+    def execute(self, sql: str) -> Sequence[Sequence[Any]]:
+        """A statement of an operator, in its database."""
+        engine = sa.create_engine(self.database.replace("postgresql:", "postgresql+psycopg:"), poolclass=sa.NullPool)
+        with engine.begin() as connection:
+            done = connection.execute(sa.text(sql))
+            return done.all() if done.returns_rows else []
 
     def start(self) -> None:
         """Start, and return when it serves."""

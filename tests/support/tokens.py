@@ -7,6 +7,7 @@ from pathlib import Path
 from longshore.server.desk import Desk
 from longshore.server.model.access import Role, Secret
 from longshore.server.settings import Settings
+from tests.support.processes import ServerProcess
 
 
 def desk(data: Path, *, database: str = "") -> Desk:
@@ -19,6 +20,16 @@ def make_token(data: Path, name: str, *roles: Role, expires: float | None = None
     said: list[Secret] = []
     desk(data, database=database).create(name, frozenset(roles), expires=expires, hand_out=said.append)
     return str(said[0])
+
+
+def desk_of(server: ServerProcess) -> Desk:
+    """The tokens of this server, which may run or be started later."""
+    return desk(server.data, database=server.database)
+
+
+def token_of(server: ServerProcess, name: str, *roles: Role, expires: float | None = None) -> str:
+    """A new one for this server."""
+    return make_token(server.data, name, *roles, expires=expires, database=server.database)
 
 
 def metadata(token: str) -> tuple[tuple[str, str], ...]:
