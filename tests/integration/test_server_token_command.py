@@ -174,6 +174,16 @@ def test_a_time_beyond_the_calendar_hides_no_other_token(local: Command, tmp_pat
     assert "out of range" in local.good("list").stdout
 
 
+@pytest.mark.parametrize(
+    "url", ["postgresql:ci:hunter2@db/x", "postgresql:///x?PASSWORD=hunter2", "host=db password=hunter2"]
+)
+def test_a_url_that_cannot_be_read_is_said_without_its_password(tmp_path: Path, url: str) -> None:
+    done = Command("--data-dir", str(tmp_path / "data"), "--database", url).run("list")
+    assert done.exit_code != 0
+    assert "--database" in done.output
+    assert "hunter2" not in done.output
+
+
 def test_nothing_is_made_by_looking(local: Command, tmp_path: Path) -> None:
     assert "is not there" in local.refused("list")
     assert "is not there" in local.refused("revoke", "x")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from longshore.server.options import parse_duration, parse_size
-from longshore.server.settings import SettingsError, check_listen, spool_path, sqlite_path, way_in
+from longshore.server.settings import SettingsError, check_listen, spool_path, sqlite_path, way_in, without_password
 
 
 @pytest.mark.parametrize(
@@ -90,3 +90,28 @@ def test_database_and_spool_urls() -> None:
         sqlite_path("mysql://h/d", Path("/d"))
     with pytest.raises(SettingsError, match="file:///PATH"):
         spool_path("s3://bucket", Path("/d"))
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("postgresql://ci:hunter2@db.example.org:5432/x", "postgresql://ci:***@db.example.org:5432/x"),
+        ("postgresql://ci:hun/ter2@db/x", "postgresql://ci:***@db/x"),
+        ("postgresql://ci:hun#ter2@db/x", "postgresql://ci:***@db/x"),
+        ("postgresql://ci:hun?ter2@db/x", "postgresql://ci:***@db/x"),
+        ("postgresql://ci:hun@ter2@db/x", "postgresql://ci:***@db/x"),
+        ("postgresql:ci:hunter2@db/x", "postgresql:ci:***@db/x"),
+        ("postgresql://db:5432/x?user=ci&password=hunter2&sslmode=require",
+         "postgresql://db:5432/x?user=ci&password=***&sslmode=require"),
+        ("postgresql:///x?PASSWORD=hun#ter2", "postgresql:///x?PASSWORD=***"),
+        ("postgresql:///x?sslpassword=hunter2", "postgresql:///x?sslpassword=***"),
+        ("host=db password=hunter2 user=ci", "host=db password=*** user=ci"),
+        (r"host=db password = 'hun\'ter2 x' user=ci", "host=db password = *** user=ci"),
+        ("postgresql://db:5432/x", "postgresql://db:5432/x"),
+        ("postgresql://ci@db:5432/x?host=a:1,b:2", "postgresql://ci@db:5432/x?host=a:1,b:2"),
+        ("sqlite:////srv/longshore.db", "sqlite:////srv/longshore.db"),
+        ("s3://bucket/prefix", "s3://bucket/prefix"),
+    ],
+)  # fmt: skip
+def test_no_password_is_shown_not_even_of_a_url_that_is_none(url: str, shown: str) -> None:
+    assert without_password(url) == shown

@@ -45,6 +45,7 @@ class Desk:
 
     def __init__(self, settings: Settings, *, make: bool) -> None:
         """`make`: a database that is not there is made, for the server that will start on it."""
+        self._url = settings.database
         self._shown = without_password(settings.database) or f"longshore.db in {settings.data_dir}"
         self._dialect, self._clock = _database(settings, make=make)
         self._open(make=make)
@@ -139,6 +140,8 @@ class Desk:
             raise SettingsError(f"--database {self._shown}: {error}") from error
         except Exception as error:
             said = str(getattr(error, "orig", None) or error).strip()
+            if self._url:
+                said = said.replace(self._url, self._shown)  # libpq quotes what it cannot read as it stands
             if self._dialect.is_unavailable(error):
                 raise StoreUnavailable(f"--database: {self._shown} cannot be used now: {said}.") from error
             if isinstance(error, sa.exc.DBAPIError):

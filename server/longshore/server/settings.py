@@ -18,8 +18,9 @@ DAY: Final = 24 * 3600.0
 DEFAULT_LISTEN: Final = "127.0.0.1:7465"
 
 
-_USER_SECRET: Final = re.compile(r"(//[^/?#@:]*:)[^/?#]*(@)")
-_PARAMETER_SECRET: Final = re.compile(r"([?&](?:ssl)?password=)[^&#]*")
+# Up to the last @, whatever stands in between: a password with a / or # in it breaks the URL, and is one all the same.
+_USER_SECRET: Final = re.compile(r"(:(?://)?[^:@?]*:).*(@)", re.DOTALL)
+_PARAMETER_SECRET: Final = re.compile(r"([?&\s](?:ssl)?password\s*=\s*)('(?:[^'\\]|\\.)*'|[^&\s]*)", re.IGNORECASE)
 _PORT: Final = re.compile(r"[0-9]{1,5}")
 
 
