@@ -329,6 +329,24 @@ async def test_another_worker_settles(fleet: Fleet, outcome: Outcome, state: Sta
     assert (await fleet.store.attempts(task.id, last=1))[0].end == outcome.name
 
 
+async def test_who_settles_takes_a_place_of_the_instance_and_nobody_stands_in_the_way(
+    open_store: OpenStore, clock: ManualClock
+) -> None:
+    """What was ready for that place is so no more: else it is looked at first, in each claim, for nothing."""
+    async with open_store(clock, limits=LaneLimits(instance=1, target=9)) as store:
+        fleet = Fleet(store, clock)
+        task = await settling(fleet)
+        await fleet.submit(plan(push("/next"), priority=5))
+        (other,) = await fleet.submit(plan(push("/other", "web2")))
+        await fleet.session()
+        assert [each.id for each in await fleet.claim()] == [task.id]
+        fleet.changes.clear()
+        assert [each.id for each in await fleet.claim()] == [other.id]
+        assert await fleet.claim() == []
+        assert not any(change.claimable for change in fleet.changes)
+        await fleet.whole()
+
+
 async def test_settling_that_failed_is_tried_again_later(fleet: Fleet) -> None:
     task = await settling(fleet)
     await fleet.session(lease=10_000.0)

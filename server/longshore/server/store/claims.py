@@ -118,6 +118,8 @@ class _Round:
         """How many tasks are ready in a lane, as far as that is known."""
         self._takers = self._able(command.offers)
         self._taken: list[tuple[str, Entry]] = []
+        self._full: set[str] = set()
+        """Lanes without room for a task that was ready there."""
         self._solo_waiting: set[str] = set()
 
     def run(self) -> tuple[list[tuple[str, Entry]], tuple[str, ...]]:
@@ -131,16 +133,21 @@ class _Round:
         self._run_rest(rest())
         if self._taken:
             self._unit.flush()
+        if self._taken or self._full:
             trim_lanes(self._unit, self._crowded())
         return self._taken, tuple(sorted(self._solo_waiting))
 
     def _crowded(self) -> list[str]:
-        """Lanes where more may be left ready than there is room for."""
-        taken = Counter(entry.lane for _, entry in self._taken if entry.lane)
+        """Lanes where more may be left ready than there is room for. What is settled takes of the room alone."""
+        lanes = {entry.lane for _, entry in self._taken if entry.lane}
+        ready = Counter(entry.lane for _, entry in self._taken if entry.status.state is not State.SETTLING)
         return sorted(
-            lane
-            for lane, number in taken.items()
-            if lane not in self._ready_in or self._ready_in[lane] - number > room_in(self._unit, lane)
+            self._full
+            | {
+                lane
+                for lane in lanes
+                if lane not in self._ready_in or self._ready_in[lane] - ready[lane] > room_in(self._unit, lane)
+            }
         )
 
     def _able(self, offers: Sequence[Offer]) -> list[_Taker]:
@@ -272,6 +279,8 @@ class _Round:
             else:
                 # It stood in the way of others, and does no more when this is over: see `trim_lanes`.
                 self._unit.claimable = True
+                if candidate.entry.lane and not room_in(self._unit, candidate.entry.lane):
+                    self._full.add(candidate.entry.lane)
 
     def _ask_lanes(self, candidates: list[_Candidate]) -> None:
         self._unit.ledger.ask((LANE_RUNNING, each.entry.lane) for each in candidates if each.entry.lane)()

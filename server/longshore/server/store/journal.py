@@ -67,7 +67,8 @@ class Journal:
         self._events: list[dict[str, Any]] = []
         self._attempts: list[dict[str, Any]] = []
         self._grants: list[dict[str, Any]] = []
-        self._endings: list[dict[str, Any]] = []
+        self._endings: dict[tuple[int, int], dict[str, Any]] = {}
+        """By task and number: who was given up may be heard of in the same transaction, and the last word counts."""
         self._debts: list[dict[str, Any]] = []
         self._requests_ended: dict[tuple[str, str], int] = {}
         self._payload_uses: dict[str, tuple[int, float]] = {}
@@ -97,15 +98,13 @@ class Journal:
             self._grants.append({"task": order.seq, "number": after.attempt, "at": self._now()})
         for ending in decision.endings:
             why = None if ending.error is None else codec.encode_failure(ending.error)
-            self._endings.append(
-                {
-                    "task": order.seq,
-                    "number": ending.attempt,
-                    "at": self._now(),
-                    "how": ending.end.value,
-                    "why": why,
-                }
-            )
+            self._endings[order.seq, ending.attempt] = {
+                "task": order.seq,
+                "number": ending.attempt,
+                "at": self._now(),
+                "how": ending.end.value,
+                "why": why,
+            }
         if decision.debts and isinstance(order.work, FilePush):
             place = order.work.destination
             for attempt, temp in decision.debts:
@@ -147,12 +146,13 @@ class Journal:
             (_INSERT_EVENT, self._events),
             (_INSERT_ATTEMPT, self._attempts),
             (_GRANT_ATTEMPT, self._grants),
-            (_END_ATTEMPT, self._endings),
+            (_END_ATTEMPT, list(self._endings.values())),
             (_INSERT_DEBT, self._debts),
         ):
             if rows:
                 self._link.write(what, rows)
                 rows.clear()
+        self._endings.clear()
         if self._requests_ended:
             self._link.write(
                 _REQUEST_ENDED,
