@@ -11,25 +11,29 @@ import pytest
 from longshore.client import Client, push_spec
 from longshore.client.errors import LongshoreError
 from longshore.v1 import task_pb2
+from tests.support.backends import CLUSTER, EMBEDDED
 from tests.support.processes import ServerProcess, WorkerProcess, eventually
 
-STEPS = {
-    "the upload is admitted": ("engine.uploads", "Uploads._admit", "after"),
-    "its file is made": ("spool.directory", "DirectorySpool.create", "after"),
-    "its bytes are synced": ("spool.partial", "DirectoryPartial._sync", "after"),
-    "a checkpoint is committed": ("engine.upload_stream", "UploadStream._mark", "after"),
-    "it is about to be sealed": ("spool.partial", "DirectoryPartial._seal", "before"),
-    "it is sealed": ("spool.partial", "DirectoryPartial._seal", "after"),
-    "its task is committed and not answered": ("engine.upload_stream", "UploadStream._complete", "after"),
-    "its payload is about to be removed": ("spool.directory", "DirectorySpool.delete_payload", "before"),
-    "its payload is removed": ("spool.directory", "DirectorySpool.delete_payload", "after"),
+UPLOADS, STREAM = ("engine.uploads", "Uploads"), ("engine.upload_stream", "UploadStream")
+SPOOL = {EMBEDDED: ("spool.directory", "DirectorySpool"), CLUSTER: ("spool.objectstore", "ObjectSpool")}
+PARTIAL = {EMBEDDED: ("spool.partial", "DirectoryPartial"), CLUSTER: ("spool.object_partial", "ObjectPartial")}
+Owner = tuple[str, str] | dict[str, tuple[str, str]]
+STEPS: dict[str, tuple[Owner, str, str]] = {
+    "the upload is admitted": (UPLOADS, "_admit", "after"),
+    "its file is made": (SPOOL, "create", "after"),
+    "its bytes are synced": (PARTIAL, "sync", "after"),
+    "a checkpoint is committed": (STREAM, "_mark", "after"),
+    "it is about to be sealed": (PARTIAL, "seal", "before"),
+    "it is sealed": (PARTIAL, "seal", "after"),
+    "its task is committed and not answered": (STREAM, "_complete", "after"),
+    "its payload is about to be removed": (SPOOL, "delete_payload", "before"),
+    "its payload is removed": (SPOOL, "delete_payload", "after"),
 }
 SCRIPT = """
 import importlib, inspect, os, signal, sys
-module, path, when = sys.argv[1:4]
-del sys.argv[1:4]
+module, owner, name, when = sys.argv[1:5]
+del sys.argv[1:5]
 from longshore.server import main
-owner, name = path.split(".")
 cls = getattr(importlib.import_module("longshore.server." + module), owner)
 step = getattr(cls, name)
 
@@ -55,9 +59,8 @@ SIZE = 34 << 20
 """Above the 32 MiB after which a checkpoint is due."""
 
 
-@pytest.mark.embedded("its moments are those of the directory spool")
 @pytest.mark.parametrize("step", STEPS)
-def test_a_server_that_is_killed_when(tmp_path: Path, step: str) -> None:
+def test_a_server_that_is_killed_when(tmp_path: Path, backend: str, step: str) -> None:
     script = tmp_path / "deadly.py"
     script.write_text(SCRIPT)
     content = os.urandom(SIZE)
@@ -65,7 +68,9 @@ def test_a_server_that_is_killed_when(tmp_path: Path, step: str) -> None:
     (instances / "web").mkdir(parents=True)
     server = ServerProcess(tmp_path)
     whole = server.argv
-    server.argv = [sys.executable, str(script), *STEPS[step], *whole[3:]]
+    owner, name, when = STEPS[step]
+    module, kind = owner[backend] if isinstance(owner, dict) else owner
+    server.argv = [sys.executable, str(script), module, kind, name, when, *whole[3:]]
 
     def push(*, patience: float) -> str:
         with Client(server=server.address, token_file=server.token_file, patience=patience) as client:
