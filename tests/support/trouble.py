@@ -31,6 +31,8 @@ LEASE: Final = 2.0
 """Seconds; shorter than most troubles."""
 
 _ASK_EVERY: Final = 0.02
+_PATIENCE: Final = 9.0
+"""Seconds; longer than a server takes to find out what became of a COMMIT (`postgres_connection.RESOLVE`)."""
 _TREE: Final = Path(__file__).resolve().parents[2]
 
 
@@ -151,7 +153,7 @@ class Scene:
 
     def _answer(self, name: str, call: Callable[[], Any], request: Any) -> None:
         try:
-            answer = call()(request, metadata=self._metadata, timeout=4)
+            answer = call()(request, metadata=self._metadata, timeout=_PATIENCE)
         except grpc.RpcError as error:
             self.answers.append(_told(name, error))
             return
