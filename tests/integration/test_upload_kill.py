@@ -44,7 +44,6 @@ class Client:
         return start, call
 
 
-@pytest.mark.embedded("with several servers a killed one is believed alive for a while: a client has to ask again")
 @pytest.mark.faults
 async def test_a_checkpoint_survives_kill_9_again_and_again(tmp_path: Path) -> None:
     with ServerProcess(tmp_path) as server:
@@ -60,7 +59,8 @@ async def test_a_checkpoint_survives_kill_9_again_and_again(tmp_path: Path) -> N
             with contextlib.suppress(grpc.aio.AioRpcError):
                 await call
             await client.channel.close()
-            assert not [path for path in server.leftovers() if "payloads" in path.parts]
+            # An object store has the parts of uploads at the same place.
+            assert not [one for one in server.leftovers() if "/payloads/" in str(one)]
             server.start()
         client = Client(server)
         start, call = await client.send(SIZE)
