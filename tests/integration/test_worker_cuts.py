@@ -44,13 +44,13 @@ class Ledger:
 
     def thread(self, context: Context) -> None:
         self.note(context.task.id, self.runs)
-        context.commit(context.task.id)
+        context.commit(f"/{context.task.id}")
         self.commit(context.task.id)
 
     async def coroutine(self, context: AsyncContext) -> None:
         self.note(context.task.id, self.runs)
         await context.sleep(0.001)
-        await context.commit(context.task.id)
+        await context.commit(f"/{context.task.id}")
         self.commit(context.task.id)
 
     def note(self, task_id: str, counter: Counter[str]) -> None:
