@@ -72,10 +72,17 @@ class Cluster:
             file.write(_SETTINGS)
 
     def start(self) -> None:
-        command = [str(self._bin / "postgres"), "-D", str(self.folder / "data"), "-k", str(self.folder)]
+        command = [
+            *self._as_user(),
+            str(self._bin / "postgres"),
+            "-D",
+            str(self.folder / "data"),
+            "-k",
+            str(self.folder),
+        ]
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, **self._as_user()
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
         deadline = time.monotonic() + WITHIN
         while True:
@@ -146,14 +153,16 @@ class Cluster:
 
     def _run(self, program: str, *arguments: str) -> None:
         done = subprocess.run(
-            [str(self._bin / program), *arguments], capture_output=True, check=False, cwd="/", **self._as_user()
+            [*self._as_user(), str(self._bin / program), *arguments], capture_output=True, check=False, cwd="/"
         )
         assert done.returncode == 0, done.stderr.decode()
 
-    def _as_user(self) -> dict[str, Any]:
+    def _as_user(self) -> Sequence[str]:
+        """What stands before a command. Not Popen's own `user`, which forks: the fork of a process in which gRPC has
+        threads may die before it becomes the other program."""
         if self.user is None:
-            return {}
-        return {"user": self.user.pw_uid, "group": self.user.pw_gid, "extra_groups": ()}
+            return ()
+        return ("setpriv", f"--reuid={self.user.pw_uid}", f"--regid={self.user.pw_gid}", "--clear-groups")
 
 
 def _unprivileged() -> pwd.struct_passwd | None:
