@@ -99,7 +99,9 @@ class Account:
         self.say("watches miss nothing", f"{len(seen)} watches, {count} revisions, {gaps} with a gap", kept=not gaps)
 
     def _sessions(self, fleet: Fleet) -> None:
-        sessions = dict(fleet.rows("SELECT worker, epoch FROM sessions WHERE ended_at IS NULL"))
+        # The lease of one that was killed a moment ago may still run.
+        rows = fleet.rows("SELECT worker, epoch FROM sessions WHERE ended_at IS NULL")
+        sessions = {worker: epoch for worker, epoch in rows if worker not in self.killed}
         moved = sorted(worker for worker, epoch in sessions.items() if epoch > 1)
         left = sorted({f"worker-{number}" for number in range(4)} - set(self.killed))
         self.say(

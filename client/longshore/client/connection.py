@@ -98,6 +98,11 @@ class Connection:
             if self._closed and task is not None and not task.cancelling():
                 raise RuntimeError("the client is closed") from None
             raise
+        except grpc.aio.UsageError:
+            # A call that begins right after the channel was closed.
+            if self._closed:
+                raise RuntimeError("the client is closed") from None
+            raise
         finally:
             self.users -= 1
 

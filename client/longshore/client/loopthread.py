@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import threading
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from typing import Any, Final, Self, TypeVar
@@ -33,7 +34,15 @@ class LoopThread:
         if not self._thread.is_alive():
             coroutine.close()
             raise RuntimeError("the client is closed")
-        future = asyncio.run_coroutine_threadsafe(_carried(coroutine), self._loop)
+        begun = _carried(coroutine)
+        try:
+            future = asyncio.run_coroutine_threadsafe(begun, self._loop)
+        except BaseException:
+            # An interrupt in just that moment: what was not begun is put away without a warning.
+            with contextlib.suppress(ValueError):  # it has begun after all
+                begun.close()
+                coroutine.close()
+            raise
         try:
             return future.result()
         except _Carried as carried:
