@@ -4,7 +4,8 @@
 # PYTHON       the interpreter for a new .venv (3.11 or later; found by itself otherwise)
 # PYTEST_ARGS  what pytest gets besides its configuration, for instance PYTEST_ARGS=tests/unit; left alone, every test runs,
 #              in JOBS processes (default: one more than there are cores, since many tests wait most of the time)
-# ROW          what `make bench` measures: the name of a module in bench/; ARGS is what it is given besides
+# ROW          what `make bench` measures: the name of a row or of another module in bench/ (all rows if left alone);
+#              ARGS is what it is given besides
 # AGAINST      the git revision that `make check` holds the contract against (default: where this branch left main)
 
 SHELL := /bin/bash
@@ -22,6 +23,7 @@ ROW ?=
 ARGS ?=
 
 PY := "$(VENV)/bin/python"
+MODULE := $(subst -,_,$(ROW))
 PROTOS := $(shell find protos -name '*.proto')
 
 # An environment that was given is used as it is.
@@ -91,9 +93,9 @@ demo-cluster: $(READY) ## PostgreSQL, S3, three servers, four workers, a load, a
 	@$(PY) -m scripts.demo_cluster $(ARGS)
 
 .PHONY: bench
-bench: $(READY) ## Measure one thing, as in ROW=claim: claim, scale and others in bench/
-	@[ -f "bench/$(ROW).py" ] || { echo "make bench ROW=…: one of $$(cd bench && grep -l __main__ *.py | sed 's/\.py//' | xargs)"; exit 2; }
-	@$(PY) -m bench.$(ROW) $(ARGS)
+bench: $(READY) ## Every figure of docs/performance.md beside its peers, or one, as in ROW=claim
+	@$(if $(ROW),[ -f "bench/$(MODULE).py" ] || { echo "make bench ROW=…: one of $$(cd bench && grep -l '^if __name__' [a-z]*.py | sed 's/\.py//; s/_/-/g' | xargs)"; exit 2; })
+	@$(if $(ROW),$(PY) -m bench.$(MODULE) $(ARGS),$(PY) -m bench $(ARGS))
 
 .PHONY: lock
 lock: ## Resolve constraints.txt anew, at the newest versions pyproject.toml allows
