@@ -144,6 +144,11 @@ class Run:
         return slowed(self.slow, self.folder)
 
 
+def installed(*parts: str) -> None:
+    """See to it that these system packages are here (scripts/system-packages). Raises CalledProcessError."""
+    subprocess.run([ROOT / "scripts" / "system-packages", *parts], check=True, env={**os.environ, "CI": "true"})
+
+
 def slowed(microseconds: int, folder: Path) -> dict[str, str]:
     """Environment variables that slow each sync down. Builds the shim in `folder`. Raises CalledProcessError."""
     if not microseconds:
