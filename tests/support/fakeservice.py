@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict, deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, TypeAlias
 
@@ -62,6 +62,14 @@ class Break:
     """Old revisions to send again at the start, which no server should and every client must bear."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pipe:
+    """How a stream of submissions goes: which are refused, and after how many answers the server leaves."""
+
+    refuse: Mapping[str, Refuse] = field(default_factory=dict)
+    after: int | None = None
+
+
 @dataclass(slots=True)
 class _Stored:
     data: bytearray = field(default_factory=bytearray)
@@ -80,6 +88,10 @@ class FakeService(task_service_pb2_grpc.TaskServiceServicer):
         self.watches: deque[Break | Refuse | None] = deque()
         self.calls: deque[Refuse | None] = deque()
         """The script of every other method."""
+        self.streams: deque[Pipe] = deque()
+        """The script of SubmitTasks."""
+        self.submitted: list[str] = []
+        """Request ids that came over those streams, repeated ones too."""
         self.headers: list[pb.UploadHeader] = []
         self.chunks: list[int] = []
         """Offsets of the chunks that came."""
@@ -164,6 +176,26 @@ class FakeService(task_service_pb2_grpc.TaskServiceServicer):
         task = task_pb2.Task(id="job", revision=1, kind=request.spec.job.kind, state=task_pb2.TASK_STATE_QUEUED)
         return pb.SubmitTaskResponse(tasks=[task])
 
+    async def SubmitTasks(
+        self, request_iterator: AsyncIterator[pb.SubmitTasksRequest], context: _Context
+    ) -> AsyncIterator[pb.SubmitTasksResponse]:
+        self._note(context)
+        act = self.streams.popleft() if self.streams else Pipe()
+        answered = 0
+        async for request in request_iterator:
+            for one in request.submissions:
+                asked = one.request.request_id
+                self.submitted.append(asked)
+                answer = pb.SubmissionAnswer(number=one.number, task_ids=[f"task-{asked}"])
+                if refuse := act.refuse.get(asked):
+                    status = _status_of(refuse).SerializeToString()
+                    answer = pb.SubmissionAnswer(number=one.number, reason=refuse.reason, status=status)
+                yield pb.SubmitTasksResponse(answers=[answer])
+                answered += 1
+                if answered == act.after:
+                    yield pb.SubmitTasksResponse(go_away=pb.GoAway(reason="DRAINING"))
+                    await _refuse(context, Refuse(code=grpc.StatusCode.UNAVAILABLE, reason="DRAINING"))
+
     async def GetTask(self, request: pb.GetTaskRequest, context: _Context) -> pb.GetTaskResponse:
         await self._serve(request, context)
         return pb.GetTaskResponse(task=(await self._revisions(request.task_id, context))[-1])
@@ -237,6 +269,12 @@ async def _refuse(context: _Context, act: Refuse) -> NoReturn:
     if not act.reason:
         await context.abort(act.code, act.message)
         raise AssertionError("abort returned")
+    rich = rpc_status.to_status(_status_of(act))
+    await context.abort(rich.code, rich.details, rich.trailing_metadata)
+    raise AssertionError("abort returned")
+
+
+def _status_of(act: Refuse) -> status_pb2.Status:
     details: list[Message] = [error_details_pb2.ErrorInfo(reason=act.reason, domain="longshore", metadata={"a": "b"})]
     if act.retry_after is not None:
         retry = Duration()
@@ -254,9 +292,7 @@ async def _refuse(context: _Context, act: Refuse) -> NoReturn:
         wrapped = AnyMessage()
         wrapped.Pack(detail)
         packed.append(wrapped)
-    rich = rpc_status.to_status(status_pb2.Status(code=act.code.value[0], message=act.message, details=packed))
-    await context.abort(rich.code, rich.details, rich.trailing_metadata)
-    raise AssertionError("abort returned")
+    return status_pb2.Status(code=act.code.value[0], message=act.message, details=packed)
 
 
 class FakeServer:

@@ -38,6 +38,7 @@ from longshore.client.errors import (
     Unavailable,
 )
 from longshore.client.specs import job_spec, parse_destination, push_spec
+from longshore.client.submitting import Submission, Submitted
 from longshore.client.tls import TLS
 from longshore.client.upload import UploadProgress
 from longshore.client.watch import Watch
@@ -90,6 +91,8 @@ __all__ = [
     "ResourceExhausted",
     "Settlement",
     "SourceError",
+    "Submission",
+    "Submitted",
     "TLSError",
     "Task",
     "TaskCancelled",

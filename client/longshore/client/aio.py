@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import uuid
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
+from contextlib import aclosing
 from types import TracebackType
 from typing import Final, Literal, Self, TypeVar
 
@@ -16,6 +17,7 @@ from longshore.client.errors import from_task
 from longshore.client.patience import OnWait, Patience
 from longshore.client.servers import Servers, Tour
 from longshore.client.sources import Content, open_source, sha256_of
+from longshore.client.submitting import AT_ONCE, Submission, Submitted, Submitting
 from longshore.client.tls import TLS, find_tls
 from longshore.client.upload import OnProgress, Uploading
 from longshore.client.watch import OnTaskProgress, Watch
@@ -126,6 +128,32 @@ class AsyncClient:
         request = pb.SubmitTaskRequest(request_id=request_id or new_request_id(), spec=spec, payload_id=payload_id)
         answer = await self._call(lambda to: to.tasks.SubmitTask, request, patience=patience)
         return tuple(answer.tasks)
+
+    async def submit_many(
+        self,
+        submissions: Iterable[Submission] | AsyncIterable[Submission],
+        *,
+        at_once: int = AT_ONCE,
+        patience: float | None = None,
+    ) -> AsyncIterator[Submitted]:
+        """Make tasks of a great many submissions over one stream, and yield what became of each as soon as it is
+        durable or refused, in whatever order. One that is refused stops none of the others.
+
+        They are taken from `submissions` as room arises: at most `at_once` (1 to 1,000) wait for their answer. A cut or
+        a leaving server is bridged, and a full one asked again, under the same request ids; `patience` is counted from
+        the last answer. Leaving early: `aclose()`; what was taken by then may have become tasks. Raises what
+        `submissions` raises, and what concerns all of them.
+        """
+        submitting = Submitting(
+            tour=Tour(self._servers),
+            submissions=submissions,
+            patience=self._patience if patience is None else patience,
+            at_once=max(1, min(at_once, AT_ONCE)),
+            on_wait=self._on_wait,
+        )
+        async with aclosing(submitting.run()) as answers:
+            async for one in answers:
+                yield one
 
     async def get(self, task_id: str) -> task_pb2.Task:
         """The task as it is now."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Final, Literal, Self
 
@@ -12,6 +12,7 @@ from longshore.client.endpoint import Endpoint
 from longshore.client.loopthread import BlockingIterator, LoopThread
 from longshore.client.patience import OnWait
 from longshore.client.sources import Content
+from longshore.client.submitting import AT_ONCE, Submission, Submitted
 from longshore.client.tls import TLS
 from longshore.client.upload import OnProgress
 from longshore.client.watch import OnTaskProgress
@@ -92,6 +93,12 @@ class Client:
         return self._thread.run(
             self._client.submit(spec=spec, payload_id=payload_id, request_id=request_id, patience=patience)
         )
+
+    def submit_many(
+        self, submissions: Iterable[Submission], *, at_once: int = AT_ONCE, patience: float | None = None
+    ) -> BlockingIterator[Submitted]:
+        """See AsyncClient.submit_many. `submissions` is iterated on the client's own thread."""
+        return BlockingIterator(self._thread, self._client.submit_many(submissions, at_once=at_once, patience=patience))
 
     def get(self, task_id: str) -> task_pb2.Task:
         """See AsyncClient.get."""

@@ -185,15 +185,24 @@ _BY_CODE: Final[Mapping[grpc.StatusCode, type[LongshoreError]]] = {
 }
 """Whatever is missing here is Internal."""
 
+_CODES: Final[Mapping[int, grpc.StatusCode]] = {code.value[0]: code for code in grpc.StatusCode}
+
 
 def from_rpc_error(error: grpc.aio.AioRpcError) -> LongshoreError:
     """The typed error for what a call ended with, google.rpc details and all.
 
     A status without Longshore's ErrorInfo came from the transport: its reason is then the status code's name.
     """
-    code = error.code()
-    message = error.details() or code.name
-    status = _status_of(error)
+    return _typed(error.code(), error.details() or error.code().name, _status_of(error))
+
+
+def from_status(status: status_pb2.Status) -> LongshoreError:
+    """The typed error for one of many that were asked for over one stream."""
+    code = _CODES.get(status.code, grpc.StatusCode.UNKNOWN)
+    return _typed(code, status.message or code.name, status)
+
+
+def _typed(code: grpc.StatusCode, message: str, status: status_pb2.Status) -> LongshoreError:
     reason, metadata, from_server = code.name, dict[str, str](), False
     fields: list[FieldViolation] = []
     quotas: list[QuotaViolation] = []

@@ -6,6 +6,7 @@ from collections import Counter
 
 import structlog
 
+from longshore.server import logs
 from longshore.server.model.task import FilePush
 from longshore.server.model.values import State
 from longshore.server.store.protocol import Changes, Store, TaskChange
@@ -26,18 +27,20 @@ class Journal:
         for change in changes.tasks:
             if change.task.status.state.terminal:
                 self._finished[change.task.status.state] += 1
-            self._write(change)
+        if changes.tasks:
+            logs.bulk.info(_log, "task", map(_record, changes.tasks))
 
-    def _write(self, change: TaskChange) -> None:
-        order, status = change.task.order, change.task.status
-        fields: dict[str, object] = {"task_id": order.id, "state": status.state.name, "revision": status.revision}
-        if status.attempt:
-            fields |= {"attempt": status.attempt, "worker": status.worker}
-        if status.revision == 1:
-            fields |= {"kind": order.kind, "creator": order.creator, "request_id": order.request_id}
-            if isinstance(order.work, FilePush):
-                place = order.work.destination
-                fields |= {"target": place.target, "instance": place.instance, "path": place.path}
-        if status.error is not None and status.state is not State.RUNNING:
-            fields |= {"reason": status.error.reason, "error": status.error.message}
-        _log.info("task", **fields)
+
+def _record(change: TaskChange) -> dict[str, object]:
+    order, status = change.task.order, change.task.status
+    fields: dict[str, object] = {"task_id": order.id, "state": status.state.name, "revision": status.revision}
+    if status.attempt:
+        fields |= {"attempt": status.attempt, "worker": status.worker}
+    if status.revision == 1:
+        fields |= {"kind": order.kind, "creator": order.creator, "request_id": order.request_id}
+        if isinstance(order.work, FilePush):
+            place = order.work.destination
+            fields |= {"target": place.target, "instance": place.instance, "path": place.path}
+    if status.error is not None and status.state is not State.RUNNING:
+        fields |= {"reason": status.error.reason, "error": status.error.message}
+    return fields

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
-from typing import Literal, TextIO, cast
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Final, Literal, TextIO, cast
 
 import structlog
 
@@ -42,6 +45,41 @@ class Sink:
         """Nothing is held back."""
 
 
+class Bulk:
+    """Records of one event, many at a time: in JSON they are written by one call, without structlog's processors.
+
+    Those take 15 µs a record, which three records a task made a sixth of what the server's loop did (bench/noop.py).
+    The records look the same. `sink` None: through structlog, as on a terminal and in tests.
+    """
+
+    def __init__(self) -> None:
+        self.sink: TextIO | None = None
+        self.enabled = True
+        self._encode: Final = json.JSONEncoder().encode
+
+    def info(
+        self, logger: structlog.typing.FilteringBoundLogger, event: str, records: Iterable[dict[str, object]]
+    ) -> None:
+        """One record for each."""
+        if not self.enabled:
+            return
+        if self.sink is None:
+            for each in records:
+                logger.info(event, **each)
+            return
+        rest = {"event": event, "level": "info", "timestamp": _stamp()}
+        self.sink.write("".join(f"{self._encode({**each, **rest})}\n" for each in records))
+
+
+def _stamp() -> str:
+    """As structlog's TimeStamper has it."""
+    return datetime.now(UTC).isoformat().replace("+00:00", "Z")
+
+
+bulk: Final = Bulk()
+"""The process's: `configure` says what it writes to."""
+
+
 def configure(*, style: LogFormat, level: LogLevel) -> None:
     """Send structlog and the standard library's logging to stderr, in one shape.
 
@@ -67,6 +105,8 @@ def configure(*, style: LogFormat, level: LogLevel) -> None:
         logger_factory=structlog.WriteLoggerFactory(sink),
         cache_logger_on_first_use=True,
     )
+    bulk.sink = sink if as_json else None
+    bulk.enabled = number <= logging.INFO
     handler = logging.StreamHandler(sink)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(

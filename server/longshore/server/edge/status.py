@@ -120,15 +120,16 @@ async def abort(context: grpc.aio.ServicerContext[object, object], error: BaseEx
     """End the RPC with the status of `error`. What is no LongshoreError is a defect: it is logged whole under an
     incident number, and the caller learns the number only."""
     if not isinstance(error, errors.LongshoreError):
-        incident = secrets.token_hex(4)
-        _log.error("defect", incident=incident, exc_info=error)
-        error = _defect(incident)
+        error = defect(error)
     rich = rpc_status.to_status(status_of(error))
     await context.abort(rich.code, rich.details, rich.trailing_metadata)
     raise AssertionError("abort returned")
 
 
-def _defect(incident: str) -> errors.LongshoreError:
+def defect(error: BaseException) -> errors.LongshoreError:
+    """What a caller is told of something that should not have happened: the number under which the log has it whole."""
+    incident = secrets.token_hex(4)
+    _log.error("defect", incident=incident, exc_info=error)
     return errors.LongshoreError(
         f"A defect in the server; please report it with the server's log of incident {incident}.", incident=incident
     )

@@ -13,6 +13,7 @@ from longshore.server.edge import listing, translate, uploads
 from longshore.server.edge.auth import principal
 from longshore.server.edge.guard import answers, streams
 from longshore.server.edge.sight import visible
+from longshore.server.edge.submissions import serve_submissions
 from longshore.server.edge.validate import check_request_id
 from longshore.server.engine.submissions import Defaults
 from longshore.server.engine.uploads import Uploads
@@ -66,6 +67,13 @@ class TaskService(pb_grpc.TaskServiceServicer):
     @answers
     async def SubmitTask(self, request: pb.SubmitTaskRequest, _context: _Context) -> pb.SubmitTaskResponse:
         return await uploads.submit_task(self._engine.uploads, principal(), request)
+
+    # Reads and writes beside each other, as `Work` does; grpc.aio takes a handler that does not yield too.
+    @answers
+    async def SubmitTasks(  # type: ignore[override]
+        self, _requests: AsyncIterator[pb.SubmitTasksRequest], context: _Context
+    ) -> None:
+        await serve_submissions(self._engine.uploads, principal(), context)
 
     @answers
     async def GetTask(self, request: pb.GetTaskRequest, _context: _Context) -> pb.GetTaskResponse:

@@ -114,7 +114,8 @@ class Uploads:
         self._slots: dict[tuple[str, str], _Slot] = {}
         self._live: set[_Slot] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._draining = False
+        self.leaving = asyncio.Event()
+        """Set when nothing new is taken any more."""
         self._bytes_received = 0
 
     # What callers ask ---------------------------------------------------------------------------------------------
@@ -171,9 +172,14 @@ class Uploads:
 
         `any_creator`: the payload may be anybody's.
         """
+        return await self.begin_submit(principal, request, any_creator=any_creator)
+
+    def begin_submit(
+        self, principal: str, request: SubmitRequest, *, any_creator: bool = False
+    ) -> asyncio.Future[tuple[Task, ...]]:
+        """`submit`, not waited for: raises Draining, StoreOverloaded and StoreUnavailable at once, the rest later."""
         self._refuse_when_draining()
-        self.expect()
-        return await self.store.run(
+        begun = self.store.begin(
             SubmitTasks(
                 principal=principal,
                 request_id=request.request_id,
@@ -184,6 +190,8 @@ class Uploads:
                 bounds=self.limits.bounds,
             )
         )
+        self.expect()
+        return begun
 
     async def run(self) -> None:
         """Tell other servers what is sent here, until cancelled."""
@@ -196,11 +204,11 @@ class Uploads:
         """Figures of this moment."""
         streams = [slot.stream for slot in self._live if slot.stream is not None]
         closing = sum(1 for stream in streams if stream.closing)
-        return UploadStatistics(len(self._live) - closing, closing, self._bytes_received, self._draining)
+        return UploadStatistics(len(self._live) - closing, closing, self._bytes_received, self.leaving.is_set())
 
     async def drain(self, grace: float) -> None:
         """Refuse new uploads; give those under way `grace` seconds, then checkpoint them and end them with Draining."""
-        self._draining = True
+        self.leaving.set()
         await self._emptied(grace)
         for slot in self._live:
             if slot.stream is not None:
@@ -236,7 +244,7 @@ class Uploads:
     # One connection per upload ------------------------------------------------------------------------------------
 
     def _refuse_when_draining(self) -> None:
-        if self._draining:
+        if self.leaving.is_set():
             raise Draining("This server is leaving and takes nothing new. Connect again, here or elsewhere.")
 
     async def _claim(self, key: tuple[str, str], *, take_over: bool) -> _Slot:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from asyncio import Future
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
@@ -100,6 +101,11 @@ class Store(Protocol):
         ...
 
     async def run(self, command: Command[R]) -> R: ...
+
+    def begin(self, command: Command[R]) -> Future[R]:
+        """`run` for who has many under way, and wants no coroutine for each. Raises StoreOverloaded,
+        StoreUnavailable now; all else is in the future."""
+        ...
 
     def subscribe(self, listener: Callable[[Changes], None]) -> Callable[[], None]:
         """Call `listener` on the loop after each commit that changed something, in commit order, before the futures of

@@ -99,6 +99,9 @@ class SQLStore:
         result: R = await self._writer.submit(command)
         return result
 
+    def begin(self, command: Command[R]) -> asyncio.Future[R]:
+        return self._writer.submit(command)
+
     def subscribe(self, listener: Callable[[Changes], None]) -> Callable[[], None]:
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener)

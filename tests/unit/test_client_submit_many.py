@@ -1,0 +1,139 @@
+"""Many submissions over one stream, against a scripted service: each is answered once, whatever the connection does."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+
+import grpc
+import pytest
+
+from longshore.client import AlreadyExists, AsyncClient, Client, Submission, Submitted, Unavailable, job_spec
+from tests.support.fakeservice import FakeServer, FakeService, Pipe, Refuse
+
+MANY = 2500
+SPEC = job_spec("count")
+
+
+def jobs(count: int) -> Iterator[Submission]:
+    return (Submission(spec=SPEC, request_id=f"r{number}") for number in range(count))
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[FakeServer]:
+    async with FakeServer() as server:
+        yield server
+
+
+@pytest.fixture
+def service(server: FakeServer) -> FakeService:
+    return server.service
+
+
+@pytest.fixture
+async def client(server: FakeServer) -> AsyncIterator[AsyncClient]:
+    async with AsyncClient(server=server.address, patience=10) as client, asyncio.timeout(60):
+        yield client
+
+
+async def test_each_is_answered_once(client: AsyncClient, service: FakeService) -> None:
+    answers = [one async for one in client.submit_many(jobs(MANY))]
+    assert [one.submission.request_id for one in answers] == [f"r{number}" for number in range(MANY)]
+    assert all(one.task_ids == (f"task-{one.submission.request_id}",) for one in answers)
+    assert len(service.submitted) == MANY
+
+
+async def test_nothing_to_submit_is_no_error(client: AsyncClient) -> None:
+    assert [one async for one in client.submit_many([])] == []
+
+
+async def test_a_source_that_waits_is_answered_meanwhile(client: AsyncClient) -> None:
+    answered = asyncio.Event()
+
+    async def source() -> AsyncIterator[Submission]:
+        yield Submission(spec=SPEC, request_id="first")
+        await answered.wait()  # the answer to the first is not held back for a second
+        yield Submission(spec=SPEC)
+
+    seen: list[Submitted] = []
+    async for one in client.submit_many(source()):
+        seen.append(one)
+        answered.set()
+    assert seen[0].submission.request_id == "first"
+    assert seen[1].submission.request_id  # made up
+
+
+async def test_no_more_wait_than_asked_for(client: AsyncClient) -> None:
+    taken = 0
+
+    def source() -> Iterator[Submission]:
+        nonlocal taken
+        for one in jobs(200):
+            taken += 1
+            yield one
+
+    most = done = 0
+    async for _ in client.submit_many(source(), at_once=10):
+        done += 1
+        most = max(most, taken - done)
+    # What came in one message is handed out one by one, and room for all of it arose at once.
+    assert done == 200
+    assert most <= 20
+
+
+@pytest.mark.parametrize("after", [1, 64, 700])
+async def test_after_a_cut_the_rest_is_submitted_again(client: AsyncClient, service: FakeService, after: int) -> None:
+    service.streams.extend([Pipe(after=after), Pipe(after=after)])
+    answers = [one async for one in client.submit_many(jobs(MANY))]
+    assert sorted(one.submission.request_id for one in answers) == sorted(f"r{number}" for number in range(MANY))
+    assert all(one.error is None for one in answers)
+
+
+async def test_one_that_is_refused_stops_no_other(client: AsyncClient, service: FakeService) -> None:
+    reused = Refuse(code=grpc.StatusCode.ALREADY_EXISTS, reason="REQUEST_ID_REUSED")
+    service.streams.append(Pipe(refuse={"r3": reused}))
+    answers = {one.submission.request_id: one async for one in client.submit_many(jobs(10))}
+    assert isinstance(answers["r3"].error, AlreadyExists)
+    assert answers["r3"].error.reason == "REQUEST_ID_REUSED"
+    assert answers["r3"].task_ids == ()
+    assert all(one.task_ids for name, one in answers.items() if name != "r3")
+
+
+async def test_one_that_found_no_room_is_submitted_again(client: AsyncClient, service: FakeService) -> None:
+    full = Refuse(code=grpc.StatusCode.RESOURCE_EXHAUSTED, reason="QUEUE_FULL", retry_after=0.01)
+    service.streams.extend([Pipe(refuse={"r3": full}), Pipe(refuse={"r3": full})])
+    answers = {one.submission.request_id: one async for one in client.submit_many(jobs(10))}
+    assert len(answers) == 10
+    assert all(one.task_ids for one in answers.values())
+
+
+async def test_patience_has_an_end(server: FakeServer, service: FakeService) -> None:
+    down = Refuse(code=grpc.StatusCode.UNAVAILABLE, reason="STORE_UNAVAILABLE", retry_after=0.01)
+    service.streams.extend([Pipe(refuse={"r0": down})] * 1000)
+    async with AsyncClient(server=server.address, patience=0.5) as client, asyncio.timeout(30):
+        with pytest.raises(Unavailable):
+            [one async for one in client.submit_many(jobs(1))]
+
+
+async def test_what_the_source_raises_comes_out(client: AsyncClient) -> None:
+    def source() -> Iterator[Submission]:
+        yield from jobs(5)
+        raise ValueError("no more")
+
+    with pytest.raises(ValueError, match="no more"):
+        [one async for one in client.submit_many(source())]
+
+
+async def test_leaving_early_ends_the_stream(client: AsyncClient) -> None:
+    answers = client.submit_many(jobs(MANY))
+    await anext(answers)
+    await answers.aclose()  # type: ignore[attr-defined]
+    assert len(await client.submit(spec=SPEC)) == 1
+
+
+async def test_the_blocking_client_does_the_same(server: FakeServer) -> None:
+    def run() -> list[Submitted]:
+        with Client(server=server.address, patience=10) as client:
+            return list(client.submit_many(jobs(100)))
+
+    assert len(await asyncio.to_thread(run)) == 100
