@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from longshore.server.engine.submissions import (
     Defaults,
@@ -48,6 +53,79 @@ def test_the_first_version_is_what_it_was() -> None:
 )
 def test_what_makes_no_other_request_makes_no_other_fingerprint(other: UploadRequest) -> None:
     assert upload_fingerprint(other) == upload_fingerprint(UPLOAD)
+
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+SECONDS = st.floats(0, 4e7, allow_nan=False)
+PUSHES = st.builds(
+    FilePush,
+    st.builds(Destination, TEXT, TEXT, TEXT, TEXT),
+    mode=st.none() | st.integers(0, 0o777),
+    uid=st.none() | st.integers(0, 2**32 - 1),
+    gid=st.none() | st.integers(0, 2**32 - 1),
+    create_parents=st.booleans(),
+    if_exists=st.sampled_from(IfExists),
+    when_stopped=st.sampled_from(WhenStopped),
+    when_absent=st.sampled_from(WhenAbsent),
+    read_back=st.booleans(),
+)
+JOBS = st.builds(Job, TEXT, st.none() | st.builds(AnyValue, TEXT, st.binary(max_size=20)), TEXT, TEXT)
+TASKS = st.builds(
+    TaskRequest,
+    work=st.lists(PUSHES, min_size=1, max_size=3).map(tuple) | JOBS,
+    queue=TEXT,
+    priority=st.integers(-100, 100),
+    labels=st.dictionaries(TEXT, TEXT, max_size=4),
+    not_before=SECONDS,
+    expire_after=st.none() | SECONDS,
+    run_timeout=st.none() | SECONDS,
+    stall_timeout=st.none() | SECONDS,
+    attempt_limit=st.none() | st.integers(1, 100),
+)
+
+
+def canonical(value: dict[str, Any]) -> str:
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return "v1:" + hashlib.sha256(text.encode("ascii")).hexdigest()
+
+
+def micros(seconds: float | None) -> int | None:
+    return None if seconds is None else round(seconds * 1e6)
+
+
+def values_of(request: TaskRequest) -> dict[str, Any]:
+    work: Any
+    if isinstance(request.work, Job):
+        job = request.work
+        packed = None if job.arguments is None else [job.arguments.type_url, job.arguments.value.hex()]
+        work = {"kind": job.kind, "arguments": packed, "target": job.target, "instance": job.instance}
+    else:
+        work = [
+            {
+                "destination": [getattr(one.destination, name) for name in ("target", "project", "instance", "path")],
+                **{name: int(getattr(one, name)) for name in ("if_exists", "when_stopped", "when_absent")},
+                **{name: getattr(one, name) for name in ("mode", "uid", "gid", "create_parents", "read_back")},
+            }
+            for one in request.work
+        ]
+    return {
+        "work": work,
+        "labels": dict(request.labels),
+        **{name: getattr(request, name) for name in ("queue", "priority", "attempt_limit")},
+        **{
+            name: micros(getattr(request, name))
+            for name in ("not_before", "expire_after", "run_timeout", "stall_timeout")
+        },
+    }
+
+
+@given(TASKS, TEXT, st.none() | st.integers(0, 2**63 - 1), st.binary(max_size=32))
+def test_it_is_made_of_canonical_json(task: TaskRequest, payload: str, size: int | None, sha256: bytes) -> None:
+    submit = {"call": "submit", "task": values_of(task), "payload": payload}
+    assert submit_fingerprint(SubmitRequest(request_id="r", task=task, payload_id=payload)) == canonical(submit)
+    upload = {"call": "upload", "task": values_of(task), "size": size, "sha256": sha256.hex()}
+    asked = UploadRequest(request_id="r", task=task, size=size, sha256=sha256)
+    assert upload_fingerprint(asked) == canonical(upload)
 
 
 DIFFERENT = [

@@ -31,9 +31,9 @@ class Journal:
             logs.bulk.info(_log, "task", map(_record, changes.tasks))
 
 
-def _record(change: TaskChange) -> dict[str, object]:
+def _record(change: TaskChange) -> dict[str, str | int]:
     order, status = change.task.order, change.task.status
-    fields: dict[str, object] = {"task_id": order.id, "state": status.state.name, "revision": status.revision}
+    fields: dict[str, str | int] = {"task_id": order.id, "state": status.state.name, "revision": status.revision}
     if status.attempt:
         fields |= {"attempt": status.attempt, "worker": status.worker}
     if status.revision == 1:

@@ -41,4 +41,4 @@ def tune_collector() -> None:
     """What is there after the start stays: leave it out of every collection, and collect less often."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(20_000, 20, 50)
+    gc.set_threshold(50_000, 20, 50)
