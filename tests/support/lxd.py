@@ -282,12 +282,21 @@ def _start() -> LxdDaemon:
     return daemon
 
 
+@contextmanager
+def running_lxd() -> Iterator[LxdDaemon]:
+    """A daemon while the block runs."""
+    daemon = _start()
+    try:
+        yield daemon
+    finally:
+        daemon.close()
+
+
 @pytest.fixture(scope="session")
 def lxd() -> Iterator[LxdDaemon]:
     """A daemon for the whole session. Tests that kill or stop it use `lxd_of_my_own`."""
-    daemon = _start()
-    yield daemon
-    daemon.close()
+    with running_lxd() as daemon:
+        yield daemon
 
 
 @pytest.fixture(scope="session")
@@ -299,6 +308,5 @@ def box(lxd: LxdDaemon) -> str:
 @pytest.fixture
 def lxd_of_my_own() -> Iterator[LxdDaemon]:
     """A daemon for one test, to be broken."""
-    daemon = _start()
-    yield daemon
-    daemon.close()
+    with running_lxd() as daemon:
+        yield daemon

@@ -1,0 +1,176 @@
+"""What the rows about deliveries share: a real LXD with one container, a real server, a real worker, and the peers.
+
+The peers are what people use today: the `lxc file push` command of the LXD that runs, and pylxd's `files.put` with a
+file object, in a process of its own, its client connected beforehand. A push that has just been measured is followed by
+a `sync` outside of the measurement, so that nobody pays for what another left to be written.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from bench.rows import ROOT, Run, installed
+from tests.support.lxd import LxdDaemon, running_lxd
+from tests.support.processes import ServerProcess, WorkerProcess
+
+MIB: Final = 1 << 20
+GIB: Final = 1 << 30
+_HERTZ: Final = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """A daemon with the running container `name`, and a server and a worker that deliver into it."""
+
+    daemon: LxdDaemon
+    name: str
+    server: ServerProcess
+    worker: WorkerProcess
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """For `lxc`, and for `longshore` as the same user runs it."""
+        folder = self.daemon.folder
+        theirs = {"LXD_DIR": str(self.daemon.directory), "LXD_CONF": str(folder / "conf")}
+        ours = {"LONGSHORE_SERVER": self.server.address, "LONGSHORE_TOKEN_FILE": str(self.server.token_file)}
+        return {k: v for k, v in os.environ.items() if not k.startswith("LONGSHORE_")} | theirs | ours
+
+    def cpu(self) -> dict[str, float]:
+        """CPU seconds of each process so far."""
+        pids = {"server": self.server.pid, "worker": self.worker.pid, "lxd": self.daemon.pid}
+        return {name: cpu_seconds(pid) for name, pid in pids.items()} | {"forkfile": self._forkfile()}
+
+    def _forkfile(self) -> float:
+        """LXD serves SFTP from a process of its own for each instance in use."""
+        total = 0.0
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            try:
+                if b"forkfile" in stat.with_name("cmdline").read_bytes() and _under(
+                    int(stat.parent.name), self.daemon.pid
+                ):
+                    total += cpu_seconds(int(stat.parent.name))
+            except OSError:
+                continue
+        return total
+
+
+def _under(pid: int, ancestor: int) -> bool:
+    while pid > 1:
+        if pid == ancestor:
+            return True
+        pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    return False
+
+
+def cpu_seconds(pid: int) -> float:
+    """User and system time of a process so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / _HERTZ
+
+
+@contextmanager
+def site(run: Run, *worker_options: str, targets: Sequence[str] = ()) -> Iterator[Site]:
+    """Everything up. `targets` besides the daemon, which is `default`."""
+    installed("lxd", "busybox")
+    with running_lxd() as daemon:
+        name = daemon.launch("box")
+        with ServerProcess(run.folder / "s") as server:
+            served = [f"default=lxd:{daemon.socket}", *targets]
+            with WorkerProcess(server, *worker_options, targets=served) as worker:
+                yield Site(daemon, name, server, worker)
+
+
+def pattern(path: Path, size: int) -> Path:
+    """A file of that many bytes, MiB by MiB different."""
+    block = os.urandom(MIB)
+    with path.open("wb") as file:
+        for number in range(size // MIB):
+            file.write(number.to_bytes(8, "big") + block[8:])
+    return path
+
+
+async def timed(*argv: str, environment: dict[str, str]) -> float:
+    """Seconds that a command takes from its start to its end. Raises AssertionError unless it succeeds."""
+    began = time.perf_counter()
+    process = await asyncio.create_subprocess_exec(
+        *argv, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    output, _ = await process.communicate()
+    took = time.perf_counter() - began
+    assert process.returncode == 0, f"{argv} ended with {process.returncode}: {output.decode(errors='replace')}"
+    return took
+
+
+_PYLXD: Final = """
+import sys, time, urllib.parse
+import pylxd
+client = pylxd.Client(endpoint="http+unix://" + urllib.parse.quote(sys.argv[1], safe=""))
+files = client.instances.get(sys.argv[2]).files
+for line in sys.stdin:
+    source, *paths = line.split()
+    began = time.perf_counter()
+    for path in paths:
+        with open(source, "rb") as file:
+            files.put(path, file)
+    print(time.perf_counter() - began, flush=True)
+"""
+
+
+class Pylxd:
+    """`files.put` in a process of its own."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process: Final = process
+
+    @classmethod
+    async def start(cls, daemon: LxdDaemon, instance: str) -> Pylxd:
+        return cls(
+            await asyncio.create_subprocess_exec(
+                *(sys.executable, "-c", _PYLXD, str(daemon.socket), instance),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                limit=MIB,
+            )
+        )
+
+    async def put(self, source: Path, paths: Sequence[str]) -> float:
+        """Seconds to put one file at each of these places, one after the other."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(f"{source} {' '.join(paths)}\n".encode())
+        line = await self.process.stdout.readline()
+        assert line, "pylxd's process has ended"
+        return float(line)
+
+    async def close(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        await self.process.wait()
+
+
+def said_cpu(run: Run, what: str, before: dict[str, float], after: dict[str, float], per: float, unit: str) -> None:
+    """Each process's CPU between two looks, for `per` units of work."""
+    spent = ", ".join(f"{name} {max(0.0, after[name] - before[name]) / per:.3g}" for name in after)
+    run.say(f"{run.row}: {what}, CPU in {unit}: {spent}")
+
+
+LONGSHORE: Final = (sys.executable, "-m", "longshore.client.cli")
+_numbers = itertools.count()
+
+
+def fresh(prefix: str) -> str:
+    """A path that nobody has used."""
+    return f"/root/{prefix}-{next(_numbers)}"
+
+
+__all__ = ["GIB", "LONGSHORE", "MIB", "ROOT", "Pylxd", "Site", "fresh", "pattern", "said_cpu", "site", "timed"]
