@@ -1,0 +1,137 @@
+"""Files of 1 KiB into one running container, each a durable task of its own, end to end, files/s.
+
+Ours: every file is an upload of its own (generated stub, 64 at once, one process), accepted durably, claimed, delivered
+by a real worker as atomically and as verified as a large one, and durably SUCCEEDED; measured from the first upload's
+start until the server counts the last one as finished. The worker is a `longshore-worker` with nothing set but its
+target, and the server has its default limits.
+
+The peer is what people run today: the command `lxc file push`, once for each file, one after the other; 8 at once and
+pylxd's `files.put` from one long-lived process are there for information. None of them is atomic or verified, or
+remembers anything after a crash. Fewer files for those who are slower, since the figure is a rate.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import google_crc32c
+import grpc.aio
+
+from bench.delivery import Pylxd, Site, fresh, said_cpu, site, timed
+from bench.rows import Goal, Run, row
+from longshore.client import push_spec
+from longshore.v1 import admin_service_pb2, admin_service_pb2_grpc, task_service_pb2_grpc
+from longshore.v1 import task_service_pb2 as pb
+
+FILES: Final = 1500
+BY_COMMAND: Final = 60
+BY_PYLXD: Final = 300
+AT_ONCE: Final = 64
+GOAL: Final = Goal(at_least=10)
+_SIZE: Final = 1024
+_LOOK_S: Final = 0.02
+
+
+async def measure(run: Run) -> None:
+    content = os.urandom(_SIZE)
+    source = run.folder / "small"
+    source.write_bytes(content)
+    with site(run) as here:
+        pylxd = await Pylxd.start(here.daemon, here.name)
+        try:
+            async with grpc.aio.insecure_channel(here.server.address) as channel:
+                await _measure(run, here, pylxd, Uploads(channel, here, content), source)
+        finally:
+            await pylxd.close()
+
+
+async def _measure(run: Run, here: Site, pylxd: Pylxd, uploads: Uploads, source: Path) -> None:
+    async def ours() -> float:
+        before = here.cpu()
+        folder = fresh("ours")
+        here.daemon.run_in(here.name, f"mkdir {folder}")
+        took = await uploads.run(folder, FILES)
+        said_cpu(run, "ours", before, here.cpu(), FILES / 1000, "ms a file")
+        left = here.daemon.run_in(here.name, f"ls -A {folder} | wc -l; find {folder} -size -2 | wc -l; rm -r {folder}")
+        assert left.split()[0] == str(FILES), left
+        return FILES / took
+
+    async def lxc(at_once: int) -> float:
+        folder = fresh("lxc")
+        here.daemon.run_in(here.name, f"mkdir {folder}")
+        numbers = iter(range(BY_COMMAND * (2 if at_once > 1 else 1)))
+        count = 0
+        began = time.perf_counter()
+
+        async def push() -> None:
+            nonlocal count
+            for number in numbers:
+                argv = ("lxc", "file", "push", "-q", str(source), f"{here.name}{folder}/{number}")
+                await timed(*argv, environment=here.environment)
+                count += 1
+
+        await asyncio.gather(*(push() for _ in range(at_once)))
+        return count / (time.perf_counter() - began)
+
+    async def put() -> float:
+        folder = fresh("pylxd")
+        here.daemon.run_in(here.name, f"mkdir {folder}")
+        return BY_PYLXD / await pylxd.put(source, [f"{folder}/{number}" for number in range(BY_PYLXD)])
+
+    figures = await run.turns({"ours": ours, "lxc": lambda: lxc(1), "lxc8": lambda: lxc(8), "pylxd": put})
+    for peer, name in (("lxc", "lxc file push"), ("lxc8", "lxc file push, 8 at once"), ("pylxd", "pylxd files.put")):
+        goal = GOAL if peer == "lxc" else None
+        run.compare(peer=name, unit="files/s", ours=figures["ours"], theirs=figures[peer], goal=goal)
+
+
+class Uploads:
+    """Uploads by the generated stub, and the server's word that what they became is done."""
+
+    def __init__(self, channel: grpc.aio.Channel, here: Site, content: bytes) -> None:
+        self._tasks: Any = task_service_pb2_grpc.TaskServiceStub(channel)
+        self._admin: Any = admin_service_pb2_grpc.AdminServiceStub(channel)
+        self._who = (("authorization", f"Bearer {here.server.token}"),)
+        self._name = here.name
+        chunk = pb.UploadChunk(offset=0, crc32c=google_crc32c.value(content), data=content)
+        self._rest = (
+            pb.UploadRequest(chunk=chunk),
+            pb.UploadRequest(finish=pb.UploadFinish(size=len(content), crc32c=google_crc32c.value(content))),
+        )
+        self._size = len(content)
+
+    async def run(self, folder: str, count: int) -> float:
+        """Seconds from the first upload's start until all are delivered. Raises AssertionError when one is not."""
+        goal = await self._finished() + count
+        numbers = iter(range(count))
+        began = time.perf_counter()
+        await asyncio.gather(*(self._upload(folder, numbers) for _ in range(AT_ONCE)))
+        while await self._finished() < goal:  # noqa: ASYNC110 - the server has no event for it
+            await asyncio.sleep(_LOOK_S)
+        return time.perf_counter() - began
+
+    async def _upload(self, folder: str, numbers: Iterator[int]) -> None:
+        for number in numbers:
+            header = pb.UploadHeader(
+                request_id=f"bench-{secrets.token_hex(12)}",
+                spec=push_spec(f"{self._name}{folder}/{number}"),
+                size=self._size,
+            )
+            await self._tasks.Upload(iter((pb.UploadRequest(header=header), *self._rest)), metadata=self._who)
+
+    async def _finished(self) -> int:
+        stats = await self._admin.GetStats(admin_service_pb2.GetStatsRequest(), metadata=self._who)
+        others = {state: count for state, count in stats.finished.items() if count and "SUCCEEDED" not in state}
+        assert not others, others
+        return sum(stats.finished.values())
+
+
+main = row("deliver-small", measure, rounds=3)
+
+if __name__ == "__main__":
+    main()
