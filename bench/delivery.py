@@ -12,6 +12,7 @@ import itertools
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -79,15 +80,17 @@ def cpu_seconds(pid: int) -> float:
 
 
 @contextmanager
-def site(run: Run, *worker_options: str, targets: Sequence[str] = ()) -> Iterator[Site]:
+def site(run: Run, *, targets: Sequence[str] = (), server_options: Sequence[str] = ()) -> Iterator[Site]:
     """Everything up. `targets` besides the daemon, which is `default`."""
     installed("lxd", "busybox")
     with running_lxd() as daemon:
         name = daemon.launch("box")
-        with ServerProcess(run.folder / "s") as server:
-            served = [f"default=lxd:{daemon.socket}", *targets]
-            with WorkerProcess(server, *worker_options, targets=served) as worker:
-                yield Site(daemon, name, server, worker)
+        with (
+            tempfile.TemporaryDirectory(dir=run.folder) as folder,
+            ServerProcess(Path(folder), *server_options) as server,
+            WorkerProcess(server, targets=[f"default=lxd:{daemon.socket}", *targets]) as worker,
+        ):
+            yield Site(daemon, name, server, worker)
 
 
 def pattern(path: Path, size: int) -> Path:
