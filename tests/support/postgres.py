@@ -10,7 +10,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from functools import cache
 from pathlib import Path
@@ -54,8 +54,10 @@ def programs() -> Path | None:
 class Cluster:
     """One server. Stopped and started again by a test that needs it; `url` stays the same."""
 
-    def __init__(self, folder: Path, bin_folder: Path) -> None:
+    def __init__(self, folder: Path, bin_folder: Path, environment: Mapping[str, str] | None = None) -> None:
+        """`environment`: what its processes get besides."""
         self.folder = folder
+        self._environment = dict(environment or {})
         self._bin = bin_folder
         self._process: subprocess.Popen[bytes] | None = None
         self._numbers = itertools.count(1)
@@ -82,7 +84,12 @@ class Cluster:
         ]
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, **self._environment},
+                start_new_session=True,
             )
         deadline = time.monotonic() + WITHIN
         while True:
@@ -174,13 +181,13 @@ def _unprivileged() -> pwd.struct_passwd | None:
 
 
 @contextmanager
-def running_cluster() -> Iterator[Cluster]:
+def running_cluster(environment: Mapping[str, str] | None = None) -> Iterator[Cluster]:
     found = programs()
     require(found is not None, "PostgreSQL's initdb and postgres (install postgresql)")
     assert found is not None
     # Not below tmp_path: a socket's path has at most 107 characters, and the folder must let another user in.
     folder = Path(tempfile.mkdtemp(prefix="longshore-pg-"))
-    cluster = Cluster(folder, found)
+    cluster = Cluster(folder, found, environment)
     try:
         cluster.make()
         cluster.start()
