@@ -286,6 +286,59 @@ async def test_a_poison_task_fails_after_the_solo_limit_and_takes_nobody_along(
         await fleet.whole()
 
 
+async def claimed_alone(fleet: Fleet, session: str) -> Task:
+    await fleet.session(session)
+    ((_, task),) = (await fleet.offers(fleet.offer(session, begins=True))).taken
+    assert task.status.alone
+    return task
+
+
+async def test_who_never_began_is_not_blamed_and_who_did_is(open_store: OpenStore, clock: ManualClock) -> None:
+    async with open_store(clock, policy=Policy(solo_limit=2)) as store:
+        fleet = Fleet(store, clock)
+        await fleet.session("s0")
+        (first,) = await fleet.submit()
+        await fleet.claim("s0")
+        await crash(fleet, "s0")
+        for number in range(5):
+            await claimed_alone(fleet, f"innocent-{number}")
+            await crash(fleet, f"innocent-{number}")
+        status = (await fleet.now(first)).status
+        assert (status.state, status.crashes, status.solo_crashes) == (State.QUEUED, 6, 0)
+        for number in range(2):
+            task = await claimed_alone(fleet, f"guilty-{number}")
+            assert (await fleet.begin(task, f"guilty-{number}")).begun
+            revision = (await fleet.now(task)).status.revision
+            assert (await fleet.begin(task, f"guilty-{number}")).begun, "the answer was lost, say"
+            assert (await fleet.now(task)).status.revision == revision
+            # What its worker says of it takes the suspicion back.
+            if not number:
+                assert await fleet.report(task, Outcome.HANDED_BACK, f"guilty-{number}")
+                task = await claimed_alone(fleet, f"guilty-{number}")
+                assert (await fleet.begin(task, f"guilty-{number}")).begun
+            await crash(fleet, f"guilty-{number}")
+        status = (await fleet.now(first)).status
+        assert (status.state, status.crashes, status.solo_crashes) == (State.FAILED, 8, 2)
+        await fleet.whole()
+
+
+async def test_a_begin_is_refused_after_whatever_came_first(fleet: Fleet) -> None:
+    await fleet.session("s0")
+    await fleet.submit()
+    await fleet.claim("s0")
+    await crash(fleet, "s0")
+    task = await claimed_alone(fleet, "one")
+    first = fleet.epoch("one")
+    await fleet.session("one", held=[(task.id, task.status.attempt)])
+    assert (await fleet.begin(task, "one", epoch=first)).reason == "REVOKED", "an older epoch says nothing"
+    assert (await fleet.now(task)).status.started_at is None
+    await fleet.session("two")
+    assert (await fleet.begin(task, "two")).reason == "REVOKED"
+    await fleet.cancel(task)
+    answer = await fleet.begin(task, "one")
+    assert (answer.begun, answer.reason) == (False, "CANCELLED")
+
+
 # Settling -------------------------------------------------------------------------------------------------------------
 
 

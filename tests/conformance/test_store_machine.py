@@ -24,12 +24,14 @@ from longshore.server.model.events import Policy, Reported
 from longshore.server.model.task import Grant, Task
 from longshore.server.model.values import DeliveryMethod, Outcome, Settlement, State, WaitReason
 from longshore.server.store.commands import (
+    BeginAttempts,
     CancelTask,
     ClaimTasks,
     Command,
     Disconnect,
     ExtendLeases,
     FileReports,
+    Offer,
     OpenSession,
     PauseQueue,
     ReapSessions,
@@ -59,6 +61,8 @@ KINDS: dict[str, dict[str, bool]] = {
     "s2": {"file_push": True, "report": True},
     "s3": {"report": True},
 }
+BEGINNERS = ("s2", "s3")
+"""Sessions that say when an attempt begins that is to run alone."""
 WORKS = (
     push("/a", "web1"),
     push("/b", "web1"),
@@ -224,7 +228,7 @@ class StoreMachine(RuleBasedStateMachine):
     def claim(self, session: str, room: int, idle: bool) -> None:
         """Twice, because one claim may leave a place of an instance to the next."""
         peer = self.model.peers[session]
-        command = ClaimTasks(offers=(self.fleet.offer(session, room=room, idle=idle),))
+        command = ClaimTasks(offers=(self.offer(session, room, idle),))
         taken: list[Task] = []
         for _ in range(2):
             mine = self.model.held_by(session)
@@ -247,15 +251,26 @@ class StoreMachine(RuleBasedStateMachine):
                     assert last < rank, "by priority, then by acceptance"
                 last = rank
                 self.count("claim", known)
-                self.model.happen(known, "claim", session=session)
+                self.model.happen(known, "claim", session=session, begins=session in BEGINNERS)
             room -= len(taken)
             if room < 1 or any(task.status.alone and task.status.state is State.RUNNING for task in taken):
                 return
-            command = ClaimTasks(offers=(self.fleet.offer(session, room=room, idle=idle),))
+            command = ClaimTasks(offers=(self.offer(session, room, idle),))
         if not taken:
             idle = idle and not self.model.held_by(session)
             left = [task for task in self.model.tasks.values() if self.model.claimable(task, peer, idle=idle)]
             assert left == [], "what could run, runs"
+
+    def offer(self, session: str, room: int, idle: bool) -> Offer:
+        return self.fleet.offer(session, room=room, idle=idle, begins=session in BEGINNERS)
+
+    def beginning(self, task: Known, session: str, attempt: int) -> BeginAttempts:
+        return BeginAttempts(session_id=session, epoch=self.fleet.epoch(session), attempts=((task.id, attempt),))
+
+    def began(self, task: Known, session: str, attempt: int, *, begun: bool) -> None:
+        self.count("begin", task)
+        current = self.model.peers[session].alive and (task.holder, task.attempt) == (session, attempt)
+        assert begun is (current and self.model.happen(task, "begin"))
 
     def granting(self, task: Known, session: str, attempt: int, temp: str) -> RequestGrants:
         grant = Grant(attempt, session, temp, DeliveryMethod.SFTP, 0.0)
@@ -305,7 +320,7 @@ class StoreMachine(RuleBasedStateMachine):
             task.due_at = self.clock.now() + RETRY_AFTER
 
     @rule(
-        what=st.sampled_from(["grant", "grant", "report", "report", "cancel"]),
+        what=st.sampled_from(["begin", "grant", "grant", "report", "report", "cancel"]),
         number=picks,
         session=st.sampled_from(SESSIONS),
         who=st.integers(0, 5),
@@ -316,6 +331,9 @@ class StoreMachine(RuleBasedStateMachine):
         task, session, attempt = self.speaker(what, number, session, who, outcome)
         if what == "cancel":
             self.cancel(number)
+        elif what == "begin":
+            (begun,) = self.do(self.beginning(task, session, attempt))
+            self.began(task, session, attempt, begun=begun.begun)
         elif what == "grant":
             (answer,) = self.do(self.granting(task, session, attempt, "/tmp-1"))
             self.granted(task, session, attempt, granted=answer.granted)
@@ -327,7 +345,7 @@ class StoreMachine(RuleBasedStateMachine):
     def speaker(self, what: str, number: int, session: str, who: int, outcome: Outcome) -> tuple[Known, str, int]:
         """Whom it is about and who says it: 0 somebody about anything, 1 the granted attempt, else the holder."""
         states: tuple[State, ...] = tuple(State)
-        if who and what == "grant":
+        if who and what in ("begin", "grant"):
             states = (State.RUNNING,)
         elif who and outcome >= Outcome.SETTLED_REMOVED:
             states = (State.SETTLING,)
@@ -345,7 +363,7 @@ class StoreMachine(RuleBasedStateMachine):
         wanted=st.lists(plans, max_size=2),
         steps=st.lists(
             st.tuples(
-                st.sampled_from(["cancel", "grant", "report"]),
+                st.sampled_from(["cancel", "begin", "grant", "report"]),
                 picks,
                 st.integers(0, 3),
                 st.sampled_from(list(OUTCOMES)),
@@ -363,6 +381,8 @@ class StoreMachine(RuleBasedStateMachine):
             said.append((what, task, session, attempt, outcome))
             if what == "cancel":
                 commands.append(CancelTask(task_id=task.id, creator=None, reason="enough"))
+            elif what == "begin":
+                commands.append(self.beginning(task, session, attempt))
             elif what == "grant":
                 commands.append(self.granting(task, session, attempt, "/tmp-1"))
             else:
@@ -374,6 +394,8 @@ class StoreMachine(RuleBasedStateMachine):
         for (what, task, session, attempt, outcome), answer in zip(said, answers, strict=False):
             if what == "cancel":
                 self.model.happen(task, "cancel")
+            elif what == "begin":
+                self.began(task, session, attempt, begun=answer[0].begun)
             elif what == "grant":
                 self.granted(task, session, attempt, granted=answer[0].granted)
             else:
@@ -678,6 +700,10 @@ class Parade(StoreMachine):
         session, attempt = task.holder or "s2", max(1, task.attempt)
         if event in ("ok", "transient", "permanent", "not_ready", "handed_back") and task.granted is not None:
             attempt, session = task.granted
+        if event == "begin":
+            (begun,) = self.do(self.beginning(task, session, attempt))
+            self.began(task, session, attempt, begun=begun.begun)
+            return
         if event == "grant":
             (answer,) = self.do(self.granting(task, session, attempt, "/tmp-1"))
             self.granted(task, session, attempt, granted=answer.granted)

@@ -369,6 +369,52 @@ async def test_no_worker_waits_for_another(server: FleetServer, worker: FakeWork
         assert len(ended) >= 20
 
 
+async def test_a_task_whose_workers_die_before_it_begins_succeeds_in_the_end(tmp_path: Path) -> None:
+    """P9: only a loss after the handler began counts. A worker that does not say so is blamed as ever."""
+    async with fleet_server(tmp_path, policy=Policy(solo_limit=2)) as server:
+        (task,) = await server.submit()
+        dead: list[str] = []
+        for number in range(7):
+            async with server.worker() as worker:
+                stream = await worker.connect(credits=1, dead_sessions=dead, begins=True)
+                assert (await stream.next_assignment()).alone is (number > 0)
+                await stream.cut()
+                dead = [worker.session_id]
+        async with server.worker() as worker:
+            stream = await worker.connect(credits=1, dead_sessions=dead, begins=True)
+            status = (await server.task(task.id)).status
+            assert (status.crashes, status.solo_crashes) == (7, 0)
+            assignment = await stream.next_assignment()
+            assert (await stream.begin(assignment)).begun
+            # Its answer was lost, and it asks again, over another connection.
+            await stream.cut()
+            held = [(assignment.task.id, assignment.attempt)]
+            stream = await worker.connect(credits=1, held=held, begins=True)
+            assert (await stream.begin(assignment)).begun
+            assert (await stream.report(assignment)).accepted
+        status = (await server.task(task.id)).status
+        assert (status.state, status.solo_crashes) == (State.SUCCEEDED, 0)
+
+
+@pytest.mark.parametrize("begins", [False, True])
+async def test_a_task_whose_workers_die_after_it_began_fails(tmp_path: Path, begins: bool) -> None:
+    async with fleet_server(tmp_path, policy=Policy(solo_limit=2)) as server:
+        (task,) = await server.submit()
+        dead: list[str] = []
+        for _ in range(3):
+            async with server.worker() as worker:
+                stream = await worker.connect(credits=1, dead_sessions=dead, begins=begins)
+                assignment = await stream.next_assignment()
+                if begins and assignment.alone:
+                    assert (await stream.begin(assignment)).begun
+                await stream.cut()
+                dead = [worker.session_id]
+        async with server.worker() as worker:
+            await worker.connect(dead_sessions=dead)
+        status = (await server.task(task.id)).status
+        assert (status.state, status.solo_crashes) == (State.FAILED, 2)
+
+
 async def test_a_poison_task_fails_and_its_neighbours_do_not(tmp_path: Path) -> None:
     async with fleet_server(tmp_path, policy=Policy(solo_limit=2)) as server:
         poison, *neighbours = await server.submit(count=4)

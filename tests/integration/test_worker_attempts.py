@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.wrappers_pb2 import BytesValue, StringValue
@@ -27,7 +28,7 @@ from longshore.worker import (
     StopReason,
     TransientError,
 )
-from tests.support.fakeserver import WITHIN, heard, job, soon
+from tests.support.fakeserver import WITHIN, heard, job, names, soon
 from tests.support.gate import Gate, Hang, until
 from tests.support.working import Start, workers
 
@@ -177,6 +178,61 @@ async def test_cancel_before_the_start_runs_nothing(start: Start) -> None:
     assert (report.attempt, report.outcome) == (ref, ws.OUTCOME_STOPPED)
     gate.open.set()
     await peer.report()
+    assert not gate.entered.acquire(blocking=False)
+
+
+# Alone ---------------------------------------------------------------------------------------------------------------
+
+
+async def test_what_is_alone_starts_when_its_begin_is_answered_and_asks_each_server(start: Start) -> None:
+    gate = Gate()
+    server, _ = await start(gate.registry)
+    first = await server.peer()
+    # The first server is an older one: it takes no begins, and the attempt starts at once.
+    old = first.assign(job("T1", "gate"), alone=True)
+    await gate.running()
+    gate.open.set()
+    assert (await first.report()).attempt == old
+    assert first.nothing_begins
+    gate.open.clear()
+    server.begins = True
+    first.end(grpc.StatusCode.UNAVAILABLE)
+    second = await server.peer()
+    assert second.hello.begins
+    ref = second.assign(job("T2", "gate"), alone=True)
+    assert await second.begin() == ref
+    assert not gate.entered.acquire(blocking=False)
+    # The answer is lost with the connection.
+    second.end(grpc.StatusCode.UNAVAILABLE)
+    third = await server.peer()
+    assert names(third.hello.held) == {("T2", 1)}
+    assert await third.begin() == ref
+    assert not gate.entered.acquire(blocking=False)
+    third.begun(ref)
+    await gate.running()
+    gate.open.set()
+    assert (await third.report()).outcome == ws.OUTCOME_OK
+    beside = third.assign(job("T3", "gate"))
+    assert (await third.report()).attempt == beside
+    assert third.nothing_begins, "what is not alone asks nobody"
+
+
+@pytest.mark.parametrize("reason", ["CANCELLED", "REVOKED"])
+async def test_what_may_not_begin_runs_nothing(start: Start, reason: str) -> None:
+    gate = Gate()
+    server, _ = await start(gate.registry)
+    first = await server.peer()
+    server.begins = True
+    first.end(grpc.StatusCode.UNAVAILABLE)
+    peer = await server.peer()
+    ref = peer.assign(job("T1", "gate"), alone=True)
+    assert await peer.begin() == ref
+    peer.begun(ref, begun=False, reason=reason)
+    if reason == "CANCELLED":
+        report = await peer.report()
+        assert (report.attempt, report.outcome) == (ref, ws.OUTCOME_STOPPED)
+    await heard(peer)
+    assert peer.nothing_reported
     assert not gate.entered.acquire(blocking=False)
 
 

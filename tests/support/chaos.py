@@ -17,11 +17,8 @@ REVIVAL = 90.0
 
 
 class Chaos:
-    """Kills (-9) one of the processes every `pause` seconds; each is started again after a moment, as systemd would,
-    and again if it cannot start because something else is down.
-
-    At most a third is down at once: where starting takes longer than dying, because the machine is busy, nobody would
-    be left to work, and a task whose workers die again and again is taken for their murderer.
+    """Kills (-9) one of the processes every `pause` seconds, whatever is down already; each is started again after a
+    moment, as systemd would, and again if it cannot start because something else is down.
     """
 
     def __init__(self, victims: Sequence[Process], rng: random.Random, *, pause: float) -> None:
@@ -48,7 +45,7 @@ class Chaos:
     def _kill(self, helpers: ThreadPoolExecutor) -> None:
         while not self._over.wait(self._pause * self._rng.uniform(0.8, 1.2)):
             up = [one for one in self._victims if one not in self._down]
-            if 3 * len(self._down) < len(self._victims):
+            if up:
                 victim = self._rng.choice(up)
                 self._down.add(victim)
                 if victim.running:

@@ -47,6 +47,7 @@ class Peer:
         self.ended = asyncio.Event()
         self._reports: asyncio.Queue[ws.Report] = asyncio.Queue()
         self._grants: asyncio.Queue[ws.GrantRequest] = asyncio.Queue()
+        self._begins: asyncio.Queue[ws.AttemptRef] = asyncio.Queue()
         self._ready: asyncio.Queue[ws.InstanceReady] = asyncio.Queue()
         self._debts: asyncio.Queue[ws.DebtReport] = asyncio.Queue()
         self._changed = asyncio.Condition()
@@ -65,6 +66,9 @@ class Peer:
 
     def grant(self, ref: ws.AttemptRef, *, granted: bool = True, reason: str = "") -> None:
         self.say(grants=[ws.Grant(attempt=ref, granted=granted, reason=reason)])
+
+    def begun(self, ref: ws.AttemptRef, *, begun: bool = True, reason: str = "") -> None:
+        self.say(begun=[ws.Begun(attempt=ref, begun=begun, reason=reason)])
 
     def cancel(self, ref: ws.AttemptRef, *, grace: float = 30.0) -> None:
         self.say(cancels=[ws.Cancel(attempt=ref, grace=seconds(grace))])
@@ -86,6 +90,13 @@ class Peer:
 
     async def grant_request(self) -> ws.GrantRequest:
         return await soon(self._grants.get())
+
+    async def begin(self) -> ws.AttemptRef:
+        return await soon(self._begins.get())
+
+    @property
+    def nothing_begins(self) -> bool:
+        return self._begins.empty()
 
     async def ready(self) -> ws.InstanceReady:
         return await soon(self._ready.get())
@@ -134,6 +145,8 @@ class Peer:
                 self.ack(report.attempt)
         for grant in request.grant_requests:
             self._grants.put_nowait(grant)
+        for begin in request.begins:
+            self._begins.put_nowait(begin.attempt)
         for ready in request.ready:
             self._ready.put_nowait(ready)
         for debt in request.debts:
@@ -158,6 +171,8 @@ class FakeServer(worker_service_pb2_grpc.WorkerServiceServicer):
         self.lease = 30.0
         self.ack_reports = True
         self.ack_heartbeats = True
+        self.begins = False
+        """It wants to be told when attempts that are alone begin."""
         self.keeps: set[str] | None = None
         """Task ids that the next welcome still grants to the session; None: all that the hello held."""
         self.refusals: deque[tuple[grpc.StatusCode, str]] = deque()
@@ -208,7 +223,7 @@ class FakeServer(worker_service_pb2_grpc.WorkerServiceServicer):
         self.connections.append(peer)
         held = [ref for ref in peer.hello.held if self.keeps is None or ref.task_id in self.keeps]
         lost = [ref for ref in peer.hello.held if ref not in held]
-        welcome = ws.Welcome(epoch=len(self.connections), lease=seconds(self.lease), held=held)
+        welcome = ws.Welcome(epoch=len(self.connections), lease=seconds(self.lease), held=held, begins=self.begins)
         yield ws.WorkResponse(
             welcome=welcome, revocations=[ws.Revocation(attempt=ref, reason="LEASE_LOST") for ref in lost]
         )

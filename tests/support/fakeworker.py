@@ -61,6 +61,7 @@ class Stream:
         self.welcome: pb.Welcome | None = None
         self.heartbeat_ack = 0
         self.assignments: list[pb.Assignment] = []
+        self.begun: list[pb.Begun] = []
         self.grants: list[pb.Grant] = []
         self.cancels: list[pb.Cancel] = []
         self.revocations: list[pb.Revocation] = []
@@ -103,6 +104,7 @@ class Stream:
             self.welcome = message.welcome
         self.heartbeat_ack = max(self.heartbeat_ack, message.heartbeat_ack)
         self.assignments.extend(message.assignments)
+        self.begun.extend(message.begun)
         self.grants.extend(message.grants)
         self.cancels.extend(message.cancels)
         self.revocations.extend(message.revocations)
@@ -162,6 +164,13 @@ class Stream:
             fields["retry_after"] = Duration(nanos=round(fields["retry_after"] * 1e9))
         await self.say(reports=[pb.Report(attempt=attempt, outcome=outcome, **fields)])
         return await self.until(lambda: next((one for one in self.acks[before:] if one.attempt == attempt), None))
+
+    async def begin(self, assignment: pb.Assignment) -> pb.Begun:
+        """Say that an attempt begins, and wait for the answer."""
+        attempt = ref(assignment.task.id, assignment.attempt)
+        before = len(self.begun)
+        await self.say(begins=[pb.Begin(attempt=attempt)])
+        return await self.until(lambda: next((one for one in self.begun[before:] if one.attempt == attempt), None))
 
     async def ask_grant(self, assignment: pb.Assignment, *, temp: str = "", **fields: Any) -> pb.Grant:
         """Ask for the commit grant, and wait for the answer."""

@@ -16,6 +16,7 @@ event       | BLOCKED   | SCHEDULED      | QUEUED    | RUNNING     | COMMITTING 
 head        | QUEUED    | quiet          | -         | -           | -           | -           | -              | -
 due         | -         | QUEUED/BLOCKED | -         | -           | -           | -           | -              | -
 claim       | x         | x              | RUNNING   | x           | x           | x           | SETTLING       | x
+begin       | x         | x              | x         | RUNNING/-   | same        | x           | x              | x
 grant       | x         | x              | x         | COMMITTING  | same        | x           | x              | x
 ok          | x         | x              | x         | SUCCEEDED/x | SUCCEEDED   | SUCCEEDED/x | SUCCEEDED      | again
 transient   | x         | x              | x         | SCHEDULED   | SCHEDULED † | CANCELLED   | SCHEDULED †    | x
@@ -32,8 +33,8 @@ neither     | x         | x              | x         | x           | x          
 """
 
 Event = Literal[
-    "head", "due", "claim", "grant", "ok", "transient", "permanent", "not_ready", "handed_back", "lost", "timed_out",
-    "cancel", "expiry", "removed", "landed", "neither",
+    "head", "due", "claim", "begin", "grant", "ok", "transient", "permanent", "not_ready", "handed_back", "lost",
+    "timed_out", "cancel", "expiry", "removed", "landed", "neither",
 ]  # fmt: skip
 Nothing = Literal["x", "-", "quiet", "flag", "same"]
 
@@ -50,7 +51,8 @@ TABLE: Final = _read(_TEXT)
 class Facts:
     """What a cell depends on besides state and event.
 
-    `last_try`: this transient error is one too many; `last_crash`: as is this crash; `overdue`: `expires_at` is over.
+    `last_try`: this transient error is one too many; `last_crash`: as is this crash; `overdue`: `expires_at` is over;
+    `begun`: the attempt does not run alone, or is on record as begun.
     """
 
     state: State
@@ -60,6 +62,7 @@ class Facts:
     last_try: bool = False
     last_crash: bool = False
     overdue: bool = False
+    begun: bool = True
     won: bool = False
     """Terminal, and the very attempt that reports now had succeeded."""
 
@@ -74,6 +77,8 @@ def expected(event: Event, facts: Facts) -> State | Nothing:
             return "-" if facts.cancelled else "flag"
         case "again":
             return "-" if facts.won else "x"
+        case "RUNNING/-":
+            return "-" if facts.begun else State.RUNNING
         case "SUCCEEDED/x":
             return "x" if facts.must_commit else State.SUCCEEDED
         case "QUEUED/BLOCKED":

@@ -15,6 +15,8 @@ from longshore.server.model.events import Policy, Reported
 from longshore.server.model.task import AnyValue, Destination, FilePush, Grant, Job, Payload, Session, Task, Upload
 from longshore.server.model.values import DeliveryMethod, Outcome, State
 from longshore.server.store.commands import (
+    BeginAnswer,
+    BeginAttempts,
     Bounds,
     CancelTask,
     Claims,
@@ -201,10 +203,21 @@ class Fleet:
         return self._epochs[session]
 
     def offer(
-        self, session: str = "session-1", *, room: int = 1, idle: bool = True, kept_for: Iterable[str] = ()
+        self,
+        session: str = "session-1",
+        *,
+        room: int = 1,
+        idle: bool = True,
+        kept_for: Iterable[str] = (),
+        begins: bool = False,
     ) -> Offer:
         return Offer(
-            session_id=session, epoch=self._epochs[session], room=room, idle=idle, kept_for=frozenset(kept_for)
+            session_id=session,
+            epoch=self._epochs[session],
+            room=room,
+            idle=idle,
+            kept_for=frozenset(kept_for),
+            begins=begins,
         )
 
     async def offers(self, *offers: Offer) -> Claims:
@@ -219,6 +232,12 @@ class Fleet:
         taken = await self.claim(session)
         assert len(taken) == 1
         return taken[0]
+
+    async def begin(self, task: Task, session: str = "session-1", *, epoch: int = 0) -> BeginAnswer:
+        epoch = epoch or self._epochs[session]
+        attempts = ((task.id, task.status.attempt),)
+        (answer,) = await self.run(BeginAttempts(session_id=session, epoch=epoch, attempts=attempts))
+        return answer
 
     async def grant(self, task: Task, session: str = "session-1", *, temp: str = "/etc/.motd.tmp") -> GrantAnswer:
         wanted = Grant(task.status.attempt, session, temp, DeliveryMethod.SFTP, 0.0, crc32c=7, mode=0o644, uid=0, gid=0)

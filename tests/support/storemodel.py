@@ -46,6 +46,7 @@ class Known:
     crashes: int = 0
     solo_crashes: int = 0
     alone: bool = False
+    begun: bool = True
     debts: int = 0
 
     @property
@@ -65,6 +66,7 @@ class Known:
             self.crashes,
             self.solo_crashes,
             self.alone if self.live else None,
+            self.begun if self.state is State.RUNNING else None,
             self.granted if self.state in (State.COMMITTING, State.SETTLING) else None,
             self.deadline,
         )
@@ -84,6 +86,7 @@ def seen(task: Task) -> tuple[object, ...]:
         status.crashes,
         status.solo_crashes,
         status.alone if not status.state.terminal else None,
+        status.started_at is not None if status.state is State.RUNNING else None,
         None if grant is None else (grant.attempt, grant.session_id),
         status.deadline_ticks,
     )
@@ -155,10 +158,20 @@ class Model:
 
     # Events -------------------------------------------------------------------------------------------------------
 
-    def happen(self, task: Known, event: Event, *, crash: bool = True, session: str = "", won: bool = False) -> bool:
-        """Let `event` happen; answers whether it counted (it was not refused)."""
+    def happen(
+        self,
+        task: Known,
+        event: Event,
+        *,
+        crash: bool = True,
+        session: str = "",
+        won: bool = False,
+        begins: bool = False,
+    ) -> bool:
+        """Let `event` happen; answers whether it counted (it was not refused). `begins`: who claims says when it
+        begins."""
         before = task.state
-        last_crash = task.solo_crashes + (1 if task.alone and crash else 0) >= self.solo_limit
+        last_crash = task.solo_crashes + (1 if task.alone and task.begun and crash else 0) >= self.solo_limit
         facts = Facts(
             state=before,
             head=task.head,
@@ -168,6 +181,7 @@ class Model:
             last_crash=last_crash if event == "lost" else task.solo_crashes >= self.solo_limit,
             overdue=task.expires_at <= self.now,
             won=won,
+            begun=task.begun,
         )
         after = expected(event, facts)
         match after:
@@ -184,6 +198,10 @@ class Model:
                 return True
             case _:
                 self._enter(task, event, before, after, crash=crash, session=session)
+                if event == "claim":
+                    task.begun = not (begins and task.alone and after is State.RUNNING)
+                elif event in ("begin", "grant"):
+                    task.begun = True
                 return True
 
     def _enter(self, task: Known, event: Event, before: State, after: State, *, crash: bool, session: str) -> None:
@@ -194,7 +212,7 @@ class Model:
             task.tries += 1
         if event == "lost" and crash and before in (State.RUNNING, State.COMMITTING):
             task.crashes += 1
-            task.solo_crashes += task.alone
+            task.solo_crashes += task.alone and task.begun
             task.alone = True
         if event == "cancel":
             task.cancelled = True
@@ -207,7 +225,7 @@ class Model:
             task.deadline = self.ticks + patience
         elif after is State.CANCELLING:
             task.deadline = self.ticks + self.cancel_grace
-        elif event != "grant":
+        elif event not in ("begin", "grant"):
             task.holder = ""
             task.deadline = None
         if event == "grant":

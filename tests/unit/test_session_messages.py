@@ -12,7 +12,7 @@ from longshore.server.model.errors import InvalidField, ProtocolVersion
 from longshore.server.model.events import Reported
 from longshore.server.model.task import AnyValue, Destination, Failure, Grant
 from longshore.server.model.values import DeliveryMethod, Outcome, State, WaitReason
-from longshore.server.store.commands import GrantAnswer
+from longshore.server.store.commands import BeginAnswer, GrantAnswer
 from longshore.v1 import task_pb2
 from longshore.v1 import worker_service_pb2 as pb
 from tests.support.tasks import job, pushing
@@ -205,6 +205,7 @@ def test_everything_a_server_says() -> None:
                 engine.Assignment(job(alone=True), "/spool/x"),
                 engine.Assignment(pushing(state=State.SETTLING, attempt=2, grant=granted, alone=True)),
             ),
+            begun=(BeginAnswer("t", 1, False, "REVOKED"),),
             grants=(GrantAnswer("t", 1, False, "CANCELLED"),),
             cancels=(engine.CancelOrder(engine.AttemptRef("t", 1), 30.0),),
             revocations=(engine.Revocation(engine.AttemptRef("t", 2), "TIMED_OUT"),),
@@ -217,7 +218,7 @@ def test_everything_a_server_says() -> None:
         version="1",
     )
     assert said.welcome == pb.Welcome(
-        epoch=4, lease=Duration(seconds=6), held=[pb.AttemptRef(task_id="t", attempt=1)], version="1"
+        epoch=4, lease=Duration(seconds=6), held=[pb.AttemptRef(task_id="t", attempt=1)], version="1", begins=True
     )
     first, second = said.assignments
     assert (first.attempt, first.alone, first.payload_path, first.HasField("settle")) == (1, True, "/spool/x", False)
@@ -228,6 +229,7 @@ def test_everything_a_server_says() -> None:
     assert second.settle.HasField("crc32c")
     assert not second.settle.HasField("gid")
     assert said.grants == [pb.Grant(attempt=pb.AttemptRef(task_id="t", attempt=1), granted=False, reason="CANCELLED")]
+    assert said.begun == [pb.Begun(attempt=pb.AttemptRef(task_id="t", attempt=1), begun=False, reason="REVOKED")]
     assert said.cancels[0].grace == Duration(seconds=30)
     assert said.revocations[0].reason == "TIMED_OUT"
     assert said.acks[0].accepted

@@ -11,6 +11,7 @@ import pytest
 from longshore.server.model import events
 from longshore.server.model.events import (
     BecameHead,
+    Began,
     CancelAsked,
     Circumstances,
     Claimed,
@@ -66,7 +67,7 @@ def task(
     """A task in `state` as it could be there: third attempt, by `s1`; SETTLING is claimed by `s2` as the fourth."""
     values: dict[str, Any] = {"revision": 7, "state": state, "head": state is not State.BLOCKED and not state.terminal}
     if state in HELD:
-        values |= {"attempt": 3, "session_id": "s1", "worker": "w1", "deadline_ticks": 60.0}
+        values |= {"attempt": 3, "session_id": "s1", "worker": "w1", "deadline_ticks": 60.0, "started_at": 950.0}
     if state in (State.COMMITTING, State.SETTLING):
         values |= {"grant": GRANT}
     if state is State.SETTLING:
@@ -114,6 +115,8 @@ def event_of(name: Event, subject: Task) -> events.Event:
             return Due()
         case "claim":
             return Claimed("s9", "w9", TICKS)
+        case "begin":
+            return Began(session or "s1", attempt)
         case "grant":
             return GrantAsked(replace(GRANT, attempt=attempt))
         case "ok":
@@ -173,8 +176,12 @@ def test_each_cell_of_the_table(name: Event, state: State) -> None:
         if name in ("removed", "neither") and variant["last"]:
             # The crash was counted when the granted attempt was lost.
             subject = replace(subject, status=replace(subject.status, solo_crashes=2))
+        begun = not (name == "begin" and state is State.RUNNING and variant["last"])
+        if not begun:
+            subject = replace(subject, status=replace(subject.status, started_at=None))
         facts = Facts(
             state=state,
+            begun=begun,
             head=subject.status.head,
             must_commit=variant["work"] is PUSH,
             cancelled=cancelled,
@@ -318,6 +325,45 @@ def test_crashes_count_alone_only() -> None:
     assert (alone.status.crashes, alone.status.solo_crashes) == (1, 1)
     granted = decide(task(State.COMMITTING), SessionLost("s1", 3), WORLD)
     assert (granted.status.state, granted.status.crashes, granted.debts) == (State.SETTLING, 1, ())
+
+
+def test_the_loss_of_who_had_not_begun_counts_against_nobody() -> None:
+    claimed = decide(task(State.QUEUED, alone=True), Claimed("s1", "w1", TICKS, begins=True), WORLD)
+    assert claimed.status.started_at is None
+    waiting = replace(task(State.QUEUED), status=claimed.status)
+    lost = decide(waiting, SessionLost("s1", 1), WORLD).status
+    assert (lost.state, lost.crashes, lost.solo_crashes, lost.alone) == (State.QUEUED, 1, 0, True)
+    begun = decide(waiting, Began("s1", 1), WORLD)
+    assert (begun.verdict, begun.status.started_at) == (Verdict.CHANGED, NOW)
+    running = replace(waiting, status=begun.status)
+    assert decide(running, Began("s1", 1), WORLD).verdict is Verdict.UNCHANGED
+    assert decide(running, SessionLost("s1", 1), WORLD).status.solo_crashes == 1
+    for wrong in (Began("s2", 1), Began("s1", 2)):
+        assert decide(waiting, wrong, WORLD).verdict is Verdict.STALE
+
+
+def test_an_end_that_is_heard_of_takes_the_suspicion_back() -> None:
+    for outcome in (Outcome.TRANSIENT, Outcome.NOT_READY, Outcome.HANDED_BACK, Outcome.STOPPED):
+        status = decide(task(State.RUNNING, alone=True, solo_crashes=1), Reported("s1", 3, outcome), WORLD).status
+        assert (status.solo_crashes, status.state.terminal) == (1, False)
+    assert decide(task(State.RUNNING, alone=True), TimedOut(3), WORLD).status.solo_crashes == 0
+
+
+@pytest.mark.parametrize(
+    ("alone", "begins"), [(False, False), (False, True), (True, False)], ids=["beside", "beside, says", "says nothing"]
+)
+def test_who_is_not_asked_when_it_begins_has_begun_when_it_is_claimed(alone: bool, begins: bool) -> None:
+    claimed = decide(task(State.QUEUED, alone=alone), Claimed("s1", "w1", TICKS, begins=begins), WORLD).status
+    assert claimed.started_at == NOW
+    settling = decide(unheld(task(State.SETTLING, alone=True)), Claimed("s9", "w9", TICKS, begins=True), WORLD).status
+    assert settling.started_at == NOW
+
+
+def test_who_asks_for_a_grant_has_begun() -> None:
+    waiting = task(State.RUNNING, alone=True, started_at=None)
+    granted = decide(waiting, GrantAsked(GRANT), WORLD).status
+    assert granted.started_at == NOW
+    assert decide(replace(waiting, status=granted), SessionLost("s1", 3), WORLD).status.solo_crashes == 1
 
 
 def test_what_never_arrived_costs_nothing() -> None:

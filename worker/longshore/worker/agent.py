@@ -88,6 +88,10 @@ class Agent:
         self._unacked: dict[Key, ws.Report] = {}
         self._graces: dict[Key, float] = {}
         self._connected = False
+        self._begins = False
+        """The server of the newest connection wants to be told before an attempt that is alone is started."""
+        self._asked_to_begin: Key | None = None
+        """Asked for on this connection."""
         self._credits: int | None = None
         self._leave_at: float | None = None
         self.leaving = asyncio.Event()
@@ -166,6 +170,7 @@ class Agent:
         self._connected = True
         self._outbox.heartbeat(self._lease.begin(welcome.lease.ToNanoseconds() / 1e9))
         self._credits = None
+        self._begins = welcome.begins
         self._outside.forget()
         self._say_credits()
         for key, report in self._unacked.items():
@@ -178,6 +183,7 @@ class Agent:
     def disconnected(self) -> None:
         """The connection is gone. Attempts go on; what they have to say is kept."""
         self._connected = False
+        self._asked_to_begin = None
         self._outbox.clear()
 
     def received(self, message: ws.WorkResponse) -> None:
@@ -190,6 +196,8 @@ class Agent:
             self._assigned(assignment)
         if message.assignments:
             self._admit()
+        for begun in message.begun:
+            self._may_begin(begun)
         for grant in message.grants:
             self._answered(grant)
         for cancel in message.cancels:
@@ -200,6 +208,9 @@ class Agent:
             self._outside.park(parked)
         for debt in message.debts:
             self._outside.pay(debt)
+        if message.HasField("welcome"):
+            # What waits to begin asks this server too. Its revocations are taken by now.
+            self._admit()
         if message.HasField("drain"):
             _log.info("worker.drain", reason=message.drain.reason)
             self.leave(grace=None)
@@ -298,8 +309,34 @@ class Agent:
         while self._pending:
             if self._running and (self._pending[0].alone or any(attempt.alone for attempt in self._running.values())):
                 break
+            if not self._is_begun(self._pending[0]):
+                break
             self._start(self._pending.popleft())
         self._say_credits()
+
+    def _is_begun(self, attempt: Attempt) -> bool:
+        """Whether it may start. One that is alone may when the server has on record that it does: should this process
+        die from then on, the handler is suspected. What has not begun is pending, and is told again to each server."""
+        if not attempt.alone or attempt.begun or not self._begins:
+            return True
+        if self._connected and self._asked_to_begin != attempt.key:
+            self._asked_to_begin = attempt.key
+            self._outbox.begin(attempt.key)
+        return False
+
+    def _may_begin(self, answer: ws.Begun) -> None:
+        key = key_of(answer.attempt)
+        attempt = next((one for one in self._pending if one.key == key), None)
+        if attempt is None:
+            return
+        if answer.begun:
+            attempt.begun = True
+        else:
+            _log.info("attempt.refused", task_id=key[0], attempt=key[1], reason=answer.reason)
+            self._pending.remove(attempt)
+            if answer.reason == "CANCELLED":
+                self._report(attempt, outcomes.never_started(attempt))
+        self._admit()
 
     def _start(self, attempt: Attempt) -> None:
         handler = self._registry.get(attempt.task.kind)

@@ -63,6 +63,8 @@ class Attempt:
         self.number: Final[int] = assignment.attempt
         self.key: Final[Key] = (assignment.task.id, assignment.attempt)
         self.alone: Final[bool] = assignment.alone
+        self.begun = False
+        """The server has it on record that this one, which is alone, begins."""
         self._ask = ask
         self._clock = clock
         self._lock = threading.Lock()

@@ -22,6 +22,7 @@ class Outbox:
 
     def __init__(self) -> None:
         self._reports: dict[Key, ws.Report] = {}
+        self._begins: set[Key] = set()
         self._grants: dict[Key, ws.GrantRequest] = {}
         self._progress: dict[Key, tuple[int, int]] = {}
         self._ready: dict[tuple[str, str, str], bool] = {}
@@ -40,8 +41,14 @@ class Outbox:
     def withdraw(self, key: Key) -> None:
         """Say nothing more of an attempt that is not ours."""
         self._reports.pop(key, None)
+        self._begins.discard(key)
         self._grants.pop(key, None)
         self._progress.pop(key, None)
+
+    def begin(self, key: Key) -> None:
+        """An attempt that is alone, to be started."""
+        self._begins.add(key)
+        self._filled.set()
 
     def ask(self, key: Key, request: ws.GrantRequest) -> None:
         """A commit to be granted."""
@@ -82,6 +89,7 @@ class Outbox:
     def clear(self) -> None:
         """Forget everything: the connection is gone."""
         self._reports.clear()
+        self._begins.clear()
         self._grants.clear()
         self._progress.clear()
         self._ready.clear()
@@ -101,6 +109,9 @@ class Outbox:
         if self._credits is not None:
             message.credits = self._credits
             self._credits = None
+        for key in self._begins:
+            message.begins.add(attempt=ref_of(key))
+        self._begins.clear()
         # Grants before reports: a handler waits for each of them.
         for request in self._grants.values():
             message.grant_requests.append(request)

@@ -252,6 +252,7 @@ class Worker:
         known = identities.known()
         return ws.Hello(
             protocol_version=PROTOCOL_VERSION,
+            begins=True,
             session_id=self.session_id,
             worker=self._config.name,
             targets=[ws.ServedTarget(name=spec.name, identity=known.get(spec.name, "")) for spec in self._specs],

@@ -25,7 +25,7 @@ from longshore.server.model.errors import InvalidField, ProtocolVersion
 from longshore.server.model.events import Reported
 from longshore.server.model.task import AnyValue, Failure, Grant
 from longshore.server.model.values import PARKED, DeliveryMethod, Outcome, WaitReason
-from longshore.server.store.commands import GrantAnswer
+from longshore.server.store.commands import BeginAnswer, GrantAnswer
 from longshore.v1 import task_pb2, task_service_pb2
 from longshore.v1 import worker_service_pb2 as pb
 
@@ -98,6 +98,7 @@ def hello(message: pb.WorkRequest) -> Hello:
         version=said.version[:100],
         dead_sessions=tuple(dict.fromkeys(said.dead_sessions)),
         epoch=said.epoch,
+        begins=said.begins,
     )
 
 
@@ -115,6 +116,7 @@ def worker_says(message: pb.WorkRequest, *, session_id: str, first: bool = False
             (one.attempt.task_id, Progress(one.attempt.attempt, one.done, one.total)) for one in message.progress
         ),
         reports=tuple(_report(one, index, session_id) for index, one in enumerate(message.reports)),
+        begins=tuple(_ref(one.attempt, f"begins[{index}].attempt") for index, one in enumerate(message.begins)),
         grants=tuple(_grant_request(one, index, session_id) for index, one in enumerate(message.grant_requests)),
         ready=tuple(
             Ready(one.instance.target, one.instance.project, one.instance.instance, one.running)
@@ -226,6 +228,7 @@ def server_says(says: ServerSays, *, version: str) -> pb.WorkResponse:
     message = pb.WorkResponse(
         heartbeat_ack=says.heartbeat_ack or 0,
         assignments=[_assignment(one) for one in says.assignments],
+        begun=[_begun(one) for one in says.begun],
         grants=[_grant(one) for one in says.grants],
         cancels=[_cancel(one) for one in says.cancels],
         revocations=[pb.Revocation(attempt=_to_ref(one.ref), reason=one.reason) for one in says.revocations],
@@ -238,6 +241,7 @@ def server_says(says: ServerSays, *, version: str) -> pb.WorkResponse:
         message.welcome.lease.CopyFrom(translate.duration(says.welcome.lease))
         message.welcome.held.extend(_refs(says.welcome.held))
         message.welcome.version = version
+        message.welcome.begins = True
     if says.drain is not None:
         message.drain.reason = says.drain
         message.drain.SetInParent()
@@ -275,6 +279,10 @@ def _settle_order(grant: Grant) -> pb.SettleOrder:
         gid=grant.gid,
         delivery_method=task_pb2.DeliveryMethod.ValueType(grant.method),
     )
+
+
+def _begun(one: BeginAnswer) -> pb.Begun:
+    return pb.Begun(attempt=pb.AttemptRef(task_id=one.task_id, attempt=one.attempt), begun=one.begun, reason=one.reason)
 
 
 def _grant(one: GrantAnswer) -> pb.Grant:

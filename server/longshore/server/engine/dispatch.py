@@ -52,6 +52,7 @@ def _offer(connection: Connection, *, contested: bool) -> Offer:
         # More than what is kept: of what is not refused altogether, something can be taken now.
         room=min(room, max(SHARE, len(kept_for) + 1)) if contested else room,
         idle=not connection.busy,
+        begins=connection.begins,
         kept_for=kept_for,
     )
 

@@ -15,7 +15,7 @@ from longshore.server.model.events import Reported
 from longshore.server.model.sharing import Shares
 from longshore.server.model.task import Grant, Payload, Session, Task
 from longshore.server.model.values import State
-from longshore.server.store.commands import FileReports, RequestGrants
+from longshore.server.store.commands import BeginAttempts, FileReports, RequestGrants
 from longshore.server.store.protocol import Store
 
 FLUSH_PATIENCE: Final = 5.0
@@ -41,15 +41,24 @@ class Holding:
 class Connection:
     """Belongs to `Sessions`, which makes and ends it. The truth is the store's; this is what must be at hand.
 
-    Reports and grant requests are gathered, committed and answered by `run`, until it is cancelled.
+    Reports, begins and grant requests are gathered, committed and answered by `run`, until it is cancelled.
     """
 
     def __init__(
-        self, *, session: Session, local: bool, store: Store, ticks: float, on_room: Callable[[Connection], None]
+        self,
+        *,
+        session: Session,
+        local: bool,
+        store: Store,
+        ticks: float,
+        on_room: Callable[[Connection], None],
+        begins: bool = False,
     ) -> None:
         self.session = session
         self.local = local
         """The worker is on this machine."""
+        self.begins = begins
+        """It says when attempts that are to run alone begin."""
         self.outbox = Outbox()
         self.credits = 0
         self.heard_at = ticks
@@ -59,6 +68,7 @@ class Connection:
         self.parting = False
         """It said goodbye: what it said before is being committed, and nothing more counts."""
         self.reports: Batcher[AttemptRef, Reported] = Batcher(self._file)
+        self.begun: Batcher[AttemptRef, None] = Batcher(self._begin)
         self.grants: Batcher[AttemptRef, Grant] = Batcher(self._ask)
         self._store = store
         self._on_room = on_room
@@ -171,13 +181,15 @@ class Connection:
     async def wait_over(self) -> None:
         await self._over.wait()
 
-    # Reports and grants ---------------------------------------------------------------------------------------------
+    # Reports, begins and grants -------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Commit and answer reports and grant requests until cancelled."""
+        """Commit and answer reports, begins and grant requests until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self.reports.run())
             group.create_task(self.grants.run())
+            if self.begins:
+                group.create_task(self.begun.run())
 
     async def settled(self) -> None:
         """Wait until every report and grant request has its answer."""
@@ -194,6 +206,11 @@ class Connection:
         for ref, accepted in zip(tuple(reports), answers, strict=True):
             self.outbox.ack(ReportAck(ref, accepted))
             self.drop(ref)
+
+    async def _begin(self, attempts: Mapping[AttemptRef, None]) -> None:
+        command = BeginAttempts(session_id=self.id, epoch=self.epoch, attempts=tuple(attempts))
+        for answer in await self._store.run(command):
+            self.outbox.begun(answer)
 
     async def _ask(self, requests: Mapping[AttemptRef, Grant]) -> None:
         command = RequestGrants(

@@ -10,7 +10,7 @@ from longshore.server.engine.watch import Progress
 from longshore.server.model.events import Reported
 from longshore.server.model.task import Destination, Grant, Task
 from longshore.server.model.values import State
-from longshore.server.store.commands import GrantAnswer
+from longshore.server.store.commands import BeginAnswer, GrantAnswer
 
 
 class AttemptRef(NamedTuple):
@@ -23,7 +23,8 @@ class AttemptRef(NamedTuple):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hello:
     """The first message of a connection. `targets` maps names to identities, `kinds` to "its handler can settle";
-    `epoch` is the one that the connection is to have, 0 for the next."""
+    `epoch` is the one that the connection is to have, 0 for the next; `begins`: it says when attempts that are to run
+    alone begin."""
 
     session_id: str
     worker: str
@@ -33,6 +34,7 @@ class Hello:
     version: str = ""
     dead_sessions: tuple[str, ...] = ()
     epoch: int = 0
+    begins: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,7 @@ class WorkerSays:
     progress: tuple[tuple[str, Progress], ...] = ()
     """(task id, progress)."""
     reports: tuple[tuple[str, Reported], ...] = ()
+    begins: tuple[AttemptRef, ...] = ()
     grants: tuple[tuple[str, Grant], ...] = ()
     ready: tuple[Ready, ...] = ()
     debts: tuple[tuple[str, bool], ...] = ()
@@ -140,6 +143,7 @@ class ServerSays:
     welcome: Welcome | None = None
     heartbeat_ack: int | None = None
     assignments: tuple[Assignment, ...] = ()
+    begun: tuple[BeginAnswer, ...] = ()
     grants: tuple[GrantAnswer, ...] = ()
     cancels: tuple[CancelOrder, ...] = ()
     revocations: tuple[Revocation, ...] = ()

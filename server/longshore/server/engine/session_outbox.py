@@ -18,7 +18,7 @@ from longshore.server.engine.session_messages import (
     Welcome,
 )
 from longshore.server.model.task import Job
-from longshore.server.store.commands import GrantAnswer
+from longshore.server.store.commands import BeginAnswer, GrantAnswer
 
 ASSIGNMENTS_AT_ONCE: Final = 256
 ASSIGNED_BYTES_AT_ONCE: Final = 1 << 20
@@ -44,6 +44,7 @@ class Outbox:
         self._welcome: Welcome | None = None
         self._heartbeat: int | None = None
         self._assignments: dict[AttemptRef, Assignment] = {}
+        self._begun: dict[AttemptRef, BeginAnswer] = {}
         self._grants: dict[AttemptRef, GrantAnswer] = {}
         self._cancels: dict[AttemptRef, CancelOrder] = {}
         self._revocations: dict[AttemptRef, Revocation] = {}
@@ -56,6 +57,7 @@ class Outbox:
     def __len__(self) -> int:
         keyed = (
             self._assignments,
+            self._begun,
             self._grants,
             self._cancels,
             self._revocations,
@@ -82,6 +84,10 @@ class Outbox:
 
     def assign(self, assignment: Assignment) -> None:
         self._assignments[assignment.ref] = assignment
+        self._bell.set()
+
+    def begun(self, answer: BeginAnswer) -> None:
+        self._begun[AttemptRef(answer.task_id, answer.attempt)] = answer
         self._bell.set()
 
     def grant(self, answer: GrantAnswer) -> None:
@@ -147,6 +153,7 @@ class Outbox:
             welcome=self._welcome,
             heartbeat_ack=self._heartbeat,
             assignments=assignments,
+            begun=_take(self._begun, OTHERS_AT_ONCE),
             grants=_take(self._grants, OTHERS_AT_ONCE),
             cancels=_take(self._cancels, OTHERS_AT_ONCE),
             revocations=_take(self._revocations, OTHERS_AT_ONCE),

@@ -164,7 +164,12 @@ class Sessions:
 
     def _register(self, session: Session, hello: Hello, *, local: bool) -> Connection:
         connection = Connection(
-            session=session, local=local, store=self.store, ticks=self.clock.ticks(), on_room=self.fleet.room
+            session=session,
+            local=local,
+            store=self.store,
+            ticks=self.clock.ticks(),
+            on_room=self.fleet.room,
+            begins=hello.begins,
         )
         connection.outbox.welcome(Welcome(session.epoch, self._lease, tuple(connection.held)))
         for ref in hello.held:
@@ -247,6 +252,8 @@ class Sessions:
         for task_id, progress in says.progress:
             if AttemptRef(task_id, progress.attempt) in connection.held:
                 self._progress.update(task_id, progress)
+        for ref in says.begins if connection.begins else ():
+            connection.begun.put(ref, None)
         for task_id, grant in says.grants:
             connection.grants.put(AttemptRef(task_id, grant.attempt), grant)
         for task_id, report in says.reports:
@@ -262,7 +269,7 @@ class Sessions:
             connection.parting = connection.leaving = True
             self.fleet.changed()
             self._later(self._part(connection), name=f"goodbye {connection.id}")
-        elif len(connection.outbox) + len(connection.reports) + len(connection.grants) > self._outbox_limit:
+        elif _waiting(connection) > self._outbox_limit:
             _log.warning("worker_too_slow", session_id=connection.id, worker=connection.session.worker)
             connection.end(SlowConsumer("More waits to be told than the worker reads; connect again."))
 
@@ -360,6 +367,11 @@ def _pass_on(runner: asyncio.Task[None], connection: Connection) -> None:
     """A defect in what a connection does ends it, and with it nobody else."""
     if not runner.cancelled() and (error := runner.exception()) is not None:
         connection.end(error)
+
+
+def _waiting(connection: Connection) -> int:
+    """What is still to be told, or to be committed and then told."""
+    return sum(len(each) for each in (connection.outbox, connection.reports, connection.begun, connection.grants))
 
 
 def _superseded() -> EpochSuperseded:

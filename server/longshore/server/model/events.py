@@ -14,7 +14,7 @@ class Policy:
     """The numbers that the table needs. Times in seconds."""
 
     solo_limit: int = 3
-    """Crashes while alone that fail a task. One could be anybody's fault."""
+    """Crashes while alone, after the handler began, that fail a task. One could be anybody's fault."""
     back_off_first: float = 1.0
     back_off_most: float = 300.0
     cancel_grace: float = 30.0
@@ -49,6 +49,16 @@ class Claimed:
     session_id: str
     worker: str
     ticks: float
+    begins: bool = False
+    """It says when an attempt that runs alone begins."""
+
+
+@dataclass(frozen=True, slots=True)
+class Began:
+    """The attempt's worker is about to start the handler."""
+
+    session_id: str
+    attempt: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +124,7 @@ Event = (
     BecameHead
     | Due
     | Claimed
+    | Began
     | GrantAsked
     | Reported
     | SessionLost

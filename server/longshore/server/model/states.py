@@ -11,6 +11,7 @@ from typing import assert_never
 
 from longshore.server.model.events import (
     BecameHead,
+    Began,
     CancelAsked,
     Circumstances,
     Claimed,
@@ -60,6 +61,8 @@ class _Table:
                 return self._due()
             case Claimed():
                 return self._claimed(event)
+            case Began():
+                return self._began(event)
             case GrantAsked():
                 return self._grant_asked(event.grant)
             case Reported():
@@ -188,18 +191,31 @@ class _Table:
                 attempt=status.attempt + 1,
                 session_id=event.session_id,
                 worker=event.worker,
-                started_at=self._world.now,
+                started_at=None if event.begins and status.alone and not settling else self._world.now,
                 deadline_ticks=event.ticks + patience,
                 due_at=None,
             )
         )
+
+    def _began(self, event: Began) -> Decision:
+        """Only what is on record as begun can be blamed for the loss of its worker: see `_crashed`."""
+        status = self._status
+        if status.attempt != event.attempt or status.session_id != event.session_id:
+            return self._stale()
+        if status.state is State.RUNNING and status.started_at is None:
+            return self._change(replace(status, started_at=self._world.now))
+        return self._unchanged() if status.state in (State.RUNNING, State.COMMITTING) else self._stale()
 
     def _grant_asked(self, grant: Grant) -> Decision:
         status = self._status
         if status.attempt != grant.attempt or status.session_id != grant.session_id:
             return self._stale()
         if status.state is State.RUNNING:
-            return self._change(replace(status, state=State.COMMITTING, grant=grant, method=grant.method))
+            # Who wants to commit has begun, whether it said so or not.
+            started = self._world.now if status.started_at is None else status.started_at
+            return self._change(
+                replace(status, state=State.COMMITTING, grant=grant, method=grant.method, started_at=started)
+            )
         held = status.grant
         if status.state is State.COMMITTING and held is not None and held.temp == grant.temp:
             return self._unchanged()
@@ -411,10 +427,12 @@ class _Table:
         return (ending,)
 
     def _crashed(self, status: Status) -> Status:
+        # Alone, and begun. Where workers die by themselves, one that is lost before its handler ran proves nothing.
+        counts = status.alone and status.started_at is not None
         return replace(
             status,
             crashes=status.crashes + 1,
-            solo_crashes=status.solo_crashes + (1 if status.alone else 0),
+            solo_crashes=status.solo_crashes + counts,
             alone=True,
         )
 

@@ -167,6 +167,7 @@ class Status:
     tries: int = 0
     crashes: int = 0
     solo_crashes: int = 0
+    """Crashes of attempts that ran alone and had begun."""
     alone: bool = False
     """The running or next attempt runs alone on its worker."""
     session_id: str = ""
@@ -174,6 +175,8 @@ class Status:
     worker: str = ""
     """Name of the newest attempt's worker."""
     started_at: float | None = None
+    """When the newest attempt started. None while one that is to run alone is claimed and has not begun: should its
+    worker be lost now, the handler is innocent. Of a worker that does not say when it begins, the time of the claim."""
     deadline_ticks: float | None = None
     """When the running attempt, its cancel or its settling is given up."""
     grant: Grant | None = None

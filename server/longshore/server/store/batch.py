@@ -41,6 +41,7 @@ _HANDLERS: Final[Mapping[type[Command[Any]], Callable[[UnitOfWork, Any], Answer]
     commands.SettleTask: tasks.settle_task,
     commands.PauseQueue: tasks.pause_queue,
     commands.ClaimTasks: claims.claim_tasks,
+    commands.BeginAttempts: fleet.begin_attempts,
     commands.RequestGrants: fleet.request_grants,
     commands.FileReports: fleet.file_reports,
     commands.OpenSession: fleet.open_session,

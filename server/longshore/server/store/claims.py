@@ -86,6 +86,7 @@ class _Taker:
     session: Session
     shares: Shares
     idle: bool
+    begins: bool
 
     def serves(self, target: str, kind: str) -> bool:
         return kind in self.session.kinds and (not target or target in self.session.targets)
@@ -166,7 +167,7 @@ class _Round:
         held = unit.link.ask_each(_HELD, [{"session_id": session.id} for _, session in sessions])
         unit.ledger.ask((TARGET_RUNNING, target) for _, session in sessions for target in session.targets)()
         return [
-            _Taker(session, Shares(room=offer.room, kept_for=offer.kept_for), offer.idle and not rows)
+            _Taker(session, Shares(room=offer.room, kept_for=offer.kept_for), offer.idle and not rows, offer.begins)
             for (offer, session), rows in zip(sessions, held(), strict=True)
             if not any(alone and state != State.SETTLING for state, alone in rows)
         ]
@@ -299,7 +300,7 @@ class _Round:
         if taker is None:
             return
         session = taker.session
-        decision = self._unit.apply(entry, Claimed(session.id, session.worker, self._unit.ticks))
+        decision = self._unit.apply(entry, Claimed(session.id, session.worker, self._unit.ticks, taker.begins))
         if decision.verdict is not Verdict.CHANGED:
             raise AssertionError(f"a {entry.status.state.name} task was offered for a claim")
         self._unit.risen.discard(entry.order.seq)

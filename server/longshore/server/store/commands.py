@@ -256,6 +256,8 @@ class Offer:
     """Attempts it could take, 1 or more."""
     idle: bool
     """It holds nothing: it may take a task that must run alone (then only that one)."""
+    begins: bool = False
+    """It says when an attempt that runs alone begins; else that counts as begun when it is claimed."""
     kept_for: frozenset[str] = frozenset()
     """Targets that it serves and holds nothing of: room for one attempt each is kept for them (`Shares`)."""
 
@@ -278,6 +280,26 @@ class ClaimTasks(Command[Claims]):
     """
 
     offers: tuple[Offer, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class BeginAnswer:
+    """`reason` when refused: CANCELLED, REVOKED or STALE."""
+
+    task_id: str
+    attempt: int
+    begun: bool
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BeginAttempts(Command[tuple[BeginAnswer, ...]]):
+    """The handlers of these attempts, (task id, number) each, are about to start: from now on the loss of the session
+    counts against the tasks. A session that has ended or has a newer epoch is refused each."""
+
+    session_id: str
+    epoch: int
+    attempts: tuple[tuple[str, int], ...]
 
 
 @dataclass(frozen=True, slots=True)

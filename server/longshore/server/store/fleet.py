@@ -9,11 +9,13 @@ from typing import Final
 import sqlalchemy as sa
 
 from longshore.server.model.errors import EpochSuperseded, Forbidden, NotFound, TargetIdentity
-from longshore.server.model.events import Due, GrantAsked, SessionLost, Verdict
-from longshore.server.model.task import Grant, Session
+from longshore.server.model.events import Began, Due, GrantAsked, SessionLost, Verdict
+from longshore.server.model.task import Grant, Session, Status
 from longshore.server.model.values import State, WaitReason
 from longshore.server.store import codec
 from longshore.server.store.commands import (
+    BeginAnswer,
+    BeginAttempts,
     Disconnect,
     DrainSession,
     FileReports,
@@ -282,6 +284,25 @@ def drain_session(unit: UnitOfWork, command: DrainSession) -> Callable[[], Sessi
     return lambda: with_held(unit, session)
 
 
+def begin_attempts(unit: UnitOfWork, command: BeginAttempts) -> Callable[[], tuple[BeginAnswer, ...]]:
+    """See BeginAttempts."""
+    alive = session_at(unit, command.session_id, command.epoch) is not None
+    answers = tuple(_begin(unit, command, task_id, attempt, alive=alive) for task_id, attempt in command.attempts)
+    return lambda: answers
+
+
+def _begin(unit: UnitOfWork, command: BeginAttempts, task_id: str, attempt: int, *, alive: bool) -> BeginAnswer:
+    if not alive:
+        return BeginAnswer(task_id, attempt, False, "REVOKED")
+    entry = unit.entry(task_id)
+    if entry is None:
+        return BeginAnswer(task_id, attempt, False, "STALE")
+    before = entry.status
+    if unit.apply(entry, Began(command.session_id, attempt)).verdict is not Verdict.STALE:
+        return BeginAnswer(task_id, attempt, True)
+    return BeginAnswer(task_id, attempt, False, _why_not(before, command.session_id, attempt))
+
+
 def request_grants(unit: UnitOfWork, command: RequestGrants) -> Callable[[], tuple[GrantAnswer, ...]]:
     """See RequestGrants."""
     alive = session_at(unit, command.session_id, command.epoch) is not None
@@ -299,13 +320,14 @@ def _grant(unit: UnitOfWork, command: RequestGrants, task_id: str, grant: Grant,
     asked = replace(grant, session_id=command.session_id, granted_at=unit.now)
     if unit.apply(entry, GrantAsked(asked)).verdict is not Verdict.STALE:
         return GrantAnswer(task_id, grant.attempt, True)
-    if before.state in (State.CANCELLING, State.CANCELLED):
-        reason = "CANCELLED"
-    elif before.attempt != grant.attempt or before.session_id != command.session_id:
-        reason = "REVOKED"
-    else:
-        reason = "STALE"
-    return GrantAnswer(task_id, grant.attempt, False, reason)
+    return GrantAnswer(task_id, grant.attempt, False, _why_not(before, command.session_id, grant.attempt))
+
+
+def _why_not(status: Status, session_id: str, attempt: int) -> str:
+    """Why an attempt may not go on."""
+    if status.state in (State.CANCELLING, State.CANCELLED):
+        return "CANCELLED"
+    return "REVOKED" if (status.attempt, status.session_id) != (attempt, session_id) else "STALE"
 
 
 def file_reports(unit: UnitOfWork, command: FileReports) -> Callable[[], tuple[bool, ...]]:

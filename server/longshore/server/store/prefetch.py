@@ -47,6 +47,10 @@ class _Names:
                 self.sessions.add(command.session_id)
                 for task_id, _ in command.reports:
                     self.task(task_id)
+            case commands.BeginAttempts():
+                self.sessions.add(command.session_id)
+                for task_id, _ in command.attempts:
+                    self.task(task_id)
             case commands.RequestGrants():
                 self.sessions.add(command.session_id)
                 for task_id, _ in command.requests:
