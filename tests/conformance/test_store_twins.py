@@ -20,6 +20,7 @@ from longshore.server.model.values import DeliveryMethod, Outcome, Settlement, S
 from longshore.server.store import schema
 from longshore.server.store.commands import (
     AbandonIdleUploads,
+    BeginAttempts,
     Bounds,
     CancelTask,
     Checkpoint,
@@ -224,6 +225,9 @@ class Chance:
         (session, *_) = {task.status.session_id for task in chosen.values()}
         mine = [task for task in chosen.values() if task.status.session_id == session or self.of(0, 0, 0, 1)]
         epoch = self.epochs.get(session, 1) - self.of(0, 0, 0, 0, 0, 0, 1)
+        if self.of(0, 0, 0, 1):
+            attempts = tuple((task.id, task.status.attempt) for task in mine)
+            return BeginAttempts(session_id=session, epoch=epoch, attempts=attempts)
         if self.of(True, False):
             return RequestGrants(
                 session_id=session, epoch=epoch,
@@ -257,7 +261,7 @@ class Chance:
             offers=tuple(
                 Offer(
                     session_id=name, epoch=self.epochs.get(name, 1), room=self.of(1, 2, 6), idle=self.of(True, False),
-                    kept_for=frozenset(self.of((), ("default",))),
+                    kept_for=frozenset(self.of((), ("default",))), begins=self.of(True, False),
                 )
                 for name in names
             )
