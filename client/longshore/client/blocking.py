@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import AsyncIterable, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Final, Literal, Self
 
@@ -95,7 +95,11 @@ class Client:
         )
 
     def submit_many(
-        self, submissions: Iterable[Submission], *, at_once: int = AT_ONCE, patience: float | None = None
+        self,
+        submissions: Iterable[Submission] | AsyncIterable[Submission],
+        *,
+        at_once: int = AT_ONCE,
+        patience: float | None = None,
     ) -> BlockingIterator[Submitted]:
         """See AsyncClient.submit_many. `submissions` is iterated on the client's own thread."""
         return BlockingIterator(self._thread, self._client.submit_many(submissions, at_once=at_once, patience=patience))
