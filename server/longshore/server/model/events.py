@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from longshore.server.model.records import record
 from longshore.server.model.task import AnyValue, Failure, Grant, Status
 from longshore.server.model.values import AttemptEnd, DeliveryMethod, Outcome, Settlement, WaitReason
 
@@ -42,7 +43,7 @@ class Due:
     """Its time has come, or the instance it is parked for is ready."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Claimed:
     """A session takes it."""
 
@@ -61,14 +62,14 @@ class Began:
     attempt: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class GrantAsked:
     """The attempt wants to commit."""
 
     grant: Grant
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Reported:
     """The attempt's worker says how it ended."""
 
@@ -148,7 +149,7 @@ class Verdict(Enum):
     """Refused: something else had been committed first."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Ending:
     """An attempt that ended with this decision."""
 
@@ -157,7 +158,7 @@ class Ending:
     error: Failure | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Decision:
     """What becomes of the task. `debts`: attempts whose temps may be left behind, with the one temp if it is known."""
 
@@ -167,7 +168,7 @@ class Decision:
     debts: tuple[tuple[int, str], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Circumstances:
     """What the world adds to a decision: the wall clock (seconds) and a random draw in [0, 1)."""
 

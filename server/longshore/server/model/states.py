@@ -6,7 +6,6 @@ changes a status; docs/states.md draws the same table.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import assert_never
 
 from longshore.server.model.events import (
@@ -27,6 +26,7 @@ from longshore.server.model.events import (
     TimedOut,
     Verdict,
 )
+from longshore.server.model.records import changed
 from longshore.server.model.task import Failure, FilePush, Grant, Status, Task
 from longshore.server.model.values import (
     WAITING,
@@ -97,14 +97,14 @@ class _Table:
     def _fill(self, fresh: Status, **values: object) -> Status:
         """Set fields of a copy that nobody has seen: `replace` takes 6 µs, and a decision would make four of them."""
         if fresh is self._status:
-            fresh = replace(fresh)
+            fresh = changed(fresh)
         for name, value in values.items():
             object.__setattr__(fresh, name, value)
         return fresh
 
     def _released(self) -> Status:
         """The status without holder, deadline and grant."""
-        return replace(
+        return changed(
             self._status,
             session_id="",
             deadline_ticks=None,
@@ -147,18 +147,18 @@ class _Table:
         if base.cancel_requested:
             return self._finish(
                 State.CANCELLED,
-                base=replace(base, wait_reason=WaitReason.NONE, due_at=None),
+                base=changed(base, wait_reason=WaitReason.NONE, due_at=None),
                 endings=endings,
                 debts=debts,
             )
         if self._order.expires_at <= self._world.now:
             return self._finish(
                 State.EXPIRED,
-                base=replace(base, wait_reason=WaitReason.NONE, due_at=None),
+                base=changed(base, wait_reason=WaitReason.NONE, due_at=None),
                 endings=endings,
                 debts=debts,
             )
-        return self._change(replace(base, state=state), endings, debts)
+        return self._change(changed(base, state=state), endings, debts)
 
     # Rows ---------------------------------------------------------------------------------------------------------
 
@@ -167,16 +167,16 @@ class _Table:
         if status.state.terminal or status.head:
             return self._unchanged()
         if status.state is State.BLOCKED:
-            return self._change(replace(status, state=State.QUEUED, head=True, wait_reason=WaitReason.NONE))
-        return Decision(Verdict.QUIET, replace(status, head=True))
+            return self._change(changed(status, state=State.QUEUED, head=True, wait_reason=WaitReason.NONE))
+        return Decision(Verdict.QUIET, changed(status, head=True))
 
     def _due(self) -> Decision:
         status = self._status
         if status.state is not State.SCHEDULED:
             return self._unchanged()
         if status.head:
-            return self._change(replace(status, state=State.QUEUED, wait_reason=WaitReason.NONE, due_at=None))
-        return self._change(replace(status, state=State.BLOCKED, wait_reason=WaitReason.EARLIER_TASK, due_at=None))
+            return self._change(changed(status, state=State.QUEUED, wait_reason=WaitReason.NONE, due_at=None))
+        return self._change(changed(status, state=State.BLOCKED, wait_reason=WaitReason.EARLIER_TASK, due_at=None))
 
     def _claimed(self, event: Claimed) -> Decision:
         status = self._status
@@ -185,7 +185,7 @@ class _Table:
             return self._stale()
         patience = self._world.policy.settle_timeout if settling else self._order.run_timeout
         return self._change(
-            replace(
+            changed(
                 status,
                 state=State.SETTLING if settling else State.RUNNING,
                 attempt=status.attempt + 1,
@@ -203,7 +203,7 @@ class _Table:
         if status.attempt != event.attempt or status.session_id != event.session_id:
             return self._stale()
         if status.state is State.RUNNING and status.started_at is None:
-            return self._change(replace(status, started_at=self._world.now))
+            return self._change(changed(status, started_at=self._world.now))
         return self._unchanged() if status.state in (State.RUNNING, State.COMMITTING) else self._stale()
 
     def _grant_asked(self, grant: Grant) -> Decision:
@@ -214,7 +214,7 @@ class _Table:
             # Who wants to commit has begun, whether it said so or not.
             started = self._world.now if status.started_at is None else status.started_at
             return self._change(
-                replace(status, state=State.COMMITTING, grant=grant, method=grant.method, started_at=started)
+                changed(status, state=State.COMMITTING, grant=grant, method=grant.method, started_at=started)
             )
         held = status.grant
         if status.state is State.COMMITTING and held is not None and held.temp == grant.temp:
@@ -276,7 +276,7 @@ class _Table:
                 return self._settle_again(ending, pause=event.outcome is not Outcome.HANDED_BACK)
 
     def _succeeded(self, event: Reported) -> Decision:
-        base = replace(self._released(), result=event.result, method=event.method or self._status.method)
+        base = changed(self._released(), result=event.result, method=event.method or self._status.method)
         endings = self._endings(Ending(event.attempt, AttemptEnd.OK))
         return self._finish(State.SUCCEEDED, base=base, endings=endings, debts=self._debts_of(event))
 
@@ -285,7 +285,7 @@ class _Table:
         world = self._world
         ending = self._endings(Ending(event.attempt, AttemptEnd(event.outcome.name), event.error))
         debts = self._debts_of(event)
-        base = replace(self._released(), method=event.method or self._status.method)
+        base = changed(self._released(), method=event.method or self._status.method)
         match event.outcome:
             case Outcome.TRANSIENT:
                 return self._transient(base, event.error, event.retry_after, ending, debts)
@@ -293,10 +293,10 @@ class _Table:
                 state = State.CANCELLED if base.cancel_requested else State.FAILED
                 return self._finish(state, base=base, error=event.error, endings=ending, debts=debts)
             case Outcome.NOT_READY:
-                parked = replace(base, wait_reason=event.wait_reason, error=event.error or base.error)
+                parked = changed(base, wait_reason=event.wait_reason, error=event.error or base.error)
                 if event.wait_reason not in (WaitReason.INSTANCE_STOPPED, WaitReason.INSTANCE_ABSENT):
                     due = world.now + world.policy.back_off(1, world.jitter)
-                    parked = replace(parked, wait_reason=WaitReason.BACK_OFF, due_at=due)
+                    parked = changed(parked, wait_reason=WaitReason.BACK_OFF, due_at=due)
                 return self._fall_back(State.SCHEDULED, base=parked, endings=ending, debts=debts)
             case Outcome.HANDED_BACK | Outcome.STOPPED | Outcome.UNKNOWN:
                 return self._fall_back(State.QUEUED, base=base, endings=ending, debts=debts)
@@ -313,12 +313,12 @@ class _Table:
     ) -> Decision:
         world = self._world
         tries = base.tries + 1
-        base = replace(base, tries=tries, error=error or base.error)
+        base = changed(base, tries=tries, error=error or base.error)
         if tries >= self._order.attempt_limit:
             state = State.CANCELLED if base.cancel_requested else State.FAILED
             return self._finish(state, base=base, endings=endings, debts=debts)
         pause = retry_after if retry_after is not None else world.policy.back_off(tries, world.jitter)
-        base = replace(base, wait_reason=WaitReason.BACK_OFF, due_at=world.now + pause)
+        base = changed(base, wait_reason=WaitReason.BACK_OFF, due_at=world.now + pause)
         return self._fall_back(State.SCHEDULED, base=base, endings=endings, debts=debts)
 
     def _session_lost(self, event: SessionLost) -> Decision:
@@ -364,13 +364,13 @@ class _Table:
         status = self._status
         if status.state.terminal or status.cancel_requested:
             return self._unchanged()
-        asked = replace(status, cancel_requested=True, cancel_reason=event.reason)
+        asked = changed(status, cancel_requested=True, cancel_reason=event.reason)
         if status.state in WAITING:
-            base = replace(asked, wait_reason=WaitReason.NONE, due_at=None)
+            base = changed(asked, wait_reason=WaitReason.NONE, due_at=None)
             return self._finish(State.CANCELLED, base=base)
         if status.state is State.RUNNING:
             grace = event.ticks + self._world.policy.cancel_grace
-            return self._change(replace(asked, state=State.CANCELLING, deadline_ticks=grace))
+            return self._change(changed(asked, state=State.CANCELLING, deadline_ticks=grace))
         return self._change(asked)
 
     def _settled_by_hand(self, settlement: Settlement) -> Decision:
@@ -383,7 +383,7 @@ class _Table:
     def _to_settling(self, ending: Ending, *, crash: bool) -> Decision:
         status = self._crashed(self._status) if crash else self._status
         return self._change(
-            replace(
+            changed(
                 status,
                 state=State.SETTLING,
                 session_id="",
@@ -399,7 +399,7 @@ class _Table:
         world = self._world
         wait = world.policy.back_off(min(self._status.attempt, 10), world.jitter) if pause else 0.0
         return self._change(
-            replace(self._status, session_id="", deadline_ticks=None, due_at=world.now + wait), (ending,)
+            changed(self._status, session_id="", deadline_ticks=None, due_at=world.now + wait), (ending,)
         )
 
     def _settled(self, settlement: Settlement, end: AttemptEnd) -> Decision:
@@ -429,7 +429,7 @@ class _Table:
     def _crashed(self, status: Status) -> Status:
         # Alone, and begun. Where workers die by themselves, one that is lost before its handler ran proves nothing.
         counts = status.alone and status.started_at is not None
-        return replace(
+        return changed(
             status,
             crashes=status.crashes + 1,
             solo_crashes=status.solo_crashes + counts,

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from longshore.server.model.records import record
 from longshore.server.model.values import (
     AttemptEnd,
     DeliveryMethod,
@@ -25,7 +26,7 @@ FILE_PUSH = "file_push"
 """The built-in kind."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Destination:
     """A place inside an instance. `path` is normalised and absolute; `project` may be empty."""
 
@@ -40,7 +41,7 @@ class Destination:
         return "\0".join((self.target, self.project, self.instance, self.path))
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class FilePush:
     """One file to one destination. `mode` is 0 to 0o777; None means "as the file that is replaced, else 0644 root"."""
 
@@ -55,7 +56,7 @@ class FilePush:
     read_back: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class AnyValue:
     """A google.protobuf.Any, unopened."""
 
@@ -63,7 +64,7 @@ class AnyValue:
     value: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Job:
     """A call of a registered handler. `target` and `instance` may be empty."""
 
@@ -92,7 +93,7 @@ class Failure:
     transient: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Grant:
     """A durable permission to commit, and what settling must know of it."""
 
@@ -107,7 +108,7 @@ class Grant:
     gid: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Submission:
     """What was asked for; never changes. `seq` is the order of acceptance, `lane` the instance for limits."""
 
@@ -152,7 +153,7 @@ class Submission:
         return self.kind == FILE_PUSH
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Status:
     """Where a task stands at one revision."""
 
@@ -190,7 +191,7 @@ class Status:
     retryable_until: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Task:
     """A task at one revision."""
 

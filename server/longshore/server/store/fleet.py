@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from longshore.server.model.errors import EpochSuperseded, Forbidden, NotFound, TargetIdentity
 from longshore.server.model.events import Began, Due, GrantAsked, SessionLost, Verdict
+from longshore.server.model.records import changed
 from longshore.server.model.task import Grant, Session, Status
 from longshore.server.model.values import State, WaitReason
 from longshore.server.store import codec
@@ -317,7 +318,7 @@ def _grant(unit: UnitOfWork, command: RequestGrants, task_id: str, grant: Grant,
     if entry is None:
         return GrantAnswer(task_id, grant.attempt, False, "STALE")
     before = entry.status
-    asked = replace(grant, session_id=command.session_id, granted_at=unit.now)
+    asked = changed(grant, session_id=command.session_id, granted_at=unit.now)
     if unit.apply(entry, GrantAsked(asked)).verdict is not Verdict.STALE:
         return GrantAnswer(task_id, grant.attempt, True)
     return GrantAnswer(task_id, grant.attempt, False, _why_not(before, command.session_id, grant.attempt))
@@ -338,7 +339,7 @@ def file_reports(unit: UnitOfWork, command: FileReports) -> Callable[[], tuple[b
     counted = []
     for task_id, report in command.reports:
         entry = unit.entry(task_id)
-        mine = report if report.session_id == command.session_id else replace(report, session_id=command.session_id)
+        mine = report if report.session_id == command.session_id else changed(report, session_id=command.session_id)
         counted.append(entry is not None and unit.apply(entry, mine).verdict is not Verdict.STALE)
     answers = tuple(counted)
     return lambda: answers

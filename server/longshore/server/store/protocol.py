@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 from longshore.server.model.access import Token
+from longshore.server.model.records import record
 from longshore.server.model.servers import Home, Server
 from longshore.server.model.task import Attempt, Debt, Destination, Payload, Session, Task, Upload
 from longshore.server.model.values import State
@@ -16,7 +17,7 @@ from longshore.server.store.commands import Command
 R = TypeVar("R")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class TaskChange:
     """One new revision. `holder` is the (session id, attempt) that had the task before it, if any."""
 
