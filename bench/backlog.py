@@ -23,7 +23,7 @@ from longshore.server.model.task import AnyValue, Destination, FilePush, Job, Ta
 from longshore.server.store.commands import Bounds, ClaimTasks, Offer, OpenSession, SubmitTasks, TaskPlan
 from longshore.server.store.counters import Key, task_counts
 from longshore.server.store.protocol import TaskFilter
-from longshore.server.store.rows import lane_of
+from longshore.server.store.rows import lane_of_work
 from longshore.server.store.store import SQLStore
 
 BASE: Final = 1_000
@@ -270,7 +270,7 @@ async def counts_of_waiting(store: SQLStore) -> Counter[Key]:
     sums: Counter[Key] = Counter()
     for task in [task async for task in _all_tasks(store)]:
         if not task.status.session_id:
-            sums.update(task_counts(task.order, task.status, lane_of(task.order)))
+            sums.update(task_counts(task.order, task.status, lane_of_work(task.order.work)))
     return sums
 
 

@@ -72,8 +72,9 @@ def _on_sqlite(dialect: Dialect) -> list[tuple[str, str, dict[str, Any]]]:
     for title, what, parameters in _STATEMENTS:
         sql, constants = what.one.sql(dialect)
         result.append((title, sql, {**constants, **parameters}))
-    ((load, parameters),) = unit._LOAD.split([7, 8, 500, 501])
+    ((load, names, values),) = unit._LOAD.split([7, 8, 500, 501])
     sql, constants = load.sql(dialect)
+    parameters = dict(zip(names, values, strict=True))
     return [*result, ("the tasks themselves, by their numbers", sql, {**constants, **parameters})]
 
 

@@ -90,11 +90,12 @@ def execute(unit: UnitOfWork, batch: Sequence[Command[Any]]) -> list[Outcome]:
     for index, command in enumerate(batch):
         if not isinstance(command, commands.ClaimTasks):
             answers[index] = _decide(unit, command)
-    unit.flush()
+    unit.flush_stored()
     follow(unit)
     for index, command in enumerate(batch):
         if isinstance(command, commands.ClaimTasks):
             answers[index] = _decide(unit, command)
+    unit.flush()
     outcomes: list[Outcome] = []
     for index in range(len(batch)):
         answer = answers[index]

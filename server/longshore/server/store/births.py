@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from longshore.server.model.task import FilePush, Payload, Status, Submission
 from longshore.server.model.values import State, WaitReason
 from longshore.server.store.commands import TaskPlan
+from longshore.server.store.entry import Entry
 from longshore.server.store.ids import task_id
 from longshore.server.store.rows import place_of
-from longshore.server.store.unit import Entry, UnitOfWork
+from longshore.server.store.unit import UnitOfWork
 
 
 def first_status(*, now: float, not_before: float, free: bool) -> Status:

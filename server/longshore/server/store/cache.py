@@ -10,7 +10,8 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from typing import Final
 
-from longshore.server.model.task import Job, Task
+from longshore.server.model.task import FilePush, Job
+from longshore.server.store.entry import Entry
 
 CAPACITY: Final = 8192
 """Tasks; about 3 KB each."""
@@ -23,26 +24,28 @@ class TaskCache:
     """The live tasks that were written last. Belongs to the writer's thread."""
 
     def __init__(self) -> None:
-        self._tasks: OrderedDict[int, Task] = OrderedDict()
+        self._entries: OrderedDict[int, Entry] = OrderedDict()
 
-    def get(self, seq: int) -> Task | None:
-        return self._tasks.get(seq)
+    def get(self, seq: int) -> Entry | None:
+        return self._entries.get(seq)
 
-    def committed(self, tasks: Iterable[Task]) -> None:
-        """These are stored now."""
-        kept = self._tasks
-        for task in tasks:
-            seq = task.order.seq
-            kept.pop(seq, None)
-            if not task.status.state.terminal and _small(task):
-                kept[seq] = task
+    def committed(self, entries: Iterable[Entry]) -> None:
+        """These are stored now, and belong to nobody else any more."""
+        kept = self._entries
+        for entry in entries:
+            seq = entry.order.seq
+            if entry.status.state.terminal:
+                kept.pop(seq, None)
+            elif seq in kept:
+                kept.move_to_end(seq)
+            elif _small(entry.order.work):
+                kept[seq] = entry
         while len(kept) > CAPACITY:
             kept.popitem(last=False)
 
     def clear(self) -> None:
-        self._tasks.clear()
+        self._entries.clear()
 
 
-def _small(task: Task) -> bool:
-    work = task.order.work
+def _small(work: FilePush | Job) -> bool:
     return not isinstance(work, Job) or work.arguments is None or len(work.arguments.value) <= LARGEST

@@ -6,7 +6,6 @@ index that begins with target and kind, and never more of them than could be tak
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -19,12 +18,13 @@ from longshore.server.model.task import FILE_PUSH, Session
 from longshore.server.model.values import State
 from longshore.server.store.commands import Claims, ClaimTasks, Offer
 from longshore.server.store.counters import LANE_RUNNING, TARGET_RUNNING
+from longshore.server.store.entry import Entry
 from longshore.server.store.fleet import session_at
 from longshore.server.store.link import Each, Given, Row
 from longshore.server.store.promote import room_in, trim_lanes
 from longshore.server.store.rows import seq_in, taker_of, task_columns
 from longshore.server.store.schema import counters, is_ready, is_unsettled, orders, tasks
-from longshore.server.store.unit import Entry, UnitOfWork
+from longshore.server.store.unit import UnitOfWork
 
 
 def _ready(given: Given, *columns: sa.ColumnElement[Any]) -> sa.Select[Any]:
@@ -115,8 +115,8 @@ class _Round:
 
     def __init__(self, unit: UnitOfWork, command: ClaimTasks) -> None:
         self._unit = unit
-        self._ready_in: dict[str, int] = {}
-        """How many tasks are ready in a lane, as far as that is known."""
+        # What an earlier claim of this transaction took is to be found with its taker, and no more with what is ready.
+        unit.flush_stored()
         self._takers = self._able(command.offers)
         self._taken: list[tuple[str, Entry]] = []
         self._full: set[str] = set()
@@ -132,23 +132,19 @@ class _Round:
         self._settle(unsettled())
         self._run_alone(alone())
         self._run_rest(rest())
-        if self._taken:
-            self._unit.flush()
-        if self._taken or self._full:
-            trim_lanes(self._unit, self._crowded())
+        crowded = self._crowded()
+        if crowded:
+            self._unit.flush_stored()
+            trim_lanes(self._unit, crowded)
         return self._taken, tuple(sorted(self._solo_waiting))
 
     def _crowded(self) -> list[str]:
         """Lanes where more may be left ready than there is room for. What is settled takes of the room alone."""
+        unit = self._unit
         lanes = {entry.lane for _, entry in self._taken if entry.lane}
-        ready = Counter(entry.lane for _, entry in self._taken if entry.status.state is not State.SETTLING)
         return sorted(
             self._full
-            | {
-                lane
-                for lane in lanes
-                if lane not in self._ready_in or self._ready_in[lane] - ready[lane] > room_in(self._unit, lane)
-            }
+            | {lane for lane in lanes if lane not in unit.ready_in or unit.ready_in[lane] > room_in(unit, lane)}
         )
 
     def _able(self, offers: Sequence[Offer]) -> list[_Taker]:
@@ -164,10 +160,17 @@ class _Round:
         if unit.lookout is not None:
             for _, session in sessions:
                 unit.lookout.met(session)
-        held = unit.link.ask_each(_HELD, [{"session_id": session.id} for _, session in sessions])
+        busy = {entry.status.session_id for entry in unit.fresh()}
+        """With what was made in this transaction and claimed by an earlier command of it. None of that runs alone."""
+        held = unit.link.ask_each(_HELD, [(session.id,) for _, session in sessions])
         unit.ledger.ask((TARGET_RUNNING, target) for _, session in sessions for target in session.targets)()
         return [
-            _Taker(session, Shares(room=offer.room, kept_for=offer.kept_for), offer.idle and not rows, offer.begins)
+            _Taker(
+                session,
+                Shares(room=offer.room, kept_for=offer.kept_for),
+                offer.idle and not rows and session.id not in busy,
+                offer.begins,
+            )
             for (offer, session), rows in zip(sessions, held(), strict=True)
             if not any(alone and state != State.SETTLING for state, alone in rows)
         ]
@@ -205,13 +208,31 @@ class _Round:
             most = min(self._room_for(target, kind, alone=alone), self._room_on(target))
             if most >= 1:
                 asked.append((target, kind))
-                sets.append({"target": target, "taker": taker_of(kind, alone=alone), "most": most})
+                sets.append((target, taker_of(kind, alone=alone), most))
         found = self._ask(_READY, _READY_WHOLE, sets)
-        return lambda: sorted(
-            _Candidate(-entry.order.priority, entry.order.seq, *pair, entry)
-            for pair, entries in zip(asked, found(), strict=True)
-            for entry in entries
-        )
+
+        def answer() -> list[_Candidate]:
+            fresh = self._fresh()
+            candidates: list[_Candidate] = []
+            for pair, (target, taker, most), entries in zip(asked, sets, found(), strict=True):
+                candidates += sorted(
+                    _Candidate(-entry.order.priority, entry.order.seq, *pair, entry)
+                    for entry in (*entries, *fresh.get((target, taker), ()))
+                )[:most]
+            return sorted(candidates)
+
+        return answer
+
+    def _fresh(self) -> dict[Pair, list[Entry]]:
+        """New tasks that the database does not know yet and that are ready, by target and taker."""
+        unit = self._unit
+        found: dict[Pair, list[Entry]] = {}
+        for entry in unit.fresh():
+            if entry.status.state is State.QUEUED and (
+                entry.ready if entry.lane else not unit.is_paused(entry.order.queue)
+            ):
+                found.setdefault((entry.order.target, entry.taker), []).append(entry)
+        return found
 
     def _ask_unsettled(self, pairs: list[Pair]) -> Callable[[], list[tuple[Pair, list[Entry]]]]:
         sets = []
@@ -221,11 +242,11 @@ class _Round:
             most = min(sum(taker.shares.of(target) for taker in takers), self._room_on(target))
             if most >= 1:
                 asked.append((target, kind))
-                sets.append({"target": target, "kind": kind, "now": self._unit.now, "most": most})
+                sets.append((target, kind, self._unit.now, most))
         found = self._ask(_UNSETTLED, _UNSETTLED_WHOLE, sets)
         return lambda: list(zip(asked, found(), strict=True))
 
-    def _ask(self, numbers: Each, whole: Each, sets: list[dict[str, Any]]) -> Callable[[], list[list[Entry]]]:
+    def _ask(self, numbers: Each, whole: Each, sets: list[Row]) -> Callable[[], list[list[Entry]]]:
         """The tasks for each of `sets`: by number where they are likely to be known, else with all that they are."""
         unit = self._unit
         found = unit.link.ask_each(numbers if unit.remembers else whole, sets)
@@ -246,7 +267,7 @@ class _Round:
         for entry in self._unit.load((seq,)):
             if entry.lane:
                 self._unit.ledger.learn((LANE_RUNNING, entry.lane), running)
-                self._ready_in[entry.lane] = ready
+                self._unit.ready_in.setdefault(entry.lane, ready)
         return seq
 
     # Taking -------------------------------------------------------------------------------------------------------
@@ -300,10 +321,13 @@ class _Round:
         if taker is None:
             return
         session = taker.session
+        was_ready = entry.status.state is State.QUEUED
         decision = self._unit.apply(entry, Claimed(session.id, session.worker, self._unit.ticks, taker.begins))
         if decision.verdict is not Verdict.CHANGED:
             raise AssertionError(f"a {entry.status.state.name} task was offered for a claim")
         self._unit.risen.discard(entry.order.seq)
+        if was_ready and entry.lane in self._unit.ready_in:
+            self._unit.ready_in[entry.lane] -= 1
         taker.shares.take(entry.order.target)
         taker.idle = False
         self._taken.append((session.id, entry))

@@ -6,8 +6,10 @@ difference, and a recount is the same function summed over all rows.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from typing import Final
+from functools import lru_cache
+from typing import Final, NamedTuple, Protocol
 
 import sqlalchemy as sa
 
@@ -41,8 +43,31 @@ UPLOADS_OF: Final = "uploads_of"
 """Open uploads of a principal."""
 
 
-def task_counts(order: Submission, status: Status, lane: str) -> tuple[Key, ...]:
-    """The counters that this task adds one to. `lane` as `rows.lane_of` has it."""
+class Counted(Protocol):
+    """What counts of a submission."""
+
+    @property
+    def queue(self) -> str: ...
+
+    @property
+    def creator(self) -> str: ...
+
+    @property
+    def kind(self) -> str: ...
+
+    @property
+    def target(self) -> str: ...
+
+
+class _Counted(NamedTuple):
+    queue: str
+    creator: str
+    kind: str
+    target: str
+
+
+def task_counts(order: Counted, status: Status, lane: str) -> tuple[Key, ...]:
+    """The counters that this task adds one to. `lane` as `rows.lane_of_work` has it."""
     state = status.state
     if state.terminal:
         return ()
@@ -55,6 +80,25 @@ def task_counts(order: Submission, status: Status, lane: str) -> tuple[Key, ...]
         if lane:
             keys.append((LANE_RUNNING, lane))
     return tuple(keys)
+
+
+Step = tuple[State, bool] | None
+"""Of a task: its state, and whether a session holds it. None: it is not there."""
+
+
+@lru_cache(maxsize=16384)
+def moves_of(
+    queue: str, creator: str, kind: str, target: str, lane: str, before: Step, after: Step
+) -> tuple[tuple[Key, int], ...]:
+    """By how much a step moves the counters of a task like this: the difference of `task_counts`."""
+    order = _Counted(queue, creator, kind, target)
+    moves: Counter[Key] = Counter()
+    for step, sign in ((before, -1), (after, 1)):
+        if step is not None:
+            status = Status(revision=1, state=step[0], head=True, session_id="held" if step[1] else "")
+            for key in task_counts(order, status, lane):
+                moves[key] += sign
+    return tuple((key, by) for key, by in moves.items() if by)
 
 
 _READ: Final = Each(
@@ -107,7 +151,7 @@ class Ledger:
     def ask(self, keys: Iterable[Key]) -> Callable[[], None]:
         """Ask for these counters with one statement; they are known once what comes back is called."""
         wanted = sorted({key for key in keys if key not in self._stored})
-        found = self._link.ask_each(_READ, [{"of": scope, "called": name} for scope, name in wanted])
+        found = self._link.ask_each(_READ, wanted)
 
         def take() -> None:
             for key, rows in zip(wanted, found(), strict=True):
@@ -119,21 +163,18 @@ class Ledger:
         if by:
             self._moves[key] = self._moves.get(key, 0) + by
 
-    def exchange(self, before: Iterable[Key], after: Iterable[Key]) -> None:
-        """Take back what counted before, and count what counts now."""
+    def step(self, order: Submission, lane: str, before: Step, after: Step) -> None:
+        """A task takes a step: take back what counted before, and count what counts now."""
         moves = self._moves
-        for key in before:
-            moves[key] = moves.get(key, 0) - 1
-        for key in after:
-            moves[key] = moves.get(key, 0) + 1
+        for key, by in moves_of(order.queue, order.creator, order.kind, order.target, lane, before, after):
+            moves[key] = moves.get(key, 0) + by
 
     def flush(self) -> None:
         """Write the moves, in one order for everybody. Called once, at the end: rows stay locked until the commit."""
         moved = sorted((key, by) for key, by in self._moves.items() if by)
         missing = [key for key, _ in moved if self._stored.get(key) is None and key not in self._made]
-        self._link.write(_MAKE, [{"scope": scope, "name": name, "value": 0} for scope, name in missing])
-        moves = [{"of": scope, "called": name, "by": by} for (scope, name), by in moved]
-        self._link.write(_MOVE, moves, exactly=True)
+        self._link.write(_MAKE, [(*key, 0) for key in missing])
+        self._link.write(_MOVE, [(*key, by) for key, by in moved], exactly=True)
         if self._dropping:
             self._link.tell(_DROP_EMPTY, scope=LANE_RUNNING)
         # Those of lanes are dropped when they are empty.

@@ -29,10 +29,11 @@ from longshore.server.store.commands import (
     WakeParked,
     Woken,
 )
+from longshore.server.store.entry import Entry
 from longshore.server.store.link import Among, Statement, locking, statement
 from longshore.server.store.rows import SESSION_COLUMNS, session_of
 from longshore.server.store.schema import debts, is_alive, is_parked, sessions, targets, tasks
-from longshore.server.store.unit import Entry, UnitOfWork
+from longshore.server.store.unit import UnitOfWork
 
 _FIND: Final = Among(
     lambda keys: (

@@ -80,15 +80,14 @@ def set_home(unit: UnitOfWork, upload_id: str, home: Home) -> None:
     if not _tracked(unit.link):
         return
     unit.writes += 1
-    values = {"spool": home.spool, "sender": home.sender, "heard_at": home.heard_at}
-    unit.link.write(_INSERT, [{"id": upload_id, **values}])
+    unit.link.write(_INSERT, [(upload_id, home.spool, home.sender, home.heard_at)])
     unit.write(_UPDATE, of_id=upload_id, at=home.spool, by=home.sender, heard=home.heard_at)
 
 
 def new_home(unit: UnitOfWork, upload_id: str, here: Here) -> None:
     """Of an upload that is new itself."""
     if _tracked(unit.link):
-        unit.defer(_INSERT, id=upload_id, spool=here.spool, sender=here.server, heard_at=unit.now)
+        unit.defer(_INSERT, (upload_id, here.spool, here.server, unit.now))
 
 
 def release_home(unit: UnitOfWork, upload_id: str) -> None:
@@ -96,7 +95,7 @@ def release_home(unit: UnitOfWork, upload_id: str) -> None:
     if not _tracked(unit.link):
         return
     unit.writes += 1
-    unit.link.write(_INSERT, [{"id": upload_id, "spool": "", "sender": "", "heard_at": unit.now}])
+    unit.link.write(_INSERT, [(upload_id, "", "", unit.now)])
     unit.write(_RELEASE, of_id=upload_id)
 
 
@@ -156,7 +155,7 @@ def hear_uploads(unit: UnitOfWork, command: HearUploads) -> Callable[[], frozens
         sender = command.here.server
         rows = [(one.upload_id, unit.now - max(one.silent, 0.0)) for one in ours]
         unit.writes += 1
-        unit.link.write(_INSERT, [{"id": one, "spool": "", "sender": sender, "heard_at": at} for one, at in rows])
-        unit.link.write(_HEAR, [{"of_id": one, "by": sender, "heard": at} for one, at in rows])
+        unit.link.write(_INSERT, [(one, "", sender, at) for one, at in rows])
+        unit.link.write(_HEAR, [(one, sender, at) for one, at in rows])
     lost = frozenset(heard) - {one.upload_id for one in ours}
     return lambda: lost

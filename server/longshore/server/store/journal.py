@@ -6,19 +6,21 @@ Collected while commands are decided, written with one statement for each kind o
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 import sqlalchemy as sa
 
-from longshore.server.model.events import Claimed, Decision, Event, GrantAsked
+from longshore.server.model.events import Claimed, Decision, Ending, Event, GrantAsked
 from longshore.server.model.task import FilePush, Status, Submission
-from longshore.server.model.values import State
+from longshore.server.model.values import AttemptEnd, State
 from longshore.server.store import codec
-from longshore.server.store.link import Link, changing, inserting
+from longshore.server.store.link import Link, Row, changing, inserting
 from longshore.server.store.schema import attempts, debts, events, payloads, requests
 
 _INSERT_EVENT: Final = inserting(events)
-_INSERT_ATTEMPT: Final = inserting(attempts, "seq", "number", "worker", "session_id", "started_at", "settling", "alone")
+_BEGUN: Final = ("seq", "number", "worker", "session_id", "started_at")
+_INSERT_ATTEMPT: Final = inserting(attempts, *_BEGUN, "settling", "alone")
+_INSERT_PLAIN_ATTEMPT: Final = inserting(attempts, *_BEGUN, fixed={"settling": sa.false(), "alone": sa.false()})
 _ATTEMPT: Final = {"task": sa.BigInteger, "number": sa.Integer, "at": sa.Double}
 _GRANT_ATTEMPT: Final = changing(
     lambda given: (
@@ -36,6 +38,15 @@ _END_ATTEMPT: Final = changing(
     ),
     {**_ATTEMPT, "how": sa.Text, "why": sa.Text},
 )
+_END_ATTEMPT_WELL: Final = changing(
+    lambda given: (
+        attempts.update()
+        .where(attempts.c.seq == given["task"], attempts.c.number == given["number"])
+        .values(ended_at=given["at"], ending=sa.literal_column(f"'{AttemptEnd.OK.value}'"))
+    ),
+    _ATTEMPT,
+)
+"""It has no error yet: an attempt ends once, or anew in the same transaction."""
 _INSERT_DEBT: Final = inserting(debts, missing=True)
 _REQUEST_ENDED: Final = changing(
     lambda given: (
@@ -64,12 +75,13 @@ class Journal:
     def __init__(self, *, link: Link, now: Callable[[], float]) -> None:
         self._link = link
         self._now = now
-        self._events: list[dict[str, Any]] = []
-        self._attempts: list[dict[str, Any]] = []
-        self._grants: list[dict[str, Any]] = []
-        self._endings: dict[tuple[int, int], dict[str, Any]] = {}
+        self._events: list[Row] = []
+        self._attempts: list[Row] = []
+        self._plain_attempts: list[Row] = []
+        self._grants: list[Row] = []
+        self._endings: dict[tuple[int, int], Ending] = {}
         """By task and number: who was given up may be heard of in the same transaction, and the last word counts."""
-        self._debts: list[dict[str, Any]] = []
+        self._debts: list[Row] = []
         self._requests_ended: dict[tuple[str, str], int] = {}
         self._payload_uses: dict[str, tuple[int, float]] = {}
         self.owes = False
@@ -77,52 +89,32 @@ class Journal:
 
     def record(self, order: Submission, status: Status) -> None:
         """A new revision."""
-        self._events.append({"seq": order.seq, "revision": status.revision, "status": codec.encode_status(status)})
+        self._events.append((order.seq, status.revision, codec.encode_status(status)))
 
     def decided(self, order: Submission, event: Event, decision: Decision) -> None:
         """What a decision means for the task's attempts and for its target."""
         after = decision.status
         if isinstance(event, Claimed):
-            self._attempts.append(
-                {
-                    "seq": order.seq,
-                    "number": after.attempt,
-                    "worker": event.worker,
-                    "session_id": event.session_id,
-                    "started_at": self._now(),
-                    "settling": after.state is State.SETTLING,
-                    "alone": after.alone and after.state is not State.SETTLING,
-                }
-            )
+            begun = (order.seq, after.attempt, event.worker, event.session_id, self._now())
+            settling = after.state is State.SETTLING
+            if settling or after.alone:
+                self._attempts.append((*begun, settling, after.alone and not settling))
+            else:
+                self._plain_attempts.append(begun)
         elif isinstance(event, GrantAsked):
-            self._grants.append({"task": order.seq, "number": after.attempt, "at": self._now()})
+            self._grants.append((order.seq, after.attempt, self._now()))
         for ending in decision.endings:
-            why = None if ending.error is None else codec.encode_failure(ending.error)
-            self._endings[order.seq, ending.attempt] = {
-                "task": order.seq,
-                "number": ending.attempt,
-                "at": self._now(),
-                "how": ending.end.value,
-                "why": why,
-            }
+            self._endings[order.seq, ending.attempt] = ending
         if decision.debts and isinstance(order.work, FilePush):
             place = order.work.destination
             for attempt, temp in decision.debts:
                 self.owes = True
                 self._debts.append(
-                    {
-                        "id": f"{order.id}-{attempt}",
-                        "target": place.target,
-                        "project": place.project,
-                        "instance": place.instance,
-                        "path": place.path,
-                        "task_id": order.id,
-                        "attempt": attempt,
-                        "temp": temp,
-                        "due_at": self._now(),
-                        "asked": 0,
-                    }
-                )
+                    (
+                        f"{order.id}-{attempt}", place.target, place.project, place.instance, place.path, order.id,
+                        attempt, temp, self._now(), 0,
+                    )
+                )  # fmt: skip
 
     def made(self, order: Submission) -> None:
         """A new task needs its payload."""
@@ -142,22 +134,22 @@ class Journal:
 
     def flush(self) -> None:
         """Write what was collected. The tasks are there already."""
-        for what, rows in (
-            (_INSERT_EVENT, self._events),
-            (_INSERT_ATTEMPT, self._attempts),
-            (_GRANT_ATTEMPT, self._grants),
-            (_END_ATTEMPT, list(self._endings.values())),
-            (_INSERT_DEBT, self._debts),
-        ):
-            if rows:
-                self._link.write(what, rows)
-                rows.clear()
+        well, ill = self._ends()
+        link = self._link
+        link.write(_INSERT_EVENT, self._events)
+        link.write(_INSERT_PLAIN_ATTEMPT, self._plain_attempts)
+        link.write(_INSERT_ATTEMPT, self._attempts)
+        link.write(_GRANT_ATTEMPT, self._grants)
+        link.write(_END_ATTEMPT_WELL, well)
+        link.write(_END_ATTEMPT, ill)
+        link.write(_INSERT_DEBT, self._debts)
+        self._events, self._plain_attempts, self._attempts, self._grants, self._debts = [], [], [], [], []
         self._endings.clear()
         if self._requests_ended:
             self._link.write(
                 _REQUEST_ENDED,
                 [
-                    {"of_request": request_id, "by": principal, "ended": ended, "at": self._now()}
+                    (request_id, principal, ended, self._now())
                     for (request_id, principal), ended in sorted(self._requests_ended.items())
                 ],
             )
@@ -165,9 +157,18 @@ class Journal:
         if self._payload_uses:
             self._link.write(
                 _PAYLOAD_USE,
-                [
-                    {"of_id": payload_id, "more": more, "until": until}
-                    for payload_id, (more, until) in sorted(self._payload_uses.items())
-                ],
+                [(payload_id, more, until) for payload_id, (more, until) in sorted(self._payload_uses.items())],
             )
             self._payload_uses.clear()
+
+    def _ends(self) -> tuple[list[Row], list[Row]]:
+        """Attempts that ended well, and the others."""
+        well: list[Row] = []
+        ill: list[Row] = []
+        for (seq, number), ending in self._endings.items():
+            if ending.error is None and ending.end is AttemptEnd.OK:
+                well.append((seq, number, self._now()))
+            else:
+                why = None if ending.error is None else codec.encode_failure(ending.error)
+                ill.append((seq, number, self._now(), ending.end.value, why))
+        return well, ill

@@ -87,9 +87,9 @@ class Lookout:
     def _anything(self, link: Link, pairs: Sequence[tuple[str, str]], now: float) -> bool:
         takers = [(target, taker_of(kind, alone=alone)) for target, kind in pairs for alone in (False, True)]
         targets = sorted({target for target, _ in pairs})
-        ready = link.ask_each(_READY, [{"target": target, "taker": taker} for target, taker in takers])
-        unsettled = link.ask_each(_UNSETTLED, [{"target": target, "kind": kind, "now": now} for target, kind in pairs])
-        running = link.ask_each(_RUNNING, [{"target": target} for target in targets])
+        ready = link.ask_each(_READY, takers)
+        unsettled = link.ask_each(_UNSETTLED, [(*pair, now) for pair in pairs])
+        running = link.ask_each(_RUNNING, [(target,) for target in targets])
         found = {target for (target, _), rows in zip(takers, ready(), strict=True) if rows}
         found |= {target for (target, _), rows in zip(pairs, unsettled(), strict=True) if rows}
         full = {

@@ -240,11 +240,12 @@ class PostgresLink(Link):
         sql, constants = what.any.sql(self._dialect)
         return self._send(_with_array(sql), {**constants, **parameters, "keys": wanted})
 
-    def ask_each(self, what: Each, sets: Sequence[Mapping[str, Any]]) -> Callable[[], list[list[Row]]]:
+    def ask_each(self, what: Each, sets: Sequence[Row]) -> Callable[[], list[list[Row]]]:
         if not sets:
             return list
         sql, constants = what.far or compile_each(what, self._dialect)
-        given = _encode([{**each, "nth": nth} for nth, each in enumerate(sets)])
+        names = (*what.types, "nth")
+        given = _encode([dict(zip(names, (*each, nth), strict=True)) for nth, each in enumerate(sets)])
         reply = self._send(sql, {**constants, "given": given})
 
         def answer() -> list[list[Row]]:
@@ -255,11 +256,12 @@ class PostgresLink(Link):
 
         return answer
 
-    def write(self, what: Bulk, rows: Sequence[Mapping[str, Any]], *, exactly: bool = False) -> None:
+    def write(self, what: Bulk, rows: Sequence[Row], *, exactly: bool = False) -> None:
         if not rows:
             return
         sql, constants = what.far.get(exactly) or _compile_bulk(what, self._dialect, exactly=exactly)
-        parameters = {**constants, "given": _encode(rows)}
+        names = tuple(what.types)
+        parameters = {**constants, "given": _encode([dict(zip(names, each, strict=True)) for each in rows])}
         if exactly:
             parameters["expected"] = len(rows)
         self._send(sql, parameters)

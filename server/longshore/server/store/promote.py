@@ -8,13 +8,14 @@ instance makes a claim dearer.
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable
-from operator import itemgetter
 from typing import Any, Final
 
 import sqlalchemy as sa
 
 from longshore.server.model.events import BecameHead
+from longshore.server.model.values import State
 from longshore.server.store.counters import LANE_RUNNING
+from longshore.server.store.entry import Entry
 from longshore.server.store.link import Each, Given, Row, changing
 from longshore.server.store.schema import is_live, is_offered, is_ready, tasks
 from longshore.server.store.unit import UnitOfWork
@@ -53,7 +54,7 @@ def _takers(given: Given) -> sa.Select[Any]:
 _TAKERS: Final = Each(_takers, {"lane": sa.Text})
 _BEST: Final = Each(
     lambda given: (
-        sa.select(tasks.c.seq, tasks.c.ready)
+        sa.select(tasks.c.priority, tasks.c.seq, tasks.c.ready)
         .where(tasks.c.lane == given["lane"], tasks.c.taker == given["taker"], is_offered)
         .order_by(tasks.c.priority.desc(), tasks.c.seq)
         .limit(given["room"])
@@ -77,9 +78,9 @@ def follow(unit: UnitOfWork) -> None:
     """
     places = sorted(unit.places)
     unit.places.clear()
-    first = unit.link.ask_each(_FIRST, [{"place": place} for place in places])
+    first = unit.link.ask_each(_FIRST, [(place,) for place in places])
     early = _Refill(unit, _changed(unit))
-    _promote(unit, [rows[0][0] for rows in first() if rows and not rows[0][1]])
+    _promote(unit, _next_heads(unit, places, first()))
     again = {lane: early.also(lane, takers) for lane, takers in _changed(unit).items()}
     late = _Refill(unit, again)
     early.decide(but=again)
@@ -87,11 +88,23 @@ def follow(unit: UnitOfWork) -> None:
     _set_ready(unit, early.rise + late.rise, early.fall + late.fall)
 
 
+def _next_heads(unit: UnitOfWork, places: list[bytes], first: list[list[Row]]) -> list[int]:
+    """Who comes next at these destinations: of the stored tasks, else of the new ones, which were accepted later."""
+    seqs = [rows[0][0] for rows in first if rows and not rows[0][1]]
+    wanted = {place for place, rows in zip(places, first, strict=True) if not rows}
+    for entry in unit.fresh() if wanted else ():
+        if entry.place in wanted and not entry.status.state.terminal:
+            wanted.discard(entry.place)
+            if not entry.status.head:
+                seqs.append(entry.order.seq)
+    return seqs
+
+
 def _promote(unit: UnitOfWork, seqs: list[int]) -> None:
     """The earliest live task of each destination that was left becomes its head."""
     for entry in unit.load(seqs):
         unit.apply(entry, BecameHead())
-    unit.flush()
+    unit.flush_stored()
 
 
 def _changed(unit: UnitOfWork) -> dict[str, set[str] | None]:
@@ -99,6 +112,20 @@ def _changed(unit: UnitOfWork) -> dict[str, set[str] | None]:
     lanes = {lane: takers for lane, takers in sorted(unit.lanes.items(), key=lambda item: item[0]) if lane}
     unit.lanes.clear()
     return lanes
+
+
+def offered(unit: UnitOfWork, lanes: Container[str]) -> dict[str, list[Entry]]:
+    """New tasks that the database does not know yet and that are queued in these lanes, by lane."""
+    found: dict[str, list[Entry]] = {}
+    for entry in unit.fresh():
+        if (
+            entry.lane
+            and entry.lane in lanes
+            and entry.status.state is State.QUEUED
+            and not unit.is_paused(entry.order.queue)
+        ):
+            found.setdefault(entry.lane, []).append(entry)
+    return found
 
 
 def room_in(unit: UnitOfWork, lane: str) -> int:
@@ -122,8 +149,8 @@ class _Refill:
         known = {lane for lane in lanes if ledger.knows((LANE_RUNNING, lane))}
         self._counters = ledger.ask((LANE_RUNNING, lane) for lane in lanes)
         self._open = [lane for lane, takers in lanes.items() if takers is None]
-        self._takers = link.ask_each(_TAKERS, [{"lane": lane} for lane in self._open])
-        self._ready = link.ask_each(_READY, [{"lane": lane} for lane in lanes])
+        self._takers = link.ask_each(_TAKERS, [(lane,) for lane in self._open])
+        self._ready = link.ask_each(_READY, [(lane,) for lane in lanes])
         self._early = [(lane, taker) for lane in lanes if lane in known for taker in sorted(lanes[lane] or ())]
         self._best = self._ask_best(self._early)
 
@@ -136,15 +163,18 @@ class _Refill:
 
     def _ask_best(self, pairs: list[tuple[str, str]]) -> Callable[[], list[list[Row]]]:
         unit = self._unit
-        return unit.link.ask_each(
-            _BEST, [{"lane": lane, "taker": taker, "room": room_in(unit, lane)} for lane, taker in pairs]
-        )
+        return unit.link.ask_each(_BEST, [(lane, taker, room_in(unit, lane)) for lane, taker in pairs])
 
     def decide(self, but: Container[str] = ()) -> None:
         """Fill `rise` and `fall`, without the lanes of `but`."""
         unit, lanes = self._unit, self._lanes
+        ready_in: dict[str, int] = {}
         self._counters()
-        waiting = {lane: {row[0] for row in rows} for lane, rows in zip(self._open, self._takers(), strict=True)}
+        fresh = offered(unit, lanes)
+        waiting = {
+            lane: {row[0] for row in rows} | {entry.taker for entry in fresh.get(lane, ())}
+            for lane, rows in zip(self._open, self._takers(), strict=True)
+        }
         early = set(self._early)
         pairs = [
             (lane, taker)
@@ -155,18 +185,31 @@ class _Refill:
         ]
         late = self._ask_best(pairs)
         keep: set[int] = set()
-        for (lane, _), rows in zip([*self._early, *pairs], [*self._best(), *late()], strict=True):
-            if lane in but or not room_in(unit, lane):
+        for (lane, taker), rows in zip([*self._early, *pairs], [*self._best(), *late()], strict=True):
+            room = room_in(unit, lane)
+            if lane in but or not room:
                 continue
-            keep.update(seq for seq, _ in rows)
-            self.rise += [seq for seq, ready in rows if not ready]
+            best = [(-priority, seq, ready) for priority, seq, ready in rows]
+            best += [
+                (-entry.order.priority, entry.order.seq, entry.ready)
+                for entry in fresh.get(lane, ())
+                if entry.taker == taker
+            ]
+            for _, seq, ready in sorted(best)[:room]:
+                keep.add(seq)
+                if not ready:
+                    self.rise.append(seq)
+                    ready_in[lane] = ready_in.get(lane, 0) + 1
         for (lane, takers), rows in zip(lanes.items(), self._ready(), strict=True):
             if lane in but:
                 continue
             room = room_in(unit, lane)
-            self.fall += [
-                seq for seq, taker in rows if seq not in keep and (takers is None or not room or taker in takers)
+            ready_now = [*rows, *((entry.order.seq, entry.taker) for entry in fresh.get(lane, ()) if entry.ready)]
+            fall = [
+                seq for seq, taker in ready_now if seq not in keep and (takers is None or not room or taker in takers)
             ]
+            self.fall += fall
+            unit.ready_in[lane] = ready_in.get(lane, 0) + len(ready_now) - len(fall)
 
 
 def trim_lanes(unit: UnitOfWork, lanes: Iterable[str]) -> None:
@@ -174,10 +217,12 @@ def trim_lanes(unit: UnitOfWork, lanes: Iterable[str]) -> None:
 
     Only lanes with several kinds of takers come to that; for the others a claim takes from ready and room alike.
     """
-    wanted = [lane for lane in lanes if lane]
-    ready = unit.link.ask_each(_READY, [{"lane": lane} for lane in wanted])
-    for lane, rows in zip(wanted, ready(), strict=True):
-        if len(rows) > room_in(unit, lane):
+    unknown = [lane for lane in lanes if lane and lane not in unit.ready_in]
+    ready = unit.link.ask_each(_READY, [(lane,) for lane in unknown])
+    # Of a lane with new tasks in it, it is known.
+    unit.ready_in.update((lane, len(rows)) for lane, rows in zip(unknown, ready(), strict=True))
+    for lane in lanes:
+        if lane and unit.ready_in[lane] > room_in(unit, lane):
             unit.lanes[lane] = None
     refill = _Refill(unit, _changed(unit))
     refill.decide()
@@ -187,5 +232,9 @@ def trim_lanes(unit: UnitOfWork, lanes: Iterable[str]) -> None:
 def _set_ready(unit: UnitOfWork, rise: list[int], fall: list[int]) -> None:
     unit.risen.update(rise)
     unit.risen.difference_update(fall)
-    values = [{"of_seq": seq, "is_ready": False} for seq in fall] + [{"of_seq": seq, "is_ready": True} for seq in rise]
-    unit.link.write(_SET_READY, sorted(values, key=itemgetter("of_seq")))
+    ready = {entry.order.seq: entry for entry in unit.fresh()}
+    values = [(seq, False) for seq in fall] + [(seq, True) for seq in rise]
+    for seq, is_ready_now in values:
+        if seq in ready:
+            ready[seq].ready = is_ready_now
+    unit.link.write(_SET_READY, sorted(value for value in values if value[0] not in ready))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Final
 
 import sqlalchemy as sa
@@ -11,10 +12,13 @@ from longshore.server.model.errors import CallerShare, PayloadGone, QueueFull, R
 from longshore.server.model.task import Payload, Task
 from longshore.server.store.commands import Bounds
 from longshore.server.store.counters import CREATOR, CREATOR_PROMISED, QUEUE, QUEUE_PROMISED, Key
-from longshore.server.store.link import Among, inserting, locking, statement
+from longshore.server.store.entry import Entry
+from longshore.server.store.link import Among, changing, inserting, locking, statement, types_of
 from longshore.server.store.rows import PAYLOAD_COLUMNS, payload_of
 from longshore.server.store.schema import payloads, requests
-from longshore.server.store.unit import Entry, Request, UnitOfWork
+from longshore.server.store.unit import Request, UnitOfWork
+
+_ZERO: Final[sa.ColumnElement[int]] = sa.literal_column("0")
 
 _FIND: Final = Among(
     lambda keys: (
@@ -31,13 +35,17 @@ _FIND: Final = Among(
     ),
     lock=True,
 )
-_INSERT: Final = inserting(
-    requests, "request_id", "principal", "fingerprint", "upload_id", "first_seq", "count", "live"
+_INSERT: Final = inserting(requests, "request_id", "principal", "fingerprint", "first_seq", "count", "live")
+_INSERT_WITH_UPLOAD: Final = inserting(
+    requests, "request_id", "principal", "fingerprint", "upload_id", fixed={"count": _ZERO, "live": _ZERO}
 )
-_FILL: Final = statement(
-    requests.update()
-    .where(requests.c.request_id == sa.bindparam("of_request"), requests.c.principal == sa.bindparam("by"))
-    .values(first_seq=sa.bindparam("first"), count=sa.bindparam("made"), live=sa.bindparam("made"))
+_FILL: Final = changing(
+    lambda given: (
+        requests.update()
+        .where(requests.c.request_id == given["of_request"], requests.c.principal == given["by"])
+        .values(first_seq=given["first"], count=given["made"], live=given["made"])
+    ),
+    types_of(requests, of_request="request_id", by="principal", first="first_seq", made="count"),
 )
 _DROP: Final = statement(
     requests.delete().where(
@@ -66,7 +74,12 @@ def look_for_requests(unit: UnitOfWork, keys: Iterable[tuple[str, str]]) -> Call
 def find_request(unit: UnitOfWork, principal: str, request_id: str) -> Request | None:
     if (principal, request_id) not in unit.requests:
         look_for_requests(unit, ((principal, request_id),))()
-    return unit.requests[principal, request_id]
+    request = unit.requests[principal, request_id]
+    made = unit.filled.get((principal, request_id))
+    if request is None or made is None:
+        return request
+    # That is written at the end.
+    return replace(request, first_seq=made[0], count=made[1])
 
 
 def check_same(request: Request, fingerprint: str, *, request_id: str, upload: bool) -> None:
@@ -85,23 +98,17 @@ def tasks_of_request(unit: UnitOfWork, request: Request) -> tuple[Task, ...]:
 def record_request(unit: UnitOfWork, *, principal: str, request_id: str, request: Request) -> None:
     """A request that did not come before. One with an upload gets its tasks later."""
     unit.requests[principal, request_id] = request
-    unit.defer(
-        _INSERT,
-        request_id=request_id,
-        principal=principal,
-        fingerprint=request.fingerprint,
-        upload_id=request.upload_id,
-        first_seq=request.first_seq,
-        count=request.count,
-        live=request.count,
-    )
+    if request.upload_id is not None:
+        unit.defer(_INSERT_WITH_UPLOAD, (request_id, principal, request.fingerprint, request.upload_id))
+    else:
+        row = (request_id, principal, request.fingerprint, request.first_seq, request.count, request.count)
+        unit.defer(_INSERT, row)
 
 
 def fill_request(unit: UnitOfWork, *, principal: str, request_id: str, made: list[Entry]) -> None:
     """The bytes are there: these are its tasks."""
-    unit.flush()
-    unit.write(_FILL, of_request=request_id, by=principal, first=made[0].order.seq, made=len(made))
-    unit.requests.pop((principal, request_id), None)
+    unit.defer(_FILL, (request_id, principal, made[0].order.seq, len(made)), late=True)
+    unit.filled[principal, request_id] = (made[0].order.seq, len(made))
 
 
 def drop_request(unit: UnitOfWork, *, principal: str, request_id: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Any, Final
 
@@ -128,13 +129,8 @@ def task_of(row: Row) -> Task:
     return Task(order_of(row[_STATUS_WIDTH:]), status_of(row))
 
 
-def lane_of(order: Submission) -> str:
-    """The instance for limits; empty where there is none. Neither targets nor instances have slashes."""
-    return lane_of_work(order.work)
-
-
 def lane_of_work(work: FilePush | Job) -> str:
-    """The same of what there is to do."""
+    """The instance for limits; empty where there is none. Neither targets nor instances have slashes."""
     if isinstance(work, FilePush):
         place = work.destination
         return f"{place.target}/{place.instance}/{_project(place.project)}"
@@ -156,6 +152,7 @@ def taker_of(kind: str, *, alone: bool) -> str:
     return f"{kind}!" if alone else kind
 
 
+@lru_cache(maxsize=8192)
 def place_of(destination: Destination) -> bytes:
     """What stands for a destination in the order of deliveries."""
     if destination.project != _project(destination.project):
@@ -164,6 +161,7 @@ def place_of(destination: Destination) -> bytes:
 
 
 def status_values(status: Status) -> dict[str, Any]:
+    """In the order of STATUS_COLUMNS."""
     result = status.result
     return {
         "revision": status.revision,
@@ -193,27 +191,8 @@ def status_values(status: Status) -> dict[str, Any]:
     }
 
 
-def task_values(order: Submission) -> dict[str, Any]:
-    """The submission's part of a row of `tasks`."""
-    destination = order.destination
-    return {
-        "seq": order.seq,
-        "id": order.id,
-        "creator": order.creator,
-        "kind": order.kind,
-        "queue": order.queue,
-        "priority": order.priority,
-        "target": order.target,
-        "project": order.project,
-        "instance": order.instance,
-        "lane": lane_of(order),
-        "place": None if destination is None else place_of(destination),
-        "expires_at": order.expires_at,
-    }
-
-
 def order_values(order: Submission) -> dict[str, Any]:
-    """A row of `orders`."""
+    """A row of `orders`, in the order of its columns."""
     payload = order.payload
     arguments = getattr(order.work, "arguments", None)
     return {

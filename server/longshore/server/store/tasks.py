@@ -20,6 +20,7 @@ from longshore.server.model.task import Payload, Task
 from longshore.server.model.values import State
 from longshore.server.store.births import make_tasks
 from longshore.server.store.commands import CancelTask, PauseQueue, RetryTask, SettleTask, SubmitTasks, TaskPlan
+from longshore.server.store.entry import Entry
 from longshore.server.store.link import Statement, statement
 from longshore.server.store.requests import (
     check_room,
@@ -31,7 +32,7 @@ from longshore.server.store.requests import (
 )
 from longshore.server.store.rows import place_of
 from longshore.server.store.schema import is_delivered, is_live, is_queued, orders, queues, tasks
-from longshore.server.store.unit import Entry, Request, UnitOfWork
+from longshore.server.store.unit import Request, UnitOfWork
 
 _USES_PAYLOAD: Final = statement(
     sa.select(sa.literal_column("1"))

@@ -7,7 +7,7 @@ should not be there cannot be overwritten.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -19,34 +19,25 @@ from longshore.server.model.states import decide
 from longshore.server.model.task import Session, Status, Submission, Task
 from longshore.server.model.values import State
 from longshore.server.store.cache import TaskCache
-from longshore.server.store.counters import Key, Ledger, task_counts
+from longshore.server.store.counters import Key, Ledger
+from longshore.server.store.entry import Entry
 from longshore.server.store.errors import BatchConflict
 from longshore.server.store.ids import seq_of
 from longshore.server.store.journal import Journal
 from longshore.server.store.limits import LaneLimits
-from longshore.server.store.link import Among, Bulk, Link, Row, Statement, changing, inserting, statement, types_of
+from longshore.server.store.link import Among, Bulk, Link, Row, Statement, statement
 from longshore.server.store.lookout import Lookout
 from longshore.server.store.protocol import Changes, TaskChange
-from longshore.server.store.rows import (
-    STATUS_COLUMNS,
-    lane_of,
-    order_values,
-    place_of,
-    status_values,
-    taker_of,
-    task_columns,
-    task_of,
-    task_values,
-)
+from longshore.server.store.rows import taker_of, task_columns, task_of
 from longshore.server.store.schema import (
     is_head,
     is_live,
-    labels,
     orders,
     queues,
     sequence,
     tasks,
 )
+from longshore.server.store.task_writes import write_changed, write_new
 
 _LOAD: Final = Among(
     lambda keys: (
@@ -68,28 +59,6 @@ _LAST_SEQ: Final = Statement(
     lambda dialect: dialect.for_update(sa.select(sequence.c.value).where(sequence.c.name == "tasks"))
 )
 _SET_LAST_SEQ: Final = statement(sequence.update().where(sequence.c.name == "tasks").values(value=sa.bindparam("last")))
-_INSERT_TASK: Final = inserting(tasks)
-_INSERT_ORDER: Final = inserting(orders)
-_INSERT_LABEL: Final = inserting(labels)
-_SELDOM: Final = ("head", "live")
-
-
-def _update(columns: Iterable[str]) -> Bulk:
-    names = tuple(columns)
-    return changing(
-        lambda given: (
-            tasks.update()
-            .where(tasks.c.seq == given["of_seq"], tasks.c.revision == given["of_revision"])
-            .values({name: given[name] for name in names})
-        ),
-        types_of(tasks, *names, of_seq="seq", of_revision="revision"),
-    )
-
-
-_COLUMNS: Final = (*(column.name for column in STATUS_COLUMNS), "live", "taker", "ready", "paused")
-_UPDATE_TASK: Final = _update(_COLUMNS)
-_MOVE_TASK: Final = _update(name for name in _COLUMNS if name not in _SELDOM)
-"""For tasks that stay live and keep or lack their turn as before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,25 +73,6 @@ class Request:
     @property
     def seqs(self) -> range:
         return range(0) if self.first_seq is None else range(self.first_seq, self.first_seq + self.count)
-
-
-class Entry:
-    """A task in the working set. `stored` is the revision in the database; None: not there yet. `seldom`: it ended, or
-    its turn came, since it was stored."""
-
-    __slots__ = ("changed", "lane", "order", "seldom", "status", "stored")
-
-    def __init__(self, order: Submission, status: Status, stored: int | None) -> None:
-        self.order = order
-        self.lane = lane_of(order)
-        self.status = status
-        self.stored = stored
-        self.changed = stored is None
-        self.seldom = False
-
-    @property
-    def task(self) -> Task:
-        return Task(self.order, self.status)
 
 
 class UnitOfWork:
@@ -151,6 +101,10 @@ class UnitOfWork:
         """Instances whose queue has changed, with the kinds of takers it changed for; None: its room has."""
         self.requests: dict[tuple[str, str], Request | None] = {}
         """Requests by (principal, request id) as far as they were looked for; None: there is none."""
+        self.filled: dict[tuple[str, str], tuple[int, int]] = {}
+        """The first number and the count of tasks that requests with uploads got in this transaction."""
+        self.ready_in: dict[str, int] = {}
+        """How many tasks are ready in a lane, as far as that is known."""
         self.sessions: dict[str, tuple[Session, bool] | None] = {}
         """Sessions by id as far as they were looked for and not changed since, and whether they are alive."""
         self.uploads: dict[str, Row | None] = {}
@@ -164,7 +118,9 @@ class UnitOfWork:
         """Counts what has been changed: a command that raises must not have moved it."""
         self._cache = cache
         self._entries: dict[int, Entry] = {}
-        self._deferred: dict[Bulk, list[dict[str, Any]]] = {}
+        self._fresh: list[Entry] = []
+        """Those that are not stored yet."""
+        self._deferred: tuple[dict[Bulk, list[Row]], dict[Bulk, list[Row]]] = ({}, {})
         self._changes: list[TaskChange] = []
         self._journal = Journal(link=link, now=lambda: self.now)
         self._occupied: dict[bytes, bool] = {}
@@ -211,14 +167,14 @@ class UnitOfWork:
         for row in rows:
             task = task_of(row)
             if task.order.seq not in self._entries:
-                self._entries[task.order.seq] = Entry(task.order, task.status, task.status.revision)
+                self._entries[task.order.seq] = Entry(task, stored=True)
 
     def _recall(self, seq: int) -> bool:
         """Take the entry from what earlier transactions left, if it is there."""
-        task = None if self._cache is None else self._cache.get(seq)
-        if task is None:
+        entry = None if self._cache is None else self._cache.get(seq)
+        if entry is None:
             return False
-        self._entries[seq] = Entry(task.order, task.status, task.status.revision)
+        self._entries[seq] = entry
         return True
 
     def entry(self, task_id: str) -> Entry | None:
@@ -235,6 +191,11 @@ class UnitOfWork:
     def entries(self) -> Iterable[Entry]:
         """The whole working set."""
         return self._entries.values()
+
+    def fresh(self) -> Sequence[Entry]:
+        """New tasks that the database does not know yet, in the order of acceptance: whoever asks it for tasks looks at
+        these too."""
+        return self._fresh
 
     def look_at(self, places: Iterable[bytes]) -> Callable[[], None]:
         """Ask in one statement which of these destinations live tasks have; known once what comes back is called.
@@ -263,6 +224,10 @@ class UnitOfWork:
         if self._paused is None:
             self.ask_paused()()
         return self._paused or frozenset()
+
+    def is_paused(self, queue: str) -> bool:
+        """Nothing of the queue starts."""
+        return queue in self.paused
 
     def ask_paused(self) -> Callable[[], None]:
         """Ask which queues are paused."""
@@ -304,37 +269,38 @@ class UnitOfWork:
     def add(self, order: Submission, status: Status) -> Entry:
         """A new task."""
         self.writes += 1
-        entry = self._entries[order.seq] = Entry(order, status, None)
-        if order.destination is not None:
-            self._occupied[place_of(order.destination)] = True
+        entry = self._entries[order.seq] = Entry(Task(order, status), stored=False)
+        self._fresh.append(entry)
+        if entry.place is not None:
+            self._occupied[entry.place] = True
         if status.state is State.QUEUED:
-            self._queue_changed(entry, status)
-        self.ledger.exchange((), task_counts(order, status, entry.lane))
+            self._queue_changed(entry, alone=status.alone)
+        self.ledger.step(order, entry.lane, None, (status.state, False))
         self._journal.made(order)
         self._record(entry, None)
         return entry
 
     def apply(self, entry: Entry, event: Event) -> Decision:
         """What the event does to the task. The only place where a status changes."""
-        world = Circumstances(now=self.now, jitter=self.clock.jitter(), policy=self.policy)
+        world = Circumstances(self.now, self.clock.jitter(), self.policy)
         decision = decide(entry.task, event, world)
-        if decision.verdict in (Verdict.UNCHANGED, Verdict.STALE):
+        verdict = decision.verdict
+        if verdict is Verdict.UNCHANGED or verdict is Verdict.STALE:
             return decision
         self.writes += 1
         before, after = entry.status, decision.status
         order = entry.order
-        entry.status = after
-        entry.changed = True
-        entry.seldom |= before.head != after.head or after.state.terminal
+        entry.become(after)
         self._journal.decided(order, event, decision)
-        self.ledger.exchange(task_counts(order, before, entry.lane), task_counts(order, after, entry.lane))
+        held, holds = before.session_id != "", after.session_id != ""
+        self.ledger.step(order, entry.lane, (before.state, held), (after.state, holds))
         self._note_room(entry, before, after)
         if after.state.terminal and not before.state.terminal:
             self._journal.ended(order, after)
-            if order.destination is not None:
-                self.places.add(place_of(order.destination))
-        if decision.verdict is Verdict.CHANGED:
-            self._record(entry, (before.session_id, before.attempt) if before.session_id else None)
+            if entry.place is not None:
+                self.places.add(entry.place)
+        if verdict is Verdict.CHANGED:
+            self._record(entry, (before.session_id, before.attempt) if held else None)
         return decision
 
     def _note_room(self, entry: Entry, before: Status, after: Status) -> None:
@@ -343,20 +309,20 @@ class UnitOfWork:
             # Its target may have been full; whether it was is not worth a read.
             self.claimable = True
         if before.state is State.QUEUED and after.state is not State.RUNNING:
-            self._queue_changed(entry, before)
+            self._queue_changed(entry, alone=before.alone)
         if after.state is State.QUEUED and before.state is not State.QUEUED:
-            self._queue_changed(entry, after)
+            self._queue_changed(entry, alone=after.alone)
         if after.state is State.SETTLING and not after.session_id:
             self.claimable = True
 
-    def _queue_changed(self, entry: Entry, status: Status) -> None:
+    def _queue_changed(self, entry: Entry, *, alone: bool) -> None:
         """It has come into its instance's queue, or left it."""
         if not entry.lane:
             self.risen.add(entry.order.seq)
             return
         takers = self.lanes.setdefault(entry.lane, set())
         if takers is not None:
-            takers.add(taker_of(entry.order.kind, alone=status.alone))
+            takers.add(taker_of(entry.order.kind, alone=alone))
 
     def _record(self, entry: Entry, holder: tuple[str, int] | None) -> None:
         self._changes.append(TaskChange(entry.task, holder))
@@ -374,10 +340,10 @@ class UnitOfWork:
         self.writes += 1
         return self.link.run(what, **parameters)
 
-    def defer(self, what: Bulk, **parameters: Any) -> None:
-        """Insert a row with the next `flush`, together with others of its kind."""
+    def defer(self, what: Bulk, row: Row, *, late: bool = False) -> None:
+        """Write a row with the next `flush`, together with others of its kind; `late`: behind the others."""
         self.writes += 1
-        self._deferred.setdefault(what, []).append(parameters)
+        self._deferred[late].setdefault(what, []).append(row)
 
     def move(self, key: Key, by: int) -> None:
         """Move a counter."""
@@ -386,40 +352,27 @@ class UnitOfWork:
 
     def flush(self) -> None:
         """Write what has changed so far, counters excepted."""
-        new: list[Entry] = []
-        old: list[Entry] = []
-        for entry in self._entries.values():
-            if entry.changed:
-                (new if entry.stored is None else old).append(entry)
-        link = self.link
-        if old:
-            # First, because they may leave destinations that new ones take.
-            old.sort(key=lambda entry: entry.order.seq)
-            for what, seldom in ((_UPDATE_TASK, True), (_MOVE_TASK, False)):
-                rows = [
-                    self._place_values(entry) | {"of_seq": entry.order.seq, "of_revision": entry.stored}
-                    for entry in old
-                    if entry.seldom is seldom
-                ]
-                link.write(what, rows, exactly=True)
-        if new:
-            link.write(_INSERT_TASK, [task_values(entry.order) | self._place_values(entry) for entry in new])
-            link.write(_INSERT_ORDER, [order_values(entry.order) for entry in new])
-            link.write(
-                _INSERT_LABEL,
-                [
-                    {"name": name, "value": value, "seq": entry.order.seq}
-                    for entry in new
-                    for name, value in entry.order.labels.items()
-                ],
-            )
-        for entry in (*old, *new):
-            entry.stored = entry.status.revision
-            entry.changed = entry.seldom = False
-        for what, rows in self._deferred.items():
-            link.write(what, rows)
-        self._deferred.clear()
+        # First, because they may leave destinations that new ones take.
+        self.flush_stored()
+        if self._fresh:
+            write_new(self.link, self._fresh, self.is_paused)
+            for entry in self._fresh:
+                entry.is_written()
+            self._fresh = []
+        for rows in self._deferred:
+            for what, each in rows.items():
+                self.link.write(what, each)
+            rows.clear()
         self._journal.flush()
+
+    def flush_stored(self) -> None:
+        """Write the tasks that the database knows, so that it can be asked for them. New ones are written once, when it
+        is known what the transaction makes of them: one that is claimed at once is never written as a queued one."""
+        changed = [entry for entry in self._entries.values() if entry.changed and entry.stored is not None]
+        if changed:
+            write_changed(self.link, changed, self.is_paused)
+            for entry in changed:
+                entry.is_written()
 
     def finish(self) -> None:
         """Write the rest, at the end."""
@@ -434,12 +387,14 @@ class UnitOfWork:
             self._cache.clear()
         for row in self.link.among(_LOAD, sorted(self._entries)):
             task = task_of(row)
-            self._entries[task.order.seq].status = task.status
+            entry = self._entries[task.order.seq]
+            entry.become(task.status)
+            entry.is_written()
 
     def committed(self) -> None:
         """The transaction is: what it knows of tasks holds for the next one."""
         if self._cache is not None:
-            self._cache.committed(entry.task for entry in self._entries.values())
+            self._cache.committed(self._entries.values())
 
     def changes(self) -> Changes:
         """What to tell the engine after the commit."""
@@ -449,14 +404,3 @@ class UnitOfWork:
             debts=self._journal.owes,
             sessions_ended=tuple(self.sessions_ended),
         )
-
-    def _place_values(self, entry: Entry) -> dict[str, Any]:
-        """The status, and where it stands for claims: what has no lane is ready at once, the rest is promoted."""
-        values = status_values(entry.status)
-        queued = entry.status.state is State.QUEUED
-        paused = queued and entry.order.queue in self.paused
-        values["live"] = not entry.status.state.terminal
-        values["taker"] = taker_of(entry.order.kind, alone=entry.status.alone)
-        values["paused"] = paused
-        values["ready"] = queued and not paused and not entry.lane
-        return values

@@ -21,7 +21,7 @@ from longshore.server.store.counters import (
 )
 from longshore.server.store.link import Link, statement
 from longshore.server.store.queries import counted
-from longshore.server.store.rows import lane_of, task_columns, task_of
+from longshore.server.store.rows import lane_of_work, task_columns, task_of
 from longshore.server.store.schema import orders, payloads, requests, tasks, uploads
 
 _TASKS: Final = statement(sa.select(*task_columns()).join_from(tasks, orders, tasks.c.seq == orders.c.seq))
@@ -40,7 +40,7 @@ def discrepancies(link: Link) -> Sequence[str]:
     live_of_request: Counter[tuple[str, str]] = Counter()
     for row in link.rows(_TASKS):
         task = task_of(row)
-        sums.update(task_counts(task.order, task.status, lane_of(task.order)))
+        sums.update(task_counts(task.order, task.status, lane_of_work(task.order.work)))
         request = (task.order.request_id, task.order.creator)
         of_request[request] += 1
         if not task.status.state.terminal:
