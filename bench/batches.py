@@ -11,9 +11,11 @@ load comes to. `--against` names a checkout of another version, measured in turn
 from __future__ import annotations
 
 import argparse
+import gc
 import itertools
 import json
 import os
+import random
 import statistics
 import subprocess
 import sys
@@ -60,6 +62,7 @@ class Load:
         self._size = size
         self._push = push
         self._numbers = itertools.count(1)
+        self._chance = random.Random(1)
         self._granted: list[Any] = []
         self._claimed: list[Any] = []
         self._open_session()
@@ -108,7 +111,7 @@ class Load:
         )
         return SubmitTasks(
             principal="alice",
-            request_id=f"bench-{number:024x}",
+            request_id=f"bench-{self._chance.getrandbits(96):024x}",
             fingerprint="v1:5d41402abc4b2a76b9719d911017c5925d41402abc4b2a76b9719d911017c592",
             plans=(plan,),
             bounds=Bounds(queue_tasks=10_000_000, caller_tasks=10_000_000),
@@ -153,6 +156,10 @@ def measure(database: str, size: int, seconds: float, *, push: bool, profile: bo
     load = Load(database, size, push=push)
     for _ in range(max(5, 200 // size)):
         load.step(load.batch())
+    # As the server does: see its `tuning`.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
     done = transactions = 0
     cpu = wall = 0.0
     profiler: Any = None

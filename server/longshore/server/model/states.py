@@ -6,7 +6,7 @@ changes a status; docs/states.md draws the same table.
 
 from __future__ import annotations
 
-from typing import assert_never
+from typing import Any, assert_never
 
 from longshore.server.model.events import (
     BecameHead,
@@ -91,19 +91,11 @@ class _Table:
     def _change(
         self, status: Status, endings: tuple[Ending, ...] = (), debts: tuple[tuple[int, str], ...] = ()
     ) -> Decision:
-        numbered = self._fill(status, revision=self._status.revision + 1, updated_at=self._world.now)
+        numbered = changed(status, revision=self._status.revision + 1, updated_at=self._world.now)
         return Decision(Verdict.CHANGED, numbered, endings, debts)
 
-    def _fill(self, fresh: Status, **values: object) -> Status:
-        """Set fields of a copy that nobody has seen: `replace` takes 6 µs, and a decision would make four of them."""
-        if fresh is self._status:
-            fresh = changed(fresh)
-        for name, value in values.items():
-            object.__setattr__(fresh, name, value)
-        return fresh
-
-    def _released(self) -> Status:
-        """The status without holder, deadline and grant."""
+    def _released(self, **more: Any) -> Status:
+        """The status without holder, deadline and grant, and with `more`."""
         return changed(
             self._status,
             session_id="",
@@ -111,6 +103,7 @@ class _Table:
             due_at=None,
             grant=None,
             wait_reason=WaitReason.NONE,
+            **more,
         )
 
     def _finish(
@@ -125,15 +118,17 @@ class _Table:
         now = self._world.now
         base = base or self._released()
         kept = None if state is State.SUCCEEDED else now + self._world.policy.retention
-        status = self._fill(
+        ended = changed(
             base,
+            revision=self._status.revision + 1,
+            updated_at=now,
             state=state,
             head=False,
             error=None if state is State.SUCCEEDED else (error or base.error),
             finished_at=now,
             retryable_until=kept,
         )
-        return self._change(status, endings, debts)
+        return Decision(Verdict.CHANGED, ended, endings, debts)
 
     def _fall_back(
         self,
@@ -276,7 +271,7 @@ class _Table:
                 return self._settle_again(ending, pause=event.outcome is not Outcome.HANDED_BACK)
 
     def _succeeded(self, event: Reported) -> Decision:
-        base = changed(self._released(), result=event.result, method=event.method or self._status.method)
+        base = self._released(result=event.result, method=event.method or self._status.method)
         endings = self._endings(Ending(event.attempt, AttemptEnd.OK))
         return self._finish(State.SUCCEEDED, base=base, endings=endings, debts=self._debts_of(event))
 

@@ -7,7 +7,7 @@ index that begins with target and kind, and never more of them than could be tak
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -95,16 +95,8 @@ class _Taker:
         return self.serves(target, kind) and (kind == FILE_PUSH or bool(self.session.kinds[kind]))
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class _Candidate:
-    """Sorts by priority, highest first, then by acceptance."""
-
-    urgency: int
-    seq: int
-    target: str
-    kind: str
-    entry: Entry = field(compare=False)
-
+_Candidate = tuple[int, int, Entry]
+"""(urgency, seq, entry): sorts by priority, highest first, then by acceptance. No two have the same number."""
 
 Pair = tuple[str, str]
 """(target, kind)"""
@@ -122,6 +114,7 @@ class _Round:
         self._full: set[str] = set()
         """Lanes without room for a task that was ready there."""
         self._solo_waiting: set[str] = set()
+        self._serving_pair: dict[Pair, list[_Taker]] = {}
 
     def run(self) -> tuple[list[tuple[str, Entry]], tuple[str, ...]]:
         """Settling first: somebody's outcome is unknown until then. Then what must run alone, then the rest."""
@@ -192,7 +185,7 @@ class _Round:
     def _room_on(self, target: str) -> int:
         """How many more attempts the target may run."""
         if not target:
-            return sum(taker.shares.room for taker in self._takers)
+            return sum([taker.shares.room for taker in self._takers])
         return max(0, self._unit.limits.target - self._unit.ledger.value((TARGET_RUNNING, target)))
 
     def _room_for(self, target: str, kind: str, *, alone: bool) -> int:
@@ -203,23 +196,24 @@ class _Round:
     def _ask_ready(self, pairs: list[Pair], *, alone: bool) -> Callable[[], list[_Candidate]]:
         """As many of each pair as could be taken, at most."""
         sets = []
-        asked = []
         for target, kind in pairs:
             most = min(self._room_for(target, kind, alone=alone), self._room_on(target))
             if most >= 1:
-                asked.append((target, kind))
                 sets.append((target, taker_of(kind, alone=alone), most))
         found = self._ask(_READY, _READY_WHOLE, sets)
 
         def answer() -> list[_Candidate]:
             fresh = self._fresh()
             candidates: list[_Candidate] = []
-            for pair, (target, taker, most), entries in zip(asked, sets, found(), strict=True):
-                candidates += sorted(
-                    _Candidate(-entry.order.priority, entry.order.seq, *pair, entry)
+            for (target, taker, most), entries in zip(sets, found(), strict=True):
+                found_here = [
+                    (-entry.order.priority, entry.order.seq, entry)
                     for entry in (*entries, *fresh.get((target, taker), ()))
-                )[:most]
-            return sorted(candidates)
+                ]
+                found_here.sort()
+                candidates += found_here[:most]
+            candidates.sort()
+            return candidates
 
         return answer
 
@@ -281,31 +275,38 @@ class _Round:
 
     def _run_alone(self, candidates: list[_Candidate]) -> None:
         self._ask_lanes(candidates)
-        for candidate in candidates:
-            if not self._has_room(candidate.entry):
+        for _, _, entry in candidates:
+            if not self._has_room(entry):
                 continue
-            serving = [taker for taker in self._takers if taker.serves(candidate.target, candidate.kind)]
+            serving = self._serving(entry)
             idle = [taker for taker in serving if taker.idle and taker.shares.room > 0]
             if idle:
-                self._give(idle[0], candidate.entry)
+                self._give(idle[0], entry)
                 idle[0].shares.room = 0
             else:
                 self._solo_waiting.update(taker.session.id for taker in serving)
 
     def _run_rest(self, candidates: list[_Candidate]) -> None:
         self._ask_lanes(candidates)
-        for candidate in candidates:
-            if self._has_room(candidate.entry):
-                serving = [taker for taker in self._takers if taker.serves(candidate.target, candidate.kind)]
-                self._give(self._roomiest(serving, candidate.target), candidate.entry)
+        for _, _, entry in candidates:
+            if self._has_room(entry):
+                self._give(self._roomiest(self._serving(entry), entry.order.target), entry)
             else:
                 # It stood in the way of others, and does no more when this is over: see `trim_lanes`.
                 self._unit.claimable = True
-                if candidate.entry.lane and not room_in(self._unit, candidate.entry.lane):
-                    self._full.add(candidate.entry.lane)
+                if entry.lane and not room_in(self._unit, entry.lane):
+                    self._full.add(entry.lane)
+
+    def _serving(self, entry: Entry) -> list[_Taker]:
+        """Those that could run it."""
+        pair = (entry.order.target, entry.order.kind)
+        found = self._serving_pair.get(pair)
+        if found is None:
+            found = self._serving_pair[pair] = [taker for taker in self._takers if taker.serves(*pair)]
+        return found
 
     def _ask_lanes(self, candidates: list[_Candidate]) -> None:
-        self._unit.ledger.ask((LANE_RUNNING, each.entry.lane) for each in candidates if each.entry.lane)()
+        self._unit.ledger.ask((LANE_RUNNING, entry.lane) for _, _, entry in candidates if entry.lane)()
 
     def _has_room(self, entry: Entry) -> bool:
         """Its target and its instance may run one more. The claims of this round count already."""
@@ -314,8 +315,11 @@ class _Round:
 
     def _roomiest(self, takers: list[_Taker], target: str) -> _Taker | None:
         """Work is spread: the one with the most room next."""
-        able = [taker for taker in takers if taker.shares.of(target) > 0]
-        return max(able, key=lambda taker: taker.shares.room, default=None)
+        roomiest = None
+        for taker in takers:
+            if taker.shares.of(target) > 0 and (roomiest is None or taker.shares.room > roomiest.shares.room):
+                roomiest = taker
+        return roomiest
 
     def _give(self, taker: _Taker | None, entry: Entry) -> None:
         if taker is None:

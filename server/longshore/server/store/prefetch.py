@@ -25,6 +25,7 @@ class _Names:
         self.counters: set[Key] = set()
         self.sessions: set[str] = set()
         self.uploads: set[str] = set()
+        self._rooms: set[tuple[str, str, bool]] = set()
         self.makes = False
         """Tasks are made."""
 
@@ -41,8 +42,20 @@ class _Names:
             if lane := lane_of_work(plan.work):
                 self.counters.add((LANE_RUNNING, lane))
 
+    def _room(self, bounds: commands.Bounds, queue: str, principal: str) -> None:
+        """What many submissions look at is the same."""
+        key = (queue, principal, bounds.caller_tasks is None)
+        if key not in self._rooms:
+            self._rooms.add(key)
+            self.counters.update(counted(bounds, queue=queue, principal=principal))
+
     def see(self, command: Command[Any]) -> None:
         match command:
+            case commands.SubmitTasks():
+                self.requests.append((command.principal, command.request_id))
+                self.plans(command.plans)
+                for plan in command.plans:
+                    self._room(command.bounds, plan.queue, command.principal)
             case commands.FileReports():
                 self.sessions.add(command.session_id)
                 for task_id, _ in command.reports:
@@ -67,11 +80,6 @@ class _Names:
                 self.requests.append((command.principal, command.request_id))
                 self.counters.update(counted(command.bounds, queue=command.queue, principal=command.principal))
                 self.counters.update(uploads.counted(command.bounds, principal=command.principal))
-            case commands.SubmitTasks():
-                self.requests.append((command.principal, command.request_id))
-                self.plans(command.plans)
-                for plan in command.plans:
-                    self.counters.update(counted(command.bounds, queue=plan.queue, principal=command.principal))
             case commands.Checkpoint():
                 self.uploads.add(command.upload_id)
             case commands.FinishUpload():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Final
 
@@ -93,8 +94,7 @@ def submit_tasks(unit: UnitOfWork, command: SubmitTasks) -> Callable[[], tuple[T
         check_same(request, command.fingerprint, request_id=command.request_id, upload=False)
         return lambda: tasks_of_request(unit, request)
     payload = _named_payload(unit, command)
-    for queue in {plan.queue for plan in command.plans}:
-        count = sum(plan.queue == queue for plan in command.plans)
+    for queue, count in Counter([plan.queue for plan in command.plans]).items():
         check_room(unit, command.bounds, queue=queue, principal=command.principal, tasks=count)
     made = make_tasks(unit, command.plans, creator=command.principal, request_id=command.request_id, payload=payload)
     record_request(

@@ -8,13 +8,13 @@ should not be there cannot be overwritten.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 import sqlalchemy as sa
 
 from longshore.server.model.clock import Clock
 from longshore.server.model.events import Circumstances, Decision, Event, Policy, Verdict
+from longshore.server.model.records import record
 from longshore.server.model.states import decide
 from longshore.server.model.task import Session, Status, Submission, Task
 from longshore.server.model.values import State
@@ -61,7 +61,7 @@ _LAST_SEQ: Final = Statement(
 _SET_LAST_SEQ: Final = statement(sequence.update().where(sequence.c.name == "tasks").values(value=sa.bindparam("last")))
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Request:
     """A request that came before, and the numbers of its tasks."""
 
@@ -130,11 +130,11 @@ class UnitOfWork:
 
     @property
     def now(self) -> float:
-        return self._read_clock()[0]
+        return (self._time or self._read_clock())[0]
 
     @property
     def ticks(self) -> float:
-        return self._read_clock()[1]
+        return (self._time or self._read_clock())[1]
 
     def _read_clock(self) -> tuple[float, float]:
         if self._time is None:
