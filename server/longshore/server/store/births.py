@@ -4,24 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from longshore.server.model.task import FilePush, Payload, Status, Submission
-from longshore.server.model.values import State, WaitReason
+from longshore.server.model.task import FilePush, Payload, Submission
 from longshore.server.store.commands import TaskPlan
 from longshore.server.store.entry import Entry
 from longshore.server.store.ids import task_id
 from longshore.server.store.rows import place_of
 from longshore.server.store.unit import UnitOfWork
-
-
-def first_status(*, now: float, not_before: float, free: bool) -> Status:
-    """Where a task begins: `not_before` in seconds from `now`; `free`: no live task has its destination."""
-    if not_before > 0:
-        state, reason, due_at = State.SCHEDULED, WaitReason.NOT_BEFORE, now + not_before
-    elif free:
-        state, reason, due_at = State.QUEUED, WaitReason.NONE, None
-    else:
-        state, reason, due_at = State.BLOCKED, WaitReason.EARLIER_TASK, None
-    return Status(revision=1, state=state, head=free, wait_reason=reason, due_at=due_at, updated_at=now)
 
 
 def make_tasks(
@@ -56,5 +44,5 @@ def make_tasks(
             retry_of=retry_of,
         )
         free = not isinstance(plan.work, FilePush) or not unit.occupied(place_of(plan.work.destination))
-        made.append(unit.add(order, first_status(now=unit.now, not_before=plan.not_before, free=free)))
+        made.append(unit.add(order, unit.first_status(not_before=plan.not_before, free=free)))
     return made

@@ -86,7 +86,8 @@ class _Taker:
     session: Session
     shares: Shares
     idle: bool
-    begins: bool
+    claimed: Claimed
+    """What happens to the tasks that it takes."""
 
     def serves(self, target: str, kind: str) -> bool:
         return kind in self.session.kinds and (not target or target in self.session.targets)
@@ -162,7 +163,7 @@ class _Round:
                 session,
                 Shares(room=offer.room, kept_for=offer.kept_for),
                 offer.idle and not rows and session.id not in busy,
-                offer.begins,
+                Claimed(session.id, session.worker, unit.ticks, offer.begins),
             )
             for (offer, session), rows in zip(sessions, held(), strict=True)
             if not any(alone and state != State.SETTLING for state, alone in rows)
@@ -225,7 +226,7 @@ class _Round:
             if entry.status.state is State.QUEUED and (
                 entry.ready if entry.lane else not unit.is_paused(entry.order.queue)
             ):
-                found.setdefault((entry.order.target, entry.taker), []).append(entry)
+                found.setdefault((entry.target, entry.taker), []).append(entry)
         return found
 
     def _ask_unsettled(self, pairs: list[Pair]) -> Callable[[], list[tuple[Pair, list[Entry]]]]:
@@ -290,7 +291,7 @@ class _Round:
         self._ask_lanes(candidates)
         for _, _, entry in candidates:
             if self._has_room(entry):
-                self._give(self._roomiest(self._serving(entry), entry.order.target), entry)
+                self._give(self._roomiest(self._serving(entry), entry.target), entry)
             else:
                 # It stood in the way of others, and does no more when this is over: see `trim_lanes`.
                 self._unit.claimable = True
@@ -299,7 +300,7 @@ class _Round:
 
     def _serving(self, entry: Entry) -> list[_Taker]:
         """Those that could run it."""
-        pair = (entry.order.target, entry.order.kind)
+        pair = (entry.target, entry.order.kind)
         found = self._serving_pair.get(pair)
         if found is None:
             found = self._serving_pair[pair] = [taker for taker in self._takers if taker.serves(*pair)]
@@ -311,7 +312,7 @@ class _Round:
     def _has_room(self, entry: Entry) -> bool:
         """Its target and its instance may run one more. The claims of this round count already."""
         lane = entry.lane
-        return self._room_on(entry.order.target) > 0 and (not lane or room_in(self._unit, lane) > 0)
+        return self._room_on(entry.target) > 0 and (not lane or room_in(self._unit, lane) > 0)
 
     def _roomiest(self, takers: list[_Taker], target: str) -> _Taker | None:
         """Work is spread: the one with the most room next."""
@@ -326,13 +327,13 @@ class _Round:
             return
         session = taker.session
         was_ready = entry.status.state is State.QUEUED
-        decision = self._unit.apply(entry, Claimed(session.id, session.worker, self._unit.ticks, taker.begins))
+        decision = self._unit.apply(entry, taker.claimed)
         if decision.verdict is not Verdict.CHANGED:
             raise AssertionError(f"a {entry.status.state.name} task was offered for a claim")
         self._unit.risen.discard(entry.order.seq)
         if was_ready and entry.lane in self._unit.ready_in:
             self._unit.ready_in[entry.lane] -= 1
-        taker.shares.take(entry.order.target)
+        taker.shares.take(entry.target)
         taker.idle = False
         self._taken.append((session.id, entry))
 

@@ -13,7 +13,7 @@ from typing import Final, NamedTuple, Protocol
 
 import sqlalchemy as sa
 
-from longshore.server.model.task import Status, Submission
+from longshore.server.model.task import Status
 from longshore.server.model.values import State
 from longshore.server.store.link import Each, Link, changing, inserting, statement
 from longshore.server.store.schema import counters
@@ -82,23 +82,36 @@ def task_counts(order: Counted, status: Status, lane: str) -> tuple[Key, ...]:
     return tuple(keys)
 
 
-Step = tuple[State, bool] | None
-"""Of a task: its state, and whether a session holds it. None: it is not there."""
+Moves = tuple[tuple[Key, int], ...]
+
+
+class Counts:
+    """What tasks like one another count for, and by how much each of their steps moves that."""
+
+    __slots__ = ("_lane", "_moves", "_order")
+
+    def __init__(self, order: Counted, lane: str) -> None:
+        self._order = order
+        self._lane = lane
+        self._moves: dict[tuple[int, int, bool, bool], Moves] = {}
+
+    def moves(self, before: Status | None, after: Status) -> Moves:
+        """The difference of `task_counts`. None: the task was not there."""
+        first = 0 if before is None else before.state._value_
+        held = before is not None and before.session_id != ""
+        key = (first, after.state._value_, held, after.session_id != "")
+        found = self._moves.get(key)
+        if found is None:
+            moves = Counter(task_counts(self._order, after, self._lane))
+            moves.subtract(() if before is None else task_counts(self._order, before, self._lane))
+            found = self._moves[key] = tuple((key, by) for key, by in moves.items() if by)
+        return found
 
 
 @lru_cache(maxsize=16384)
-def moves_of(
-    queue: str, creator: str, kind: str, target: str, lane: str, before: Step, after: Step
-) -> tuple[tuple[Key, int], ...]:
-    """By how much a step moves the counters of a task like this: the difference of `task_counts`."""
-    order = _Counted(queue, creator, kind, target)
-    moves: Counter[Key] = Counter()
-    for step, sign in ((before, -1), (after, 1)):
-        if step is not None:
-            status = Status(revision=1, state=step[0], head=True, session_id="held" if step[1] else "")
-            for key in task_counts(order, status, lane):
-                moves[key] += sign
-    return tuple((key, by) for key, by in moves.items() if by)
+def counts_of(queue: str, creator: str, kind: str, target: str, lane: str) -> Counts:
+    """Tasks that agree in these count alike."""
+    return Counts(_Counted(queue, creator, kind, target), lane)
 
 
 _READ: Final = Each(
@@ -163,10 +176,10 @@ class Ledger:
         if by:
             self._moves[key] = self._moves.get(key, 0) + by
 
-    def step(self, order: Submission, lane: str, before: Step, after: Step) -> None:
+    def step(self, counts: Counts, before: Status | None, after: Status) -> None:
         """A task takes a step: take back what counted before, and count what counts now."""
         moves = self._moves
-        for key, by in moves_of(order.queue, order.creator, order.kind, order.target, lane, before, after):
+        for key, by in counts.moves(before, after):
             moves[key] = moves.get(key, 0) + by
 
     def flush(self) -> None:

@@ -84,12 +84,17 @@ class Journal:
         self._debts: list[Row] = []
         self._requests_ended: dict[tuple[str, str], int] = {}
         self._payload_uses: dict[str, tuple[int, float]] = {}
+        self._last: Status | None = None
+        self._text = ""
         self.owes = False
         """A debt was made."""
 
     def record(self, order: Submission, status: Status) -> None:
         """A new revision."""
-        self._events.append((order.seq, status.revision, codec.encode_status(status)))
+        if status is not self._last:
+            # Tasks that take the same step share their status: see `deciding`.
+            self._last, self._text = status, codec.encode_status(status)
+        self._events.append((order.seq, status.revision, self._text))
 
     def decided(self, order: Submission, event: Event, decision: Decision) -> None:
         """What a decision means for the task's attempts and for its target."""

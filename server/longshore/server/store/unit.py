@@ -13,14 +13,14 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from longshore.server.model.clock import Clock
-from longshore.server.model.events import Circumstances, Decision, Event, Policy, Verdict
+from longshore.server.model.events import Decision, Event, Policy, Verdict
 from longshore.server.model.records import record
-from longshore.server.model.states import decide
 from longshore.server.model.task import Session, Status, Submission, Task
 from longshore.server.model.values import State
 from longshore.server.store.cache import TaskCache
 from longshore.server.store.counters import Key, Ledger
-from longshore.server.store.entry import Entry
+from longshore.server.store.deciding import Decider
+from longshore.server.store.entry import Entry, first_status
 from longshore.server.store.errors import BatchConflict
 from longshore.server.store.ids import seq_of
 from longshore.server.store.journal import Journal
@@ -94,6 +94,8 @@ class UnitOfWork:
         self.policy = policy
         self.limits = limits
         self._time: tuple[float, float] | None = None
+        self._decider: Decider | None = None
+        self._first: dict[tuple[float, bool], Status] = {}
         self.ledger = Ledger(link, set() if made is None else made)
         self.places: set[bytes] = set()
         """Destinations that a task has left."""
@@ -266,6 +268,16 @@ class UnitOfWork:
         """80 random bits."""
         return int(self.clock.jitter() * (1 << 40)) << 40 | int(self.clock.jitter() * (1 << 40))
 
+    def first_status(self, *, not_before: float, free: bool) -> Status:
+        """Where a task begins: `not_before` in seconds from now; `free`: no live task has its destination.
+
+        Tasks that begin alike share it: what follows from it is decided and written down once.
+        """
+        found = self._first.get((not_before, free))
+        if found is None:
+            found = self._first[not_before, free] = first_status(now=self.now, not_before=not_before, free=free)
+        return found
+
     def add(self, order: Submission, status: Status) -> Entry:
         """A new task."""
         self.writes += 1
@@ -275,15 +287,17 @@ class UnitOfWork:
             self._occupied[entry.place] = True
         if status.state is State.QUEUED:
             self._queue_changed(entry, alone=status.alone)
-        self.ledger.step(order, entry.lane, None, (status.state, False))
+        self.ledger.step(entry.counts, None, status)
         self._journal.made(order)
         self._record(entry, None)
         return entry
 
     def apply(self, entry: Entry, event: Event) -> Decision:
         """What the event does to the task. The only place where a status changes."""
-        world = Circumstances(self.now, self.clock.jitter(), self.policy)
-        decision = decide(entry.task, event, world)
+        decider = self._decider
+        if decider is None:
+            decider = self._decider = Decider(now=self.now, policy=self.policy, draw=self.clock.jitter)
+        decision = decider.decide(entry, event)
         verdict = decision.verdict
         if verdict is Verdict.UNCHANGED or verdict is Verdict.STALE:
             return decision
@@ -292,15 +306,14 @@ class UnitOfWork:
         order = entry.order
         entry.become(after)
         self._journal.decided(order, event, decision)
-        held, holds = before.session_id != "", after.session_id != ""
-        self.ledger.step(order, entry.lane, (before.state, held), (after.state, holds))
+        self.ledger.step(entry.counts, before, after)
         self._note_room(entry, before, after)
         if after.state.terminal and not before.state.terminal:
             self._journal.ended(order, after)
             if entry.place is not None:
                 self.places.add(entry.place)
         if verdict is Verdict.CHANGED:
-            self._record(entry, (before.session_id, before.attempt) if held else None)
+            self._record(entry, (before.session_id, before.attempt) if before.session_id else None)
         return decision
 
     def _note_room(self, entry: Entry, before: Status, after: Status) -> None:
