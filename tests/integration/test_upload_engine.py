@@ -30,7 +30,7 @@ R = TypeVar("R")
 
 CONTENT = random.Random(0).randbytes(3 * MIB)
 REQUEST = UploadRequest(
-    request_id="r1", task=TaskRequest(work=(FilePush(Destination("default", "", "c1", "/srv/file")),))
+    request_id="r1", task=TaskRequest(work=(FilePush(Destination("default", "", "c1", "/srv/file")),), labels={})
 )
 ME = "local"
 

@@ -37,7 +37,7 @@ def test_the_first_version_is_what_it_was() -> None:
         == "v1:b1391144c78512b929ced0a5721e877db84253509181c0824cf15a546f5e059b"
     )
     assert (
-        submit_fingerprint(SubmitRequest(request_id="r", task=TaskRequest(work=JOB)))
+        submit_fingerprint(SubmitRequest(request_id="r", task=TaskRequest(work=JOB, labels={})))
         == "v1:4255ce4b7d7b5eb5e8d8dd62a190ce5ff8e5d17de307dbd4edab532497e69f44"
     )
 
@@ -197,5 +197,5 @@ def test_one_plan_for_each_destination_in_their_order() -> None:
     pushes = tuple(replace(PUSH, destination=replace(PUSH.destination, instance=name)) for name in names)
     made = plans(replace(TASK, work=pushes), Defaults())
     assert [one.work.destination.instance for one in made if isinstance(one.work, FilePush)] == names
-    (job,) = plans(TaskRequest(work=JOB), Defaults())
+    (job,) = plans(TaskRequest(work=JOB, labels={}), Defaults())
     assert (job.kind, job.work) == ("resize", JOB)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Final
 
 import structlog
 
@@ -12,6 +13,9 @@ from longshore.server.model.values import State
 from longshore.server.store.protocol import Changes, Store, TaskChange
 
 _log = structlog.get_logger("longshore.tasks")
+
+_NAMES: Final = ("", *(state.name for state in State))
+"""By number: `name` looks it up anew each time."""
 
 
 class Journal:
@@ -25,19 +29,27 @@ class Journal:
         if not changes.own:
             return  # the server that made the commit says so
         for change in changes.tasks:
-            if change.task.status.state.terminal:
-                self._finished[change.task.status.state] += 1
+            state = change.task.status.state
+            if state.terminal:
+                self._finished[state] += 1
         if changes.tasks:
             logs.bulk.info(_log, "task", map(_record, changes.tasks))
 
 
 def _record(change: TaskChange) -> dict[str, str | int]:
     order, status = change.task.order, change.task.status
-    fields: dict[str, str | int] = {"task_id": order.id, "state": status.state.name, "revision": status.revision}
+    fields: dict[str, str | int] = {
+        "task_id": order.id,
+        "state": _NAMES[status.state],
+        "revision": status.revision,
+    }
     if status.attempt:
-        fields |= {"attempt": status.attempt, "worker": status.worker}
+        fields["attempt"] = status.attempt
+        fields["worker"] = status.worker
     if status.revision == 1:
-        fields |= {"kind": order.kind, "creator": order.creator, "request_id": order.request_id}
+        fields["kind"] = order.kind
+        fields["creator"] = order.creator
+        fields["request_id"] = order.request_id
         if isinstance(order.work, FilePush):
             place = order.work.destination
             fields |= {"target": place.target, "instance": place.instance, "path": place.path}

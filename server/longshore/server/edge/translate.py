@@ -9,7 +9,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from longshore.server.model import task as model
-from longshore.server.model.values import State, UploadState, WaitReason
+from longshore.server.model.values import State, UploadState
 from longshore.v1 import task_pb2 as pb
 from longshore.v1 import task_service_pb2 as service_pb
 
@@ -19,14 +19,28 @@ ATTEMPTS_SHOWN = 5
 
 def timestamp(seconds: float) -> Timestamp:
     """Seconds since the epoch as a Timestamp, to the microsecond."""
-    whole = int(seconds // 1)
-    return Timestamp(seconds=whole, nanos=round((seconds - whole) * 1e6) * 1000 % 1_000_000_000)
+    message = Timestamp()
+    _set_timestamp(message, seconds)
+    return message
 
 
 def duration(seconds: float) -> Duration:
     """Seconds (zero or more) as a Duration, to the microsecond."""
+    message = Duration()
+    _set_duration(message, seconds)
+    return message
+
+
+def _set_timestamp(message: Timestamp, seconds: float) -> None:
+    whole = int(seconds // 1)
+    message.seconds = whole
+    message.nanos = round((seconds - whole) * 1e6) * 1000 % 1_000_000_000
+
+
+def _set_duration(message: Duration, seconds: float) -> None:
     whole, micros = divmod(round(seconds * 1e6), 1_000_000)
-    return Duration(seconds=whole, nanos=micros * 1000)
+    message.seconds = whole
+    message.nanos = micros * 1000
 
 
 def any_message(value: model.AnyValue) -> AnyMessage:
@@ -64,12 +78,21 @@ def file_push(value: model.FilePush) -> pb.FilePush:
 
 def job(value: model.Job) -> pb.JobSpec:
     """A call of a handler."""
-    return pb.JobSpec(
-        kind=value.kind,
-        arguments=any_message(value.arguments) if value.arguments is not None else None,
-        target=value.target,
-        instance=value.instance,
-    )
+    message = pb.JobSpec()
+    _fill_job(message, value)
+    return message
+
+
+def _fill_job(message: pb.JobSpec, value: model.Job) -> None:
+    message.kind = value.kind
+    if value.arguments is not None:
+        message.arguments.SetInParent()
+        message.arguments.type_url = value.arguments.type_url
+        message.arguments.value = value.arguments.value
+    if value.target:
+        message.target = value.target
+    if value.instance:
+        message.instance = value.instance
 
 
 def attempt(value: model.Attempt) -> pb.Attempt:
@@ -94,63 +117,80 @@ def attempt(value: model.Attempt) -> pb.Attempt:
 
 def task(value: model.Task, *, attempts: Sequence[model.Attempt] = (), blocked_by: str = "") -> pb.Task:
     """A whole Task. `attempts` are the last few; `blocked_by` is shown for a BLOCKED task only."""
+    message = pb.Task()
+    fill_task(message, value)
+    if blocked_by and value.status.state is State.BLOCKED:
+        message.blocked_by = blocked_by
+    if attempts:
+        message.attempts.extend([attempt(one) for one in attempts[-ATTEMPTS_SHOWN:]])
+    return message
+
+
+def fill_task(message: pb.Task, value: model.Task) -> None:
+    """The same, into an empty message where it is wanted. Field by field, and only what is not the field's default:
+    with keywords for all of them a task took 8 µs, and one is sent for each assignment."""
     order, status = value.order, value.status
-    message = pb.Task(
-        id=order.id,
-        revision=status.revision,
-        state=pb.TaskState.ValueType(status.state),
-        done=status.state.terminal,
-        kind=order.kind,
-        queue=order.queue,
-        priority=order.priority,
-        labels=order.labels,
-        creator=order.creator,
-        request_id=order.request_id,
-        wait_reason=pb.WaitReason.ValueType(_wait_reason(status)),
-        blocked_by=blocked_by if status.state is State.BLOCKED else "",
-        cancel_requested=status.cancel_requested,
-        cancel_reason=status.cancel_reason,
-        attempts=[attempt(one) for one in attempts[-ATTEMPTS_SHOWN:]],
-        attempt=status.attempt,
-        tries=status.tries,
-        crashes=status.crashes,
-        attempt_limit=order.attempt_limit,
-        delivery_method=pb.DeliveryMethod.ValueType(status.method),
-        run_timeout=duration(order.run_timeout),
-        retry_of=order.retry_of,
-        create_time=timestamp(order.created_at),
-        expire_time=timestamp(order.expires_at),
-        worker=status.worker,
-    )
-    if isinstance(order.work, model.FilePush):
-        message.file_push.CopyFrom(file_push(order.work))
+    message.id = order.id
+    message.revision = status.revision
+    message.state = pb.TaskState.ValueType(status.state)
+    message.kind = order.kind
+    message.queue = order.queue
+    message.creator = order.creator
+    message.request_id = order.request_id
+    message.attempt_limit = order.attempt_limit
+    _set_duration(message.run_timeout, order.run_timeout)
+    _set_timestamp(message.create_time, order.created_at)
+    _set_timestamp(message.expire_time, order.expires_at)
+    if order.priority:
+        message.priority = order.priority
+    if order.labels:
+        message.labels.update(order.labels)
+    if order.retry_of:
+        message.retry_of = order.retry_of
+    if isinstance(order.work, model.Job):
+        _fill_job(message.job, order.work)
     else:
-        message.job.CopyFrom(job(order.work))
+        message.file_push.CopyFrom(file_push(order.work))
     if order.payload is not None:
         message.payload.CopyFrom(payload(order.payload))
     if order.stall_timeout is not None:
-        message.stall_timeout.CopyFrom(duration(order.stall_timeout))
+        _set_duration(message.stall_timeout, order.stall_timeout)
+    _fill_status(message, status)
+
+
+def _fill_status(message: pb.Task, status: model.Status) -> None:
+    if status.state.terminal:
+        message.done = True
+    if status.state is State.BLOCKED:
+        message.wait_reason = pb.WAIT_REASON_EARLIER_TASK
+    elif status.wait_reason:
+        message.wait_reason = pb.WaitReason.ValueType(status.wait_reason)
+    if status.attempt:
+        message.attempt = status.attempt
+    if status.worker:
+        message.worker = status.worker
+    if status.tries:
+        message.tries = status.tries
+    if status.crashes:
+        message.crashes = status.crashes
+    if status.cancel_requested:
+        message.cancel_requested = True
+    if status.cancel_reason:
+        message.cancel_reason = status.cancel_reason
+    if status.method:
+        message.delivery_method = pb.DeliveryMethod.ValueType(status.method)
     if status.error is not None:
         message.error.CopyFrom(failure(status.error))
     if status.result is not None:
         message.result.CopyFrom(any_message(status.result))
-    _times(message, status)
-    return message
-
-
-def _wait_reason(status: model.Status) -> WaitReason:
-    return WaitReason.EARLIER_TASK if status.state is State.BLOCKED else status.wait_reason
-
-
-def _times(message: pb.Task, status: model.Status) -> None:
     if status.started_at is not None:
-        message.start_time.CopyFrom(timestamp(status.started_at))
+        _set_timestamp(message.start_time, status.started_at)
     if status.finished_at is not None:
-        message.finish_time.CopyFrom(timestamp(status.finished_at))
+        _set_timestamp(message.finish_time, status.finished_at)
     if status.due_at is not None:
-        message.due_time.CopyFrom(timestamp(status.due_at))
+        _set_timestamp(message.due_time, status.due_at)
     if status.retryable_until is not None:
-        message.retryable_until.CopyFrom(timestamp(status.retryable_until))
+        _set_timestamp(message.retryable_until, status.retryable_until)
 
 
 def tasks(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Final
 
 from longshore.server.edge import fields
@@ -59,19 +59,23 @@ def submit_request(request: service_pb.SubmitTaskRequest, defaults: Defaults) ->
 def _spec(field: str, spec: pb.TaskSpec | None, defaults: Defaults) -> TaskRequest:
     if spec is None:
         raise InvalidField(field, "is missing; say what to do with the bytes.")
+    # What is not said needs no look, and no path to name it by: most of a spec is left out in most requests.
+    said = {one.name for one, _ in spec.ListFields()}
     not_before = 0.0
-    if spec.HasField("not_before"):
+    if "not_before" in said:
         not_before = fields.seconds(f"{field}.not_before", spec.not_before, longest=fields.LONGEST, zero=True)
     request = TaskRequest(
         work=_work(field, spec),
-        queue=fields.name(f"{field}.queue", spec.queue, default=DEFAULT),
-        priority=fields.bounded(f"{field}.priority", spec.priority, -100, 100),
-        labels=_labels(f"{field}.labels", spec),
+        queue=fields.name(f"{field}.queue", spec.queue) if "queue" in said else DEFAULT,
+        priority=fields.bounded(f"{field}.priority", spec.priority, -100, 100) if "priority" in said else 0,
+        labels=_labels(f"{field}.labels", spec) if "labels" in said else {},
         not_before=not_before,
-        expire_after=_seconds(field, spec, "expire_after", longest=fields.LONGEST),
-        run_timeout=_seconds(field, spec, "run_timeout", longest=fields.LONGEST_RUN),
-        stall_timeout=_seconds(field, spec, "stall_timeout", longest=fields.LONGEST_RUN),
-        attempt_limit=fields.bounded(f"{field}.attempt_limit", spec.attempt_limit, 0, 100) or None,
+        expire_after=_seconds(field, spec, "expire_after", said, longest=fields.LONGEST),
+        run_timeout=_seconds(field, spec, "run_timeout", said, longest=fields.LONGEST_RUN),
+        stall_timeout=_seconds(field, spec, "stall_timeout", said, longest=fields.LONGEST_RUN),
+        attempt_limit=(
+            fields.bounded(f"{field}.attempt_limit", spec.attempt_limit, 0, 100) if "attempt_limit" in said else None
+        ),
     )
     patience = defaults.expire_after if request.expire_after is None else request.expire_after
     if not_before >= patience:
@@ -84,8 +88,8 @@ def _spec(field: str, spec: pb.TaskSpec | None, defaults: Defaults) -> TaskReque
     return request
 
 
-def _seconds(field: str, spec: pb.TaskSpec, name: str, *, longest: float) -> float | None:
-    if not spec.HasField(name):  # type: ignore[arg-type]
+def _seconds(field: str, spec: pb.TaskSpec, name: str, said: Set[str], *, longest: float) -> float | None:
+    if name not in said:
         return None
     return fields.seconds(f"{field}.{name}", getattr(spec, name), longest=longest)
 
@@ -100,10 +104,10 @@ def _labels(field: str, spec: pb.TaskSpec) -> dict[str, str]:
 
 def _work(field: str, spec: pb.TaskSpec) -> tuple[FilePush, ...] | Job:
     match spec.WhichOneof("work"):
-        case "file_push":
-            return _pushes(f"{field}.file_push.pushes", spec.file_push.pushes)
         case "job":
             return _job(f"{field}.job", spec.job)
+        case "file_push":
+            return _pushes(f"{field}.file_push.pushes", spec.file_push.pushes)
         case _:
             raise InvalidField(field, "has no work; set file_push or job.")
 

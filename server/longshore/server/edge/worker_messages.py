@@ -48,6 +48,8 @@ _NAME: Final = re.compile(r"[a-z0-9._-]{1,63}")
 _TASK_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _REASON: Final = re.compile(r"[A-Z][A-Z0-9_]{0,62}")
 
+_OUTCOMES: Final = {int(outcome): outcome for outcome in Outcome}
+_METHODS: Final = {int(method): method for method in DeliveryMethod}
 _FAILING: Final = frozenset({Outcome.TRANSIENT, Outcome.PERMANENT, Outcome.NOT_READY, Outcome.UNKNOWN})
 
 
@@ -115,7 +117,7 @@ def worker_says(message: pb.WorkRequest, *, session_id: str, first: bool = False
         progress=tuple(
             (one.attempt.task_id, Progress(one.attempt.attempt, one.done, one.total)) for one in message.progress
         ),
-        reports=tuple(_report(one, index, session_id) for index, one in enumerate(message.reports)),
+        reports=tuple([_report(one, index, session_id) for index, one in enumerate(message.reports)]),
         begins=tuple(_ref(one.attempt, f"begins[{index}].attempt") for index, one in enumerate(message.begins)),
         grants=tuple(_grant_request(one, index, session_id) for index, one in enumerate(message.grant_requests)),
         ready=tuple(
@@ -152,20 +154,23 @@ def _ref(message: pb.AttemptRef, field: str) -> AttemptRef:
 
 
 def _report(message: pb.Report, index: int, session_id: str) -> tuple[str, Reported]:
-    field = f"reports[{index}]"
-    ref = _ref(message.attempt, f"{field}.attempt")
-    try:
-        outcome = Outcome(message.outcome)
-    except ValueError:
-        raise InvalidField(f"{field}.outcome", "says nothing that this server knows.") from None
+    ref = message.attempt
+    task_id, attempt = ref.task_id, ref.attempt
+    if not (_TASK_ID.fullmatch(task_id) and 1 <= attempt < 1 << 31):
+        _ref(ref, f"reports[{index}].attempt")  # which says what is wrong
+    outcome = _OUTCOMES.get(message.outcome)
+    if outcome is None:
+        raise InvalidField(f"reports[{index}].outcome", "says nothing that this server knows.")
     result = None
     if message.HasField("result"):
         if len(message.result.value) > LARGEST_RESULT:
-            raise InvalidField(f"{field}.result", f"is larger than {LARGEST_RESULT} bytes; upload what is large.")
+            raise InvalidField(
+                f"reports[{index}].result", f"is larger than {LARGEST_RESULT} bytes; upload what is large."
+            )
         result = AnyValue(message.result.type_url, message.result.value)
     reported = Reported(
         session_id=session_id,
-        attempt=ref.attempt,
+        attempt=attempt,
         outcome=outcome,
         error=_failure(message.error, outcome) if message.HasField("error") or outcome in _FAILING else None,
         result=result,
@@ -174,7 +179,7 @@ def _report(message: pb.Report, index: int, session_id: str) -> tuple[str, Repor
         method=_method(message.delivery_method),
         left_temps=message.left_temps,
     )
-    return ref.task_id, reported
+    return task_id, reported
 
 
 def _failure(message: task_pb2.TaskError, outcome: Outcome) -> Failure:
@@ -186,14 +191,11 @@ def _failure(message: task_pb2.TaskError, outcome: Outcome) -> Failure:
 
 def _wait_reason(value: int) -> WaitReason:
     """Only what a task can be parked for; the table makes a back-off of anything else."""
-    return WaitReason(value) if value in PARKED else WaitReason.NONE
+    return WaitReason(value) if value and value in PARKED else WaitReason.NONE
 
 
 def _method(value: int) -> DeliveryMethod:
-    try:
-        return DeliveryMethod(value)
-    except ValueError:
-        return DeliveryMethod.UNKNOWN
+    return _METHODS.get(value, DeliveryMethod.UNKNOWN)
 
 
 def _seconds(message: Duration) -> float:
@@ -225,17 +227,19 @@ def _grant_request(message: pb.GrantRequest, index: int, session_id: str) -> tup
 
 def server_says(says: ServerSays, *, version: str) -> pb.WorkResponse:
     """One message to a worker."""
-    message = pb.WorkResponse(
-        heartbeat_ack=says.heartbeat_ack or 0,
-        assignments=[_assignment(one) for one in says.assignments],
-        begun=[_begun(one) for one in says.begun],
-        grants=[_grant(one) for one in says.grants],
-        cancels=[_cancel(one) for one in says.cancels],
-        revocations=[pb.Revocation(attempt=_to_ref(one.ref), reason=one.reason) for one in says.revocations],
-        acks=[pb.ReportAck(attempt=_to_ref(one.ref), accepted=one.accepted) for one in says.acks],
-        parked=[_parked(one) for one in says.parked],
-        debts=[_debt(one) for one in says.debts],
-    )
+    message = pb.WorkResponse(heartbeat_ack=says.heartbeat_ack or 0)
+    # What is said thousands of times a second is put together in its place, and not elsewhere first.
+    for assignment in says.assignments:
+        _fill_assignment(message.assignments.add(), assignment)
+    for ack in says.acks:
+        _fill_ref((added := message.acks.add()).attempt, ack.ref)
+        added.accepted = ack.accepted
+    message.begun.extend([_begun(one) for one in says.begun])
+    message.grants.extend([_grant(one) for one in says.grants])
+    message.cancels.extend([_cancel(one) for one in says.cancels])
+    message.revocations.extend([pb.Revocation(attempt=_to_ref(one.ref), reason=one.reason) for one in says.revocations])
+    message.parked.extend([_parked(one) for one in says.parked])
+    message.debts.extend([_debt(one) for one in says.debts])
     if says.welcome is not None:
         message.welcome.epoch = says.welcome.epoch
         message.welcome.lease.CopyFrom(translate.duration(says.welcome.lease))
@@ -254,19 +258,25 @@ def _to_ref(ref: AttemptRef) -> pb.AttemptRef:
     return pb.AttemptRef(task_id=ref.task_id, attempt=ref.attempt)
 
 
+def _fill_ref(message: pb.AttemptRef, ref: AttemptRef) -> None:
+    message.task_id, message.attempt = ref
+
+
 def _refs(refs: Iterable[AttemptRef]) -> list[pb.AttemptRef]:
     return [_to_ref(ref) for ref in refs]
 
 
-def _assignment(one: Assignment) -> pb.Assignment:
+def _fill_assignment(message: pb.Assignment, one: Assignment) -> None:
     status = one.task.status
-    return pb.Assignment(
-        task=translate.task(one.task),
-        attempt=status.attempt,
-        settle=_settle_order(status.grant) if one.settles and status.grant is not None else None,
-        alone=one.alone,
-        payload_path=one.payload_path,
-    )
+    translate.fill_task(message.task, one.task)
+    message.attempt = status.attempt
+    if one.settles:
+        if status.grant is not None:
+            message.settle.CopyFrom(_settle_order(status.grant))
+    elif status.alone:
+        message.alone = True
+    if one.payload_path:
+        message.payload_path = one.payload_path
 
 
 def _settle_order(grant: Grant) -> pb.SettleOrder:

@@ -93,7 +93,8 @@ class Dispatcher:
             self._bell.set()
 
     def _on_room(self, connection: Connection) -> None:
-        if connection.room > 0 and not self._is_dry(connection):
+        # Told for each attempt that ends; once the bell rings, the round that comes looks at everybody.
+        if not self._bell.is_set() and connection.room > 0 and not self._is_dry(connection):
             self._bell.set()
 
     def expect(self) -> None:
@@ -171,9 +172,11 @@ class Dispatcher:
 
     def _learn(self, offered: dict[Connection, Offer], claims: Claims, news: int) -> None:
         taken: defaultdict[str, list[str]] = defaultdict(list)
+        alone: set[str] = set()
         for session_id, task in claims.taken:
             taken[session_id].append(task.order.target)
-        alone = {session_id for session_id, task in claims.taken if Holding.of(task).alone}
+            if task.status.alone and Holding.of(task).alone:
+                alone.add(session_id)
         for connection, offer in offered.items():
             if offer.idle:
                 self._emptying.discard(connection)

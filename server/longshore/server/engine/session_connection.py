@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Final
 
 from longshore.server.engine.session_batcher import Batcher
 from longshore.server.engine.session_messages import AttemptRef, ReportAck
 from longshore.server.engine.session_outbox import Outbox
 from longshore.server.model.events import Reported
+from longshore.server.model.records import record
 from longshore.server.model.sharing import Shares
 from longshore.server.model.task import Grant, Payload, Session, Task
 from longshore.server.model.values import State
@@ -22,7 +22,7 @@ FLUSH_PATIENCE: Final = 5.0
 """Seconds for the last words to a worker to be written."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Holding:
     """What is known here of an attempt that the worker holds."""
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from longshore.server.engine.watch import Progress
 from longshore.server.model.events import Reported
+from longshore.server.model.records import record
 from longshore.server.model.task import Destination, Grant, Task
 from longshore.server.model.values import State
 from longshore.server.store.commands import BeginAnswer, GrantAnswer
@@ -73,7 +74,7 @@ class Welcome:
     held: tuple[AttemptRef, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Assignment:
     """Work, claimed and committed. `payload_path` is empty where the payload is to be downloaded."""
 
@@ -111,7 +112,7 @@ class Revocation:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ReportAck:
     """A report is durable, or stale."""
 

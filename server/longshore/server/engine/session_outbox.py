@@ -147,8 +147,10 @@ class Outbox:
     def take(self) -> ServerSays:
         """The next message. Assignments go before cancels of the same attempts, which wait for the next one."""
         assignments = self._take_assignments()
-        assigned = {one.ref for one in assignments} | self._assignments.keys()
-        later = {ref: self._cancels.pop(ref) for ref in assigned & self._cancels.keys()}
+        later: dict[AttemptRef, CancelOrder] = {}
+        if self._cancels:
+            assigned = {one.ref for one in assignments} | self._assignments.keys()
+            later = {ref: self._cancels.pop(ref) for ref in assigned & self._cancels.keys()}
         says = ServerSays(
             welcome=self._welcome,
             heartbeat_ack=self._heartbeat,
@@ -189,7 +191,9 @@ def _take(entries: dict[_K, _V], count: int) -> tuple[_V, ...]:
 def _size(assignment: Assignment) -> int:
     """About how many bytes it takes on the wire."""
     order, status = assignment.task.order, assignment.task.status
-    size = 512 + sum(len(key) + len(value) for key, value in order.labels.items())
+    size = 512
+    if order.labels:
+        size += sum(len(key) + len(value) for key, value in order.labels.items())
     if isinstance(order.work, Job) and order.work.arguments is not None:
         size += len(order.work.arguments.value)
     if order.destination is not None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json.encoder
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
+from longshore.server.model.records import record
 from longshore.server.model.task import FILE_PUSH, FilePush, Job
 from longshore.server.store.commands import TaskPlan
 
@@ -23,14 +24,14 @@ class Defaults:
     attempt_limit: int = 5
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class TaskRequest:
     """A validated TaskSpec; None: the server's default. `work` is one push per destination, or one job."""
 
     work: tuple[FilePush, ...] | Job
+    labels: Mapping[str, str]
     queue: str = "default"
     priority: int = 0
-    labels: Mapping[str, str] = field(default_factory=dict)
     not_before: float = 0.0
     expire_after: float | None = None
     run_timeout: float | None = None
@@ -55,7 +56,7 @@ class UploadRequest:
     take_over: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class SubmitRequest:
     """A validated SubmitTaskRequest. `payload_id` may be empty for a job."""
 

@@ -13,6 +13,7 @@ from enum import IntEnum
 from typing import ClassVar, Generic, TypeVar
 
 from longshore.server.model.events import Reported
+from longshore.server.model.records import record
 from longshore.server.model.servers import Here
 from longshore.server.model.task import FilePush, Grant, Job, Payload, Session, Task, Upload
 from longshore.server.model.values import Settlement, WaitReason
@@ -37,7 +38,7 @@ class Command(Generic[R]):
     lane: ClassVar[Lane] = Lane.CONTROL
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class TaskPlan:
     """A task to be made: a validated request with every default filled in. Times in seconds from acceptance."""
 
