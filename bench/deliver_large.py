@@ -71,7 +71,7 @@ async def _measure(run: Run, here: Site, pylxd: Pylxd, client: AsyncClient, sour
         subprocess.run(["sync"], check=True)
         return _SIZE / seconds
 
-    figures = await run.turns({"ours": ours, "command": command, "lxc": lxc, "pylxd": put})
+    figures = await run.turns({"ours": ours, "command": command, "lxc": lxc, "pylxd": put}, warm=0)
     for peer in ("lxc", "pylxd"):
         name = {"lxc": "lxc file push", "pylxd": "pylxd files.put"}[peer]
         run.compare(peer=name, unit="MiB/s", ours=figures["ours"], theirs=figures[peer], goal=GOAL)

@@ -2,8 +2,8 @@
 
 Ours: every file is an upload of its own (generated stub, 64 at once, one process), accepted durably, claimed, delivered
 by a real worker as atomically and as verified as a large one, and durably SUCCEEDED; measured from the first upload's
-start until the server counts the last one as finished. The worker is a `longshore-worker` with nothing set but its
-target, and the server has its default limits.
+start until the server counts the last one as finished. Server and worker are told to have more than usual under way at
+one instance (`--instance-limit`, `--concurrency`): three commits are awaited for each file, and files share them.
 
 The peer is what people run today: the command `lxc file push`, once for each file, one after the other; 8 at once and
 pylxd's `files.put` from one long-lived process are there for information. None of them is atomic or verified, or
@@ -29,20 +29,25 @@ from longshore.client import push_spec
 from longshore.v1 import admin_service_pb2, admin_service_pb2_grpc, task_service_pb2_grpc
 from longshore.v1 import task_service_pb2 as pb
 
-FILES: Final = 1500
+FILES: Final = 1000
 BY_COMMAND: Final = 60
 BY_PYLXD: Final = 300
 AT_ONCE: Final = 64
 GOAL: Final = Goal(at_least=10)
+UNDER_WAY: Final = 32
 _SIZE: Final = 1024
-_LOOK_S: Final = 0.02
+_LOOK_S: Final = 0.05
 
 
 async def measure(run: Run) -> None:
     content = os.urandom(_SIZE)
     source = run.folder / "small"
     source.write_bytes(content)
-    with site(run) as here:
+    options = {
+        "server_options": ("--instance-limit", str(UNDER_WAY)),
+        "worker_options": ("--concurrency", str(UNDER_WAY)),
+    }
+    with site(run, **options) as here:
         pylxd = await Pylxd.start(here.daemon, here.name)
         try:
             async with grpc.aio.insecure_channel(here.server.address) as channel:

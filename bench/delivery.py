@@ -80,7 +80,13 @@ def cpu_seconds(pid: int) -> float:
 
 
 @contextmanager
-def site(run: Run, *, targets: Sequence[str] = (), server_options: Sequence[str] = ()) -> Iterator[Site]:
+def site(
+    run: Run,
+    *,
+    targets: Sequence[str] = (),
+    server_options: Sequence[str] = (),
+    worker_options: Sequence[str] = (),
+) -> Iterator[Site]:
     """Everything up. `targets` besides the daemon, which is `default`."""
     installed("lxd", "busybox")
     with running_lxd() as daemon:
@@ -88,7 +94,7 @@ def site(run: Run, *, targets: Sequence[str] = (), server_options: Sequence[str]
         with (
             tempfile.TemporaryDirectory(dir=run.folder) as folder,
             ServerProcess(Path(folder), *server_options) as server,
-            WorkerProcess(server, targets=[f"default=lxd:{daemon.socket}", *targets]) as worker,
+            WorkerProcess(server, *worker_options, targets=[f"default=lxd:{daemon.socket}", *targets]) as worker,
         ):
             yield Site(daemon, name, server, worker)
 

@@ -17,8 +17,9 @@ import pytest
 
 from longshore.worker.errors import AttemptStopped, StopReason
 from longshore.worker.targets import sftp_wire as wire
-from longshore.worker.targets.base import Written
+from longshore.worker.targets.base import CHUNK, Attributes, Written
 from longshore.worker.targets.sftp import WINDOW, SftpSession, SftpStatus
+from longshore.worker.targets.sftp_delivery import SftpDelivery
 from longshore.worker.targets.sftp_wire import Kind, ProtocolError
 from longshore.worker.targets.transport import Transport
 
@@ -125,10 +126,150 @@ def test_requests_in_flight_are_bounded_and_several() -> None:
 
     total = WINDOW * 4
     with session(script, answer_s=0.5) as sftp:
-        sftp.write(b"h", io.BytesIO(bytes(131_072 * total)), advance=ignore)
+        sftp.write(b"h", io.BytesIO(bytes(CHUNK * total)), advance=ignore)
         with pytest.raises(TimeoutError):
             sftp.settle()
     assert max(waiting) == WINDOW
+
+
+def test_a_write_fits_into_the_longest_packet_that_servers_take() -> None:
+    lengths: list[int] = []
+
+    def script(server: Server) -> None:
+        server.greet()
+        while (request := server.request()) is not None:
+            lengths.append(5 + len(request[2]))
+            server.send(status(request[1], wire.OK))
+
+    with session(script) as sftp:
+        # Handles have at most 256 bytes.
+        sftp.write(b"h" * 256, io.BytesIO(bytes(CHUNK)), advance=ignore)
+        sftp.settle()
+    assert len(lengths) == 1
+    assert lengths[0] <= 256 * 1024
+
+
+class Counting(Transport):
+    """Counts the calls that cost the daemon or us a system call."""
+
+    def __init__(self, sock: socket.socket, *, answer_s: float) -> None:
+        super().__init__(sock, answer_s=answer_s)
+        self.sends = self.receives = self.looks = 0
+
+    def send(self, *parts: bytes) -> None:
+        self.sends += 1
+        super().send(*parts)
+
+    def receive(self) -> bytes:
+        self.receives += 1
+        return super().receive()
+
+    def readable(self) -> bool:
+        self.looks += 1
+        return super().readable()
+
+
+@contextmanager
+def counted(script: Callable[[Server], None]) -> Iterator[tuple[SftpSession, Counting]]:
+    """A session and the counts since its greeting."""
+    ours, theirs = socket.socketpair()
+    thread = threading.Thread(target=lambda: script(Server(theirs)))
+    thread.start()
+    transport = Counting(ours, answer_s=10.0)
+    try:
+        opened = SftpSession(transport)
+        transport.sends = transport.receives = transport.looks = 0
+        yield opened, transport
+    finally:
+        transport.close()
+        thread.join(20)
+        theirs.close()
+        assert not thread.is_alive()
+
+
+def test_a_large_write_is_one_send_and_at_most_one_receive_a_chunk() -> None:
+    def script(server: Server) -> None:
+        server.greet()
+        while (request := server.request()) is not None:
+            server.send(status(request[1], wire.OK))
+
+    chunks = 100
+    with counted(script) as (sftp, count):
+        sftp.write(b"h", io.BytesIO(bytes(CHUNK * chunks)), advance=ignore)
+        sftp.settle()
+    assert count.sends == chunks
+    assert count.receives <= chunks
+    assert count.looks == 0
+
+
+def test_a_large_write_sends_the_bytes_that_it_read_and_no_copies() -> None:
+    pieces = [bytes(CHUNK) for _ in range(3)]
+    sent: list[bytes] = []
+
+    class Keeping(Counting):
+        def send(self, *parts: bytes) -> None:
+            sent.extend(parts)
+            super().send(*parts)
+
+    class Pieces:
+        def __init__(self) -> None:
+            self._left = iter(pieces)
+
+        def read(self, size: int, /) -> bytes:
+            assert size == CHUNK
+            return next(self._left, b"")
+
+    def script(server: Server) -> None:
+        server.greet()
+        while (request := server.request()) is not None:
+            server.send(status(request[1], wire.OK))
+
+    ours, theirs = socket.socketpair()
+    thread = threading.Thread(target=lambda: script(Server(theirs)))
+    thread.start()
+    transport = Keeping(ours, answer_s=10.0)
+    try:
+        sftp = SftpSession(transport)
+        sftp.write(b"h", Pieces(), advance=ignore)
+        sftp.settle()
+    finally:
+        transport.close()
+        thread.join(20)
+        theirs.close()
+    assert [part for part in sent if len(part) == CHUNK and any(part is piece for piece in pieces)] == pieces
+
+
+def test_a_small_delivery_takes_eight_packets_in_four_round_trips() -> None:
+    packets: list[int] = []
+
+    def script(server: Server) -> None:
+        server.greet()
+        while (request := server.request()) is not None:
+            kind, number, _ = request
+            packets.append(kind)
+            if kind == Kind.OPEN:
+                server.send(handle(number))
+            elif kind == Kind.LSTAT and packets.count(Kind.LSTAT) == 2:
+                body = struct.pack(">IQIII", 0x7, 1024, 0, 0, 0o100644)
+                server.send(struct.pack(">IBI", 5 + len(body), Kind.ATTRS, number) + body)
+            else:
+                server.send(status(number, wire.NO_SUCH_FILE if kind == Kind.LSTAT else wire.OK))
+
+    with counted(script) as (sftp, count):
+        sftp.extensions = {"posix-rename@openssh.com": "1"}
+        delivery = SftpDelivery(sftp, check=lambda: None, give_back=lambda used: None)
+        assert delivery.stat("/f", follow=False) is None
+        temp = delivery.create_temp("/t", Attributes(0o644, 0, 0))
+        temp.write(io.BytesIO(bytes(1024)), advance=ignore)
+        assert temp.finish().size == 1024
+        delivery.commit("/t", "/f", replace=True)
+    assert packets == [
+        Kind.LSTAT,
+        Kind.OPEN,
+        *(Kind.FSETSTAT, Kind.FSETSTAT, Kind.WRITE, Kind.CLOSE, Kind.LSTAT),
+        Kind.EXTENDED,
+    ]
+    assert count.sends == 4
 
 
 def test_write_error_that_comes_late_is_not_lost() -> None:
@@ -146,7 +287,7 @@ def test_write_error_that_comes_late_is_not_lost() -> None:
         server.send(status(request[1], wire.OK))
 
     with session(script) as sftp:
-        sftp.write(b"h", io.BytesIO(bytes(131_072 * 5)), advance=ignore)
+        sftp.write(b"h", io.BytesIO(bytes(CHUNK * 5)), advance=ignore)
         with pytest.raises(SftpStatus, match="no space left"):
             sftp.settle()
         assert sftp.usable, "every answer was read"

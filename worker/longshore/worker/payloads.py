@@ -28,6 +28,7 @@ from longshore.v1 import task_pb2
 from longshore.v1 import worker_service_pb2 as ws
 from longshore.worker.attempts import Attempt, ref_of
 from longshore.worker.errors import AttemptStopped, PermanentError, Reason, StopReason, TransientError
+from longshore.worker.targets.base import CHUNK
 
 PAYLOAD_DAMAGED: Final = "PAYLOAD_DAMAGED"
 """What was read is not what was uploaded."""
@@ -337,7 +338,8 @@ def pieces(attempt: Attempt, downloads: Downloads, *, offset: int) -> Generator[
         return
     with file:
         file.seek(offset)
-        while piece := file.read(_COPY):
+        # As much as targets take at a time: what is read in other pieces is copied once more to be cut.
+        while piece := file.read(CHUNK):
             attempt.touch()
             yield piece
 

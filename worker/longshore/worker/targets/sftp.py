@@ -1,6 +1,6 @@
 """An SFTP session with a daemon's instance: what file pushes need of SFTP, and nothing else.
 
-Several requests are in flight at once (128 KiB x 16), and every answer is read: a write error arrives with its own
+Several requests are in flight at once (252 KiB x 8), and every answer is read: a write error arrives with its own
 answer, and a client that does not look never learns that the disk is full. Requests whose answer is only "OK" are
 *deferred*: their answers are taken before the next one that matters, so that a small file takes four round trips and
 not nine. The first error among them is raised there.
@@ -18,14 +18,17 @@ from typing import Final
 import google_crc32c
 
 from longshore.worker.targets import sftp_wire as wire
-from longshore.worker.targets.base import CHUNK, FileKind, FileStat, Source, Written, chunks, no_check
+from longshore.worker.targets.base import FileKind, FileStat, Source, Written, chunks, no_check
 from longshore.worker.targets.paths import MODE_MAX
 from longshore.worker.targets.sftp_wire import Answer, Kind, OpenFlag, ProtocolError
 from longshore.worker.targets.transport import Transport
 
 _TOGETHER: Final = 32 * 1024
-WINDOW: Final = 16
-"""Requests in flight."""
+WINDOW: Final = 8
+"""Writes in flight."""
+_READ: Final = 128 * 1024
+_READS: Final = 16
+"""Bytes in a read, and reads in flight. Most servers answer with 32 KiB."""
 POSIX_RENAME: Final = "posix-rename@openssh.com"
 HARDLINK: Final = "hardlink@openssh.com"
 
@@ -125,7 +128,8 @@ class SftpSession:
                 self._send(Kind.WRITE, head, chunk)
                 offset += len(chunk)
                 advance(offset)
-                while len(self._open) >= WINDOW or (self._open and self._transport.readable()):
+                # Answers are taken when they must be, several at once: a look at the socket for each write costs more.
+                while len(self._open) >= WINDOW:
                     _expect_ok(self._answer())
         except BaseException:
             self.drain()
@@ -287,7 +291,7 @@ class SftpSession:
         # Servers may answer short (32 KiB, say): the first answer tells how much to ask for, and a later short one is
         # completed by itself. Answers may come in any order; the checksum wants them in ours.
         crc = done = 0
-        size = CHUNK
+        size = _READ
         asked: deque[tuple[int, int, int]] = deque()
         arrived: dict[int, Answer] = {}
         window = 1
@@ -312,7 +316,7 @@ class SftpSession:
             if len(piece) > wanted:
                 raise ProtocolError("more bytes than were asked for")
             if window == 1:
-                size, next_offset, window = len(piece), offset + len(piece), WINDOW
+                size, next_offset, window = len(piece), offset + len(piece), _READS
             elif len(piece) < wanted:
                 rest = self._send(Kind.READ, target + struct.pack(">QI", offset + len(piece), wanted - len(piece)))
                 asked.appendleft((rest, offset + len(piece), wanted - len(piece)))
