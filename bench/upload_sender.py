@@ -2,8 +2,8 @@
 
     python -m bench.upload_sender ADDRESS TOKEN_FILE SIZE COUNT
 
-Prints `ready`; for each line on stdin it makes COUNT uploads of SIZE bytes at once, and prints the seconds they took,
-up to the last answer. What it sends is serialized beforehand, as Go's sender has its body in memory: the figure is the
+Prints `ready`; for each line on stdin it makes COUNT uploads of SIZE bytes at once, and prints the seconds up to the
+last answer. What it sends is serialized beforehand, as Go's sender has its body in memory: the figure is the
 server's. Its allocator is set up as the server's is; ours is the whole process, as it is for that sender.
 """
 
