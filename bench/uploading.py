@@ -18,6 +18,7 @@ import psutil
 from bench.rows import ROOT, Run, installed
 from tests.support.processes import Process, ServerProcess, eventually
 
+KIB: Final = 1 << 10
 GIB: Final = 1 << 30
 MIB: Final = 1 << 20
 MB: Final = 1e6
@@ -64,7 +65,7 @@ class Peer(Process):
 def go_binary() -> Path:
     """bench/peers/upload.go, built. Raises CalledProcessError."""
     installed("go")
-    target = ROOT / "build" / "peers" / "upload"
+    target = ROOT / "build" / "go" / "upload"
     target.parent.mkdir(parents=True, exist_ok=True)
     subprocess.run(["go", "build", "-o", str(target), str(ROOT / "bench" / "peers" / "upload.go")], check=True)
     return target
@@ -182,9 +183,9 @@ def our_client(server: Longshored, content: Path) -> Sender:
 
 async def measured(run: Run, who: str, size: int, sender: Sender, pids: Sequence[int]) -> float:
     """MB/s of `size` bytes; CPU seconds a GiB of server and sender to stderr."""
-    before = _cpu(pids), _cpu([sender.pid])
+    before = cpu(pids), cpu([sender.pid])
     seconds = await sender.send()
-    server, sending = _cpu(pids) - before[0], _cpu([sender.pid]) - before[1]
+    server, sending = cpu(pids) - before[0], cpu([sender.pid]) - before[1]
     run.say(
         f"{run.row}: {who} {size / seconds / MB:,.0f} MB/s, CPU s/GiB: "
         f"server {server * GIB / size:.2f}, sender {sending * GIB / size:.2f}"
@@ -192,7 +193,7 @@ async def measured(run: Run, who: str, size: int, sender: Sender, pids: Sequence
     return size / seconds / MB
 
 
-def _cpu(pids: Sequence[int]) -> float:
+def cpu(pids: Sequence[int]) -> float:
     """User and system seconds so far."""
     times = [psutil.Process(pid).cpu_times() for pid in pids]
     return float(sum(each.user + each.system for each in times))
