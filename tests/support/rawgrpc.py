@@ -18,7 +18,7 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 from longshore.server.edge.auth_interceptor import AuthInterceptor
-from longshore.server.edge.task_service import TaskEngine, TaskService
+from longshore.server.edge.task_service import TaskEngine, TaskService, add_task_service
 from longshore.server.engine.progress import ProgressBoard
 from longshore.server.engine.submissions import Defaults
 from longshore.server.engine.uploads import UploadLimits, Uploads
@@ -102,7 +102,7 @@ class TaskServer:
             interceptors=[AuthInterceptor(local=LocalToken(TOKEN))],
             options=[("grpc.max_receive_message_length", LARGEST_MESSAGE), ("grpc.so_reuseport", 0)],
         )
-        pb_grpc.add_TaskServiceServicer_to_server(TaskService(engine), self._server)
+        add_task_service(TaskService(engine), self._server)
         port = self._server.add_insecure_port("127.0.0.1:0")
         self.address = f"127.0.0.1:{port}"
         await self._server.start()

@@ -25,7 +25,7 @@ from longshore.server.database import make_store, open_store
 from longshore.server.datadir import DataDir
 from longshore.server.door import Door
 from longshore.server.edge.admin_service import AdminEngine, AdminService
-from longshore.server.edge.task_service import TaskEngine, TaskService
+from longshore.server.edge.task_service import TaskEngine, TaskService, add_task_service
 from longshore.server.edge.worker_service import WorkerService
 from longshore.server.engine.dispatch import Dispatcher
 from longshore.server.engine.janitor import Janitor, JanitorSettings
@@ -51,7 +51,6 @@ from longshore.v1 import (
     admin_service_pb2,
     admin_service_pb2_grpc,
     task_service_pb2,
-    task_service_pb2_grpc,
     worker_service_pb2,
     worker_service_pb2_grpc,
 )
@@ -229,7 +228,7 @@ class _Server:
         await self._janitor.prepare()
         lock = await self._door.lock(self._data.token(), self._store, self._clock)
         server = grpc.aio.server(interceptors=[lock], options=list(CHANNEL_OPTIONS))
-        task_service_pb2_grpc.add_TaskServiceServicer_to_server(self._task_service, server)
+        add_task_service(self._task_service, server)
         worker_service_pb2_grpc.add_WorkerServiceServicer_to_server(WorkerService(self._sessions), server)
         admin_service_pb2_grpc.add_AdminServiceServicer_to_server(self._admin_service, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)

@@ -10,6 +10,7 @@ import grpc.aio
 
 from longshore.server.edge import translate
 from longshore.server.edge.auth import Principal
+from longshore.server.edge.chunks import Chunk, Request
 from longshore.server.edge.validate import check_request_id, submit_request, upload_request
 from longshore.server.engine.upload_stream import UploadStream
 from longshore.server.engine.uploads import Uploads, UploadView
@@ -76,9 +77,10 @@ async def _header(context: _Context, idle: float) -> pb.UploadHeader:
         raise UploadBroken(f"No header came in {idle:.0f} s.") from None
     if message is None:
         raise ProtocolViolation("The stream ended before a header.")
-    which = message.WhichOneof("message")
+    which = "chunk" if isinstance(message, Chunk) else message.WhichOneof("message")
     if which != "header":
         raise ProtocolViolation(f"The first message is {which or 'empty'}; send the header first.")
+    assert not isinstance(message, Chunk)
     return message.header
 
 
@@ -109,6 +111,9 @@ async def _receive(stream: UploadStream, context: _Context) -> pb.UploadFinish:
     or death, and `cancelled()` is False. So the end proves nothing, and only a finish does.
     """
     while (message := await _read(context)) is not None:
+        if isinstance(message, Chunk):
+            await stream.chunk(message.offset, message.crc32c, message.data)
+            continue
         match message.WhichOneof("message"):
             case "chunk":
                 chunk = message.chunk
@@ -124,8 +129,8 @@ async def _receive(stream: UploadStream, context: _Context) -> pb.UploadFinish:
     raise UploadBroken("The stream ended without a finish. What is durable is kept: continue from GetUpload's offset.")
 
 
-async def _read(context: _Context) -> pb.UploadRequest | None:
-    message = await context.read()
+async def _read(context: _Context) -> Request | None:
+    message: Any = await context.read()
     return None if message is grpc.aio.EOF else message
 
 
