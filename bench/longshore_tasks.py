@@ -1,23 +1,26 @@
 """Our side of what bench/peers/on_*.py are: handlers on the worker's SDK, and `send` on the client.
 
-`$BENCH_HOW` says how the client submits: `unary`, a call of `AsyncClient.submit` for each task.
+`$BENCH_HOW` says how the client submits many tasks: `pipelined`, with `AsyncClient.submit_many` over one stream, as
+docs/client.md has it for a great many small ones; `unary`, with a call of `AsyncClient.submit` for each.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import os
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Final
 
 from google.protobuf.wrappers_pb2 import StringValue
 
 from bench.peers.record import SLOW, ran
-from longshore.client import AsyncClient, job_spec
+from longshore.client import AsyncClient, Submission, job_spec
+from longshore.v1 import task_pb2
 from longshore.worker import AsyncContext, Registry
 
 HOW: Final = "BENCH_HOW"
-HOWS: Final[tuple[str, ...]] = ("unary",)
+HOWS: Final = ("pipelined", "unary")
 """The best one first."""
 
 registry = Registry()
@@ -49,6 +52,24 @@ async def opened() -> AsyncIterator[None]:
         yield
 
 
+def _spec(kind: str, number: int, sent: int, pad: str) -> task_pb2.TaskSpec:
+    return job_spec(kind, StringValue(value=f"{number} {sent} {pad}"))
+
+
 async def send(kind: str, number: int, sent: int, pad: str) -> None:
-    spec = job_spec(kind, StringValue(value=f"{number} {sent} {pad}"))
-    await _clients[0].submit(spec=spec)
+    """Returns when it is durable."""
+    await _clients[0].submit(spec=_spec(kind, number, sent, pad))
+
+
+async def _send_many(tasks: Iterator[tuple[str, int, int, str]], at_once: int) -> int:
+    """How many were accepted. Raises LongshoreError for the first that was not."""
+    accepted = 0
+    submissions = (Submission(spec=_spec(*task)) for task in tasks)
+    async for one in _clients[0].submit_many(submissions, at_once=at_once):
+        if one.error is not None:
+            raise one.error
+        accepted += 1
+    return accepted
+
+
+send_many = _send_many if os.environ.get(HOW) == HOWS[0] else None

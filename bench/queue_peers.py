@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,7 +52,7 @@ class Peer:
     def module(self) -> str:
         return f"bench.peers.on_{self.library.lower()}"
 
-    def worker(self) -> list[str]:
+    def worker(self, coroutines: int) -> list[str]:
         """Its command."""
         module, threads = self.module, str(THREADS)
         return {
@@ -65,7 +65,7 @@ class Peer:
             "Huey": ["huey_consumer", f"{module}.huey", "-w", threads, "-q", "-f", "-d", "0.005", "-m", "0.01"],
             "Procrastinate": ["procrastinate", "-a", f"{module}.app", "worker", "-c", threads, "-q", "bench"],
             "Taskiq": [
-                *("taskiq", "worker", f"{module}:broker", "--workers", "1", "--max-async-tasks", str(CONCURRENCY)),
+                *("taskiq", "worker", f"{module}:broker", "--workers", "1", "--max-async-tasks", str(coroutines)),
                 *("--log-level", "ERROR"),
             ],
         }[self.library]
@@ -99,13 +99,15 @@ class _Database:
 
 
 @asynccontextmanager
-async def opened(run: Run, peer: Peer, *, name: str = "", again: int = 0, started: bool = True) -> AsyncIterator[Site]:
+async def opened(
+    run: Run, peer: Peer, *, again: int = 0, coroutines: int = CONCURRENCY, started: bool = True
+) -> AsyncIterator[Site]:
     """A peer, set up and warm. `again`: seconds after which a lost worker's tasks are given to another.
 
-    With `started` false its worker is not there yet. Raises AssertionError if it does not work.
+    With `started` false its worker is not there, and nothing is warm. Raises AssertionError if it does not work.
     """
     run.folder.chmod(0o711)  # PostgreSQL runs as somebody else, and loads the shim from there.
-    folder = run.folder / (name or peer.key)
+    folder = run.folder / peer.key
     folder.mkdir()
     slow = run.environment()
     own = environment_of(folder) | ({AGAIN: str(again)} if again else {})
@@ -124,7 +126,7 @@ async def opened(run: Run, peer: Peer, *, name: str = "", again: int = 0, starte
             broker, parts["broker"] = redis, lambda: group_cpu(redis)
             scheme = "redis+socket" if peer.library == "Celery" else "unix"
             own[BROKER] = f"{scheme}://{redis.socket}"
-        command = peer.worker()
+        command = peer.worker(coroutines)
         worker = Group(name="worker", root=folder, argv=[str(PEERS / command[0]), *command[1:]], environment=own)
         parts["worker"] = lambda: group_cpu(worker)
         client = Client(str(PEERS / "python"), peer.module, own, folder / "client.log")
@@ -177,3 +179,24 @@ def our_client(folder: Path, how: str) -> Client:
         "LONGSHORE_TOKEN_FILE": str(folder / "data" / "token"),
     }
     return Client(sys.executable, "bench.longshore_tasks", own, folder / f"client-{how}.log")
+
+
+@asynccontextmanager
+async def celery_enqueues(
+    run: Run, *, sync: str = "always", at_once: int = 8, size: int = 0
+) -> AsyncIterator[Callable[[float], Awaitable[float]]]:
+    """A function that enqueues Celery tasks for so many seconds and answers how many a second were accepted.
+
+    No worker is there to run them. `sync`: of Redis. `at_once`: threads of the client process. `size`: bytes of
+    arguments [200].
+    """
+    await asyncio.to_thread(install)
+    async with opened(run, CELERY[sync], started=False) as site:
+
+        async def rate(seconds: float) -> float:
+            submitted = await site.client.submit(at_once=at_once, seconds=seconds, size=size)
+            return submitted.count / submitted.seconds
+
+        # The first one opens its connections.
+        await rate(0.2)
+        yield rate

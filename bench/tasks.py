@@ -7,10 +7,11 @@ process that is warm. The client submits for a second, so many at once; the work
 first submission to the last run; what is run is what was accepted, each task once, its arguments about 200 bytes.
 
 Ours: `longshored` on SQLite, `longshore-worker` with an async handler of the SDK, `AsyncClient`; 64 submissions and 64
-attempts at once. Peers: acknowledged after the run, kept in Redis with an append-only file (`always`: synced before
-each answer, as durable as ours; `everysec`: a second may be lost), in SQLite with fsync or in PostgreSQL. Coroutine
-workers run 64 at once, threads 8, which is faster for them than 64. Taskiq and Huey submit with the number at once that
-was best for them just before; the others with 8.
+attempts at once. `pipelined`: with `submit_many`, which is there for this; `unary`: a call each, without a goal. Peers:
+acknowledged after the run, kept in Redis with an append-only file (`always`: synced before each answer, as durable as
+ours; `everysec`: a second may be lost), in SQLite with fsync or in PostgreSQL. Coroutine workers run 64 at once,
+threads 8, which is faster for them than 64. Taskiq and Huey submit with the number at once that was best for them just
+before; the others with 8.
 
 All are there all the time, since idle they cost less than half a percent of a core; Huey polls, so that its worker
 stands still (SIGSTOP) while it is not its turn.

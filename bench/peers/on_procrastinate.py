@@ -26,7 +26,7 @@ async def slow(number: int, sent: int, pad: str) -> None:
 
 if REDELIVERY:
 
-    @app.periodic(cron="*/5 * * * * *")
+    @app.periodic(cron="* * * * * */5")  # seconds stand last
     @app.task(queue="bench", queueing_lock="stalled", pass_context=True)
     async def retry_stalled(context: procrastinate.JobContext, timestamp: int) -> None:
         for job in await app.job_manager.get_stalled_jobs(seconds_since_heartbeat=REDELIVERY):

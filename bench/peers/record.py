@@ -18,8 +18,6 @@ BROKER: Final = "BENCH_BROKER"
 """Names in the environment: the file, and where the broker is."""
 SLOW: Final = 0.2
 """Seconds that a slow task takes."""
-PAD: Final = "p" * 200
-"""Arguments are about as long as real ones."""
 AGAIN: Final = "BENCH_REDELIVERY"
 REDELIVERY: Final = int(os.environ.get(AGAIN, "0"))
 """Seconds after which a peer is to give a lost worker's task to another; 0: as it comes."""
@@ -34,6 +32,11 @@ def ran(number: int, sent: int) -> None:
 @cache
 def _log() -> int:
     return os.open(os.environ[LOG], os.O_APPEND | os.O_CREAT | os.O_WRONLY, 0o644)
+
+
+def pad(size: int = 0) -> str:
+    """Makes the arguments as long as real ones, or as said: so many bytes."""
+    return "p" * (size or 200)
 
 
 def broker() -> str:
