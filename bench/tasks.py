@@ -76,7 +76,10 @@ async def measure(run: Run) -> None:
 
 async def choose(run: Run, site: Site, candidates: Sequence[int]) -> None:
     """Submit with the number at once that makes it fastest; warms it up besides."""
-    rates = {at_once: await site.burst(at_once, seconds=OTHERS) for at_once in candidates}
+    rates = dict.fromkeys(candidates, 0.0)
+    for _ in range(1 if len(candidates) == 1 else 2):
+        for at_once in candidates:
+            rates[at_once] = max(rates[at_once], await site.burst(at_once, seconds=OTHERS))
     site.at_once = max(rates, key=lambda at_once: rates[at_once])
     said = ", ".join(f"{number(rate)} tasks/s with {at_once} at once" for at_once, rate in rates.items())
     run.say(f"{run.row}: {site.name}: {said}")

@@ -12,7 +12,13 @@ from taskiq_redis import RedisStreamBroker
 from bench.peers.record import REDELIVERY, SLOW, ran
 from bench.peers.record import broker as where
 
-broker = RedisStreamBroker(url=where(), idle_timeout=1000 * (REDELIVERY or 600), max_connection_pool_size=256)
+broker = RedisStreamBroker(
+    url=where(),
+    idle_timeout=1000 * (REDELIVERY or 600),
+    # The lock of a killed worker would stay for ever.
+    unacknowledged_lock_timeout=REDELIVERY or None,
+    max_connection_pool_size=256,
+)
 
 
 @broker.task(task_name="noop")
