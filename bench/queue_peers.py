@@ -72,7 +72,7 @@ class Peer:
 
 
 SYNCS: Final = ("always", "everysec")
-TASKIQ: Final = {sync: Peer(library="Taskiq", sync=sync, at_once=(8, 64, 256)) for sync in SYNCS}
+TASKIQ: Final = {sync: Peer(library="Taskiq", sync=sync, at_once=(8, 64, 256, 1000)) for sync in SYNCS}
 CELERY: Final = {sync: Peer(library="Celery", sync=sync) for sync in SYNCS}
 DRAMATIQ: Final = {sync: Peer(library="Dramatiq", sync=sync) for sync in SYNCS}
 HUEY: Final = Peer(library="Huey", at_once=(1, 8, 64))

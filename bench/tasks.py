@@ -6,12 +6,12 @@ Three parts on both sides, each in processes of its own on the same cores: a cli
 process that is warm. The client submits for a second, so many at once; the worker works meanwhile. Counted is from the
 first submission to the last run; what is run is what was accepted, each task once, its arguments about 200 bytes.
 
-Ours: `longshored` on SQLite, `longshore-worker` with an async handler of the SDK, `AsyncClient`; 64 submissions and 64
-attempts at once. `pipelined`: with `submit_many`, which is there for this; `unary`: a call each, without a goal. Peers:
+Ours: `longshored` on SQLite, `longshore-worker` with an async handler of the SDK, `AsyncClient`. `pipelined`: with
+`submit_many`, which is there for this; `unary`: a call each, 64 at once, without a goal. Peers:
 acknowledged after the run, kept in Redis with an append-only file (`always`: synced before each answer, as durable as
 ours; `everysec`: a second may be lost), in SQLite with fsync or in PostgreSQL. Coroutine workers run 64 at once,
 threads 8, which is faster for them than 64. Taskiq and Huey submit with the number at once that was best for them just
-before; the others with 8.
+before, and so do we; the others with 8.
 
 All are there all the time, since idle they cost less than half a percent of a core; Huey polls, so that its worker
 stands still (SIGSTOP) while it is not its turn.
@@ -45,6 +45,9 @@ SECONDS: Final = 1.0
 """Of submitting, in each round."""
 OTHERS: Final = 0.5
 """The same for peers without a goal."""
+PIPELINED: Final = (64, 256, 1000)
+UNARY: Final = 64
+"""Submissions at once."""
 GOALS: Final = {TASKIQ["always"].name: Goal(at_least=3.0), HUEY.name: Goal(at_least=1.0)}
 
 
@@ -62,10 +65,14 @@ async def measure(run: Run) -> None:
                 site.worker.stop()
             sites[peer.name] = site
         ours = await stack.enter_async_context(opened_ours(run, how=HOWS[0]))
+        await choose(run, ours, PIPELINED)
         clients = {HOWS[0]: ours.client}
         for how in HOWS[1:]:
             clients[how] = await stack.enter_async_context(our_client(ours.folder, how).running())
-        contenders = {f"ours {how}": partial(burst, run, ours, SECONDS, client) for how, client in clients.items()}
+        contenders = {
+            f"ours {how}": partial(burst, run, ours, SECONDS, client, ours.at_once if how == HOWS[0] else UNARY)
+            for how, client in clients.items()
+        }
         for name, site in sites.items():
             contenders[name] = partial(burst, run, site, SECONDS if name in GOALS else OTHERS)
         for client in clients.values():
@@ -85,11 +92,13 @@ async def choose(run: Run, site: Site, candidates: Sequence[int]) -> None:
     run.say(f"{run.row}: {site.name}: {said}")
 
 
-async def burst(run: Run, site: Site, seconds: float, client: Client | None = None) -> float:
+async def burst(
+    run: Run, site: Site, seconds: float, client: Client | None = None, at_once: int | None = None
+) -> float:
     """A turn."""
     if site.polls:
         site.worker.resume()
-    rate = await site.burst(client=client, seconds=seconds)
+    rate = await site.burst(at_once, client=client, seconds=seconds)
     run.say(f"{run.row}: {site.name}: {site.costs}")
     if site.polls:
         site.worker.stop()
