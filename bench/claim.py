@@ -1,26 +1,26 @@
 """What a claim costs with 1,000 and with 1,000,000 tasks queued, on SQLite and on PostgreSQL.
 
-    make bench ROW=claim       python -m bench.claim [--rounds N] [--many N] [--only sqlite|postgres] [--plans]
+    make bench ROW=claim       python -m bench.claim [--rounds N] [--json FILE]
+    python -m bench.claim_plans        the plans of its statements
 
 Two databases of each make, one with the thousand of `bench/backlog.py`, one with a thousand times as many. A claim for
 four sessions with room for two attempts each is one command of the store, its commit included; between claims, outside
 the measure, the claimed tasks succeed and as many new ones are queued. The two databases are asked in turns, A B A B.
-Only their ratio counts: exit code 0 when its median is at most 1.2 on both.
+A round is fifty claims on each, and its figure their median in milliseconds. The long queue stands for ours, the short
+one for the peer: only their ratio counts.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import itertools
+import os
 import statistics
-import sys
-import tempfile
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from bench import plans
 from bench.backlog import (
@@ -36,6 +36,7 @@ from bench.backlog import (
     plan,
     submit,
 )
+from bench.rows import Goal, Run, row
 from longshore.server.model.clock import Clock, SystemClock
 from longshore.server.model.events import Policy, Reported
 from longshore.server.model.task import FILE_PUSH, Grant, Task
@@ -48,6 +49,9 @@ from longshore.server.store.store import SQLStore
 from tests.support.postgres import Cluster, running_cluster
 
 GOAL: Final = 1.2
+MANY: Final = 1_000_000
+CLAIMS: Final = 50
+"""On each database, in a round."""
 ROOM: Final = 2
 SETTINGS: Final = "ALTER SYSTEM SET {} TO {}"
 SERVER: Final = {"autovacuum": "on", "shared_buffers": "'512MB'", "max_wal_size": "'4GB'", "max_connections": "60"}
@@ -166,88 +170,62 @@ async def fill(make: Make, label: str, copies: int) -> None:
             raise AssertionError(f"the copies are not as the store makes them: {wrong[:5]}")
 
 
-async def compare(make: Make, rounds: int, many: int, *, show_plans: bool) -> bool:
-    """Fill, measure in turns, print. Answers whether the goal was reached."""
-    copies = many // BASE - 1
+@asynccontextmanager
+async def queue(make: Make, label: str) -> AsyncIterator[Queue]:
+    """A filled database, opened."""
+    async with opened(make.store(label)) as store:
+        fleet = Fleet(store)
+        await fleet.connect(4)
+        yield Queue(store, fleet, label)
+
+
+async def compare(run: Run, make: Make) -> None:
+    """Fill, measure in turns, print."""
     began = time.monotonic()
     await fill(make, "checked", 3)
     await fill(make, "few", 0)
-    await fill(make, "many", copies)
-    print(f"{make.name}: filled in {time.monotonic() - began:.0f} s", file=sys.stderr)
-    if show_plans:
-        for title, steps in make.explain("many"):
-            print(f"\n{make.name}, {many:,} queued: {title}", *("  " + step for step in steps), sep="\n")
-        print()
-    async with AsyncExitStack() as stack:
-        queues = []
-        for label in ("few", "many"):
-            store = await stack.enter_async_context(opened(make.store(label)))
-            fleet = Fleet(store)
-            await fleet.connect(4)
-            queues.append(Queue(store, fleet, label))
-        few, of_many = queues
-        warm = max(10, rounds // 10)
-        for number in range(warm + rounds):
-            for queue in (few, of_many) if number % 2 else (of_many, few):
-                await queue.round(measured=number >= warm)
-    return report(make.name, few.times, of_many.times, many)
-
-
-def report(name: str, few: list[float], many: list[float], queued: int) -> bool:
-    ratios = blocks(few, many)
-    ratio = statistics.median(many) / statistics.median(few)
-    reached = ratio <= GOAL
-    for label, times in ((f"{BASE:,}", few), (f"{queued:,}", many)):
-        low, middle, high = (1e3 * quantile(times, of) for of in (0.05, 0.5, 0.95))
-        print(f"claim on {name}, {label} queued: {middle:.2f} ms [{low:.2f}..{high:.2f}, 5 to 95 %]")
-    print(
-        f"claim: ours {1e3 * statistics.median(many):.2f} ms on {name} with {queued:,} queued, "
-        f"{1e3 * statistics.median(few):.2f} ms with {BASE:,}, ratio {ratio:.2f} "
-        f"[{min(ratios):.2f}..{max(ratios):.2f}], goal ≤ {GOAL}: {'reached' if reached else 'missed'}",
-        flush=True,
+    await fill(make, "many", MANY // BASE - 1)
+    run.say(f"claim: {make.name} filled in {time.monotonic() - began:.0f} s")
+    few: list[float] = []
+    many: list[float] = []
+    async with queue(make, "few") as short, queue(make, "many") as long:
+        for number in range(-1, run.rounds):
+            run.loads.append(os.getloadavg()[0])
+            short.times, long.times = [], []
+            for claim in range(CLAIMS):
+                for one in (short, long) if claim % 2 else (long, short):
+                    await one.round(measured=True)
+            if number >= 0:
+                few.append(1e3 * statistics.median(short.times))
+                many.append(1e3 * statistics.median(long.times))
+    run.compare(
+        what=f"{make.name} with {MANY:,} queued",
+        peer=f"with {BASE:,}",
+        unit="ms",
+        ours=many,
+        theirs=few,
+        goal=Goal(at_most=GOAL),
     )
-    return reached
 
 
-def blocks(few: list[float], many: list[float], count: int = 10) -> list[float]:
-    """Ratios of the medians of ten stretches of the run: how far it is to be trusted."""
-    size = max(1, len(few) // count)
-    pieces = range(0, size * count, size)
-    return [
-        statistics.median(many[at : at + size]) / statistics.median(few[at : at + size]) for at in pieces if few[at:]
-    ]
+@contextmanager
+def postgres(*, analyze: bool = True) -> Iterator[PostgresMake]:
+    """A cluster as an operator has it."""
+    with running_cluster() as cluster:
+        for setting, value in SERVER.items():
+            cluster.execute(SETTINGS.format(setting, value))
+        cluster.stop()
+        cluster.start()
+        yield PostgresMake(cluster, analyze=analyze)
 
 
-def quantile(times: list[float], of: float) -> float:
-    return sorted(times)[min(len(times) - 1, int(of * len(times)))]
+async def measure(run: Run) -> None:
+    await compare(run, SQLiteMake(run.folder))
+    with postgres() as make:
+        await compare(run, make)
 
 
-async def run(options: argparse.Namespace) -> bool:
-    fine = []
-    with tempfile.TemporaryDirectory(prefix="longshore-", dir=options.dir) as name:
-        sizes: dict[str, Any] = {"rounds": options.rounds, "many": options.many, "show_plans": options.plans}
-        if options.only in (None, "sqlite"):
-            fine.append(await compare(SQLiteMake(Path(name)), **sizes))
-        if options.only in (None, "postgres"):
-            with running_cluster() as cluster:
-                for setting, value in SERVER.items():
-                    cluster.execute(SETTINGS.format(setting, value))
-                cluster.stop()
-                cluster.start()
-                fine.append(await compare(PostgresMake(cluster, analyze=not options.stale), **sizes))
-    return all(fine)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="bench.claim", description="What a claim costs with a long queue.")
-    parser.add_argument("--rounds", type=int, default=400, help="claims measured on each database")
-    parser.add_argument("--many", type=int, default=1_000_000, help="tasks in the long queue")
-    parser.add_argument("--only", choices=("sqlite", "postgres"))
-    parser.add_argument("--plans", action="store_true", help="print the plans of a claim's statements")
-    parser.add_argument("--stale", action="store_true", help="PostgreSQL: leave it with the statistics it has")
-    parser.add_argument("--dir", help="where the SQLite files lie for a while [$TMPDIR]")
-    sys.exit(0 if asyncio.run(run(parser.parse_args())) else 1)
-
+main = row("claim", measure, rounds=8)
 
 if __name__ == "__main__":
     main()
