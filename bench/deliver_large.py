@@ -13,11 +13,12 @@ such request, and ours ends with every write acknowledged.
 
 from __future__ import annotations
 
-import subprocess
+import os
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from bench.delivery import GIB, LONGSHORE, MIB, Pylxd, Site, fresh, pattern, said_cpu, site, timed
-from bench.rows import Goal, Run, row
+from bench.rows import Contender, Goal, Run, row
 from longshore.client import AsyncClient, push_spec
 
 _SIZE = GIB // MIB
@@ -40,38 +41,47 @@ async def _measure(run: Run, here: Site, pylxd: Pylxd, client: AsyncClient, sour
     (kept,) = await client.upload(source, spec=push_spec(f"{here.name}/never", not_before=3600))
     payload = kept.payload.id
 
-    async def ours() -> float:
-        before = here.cpu()
-        path = fresh("ours")
+    async def ours(path: str) -> float:
         (task,) = await client.submit(spec=push_spec(f"{here.name}{path}"), payload_id=payload)
         assert await _ended(client, task.id)
         attempt = (await client.attempts(task.id))[-1]
         assert attempt.outcome == "OK", attempt
-        took = attempt.end_time.ToNanoseconds() - attempt.start_time.ToNanoseconds()
-        said_cpu(run, "delivery", before, here.cpu(), 1, "s/GiB")
-        return _done(path, took / 1e9)
+        return (attempt.end_time.ToNanoseconds() - attempt.start_time.ToNanoseconds()) / 1e9
 
-    async def command() -> float:
-        path = fresh("command")
+    async def command(path: str) -> float:
         argv = [*LONGSHORE, "push", "--wait", source, f"{here.name}{path}"]
-        return _done(path, await timed(*argv, environment=here.environment))
+        return await timed(*argv, environment=here.environment)
 
-    async def lxc() -> float:
-        path = fresh("lxc")
+    async def lxc(path: str) -> float:
         argv = ["lxc", "file", "push", "-q", source, f"{here.name}{path}"]
-        return _done(path, await timed(*argv, environment=here.environment))
+        return await timed(*argv, environment=here.environment)
 
-    async def put() -> float:
-        path = fresh("pylxd")
-        return _done(path, await pylxd.put(Path(source), [path]))
+    async def put(path: str) -> float:
+        return await pylxd.put(Path(source), [path])
 
-    def _done(path: str, seconds: float) -> float:
-        size = here.daemon.run_in(here.name, f"stat -c %s {path} && rm {path}")
-        assert int(size) == GIB, size
-        subprocess.run(["sync"], check=True)
-        return _SIZE / seconds
+    def contender(name: str, push: Callable[[str], Awaitable[float]]) -> Contender:
+        async def once() -> float:
+            path = fresh(name)
+            before = here.cpu(pylxd=pylxd.process.pid)
+            seconds = await push(path)
+            said_cpu(run, name, before, here.cpu(pylxd=pylxd.process.pid), 1, "s/GiB")
+            size = here.daemon.run_in(here.name, f"stat -c %s {path} && rm {path}")
+            assert int(size) == GIB, size
+            # So that nobody pays for what another has left to be written.
+            os.sync()
+            return _SIZE / seconds
 
-    figures = await run.turns({"ours": ours, "command": command, "lxc": lxc, "pylxd": put}, warm=0)
+        return once
+
+    figures = await run.turns(
+        {
+            "ours": contender("ours", ours),
+            "lxc": contender("lxc", lxc),
+            "pylxd": contender("pylxd", put),
+            "command": contender("command", command),
+        },
+        warm=0,
+    )
     for peer in ("lxc", "pylxd"):
         name = {"lxc": "lxc file push", "pylxd": "pylxd files.put"}[peer]
         run.compare(peer=name, unit="MiB/s", ours=figures["ours"], theirs=figures[peer], goal=GOAL)

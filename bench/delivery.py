@@ -46,10 +46,15 @@ class Site:
         ours = {"LONGSHORE_SERVER": self.server.address, "LONGSHORE_TOKEN_FILE": str(self.server.token_file)}
         return {k: v for k, v in os.environ.items() if not k.startswith("LONGSHORE_")} | theirs | ours
 
-    def cpu(self) -> dict[str, float]:
-        """CPU seconds of each process so far."""
-        pids = {"server": self.server.pid, "worker": self.worker.pid, "lxd": self.daemon.pid}
-        return {name: cpu_seconds(pid) for name, pid in pids.items()} | {"forkfile": self._forkfile()}
+    def cpu(self, **others: int) -> dict[str, float]:
+        """CPU seconds of each process so far, of `others` by pid, and of all commands that have ended."""
+        pids = {"server": self.server.pid, "worker": self.worker.pid, "lxd": self.daemon.pid} | others
+        ended = os.times()
+        return {
+            **{name: cpu_seconds(pid) for name, pid in pids.items()},
+            "forkfile": self._forkfile(),
+            "commands": ended.children_user + ended.children_system,
+        }
 
     def _forkfile(self) -> float:
         """LXD serves SFTP from a process of its own for each instance in use."""
@@ -168,9 +173,11 @@ class Pylxd:
 
 
 def said_cpu(run: Run, what: str, before: dict[str, float], after: dict[str, float], per: float, unit: str) -> None:
-    """Each process's CPU between two looks, for `per` units of work."""
-    spent = ", ".join(f"{name} {max(0.0, after[name] - before[name]) / per:.3g}" for name in after)
-    run.say(f"{run.row}: {what}, CPU in {unit}: {spent}")
+    """Each process's CPU between two looks, and all together, for `per` units of work."""
+    # A forkfile that has ended meanwhile takes its figure along.
+    spent = {name: max(0.0, after[name] - before[name]) / per for name in after}
+    parts = ", ".join(f"{name} {figure:.3g}" for name, figure in spent.items())
+    run.say(f"{run.row}: {what}, CPU in {unit}: {sum(spent.values()):.3g} ({parts})")
 
 
 LONGSHORE: Final = (sys.executable, "-m", "longshore.client.cli")
