@@ -232,9 +232,9 @@ class SlowPartial(Wrapped):
         super().__init__(inner)
         self.gate = gate
 
-    async def write(self, data: bytes) -> None:
+    async def write(self, data: bytes, crc32c: int | None = None) -> None:
         await self.gate.wait()
-        await self.inner.write(data)
+        await self.inner.write(data, crc32c)
 
 
 class SlowSpool(Wrapped):

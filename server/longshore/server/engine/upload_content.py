@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 import google_crc32c
 
 from longshore.server.engine.upload_limits import UploadLimits
+from longshore.server.model.crc32c import combined
 from longshore.server.spool.protocol import PartialFile, Spool
 
 
@@ -42,6 +43,8 @@ class Content:
         self._offset = partial.offset if partial is not None else 0
         self._gathered: list[bytes] = []
         self._gathered_bytes = 0
+        self._gathered_crc: int | None = 0
+        """CRC32C of what is gathered; None: not known."""
         self._writing: asyncio.Task[None] | None = None
         self._failure: BaseException | None = None
         """What a write met. Nothing may be written after it: that would close the gap which the lost bytes left."""
@@ -72,10 +75,15 @@ class Content:
         """All of it, when it stayed in memory."""
         return b"".join(self._gathered) if self._partial is None and self._writing is None else None
 
-    async def append(self, data: bytes) -> None:
-        """Take a chunk. Waits while the disk is behind; raises what an earlier write met."""
+    async def append(self, data: bytes, crc32c: int | None = None) -> None:
+        """Take a chunk, and its CRC32C where it is known. Waits while the disk is behind; raises what an earlier
+        write met."""
         self._check()
         self._gathered.append(data)
+        if crc32c is None or self._gathered_crc is None:
+            self._gathered_crc = None
+        else:
+            self._gathered_crc = combined(self._gathered_crc, crc32c, len(data)) if self._gathered_bytes else crc32c
         self._gathered_bytes += len(data)
         self._offset += len(data)
         if self._partial is None and self._writing is None and self._gathered_bytes <= self._limits.inline_bytes:
@@ -119,9 +127,10 @@ class Content:
 
     def _start_write(self) -> None:
         data = self._gathered[0] if len(self._gathered) == 1 else b"".join(self._gathered)
+        crc32c = self._gathered_crc
         self._gathered.clear()
-        self._gathered_bytes = 0
-        self._writing = asyncio.create_task(self._write(data), name=f"upload write {self._upload_id}")
+        self._gathered_bytes, self._gathered_crc = 0, 0
+        self._writing = asyncio.create_task(self._write(data, crc32c), name=f"upload write {self._upload_id}")
 
     async def _written(self) -> None:
         """Wait for the write under way. Not by awaiting the task: that would cancel it when the waiter is cancelled."""
@@ -137,17 +146,17 @@ class Content:
         if self._failure is not None:
             raise self._failure
 
-    async def _write(self, data: bytes) -> None:
+    async def _write(self, data: bytes, crc32c: int | None) -> None:
         if self._partial is None:
             if self._before_file is not None:
                 await self._before_file()
             self._partial = await self._spool.create(self._upload_id, connection=self._connection)
         if self._digest is None:
-            await self._partial.write(data)
+            await self._partial.write(data, crc32c)
             return
         # Both release the interpreter: the hash costs no time of its own where there is a second core.
         hashing = asyncio.create_task(asyncio.to_thread(self._digest.update, data))
         try:
-            await self._partial.write(data)
+            await self._partial.write(data, crc32c)
         finally:
             await asyncio.wait({hashing})

@@ -188,7 +188,7 @@ class UploadStream:
             self._keeper.received(len(data))
             if new and self._content is not None:
                 await self._make_room(self._content, self._content.offset + len(new))
-                await self._content.append(new)
+                await self._content.append(new, crc32c if new is data else None)
                 await self._perhaps_checkpoint(self._content)
         finally:
             self._busy = False

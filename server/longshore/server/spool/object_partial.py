@@ -84,7 +84,7 @@ class ObjectPartial:
     def sealed(self) -> bool:
         return self._sealed
 
-    async def write(self, data: bytes) -> None:
+    async def write(self, data: bytes, crc32c: int | None = None) -> None:  # noqa: ARG002 - it counts by segments
         self._check()
         if self._sealed:
             raise SpoolDamaged("A sealed payload takes no more bytes.")

@@ -13,6 +13,7 @@ from typing import TypeVar
 
 import google_crc32c
 
+from longshore.server.model.crc32c import combined
 from longshore.server.model.errors import LongshoreError, SpoolDamaged, UploadTakenOver
 from longshore.server.spool.faults import translated
 from longshore.server.spool.files import link, sync_folder
@@ -63,8 +64,8 @@ class DirectoryPartial:
     def sealed(self) -> bool:
         return self._sealed
 
-    async def write(self, data: bytes) -> None:
-        await self._run(self._writers, lambda: self._write(data))
+    async def write(self, data: bytes, crc32c: int | None = None) -> None:
+        await self._run(self._writers, lambda: self._write(data, crc32c))
 
     async def sync(self) -> tuple[int, int]:
         return await self._run(self._syncers, self._sync)
@@ -85,7 +86,7 @@ class DirectoryPartial:
 
     # In threads ---------------------------------------------------------------------------------------------------
 
-    def _write(self, data: bytes) -> None:
+    def _write(self, data: bytes, crc32c: int | None = None) -> None:
         self._check()
         if self._sealed:
             raise SpoolDamaged("A sealed payload takes no more bytes.")
@@ -95,7 +96,9 @@ class DirectoryPartial:
             while rest:
                 count = os.pwrite(self._fd, rest, at)
                 rest, at = rest[count:], at + count
-        self._written = at, google_crc32c.extend(crc, data)
+        # A thread that reads a MiB for its CRC keeps the interpreter from the others meanwhile.
+        crc = google_crc32c.extend(crc, data) if crc32c is None else combined(crc, crc32c, len(data))
+        self._written = at, crc
 
     def _sync(self) -> tuple[int, int]:
         self._check()

@@ -40,9 +40,12 @@ class PartialFile(Protocol):
         """It has its final name and takes no more bytes."""
         ...
 
-    async def write(self, data: bytes) -> None:
-        """Append. Raises SpoolFull when there is no room, with everything before still in place; StoreUnavailable
-        when an object store does not take what was written before."""
+    async def write(self, data: bytes, crc32c: int | None = None) -> None:
+        """Append; `crc32c` is that of `data`, from a caller who has computed it.
+
+        Raises SpoolFull when there is no room, with everything before still in place; StoreUnavailable when an object
+        store does not take what was written before.
+        """
         ...
 
     async def sync(self) -> tuple[int, int]:
