@@ -106,7 +106,7 @@ class TaskServer:
         port = self._server.add_insecure_port("127.0.0.1:0")
         self.address = f"127.0.0.1:{port}"
         await self._server.start()
-        channel = grpc.aio.insecure_channel(self.address, options=[("grpc.enable_retries", 0)])
+        channel = self._channel = grpc.aio.insecure_channel(self.address, options=[("grpc.enable_retries", 0)])
         self._stack.push_async_callback(channel.close)
         self.stub = pb_grpc.TaskServiceStub(channel)
         return self
@@ -143,6 +143,15 @@ class TaskServer:
         """The call."""
         flow = messages if isinstance(messages, AsyncIterator) else iter(messages)
         return self.stub.Upload(flow, metadata=METADATA, **options)
+
+    def raw_upload(self, messages: Iterator[bytes]) -> Any:
+        """An Upload whose messages are serialized already."""
+        upload: Any = self._channel.stream_unary(
+            "/longshore.v1.TaskService/Upload",
+            request_serializer=None,
+            response_deserializer=pb.UploadResponse.FromString,
+        )
+        return upload(messages, metadata=METADATA)
 
     async def create(self, header: pb.UploadHeader) -> pb.Upload:
         answer = await self.stub.CreateUpload(pb.CreateUploadRequest(header=header), metadata=METADATA)
