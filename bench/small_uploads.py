@@ -23,7 +23,7 @@ from bench.uploading import KIB, Longshored, Sender, cpu
 
 SIZE: Final = KIB
 AT_ONCE: Final = 64
-COUNT: Final = 6_000
+COUNT: Final = 4_000
 """Uploads a round; 4 rounds and a warm-up stay below the server's limit of 100,000 live tasks in a queue."""
 ENQUEUED: Final = 2_000
 
