@@ -93,6 +93,8 @@ class Agent:
         self._asked_to_begin: Key | None = None
         """Asked for on this connection."""
         self._credits: int | None = None
+        self._maybe_alone = False
+        """One of those pending and running may be one that is to be alone."""
         self._leave_at: float | None = None
         self.leaving = asyncio.Event()
         """No more work is taken."""
@@ -161,9 +163,15 @@ class Agent:
         if self.leaving.is_set():
             return 0
         held = len(self._pending) + len(self._running)
-        if any(attempt.alone for attempt in (*self._pending, *self._running.values())):
+        if self._has_alone():
             return held
         return max(0, self._limits.concurrency - len(self._wedged))
+
+    def _has_alone(self) -> bool:
+        # Asked at each attempt's end, and seldom so: not a look at all of them each time.
+        if self._maybe_alone:
+            self._maybe_alone = any(attempt.alone for attempt in (*self._pending, *self._running.values()))
+        return self._maybe_alone
 
     def welcomed(self, welcome: ws.Welcome) -> None:
         """A connection stands: say again whatever the last one may have lost."""
@@ -303,11 +311,12 @@ class Agent:
             self._report(attempt, outcomes.handed_back(attempt))
         else:
             self._pending.append(attempt)
+            self._maybe_alone = self._maybe_alone or attempt.alone
 
     def _admit(self) -> None:
         """Start what may start: an attempt that is to be alone waits for the others, and they for it."""
         while self._pending:
-            if self._running and (self._pending[0].alone or any(attempt.alone for attempt in self._running.values())):
+            if self._running and self._has_alone() and self._first_waits():
                 break
             if not self._is_begun(self._pending[0]):
                 break
@@ -338,6 +347,9 @@ class Agent:
                 self._report(attempt, outcomes.never_started(attempt))
         self._admit()
 
+    def _first_waits(self) -> bool:
+        return self._pending[0].alone or any(attempt.alone for attempt in self._running.values())
+
     def _start(self, attempt: Attempt) -> None:
         handler = self._registry.get(attempt.task.kind)
         settling = attempt.assignment.HasField("settle")
@@ -348,7 +360,8 @@ class Agent:
             return
         attempt.started = attempt.alive_at = self._clock()
         self._running[attempt.key] = attempt
-        _log.info(
+        # Its end is told with all that there is to say; two lines for each attempt were a fifth of the worker's CPU.
+        _log.debug(
             "attempt.started", task_id=attempt.key[0], attempt=attempt.number, kind=handler.kind, settling=settling
         )
         if self._starts is None:

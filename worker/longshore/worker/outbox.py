@@ -102,6 +102,8 @@ class Outbox:
     async def take(self) -> tuple[ws.WorkRequest, bool]:
         """The next message, and whether it is the last one. Waits until there is something to say."""
         await self._filled.wait()
+        # One turn of the loop, so that what ended meanwhile rides in the same message.
+        await asyncio.sleep(0)
         message = ws.WorkRequest()
         if self._heartbeat is not None:
             message.heartbeat.sequence = self._heartbeat
