@@ -101,6 +101,38 @@ async def test_a_cut_download_goes_on_where_it_was_cut(start: Start, tmp_path: P
     assert not any(path.exists() for path in readers.paths)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_small_payload_that_came_along_is_not_downloaded(start: Start, kind: str) -> None:
+    server, _ = await start(Readers().registry)
+    peer = await server.peer()
+    peer.assign(job("T1", kind, payload=b"small"), payload=b"small")
+    assert await digest_of(peer) == hashlib.sha256(b"small").hexdigest()
+    assert not server.downloads
+
+
+@pytest.mark.parametrize("wrong", [b"smal", b"small!"])
+async def test_one_of_another_size_is_not_believed(start: Start, wrong: bytes) -> None:
+    server, _ = await start(Readers().registry)
+    server.payloads["T1"] = b"small"
+    peer = await server.peer()
+    peer.assign(job("T1", "stream", payload=b"small"), payload=wrong)
+    assert await digest_of(peer) == hashlib.sha256(b"small").hexdigest()
+    assert len(server.downloads) == 1
+
+
+async def test_a_damaged_one_that_came_along_is_found_and_downloaded_next_time(start: Start) -> None:
+    server, _ = await start(Readers().registry)
+    server.payloads["T1"] = b"small"
+    peer = await server.peer()
+    task = job("T1", "stream", payload=b"small")
+    peer.assign(task, payload=b"smell")
+    report = await peer.report()
+    assert (report.outcome, report.error.reason) == (ws.OUTCOME_TRANSIENT, "PAYLOAD_DAMAGED")
+    task.error.reason = report.error.reason
+    peer.assign(task, attempt=2, payload=b"smell")
+    assert await digest_of(peer) == hashlib.sha256(b"small").hexdigest()
+
+
 async def test_reading_from_the_middle(start: Start) -> None:
     server, _ = await start(Readers().registry)
     content = os.urandom(SIZE)

@@ -32,6 +32,7 @@ from longshore.server.engine.janitor import Janitor, JanitorSettings
 from longshore.server.engine.progress import ProgressBoard
 from longshore.server.engine.servers import Servers
 from longshore.server.engine.sessions import Sessions
+from longshore.server.engine.small_payloads import SmallPayloads
 from longshore.server.engine.submissions import Defaults
 from longshore.server.engine.uploads import UploadLimits, Uploads
 from longshore.server.engine.watch import WatchHub
@@ -174,6 +175,7 @@ class _Server:
         )
         self._progress = ProgressBoard()
         self._watches = WatchHub(store=store, progress=self._progress)
+        small = SmallPayloads()
         self._sessions = Sessions(
             store=store,
             spool=spool,
@@ -183,6 +185,7 @@ class _Server:
             cancel_grace=times.cancel_grace,
             share_spool=settings.share_spool,
             servers=self._servers,
+            small=small,
         )
         self._dispatcher = Dispatcher(store=store, sessions=self._sessions)
         self._uploads = Uploads(
@@ -194,6 +197,7 @@ class _Server:
             relieve=self._janitor.relieve,
             expect=self._dispatcher.expect,
             here=here,
+            small=small,
         )
         self._task_service = TaskService(
             TaskEngine(store=store, uploads=self._uploads, watches=self._watches, bounds=bounds, defaults=defaults)

@@ -277,6 +277,8 @@ def _fill_assignment(message: pb.Assignment, one: Assignment) -> None:
         message.alone = True
     if one.payload_path:
         message.payload_path = one.payload_path
+    if one.content:
+        message.payload = one.content
 
 
 def _settle_order(grant: Grant) -> pb.SettleOrder:

@@ -12,6 +12,7 @@ from longshore.server.engine.progress import ProgressBoard
 from longshore.server.engine.session_connection import Connection, Holding
 from longshore.server.engine.session_fleet import Fleet
 from longshore.server.engine.session_messages import Assignment, AttemptRef, CancelOrder, Revocation
+from longshore.server.engine.small_payloads import SmallPayloads
 from longshore.server.model.clock import Clock
 from longshore.server.model.errors import LeaseLost
 from longshore.server.model.task import Task
@@ -21,7 +22,8 @@ from longshore.server.store.protocol import Changes, Store
 
 
 class Commits:
-    """Tells each connection what the commits mean for it. `spool` None: workers download every payload."""
+    """Tells each connection what the commits mean for it. `spool` None: workers download every payload but those that
+    are still at hand in `small`."""
 
     def __init__(
         self,
@@ -32,6 +34,7 @@ class Commits:
         clock: Clock,
         cancel_grace: float,
         spool: Spool | None,
+        small: SmallPayloads | None = None,
     ) -> None:
         self._store = store
         self._fleet = fleet
@@ -39,6 +42,7 @@ class Commits:
         self._clock = clock
         self._cancel_grace = cancel_grace
         self._spool = spool
+        self._small = small or SmallPayloads()
 
     def on_commit(self, changes: Changes) -> None:
         """The store's listener."""
@@ -94,10 +98,12 @@ class Commits:
                     self._cancel(connection, task)
 
     def _assign(self, connection: Connection, task: Task) -> None:
-        path = None
-        if self._spool is not None and connection.local and task.order.payload is not None:
-            path = self._spool.path(task.order.payload)
-        assignment = Assignment(task, str(path) if path is not None else "")
+        path, content, payload = None, b"", task.order.payload
+        if payload is not None:
+            content = self._small.get(payload.id)
+            if not content and self._spool is not None and connection.local:
+                path = self._spool.path(payload)
+        assignment = Assignment(task, str(path) if path is not None else "", content)
         connection.hold(assignment.ref, Holding.of(task))
         connection.outbox.assign(assignment)
 

@@ -76,10 +76,11 @@ class Welcome:
 
 @record
 class Assignment:
-    """Work, claimed and committed. `payload_path` is empty where the payload is to be downloaded."""
+    """Work, claimed and committed. Without `payload_path` and `content` the payload, if any, is to be downloaded."""
 
     task: Task
     payload_path: str = ""
+    content: bytes = b""
 
     @property
     def ref(self) -> AttemptRef:

@@ -191,7 +191,7 @@ def _take(entries: dict[_K, _V], count: int) -> tuple[_V, ...]:
 def _size(assignment: Assignment) -> int:
     """About how many bytes it takes on the wire."""
     order, status = assignment.task.order, assignment.task.status
-    size = 512
+    size = 512 + len(assignment.content)
     if order.labels:
         size += sum(len(key) + len(value) for key, value in order.labels.items())
     if isinstance(order.work, Job) and order.work.arguments is not None:

@@ -22,6 +22,7 @@ from longshore.server.engine.session_debts import Debts
 from longshore.server.engine.session_fleet import Fleet
 from longshore.server.engine.session_leases import LeaseKeeper
 from longshore.server.engine.session_messages import AttemptRef, Hello, Revocation, Welcome, WorkerSays
+from longshore.server.engine.small_payloads import SmallPayloads
 from longshore.server.model.clock import Clock
 from longshore.server.model.errors import Draining, EpochSuperseded, SlowConsumer, StoreUnavailable
 from longshore.server.model.events import Policy
@@ -54,7 +55,7 @@ class Sessions:
     """All connections of this server. `run` must be running while connections are opened. Times in seconds.
 
     `share_spool`: workers on this machine are told where payloads lie, instead of downloading them. `servers`: payloads
-    may be in the spools of other servers.
+    may be in the spools of other servers. `small`: contents that go along with their assignments.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class Sessions:
         outbox_limit: int = OUTBOX_LIMIT,
         look_again: float = LOOK_AGAIN,
         servers: Servers | None = None,
+        small: SmallPayloads | None = None,
     ) -> None:
         self.store = store
         self.spool = spool
@@ -82,6 +84,7 @@ class Sessions:
             clock=clock,
             cancel_grace=cancel_grace,
             spool=spool if share_spool else None,
+            small=small,
         )
         self.clock = clock
         self._progress = progress

@@ -10,6 +10,7 @@ from typing import Any, Protocol, TypeVar
 
 import structlog
 
+from longshore.server.engine.small_payloads import SmallPayloads
 from longshore.server.engine.upload_content import Content
 from longshore.server.engine.upload_ledger import Ledger
 from longshore.server.engine.upload_limits import UploadLimits
@@ -44,6 +45,7 @@ class Keeper(Protocol):
     clock: Clock
     limits: UploadLimits
     here: Here | None
+    small: SmallPayloads
     expect: Callable[[], None]
     """Tasks are about to be committed."""
 
@@ -320,6 +322,8 @@ class UploadStream:
             raise SizeMismatch(f"The header declares {declared} bytes, and the finish says {size}.")
         await self._check_sha256(content)
         await content.seal()
+        if content.inline is not None:
+            self._keeper.small.put(self._upload.id, content.inline)
         self._keeper.expect()
         done = await self._patiently(
             FinishUpload(

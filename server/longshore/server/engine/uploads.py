@@ -9,6 +9,7 @@ from typing import Any, Final, TypeVar
 
 import structlog
 
+from longshore.server.engine.small_payloads import SmallPayloads
 from longshore.server.engine.submissions import (
     Defaults,
     SubmitRequest,
@@ -84,8 +85,9 @@ class Uploads:
 
     `expect` is called when tasks are about to be committed, so that their claim can share the commit.
     `relieve` frees spool bytes by evicting payloads that are kept for a retry only; it is asked once before
-    SpoolFull is said. `here`: other servers have the database too, and `run` must be running. Everything that a
-    connection leaves behind (a last checkpoint, a commit) runs in tasks that `close` waits for.
+    SpoolFull is said. `small`: where what workers need next is kept at hand. `here`: other servers have the database
+    too, and `run` must be running. Everything that a connection leaves behind (a last checkpoint, a commit) runs in
+    tasks that `close` waits for.
     """
 
     def __init__(
@@ -100,6 +102,7 @@ class Uploads:
         expect: Callable[[], None] = lambda: None,
         new_id: Callable[[], str] | None = None,
         here: Here | None = None,
+        small: SmallPayloads | None = None,
     ) -> None:
         self.store = store
         self.clock = clock
@@ -107,6 +110,7 @@ class Uploads:
         self.defaults = defaults
         self.expect = expect
         self.here = here
+        self.small = small or SmallPayloads()
         self.room = Room(spool=spool, clock=clock)
         self._spool = spool
         self._relieve = relieve
