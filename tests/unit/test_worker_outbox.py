@@ -105,3 +105,15 @@ async def test_what_is_withdrawn_is_not_said() -> None:
     outbox.withdraw(A)
     message, _ = await outbox.take()
     assert message == ws.WorkRequest()
+
+
+async def test_what_ends_in_one_turn_of_the_loop_is_one_message() -> None:
+    outbox = Outbox()
+    taking = asyncio.create_task(outbox.take())
+    await asyncio.sleep(0)
+    loop = asyncio.get_running_loop()
+    for number in range(100):
+        key = (f"T{number}", 1)
+        loop.call_soon(outbox.report, key, report(key))
+    message, _ = await taking
+    assert len(message.reports) == 100
