@@ -30,7 +30,7 @@ from longshore.v1 import task_service_pb2 as pb
 CHUNK: Final = 1 << 20
 METHOD: Final = "/longshore.v1.TaskService/Upload"
 PER_CONNECTION: Final = 4
-"""Uploads on one connection at most: with one event loop on each side more connections carry no more."""
+"""Uploads on one connection at most."""
 
 
 @dataclass(frozen=True, slots=True)

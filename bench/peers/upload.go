@@ -4,7 +4,7 @@
 //	upload load URL SIZE COUNT   prints "ready"; for each line on stdin COUNT PUTs of SIZE bytes at once, then seconds
 //
 // The handler neither syncs nor checks anything. The sender is net/http's client over keep-alive connections, its body
-// prepared in memory; one that writes to the socket by hand was no faster.
+// prepared in memory.
 package main
 
 import (

@@ -96,7 +96,7 @@ class DirectoryPartial:
             while rest:
                 count = os.pwrite(self._fd, rest, at)
                 rest, at = rest[count:], at + count
-        # A thread that reads a MiB for its CRC keeps the interpreter from the others meanwhile.
+        # Not read a second time where whoever took the bytes has done that.
         crc = google_crc32c.extend(crc, data) if crc32c is None else combined(crc, crc32c, len(data))
         self._written = at, crc
 
