@@ -42,7 +42,7 @@ class Commits:
         self._clock = clock
         self._cancel_grace = cancel_grace
         self._spool = spool
-        self._small = small or SmallPayloads()
+        self._small = SmallPayloads() if small is None else small
 
     def on_commit(self, changes: Changes) -> None:
         """The store's listener."""

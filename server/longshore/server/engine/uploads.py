@@ -110,7 +110,7 @@ class Uploads:
         self.defaults = defaults
         self.expect = expect
         self.here = here
-        self.small = small or SmallPayloads()
+        self.small = SmallPayloads() if small is None else small
         self.room = Room(spool=spool, clock=clock)
         self._spool = spool
         self._relieve = relieve
