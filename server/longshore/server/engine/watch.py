@@ -7,7 +7,6 @@ to the watchers of that task directly when it continues what they have seen, so 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -18,6 +17,9 @@ from longshore.server.store.protocol import Changes, Store
 
 KEEPALIVE: Final = 15.0
 """Seconds of silence after which a watcher is told that the connection is alive."""
+
+LOOKS: Final = 10
+"""At the silence of each watch in that time: a keepalive comes up to a tenth of it late, or early."""
 
 BUFFERED: Final = 64
 """Revisions kept for a slow watcher; beyond, it reads them from the store when it gets there."""
@@ -56,14 +58,20 @@ class ProgressSource(Protocol):
 
 
 class _Watcher:
-    """One open watch: revisions that came meanwhile, and a bell."""
+    """One open watch: revisions that came meanwhile, and a bell. There may be ten thousand, so it is kept small: an
+    asyncio.Event and a deque would be 1.3 KB, a time-out for each as much again."""
 
-    __slots__ = ("bell", "overflowed", "pending")
+    __slots__ = ("_waiting", "looks", "overflowed", "pending", "rung", "silent")
 
     def __init__(self) -> None:
-        self.bell = asyncio.Event()
-        self.pending: deque[Task] = deque()
+        self.pending: list[Task] = []
         self.overflowed = False
+        self.rung = False
+        self.silent = False
+        """Rung because nothing had happened for the time of a keepalive."""
+        self.looks = 0
+        """Of the hub, since something happened."""
+        self._waiting: asyncio.Future[None] | None = None
 
     def offer(self, task: Task) -> None:
         if len(self.pending) >= BUFFERED:
@@ -71,13 +79,36 @@ class _Watcher:
             self.overflowed = True
         if not self.overflowed:
             self.pending.append(task)
-        self.bell.set()
+        self.ring()
+
+    def ring(self, *, silent: bool = False) -> None:
+        self.rung, self.silent = True, silent
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
+
+    def look(self, patience: int) -> None:
+        """Ring after so many looks at silence."""
+        self.looks += 1
+        if self.looks >= patience and not self.rung:
+            self.ring(silent=True)
+
+    async def wait(self) -> bool:
+        """Until it is rung; whether that was for silence alone. For one at a time; cancelling it loses nothing."""
+        if not self.rung:
+            self._waiting = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiting
+            finally:
+                self._waiting = None
+        silent = self.silent
+        self.rung = self.silent = False
+        self.looks = 0
+        return silent
 
     def take(self) -> tuple[list[Task], bool]:
         """What came, and whether the store must be asked for it."""
-        taken, overflowed = list(self.pending), self.overflowed
-        self.pending.clear()
-        self.overflowed = False
+        taken, overflowed = self.pending, self.overflowed
+        self.pending, self.overflowed = [], False
         return taken, overflowed
 
 
@@ -90,6 +121,7 @@ class WatchHub:
         self._keepalive = keepalive
         self._watchers: dict[str, set[_Watcher]] = {}
         self._count = 0
+        self._timer: asyncio.TimerHandle | None = None
         self._leaving = False
         self._unsubscribe = store.subscribe(self._on_commit)
 
@@ -102,11 +134,26 @@ class WatchHub:
         self._leaving = True
         for watchers in self._watchers.values():
             for watcher in watchers:
-                watcher.bell.set()
+                watcher.ring()
 
     def close(self) -> None:
         self.drain()
         self._unsubscribe()
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _look(self) -> None:
+        """One timer for all watches, which looks several times in the time of a keepalive."""
+        self._timer = None
+        if self._count:
+            for watchers in self._watchers.values():
+                for watcher in watchers:
+                    watcher.look(LOOKS)
+            self._keep_looking()
+
+    def _keep_looking(self) -> None:
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(self._keepalive / LOOKS, self._look)
 
     def _on_commit(self, changes: Changes) -> None:
         if not self._watchers:
@@ -124,7 +171,8 @@ class WatchHub:
         watcher = _Watcher()
         self._watchers.setdefault(task_id, set()).add(watcher)
         self._count += 1
-        forget = self._progress.subscribe(task_id, watcher.bell.set)
+        self._keep_looking()
+        forget = self._progress.subscribe(task_id, watcher.ring)
         try:
             # The watcher is registered before the read, so that no commit falls between the two.
             current = await self._store.task(task_id, creator=creator)
@@ -171,13 +219,10 @@ class WatchHub:
             if self._leaving:
                 yield Leaving("DRAINING")
                 return
-            try:
-                async with asyncio.timeout(self._keepalive):
-                    await watcher.bell.wait()
-            except TimeoutError:
+            silent = await watcher.wait()
+            if silent and not self._leaving:
                 yield KeepAlive()
                 continue
-            watcher.bell.clear()
             came, overflowed = watcher.take()
             # A gap, also one between two that came, is from an overflow or from another server's commits that were
             # not heard one by one; the store fills it.
