@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from longshore.server.model.errors import StoreUnavailable
+from longshore.server.model.errors import QueueFull, StoreUnavailable
 from longshore.server.store import writer
+from longshore.server.store.commands import Bounds
 from longshore.server.store.protocol import TaskFilter
 from longshore.server.store.sqlite import SQLiteDialect
+from longshore.server.store.standing import Standing
 from tests.conformance.test_store_groups import WITHIN, until
 from tests.support.store import Fleet, ManualClock, opened_sqlite, plan, push
 
@@ -87,3 +90,37 @@ def test_durability_is_full(tmp_path: Path) -> None:
         assert ask("journal_mode") == "wal"
         assert ask("synchronous") == 2
         assert ask("foreign_keys") == 1
+
+
+async def test_what_somebody_else_writes_is_seen_though_the_store_remembers(tmp_path: Path, clock: ManualClock) -> None:
+    """An operator's shell: whatever is kept from the last commit is asked for anew."""
+    async with opened_sqlite(tmp_path / "database", clock) as store:
+        fleet = Fleet(store, clock)
+        await fleet.session()
+        (task,) = await fleet.submit(plan(push("/a"), queue="q"))
+        assert store._writer._link is not None
+        standing = remembered(fleet)
+        assert standing.counters
+        assert standing.paused == frozenset()
+        with sqlite3.connect(store.path) as other:
+            other.execute("INSERT INTO queues (name, paused) VALUES ('q', 1)")
+            other.execute("UPDATE counters SET value = 41 WHERE scope = 'queue' AND name = 'q'")
+            other.execute("UPDATE sequence SET value = 70 WHERE name = 'tasks'")
+        other.close()
+        with pytest.raises(QueueFull):
+            await fleet.submit(plan(push("/b"), queue="q"), bounds=Bounds(queue_tasks=41))
+        (paused,) = await fleet.submit(plan(push("/b"), queue="q"))
+        assert paused.order.seq == 71
+        assert [one.id for one in await fleet.claim(room=5)] == [task.id], "the new one's queue is paused"
+        with sqlite3.connect(store.path) as other:
+            other.execute("UPDATE counters SET value = 2 WHERE scope = 'queue' AND name = 'q'")
+        other.close()
+        await fleet.whole()
+
+
+def remembered(fleet: Fleet) -> Standing:
+    link = fleet.store._writer._link
+    assert link is not None
+    standing = fleet.store._writer._make_unit(link, ()).standing
+    assert standing is not None
+    return standing

@@ -135,16 +135,22 @@ _DROP_EMPTY: Final = statement(
 )
 
 
+def _nothing() -> None:
+    """All was known."""
+
+
 class Ledger:
     """The counters as one transaction sees them: what is stored, and by how much it will move at the end.
 
     `made` are counters that have a row; kept from one transaction to the next, and forgotten after one that failed.
+    `known` are values that hold from the last transaction on, where nobody else writes.
     """
 
-    def __init__(self, link: Link, made: set[Key]) -> None:
+    def __init__(self, link: Link, made: set[Key], known: dict[Key, int | None] | None = None) -> None:
         self._link = link
         self._made = made
-        self._stored: dict[Key, int | None] = {}
+        self._known = known
+        self._stored: dict[Key, int | None] = {} if known is None else dict(known)
         self._moves: dict[Key, int] = {}
         self._dropping = False
 
@@ -164,6 +170,8 @@ class Ledger:
     def ask(self, keys: Iterable[Key]) -> Callable[[], None]:
         """Ask for these counters with one statement; they are known once what comes back is called."""
         wanted = sorted({key for key in keys if key not in self._stored})
+        if not wanted:
+            return _nothing
         found = self._link.ask_each(_READ, wanted)
 
         def take() -> None:
@@ -192,8 +200,15 @@ class Ledger:
             self._link.tell(_DROP_EMPTY, scope=LANE_RUNNING)
         # Those of lanes are dropped when they are empty.
         self._made.update(key for key in missing if key[0] != LANE_RUNNING)
+        for key, by in moved:
+            if key in self._stored or key in missing:
+                self._stored[key] = (self._stored.get(key) or 0) + by
         self._moves.clear()
-        self._stored.clear()
+
+    def committed(self) -> None:
+        """The values hold for the next transaction too."""
+        if self._known is not None:
+            self._known.update(self._stored)
 
     def drop_empty_lanes(self) -> None:
         """At the end, forget instances where nothing runs."""

@@ -125,6 +125,11 @@ def find_session(unit: UnitOfWork, session_id: str) -> tuple[Session, bool] | No
     return unit.sessions[session_id]
 
 
+def known_session(unit: UnitOfWork, session_id: str) -> tuple[Session, bool] | None:
+    """What is known of it without a question; its lease may have been renewed since."""
+    return None if unit.standing is None else unit.standing.sessions.get(session_id)
+
+
 def look_for_sessions(unit: UnitOfWork, session_ids: Iterable[str]) -> Callable[[], None]:
     """Ask in one statement for these sessions; known once what comes back is called, until they are changed."""
     wanted = sorted(set(session_ids))
@@ -141,7 +146,11 @@ def look_for_sessions(unit: UnitOfWork, session_ids: Iterable[str]) -> Callable[
 
 def session_at(unit: UnitOfWork, session_id: str, epoch: int) -> Session | None:
     """The session, if it is alive and this is its newest connection."""
-    found = find_session(unit, session_id)
+    found = known_session(unit, session_id)
+    if found is None:
+        found = find_session(unit, session_id)
+        if found is not None and unit.standing is not None and unit.standing.holds:
+            unit.standing.sessions[session_id] = found
     return found[0] if found is not None and found[1] and found[0].epoch == epoch else None
 
 

@@ -45,29 +45,29 @@ class Statement:
     ) -> None:
         self._make = make
         self._options = options
-        self._compiled: dict[str, tuple[str, Mapping[str, Any]]] = {}
-        self._numbered: dict[str, tuple[str, Row]] = {}
+        self._compiled: dict[type[Dialect], tuple[str, Mapping[str, Any]]] = {}
+        self._numbered: dict[type[Dialect], tuple[str, Row]] = {}
 
     def numbered(self, dialect: Dialect, names: Iterable[str]) -> tuple[str, Row]:
         """The text with ?1 for the first of `names` and so on (SQLite's way), and the constants that come after them.
         Always with the same names."""
-        name = dialect.engine.dialect.name
-        found = self._numbered.get(name)
+        kind = type(dialect)
+        found = self._numbered.get(kind)
         if found is None:
             sql, constants = self.sql(dialect)
             places = {each: f"?{number}" for number, each in enumerate([*names, *constants], start=1)}
             found = (_NAMED.sub(lambda match: places[match[1]], sql), tuple(constants.values()))
-            self._numbered[name] = found
+            self._numbered[kind] = found
         return found
 
     def sql(self, dialect: Dialect) -> tuple[str, Mapping[str, Any]]:
         """The text, and the values of parameters that are constants of the statement."""
-        name = dialect.engine.dialect.name
-        found = self._compiled.get(name)
+        kind = type(dialect)
+        found = self._compiled.get(kind)
         if found is None:
             compiled = self._make(dialect).compile(dialect=dialect.engine.dialect, compile_kwargs=self._options or {})
             constants = {key: value for key, value in (compiled.params or {}).items() if value is not None}
-            found = self._compiled[name] = (str(compiled), constants)
+            found = self._compiled[kind] = (str(compiled), constants)
         return found
 
 
@@ -254,6 +254,12 @@ class Link:
 
     def rollback(self) -> None:
         self._cursor.execute("ROLLBACK")
+
+    def version(self) -> int:
+        """In a transaction: another number than before if somebody else has written to the database since."""
+        self._cursor.execute("PRAGMA data_version")
+        version: int = self._cursor.fetchall()[0][0]
+        return version
 
     def settle(self) -> None:
         """Wait until everything that was sent is answered. Raises what went wrong."""

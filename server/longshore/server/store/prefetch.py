@@ -103,8 +103,9 @@ def prefetch(unit: UnitOfWork, batch: Sequence[Command[Any]]) -> None:
         taking.append(unit.look_at(names.places))
     if names.counters:
         taking.append(unit.ledger.ask(names.counters))
-    if names.sessions:
-        taking.append(fleet.look_for_sessions(unit, names.sessions))
+    sessions = [each for each in names.sessions if fleet.known_session(unit, each) is None]
+    if sessions:
+        taking.append(fleet.look_for_sessions(unit, sessions))
     if names.uploads:
         taking.append(uploads.look_for(unit, names.uploads))
     if names.makes:

@@ -76,6 +76,9 @@ def follow(unit: UnitOfWork) -> None:
 
     What the lanes are asked goes along with the question for the heads; those that a new head changes are asked again.
     """
+    if not unit.places and not any(unit.lanes):
+        unit.lanes.clear()
+        return
     places = sorted(unit.places)
     unit.places.clear()
     first = unit.link.ask_each(_FIRST, [(place,) for place in places])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from longshore.server.model.access import Token
 from longshore.server.model.clock import Clock
@@ -13,17 +13,18 @@ from longshore.server.model.servers import Home, Server
 from longshore.server.model.task import Attempt, Debt, Destination, Payload, Session, Task, Upload
 from longshore.server.store import queries, tokens
 from longshore.server.store.accepted import SchemaState, check
-from longshore.server.store.cache import TaskCache
 from longshore.server.store.commands import Command
 from longshore.server.store.counters import Key
 from longshore.server.store.dialect import Dialect
 from longshore.server.store.homes import find_home
 from longshore.server.store.limits import LaneLimits
+from longshore.server.store.link import Link
 from longshore.server.store.lookout import Lookout
 from longshore.server.store.migrate import latest, prepare
 from longshore.server.store.protocol import Changes, Figures, TaskFilter
 from longshore.server.store.readers import Readers
 from longshore.server.store.servers import all_servers, files_by_spool
+from longshore.server.store.standing import Standing
 from longshore.server.store.unit import UnitOfWork
 from longshore.server.store.verify import discrepancies
 from longshore.server.store.writer import Log, Writer
@@ -44,25 +45,31 @@ class SQLStore:
         self._clock = clock
         self._listeners: list[Callable[[Changes], None]] = []
         self._readers = Readers(connect=dialect.link, threads=READERS)
-        cache = TaskCache()
+        standing = Standing() if dialect.exclusive else None
         made: set[Key] = set()
         lookout = None if dialect.exclusive else Lookout(limits)
 
         def forget() -> None:
-            cache.clear()
+            if standing is not None:
+                standing.forget()
             made.clear()
 
-        self._writer = Writer(
-            connect=dialect.link,
-            make_unit=lambda link: UnitOfWork(
+        def make_unit(link: Link, batch: Sequence[Command[Any]]) -> UnitOfWork:
+            if standing is not None:
+                standing.begin(link, batch)
+            return UnitOfWork(
                 link=link,
                 clock=clock,
                 policy=policy,
                 limits=limits,
-                cache=cache if dialect.exclusive else None,
+                standing=standing,
                 made=made,
                 lookout=lookout,
-            ),
+            )
+
+        self._writer = Writer(
+            connect=dialect.link,
+            make_unit=make_unit,
             forget=forget,
             clock=clock,
             deliver=self._deliver,

@@ -17,7 +17,6 @@ from longshore.server.model.events import Decision, Event, Policy, Verdict
 from longshore.server.model.records import record
 from longshore.server.model.task import Session, Status, Submission, Task
 from longshore.server.model.values import State
-from longshore.server.store.cache import TaskCache
 from longshore.server.store.counters import Key, Ledger
 from longshore.server.store.deciding import Decider
 from longshore.server.store.entry import Entry, first_status
@@ -37,6 +36,7 @@ from longshore.server.store.schema import (
     sequence,
     tasks,
 )
+from longshore.server.store.standing import Standing
 from longshore.server.store.task_writes import write_changed, write_new
 
 _LOAD: Final = Among(
@@ -75,6 +75,10 @@ class Request:
         return range(0) if self.first_seq is None else range(self.first_seq, self.first_seq + self.count)
 
 
+def _nothing() -> None:
+    """All was known."""
+
+
 class UnitOfWork:
     """One transaction's working set. Time is read once, when it has its turn."""
 
@@ -85,7 +89,7 @@ class UnitOfWork:
         clock: Clock,
         policy: Policy,
         limits: LaneLimits,
-        cache: TaskCache | None = None,
+        standing: Standing | None = None,
         made: set[Key] | None = None,
         lookout: Lookout | None = None,
     ) -> None:
@@ -96,7 +100,8 @@ class UnitOfWork:
         self._time: tuple[float, float] | None = None
         self._decider: Decider | None = None
         self._first: dict[tuple[float, bool], Status] = {}
-        self.ledger = Ledger(link, set() if made is None else made)
+        self.standing = standing
+        self.ledger = Ledger(link, set() if made is None else made, None if standing is None else standing.counters)
         self.places: set[bytes] = set()
         """Destinations that a task has left."""
         self.lanes: dict[str, set[str] | None] = {}
@@ -118,7 +123,7 @@ class UnitOfWork:
         self.lookout = lookout
         self.writes = 0
         """Counts what has been changed: a command that raises must not have moved it."""
-        self._cache = cache
+        self._cache = None if standing is None else standing.tasks
         self._entries: dict[int, Entry] = {}
         self._fresh: list[Entry] = []
         """Those that are not stored yet."""
@@ -126,9 +131,9 @@ class UnitOfWork:
         self._changes: list[TaskChange] = []
         self._journal = Journal(link=link, now=lambda: self.now)
         self._occupied: dict[bytes, bool] = {}
-        self._paused: frozenset[str] | None = None
-        self._last_seq: int | None = None
-        self._first_seq = 0
+        self._paused: frozenset[str] | None = None if standing is None else standing.paused
+        self._last_seq: int | None = None if standing is None else standing.last_seq
+        self._first_seq = self._last_seq or 0
 
     @property
     def now(self) -> float:
@@ -232,7 +237,9 @@ class UnitOfWork:
         return queue in self.paused
 
     def ask_paused(self) -> Callable[[], None]:
-        """Ask which queues are paused."""
+        """Ask which queues are paused, unless that is known."""
+        if self._paused is not None:
+            return _nothing
         found = self.link.ask(_PAUSED)
 
         def take() -> None:
@@ -255,7 +262,9 @@ class UnitOfWork:
         return self._last_seq
 
     def ask_last_seq(self) -> Callable[[], None]:
-        """Ask for the last one that was given."""
+        """Ask for the last one that was given, unless that is known."""
+        if self._last_seq is not None:
+            return _nothing
         found = self.link.ask(_LAST_SEQ)
 
         def take() -> None:
@@ -406,8 +415,12 @@ class UnitOfWork:
 
     def committed(self) -> None:
         """The transaction is: what it knows of tasks holds for the next one."""
-        if self._cache is not None:
-            self._cache.committed(self._entries.values())
+        standing = self.standing
+        if standing is not None:
+            standing.tasks.committed(self._entries.values())
+            standing.paused, standing.last_seq = self._paused, self._last_seq
+            self.ledger.committed()
+            standing.committed()
 
     def changes(self) -> Changes:
         """What to tell the engine after the commit."""

@@ -99,7 +99,7 @@ class Writer:
         self,
         *,
         connect: Callable[[], Link],
-        make_unit: Callable[[Link], UnitOfWork],
+        make_unit: Callable[[Link, Sequence[Command[Any]]], UnitOfWork],
         clock: Clock,
         forget: Callable[[], None],
         deliver: Callable[[Changes], None],
@@ -245,7 +245,7 @@ class Writer:
             if self._lookout is not None and self._lookout.nothing(link, commands, self._clock.now()):
                 return [Done(Claims(())) for _ in commands], None
             link.begin()
-            unit = self._make_unit(link)
+            unit = self._make_unit(link, commands)
             outcomes = execute(unit, commands)
             changes = unit.changes()
             announced = None if self._log is None else self._log.announce(link, changes, unit.now)
