@@ -21,7 +21,7 @@ import google_crc32c
 import grpc.aio
 import uvloop
 
-from longshore.client import push_spec
+from longshore.client import AsyncClient, Submission, push_spec
 from longshore.client.frames import chunk_frame
 from longshore.v1 import task_service_pb2 as pb
 
@@ -46,6 +46,25 @@ async def send(
             raise AssertionError(f"{len(answer.tasks)} tasks")
 
 
+async def submit(address: str, token: str, size: int, count: int, at_once: int) -> None:
+    """The same files, each with its submission, over one stream of our client's."""
+    data = (bytes(range(256)) * -(-size // 256))[:size]
+    numbers = itertools.count()
+    async with AsyncClient(server=address, token=token) as client:
+        print("ready", flush=True)
+        while await asyncio.to_thread(sys.stdin.readline):
+            places = [(number, f"bench-{number % 1000}/{_RUN}/{number}") for number in itertools.islice(numbers, count)]
+            jobs = [
+                Submission(spec=push_spec(place), content=data, request_id=f"{_RUN}-{number}")
+                for number, place in places
+            ]
+            began = time.perf_counter()
+            async for one in client.submit_many(jobs, at_once=at_once):
+                if one.error is not None:
+                    raise one.error
+            print(time.perf_counter() - began, flush=True)
+
+
 async def main(address: str, token: str, size: int, count: int, at_once: int) -> None:
     data = bytes(range(256)) * -(-size // 256)
     data = data[:size]
@@ -67,4 +86,5 @@ async def main(address: str, token: str, size: int, count: int, at_once: int) ->
 
 
 if __name__ == "__main__":
-    uvloop.run(main(sys.argv[1], Path(sys.argv[2]).read_text().strip(), *map(int, sys.argv[3:6])))
+    how = submit if sys.argv[6:] == ["submit"] else main
+    uvloop.run(how(sys.argv[1], Path(sys.argv[2]).read_text().strip(), *map(int, sys.argv[3:6])))

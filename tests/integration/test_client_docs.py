@@ -17,7 +17,7 @@ from tests.support.stage import staged
 def test_the_examples_run(tree: Path, tmp_path: Path) -> None:
     examples = re.findall(r"```python\n(.*?)```", (tree / "docs/client.md").read_text(), re.DOTALL)
     # The third one is about machines that are not here.
-    assert len(examples) == 4
+    assert len(examples) == 5
     del examples[2]
     (tmp_path / "motd").write_text("hello\n")
     with staged(tmp_path / "s") as stage, stage.worker():
@@ -36,7 +36,8 @@ def test_the_examples_run(tree: Path, tmp_path: Path) -> None:
         ]
         assert (stage.instances / "web/etc/motd").read_text() == "hello\n"
         assert len(list(stage.client.list(filter=TaskFilter(kinds=["resize"])))) == 10_000
-    assert (printed[0], printed[2]) == ("", "")
+        assert len(list(stage.client.list(filter=TaskFilter(kinds=["file_push"])))) == 102
+    assert (printed[0], *printed[2:]) == ("", "", "")
     revisions = [int(line.split()[0]) for line in printed[1].splitlines()]
     assert revisions == list(range(revisions[0], revisions[-1] + 1))
     assert printed[1].split()[-1] == str(TaskState.TASK_STATE_SUCCEEDED)

@@ -199,3 +199,11 @@ def test_one_plan_for_each_destination_in_their_order() -> None:
     assert [one.work.destination.instance for one in made if isinstance(one.work, FilePush)] == names
     (job,) = plans(TaskRequest(work=JOB, labels={}), Defaults())
     assert (job.kind, job.work) == ("resize", JOB)
+
+
+def test_bytes_that_come_along_are_part_of_it_and_their_absence_is_not() -> None:
+    bare = SubmitRequest(request_id="r", task=TASK)
+    one = replace(bare, content=b"one", crc32c=1)
+    others = [bare, replace(one, content=b"ones"), replace(one, crc32c=2), replace(bare, content=b"", crc32c=0)]
+    assert len({submit_fingerprint(each) for each in (one, *others)}) == 5
+    assert submit_fingerprint(replace(one, content=b"two")) == submit_fingerprint(one)  # size and CRC32C, as an upload

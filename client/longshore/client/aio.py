@@ -122,11 +122,18 @@ class AsyncClient:
         return answer.upload
 
     async def submit(
-        self, *, spec: task_pb2.TaskSpec, payload_id: str = "", request_id: str = "", patience: float | None = None
+        self,
+        *,
+        spec: task_pb2.TaskSpec,
+        payload_id: str = "",
+        content: bytes | None = None,
+        request_id: str = "",
+        patience: float | None = None,
     ) -> Sequence[task_pb2.Task]:
-        """Make tasks without sending bytes, durable on return: jobs, or pushes of another task's payload."""
-        request = pb.SubmitTaskRequest(request_id=request_id or new_request_id(), spec=spec, payload_id=payload_id)
-        answer = await self._call(lambda to: to.tasks.SubmitTask, request, patience=patience)
+        """Make tasks without an upload, durable on return: jobs, pushes of another task's payload, or of a small file
+        (`content`, at most 64 KiB)."""
+        one = Submission(spec=spec, payload_id=payload_id, content=content, request_id=request_id or new_request_id())
+        answer = await self._call(lambda to: to.tasks.SubmitTask, one.request(), patience=patience)
         return tuple(answer.tasks)
 
     async def submit_many(

@@ -87,11 +87,19 @@ class Client:
         return self._thread.run(self._client.get_upload(request_id))
 
     def submit(
-        self, *, spec: task_pb2.TaskSpec, payload_id: str = "", request_id: str = "", patience: float | None = None
+        self,
+        *,
+        spec: task_pb2.TaskSpec,
+        payload_id: str = "",
+        content: bytes | None = None,
+        request_id: str = "",
+        patience: float | None = None,
     ) -> Sequence[task_pb2.Task]:
         """See AsyncClient.submit."""
         return self._thread.run(
-            self._client.submit(spec=spec, payload_id=payload_id, request_id=request_id, patience=patience)
+            self._client.submit(
+                spec=spec, payload_id=payload_id, content=content, request_id=request_id, patience=patience
+            )
         )
 
     def submit_many(

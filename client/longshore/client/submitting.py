@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
+import google_crc32c
 import grpc
 from google.rpc import status_pb2
 
@@ -34,11 +35,20 @@ _PULLED: Final = 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Submission:
-    """What `submit` takes, as a value. `request_id`: made up if empty."""
+    """What `submit` takes, as a value. `content`: a small file, at most 64 KiB. `request_id`: made up if empty."""
 
     spec: task_pb2.TaskSpec
     payload_id: str = ""
+    content: bytes | None = None
     request_id: str = ""
+
+    def request(self) -> pb.SubmitTaskRequest:
+        """As a message of the contract; the content with its CRC32C."""
+        request = pb.SubmitTaskRequest(request_id=self.request_id, spec=self.spec, payload_id=self.payload_id)
+        if self.content is not None:
+            request.content = self.content
+            request.content_crc32c = google_crc32c.value(self.content)
+        return request
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,9 +196,8 @@ class Submitting:
         while self._unsent and len(some) < _MESSAGE and size < _MESSAGE_BYTES:
             number = self._unsent.popleft()
             one = self._waiting[number]
-            request = pb.SubmitTaskRequest(request_id=one.request_id, spec=one.spec, payload_id=one.payload_id)
-            some.append(pb.Submission(number=number, request=request))
-            size += len(one.spec.job.arguments.value)
+            some.append(pb.Submission(number=number, request=one.request()))
+            size += len(one.spec.job.arguments.value) + len(one.content or b"")
         return some
 
     async def _read(self, call: _Call) -> Sequence[Submitted] | None:

@@ -6,9 +6,11 @@ import uuid
 from collections.abc import Sequence, Set
 from typing import Final
 
+import google_crc32c
+
 from longshore.server.edge import fields
 from longshore.server.engine.submissions import Defaults, SubmitRequest, TaskRequest, UploadRequest
-from longshore.server.model.errors import InvalidField
+from longshore.server.model.errors import CrcMismatch, InvalidField
 from longshore.server.model.task import FILE_PUSH, AnyValue, Destination, FilePush, Job
 from longshore.server.model.values import IfExists, WhenAbsent, WhenStopped
 from longshore.v1 import task_pb2 as pb
@@ -19,6 +21,8 @@ DEFAULT: Final = "default"
 
 _PUSHES: Final = 1000
 _LABELS: Final = 32
+CONTENT_BYTES: Final = 64 * 1024
+"""Of a file that comes along with its submission: what UploadLimits.inline_bytes allows by default."""
 _ARGUMENT_BYTES: Final = 64 * 1024
 _LARGEST: Final = 2**63 - 1
 
@@ -47,13 +51,38 @@ def upload_request(header: service_pb.UploadHeader, defaults: Defaults) -> Uploa
 def submit_request(request: service_pb.SubmitTaskRequest, defaults: Defaults) -> SubmitRequest:
     """A submission without bytes. Raises InvalidField."""
     task = _spec("spec", request.spec if request.HasField("spec") else None, defaults)
+    content, crc32c = _content(request)
     if request.payload_id:
         fields.assigned_id("payload_id", request.payload_id)
-    elif not isinstance(task.work, Job):
-        raise InvalidField("payload_id", "is empty; a file_push needs the id of a kept payload. Or upload the file.")
+    elif content is None and not isinstance(task.work, Job):
+        raise InvalidField(
+            "payload_id",
+            "is empty; a file_push needs the id of a kept payload, or a small file as `content`. Or upload the file.",
+        )
     return SubmitRequest(
-        request_id=check_request_id("request_id", request.request_id), task=task, payload_id=request.payload_id
+        request_id=check_request_id("request_id", request.request_id),
+        task=task,
+        payload_id=request.payload_id,
+        content=content,
+        crc32c=crc32c,
     )
+
+
+def _content(request: service_pb.SubmitTaskRequest) -> tuple[bytes | None, int]:
+    """The bytes that come along, and their CRC32C; None: there are none. Raises InvalidField, CrcMismatch."""
+    if not request.HasField("content"):
+        if request.HasField("content_crc32c"):
+            raise InvalidField("content_crc32c", "is there and content is not.")
+        return None, 0
+    if request.payload_id:
+        raise InvalidField("content", "is there, and so is payload_id: give one of them.")
+    content = request.content
+    if len(content) > CONTENT_BYTES:
+        raise InvalidField("content", f"has {len(content)} bytes; at most {CONTENT_BYTES}. Upload more than that.")
+    crc32c = int(google_crc32c.value(content))
+    if request.HasField("content_crc32c") and request.content_crc32c != crc32c:
+        raise CrcMismatch(f"The content's CRC32C is {crc32c:08x}, and {request.content_crc32c:08x} was announced.")
+    return content, crc32c
 
 
 def _spec(field: str, spec: pb.TaskSpec | None, defaults: Defaults) -> TaskRequest:

@@ -58,11 +58,14 @@ class UploadRequest:
 
 @record
 class SubmitRequest:
-    """A validated SubmitTaskRequest. `payload_id` may be empty for a job."""
+    """A validated SubmitTaskRequest. At most one of `payload_id` and `content` is there; for a job neither need be."""
 
     request_id: str
     task: TaskRequest
     payload_id: str = ""
+    content: bytes | None = None
+    crc32c: int = 0
+    """Of the content."""
 
 
 def plans(request: TaskRequest, defaults: Defaults) -> tuple[TaskPlan, ...]:
@@ -94,8 +97,10 @@ def upload_fingerprint(request: UploadRequest) -> str:
 
 
 def submit_fingerprint(request: SubmitRequest) -> str:
-    """The same for submissions without bytes."""
-    return _fingerprint(f'{{"call":"submit","payload":{_text(request.payload_id)},"task":{_task(request.task)}}}')
+    """The same for submissions. Bytes that come along are known by their size and CRC32C, as an upload's are."""
+    content = "" if request.content is None else f'"content":[{request.crc32c},{len(request.content)}],'
+    payload = _text(request.payload_id)
+    return _fingerprint(f'{{"call":"submit",{content}"payload":{payload},"task":{_task(request.task)}}}')
 
 
 def _fingerprint(text: str) -> str:

@@ -43,6 +43,15 @@ class Room:
                 retry_after=_RETRY,
             )
 
+    def take(self, wanted: int) -> bool:
+        """Whether so many bytes are known to fit; they then count as written. `require` finds out what is not known."""
+        if self._asked_at is None or self._clock.ticks() - self._asked_at > _FRESH:
+            return False
+        if self._free - self._promised < wanted:
+            return False
+        self._free -= wanted
+        return True
+
     def promise(self, of: str, unwritten: int) -> None:
         """`of` may still write so many bytes. Replaces what was promised to it before; 0 ends it."""
         before = self._promises.pop(of, 0)

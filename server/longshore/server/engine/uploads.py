@@ -37,7 +37,7 @@ from longshore.server.model.errors import (
     UploadTakenOver,
 )
 from longshore.server.model.servers import HEARD_EVERY, Here
-from longshore.server.model.task import Task, Upload
+from longshore.server.model.task import Payload, Task, Upload
 from longshore.server.model.values import UploadState
 from longshore.server.spool.protocol import PartialFile, Spool
 from longshore.server.store.commands import OpenUpload, RejectUpload, SubmitTasks
@@ -171,8 +171,8 @@ class Uploads:
         return await self._view(principal, upload)
 
     async def submit(self, principal: str, request: SubmitRequest, *, any_creator: bool = False) -> Sequence[Task]:
-        """Make tasks without bytes. Raises RequestIdReused, QueueFull, CallerShare, PayloadGone, StoreOverloaded,
-        Draining.
+        """Make tasks without an upload. Raises RequestIdReused, QueueFull, CallerShare, PayloadGone, SpoolFull,
+        StoreOverloaded, Draining.
 
         `any_creator`: the payload may be anybody's.
         """
@@ -183,19 +183,44 @@ class Uploads:
     ) -> asyncio.Future[tuple[Task, ...]]:
         """`submit`, not waited for: raises Draining, StoreOverloaded and StoreUnavailable at once, the rest later."""
         self._refuse_when_draining()
-        begun = self.store.begin(
-            SubmitTasks(
-                principal=principal,
-                request_id=request.request_id,
-                fingerprint=submit_fingerprint(request),
-                plans=plans(request.task, self.defaults),
-                payload_id=request.payload_id,
-                any_creator=any_creator,
-                bounds=self.limits.bounds,
-            )
+        payload, content = None, b""
+        if request.content is not None:
+            content = request.content
+            payload = Payload(self._new_id(), len(content), request.crc32c)
+            self.small.put(payload.id, content)
+        command = SubmitTasks(
+            principal=principal,
+            request_id=request.request_id,
+            fingerprint=submit_fingerprint(request),
+            plans=plans(request.task, self.defaults),
+            payload_id=request.payload_id,
+            payload=payload,
+            content=content,
+            any_creator=any_creator,
+            bounds=self.limits.bounds,
         )
+        if payload is not None and not self.room.take(payload.size):
+            return self.own(self._submit_where_room(command, payload.size), "submit a small file")
+        begun = self.store.begin(command)
         self.expect()
         return begun
+
+    async def _submit_where_room(self, command: SubmitTasks, size: int) -> tuple[Task, ...]:
+        """`command`, once there is room on the disk for its content."""
+        try:
+            try:
+                await self.room.require(size)
+            except SpoolFull:
+                if self._relieve is None:
+                    raise
+                await self._relieve(size)
+                await self.room.require(size)
+        except SpoolFull:
+            # What came before is answered all the same; nothing new finds room.
+            return await self.store.run(replace(command, bounds=replace(command.bounds, spool_bytes=0)))
+        self.room.take(size)
+        self.expect()
+        return await self.store.run(command)
 
     async def run(self) -> None:
         """Tell other servers what is sent here, until cancelled."""

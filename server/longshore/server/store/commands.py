@@ -186,8 +186,9 @@ class ForgetUploads(Command[None]):
 class SubmitTasks(Command[tuple[Task, ...]]):
     """Make tasks without an upload; the same request id again answers the same tasks.
 
-    `payload_id` names a payload that a task of `principal` keeps (any, if `any_creator`). Raises RequestIdReused,
-    QueueFull, CallerShare, PayloadGone.
+    `payload_id` names a payload that a task of `principal` keeps (any, if `any_creator`); or `payload` is a new one,
+    small enough to be kept in the database, with its `content`. Raises RequestIdReused, QueueFull, CallerShare,
+    PayloadGone, SpoolFull.
     """
 
     lane: ClassVar[Lane] = Lane.SUBMIT
@@ -196,6 +197,8 @@ class SubmitTasks(Command[tuple[Task, ...]]):
     fingerprint: str
     plans: tuple[TaskPlan, ...]
     payload_id: str = ""
+    payload: Payload | None = None
+    content: bytes = b""
     any_creator: bool = False
     bounds: Bounds = field(default_factory=Bounds)
 

@@ -8,7 +8,7 @@ from typing import Any
 from longshore.server.model.task import FilePush
 from longshore.server.store import commands, fleet, uploads
 from longshore.server.store.commands import Command
-from longshore.server.store.counters import LANE_RUNNING, Key
+from longshore.server.store.counters import LANE_RUNNING, SPOOL, Key
 from longshore.server.store.ids import seq_of
 from longshore.server.store.requests import counted, look_for_requests
 from longshore.server.store.rows import lane_of_work, place_of
@@ -56,6 +56,8 @@ class _Names:
                 self.plans(command.plans)
                 for plan in command.plans:
                     self._room(command.bounds, plan.queue, command.principal)
+                if command.payload is not None and command.bounds.spool_bytes is not None:
+                    self.counters.add(SPOOL)
             case commands.FileReports():
                 self.sessions.add(command.session_id)
                 for task_id, _ in command.reports:

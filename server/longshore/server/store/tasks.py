@@ -21,7 +21,9 @@ from longshore.server.model.task import Payload, Task
 from longshore.server.model.values import State
 from longshore.server.store.births import make_tasks
 from longshore.server.store.commands import CancelTask, PauseQueue, RetryTask, SettleTask, SubmitTasks, TaskPlan
+from longshore.server.store.counters import SPOOL
 from longshore.server.store.entry import Entry
+from longshore.server.store.kept import check_spool, keep_payload
 from longshore.server.store.link import Statement, statement
 from longshore.server.store.requests import (
     check_room,
@@ -93,9 +95,13 @@ def submit_tasks(unit: UnitOfWork, command: SubmitTasks) -> Callable[[], tuple[T
     if request is not None:
         check_same(request, command.fingerprint, request_id=command.request_id, upload=False)
         return lambda: tasks_of_request(unit, request)
-    payload = _named_payload(unit, command)
+    payload = command.payload or _named_payload(unit, command)
     for queue, count in Counter([plan.queue for plan in command.plans]).items():
         check_room(unit, command.bounds, queue=queue, principal=command.principal, tasks=count)
+    if command.payload is not None:
+        check_spool(unit, command.bounds, command.payload.size)
+        keep_payload(unit, command.payload, command.content)
+        unit.move(SPOOL, command.payload.size)
     made = make_tasks(unit, command.plans, creator=command.principal, request_id=command.request_id, payload=payload)
     record_request(
         unit,

@@ -8,7 +8,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from longshore.server.model.errors import CallerShare, RequestIdReused, SpoolFull, TooManyUploads, UploadTakenOver
+from longshore.server.model.errors import CallerShare, RequestIdReused, TooManyUploads, UploadTakenOver
 from longshore.server.model.servers import Home
 from longshore.server.model.task import Payload, Upload
 from longshore.server.model.values import UploadState
@@ -33,6 +33,7 @@ from longshore.server.store.homes import (
     set_home,
     spool_of,
 )
+from longshore.server.store.kept import check_spool, keep_payload
 from longshore.server.store.link import Among, locking, statement
 from longshore.server.store.requests import (
     check_room,
@@ -44,7 +45,7 @@ from longshore.server.store.requests import (
     tasks_of_request,
 )
 from longshore.server.store.rows import UPLOAD_COLUMNS, upload_of
-from longshore.server.store.schema import homes, inline_payloads, is_abandoned, is_open, payloads, uploads
+from longshore.server.store.schema import homes, is_abandoned, is_open, uploads
 from longshore.server.store.unit import Request, UnitOfWork
 
 _FIND: Final = Among(
@@ -123,12 +124,6 @@ _FORGETTABLE: Final = Among(
     lock=True,
 )
 _DELETE: Final = statement(uploads.delete().where(uploads.c.id == sa.bindparam("of_id")))
-_INSERT_PAYLOAD: Final = statement(
-    payloads.insert().values(
-        {name: sa.bindparam(name) for name in ("id", "size", "crc32c", "sha256", "live", "keep_until", "doomed")}
-    )
-)
-_INSERT_INLINE: Final = statement(inline_payloads.insert())
 
 Row = tuple[Upload, str, int]
 """(upload, its queue, places promised there)"""
@@ -154,7 +149,7 @@ def look_for(unit: UnitOfWork, upload_ids: Iterable[str]) -> Callable[[], None]:
 
 
 def counted(bounds: Bounds, *, principal: str) -> list[Key]:
-    """What `_check_uploads` and `_check_spool` look at."""
+    """What `_check_uploads` and `check_spool` look at."""
     keys = [UPLOADS]
     if bounds.caller_uploads is not None:
         keys.append((UPLOADS_OF, principal))
@@ -172,18 +167,6 @@ def _writable(unit: UnitOfWork, upload_id: str, connection: int) -> Row:
             upload_id=upload_id,
         )
     return found
-
-
-def _check_spool(unit: UnitOfWork, bounds: Bounds, more: int) -> None:
-    if bounds.spool_bytes is None or more <= 0:
-        return
-    kept = unit.ledger.value(SPOOL)
-    if kept + more > bounds.spool_bytes:
-        raise SpoolFull(
-            f"The spool holds {kept} of at most {bounds.spool_bytes} bytes and has no room for {more} more: "
-            "try later with the same id.",
-            subject="spool",
-        )
 
 
 def _check_uploads(unit: UnitOfWork, bounds: Bounds, principal: str) -> None:
@@ -237,7 +220,7 @@ def _new_upload(unit: UnitOfWork, command: OpenUpload) -> Callable[[], Upload]:
     bounds = command.bounds
     check_room(unit, bounds, queue=command.queue, principal=command.principal, tasks=command.tasks)
     _check_uploads(unit, bounds, command.principal)
-    _check_spool(unit, bounds, command.reserve)
+    check_spool(unit, bounds, command.reserve)
     upload = Upload(
         id=command.upload_id,
         principal=command.principal,
@@ -298,7 +281,7 @@ def checkpoint(unit: UnitOfWork, command: Checkpoint) -> Callable[[], Upload]:
         upload = replace(upload, touched_at=unit.now)
     else:
         more = max(0, command.reserve - upload.reserved)
-        _check_spool(unit, command.bounds, more)
+        check_spool(unit, command.bounds, more)
         unit.move(SPOOL, more)
         upload = replace(
             upload,
@@ -326,18 +309,7 @@ def finish_upload(unit: UnitOfWork, command: FinishUpload) -> Callable[[], Uploa
         return lambda: replace(upload, tasks=() if request is None else tasks_of_request(unit, request))
     upload, queue, promised = _writable(unit, command.upload_id, command.connection)
     payload = command.payload
-    unit.write(
-        _INSERT_PAYLOAD,
-        id=payload.id,
-        size=payload.size,
-        crc32c=payload.crc32c,
-        sha256=payload.sha256,
-        live=0,
-        keep_until=0.0,
-        doomed=False,
-    )
-    if command.inline is not None:
-        unit.write(_INSERT_INLINE, payload_id=payload.id, content=command.inline)
+    keep_payload(unit, payload, command.inline)
     unit.uploads.pop(upload.id, None)
     if command.homed:
         drop_homes(unit, (upload.id,))

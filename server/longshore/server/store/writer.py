@@ -62,6 +62,8 @@ def bytes_of(command: Command[Any]) -> int:
         for plan in command.plans:
             arguments = getattr(plan.work, "arguments", None)
             size += 0 if arguments is None else len(arguments.value)
+    if isinstance(command, SubmitTasks):
+        size += len(command.content)
     if isinstance(command, FinishUpload) and command.inline is not None:
         size += len(command.inline)
     return size
