@@ -24,6 +24,7 @@ _HOT: Final[frozenset[type[Command[Any]]]] = frozenset(
     {
         commands.SubmitTasks,
         commands.ClaimTasks,
+        commands.BeginAttempts,
         commands.RequestGrants,
         commands.FileReports,
         commands.CancelTask,
