@@ -13,12 +13,14 @@ import pytest
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from longshore.client import AsyncClient, Submission, job_spec
-from longshore.server.edge.submissions import ANSWERED, WAITING
+from longshore.server.edge.submissions import ANSWERED, WAITING, WAITING_BYTES
 from longshore.server.engine.upload_limits import UploadLimits
-from longshore.server.store.commands import Bounds
+from longshore.server.model.task import Task
+from longshore.server.store.commands import Bounds, Command
+from longshore.server.store.protocol import Store, TaskFilter
 from longshore.v1 import task_pb2
 from longshore.v1 import task_service_pb2 as pb
-from tests.support.rawgrpc import METADATA, TaskServer, push_spec, until
+from tests.support.rawgrpc import LARGEST_MESSAGE, METADATA, TaskServer, header_of, push_spec, until, whole
 from tests.support.stage import staged
 
 JOB = task_pb2.TaskSpec(job=task_pb2.JobSpec(kind="count"))
@@ -149,6 +151,90 @@ async def test_who_reads_no_answers_is_read_no_further(server: TaskServer) -> No
     flooding.cancel()
     call.cancel()
     assert (await server.submit(pb.SubmitTaskRequest(request_id="other", spec=JOB))).tasks
+
+
+class HoldingStore:
+    """The real one, but that what is begun waits until it is released, and then comes out as `tasks`."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.tasks: tuple[Task, ...] | None = None
+        self.held: list[asyncio.Future[Any]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    def begin(self, command: Command[Any]) -> asyncio.Future[Any]:
+        if self.tasks is None:
+            return self._store.begin(command)
+        self.held.append(asyncio.get_running_loop().create_future())
+        return self.held[-1]
+
+    def release(self) -> None:
+        held, self.held = self.held, []
+        for each in held:
+            each.set_result(self.tasks)
+
+
+@pytest.fixture
+async def holding(tmp_path: Path) -> AsyncIterator[tuple[TaskServer, HoldingStore]]:
+    made: list[HoldingStore] = []
+
+    def store_of(store: Store) -> Any:
+        made.append(HoldingStore(store))
+        return made[-1]
+
+    async with TaskServer(tmp_path, store_of=store_of) as server, asyncio.timeout(90):
+        yield server, made[-1]
+
+
+@pytest.mark.parametrize(("size", "most"), [(0, WAITING), (60 * 1024, WAITING_BYTES // (60 * 1024))])
+async def test_of_one_message_no_more_is_taken_than_may_wait(
+    holding: tuple[TaskServer, HoldingStore], size: int, most: int
+) -> None:
+    server, store = holding
+    store.tasks = ()
+    spec = task_pb2.TaskSpec(job=task_pb2.JobSpec(kind="count"))
+    spec.job.arguments.type_url, spec.job.arguments.value = "type.googleapis.com/any", b"x" * size
+    # As many as a message takes; of the large ones several messages, so that they are more than may wait too.
+    each = min(20_000, LARGEST_MESSAGE // (size + 100))
+    sent = max(each, 2 * most // each * each)
+    call: Any = server.stub.SubmitTasks(
+        (
+            message(*(submission(start + n, f"r{start + n}", spec) for n in range(each)))
+            for start in range(0, sent, each)
+        ),
+        metadata=METADATA,
+    )
+    answered = 0
+    while answered < sent:
+        await until(lambda: store.held)
+        count = len(store.held)
+        assert count <= most
+        store.release()
+        answers = await answers_of(call, count)
+        assert not any(answer.reason for answer in answers.values()), answers
+        answered += len(answers)
+    assert await call.read() is grpc.aio.EOF
+
+
+async def test_answers_with_many_tasks_fit_into_messages(holding: tuple[TaskServer, HoldingStore]) -> None:
+    server, store = holding
+    payload = (await server.upload(whole(header_of("u"), b"x"))).payload
+    spec = push_spec(*(f"i{number}" for number in range(1000)))
+    request = pb.SubmitTaskRequest(request_id="r", spec=spec, payload_id=payload.id)
+    await server.submit(request)
+    store.tasks = tuple(await server.store.list_tasks(TaskFilter(), before=None, limit=1000))
+    call: Any = server.stub.SubmitTasks(metadata=METADATA)
+    for number in range(200):
+        await call.write(message(pb.Submission(number=number, request=request)))
+    await call.done_writing()
+    answered = 0
+    while answered < 200:
+        await until(lambda: store.held)
+        count = len(store.held)
+        store.release()
+        answered += len(await answers_of(call, count))
 
 
 async def test_a_leaving_server_answers_what_it_took_and_says_go_away(server: TaskServer) -> None:

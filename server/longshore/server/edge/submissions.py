@@ -20,11 +20,19 @@ from longshore.v1 import task_service_pb2 as pb
 _Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 WAITING: Final = 1000
-"""Submissions of one stream that may wait for their answer, but for the rest of the message that brought the last."""
+"""Submissions of one stream that may wait for their answer."""
+WAITING_BYTES: Final = 8 << 20
+"""About what they may hold, so that one stream does not fill the store's lane (64 MiB), which then refuses others."""
 ANSWERED: Final = 2000
-"""Answers that may wait for a caller who does not read; then nothing more is read from it either."""
+"""Answers that may wait for a caller who does not read; then nothing more is taken from it either."""
+ANSWERED_BYTES: Final = 4 << 20
+"""The same in bytes: where something was refused an answer has a few KiB, with a thousand destinations 28."""
 ANSWERS_AT_ONCE: Final = 1000
-"""Answers in one message: a hundred bytes each, or a few KiB where something was refused."""
+"""Answers in one message."""
+ANSWER_BYTES_AT_ONCE: Final = 1 << 20
+"""The same in bytes, but for the last one. Callers take messages of 4 MiB."""
+_TASK_BYTES: Final = 1024
+"""About what a task takes in the store's lane, beside its arguments."""
 
 
 async def serve_submissions(uploads: Uploads, principal: Principal, context: _Context) -> None:
@@ -50,7 +58,8 @@ class _Submissions:
     def __init__(self, uploads: Uploads, principal: Principal) -> None:
         self._uploads = uploads
         self._principal = principal
-        self._waiting = 0
+        self._waiting = self._waiting_bytes = 0
+        self._answers_bytes = 0
         self._answers: deque[pb.SubmissionAnswer] = deque()
         self._bell = asyncio.Event()
         self._room = asyncio.Event()
@@ -72,8 +81,9 @@ class _Submissions:
                 if message is grpc.aio.EOF:
                     return
                 for one in message.submissions:
+                    # For each: a message holds two million empty ones, all of them with a refusal to be made.
+                    await self._room.wait()
                     self._take(one)
-                self._look_at_room()
         finally:
             self._ended = True
             self._bell.set()
@@ -100,7 +110,13 @@ class _Submissions:
             told.cancel()
 
     def _some_answers(self) -> list[pb.SubmissionAnswer]:
-        return [self._answers.popleft() for _ in range(min(len(self._answers), ANSWERS_AT_ONCE))]
+        some: list[pb.SubmissionAnswer] = []
+        size = 0
+        while self._answers and len(some) < ANSWERS_AT_ONCE and size < ANSWER_BYTES_AT_ONCE:
+            some.append(answer := self._answers.popleft())
+            size += answer.ByteSize()
+        self._answers_bytes -= size
+        return some
 
     def _take(self, one: pb.Submission) -> None:
         number = one.number
@@ -112,11 +128,15 @@ class _Submissions:
         except LongshoreError as error:
             self._answer(_refusal(number, error))
         else:
+            size = one.ByteSize() + _TASK_BYTES * request.task.tasks
             self._waiting += 1
-            begun.add_done_callback(partial(self._done, number))
+            self._waiting_bytes += size
+            self._look_at_room()
+            begun.add_done_callback(partial(self._done, number, size))
 
-    def _done(self, number: int, begun: asyncio.Future[tuple[Task, ...]]) -> None:
+    def _done(self, number: int, size: int, begun: asyncio.Future[tuple[Task, ...]]) -> None:
         self._waiting -= 1
+        self._waiting_bytes -= size
         error = begun.exception()
         if error is None:
             self._answer(pb.SubmissionAnswer(number=number, task_ids=[task.order.id for task in begun.result()]))
@@ -125,11 +145,13 @@ class _Submissions:
 
     def _answer(self, answer: pb.SubmissionAnswer) -> None:
         self._answers.append(answer)
+        self._answers_bytes += answer.ByteSize()
         self._bell.set()
         self._look_at_room()
 
     def _look_at_room(self) -> None:
-        if self._waiting < WAITING and len(self._answers) < ANSWERED:
+        waits = self._waiting < WAITING and self._waiting_bytes < WAITING_BYTES
+        if waits and len(self._answers) < ANSWERED and self._answers_bytes < ANSWERED_BYTES:
             self._room.set()
         else:
             self._room.clear()
