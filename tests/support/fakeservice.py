@@ -92,6 +92,10 @@ class FakeService(task_service_pb2_grpc.TaskServiceServicer):
         """The script of SubmitTasks."""
         self.submitted: list[str] = []
         """Request ids that came over those streams, repeated ones too."""
+        self.pieces: list[int] = []
+        """How many submissions came in each message."""
+        self.labels: list[dict[str, str]] = []
+        """Those of each submission."""
         self.headers: list[pb.UploadHeader] = []
         self.chunks: list[int] = []
         """Offsets of the chunks that came."""
@@ -183,8 +187,10 @@ class FakeService(task_service_pb2_grpc.TaskServiceServicer):
         act = self.streams.popleft() if self.streams else Pipe()
         answered = 0
         async for request in request_iterator:
+            self.pieces.append(len(request.submissions))
             for one in request.submissions:
                 asked = one.request.request_id
+                self.labels.append(dict(one.request.spec.labels))
                 self.submitted.append(asked)
                 answer = pb.SubmissionAnswer(number=one.number, task_ids=[f"task-{asked}"])
                 if refuse := act.refuse.get(asked):

@@ -8,7 +8,18 @@ from collections.abc import AsyncIterator, Iterator
 import grpc
 import pytest
 
-from longshore.client import AlreadyExists, AsyncClient, Client, Submission, Submitted, Unavailable, job_spec
+from longshore.client import (
+    AlreadyExists,
+    AsyncClient,
+    Client,
+    Submission,
+    Submitted,
+    Unavailable,
+    job_spec,
+    push_spec,
+)
+from longshore.client.servers import Tour
+from longshore.client.submitting import Submitting
 from tests.support.fakeservice import FakeServer, FakeService, Pipe, Refuse
 
 MANY = 2500
@@ -115,6 +126,90 @@ async def test_patience_has_an_end(server: FakeServer, service: FakeService) -> 
             [one async for one in client.submit_many(jobs(1))]
 
 
+class Passing:
+    """Time that passes when told."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def submitting(
+    client: AsyncClient, submissions: Iterator[Submission] | AsyncIterator[Submission], clock: Passing
+) -> AsyncIterator[Submitted]:
+    """As the client does it, with ten seconds of patience."""
+    tour = Tour(client._servers)
+    return Submitting(tour=tour, submissions=submissions, patience=10.0, at_once=1000, on_wait=None, clock=clock).run()
+
+
+async def test_patience_is_not_for_the_time_that_the_caller_takes(client: AsyncClient, service: FakeService) -> None:
+    service.streams.append(Pipe(after=2))
+    clock = Passing()
+    seen = []
+    async for one in submitting(client, jobs(3), clock):
+        seen.append(one.submission.request_id)
+        clock.now += 100.0
+    assert seen == ["r0", "r1", "r2"]
+
+
+async def test_patience_begins_when_something_is_due(client: AsyncClient, server: FakeServer) -> None:
+    """However long it was quiet, and whatever became of the connection meanwhile."""
+    answered = asyncio.Event()
+    clock = Passing()
+
+    async def source() -> AsyncIterator[Submission]:
+        yield Submission(spec=SPEC, request_id="first")
+        await answered.wait()
+        clock.now += 100.0
+        await server.__aexit__()
+        await server.__aenter__()
+        clock.now += 100.0
+        yield Submission(spec=SPEC, request_id="second")
+
+    seen = []
+    async for one in submitting(client, source(), clock):
+        seen.append(one.submission.request_id)
+        answered.set()
+    assert seen == ["first", "second"]
+
+
+async def test_a_server_that_goes_after_the_last_answer_costs_nothing(
+    client: AsyncClient, service: FakeService
+) -> None:
+    service.streams.extend([Pipe(after=3), *[Pipe(after=0)] * 50])
+    assert len([one async for one in client.submit_many(jobs(3))]) == 3
+    assert len(service.submitted) == 3
+    assert len(service.streams) == 50
+
+
+async def test_a_spec_may_be_changed_for_the_next_submission(client: AsyncClient, service: FakeService) -> None:
+    def source() -> Iterator[Submission]:
+        spec = job_spec("count")
+        for number in range(100):
+            spec.labels["number"] = str(number)
+            yield Submission(spec=spec)
+
+    assert len([one async for one in client.submit_many(source())]) == 100
+    assert service.labels == [{"number": str(number)} for number in range(100)]
+
+
+async def test_messages_are_no_larger_than_servers_take(client: AsyncClient, service: FakeService) -> None:
+    large = push_spec(*(f"i{number}/srv/{'d' * 200}/{'e' * 200}/f" for number in range(500)))
+    most = (1 << 20) // large.ByteSize()
+    answers = [one async for one in client.submit_many(Submission(spec=large, payload_id="p") for _ in range(64))]
+    assert len(answers) == 64
+    assert max(service.pieces) <= most
+
+
+async def test_what_cannot_be_sent_is_raised_at_once(client: AsyncClient) -> None:
+    with pytest.raises(ValueError, match="surrogates"):
+        [one async for one in client.submit_many([Submission(spec=SPEC, request_id="\ud800")])]
+    with pytest.raises(TypeError):
+        [one async for one in client.submit_many([Submission(spec="count")])]  # type: ignore[arg-type]
+
+
 async def test_what_the_source_raises_comes_out(client: AsyncClient) -> None:
     def source() -> Iterator[Submission]:
         yield from jobs(5)
@@ -137,3 +232,22 @@ async def test_the_blocking_client_does_the_same(server: FakeServer) -> None:
             return list(client.submit_many(jobs(100)))
 
     assert len(await asyncio.to_thread(run)) == 100
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt()])
+async def test_what_would_end_the_loop_comes_out_of_the_blocking_client_too(
+    server: FakeServer, error: BaseException
+) -> None:
+    def source() -> Iterator[Submission]:
+        yield from jobs(5)
+        raise error
+
+    def run() -> tuple[BaseException | None, int]:
+        with Client(server=server.address, patience=10) as client:
+            try:
+                list(client.submit_many(source()))
+            except (SystemExit, KeyboardInterrupt) as raised:
+                return raised, len(client.submit(spec=SPEC))
+        return None, 0
+
+    assert await asyncio.wait_for(asyncio.to_thread(run), 30) == (error, 1)

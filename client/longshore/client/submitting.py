@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import time
 import uuid
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
@@ -27,8 +28,9 @@ AT_ONCE: Final = 1000
 SILENCE: Final = 45.0
 """Seconds without an answer while some are due, until the connection is given up."""
 _MESSAGE: Final = 64
-"""Submissions in one message; each may carry 64 KiB of arguments, and a message 4 MiB."""
+"""Submissions in one message."""
 _MESSAGE_BYTES: Final = 1 << 20
+"""The same in bytes, but one goes whatever its size. Servers take messages of 4 MiB."""
 _PULLED: Final = 100
 """Submissions taken from an iterable before others get a turn of the loop."""
 
@@ -71,19 +73,21 @@ class Submitting:
         patience: float,
         at_once: int,
         on_wait: OnWait | None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._tour: Final = tour
         self._source: Final = submissions
-        self._patience: Final = Patience(limit=patience, route=tour, on_wait=on_wait)
+        self._patience: Final = Patience(limit=patience, route=tour, on_wait=on_wait, clock=clock)
         self._at_once: Final = at_once
         self._taken = 0
-        self._waiting: dict[int, Submission] = {}
-        """By number, in the order in which they were taken."""
+        self._waiting: dict[int, tuple[Submission, pb.Submission]] = {}
+        """By number, in the order in which they were taken; each with what is sent of it, however often."""
         self._unsent: deque[int] = deque()
         """Those of them that were not sent over this connection."""
         self._moved = asyncio.Event()
         self._room = asyncio.Event()
         self._exhausted = False
+        self._interrupted: BaseException | None = None
         self._call: _Call | None = None
         self._connection: Connection | None = None
         self._feeder: asyncio.Task[None] | None = None
@@ -97,9 +101,13 @@ class Submitting:
             while (some := await self._patience.run(self._once)) is not None:
                 for one in some:
                     yield one
+                # Patience is for the server, and not for the time that the caller took.
+                self._patience.moved()
                 if puller.done():
                     puller.result()
             await puller
+            if self._interrupted is not None:
+                raise self._interrupted
         finally:
             puller.cancel()
             await asyncio.gather(puller, return_exceptions=True)
@@ -118,6 +126,9 @@ class Submitting:
                     await self._add(each)
                     if number % _PULLED == _PULLED - 1:
                         await asyncio.sleep(0)
+        except (KeyboardInterrupt, SystemExit) as error:
+            # asyncio lets them out of this task through its loop, and whoever waits for `run` would wait for ever.
+            self._interrupted = error
         finally:
             self._exhausted = True
         self._moved.set()
@@ -126,9 +137,14 @@ class Submitting:
         while len(self._waiting) >= self._at_once:
             self._room.clear()
             await self._room.wait()
+        one = one if one.request_id else replace(one, request_id=uuid.uuid4().hex)
+        # Now: what cannot be sent is raised where it came from, and a spec may be changed for the next submission.
+        request = one.request()
+        if not self._waiting:
+            self._patience.moved()  # until now no server owed anything
         self._taken += 1
         number = self._taken
-        self._waiting[number] = one if one.request_id else replace(one, request_id=uuid.uuid4().hex)
+        self._waiting[number] = one, pb.Submission(number=number, request=request)
         self._unsent.append(number)
         self._moved.set()
 
@@ -141,6 +157,9 @@ class Submitting:
             await self._leave()
             raise refused
         if self._call is None or self._connection is None:
+            await self._due()
+            if not self._waiting:
+                return None
             await self._begin()
         connection, call = self._connection, self._call
         assert connection is not None
@@ -150,10 +169,26 @@ class Submitting:
                 return await self._read(call)
         except grpc.aio.AioRpcError as error:
             await self._leave()
-            raise await connection.explained(error) from error
-        except (LongshoreError, asyncio.CancelledError):
+            return self._cut(await connection.explained(error), error)
+        except LongshoreError as error:
+            await self._leave()
+            return self._cut(error, error.__cause__)
+        except asyncio.CancelledError:
             await self._leave()
             raise
+
+    async def _due(self) -> None:
+        """Wait until there is something to submit, or nothing any more."""
+        while not self._waiting and not self._exhausted:
+            self._moved.clear()
+            await self._moved.wait()
+
+    def _cut(self, error: LongshoreError, cause: BaseException | None) -> Sequence[Submitted]:
+        """What the end of a connection means: nothing while everything is answered. The next one connects anew."""
+        if self._waiting:
+            raise error from cause
+        self._tour.failed(error)
+        return ()
 
     async def _begin(self) -> None:
         connection = await self._tour.connection()
@@ -193,11 +228,13 @@ class Submitting:
     def _message(self) -> list[pb.Submission]:
         some: list[pb.Submission] = []
         size = 0
-        while self._unsent and len(some) < _MESSAGE and size < _MESSAGE_BYTES:
-            number = self._unsent.popleft()
-            one = self._waiting[number]
-            some.append(pb.Submission(number=number, request=one.request()))
-            size += len(one.spec.job.arguments.value) + len(one.content or b"")
+        while self._unsent and len(some) < _MESSAGE:
+            one = self._waiting[self._unsent[0]][1]
+            size += one.ByteSize()
+            if some and size > _MESSAGE_BYTES:
+                break
+            some.append(one)
+            self._unsent.popleft()
         return some
 
     async def _read(self, call: _Call) -> Sequence[Submitted] | None:
@@ -232,8 +269,8 @@ class Submitting:
 
     def _answered(self, answer: pb.SubmissionAnswer) -> Submitted | None:
         """None: it is to be submitted again, or was answered before."""
-        one = self._waiting.get(answer.number)
-        if one is None:
+        waiting = self._waiting.get(answer.number)
+        if waiting is None:
             return None
         error = None
         if answer.reason:
@@ -242,4 +279,4 @@ class Submitting:
                 self._refused = error
                 return None
         del self._waiting[answer.number]
-        return Submitted(submission=one, task_ids=tuple(answer.task_ids), error=error)
+        return Submitted(submission=waiting[0], task_ids=tuple(answer.task_ids), error=error)
