@@ -5,8 +5,9 @@ from __future__ import annotations
 import json.encoder
 import logging
 import os
+import select
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Final, Literal, TextIO, cast
 
@@ -29,14 +30,14 @@ class Sink:
         self._lost = 0
 
     def write(self, text: str) -> int:
-        """Write one record or nothing of it; never raises."""
+        """Write one record, or several; never raises."""
         said = f"({self._lost} log lines were lost)\n" if self._lost else ""
         try:
             rest = memoryview((said + text).encode(errors="backslashreplace"))
             while rest:
                 rest = rest[os.write(self._fd, rest) :]
         except OSError:
-            self._lost += 1
+            self._lost += text.count("\n")
         else:
             self._lost = 0
         return len(text)
@@ -67,16 +68,34 @@ class Bulk:
                 logger.info(event, **each)
             return
         tail = f', "event": {_text(event)}, "level": "info", "timestamp": "{_stamp()}"}}\n'
-        self.sink.write("".join([_record(each) + tail for each in records]))
+        for text in _whole([_record(each) + tail for each in records]):
+            self.sink.write(text)
 
 
 _text: Final = json.encoder.encode_basestring_ascii
+_PIECE: Final = select.PIPE_BUF - 64
+"""Bytes in a write; what was lost may be said before them."""
 
 
 def _record(fields: dict[str, str | int]) -> str:
     """All of a JSON object but its end. `json.dumps` makes an encoder each time, which takes longer than its work."""
     parts = [f'"{key}": {_text(value) if isinstance(value, str) else value}' for key, value in fields.items()]
     return "{" + ", ".join(parts)
+
+
+def _whole(lines: Iterable[str]) -> Iterator[str]:
+    """The lines in pieces that a pipe takes whole or not at all: longer ones are mixed with what others write to it,
+    as `longshored`'s own worker does, and torn where a pipe that must not block is full."""
+    some: list[str] = []
+    size = 0
+    for line in lines:
+        size += len(line)  # ASCII, as the encoder makes it
+        if some and size > _PIECE:
+            yield "".join(some)
+            some, size = [], len(line)
+        some.append(line)
+    if some:
+        yield "".join(some)
 
 
 def _stamp() -> str:
