@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Iterator
 
 import grpc
@@ -222,8 +223,24 @@ async def test_what_the_source_raises_comes_out(client: AsyncClient) -> None:
 async def test_leaving_early_ends_the_stream(client: AsyncClient) -> None:
     answers = client.submit_many(jobs(MANY))
     await anext(answers)
-    await answers.aclose()  # type: ignore[attr-defined]
+    await answers.aclose()
     assert len(await client.submit(spec=SPEC)) == 1
+
+
+async def test_what_is_left_to_the_collector_ends_all_the_same(
+    client: AsyncClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    answers = client.submit_many(jobs(MANY), at_once=10)
+    await anext(answers)
+    cycle: list[object] = [answers]
+    cycle.append(cycle)
+    del answers, cycle
+    gc.collect()
+
+    started = [each for each in asyncio.all_tasks() if each.get_name().startswith("submit_many")]
+    assert started
+    await asyncio.wait(started)
+    assert not caplog.records
 
 
 async def test_the_blocking_client_does_the_same(server: FakeServer) -> None:
@@ -251,3 +268,16 @@ async def test_what_would_end_the_loop_comes_out_of_the_blocking_client_too(
         return None, 0
 
     assert await asyncio.wait_for(asyncio.to_thread(run), 30) == (error, 1)
+
+
+@pytest.mark.filterwarnings("error")
+async def test_a_loop_that_is_left_and_a_client_that_is_closed_make_no_noise(
+    server: FakeServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    def run() -> None:
+        with Client(server=server.address, patience=10) as client:
+            answers = client.submit_many(jobs(MANY))
+            next(answers)
+
+    await asyncio.wait_for(asyncio.to_thread(run), 30)
+    assert not caplog.records

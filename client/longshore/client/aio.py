@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import uuid
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Final, Literal, Self, TypeVar
 
@@ -136,13 +135,13 @@ class AsyncClient:
         answer = await self._call(lambda to: to.tasks.SubmitTask, one.request(), patience=patience)
         return tuple(answer.tasks)
 
-    async def submit_many(
+    def submit_many(
         self,
         submissions: Iterable[Submission] | AsyncIterable[Submission],
         *,
         at_once: int = AT_ONCE,
         patience: float | None = None,
-    ) -> AsyncIterator[Submitted]:
+    ) -> AsyncGenerator[Submitted, None]:
         """Make tasks of a great many submissions over one stream, and yield what became of each as soon as it is
         durable or refused, in whatever order. One that is refused stops none of the others.
 
@@ -151,16 +150,14 @@ class AsyncClient:
         the last answer. Leaving early: `aclose()`; what was taken by then may have become tasks. Raises what
         `submissions` raises, and what concerns all of them.
         """
-        submitting = Submitting(
+        # Its own generator, and none around it: a loop that ends closes both at once, and one of them fails.
+        return Submitting(
             tour=Tour(self._servers),
             submissions=submissions,
             patience=self._patience if patience is None else patience,
             at_once=max(1, min(at_once, AT_ONCE)),
             on_wait=self._on_wait,
-        )
-        async with aclosing(submitting.run()) as answers:
-            async for one in answers:
-                yield one
+        ).run()
 
     async def get(self, task_id: str) -> task_pb2.Task:
         """The task as it is now."""

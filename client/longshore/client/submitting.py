@@ -6,9 +6,9 @@ import asyncio
 import time
 import uuid
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import google_crc32c
 import grpc
@@ -20,6 +20,9 @@ from longshore.client.patience import OnWait, Patience, may_pass
 from longshore.client.servers import Tour
 from longshore.v1 import task_pb2
 from longshore.v1 import task_service_pb2 as pb
+
+_STARTED: Final[set[asyncio.Task[None]]] = set()
+"""Of all runs, and not of each: what is left without an end is collected with its tasks, if nothing else holds them."""
 
 _Call: TypeAlias = "grpc.aio.StreamStreamCall[pb.SubmitTasksRequest, pb.SubmitTasksResponse]"
 
@@ -95,7 +98,7 @@ class Submitting:
 
     async def run(self) -> AsyncGenerator[Submitted, None]:
         """Every answer, as it comes. Raises what the source raises, and LongshoreError when patience is over."""
-        puller = asyncio.create_task(self._pull(), name="submit_many: pull")
+        puller = _started(self._pull(), name="submit_many: pull")
         puller.add_done_callback(lambda _: self._moved.set())
         try:
             while (some := await self._patience.run(self._once)) is not None:
@@ -196,7 +199,7 @@ class Submitting:
         self._call = call = connection.tasks.SubmitTasks(metadata=connection.metadata)
         connection.users += 1
         self._connection = connection
-        self._feeder = asyncio.create_task(self._feed(call), name="submit_many: feed")
+        self._feeder = _started(self._feed(call), name="submit_many: feed")
 
     async def _leave(self) -> None:
         feeder, self._feeder = self._feeder, None
@@ -280,3 +283,10 @@ class Submitting:
                 return None
         del self._waiting[answer.number]
         return Submitted(submission=waiting[0], task_ids=tuple(answer.task_ids), error=error)
+
+
+def _started(work: Coroutine[Any, Any, None], *, name: str) -> asyncio.Task[None]:
+    task = asyncio.create_task(work, name=name)
+    _STARTED.add(task)
+    task.add_done_callback(_STARTED.discard)
+    return task
