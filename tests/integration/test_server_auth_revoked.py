@@ -170,3 +170,49 @@ async def test_a_flood_of_wrong_tokens_fills_no_log(server: ServerProcess, tasks
     written = server.log()[before:]
     assert written.count("calls_refused") <= 1
     assert "g" * 43 not in written
+
+
+async def test_streams_of_submissions_end_with_their_token(
+    server: ServerProcess, tasks: pb_grpc.TaskServiceStub
+) -> None:
+    """A busy one and an idle one, each after the answers to what it had taken; nothing is taken afterwards."""
+    doomed = metadata(token := token_of(server, "many", Role.SUBMIT))
+    spared = metadata(token_of(server, "many", Role.SUBMIT))
+    spec = task_pb2.TaskSpec(job=task_pb2.JobSpec(kind="nobodys", target="revoked-many"))
+    numbers = itertools.count(1)
+
+    def some() -> Iterator[pb.SubmitTasksRequest]:
+        for number in numbers:
+            request = pb.SubmitTaskRequest(request_id=f"many-{number}", spec=spec)
+            yield pb.SubmitTasksRequest(submissions=[pb.Submission(number=number, request=request)])
+
+    idle: Any = tasks.SubmitTasks(metadata=doomed)
+    await idle.write(next(some()))
+    assert (await idle.read()).answers[0].task_ids
+    busy = tasks.SubmitTasks(some(), metadata=doomed)
+    answers: dict[int, pb.SubmissionAnswer] = {}
+
+    async def read() -> Any:
+        message: Any = await busy.read()
+        if message is not grpc.aio.EOF:
+            answers.update({answer.number: answer for answer in message.answers})
+        return message
+
+    while len(answers) < 100:
+        assert await read() is not grpc.aio.EOF
+    began = time.monotonic()
+    assert len(desk_of(server).revoke(token.split("_")[1]).now) == 1
+    (one, _), (other, _) = await asyncio.gather(ended(read), ended(idle.read))
+    # A write that meets the end makes an INTERNAL without details of it, in grpc.aio's client; ours asks again.
+    assert one in {"UNAUTHENTICATED", ""}
+    assert other == "UNAUTHENTICATED"
+    assert time.monotonic() - began < WITHIN
+    accepted = {number for number, answer in answers.items() if answer.task_ids}
+    assert {answer.reason for answer in answers.values()} <= {"", "UNAUTHENTICATED"}
+    # What was answered is there; what was not asked for under a good token makes no task after the end.
+    again: Any = tasks.SubmitTasks(metadata=spared)
+    request = pb.SubmitTaskRequest(request_id=f"many-{min(accepted)}", spec=spec)
+    await again.write(pb.SubmitTasksRequest(submissions=[pb.Submission(number=1, request=request)]))
+    assert (await again.read()).answers[0].task_ids == answers[min(accepted)].task_ids
+    await again.done_writing()
+    assert await again.read() is grpc.aio.EOF
