@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -39,6 +40,9 @@ ROWS: Final = {
 LIMIT: Final = 300.0
 """Seconds for one row, its peers' installation not counted among them once they are there."""
 
+FAREWELL: Final = 30.0
+"""Seconds for a row that took too long to clear away what it has started."""
+
 
 def measure(name: str, out: Path, slow: int) -> dict[str, Any]:
     """One row in its own process; what it wrote, or why there is nothing."""
@@ -46,10 +50,17 @@ def measure(name: str, out: Path, slow: int) -> dict[str, Any]:
     path.unlink(missing_ok=True)
     argv = [sys.executable, "-m", f"bench.{name.replace('-', '_')}", "--json", str(path)]
     environment = dict(os.environ) | ({SLOWSYNC: str(slow)} if slow else {})
-    try:
-        ended = subprocess.run(argv, cwd=ROOT, env=environment, timeout=LIMIT, check=False).returncode
-    except subprocess.TimeoutExpired:
-        ended = -1
+    with subprocess.Popen(argv, cwd=ROOT, env=environment) as process:
+        try:
+            ended = process.wait(LIMIT)
+        except subprocess.TimeoutExpired:
+            ended = -1
+            # As Ctrl-C would: it ends its servers and removes its directories.
+            process.send_signal(signal.SIGINT)
+            try:
+                process.wait(FAREWELL)
+            except subprocess.TimeoutExpired:
+                process.kill()
     if path.exists():
         found: dict[str, Any] = json.loads(path.read_text())
         return found
