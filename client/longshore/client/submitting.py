@@ -259,6 +259,8 @@ class Submitting:
     async def _heard(self, call: _Call) -> object:
         """A message, waited for as long as nothing is due, or else for SILENCE."""
         reading = asyncio.ensure_future(call.read())
+        # Should we be cancelled in the moment in which it fails, nobody asks what it came to.
+        reading.add_done_callback(lambda done: None if done.cancelled() else done.exception())
         try:
             while not reading.done():
                 due = bool(self._waiting)
