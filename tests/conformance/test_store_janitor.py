@@ -72,6 +72,21 @@ async def test_time_outs(fleet: Fleet) -> None:
         assert (await fleet.store.attempts(task.id))[0].end == "TIMED_OUT"
 
 
+async def test_an_attempt_that_was_given_up_and_went_well_has_no_error(fleet: Fleet) -> None:
+    """What the granted attempt says of its own commit is the truth, and its record says the same."""
+    await fleet.session(lease=10_000.0)
+    await fleet.submit(plan(run_timeout=60.0))
+    task = await fleet.claim_one()
+    await fleet.grant(task)
+    fleet.clock.advance(60)
+    await fleet.tick()
+    (given_up,) = await fleet.store.attempts(task.id)
+    assert given_up.error is not None
+    assert await fleet.report(task, Outcome.OK)
+    (attempt,) = await fleet.store.attempts(task.id)
+    assert (await fleet.state(task), attempt.end, attempt.error) == (State.SUCCEEDED, "OK", None)
+
+
 async def test_back_off_grows_and_ends_at_the_limit(fleet: Fleet) -> None:
     await fleet.session(lease=10_000.0)
     (task,) = await fleet.submit(plan(attempt_limit=3))

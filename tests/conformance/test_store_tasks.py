@@ -123,6 +123,20 @@ async def test_the_same_request_after_a_restart(open_store: OpenStore, clock: Ma
         assert await store.run(submit()) == first
 
 
+async def test_bounds_hold_after_a_restart_that_began_with_a_cancel(open_store: OpenStore, clock: ManualClock) -> None:
+    """The first transaction moves sums that it has not read; what is remembered of them must be what is stored (P3)."""
+    async with open_store(clock) as store:
+        first, _ = await Fleet(store, clock).submit(plan(), plan())
+    async with open_store(clock) as store:
+        fleet = Fleet(store, clock)
+        await fleet.cancel(first)
+        for bounds, error in ((Bounds(queue_tasks=1), QueueFull), (Bounds(caller_tasks=1), CallerShare)):
+            with pytest.raises(error):
+                await fleet.submit(plan(push("/more")), request_id="one too many", bounds=bounds)
+        await fleet.submit(plan(push("/more")), request_id="the last one", bounds=Bounds(queue_tasks=2, caller_tasks=2))
+        await fleet.whole()
+
+
 async def test_bounds_of_submits(fleet: Fleet) -> None:
     await fleet.run(submit(bounds=Bounds(queue_tasks=1, caller_tasks=1)))
     for bounds, error in ((Bounds(queue_tasks=1), QueueFull), (Bounds(caller_tasks=1), CallerShare)):

@@ -201,7 +201,8 @@ class Ledger:
         # Those of lanes are dropped when they are empty.
         self._made.update(key for key in missing if key[0] != LANE_RUNNING)
         for key, by in moved:
-            if key in self._stored or key in missing:
+            # What nobody asked for may have had a row all the same, made before this server began.
+            if key in self._stored:
                 self._stored[key] = (self._stored.get(key) or 0) + by
         self._moves.clear()
 

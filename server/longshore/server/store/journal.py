@@ -42,11 +42,11 @@ _END_ATTEMPT_WELL: Final = changing(
     lambda given: (
         attempts.update()
         .where(attempts.c.seq == given["task"], attempts.c.number == given["number"])
-        .values(ended_at=given["at"], ending=sa.literal_column(f"'{AttemptEnd.OK.value}'"))
+        .values(ended_at=given["at"], ending=sa.literal_column(f"'{AttemptEnd.OK.value}'"), error=sa.null())
     ),
     _ATTEMPT,
 )
-"""It has no error yet: an attempt ends once, or anew in the same transaction."""
+"""It may have an error: who was given up after its grant is believed when it says that it went well."""
 _INSERT_DEBT: Final = inserting(debts, missing=True)
 _REQUEST_ENDED: Final = changing(
     lambda given: (
