@@ -117,12 +117,12 @@ async def test_a_claim_that_is_expected_shares_the_commit_of_its_task(server: Fl
 
 async def test_two_workers_share_the_work(server: FleetServer, worker: FakeWorker) -> None:
     async with server.worker() as other:
-        one, two = await worker.connect(credits=10), await other.connect(credits=10)
+        # Six and not ten: the claim that the second one's coming made may share its commit with the tasks, and is for
+        # that one alone.
+        one, two = await worker.connect(credits=6), await other.connect(credits=6)
         await server.submit(count=10)
-        await one.until(lambda: one.assignments)
-        await two.until(lambda: two.assignments)
-        await one.until(lambda: len(one.assignments) == 5)
-        await two.until(lambda: len(two.assignments) == 5)
+        await one.until(lambda: len(one.assignments) >= 4)
+        await two.until(lambda: len(two.assignments) >= 4)
 
 
 async def test_only_what_it_serves(server: FleetServer, worker: FakeWorker) -> None:
