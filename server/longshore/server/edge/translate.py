@@ -161,6 +161,7 @@ def fill_task(message: pb.Task, value: model.Task) -> None:
 def _fill_status(message: pb.Task, status: model.Status) -> None:
     if status.state.terminal:
         message.done = True
+    _set_timestamp(message.update_time, status.updated_at)
     if status.state is State.BLOCKED:
         message.wait_reason = pb.WAIT_REASON_EARLIER_TASK
     elif status.wait_reason:
