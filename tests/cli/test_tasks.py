@@ -120,7 +120,7 @@ def test_submit_a_job(cli: CommandLine, stage: Stage) -> None:
 
 
 def test_pause_and_resume(cli: CommandLine, stage: Stage, instance: str) -> None:
-    assert cli.run("pause", "held").code == 0
+    assert cli.run("pause", "held", "--create").code == 0
     task_id = pushed(cli, f"{instance}/etc/motd", "--queue", "held")
     [figures] = cli.json("stats")
     [queue] = [each for each in figures["queues"] if each["queue"] == "held"]
@@ -129,6 +129,16 @@ def test_pause_and_resume(cli: CommandLine, stage: Stage, instance: str) -> None
     assert not stage.client.get(task_id).done
     assert cli.run("resume", "held").code == 0
     assert cli.run("watch", task_id).code == 0
+
+
+@pytest.mark.parametrize("command", ["pause", "resume"])
+def test_a_queue_is_named_and_is_there(cli: CommandLine, command: str) -> None:
+    unnamed = cli.run(command)
+    assert (unnamed.code, "QUEUE" in unnamed.err) == (2, True)
+    unknown = cli.run(command, "defualt")
+    assert unknown.code == 6
+    assert "There is no queue 'defualt'; there are: default" in unknown.err
+    assert not any(row["queue"] == "defualt" for row in cli.json("stats")[0]["queues"])
 
 
 def test_workers_and_drain(cli: CommandLine, stage: Stage) -> None:

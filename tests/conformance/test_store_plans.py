@@ -10,11 +10,15 @@ import pytest
 
 from longshore.server.store import claims, fleet, janitor, promote, queries, requests, tasks, unit, uploads
 from longshore.server.store.commands import PauseQueue
+from longshore.server.store.ids import id_ranges
 from longshore.server.store.link import Each, Link, Statement
 from longshore.server.store.postgres import PostgresDialect
+from longshore.server.store.protocol import TaskFilter
 from longshore.server.store.sqlite import SQLiteDialect
 from tests.support.postgres import Cluster
 from tests.support.store import Fleet, ManualClock, opened_sqlite, plan, push
+
+_BEGINS = queries.inlined(queries._page(TaskFilter(id_prefix="D3T8"), None, 11, next(id_ranges("D3T8"))))
 
 HOT: dict[str, tuple[Statement | Each, str]] = {
     "claim": (claims._READY, "tasks_ready"),
@@ -48,6 +52,7 @@ HOT: dict[str, tuple[Statement | Each, str]] = {
     "tasks of a payload": (queries._TASKS_OF_PAYLOAD, "orders_payload"),
     "history": (queries._HISTORY, "PRIMARY KEY"),
     "attempts": (queries._ATTEMPTS, "PRIMARY KEY"),
+    "beginning of an id": (_BEGINS, "PRIMARY KEY"),
 }
 FEW = {"tasks of a payload"}
 """As many rows as one request makes tasks: they may be sorted."""
@@ -56,7 +61,12 @@ FEW = {"tasks of a payload"}
 SORTED = {"parked"}
 """On PostgreSQL an index does not end with the key, so these few rows are sorted; an index that has their order would
 seem to do as well as long as the tables are empty."""
-ON_POSTGRES = {"payload": "pk_payloads", "history": "pk_events", "attempts": "pk_attempts"}
+ON_POSTGRES = {
+    "beginning of an id": "pk_tasks",
+    "payload": "pk_payloads",
+    "history": "pk_events",
+    "attempts": "pk_attempts",
+}
 """Indexes that have another name there."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from longshore.server.model.errors import (
     NotSettling,
     PayloadGone,
     QueueFull,
+    QueueNotFound,
     RequestIdReused,
     RevisionMismatch,
     Superseded,
@@ -24,6 +26,7 @@ from longshore.server.store.commands import (
     CancelTask,
     DoomPayloads,
     PauseQueue,
+    PurgeTasks,
     RetryTask,
     SettleTask,
     SubmitTasks,
@@ -256,7 +259,26 @@ async def test_retry_is_refused(fleet: Fleet) -> None:
     ):
         with pytest.raises(error):
             await fleet.run(command)
-    assert (await fleet.run(retry(old, creator=None, principal="root"))).order.creator == "root"
+
+
+async def test_a_retry_for_somebody_stays_theirs(fleet: Fleet) -> None:
+    old = await failed(fleet)
+    for_alice = retry(old, creator=None, principal="root")
+    new = await fleet.run(for_alice)
+    assert (new.order.creator, new.order.retried_by) == ("alice", "root")
+    assert await fleet.store.task(new.id, creator="alice") == await fleet.now(new)
+    assert await fleet.store.task(new.id, creator="root") is None
+    assert await fleet.run(for_alice) == await fleet.now(new), "the request is root's, and its id gives the same task"
+    other = await fleet.run(retry(old))
+    assert other.id != new.id, "alice may use the same id for a request of hers"
+    assert (other.order.creator, other.order.retried_by) == ("alice", "")
+    with pytest.raises(CallerShare):
+        await fleet.run(replace(for_alice, request_id="third", bounds=Bounds(caller_tasks=2)))
+    await fleet.cancel(new)
+    await fleet.cancel(other)
+    assert await fleet.store.verify_counters() == [], "each end counts for the request that made the task"
+    fleet.clock.advance(8 * 86400)
+    assert await fleet.run(PurgeTasks(age=7 * 86400)) == 3
 
 
 async def test_a_success_is_not_retried(fleet: Fleet) -> None:
@@ -346,6 +368,20 @@ async def test_a_paused_queue_does_not_hold_the_places_of_an_instance(fleet: Fle
     assert len(await fleet.claim(room=9)) == 2, "two of four places are taken"
 
 
+async def test_only_a_queue_that_is_there_is_paused_unless_it_is_to_be_made(fleet: Fleet) -> None:
+    for paused in (True, False):
+        with pytest.raises(QueueNotFound, match="there are: default"):
+            await fleet.run(PauseQueue(queue="nigthly", paused=paused, create=False))
+        await fleet.run(PauseQueue(queue="default", paused=paused, create=False))
+    assert [row.queue for row in (await fleet.store.figures()).queues] == ["default"]
+    (task,) = await fleet.submit(plan(queue="nightly"))
+    await fleet.run(PauseQueue(queue="nightly", paused=True, create=False))
+    await fleet.cancel(task)
+    await fleet.run(PauseQueue(queue="nightly", paused=False, create=False))
+    await fleet.run(PauseQueue(queue="weekly", paused=True))
+    await fleet.run(PauseQueue(queue="weekly", paused=False, create=False))
+
+
 async def test_what_comes_back_to_a_paused_queue_waits(fleet: Fleet) -> None:
     await fleet.session()
     await fleet.submit(plan(queue="q"))
@@ -409,6 +445,30 @@ async def test_every_filter(fleet: Fleet) -> None:
         TaskFilter(states=frozenset({State.EXPIRED})),
     ):
         assert await fleet.store.list_tasks(where, before=None, limit=9) == []
+
+
+async def test_tasks_are_found_by_the_beginning_of_their_id(fleet: Fleet) -> None:
+    tasks = list(reversed(await fleet.submit(*(plan(push(f"/{number}")) for number in range(70)))))
+
+    async def found(prefix: str, *, before: int | None = None, limit: int = 1000, **more: Any) -> list[str]:
+        where = TaskFilter(id_prefix=prefix, **more)
+        return [task.id for task in await fleet.store.list_tasks(where, before=before, limit=limit)]
+
+    for prefix in ("1", "2", "01", "12", "0000000011", "0", tasks[0].id, tasks[0].id.lstrip("0")[:9], "Z", "U", "-"):
+        wanted = [task.id for task in tasks if begins(task.id, prefix)]
+        assert await found(prefix) == wanted, prefix
+        assert await found(prefix, limit=3) == wanted[:3], prefix
+        if len(wanted) > 3:
+            third = next(task.order.seq for task in tasks if task.id == wanted[2])
+            assert await found(prefix, before=third) == wanted[3:], prefix
+    assert len(await found("1")) == 33, "one short number, and thirty-two long ones"
+    assert await found("1", creator="bob") == []
+
+
+def begins(task_id: str, prefix: str) -> bool:
+    """The slow way: with as many zeros as there may be before it; nothing but zeros stand for themselves."""
+    zeros = range(27) if prefix.strip("0") else range(1)
+    return any(task_id.startswith("0" * number + prefix) for number in zeros)
 
 
 async def test_others_tasks_read_as_none(fleet: Fleet) -> None:

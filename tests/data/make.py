@@ -77,7 +77,7 @@ def fill(stage: Stage) -> dict[str, str]:
     tasks["queued"] = stage.push(large, "web/etc/queue", labels={"colour": "blue"})
     tasks["blocked"] = stage.push(content(70_001), "web/etc/queue", mode=0o640)
     tasks["later"] = stage.push(small, "web/etc/later", not_before=2.0, queue="slow", priority=3)
-    stage.client.pause_queue("paused")
+    stage.client.pause_queue("paused", create=True)
     tasks["paused"] = stage.push(small, "web/etc/paused", queue="paused")
     asyncio.run(leave_open(stage))
     return tasks

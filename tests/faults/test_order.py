@@ -104,7 +104,7 @@ def test_limits_per_instance_hold(tmp_path: Path) -> None:
 
 
 def test_a_paused_queue_accepts_and_starts_nothing(stage: Stage) -> None:
-    stage.client.pause_queue("nightly")
+    stage.client.pause_queue("nightly", create=True)
     with stage.worker():
         held = stage.push(b"x", "web/etc/held", queue="nightly")
         stage.reaches(stage.push(b"y", "web/etc/other"), task_pb2.TASK_STATE_SUCCEEDED)

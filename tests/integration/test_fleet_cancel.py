@@ -55,7 +55,7 @@ def test_while_committing_it_is_too_late(fleet: Fleet, file: StringValue, tmp_pa
 
 
 def test_while_queued_and_blocked(fleet: Fleet, file: StringValue, tmp_path: Path) -> None:
-    fleet[1].client.pause_queue("still")
+    fleet[1].client.pause_queue("still", create=True)
     first, second, third = (fleet[number % 2].push(b"%d" % number, "web/etc/q", queue="still") for number in range(3))
     assert fleet[0].client.get(second).blocked_by == first
     assert fleet[0].client.cancel(second).state == task_pb2.TASK_STATE_CANCELLED

@@ -24,7 +24,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory, postgres: Cluster) -> Iterat
 
 
 def test_a_queue_is_paused_at_one_server_and_resumed_at_another(fleet: Fleet) -> None:
-    fleet[0].client.pause_queue("nightly")
+    fleet[0].client.pause_queue("nightly", create=True)
     with fleet.worker(at=[1]):
         held = fleet[1].push(NEW, "web/etc/held", queue="nightly")
         fleet[0].reaches(fleet[0].push(NEW, "web/etc/other"), task_pb2.TASK_STATE_SUCCEEDED)

@@ -127,9 +127,22 @@ async def test_submitters_see_and_change_their_own_and_operators_everybodys(
     assert task.id in await boss.seen()
     assert (await boss.cancel(task.id)).state == task_pb2.TASK_STATE_CANCELLED
     assert (await mine.retry(task.id)).creator == "mine"
+
+
+async def test_a_task_that_an_operator_retries_stays_its_submitters(caller: Callable[..., Caller], target: str) -> None:
+    mine, other, boss = caller("mine", Role.SUBMIT), caller("other", Role.SUBMIT), caller("boss", Role.OPERATE)
+    task = await mine.upload(target=target)
+    await mine.cancel(task.id)
     again = await boss.retry(task.id)
-    assert again.creator == "boss"
-    assert again.id not in await mine.seen()
+    assert (again.creator, again.retried_by, again.retry_of) == ("mine", "boss", task.id)
+    assert again.id in await mine.seen()
+    assert again.id not in await other.seen()
+    assert (await mine.get(again.id)).retried_by == "boss"
+    assert (await mine.first_of_watch(again.id)).id == again.id
+    assert (await mine.cancel(again.id)).state == task_pb2.TASK_STATE_CANCELLED
+    own = await mine.retry(again.id)
+    assert (own.creator, own.retried_by) == ("mine", "")
+    assert (await refused(other.retry(own.id)))[0] == "NOT_FOUND"
 
 
 async def test_two_tokens_of_one_name_are_one_caller(caller: Callable[..., Caller], target: str) -> None:
@@ -291,7 +304,7 @@ async def test_who_did_what_is_in_the_log(server: ServerProcess, caller: Callabl
     task = await someone.upload(target=target)
     await boss.cancel(task.id)
     retried = await boss.retry(task.id)
-    pause = admin_service_pb2.PauseQueueRequest(queue="some-queue")
+    pause = admin_service_pb2.PauseQueueRequest(queue="some-queue", create=True)
     await boss.admin.PauseQueue(pause, metadata=boss.metadata)
     events = [event for event in server.events() if "principal" in event]
     said = {(event["event"], event["principal"]): event for event in events}

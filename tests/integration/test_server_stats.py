@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from longshore.client import NotFound
 from longshore.client.specs import job_spec
 from longshore.v1 import admin_service_pb2, task_pb2
 from tests.support.processes import eventually
@@ -77,6 +78,22 @@ def test_a_queue_that_is_paused_says_so(stage: Stage) -> None:
     assert queue(stage.client.stats()).paused
     stage.client.resume_queue("default")
     assert not any(row.paused for row in stage.client.stats().queues)
+
+
+def test_only_a_queue_that_is_there_is_paused(stage: Stage) -> None:
+    for refused in (stage.client.pause_queue, stage.client.resume_queue):
+        with pytest.raises(NotFound) as error:
+            refused("defualt")
+        assert error.value.reason == "QUEUE_NOT_FOUND"
+        assert "default" in error.value.message
+    assert not any(row.queue == "defualt" for row in stage.client.stats().queues)
+    stage.client.pause_queue("nightly", create=True)
+    stage.client.resume_queue("nightly")
+
+
+def test_bounds_stand_beside_what_they_bound(stage: Stage) -> None:
+    stats = stage.client.stats()
+    assert (stats.uploads, stats.upload_limit) == (0, 64)
 
 
 def test_figures_of_the_database_outlive_the_server(stage: Stage) -> None:

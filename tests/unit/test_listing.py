@@ -33,12 +33,14 @@ def test_every_field_arrives() -> None:
         created_after=Timestamp(seconds=10),
         created_before=Timestamp(seconds=20, nanos=500_000_000),
         request_id="r",
+        id_prefix="d3t",
     )
     where = query_of(pb.ListTasksRequest(filter=wanted), scope=None).where
     assert where.states == {State.FAILED}
     assert where.kinds == {"file_push"}
     assert (where.queue, where.target, where.instance, where.request_id) == ("q", "t", "i", "r")
     assert where.labels == {"a": "b"}
+    assert where.id_prefix == "D3T"
     assert (where.created_after, where.created_before) == (10.0, 20.5)
 
 
@@ -49,6 +51,7 @@ def test_every_field_arrives() -> None:
         (pb.ListTasksRequest(filter=pb.TaskFilter(states=[task_pb2.TASK_STATE_UNSPECIFIED])), "filter.states"),
         (pb.ListTasksRequest(filter=pb.TaskFilter(states=[77])), "filter.states"),  # type: ignore[list-item]
         (pb.ListTasksRequest(filter=pb.TaskFilter(created_after=Timestamp(nanos=-1))), "filter.created_after"),
+        (pb.ListTasksRequest(filter=pb.TaskFilter(id_prefix="0" * 27)), "filter.id_prefix"),
         (pb.ListTasksRequest(page_token="garbage"), "page_token"),
         (pb.ListTasksRequest(page_token="\N{SNOWMAN}"), "page_token"),
         (pb.ListTasksRequest(page_token="WzEsMl0"), "page_token"),

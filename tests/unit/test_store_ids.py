@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from longshore.server.store.ids import seq_of, task_id
+from longshore.server.store.ids import id_ranges, seq_of, task_id
 
 seqs = st.integers(1, 2**50 - 1)
 bits = st.integers(0, 2**80 - 1)
@@ -48,3 +50,18 @@ def test_what_is_no_id_leads_nowhere(wrong: str) -> None:
 def test_no_text_is_too_strange(text: str) -> None:
     seq = seq_of(text)
     assert seq is None or isinstance(seq, int)
+
+
+@given(seqs, bits, st.integers(1, 26), st.booleans())
+def test_a_beginning_leads_to_the_id(seq: int, random: int, length: int, with_zeros: bool) -> None:
+    made = task_id(seq, random)
+    prefix = (made if with_zeros else made.lstrip("0"))[:length]
+    found = list(id_ranges(prefix))
+    assert len(found) <= 10
+    assert sum(each.first <= seq < each.beyond and made.startswith(each.prefix) for each in found) == 1
+    assert all(one.first >= next_.beyond for one, next_ in itertools.pairwise(found)), "newest first"
+
+
+@pytest.mark.parametrize("wrong", ["U", "-", "d3", "é", "0" * 27, "1" * 27, "D3\0"])
+def test_what_no_id_begins_with_leads_nowhere(wrong: str) -> None:
+    assert list(id_ranges(wrong)) == []

@@ -51,16 +51,19 @@ def test_everything_that_a_task_knows_is_said() -> None:
         finished_at=7.0,
         retryable_until=8.0,
     )
-    known = order(priority=4, labels={"a": "b"}, payload=Payload("p", 1, 2), stall_timeout=9.0, retry_of="t0")
+    known = order(
+        priority=4, labels={"a": "b"}, payload=Payload("p", 1, 2), stall_timeout=9.0, retry_of="t0", retried_by="boss"
+    )
     message = translate.task(Task(known, status), attempts=[Attempt(2, "w", "s", 6.0)])
     said = {field.name for field, _ in message.ListFields()}
     # A new field of the contract belongs into the message, or here.
-    elsewhere = {"file_push", "blocked_by", "wait_detail", "retried_by"}
+    elsewhere = {"file_push", "blocked_by", "wait_detail"}
     assert said == {field.name for field in task_pb2.Task.DESCRIPTOR.fields} - elsewhere
     assert message.job.arguments.value == b"x"
     assert (message.create_time.seconds, message.create_time.nanos) == (1000, 500_000_000)
     assert (message.run_timeout.seconds, message.run_timeout.nanos) == (60, 500_000_000)
     assert (message.labels["a"], message.worker, message.retry_of) == ("b", "w", "t0")
+    assert message.retried_by == "boss"
 
 
 def test_who_is_blocked_is_told_by_whom() -> None:

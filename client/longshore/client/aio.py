@@ -254,12 +254,14 @@ class AsyncClient:
         answer = await self._call(lambda to: to.admin.DrainWorker, request)
         return answer.worker
 
-    async def pause_queue(self, queue: str) -> None:
-        """Start no more tasks of a queue; accepting goes on. Idempotent."""
-        await self._call(lambda to: to.admin.PauseQueue, admin_service_pb2.PauseQueueRequest(queue=queue))
+    async def pause_queue(self, queue: str, *, create: bool = False) -> None:
+        """Start no more tasks of a queue; accepting goes on. Idempotent. Raises NotFound (QUEUE_NOT_FOUND) for a queue
+        that is not there, unless `create` says to make it."""
+        request = admin_service_pb2.PauseQueueRequest(queue=queue, create=create)
+        await self._call(lambda to: to.admin.PauseQueue, request)
 
     async def resume_queue(self, queue: str) -> None:
-        """Start tasks of a queue again. Idempotent."""
+        """Start tasks of a queue again. Idempotent. Raises NotFound (QUEUE_NOT_FOUND) for a queue that is not there."""
         await self._call(lambda to: to.admin.ResumeQueue, admin_service_pb2.ResumeQueueRequest(queue=queue))
 
     async def settle(self, task_id: str, *, settlement: admin_service_pb2.Settlement.ValueType) -> task_pb2.Task:

@@ -168,9 +168,9 @@ class Client:
         """See AsyncClient.drain_worker."""
         return self._thread.run(self._client.drain_worker(session_id))
 
-    def pause_queue(self, queue: str) -> None:
+    def pause_queue(self, queue: str, *, create: bool = False) -> None:
         """See AsyncClient.pause_queue."""
-        self._thread.run(self._client.pause_queue(queue))
+        self._thread.run(self._client.pause_queue(queue, create=create))
 
     def resume_queue(self, queue: str) -> None:
         """See AsyncClient.resume_queue."""

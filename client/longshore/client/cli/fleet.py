@@ -30,7 +30,7 @@ _SETTLEMENTS: Final = {
     Found.NEITHER: admin_service_pb2.SETTLEMENT_NEITHER,
 }
 
-QueueName: TypeAlias = Annotated[str, typer.Argument(metavar="QUEUE", help="Name of the queue.")]
+QueueName: TypeAlias = Annotated[str, typer.Argument(metavar="QUEUE", help="Name of the queue.", show_default=False)]
 
 
 def register(app: typer.Typer) -> None:
@@ -76,14 +76,23 @@ def register(app: typer.Typer) -> None:
         session.result(drained, text=lambda: render.worker_list([drained]), identity=drained.session_id)
 
     @command(app, panel=_PANEL)
-    async def pause(session: Session, queue: QueueName = "default") -> None:
-        """Start no more tasks of a queue. Accepting goes on, and what runs is finished."""
+    async def pause(
+        session: Session,
+        queue: QueueName,
+        create: Annotated[
+            bool, typer.Option("--create", help="Make the queue if it is not there: its first tasks wait then.")
+        ] = False,
+    ) -> None:
+        """Start no more tasks of a queue. The server goes on accepting, and finishes the tasks that run.
+
+        The queue that tasks are in without --queue is called `default`.
+        """
         async with session.client() as client:
-            await client.pause_queue(queue)
+            await client.pause_queue(queue, create=create)
         session.say(f"queue {queue} is paused; `longshore resume {queue}` starts it again")
 
     @command(app, panel=_PANEL)
-    async def resume(session: Session, queue: QueueName = "default") -> None:
+    async def resume(session: Session, queue: QueueName) -> None:
         """Start tasks of a queue again."""
         async with session.client() as client:
             await client.resume_queue(queue)

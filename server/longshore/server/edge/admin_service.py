@@ -68,6 +68,7 @@ class AdminService(pb_grpc.AdminServiceServicer):
             spool_bytes=figures.spool_bytes,
             spool_limit=engine.spool_limit(),
             uploads=figures.open_uploads,
+            upload_limit=engine.bounds.uploads,
             watches=engine.watches(),
             version=version.VERSION,
             finished={state.name: count for state, count in engine.finished.items()},
@@ -90,13 +91,13 @@ class AdminService(pb_grpc.AdminServiceServicer):
 
     @answers
     async def PauseQueue(self, request: pb.PauseQueueRequest, _context: _Context) -> pb.PauseQueueResponse:
-        await self._store.run(PauseQueue(queue=_queue(request.queue), paused=True))
+        await self._store.run(PauseQueue(queue=_queue(request.queue), paused=True, create=request.create))
         _did("pause_queue", queue=request.queue)
         return pb.PauseQueueResponse()
 
     @answers
     async def ResumeQueue(self, request: pb.ResumeQueueRequest, _context: _Context) -> pb.ResumeQueueResponse:
-        await self._store.run(PauseQueue(queue=_queue(request.queue), paused=False))
+        await self._store.run(PauseQueue(queue=_queue(request.queue), paused=False, create=False))
         _did("resume_queue", queue=request.queue)
         return pb.ResumeQueueResponse()
 

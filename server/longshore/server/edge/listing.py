@@ -24,6 +24,7 @@ _TOKEN_VERSION: Final = 1
 _TOKEN_MOST: Final = 200
 """Characters; ours have about 50. A longer one could nest deeper than the parser goes."""
 _SEQ_MOST: Final = 2**63 - 1
+_ID_LENGTH: Final = 26
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,7 @@ def query_of(request: pb.ListTasksRequest, *, scope: str | None) -> ListQuery:
         ),
         request_id=asked.request_id,
         creator=asked.creator if scope is None else scope,
+        id_prefix=_prefix(asked.id_prefix),
     )
     fingerprint = hashlib.sha256(asked.SerializeToString(deterministic=True)).hexdigest()[:16]
     return ListQuery(
@@ -76,6 +78,12 @@ def query_of(request: pb.ListTasksRequest, *, scope: str | None) -> ListQuery:
         limit=request.page_size or PAGE_DEFAULT,
         fingerprint=fingerprint,
     )
+
+
+def _prefix(text: str) -> str:
+    if len(text) > _ID_LENGTH:
+        raise InvalidField("filter.id_prefix", f"has {len(text)} characters; an id has {_ID_LENGTH}.")
+    return text.upper()
 
 
 def _state(index: int, value: int) -> State:

@@ -147,6 +147,8 @@ def fill_task(message: pb.Task, value: model.Task) -> None:
         message.labels.update(order.labels)
     if order.retry_of:
         message.retry_of = order.retry_of
+    if order.retried_by:
+        message.retried_by = order.retried_by
     if isinstance(order.work, model.Job):
         _fill_job(message.job, order.work)
     else:

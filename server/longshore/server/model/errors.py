@@ -91,6 +91,12 @@ class NotFound(LongshoreError):
     reason = "NOT_FOUND"
 
 
+class QueueNotFound(NotFound):
+    """No queue has that name: it never held a task and was never paused. `known` lists those that there are."""
+
+    reason = "QUEUE_NOT_FOUND"
+
+
 class PayloadGone(NotFound):
     """The payload is not kept any more. Upload it again."""
 

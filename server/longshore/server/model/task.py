@@ -130,6 +130,13 @@ class Submission:
     expires_at: float
     created_at: float
     retry_of: str = ""
+    retried_by: str = ""
+    """The principal that retried the task for its creator, and whose request made this one. Empty: the creator did."""
+
+    @property
+    def requester(self) -> str:
+        """The principal whose request made the task."""
+        return self.retried_by or self.creator
 
     @property
     def destination(self) -> Destination | None:

@@ -20,6 +20,7 @@ def make_tasks(
     request_id: str,
     payload: Payload | None,
     retry_of: str = "",
+    retried_by: str = "",
 ) -> list[Entry]:
     """One task for each plan, in their order."""
     made = []
@@ -42,6 +43,7 @@ def make_tasks(
             expires_at=unit.now + plan.expire_after,
             created_at=unit.now,
             retry_of=retry_of,
+            retried_by=retried_by,
         )
         free = not isinstance(plan.work, FilePush) or not unit.occupied(place_of(plan.work.destination))
         made.append(unit.add(order, unit.first_status(not_before=plan.not_before, free=free)))

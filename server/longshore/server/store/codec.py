@@ -82,6 +82,20 @@ def encode_work(work: FilePush | Job) -> str:
     )
 
 
+_RETRIED_BY = '"retried_by":'
+"""Of a key in a work's JSON. Inside a string each quote has a backslash before it, so that no path reads like this."""
+
+
+def with_retrier(work: str, principal: str) -> str:
+    """A work's text with the principal that retried it for its creator. Versions that do not know the key skip it."""
+    return f"{work[:-1]},{_RETRIED_BY}{_quoted(principal)}}}" if principal else work
+
+
+def retrier_of(work: str) -> str:
+    """The principal that retried it for its creator; empty: the creator did, or it is no retry."""
+    return str(_decode(work)["retried_by"]) if _RETRIED_BY in work else ""
+
+
 @lru_cache(maxsize=4096)
 def _encode_job(kind: str, target: str, instance: str) -> str:
     return _encode({"kind": kind, "target": target, "instance": instance})

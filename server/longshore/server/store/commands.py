@@ -208,7 +208,8 @@ class RetryTask(Command[Task]):
     """Make a new task like an unsuccessful one, at the end of its destination's order.
 
     `creator` None may retry anybody's. Raises NotFound, PayloadGone, NotRetryable, Superseded, RevisionMismatch,
-    RequestIdReused, QueueFull, CallerShare. The new task has the old one's durations, counted anew.
+    RequestIdReused, QueueFull, CallerShare. The new task has the old one's creator, who sees and cancels it and whose
+    share it takes, and its durations, counted anew; the request is the principal's.
     """
 
     lane: ClassVar[Lane] = Lane.SUBMIT
@@ -241,10 +242,14 @@ class SettleTask(Command[Task]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PauseQueue(Command[None]):
-    """Start no tasks of `queue`, or start them again."""
+    """Start no tasks of `queue`, or start them again.
+
+    With `create` false a queue that never held a task and was never paused is refused: raises QueueNotFound.
+    """
 
     queue: str
     paused: bool
+    create: bool = True
 
 
 # Fleet --------------------------------------------------------------------------------------------------------------

@@ -6,6 +6,8 @@ another. (The alphabet: D. Crockford, "Base 32", https://www.crockford.com/base3
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
@@ -42,3 +44,30 @@ def seq_of(task_id: str) -> int | None:
         return None if "_" in digits else int(digits, 32)
     except ValueError:
         return None
+
+
+@dataclass(frozen=True, slots=True)
+class IdRange:
+    """Ids that begin with `prefix`: all of them have a `seq` from `first` to `beyond` - 1."""
+
+    first: int
+    beyond: int
+    prefix: str
+
+
+def id_ranges(prefix: str) -> Iterator[IdRange]:
+    """Where ids are that begin with `prefix` (in upper case), or with zeros and then that; the highest `seq` first.
+
+    One with nothing but zeros stands for itself. A range for each number of zeros that were left out, so that each is
+    found by the primary key: there are ten at most, as no `seq` is 0.
+    """
+    for zeros in range(_SEQ_LENGTH if prefix.strip("0") else 1):
+        whole = "0" * zeros + prefix
+        if len(whole) > _LENGTH or set(whole) - set(_ALPHABET):
+            return
+        front = whole[:_SEQ_LENGTH]
+        if front == "0" * _SEQ_LENGTH:
+            return
+        width = 32 ** (_SEQ_LENGTH - len(front))
+        first = int(front.translate(_AS_PYTHON_HAS_IT), 32) * width
+        yield IdRange(first, first + width, whole)

@@ -128,7 +128,7 @@ class Journal:
 
     def ended(self, order: Submission, after: Status) -> None:
         """A task needs its payload no more, unless for a retry."""
-        key = (order.request_id, order.creator)
+        key = (order.request_id, order.requester)
         self._requests_ended[key] = self._requests_ended.get(key, 0) + 1
         if order.payload is not None:
             self._use_payload(order.payload.id, -1, after.retryable_until or 0.0)

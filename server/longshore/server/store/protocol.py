@@ -51,6 +51,8 @@ class TaskFilter:
     created_before: float | None = None
     request_id: str = ""
     creator: str = ""
+    id_prefix: str = ""
+    """In upper case. Zeros in front of it may be left out."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from longshore.server.store.counters import (
     UPLOADS,
 )
 from longshore.server.store.homes import spool_of
-from longshore.server.store.ids import seq_of
+from longshore.server.store.ids import IdRange, id_ranges, seq_of
 from longshore.server.store.link import Among, Link, Statement, statement
 from longshore.server.store.protocol import Figures, QueueFigures, TargetFigures, TaskFilter
 from longshore.server.store.rows import (
@@ -162,11 +162,23 @@ def tasks_of_payload(link: Link, payload_id: str) -> Sequence[Task]:
 
 
 def list_tasks(link: Link, where: TaskFilter, before: int | None, limit: int) -> Sequence[Task]:
+    if not where.id_prefix:
+        return [task_of(row) for row in link.rows(inlined(_page(where, before, limit)))]
+    found: list[Task] = []
+    for within in id_ranges(where.id_prefix):
+        if len(found) < limit:
+            found += [task_of(row) for row in link.rows(inlined(_page(where, before, limit - len(found), within)))]
+    return found
+
+
+def _page(where: TaskFilter, before: int | None, limit: int, within: IdRange | None = None) -> sa.Select[Any]:
     conditions = list(_conditions(where))
     if before is not None:
         conditions.append(tasks.c.seq < before)
-    query = _TASKS.where(*conditions).order_by(tasks.c.seq.desc()).limit(limit)
-    return [task_of(row) for row in link.rows(inlined(query))]
+    if within is not None:
+        conditions += [tasks.c.seq >= within.first, tasks.c.seq < within.beyond]
+        conditions.append(sa.func.substr(tasks.c.id, 1, len(within.prefix)) == within.prefix)
+    return _TASKS.where(*conditions).order_by(tasks.c.seq.desc()).limit(limit)
 
 
 def inlined(query: sa.Select[Any]) -> Statement:

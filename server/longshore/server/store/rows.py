@@ -115,6 +115,7 @@ def order_of(row: Row) -> Submission:
         expires_at=expires_at,
         created_at=created_at,
         retry_of=retry_of,
+        retried_by=codec.retrier_of(work),
     )
 
 
@@ -199,7 +200,7 @@ def order_values(order: Submission) -> dict[str, Any]:
         "seq": order.seq,
         "request_id": order.request_id,
         "labels": codec.encode_map(order.labels),
-        "work": codec.encode_work(order.work),
+        "work": codec.with_retrier(codec.encode_work(order.work), order.retried_by),
         "arguments_type": None if arguments is None else arguments.type_url,
         "arguments": None if arguments is None else arguments.value,
         "payload_id": None if payload is None else payload.id,

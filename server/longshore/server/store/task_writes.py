@@ -79,7 +79,7 @@ def write_new(link: Link, entries: Iterable[Entry], paused: Callable[[str], bool
                     order.seq,
                     order.request_id,
                     codec.encode_map(order.labels),
-                    codec.encode_work(work),
+                    codec.with_retrier(codec.encode_work(work), order.retried_by),
                     order.run_timeout,
                     order.attempt_limit,
                     order.created_at,

@@ -13,6 +13,7 @@ from longshore.server.model.errors import (
     NotRetryable,
     NotSettling,
     PayloadGone,
+    QueueNotFound,
     RevisionMismatch,
     Superseded,
 )
@@ -21,7 +22,7 @@ from longshore.server.model.task import Payload, Task
 from longshore.server.model.values import State
 from longshore.server.store.births import make_tasks
 from longshore.server.store.commands import CancelTask, PauseQueue, RetryTask, SettleTask, SubmitTasks, TaskPlan
-from longshore.server.store.counters import SPOOL
+from longshore.server.store.counters import QUEUE, SPOOL
 from longshore.server.store.entry import Entry
 from longshore.server.store.kept import check_spool, keep_payload
 from longshore.server.store.link import Statement, statement
@@ -34,7 +35,7 @@ from longshore.server.store.requests import (
     tasks_of_request,
 )
 from longshore.server.store.rows import place_of
-from longshore.server.store.schema import is_delivered, is_live, is_queued, orders, queues, tasks
+from longshore.server.store.schema import counters, is_delivered, is_live, is_queued, orders, queues, tasks
 from longshore.server.store.unit import Request, UnitOfWork
 
 _USES_PAYLOAD: Final = statement(
@@ -48,6 +49,14 @@ _DELIVERED_SINCE: Final = statement(
     .where(tasks.c.place == sa.bindparam("place"), tasks.c.seq > sa.bindparam("after"), is_delivered)
     .limit(1)
 )
+_QUEUE_NAMES: Final = statement(
+    sa.union(
+        sa.select(queues.c.name), sa.select(counters.c.name).where(counters.c.scope == sa.literal_column(f"'{QUEUE}'"))
+    )
+)
+"""Queues that were paused or resumed once, and those that held a task once: their counters stay."""
+_ALWAYS_THERE: Final = "default"
+_NAMES_SHOWN: Final = 20
 _MAKE_QUEUE: Final = Statement(
     lambda dialect: dialect.insert_missing(queues).values(name=sa.bindparam("name"), paused=sa.false())
 )
@@ -149,7 +158,7 @@ def retry_task(unit: UnitOfWork, command: RetryTask) -> Callable[[], Task]:
     if not command.force:
         _check_not_superseded(unit, old)
     order = old.order
-    check_room(unit, command.bounds, queue=order.queue, principal=command.principal, tasks=1)
+    check_room(unit, command.bounds, queue=order.queue, principal=order.creator, tasks=1)
     plan = TaskPlan(
         kind=order.kind,
         work=order.work,
@@ -165,10 +174,11 @@ def retry_task(unit: UnitOfWork, command: RetryTask) -> Callable[[], Task]:
     made = make_tasks(
         unit,
         (plan,),
-        creator=command.principal,
+        creator=order.creator,
         request_id=command.request_id,
         payload=payload,
         retry_of=order.id,
+        retried_by="" if command.principal == order.creator else command.principal,
     )
     record_request(
         unit,
@@ -216,6 +226,8 @@ def settle_task(unit: UnitOfWork, command: SettleTask) -> Callable[[], Task]:
 
 def pause_queue(unit: UnitOfWork, command: PauseQueue) -> Callable[[], None]:
     """See PauseQueue. Set-based: a queue holds up to a hundred thousand tasks."""
+    if not command.create:
+        _check_queue(unit, command.queue)
     unit.flush()
     unit.write(_MAKE_QUEUE, name=command.queue)
     unit.write(_SET_PAUSED, called=command.queue, is_paused=command.paused)
@@ -227,3 +239,13 @@ def pause_queue(unit: UnitOfWork, command: PauseQueue) -> Callable[[], None]:
         unit.write(_RESUME_TASKS, of_queue=command.queue)
         unit.claimable |= unit.change(_READY_WITHOUT_LANE, of_queue=command.queue) > 0
     return lambda: None
+
+
+def _check_queue(unit: UnitOfWork, queue: str) -> None:
+    """Raise QueueNotFound unless there is such a queue. No task of this transaction can make it: commands of operators
+    come first in each."""
+    known = sorted({row[0] for row in unit.link.rows(_QUEUE_NAMES)} | {_ALWAYS_THERE})
+    if queue not in known:
+        more = len(known) - _NAMES_SHOWN
+        names = ", ".join(known[:_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
+        raise QueueNotFound(f"There is no queue {queue!r}; there are: {names}.", queue=queue)

@@ -41,7 +41,7 @@ def discrepancies(link: Link) -> Sequence[str]:
     for row in link.rows(_TASKS):
         task = task_of(row)
         sums.update(task_counts(task.order, task.status, lane_of_work(task.order.work)))
-        request = (task.order.request_id, task.order.creator)
+        request = (task.order.request_id, task.order.requester)
         of_request[request] += 1
         if not task.status.state.terminal:
             live_of_request[request] += 1
