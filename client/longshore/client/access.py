@@ -11,6 +11,7 @@ import grpc
 
 from longshore.client.endpoint import CHANNEL_OPTIONS, Endpoint, Token, credentials
 from longshore.client.errors import ConfigurationError, LongshoreError, from_rpc_error
+from longshore.client.forks import check_not_forked, opened
 from longshore.client.tls import TLS, Stamp, closed_mutely, explained, probe
 
 _LOOK: Final = 2.0
@@ -46,19 +47,21 @@ class Access:
 
     def open(self, endpoint: Endpoint) -> grpc.aio.Channel:
         """A channel for asyncio; needs a running loop. The caller closes it. Raises ConfigurationError."""
+        check_not_forked()
         tls = self.tls_for(endpoint)
         options = [*CHANNEL_OPTIONS, *_named(endpoint, tls)]
         if tls is None:
-            return grpc.aio.insecure_channel(endpoint.target, options=options)
-        return grpc.aio.secure_channel(endpoint.target, tls.credentials(), options=options)
+            return opened(grpc.aio.insecure_channel(endpoint.target, options=options))
+        return opened(grpc.aio.secure_channel(endpoint.target, tls.credentials(), options=options))
 
     def open_blocking(self, endpoint: Endpoint, options: Sequence[tuple[str, Any]] = CHANNEL_OPTIONS) -> grpc.Channel:
         """A channel for threads. The caller closes it. Raises ConfigurationError."""
+        check_not_forked()
         tls = self.tls_for(endpoint)
         options = [*options, *_named(endpoint, tls)]
         if tls is None:
-            return grpc.insecure_channel(endpoint.target, options=options)
-        return grpc.secure_channel(endpoint.target, tls.credentials(), options=options)
+            return opened(grpc.insecure_channel(endpoint.target, options=options))
+        return opened(grpc.secure_channel(endpoint.target, tls.credentials(), options=options))
 
     def stamp(self, endpoint: Endpoint) -> Stamp:
         """Another value than when a channel was opened: its certificates were replaced. Looks every 2 s at most."""

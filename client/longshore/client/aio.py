@@ -9,10 +9,12 @@ from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callab
 from types import TracebackType
 from typing import Final, Literal, Self, TypeVar
 
+from longshore.client import arguments
 from longshore.client.access import Access
 from longshore.client.connection import Connection, UnaryMethod
 from longshore.client.endpoint import Endpoint, find_credential, parse_servers
-from longshore.client.errors import from_task
+from longshore.client.errors import ConfigurationError, from_task
+from longshore.client.forks import check_not_forked
 from longshore.client.patience import OnWait, Patience
 from longshore.client.servers import Servers, Tour
 from longshore.client.sources import Content, open_source, sha256_of
@@ -44,9 +46,12 @@ class AsyncClient:
 
     `timeout`: seconds for an answer to a call that is answered at once. `patience`: seconds in a row without getting
     anywhere after which missing or full servers are given up; 0 asks each of them once; calls that are answered at once
-    try for no longer than `timeout`. `on_wait` is told before each pause.
+    try for no longer than `timeout`. `on_wait` is told before each pause. `timeout` is more than 0 and finite;
+    `patience` may be `math.inf`.
 
-    Every method raises LongshoreError. Cancelling a method ends the call and never the task.
+    A client belongs to the event loop and to the process in which it is first used; elsewhere its methods raise
+    ConfigurationError (OTHER_LOOP, FORKED). Every method raises LongshoreError. Cancelling a method ends the call and
+    never the task.
     """
 
     def __init__(
@@ -61,12 +66,15 @@ class AsyncClient:
         patience: float = PATIENCE,
         on_wait: OnWait | None = None,
     ) -> None:
+        check_not_forked()
+        self._pid: Final = os.getpid()
         self._endpoints: Final = parse_servers(server)
         found = find_credential(token=token, token_file=token_file, data_dir=data_dir)
         self._access: Final = Access(tls=tls or find_tls(), token=lambda: found)
-        self._timeout: Final = timeout
-        self._patience: Final = patience
+        self._timeout: Final = arguments.seconds("timeout", timeout)
+        self._patience: Final = arguments.seconds("patience", patience, zero=True, endless=True)
         self._on_wait: Final = on_wait
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._opened: Servers | None = None
         self._closed = False
 
@@ -80,6 +88,8 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Close every connection; calls that are under way end. The client cannot be used afterwards. Idempotent."""
+        if self._opened is not None:
+            self._check_place()
         self._closed = True
         opened, self._opened = self._opened, None
         if opened is not None:
@@ -110,7 +120,7 @@ class AsyncClient:
                 request_id=request_id or new_request_id(),
                 spec=spec,
                 sha256=digest,
-                patience=self._patience if patience is None else patience,
+                patience=self._patient(patience),
                 progress=progress,
             )
             return await uploading.run()
@@ -154,7 +164,7 @@ class AsyncClient:
         return Submitting(
             tour=Tour(self._servers),
             submissions=submissions,
-            patience=self._patience if patience is None else patience,
+            patience=self._patient(patience),
             at_once=max(1, min(at_once, AT_ONCE)),
             on_wait=self._on_wait,
         ).run()
@@ -199,7 +209,7 @@ class AsyncClient:
             tour=Tour(self._servers),
             task_id=task_id,
             after_revision=after_revision,
-            patience=self._patience if patience is None else patience,
+            patience=self._patient(patience),
             progress=progress,
             on_wait=self._on_wait,
         )
@@ -274,9 +284,29 @@ class AsyncClient:
         """Made when first needed: only then is there a loop to open connections in."""
         if self._closed:
             raise RuntimeError("the client is closed")
+        self._check_place()
         if self._opened is None:
             self._opened = Servers(self._endpoints, self._access)
         return self._opened
+
+    def _check_place(self) -> None:
+        """Raise ConfigurationError in another process or another event loop than that of the first use."""
+        check_not_forked(self._pid)
+        loop = asyncio.get_running_loop()
+        if self._loop is None:
+            self._loop = loop
+        elif self._loop is not loop:
+            raise ConfigurationError(
+                "this AsyncClient is in use in another event loop, and its connections belong to that one: open a "
+                "client in each loop (one in each asyncio.run), or use the blocking Client",
+                reason="OTHER_LOOP",
+            )
+
+    def _patient(self, patience: float | None) -> float:
+        """Seconds of patience for one call: those that were given with it, else the client's."""
+        if patience is None:
+            return self._patience
+        return arguments.seconds("patience", patience, zero=True, endless=True)
 
     async def _call(
         self,
@@ -286,7 +316,7 @@ class AsyncClient:
         patience: float | None = None,
     ) -> _Response:
         """One call, tried again while that may help."""
-        limit = min(self._patience, self._timeout) if patience is None else patience
+        limit = min(self._patience, self._timeout) if patience is None else self._patient(patience)
         tour = Tour(self._servers)
         trying = Patience(limit=limit, route=tour, on_wait=self._on_wait)
 

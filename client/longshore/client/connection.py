@@ -12,6 +12,7 @@ import grpc
 from longshore.client.access import Access, connected, explain
 from longshore.client.endpoint import Endpoint
 from longshore.client.errors import LongshoreError, Unavailable
+from longshore.client.forks import closed
 from longshore.v1 import admin_service_pb2_grpc, task_service_pb2, task_service_pb2_grpc
 
 _Request = TypeVar("_Request", contravariant=True)
@@ -110,3 +111,4 @@ class Connection:
         """Ends every call that is under way."""
         self._closed = True
         await self._channel.close()
+        closed(self._channel)

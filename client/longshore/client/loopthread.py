@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import os
 import threading
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from typing import Any, Final, Self, TypeVar
+
+from longshore.client.forks import check_not_forked
 
 _T = TypeVar("_T")
 
@@ -22,12 +25,19 @@ class LoopThread:
     """
 
     def __init__(self, *, name: str) -> None:
+        check_not_forked()
+        self._pid: Final = os.getpid()
         self._loop: Final = asyncio.new_event_loop()
         self._thread: Final = threading.Thread(target=self._main, name=name, daemon=True)
         self._thread.start()
 
     def run(self, coroutine: Coroutine[Any, Any, _T]) -> _T:
         """What the coroutine returns or raises. Ctrl-C in the waiting thread cancels the coroutine first."""
+        try:
+            check_not_forked(self._pid)
+        except BaseException:
+            coroutine.close()
+            raise
         if threading.current_thread() is self._thread:
             coroutine.close()
             raise RuntimeError("a blocking client cannot be used in its own callbacks; it would wait for itself")

@@ -1,0 +1,100 @@
+"""Arguments of the client's functions, checked: an error names the argument and what it takes."""
+
+from __future__ import annotations
+
+import math
+from datetime import timedelta
+from enum import Enum
+from typing import Any, Final, Protocol
+
+from longshore.client.errors import ConfigurationError
+
+LONGEST: Final = 366 * 86400.0
+"""Seconds of the longest duration that the contract knows."""
+_MODE_MAX: Final = 0o777
+
+
+class EnumType(Protocol):
+    """An enumeration of the contract."""
+
+    def items(self) -> Any:
+        """Names and numbers."""
+
+
+def seconds(name: str, value: timedelta | float, *, zero: bool = False, endless: bool = False) -> float:
+    """A duration in seconds. Raises ConfigurationError for what is no number, negative, too long or not finite.
+
+    `zero` allows 0, `endless` allows `math.inf`.
+    """
+    given: object = value.total_seconds() if isinstance(value, timedelta) else value
+    if isinstance(given, bool) or not isinstance(given, int | float):
+        raise _wrong(name, given, "give seconds as a number, or a timedelta")
+    value = given
+    if endless and value == math.inf:
+        return math.inf
+    least = "0" if zero else "more than 0"
+    if not (0 <= value <= LONGEST) or (value == 0 and not zero):
+        raise _wrong(name, value, f"give {least} to {LONGEST:.0f} seconds" + (", or math.inf" if endless else ""))
+    return float(value)
+
+
+def whole(name: str, value: int, least: int, most: int) -> int:
+    """A whole number in a range. Raises ConfigurationError."""
+    given: object = value
+    if isinstance(given, bool) or not isinstance(given, int) or not least <= given <= most:
+        raise _wrong(name, value, f"give a whole number from {least} to {most}")
+    return value
+
+
+def text(name: str, value: str) -> str:
+    """A text that UTF-8 can write. Raises ConfigurationError."""
+    given: object = value
+    if not isinstance(given, str):
+        raise _wrong(name, given, "give a text")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ConfigurationError(f"{name} is {shown(value)!r}, which is not UTF-8: give it in UTF-8") from None
+    return value
+
+
+def permissions(name: str, value: int | str) -> int:
+    """Permission bits: an int such as 0o644, or octal digits such as "644". Raises ConfigurationError."""
+    given: object = value
+    if isinstance(value, str):
+        digits = value.removeprefix("0o")
+        if not digits or len(digits) > 4 or set(digits) - set("01234567"):
+            raise _wrong(name, value, 'give octal digits from "0" to "777", such as "644", or an int such as 0o644')
+        value = int(digits, 8)
+    elif isinstance(given, bool) or not isinstance(given, int):
+        raise _wrong(name, value, 'give an int such as 0o644, or octal digits such as "644"')
+    if not 0 <= value <= _MODE_MAX:
+        # 644 without its 0o is the usual slip.
+        hint = f" (0o{value}?)" if 0 <= value <= 777 and set(str(value)) <= set("01234567") else ""
+        raise ConfigurationError(f"{name} is {value:#o}{hint}: give 0 to 0o777", reason="INVALID_ARGUMENT")
+    return value
+
+
+def choice(name: str, value: int | str, kind: EnumType, *, prefix: str) -> int:
+    """A value of the contract's enumeration, by its number or by its name with or without the prefix, in any case."""
+    known = {each.removeprefix(prefix).lower(): number for each, number in kind.items() if number}
+    if isinstance(value, str):
+        short = value.lower().removeprefix(prefix.lower()).replace("-", "_")
+        if short in known:
+            return int(known[short])
+    elif type(value) is not bool and value in {0, *known.values()}:
+        return int(value)
+    names = ", ".join(f'"{each}"' for each in known)
+    raise _wrong(name, value, f"give one of {names}")
+
+
+def shown(value: str) -> str:
+    """A text for people, with what UTF-8 cannot write as escapes: `caf\\xe9`."""
+    return value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def _wrong(name: str, value: object, remedy: str) -> ConfigurationError:
+    said = repr(value)
+    if isinstance(value, Enum) or len(said) > 80:
+        said = f"a {type(value).__name__}"
+    return ConfigurationError(f"{name} is {said}: {remedy}", reason="INVALID_ARGUMENT")
