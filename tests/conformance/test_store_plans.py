@@ -18,7 +18,7 @@ from longshore.server.store.sqlite import SQLiteDialect
 from tests.support.postgres import Cluster
 from tests.support.store import Fleet, ManualClock, opened_sqlite, plan, push
 
-_BEGINS = queries.inlined(queries._page(TaskFilter(id_prefix="D3T8"), None, 11, next(id_ranges("D3T8"))))
+_BEGINS = queries.inlined(queries._weights(TaskFilter(id_prefix="D3T8"), None, 11, next(id_ranges("D3T8"))))
 
 HOT: dict[str, tuple[Statement | Each, str]] = {
     "claim": (claims._READY, "tasks_ready"),

@@ -19,7 +19,7 @@ from longshore.server.model.errors import (
     RevisionMismatch,
     Superseded,
 )
-from longshore.server.model.task import Failure, Task
+from longshore.server.model.task import AnyValue, Failure, Job, Task
 from longshore.server.model.values import Outcome, Settlement, State, WaitReason
 from longshore.server.store.commands import (
     Bounds,
@@ -444,7 +444,7 @@ async def test_every_filter(fleet: Fleet) -> None:
         TaskFilter(request_id="first", creator="bob"),
         TaskFilter(states=frozenset({State.EXPIRED})),
     ):
-        assert await fleet.store.list_tasks(where, before=None, limit=9) == []
+        assert not await fleet.store.list_tasks(where, before=None, limit=9)
 
 
 async def test_tasks_are_found_by_the_beginning_of_their_id(fleet: Fleet) -> None:
@@ -494,3 +494,38 @@ async def test_figures(fleet: Fleet) -> None:
     (target,) = figures.targets
     assert (target.target, target.queued, target.running, target.parked, target.debts) == ("default", 2, 1, 0, 0)
     assert figures.queued_kinds == {"file_push", "report"}
+
+
+async def test_a_page_ends_before_it_has_too_many_bytes_and_the_next_goes_on(fleet: Fleet) -> None:
+    large = AnyValue("t", bytes(1000))
+    made = [(await fleet.submit(plan(Job("report", large), queue="q")))[0] for _ in range(10)]
+    (other,) = await fleet.submit(plan(Job("report", large)))
+    newest_first = [task.id for task in reversed(made)]
+    where, found, before = TaskFilter(queue="q"), [], None
+    for _ in range(10):
+        page = await fleet.store.list_tasks(where, before=before, limit=100, most_bytes=3500)
+        assert 1 <= len(page) <= 3
+        found += [task.id for task in page]
+        before = page[-1].order.seq
+        if not page.more:
+            break
+    assert found == newest_first
+    assert page[-1] == made[0]
+    # One is always there, however large, and what fits is not cut.
+    alone = await fleet.store.list_tasks(TaskFilter(), before=None, limit=100, most_bytes=1)
+    assert ([task.id for task in alone], alone.more) == ([other.id], True)
+    whole = await fleet.store.list_tasks(where, before=None, limit=10, most_bytes=1 << 20)
+    assert (len(whole), whole.more) == (10, False)
+    counted = await fleet.store.list_tasks(where, before=None, limit=9)
+    assert (len(counted), counted.more) == (9, True)
+
+
+async def test_attempts_are_read_from_a_number_on(fleet: Fleet) -> None:
+    await fleet.session()
+    (task,) = await fleet.submit(plan(job()))
+    for _ in range(4):
+        assert await fleet.report(await fleet.claim_one(), Outcome.HANDED_BACK)
+    numbers = [each.number for each in await fleet.store.attempts_after(task.id, number=1, limit=2)]
+    assert numbers == [2, 3]
+    assert [each.number for each in await fleet.store.attempts_after(task.id, number=3, limit=9)] == [4]
+    assert not await fleet.store.attempts_after("nonsense", number=0, limit=9)

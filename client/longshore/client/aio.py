@@ -20,6 +20,7 @@ from longshore.client.servers import Servers, Tour
 from longshore.client.sources import Content, open_source, sha256_of
 from longshore.client.submitting import AT_ONCE, Submission, Submitted, Submitting
 from longshore.client.tls import TLS, find_tls
+from longshore.client.together import all_of
 from longshore.client.upload import OnProgress, Uploading
 from longshore.client.watch import OnTaskProgress, Watch
 from longshore.v1 import admin_service_pb2, task_pb2
@@ -32,6 +33,8 @@ TIMEOUT: Final = 30.0
 """Seconds for one answer, unless the client is told otherwise."""
 PATIENCE: Final = 60.0
 """Seconds to go on trying without getting anywhere, unless the client is told otherwise."""
+_READ_AT_ONCE: Final = 16
+"""Tasks that an answer only names are read so many at a time."""
 _FIRST_ANSWER: Final = 5.0
 """Seconds for an answer while there are other servers to ask: one that hangs must not use up the whole time."""
 
@@ -123,12 +126,16 @@ class AsyncClient:
                 patience=self._patient(patience),
                 progress=progress,
             )
-            return await uploading.run()
+            answer = await uploading.run()
+        return await self._all_of(answer.tasks, answer.task_ids)
 
     async def get_upload(self, request_id: str) -> pb.Upload:
         """How far an upload got: bytes that are durable, and its tasks once it is complete."""
         answer = await self._call(lambda to: to.tasks.GetUpload, pb.GetUploadRequest(request_id=request_id))
-        return answer.upload
+        upload = answer.upload
+        shown = len(upload.tasks)
+        upload.tasks.extend((await self._all_of(upload.tasks, upload.task_ids))[shown:])
+        return upload
 
     async def submit(
         self,
@@ -143,7 +150,7 @@ class AsyncClient:
         (`content`, at most 64 KiB)."""
         one = Submission(spec=spec, payload_id=payload_id, content=content, request_id=request_id or new_request_id())
         answer = await self._call(lambda to: to.tasks.SubmitTask, one.request(), patience=patience)
-        return tuple(answer.tasks)
+        return await self._all_of(answer.tasks, answer.task_ids)
 
     def submit_many(
         self,
@@ -193,8 +200,15 @@ class AsyncClient:
 
     async def attempts(self, task_id: str) -> Sequence[task_pb2.Attempt]:
         """Every attempt of a task, oldest first."""
-        answer = await self._call(lambda to: to.tasks.ListAttempts, pb.ListAttemptsRequest(task_id=task_id))
-        return tuple(answer.attempts)
+        request = pb.ListAttemptsRequest(task_id=task_id)
+        attempts: list[task_pb2.Attempt] = []
+        more = True
+        while more:
+            answer = await self._call(lambda to: to.tasks.ListAttempts, request)
+            attempts += answer.attempts
+            more = answer.more
+            request.after = attempts[-1].number if attempts else 0
+        return tuple(attempts)
 
     def watch(
         self,
@@ -255,8 +269,14 @@ class AsyncClient:
 
     async def workers(self) -> Sequence[admin_service_pb2.Worker]:
         """The fleet, sorted by name."""
-        answer = await self._call(lambda to: to.admin.ListWorkers, admin_service_pb2.ListWorkersRequest())
-        return tuple(answer.workers)
+        request = admin_service_pb2.ListWorkersRequest()
+        workers: list[admin_service_pb2.Worker] = []
+        while True:
+            answer = await self._call(lambda to: to.admin.ListWorkers, request)
+            workers += answer.workers
+            if not answer.next_page_token:
+                return tuple(workers)
+            request.page_token = answer.next_page_token
 
     async def drain_worker(self, session_id: str) -> admin_service_pb2.Worker:
         """Tell a worker to take no more work, finish and leave; the worker as it then is. Idempotent."""
@@ -279,6 +299,22 @@ class AsyncClient:
         request = admin_service_pb2.SettleTaskRequest(task_id=task_id, settlement=settlement)
         answer = await self._call(lambda to: to.admin.SettleTask, request)
         return answer.task
+
+    async def _all_of(self, shown: Sequence[task_pb2.Task], ids: Sequence[str]) -> Sequence[task_pb2.Task]:
+        """All tasks of an answer: those that it has, and those that it only names, read one by one.
+
+        A server of an older version names none.
+        """
+        named = ids[len(shown) :]
+        left = iter(named)
+        read: dict[str, task_pb2.Task] = {}
+
+        async def reader() -> None:
+            for each in left:
+                read[each] = await self.get(each)
+
+        await all_of(reader() for _ in range(min(_READ_AT_ONCE, len(named))))
+        return (*shown, *(read[each] for each in named))
 
     def _servers(self) -> Servers:
         """Made when first needed: only then is there a loop to open connections in."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias, TypeVar
 
@@ -81,10 +81,9 @@ class Uploading:
         self._furthest_durable: dict[Endpoint, int] = {}
         self._ours = False
 
-    async def run(self) -> Sequence[task_pb2.Task]:
-        """The tasks, one per destination in their order. Raises LongshoreError."""
-        response = await self._patience.run(self._once)
-        return tuple(response.tasks)
+    async def run(self) -> pb.UploadResponse:
+        """The server's answer, which may name more tasks than it has. Raises LongshoreError."""
+        return await self._patience.run(self._once)
 
     async def _once(self) -> pb.UploadResponse:
         """One connection: header, go-ahead, what the server lacks, finish."""

@@ -17,12 +17,13 @@ from longshore.client.cli import options, render
 from longshore.client.cli.command import command
 from longshore.client.cli.display import Display
 from longshore.client.cli.exits import ExitCode, code_for_tasks
-from longshore.client.cli.follow import all_of, follow
+from longshore.client.cli.follow import follow
 from longshore.client.cli.session import Session
 from longshore.client.cli.stdin import stdin_content
 from longshore.client.errors import ConfigurationError
 from longshore.client.sources import Content
 from longshore.client.specs import parse_destination, push_spec
+from longshore.client.together import all_of
 from longshore.v1 import task_pb2
 
 STDIN: Final = "-"

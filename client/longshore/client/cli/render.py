@@ -258,6 +258,8 @@ def stats(figures: admin_service_pb2.GetStatsResponse) -> Iterable[RenderableTyp
     done = ", ".join(f"{count} {name}" for name, count in finished.items() if count) or "none"
     yield f"spool {format_size(figures.spool_bytes)}{limit} · {figures.uploads} uploads · {figures.watches} watches"
     yield f"finished since the server started: {done}"
+    if figures.omitted:
+        yield f"[yellow]{figures.omitted} more rows are left out: the answer would be too large[/]"
     if figures.unserved_kinds:
         yield f"[red]no worker runs: {escape(', '.join(figures.unserved_kinds))}[/]"
     yield f"server {escape(figures.version)}"

@@ -16,12 +16,13 @@ from longshore.client.cli import options, render
 from longshore.client.cli.command import command
 from longshore.client.cli.display import Display
 from longshore.client.cli.exits import ExitCode, code_for_tasks
-from longshore.client.cli.follow import all_of, follow
+from longshore.client.cli.follow import follow
 from longshore.client.cli.grammar import parse_moment
 from longshore.client.cli.push import Plan, after_acceptance, deliver
 from longshore.client.cli.session import Output, Session
 from longshore.client.errors import ConfigurationError
 from longshore.client.specs import job_spec, states
+from longshore.client.together import all_of
 from longshore.v1 import task_pb2
 from longshore.v1 import task_service_pb2 as pb
 

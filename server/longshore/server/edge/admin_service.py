@@ -14,6 +14,7 @@ from longshore.server import version
 from longshore.server.edge import fields, translate
 from longshore.server.edge.auth import principal
 from longshore.server.edge.guard import answers
+from longshore.server.edge.portion import Room, fitting
 from longshore.server.engine.servers import ServerFigures
 from longshore.server.engine.sessions import WorkerFigures
 from longshore.server.model.clock import Clock
@@ -62,9 +63,7 @@ class AdminService(pb_grpc.AdminServiceServicer):
         figures = await self._store.figures()
         sessions = await self._store.sessions()
         engine = self._engine
-        return pb.GetStatsResponse(
-            queues=self._queues(figures),
-            targets=_targets(figures, sessions),
+        answer = pb.GetStatsResponse(
             spool_bytes=figures.spool_bytes,
             spool_limit=engine.spool_limit(),
             uploads=figures.open_uploads,
@@ -72,14 +71,33 @@ class AdminService(pb_grpc.AdminServiceServicer):
             watches=engine.watches(),
             version=version.VERSION,
             finished={state.name: count for state, count in engine.finished.items()},
-            unserved_kinds=sorted(figures.queued_kinds - {kind for session in sessions for kind in session.kinds}),
-            servers=[_server(one) for one in await engine.servers()] if engine.servers is not None else [],
         )
+        room = Room()
+        servers = [_server(one) for one in await engine.servers()] if engine.servers is not None else []
+        targets, queues = _targets(figures, sessions), self._queues(figures)
+        kinds = sorted(figures.queued_kinds - {kind for session in sessions for kind in session.kinds})
+        answer.servers.extend(fitting(servers, room))
+        answer.targets.extend(fitting(targets, room))
+        answer.queues.extend(fitting(queues, room))
+        answer.unserved_kinds.extend(kind for kind in kinds if room.takes(len(kind)))
+        known = len(servers) + len(targets) + len(queues) + len(kinds)
+        answer.omitted = known - sum(
+            len(shown) for shown in (answer.servers, answer.targets, answer.queues, answer.unserved_kinds)
+        )
+        return answer
 
     @answers
-    async def ListWorkers(self, _request: pb.ListWorkersRequest, _context: _Context) -> pb.ListWorkersResponse:
-        sessions = sorted(await self._store.sessions(), key=lambda session: (session.worker, session.id))
-        return pb.ListWorkersResponse(workers=[self._worker(session) for session in sessions])
+    async def ListWorkers(self, request: pb.ListWorkersRequest, _context: _Context) -> pb.ListWorkersResponse:
+        after = _place_of(request.page_token) if request.page_token else ("", "")
+        sessions = sorted(
+            (one for one in await self._store.sessions() if _place(one) > after),
+            key=_place,
+        )
+        shown = fitting((self._worker(session) for session in sessions), Room(), at_least=1)
+        more = len(shown) < len(sessions)
+        return pb.ListWorkersResponse(
+            workers=shown, next_page_token="/".join(_place(sessions[len(shown) - 1])) if more else ""
+        )
 
     @answers
     async def DrainWorker(self, request: pb.DrainWorkerRequest, _context: _Context) -> pb.DrainWorkerResponse:
@@ -163,6 +181,19 @@ def _targets(figures: Figures, sessions: Sequence[Session]) -> list[pb.TargetSta
         )
         for name, one in sorted(rows.items())
     ]
+
+
+def _place(session: Session) -> tuple[str, str]:
+    """Where a session stands in the list."""
+    return session.worker, session.id
+
+
+def _place_of(token: str) -> tuple[str, str]:
+    """The place after which a page begins. Raises InvalidField."""
+    worker, slash, session_id = token.partition("/")
+    if not slash:
+        raise InvalidField("page_token", "was not made by this server; begin again without it.")
+    return worker, session_id
 
 
 def _did(action: str, **fields: object) -> None:

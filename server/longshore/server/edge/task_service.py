@@ -10,7 +10,7 @@ import grpc
 import grpc.aio
 import structlog
 
-from longshore.server.edge import chunks, listing, translate, uploads
+from longshore.server.edge import chunks, listing, portion, translate, uploads
 from longshore.server.edge.auth import principal
 from longshore.server.edge.guard import answers, streams
 from longshore.server.edge.sight import visible
@@ -33,6 +33,8 @@ _Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 _log = structlog.get_logger("longshore.tasks")
 
 _REASON_LENGTH = 500
+_ATTEMPTS_AT_ONCE = 500
+"""Attempts in one answer; each may have 16 KiB of an error."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,18 +85,22 @@ class TaskService(pb_grpc.TaskServiceServicer):
     @answers
     async def ListTasks(self, request: pb.ListTasksRequest, _context: _Context) -> pb.ListTasksResponse:
         query = listing.query_of(request, scope=principal().scope)
-        found = await self._store.list_tasks(query.where, before=query.before, limit=query.limit + 1)
-        page = found[: query.limit]
-        attempts = await self._store.attempts_of([task.id for task in page], last=translate.ATTEMPTS_SHOWN)
+        page = await self._store.list_tasks(
+            query.where, before=query.before, limit=query.limit, most_bytes=portion.MOST_BYTES
+        )
+        shown = await portion.shown(self._store, page, at_least=1)
+        more = page.more or len(shown) < len(page)
         return pb.ListTasksResponse(
-            tasks=translate.tasks(page, attempts=attempts, blocked_by=await self._blocking(page)),
-            next_page_token=query.token_after(page[-1]) if len(found) > query.limit else "",
+            tasks=shown, next_page_token=query.token_after(page[len(shown) - 1]) if more else ""
         )
 
     @answers
     async def ListAttempts(self, request: pb.ListAttemptsRequest, _context: _Context) -> pb.ListAttemptsResponse:
         task = await self._task(request.task_id)
-        return pb.ListAttemptsResponse(attempts=[translate.attempt(one) for one in await self._store.attempts(task.id)])
+        found = await self._store.attempts_after(task.id, number=request.after, limit=_ATTEMPTS_AT_ONCE + 1)
+        listed = [translate.attempt(one) for one in found[:_ATTEMPTS_AT_ONCE]]
+        attempts = portion.fitting(listed, portion.Room(), at_least=1)
+        return pb.ListAttemptsResponse(attempts=attempts, more=len(attempts) < len(found))
 
     @streams
     async def WatchTask(self, request: pb.WatchTaskRequest, _context: _Context) -> AsyncIterator[pb.WatchTaskResponse]:

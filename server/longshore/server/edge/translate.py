@@ -215,7 +215,7 @@ def tasks(
 
 
 def upload(value: model.Upload, *, active: bool, expires_at: float) -> service_pb.Upload:
-    """An upload; a complete one says so by an offset that is its size."""
+    """An upload without its tasks. A complete one has its size for an offset."""
     complete = value.state is UploadState.COMPLETE
     return service_pb.Upload(
         id=value.id,
@@ -225,5 +225,4 @@ def upload(value: model.Upload, *, active: bool, expires_at: float) -> service_p
         complete=complete,
         active=active,
         expire_time=timestamp(expires_at),
-        tasks=tasks(value.tasks),
     )

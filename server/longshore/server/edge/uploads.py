@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from typing import Any, Final
 
 import grpc.aio
@@ -11,14 +10,11 @@ import grpc.aio
 from longshore.server.edge import translate
 from longshore.server.edge.auth import Principal
 from longshore.server.edge.chunks import Chunk, Request
+from longshore.server.edge.portion import shown
 from longshore.server.edge.validate import check_request_id, submit_request, upload_request
 from longshore.server.engine.upload_stream import UploadStream
 from longshore.server.engine.uploads import Uploads, UploadView
 from longshore.server.model.errors import InvalidField, LongshoreError, ProtocolViolation, UploadBroken
-from longshore.server.model.task import Attempt, Status, Task
-from longshore.server.model.values import State
-from longshore.server.store.protocol import Store
-from longshore.v1 import task_pb2
 from longshore.v1 import task_service_pb2 as pb
 
 UPLOAD_ID: Final = "longshore-upload-id"
@@ -40,7 +36,11 @@ async def serve_upload(uploads: Uploads, principal: Principal, context: _Context
         done = await stream.finish(finish.size, finish.crc32c)
     if done.payload is None:
         raise LongshoreError("A finished upload without a payload.")
-    return pb.UploadResponse(tasks=await _shown(uploads.store, done.tasks), payload=translate.payload(done.payload))
+    return pb.UploadResponse(
+        tasks=await shown(uploads.store, done.tasks),
+        payload=translate.payload(done.payload),
+        task_ids=[task.id for task in done.tasks],
+    )
 
 
 async def create_upload(
@@ -66,7 +66,7 @@ async def submit_task(uploads: Uploads, principal: Principal, request: pb.Submit
     tasks = await uploads.submit(
         principal.name, submit_request(request, uploads.defaults), any_creator=principal.operator
     )
-    return pb.SubmitTaskResponse(tasks=await _shown(uploads.store, tasks))
+    return pb.SubmitTaskResponse(tasks=await shown(uploads.store, tasks), task_ids=[task.id for task in tasks])
 
 
 async def _header(context: _Context, idle: float) -> pb.UploadHeader:
@@ -138,34 +138,6 @@ async def _upload(uploads: Uploads, view: UploadView) -> pb.Upload:
     message = translate.upload(view.upload, active=view.active, expires_at=view.expires_at)
     if message.complete:
         message.ClearField("expire_time")
-    del message.tasks[:]
-    message.tasks.extend(await _shown(uploads.store, view.upload.tasks))
+    message.tasks.extend(await shown(uploads.store, view.upload.tasks))
+    message.task_ids.extend([task.id for task in view.upload.tasks])
     return message
-
-
-async def _shown(store: Store, tasks: Sequence[Task]) -> list[task_pb2.Task]:
-    """Tasks with what has to be looked up for them. New ones, the usual case, cost no read."""
-    attempts: dict[str, Sequence[Attempt]] = {task.id: (_first(task.status),) for task in tasks if _runs_first(task)}
-    started = [task.id for task in tasks if task.status.attempt and task.id not in attempts]
-    waiting = [
-        task.order.destination for task in tasks if task.status.state is State.BLOCKED and task.order.destination
-    ]
-    if started:
-        attempts.update(await store.attempts_of(started, last=translate.ATTEMPTS_SHOWN))
-    return translate.tasks(tasks, attempts=attempts, blocked_by=await store.blocking(waiting) if waiting else None)
-
-
-def _runs_first(task: Task) -> bool:
-    """It was claimed in the very commit that made it, as a rule: what its attempt is, its status says."""
-    status = task.status
-    return status.state is State.RUNNING and status.attempt == 1 and status.started_at is not None
-
-
-def _first(status: Status) -> Attempt:
-    return Attempt(
-        number=status.attempt,
-        worker=status.worker,
-        session_id=status.session_id,
-        started_at=status.started_at or 0.0,
-        alone=status.alone,
-    )

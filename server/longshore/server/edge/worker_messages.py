@@ -38,6 +38,8 @@ MOST_NAMES: Final = 1000
 LONGEST_TEXT: Final = 4000
 """Characters of an error's message that are kept."""
 LARGEST_RESULT: Final = 64 * 1024
+LONGEST_TYPE: Final = 4000
+"""Characters of a result's type URL: the name of a message."""
 LONGEST_PATH: Final = 4096
 LARGEST_EPOCH: Final = 1 << 40
 LONGEST_WAIT: Final = 366 * 86400.0
@@ -163,9 +165,10 @@ def _report(message: pb.Report, index: int, session_id: str) -> tuple[str, Repor
         raise InvalidField(f"reports[{index}].outcome", "says nothing that this server knows.")
     result = None
     if message.HasField("result"):
-        if len(message.result.value) > LARGEST_RESULT:
+        if len(message.result.value) > LARGEST_RESULT or len(message.result.type_url) > LONGEST_TYPE:
             raise InvalidField(
-                f"reports[{index}].result", f"is larger than {LARGEST_RESULT} bytes; upload what is large."
+                f"reports[{index}].result",
+                f"is larger than {LARGEST_RESULT} bytes, or its type has a long name; upload what is large.",
             )
         result = AnyValue(message.result.type_url, message.result.value)
     reported = Reported(

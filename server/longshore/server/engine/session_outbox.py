@@ -20,13 +20,23 @@ from longshore.server.engine.session_messages import (
 from longshore.server.model.task import Job
 from longshore.server.store.commands import BeginAnswer, GrantAnswer
 
+BYTES_AT_ONCE: Final = 2 << 20
+"""Of all lists of one message, about; a worker takes 4 MiB. A list of 5,000 parked instances may have 2.4 MB: it goes
+with little else."""
+LEAST_BYTES: Final = 1 << 18
+"""For the other lists beside it."""
 ASSIGNMENTS_AT_ONCE: Final = 256
 ASSIGNED_BYTES_AT_ONCE: Final = 1 << 20
-"""Arguments in one message: a job may carry 64 KiB, and a message may have 4 MiB."""
+"""Arguments in one message: a job may carry 64 KiB."""
 OTHERS_AT_ONCE: Final = 4096
 """Acknowledgements, grants, cancels, revocations, each."""
 BULKY_AT_ONCE: Final = 32
-"""Debts (paths of up to 4 KiB) and lists of parked instances, each."""
+"""Debts."""
+_SMALL: Final = 128
+"""At most what an acknowledgement, a grant, a cancel, a begin or a revocation takes."""
+_NAMES: Final = 480
+"""At most what an instance takes: a target, a project and an instance of up to 63 characters each. Those of a project
+may have four bytes each."""
 
 _K = TypeVar("_K")
 _V = TypeVar("_V")
@@ -146,22 +156,27 @@ class Outbox:
 
     def take(self) -> ServerSays:
         """The next message. Assignments go before cancels of the same attempts, which wait for the next one."""
-        assignments = self._take_assignments()
+        parked = _take(self._parked, 1)
+        room = max(BYTES_AT_ONCE - sum(_NAMES * len(one.instances) for one in parked), LEAST_BYTES)
+        assignments = self._take_assignments(min(room, ASSIGNED_BYTES_AT_ONCE))
+        room -= sum(_size(one) for one in assignments)
         later: dict[AttemptRef, CancelOrder] = {}
         if self._cancels:
             assigned = {one.ref for one in assignments} | self._assignments.keys()
             later = {ref: self._cancels.pop(ref) for ref in assigned & self._cancels.keys()}
+        # A fifth for each kind, so that a flood of one holds up no other.
+        most = min(OTHERS_AT_ONCE, max(room, LEAST_BYTES) // (5 * _SMALL))
         says = ServerSays(
             welcome=self._welcome,
             heartbeat_ack=self._heartbeat,
             assignments=assignments,
-            begun=_take(self._begun, OTHERS_AT_ONCE),
-            grants=_take(self._grants, OTHERS_AT_ONCE),
-            cancels=_take(self._cancels, OTHERS_AT_ONCE),
-            revocations=_take(self._revocations, OTHERS_AT_ONCE),
-            acks=_take(self._acks, OTHERS_AT_ONCE),
-            parked=_take(self._parked, 1),
-            debts=_take(self._debts, BULKY_AT_ONCE),
+            begun=_take(self._begun, most),
+            grants=_take(self._grants, most),
+            cancels=_take(self._cancels, most),
+            revocations=_take(self._revocations, most),
+            acks=_take(self._acks, most),
+            parked=parked,
+            debts=_take(self._debts, BULKY_AT_ONCE // 4 if parked else BULKY_AT_ONCE),
             drain=self._drain,
             go_away=self._go_away,
         )
@@ -169,11 +184,11 @@ class Outbox:
         self._welcome = self._heartbeat = self._drain = self._go_away = None
         return says
 
-    def _take_assignments(self) -> tuple[Assignment, ...]:
+    def _take_assignments(self, most_bytes: int) -> tuple[Assignment, ...]:
         size = count = 0
         for one in self._assignments.values():
             size += _size(one)
-            if count and (count == ASSIGNMENTS_AT_ONCE or size > ASSIGNED_BYTES_AT_ONCE):
+            if count and (count == ASSIGNMENTS_AT_ONCE or size > most_bytes):
                 break
             count += 1
         return _take(self._assignments, count)
@@ -193,11 +208,13 @@ def _size(assignment: Assignment) -> int:
     order, status = assignment.task.order, assignment.task.status
     size = 512 + len(assignment.content)
     if order.labels:
-        size += sum(len(key) + len(value) for key, value in order.labels.items())
+        size += sum(len(key) + len(value.encode()) + 8 for key, value in order.labels.items())
     if isinstance(order.work, Job) and order.work.arguments is not None:
-        size += len(order.work.arguments.value)
+        size += len(order.work.arguments.value) + len(order.work.arguments.type_url.encode())
     if order.destination is not None:
-        size += len(order.destination.key)
+        size += len(order.destination.key.encode("utf-8", "surrogateescape"))
     if status.error is not None:
-        size += len(status.error.message)
-    return size
+        size += len(status.error.message.encode())
+    if status.grant is not None:
+        size += len(status.grant.temp.encode())
+    return size + len(status.cancel_reason.encode())

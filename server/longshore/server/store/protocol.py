@@ -5,7 +5,7 @@ from __future__ import annotations
 from asyncio import Future
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, overload
 
 from longshore.server.model.access import Token
 from longshore.server.model.records import record
@@ -88,6 +88,26 @@ class Figures:
     queued_kinds: frozenset[str]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class TaskPage(Sequence[Task]):
+    """Tasks of one read, in its order. `more`: further ones match, and were left out."""
+
+    tasks: tuple[Task, ...]
+    more: bool
+
+    @overload
+    def __getitem__(self, index: int) -> Task: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Task]: ...
+
+    def __getitem__(self, index: int | slice) -> Task | Sequence[Task]:
+        return self.tasks[index]
+
+    def __len__(self) -> int:
+        return len(self.tasks)
+
+
 class Store(Protocol):
     """Durable state. Safe to use from the event loop that opened it only.
 
@@ -127,8 +147,14 @@ class Store(Protocol):
 
     async def tasks_of_payload(self, payload_id: str) -> Sequence[Task]: ...
 
-    async def list_tasks(self, where: TaskFilter, *, before: int | None, limit: int) -> Sequence[Task]:
-        """Newest first: descending `seq`, below `before`."""
+    async def list_tasks(
+        self, where: TaskFilter, *, before: int | None, limit: int, most_bytes: int | None = None
+    ) -> TaskPage:
+        """Newest first: descending `seq`, below `before`; at most `limit`.
+
+        With `most_bytes` the page ends, after its first task, before one with which arguments, results, labels and
+        errors would have more than so many bytes. What is left out is not read. None: the count alone bounds it.
+        """
         ...
 
     async def blocking(self, destinations: Sequence[Destination]) -> Mapping[str, str]:
@@ -136,6 +162,10 @@ class Store(Protocol):
         ...
 
     async def attempts(self, task_id: str, *, last: int | None = None) -> Sequence[Attempt]: ...
+
+    async def attempts_after(self, task_id: str, *, number: int, limit: int) -> Sequence[Attempt]:
+        """Attempts with a greater number, oldest first; at most `limit`."""
+        ...
 
     async def attempts_of(self, task_ids: Sequence[str], *, last: int) -> Mapping[str, Sequence[Attempt]]: ...
 

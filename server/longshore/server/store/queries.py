@@ -21,8 +21,8 @@ from longshore.server.store.counters import (
 )
 from longshore.server.store.homes import spool_of
 from longshore.server.store.ids import IdRange, id_ranges, seq_of
-from longshore.server.store.link import Among, Link, Statement, statement
-from longshore.server.store.protocol import Figures, QueueFigures, TargetFigures, TaskFilter
+from longshore.server.store.link import Among, Link, Row, Statement, statement
+from longshore.server.store.protocol import Figures, QueueFigures, TargetFigures, TaskFilter, TaskPage
 from longshore.server.store.rows import (
     ATTEMPT_COLUMNS,
     DEBT_COLUMNS,
@@ -33,6 +33,7 @@ from longshore.server.store.rows import (
     debt_of,
     payload_of,
     place_of,
+    seq_in,
     session_of,
     task_columns,
     task_of,
@@ -62,6 +63,7 @@ from longshore.server.store.schema import (
 
 _TASKS: Final = sa.select(*task_columns()).join_from(tasks, orders, tasks.c.seq == orders.c.seq)
 _TASK: Final = statement(_TASKS.where(tasks.c.seq == sa.bindparam("seq")))
+_TASKS_AMONG: Final = Among(lambda keys: _TASKS.where(tasks.c.seq.in_(keys)))
 _TASKS_OF_PAYLOAD: Final = statement(
     _TASKS.where(orders.c.payload_id == sa.bindparam("payload_id")).order_by(tasks.c.seq)
 )
@@ -77,6 +79,12 @@ _ATTEMPTS: Final = statement(
     sa.select(*ATTEMPT_COLUMNS)
     .where(attempts.c.seq == sa.bindparam("seq"))
     .order_by(attempts.c.number.desc())
+    .limit(sa.bindparam("most"))
+)
+_ATTEMPTS_AFTER: Final = statement(
+    sa.select(*ATTEMPT_COLUMNS)
+    .where(attempts.c.seq == sa.bindparam("seq"), attempts.c.number > sa.bindparam("after"))
+    .order_by(attempts.c.number)
     .limit(sa.bindparam("most"))
 )
 _HISTORY: Final = statement(
@@ -161,24 +169,42 @@ def tasks_of_payload(link: Link, payload_id: str) -> Sequence[Task]:
     return [task_of(row) for row in link.rows(_TASKS_OF_PAYLOAD, payload_id=payload_id)]
 
 
-def list_tasks(link: Link, where: TaskFilter, before: int | None, limit: int) -> Sequence[Task]:
-    if not where.id_prefix:
-        return [task_of(row) for row in link.rows(inlined(_page(where, before, limit)))]
-    found: list[Task] = []
-    for within in id_ranges(where.id_prefix):
-        if len(found) < limit:
-            found += [task_of(row) for row in link.rows(inlined(_page(where, before, limit - len(found), within)))]
-    return found
+_WEIGHT: Final[sa.ColumnElement[int]] = sum(
+    (
+        sa.func.coalesce(sa.func.length(column), 0)
+        for column in (orders.c.arguments, orders.c.labels, orders.c.work, tasks.c.result, tasks.c.error)
+    ),
+    start=sa.literal_column("0"),
+)
+"""About what a task takes beside its fixed fields. Neither database reads a large value to know its length."""
+_WEIGHTS: Final = sa.select(tasks.c.seq, _WEIGHT).join_from(tasks, orders, tasks.c.seq == orders.c.seq)
 
 
-def _page(where: TaskFilter, before: int | None, limit: int, within: IdRange | None = None) -> sa.Select[Any]:
+def list_tasks(link: Link, where: TaskFilter, before: int | None, limit: int, most_bytes: int | None) -> TaskPage:
+    """Weigh first and read then: a page of 1,000 jobs with 64 KiB of arguments and of result each has 128 MiB."""
+    rows: list[Row] = []
+    for within in id_ranges(where.id_prefix) if where.id_prefix else (None,):
+        if len(rows) <= limit:
+            rows += link.rows(inlined(_weights(where, before, limit + 1 - len(rows), within)))
+    wanted: list[int] = []
+    total = 0
+    for seq, weight in rows[:limit]:
+        total += weight
+        if wanted and most_bytes is not None and total > most_bytes:
+            break
+        wanted.append(seq)
+    found = {seq_in(row): task_of(row) for row in link.among(_TASKS_AMONG, wanted)}
+    return TaskPage(tuple(found[seq] for seq in wanted), len(rows) > len(wanted))
+
+
+def _weights(where: TaskFilter, before: int | None, limit: int, within: IdRange | None) -> sa.Select[Any]:
     conditions = list(_conditions(where))
     if before is not None:
         conditions.append(tasks.c.seq < before)
     if within is not None:
         conditions += [tasks.c.seq >= within.first, tasks.c.seq < within.beyond]
         conditions.append(sa.func.substr(tasks.c.id, 1, len(within.prefix)) == within.prefix)
-    return _TASKS.where(*conditions).order_by(tasks.c.seq.desc()).limit(limit)
+    return _WEIGHTS.where(*conditions).order_by(tasks.c.seq.desc()).limit(limit)
 
 
 def inlined(query: sa.Select[Any]) -> Statement:
@@ -236,6 +262,13 @@ def attempts_of_task(link: Link, task_id: str, last: int | None) -> Sequence[Att
         return []
     rows = link.rows(_ATTEMPTS, seq=seq, most=_ALL_ATTEMPTS if last is None else last)
     return [attempt_of(row) for row in reversed(rows)]
+
+
+def attempts_after(link: Link, task_id: str, number: int, limit: int) -> Sequence[Attempt]:
+    seq = seq_of(task_id)
+    if seq is None:
+        return []
+    return [attempt_of(row) for row in link.rows(_ATTEMPTS_AFTER, seq=seq, after=number, most=limit)]
 
 
 def attempts_of(link: Link, task_ids: Sequence[str], last: int) -> Mapping[str, Sequence[Attempt]]:

@@ -21,7 +21,7 @@ from longshore.server.store.limits import LaneLimits
 from longshore.server.store.link import Link
 from longshore.server.store.lookout import Lookout
 from longshore.server.store.migrate import latest, prepare
-from longshore.server.store.protocol import Changes, Figures, TaskFilter
+from longshore.server.store.protocol import Changes, Figures, TaskFilter, TaskPage
 from longshore.server.store.readers import Readers
 from longshore.server.store.servers import all_servers, files_by_spool
 from longshore.server.store.standing import Standing
@@ -130,14 +130,19 @@ class SQLStore:
     async def tasks_of_payload(self, payload_id: str) -> Sequence[Task]:
         return await self._readers.read(queries.tasks_of_payload, payload_id)
 
-    async def list_tasks(self, where: TaskFilter, *, before: int | None, limit: int) -> Sequence[Task]:
-        return await self._readers.read(queries.list_tasks, where, before, limit)
+    async def list_tasks(
+        self, where: TaskFilter, *, before: int | None, limit: int, most_bytes: int | None = None
+    ) -> TaskPage:
+        return await self._readers.read(queries.list_tasks, where, before, limit, most_bytes)
 
     async def blocking(self, destinations: Sequence[Destination]) -> Mapping[str, str]:
         return await self._readers.read(queries.blocking, destinations)
 
     async def attempts(self, task_id: str, *, last: int | None = None) -> Sequence[Attempt]:
         return await self._readers.read(queries.attempts_of_task, task_id, last)
+
+    async def attempts_after(self, task_id: str, *, number: int, limit: int) -> Sequence[Attempt]:
+        return await self._readers.read(queries.attempts_after, task_id, number, limit)
 
     async def attempts_of(self, task_ids: Sequence[str], *, last: int) -> Mapping[str, Sequence[Attempt]]:
         return await self._readers.read(queries.attempts_of, task_ids, last)
