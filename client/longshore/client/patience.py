@@ -38,7 +38,7 @@ def may_pass(error: BaseException) -> bool:
             return True
         case ResourceExhausted():
             # From the transport it means that a message is too large, and so will the next one be.
-            return error.from_server
+            return error.from_server and error.reason != "MESSAGE_TOO_LARGE"
         case Aborted():
             return error.reason == "UPLOAD_IN_PROGRESS"
         case Internal():

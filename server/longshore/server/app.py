@@ -24,6 +24,7 @@ from longshore.server.child import WorkerChild
 from longshore.server.database import make_store, open_store
 from longshore.server.datadir import DataDir
 from longshore.server.door import Door
+from longshore.server.edge import wire
 from longshore.server.edge.admin_service import AdminEngine, AdminService
 from longshore.server.edge.task_service import TaskEngine, TaskService, add_task_service
 from longshore.server.edge.worker_service import WorkerService
@@ -45,6 +46,7 @@ from longshore.server.model.values import State
 from longshore.server.settings import MIB, Settings, is_postgres
 from longshore.server.spool.protocol import Spool
 from longshore.server.spooling import make_spool, open_spool
+from longshore.server.steadfast import steadfast_server
 from longshore.server.store.commands import Bounds
 from longshore.server.store.limits import LaneLimits
 from longshore.server.store.store import SQLStore
@@ -59,7 +61,7 @@ from longshore.v1 import (
 _log = structlog.get_logger("longshore.server")
 
 CHANNEL_OPTIONS: Final[Sequence[tuple[str, int]]] = (
-    ("grpc.max_receive_message_length", 4 * MIB),
+    ("grpc.max_receive_message_length", wire.LARGEST_MESSAGE + wire.MARGIN),
     ("grpc.max_send_message_length", 4 * MIB),
     ("grpc.so_reuseport", 0),
     # Both sides must agree: with Python's defaults a client's pings are answered with "too many pings".
@@ -76,6 +78,9 @@ CHANNEL_OPTIONS: Final[Sequence[tuple[str, int]]] = (
     ("grpc.server.max_pending_requests", 20_000),
     ("grpc.server.max_pending_requests_hard_limit", 60_000),
 )
+
+LOOK: Final = 5.0
+"""Seconds between looks at whether gRPC is still there, which is told of at once where it ends in good order."""
 
 _SERVICES: Final = tuple(
     module.DESCRIPTOR.services_by_name[name].full_name
@@ -219,6 +224,7 @@ class _Server:
         self._grpc: grpc.aio.Server | None = None
         self._background: asyncio.Task[None] | None = None
         self._child: WorkerChild | None = None
+        self._leaving = False
 
     @property
     def engine(self) -> asyncio.Task[None]:
@@ -231,7 +237,7 @@ class _Server:
         After an error, `abandon`."""
         await self._janitor.prepare()
         lock = await self._door.lock(self._data.token(), self._store, self._clock)
-        server = grpc.aio.server(interceptors=[lock], options=list(CHANNEL_OPTIONS))
+        server = steadfast_server(interceptors=[lock], options=CHANNEL_OPTIONS)
         add_task_service(self._task_service, server)
         worker_service_pb2_grpc.add_WorkerServiceServicer_to_server(WorkerService(self._sessions), server)
         admin_service_pb2_grpc.add_AdminServiceServicer_to_server(self._admin_service, server)
@@ -269,6 +275,15 @@ class _Server:
             if self._servers is not None:
                 group.create_task(self._servers.run(), name="servers")
             group.create_task(self._door.run(), name="door")
+            group.create_task(self._served(), name="calls")
+
+    async def _served(self) -> None:
+        """Raises where gRPC has ended by itself: a process that answers nobody must not stay."""
+        assert self._grpc is not None, "not started"
+        while await self._grpc.wait_for_termination(timeout=LOOK):
+            pass
+        if not self._leaving:
+            raise RuntimeError("gRPC takes no calls any more.")
 
     def _worker(self, address: str) -> WorkerChild:
         targets = self._settings.worker_targets or (f"default=directory:{self._data.instances}",)
@@ -284,6 +299,7 @@ class _Server:
 
     async def abandon(self) -> None:
         """The start failed: let go of what it took."""
+        self._leaving = True
         if self._grpc is not None:
             await self._grpc.stop(grace=None)
         await self._end_loops()
@@ -294,6 +310,7 @@ class _Server:
         """Leave politely: no new work, uploads get the grace, watches and sessions are sent elsewhere."""
         grace = self._settings.times.drain_grace
         _log.info("draining", grace=grace)
+        self._leaving = True
         self._health.leave()
         if self._child is not None:
             # Its attempts report through this server, so it leaves first.

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json.encoder
 import logging
 import os
 import select
 import sys
-from collections.abc import Iterable, Iterator
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Final, Literal, TextIO, cast
 
@@ -105,6 +108,67 @@ def _stamp() -> str:
 
 bulk: Final = Bulk()
 """The process's: `configure` says what it writes to."""
+
+
+EVERY: Final = 1.0
+"""Seconds for which a caller has one line of what it can make as many of as it likes."""
+CALLERS: Final = 100
+"""Callers that have lines of their own at a time. The others share one, so that many addresses make no more lines."""
+
+
+class Sparing:
+    """Writes lines that a caller can cause at will: one for a caller and `every` seconds, and none is uncounted.
+
+    The first is written at once. The others of the same span become one line at its end, which is the last of them,
+    with `count` for how many it stands for. Belongs to one event loop.
+    """
+
+    def __init__(self, *, every: float = EVERY, clock: Callable[[], float] = time.monotonic) -> None:
+        self._every = every
+        self._clock = clock
+        self._spans: dict[str, _Span] = {}
+
+    def say(self, write: Callable[..., object], event: str, *, caller: str, **fields: object) -> None:
+        """Write `event` with its fields now, or count it. `write` is a method of a logger."""
+        now = self._clock()
+        span = self._spans.get(caller)
+        if span is None and len(self._spans) >= CALLERS:
+            caller = "others"
+            span = self._spans.get(caller)
+        # A span whose loop has ended, and its timer with it, is over too.
+        if span is None or now - span.begun > 10 * self._every:
+            span = self._spans[caller] = _Span(now)
+            write(event, **fields)
+            self._later(caller, span)
+            return
+        span.counts[str(fields.get("reason", event))] += 1
+        span.last = (write, event, fields)
+
+    def _later(self, caller: str, span: _Span) -> None:
+        asyncio.get_running_loop().call_later(self._every, self._close, caller, span)
+
+    def _close(self, caller: str, span: _Span) -> None:
+        if self._spans.get(caller) is not span:
+            return
+        if span.last is None:
+            del self._spans[caller]
+            return
+        write, event, fields = span.last
+        kinds = {"counts": dict(span.counts)} if len(span.counts) > 1 else {}
+        write(event, **fields, count=span.counts.total(), **kinds)
+        fresh = self._spans[caller] = _Span(self._clock())
+        self._later(caller, fresh)
+
+
+class _Span:
+    """What a caller caused since its last line."""
+
+    __slots__ = ("begun", "counts", "last")
+
+    def __init__(self, begun: float) -> None:
+        self.begun = begun
+        self.counts: Counter[str] = Counter()
+        self.last: tuple[Callable[..., object], str, dict[str, object]] | None = None
 
 
 def configure(*, style: LogFormat, level: LogLevel) -> None:

@@ -13,7 +13,6 @@ import structlog
 from longshore.server import version
 from longshore.server.edge import fields, translate
 from longshore.server.edge.auth import principal
-from longshore.server.edge.guard import answers
 from longshore.server.edge.portion import Room, fitting
 from longshore.server.engine.servers import ServerFigures
 from longshore.server.engine.sessions import WorkerFigures
@@ -58,7 +57,6 @@ class AdminService(pb_grpc.AdminServiceServicer):
         self._engine = engine
         self._store = engine.store
 
-    @answers
     async def GetStats(self, _request: pb.GetStatsRequest, _context: _Context) -> pb.GetStatsResponse:
         figures = await self._store.figures()
         sessions = await self._store.sessions()
@@ -86,7 +84,6 @@ class AdminService(pb_grpc.AdminServiceServicer):
         )
         return answer
 
-    @answers
     async def ListWorkers(self, request: pb.ListWorkersRequest, _context: _Context) -> pb.ListWorkersResponse:
         after = _place_of(request.page_token) if request.page_token else ("", "")
         sessions = sorted(
@@ -99,7 +96,6 @@ class AdminService(pb_grpc.AdminServiceServicer):
             workers=shown, next_page_token="/".join(_place(sessions[len(shown) - 1])) if more else ""
         )
 
-    @answers
     async def DrainWorker(self, request: pb.DrainWorkerRequest, _context: _Context) -> pb.DrainWorkerResponse:
         if not request.session_id:
             raise InvalidField("session_id", "is empty; `longshore workers` lists the sessions.")
@@ -107,19 +103,16 @@ class AdminService(pb_grpc.AdminServiceServicer):
         _did("drain_worker", session_id=request.session_id)
         return pb.DrainWorkerResponse(worker=self._worker(figures.session))
 
-    @answers
     async def PauseQueue(self, request: pb.PauseQueueRequest, _context: _Context) -> pb.PauseQueueResponse:
         await self._store.run(PauseQueue(queue=_queue(request.queue), paused=True, create=request.create))
         _did("pause_queue", queue=request.queue)
         return pb.PauseQueueResponse()
 
-    @answers
     async def ResumeQueue(self, request: pb.ResumeQueueRequest, _context: _Context) -> pb.ResumeQueueResponse:
         await self._store.run(PauseQueue(queue=_queue(request.queue), paused=False, create=False))
         _did("resume_queue", queue=request.queue)
         return pb.ResumeQueueResponse()
 
-    @answers
     async def SettleTask(self, request: pb.SettleTaskRequest, _context: _Context) -> pb.SettleTaskResponse:
         if not request.task_id:
             raise InvalidField("task_id", "is empty; give the id of a SETTLING task.")

@@ -56,6 +56,11 @@ def principal() -> Principal:
     return _principal.get()
 
 
+def known() -> Principal | None:
+    """The caller of the RPC at hand; None: nobody was found out, or asked for."""
+    return _principal.get(None)
+
+
 def enter(caller: Principal, stream: Stream | None = None) -> None:
     """The caller of the RPC at hand is this one. For the interceptor."""
     _principal.set(caller)

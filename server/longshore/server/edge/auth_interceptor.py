@@ -1,7 +1,7 @@
-"""The lock on every RPC: who calls is found out, and whether its roles open the method.
+"""The lock on every RPC: who calls is found out, and whether its roles open the method, before a message is read.
 
-A call with a token that this server knows waits for nothing here, and a unary one runs the very handler that it would
-without a lock. Streams are kept count of, so that they end with their token.
+A call with a token that this server knows waits for nothing here. Streams are kept count of, so that they end with
+their token.
 """
 
 from __future__ import annotations
@@ -16,24 +16,23 @@ import grpc
 import grpc.aio
 
 from longshore.server.edge.auth import LOCAL, Principal, enter
-from longshore.server.edge.auth_refusals import RefusalLog
 from longshore.server.edge.auth_tokens import Credential, OpenStream, TokenBook, wrong_token
 from longshore.server.edge.certificate_names import names_of
+from longshore.server.edge.guard import Context, Guard, Handler, behavior, taking_a_stream
+from longshore.server.edge.refusals import RefusalLog
 from longshore.server.edge.roles import OPEN_SERVICES, check_role
 from longshore.server.edge.status import abort
 from longshore.server.model.access import LocalToken, Role, read_secret
 from longshore.server.model.errors import LongshoreError, Unauthenticated
 
-# Strings: grpc's classes are generic for checkers only.
-_Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
-_Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
-_Continuation: TypeAlias = "Callable[[grpc.HandlerCallDetails], Awaitable[_Handler | None]]"
+_Continuation: TypeAlias = "Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]]"
 
 
 class AuthInterceptor(grpc.aio.ServerInterceptor):
     """Lets in who shows a token of the data directory or of the database, or a certificate with a role.
 
-    `client_roles` None: clients show no certificates. A token is looked at first, and decides.
+    `client_roles` None: clients show no certificates. A token is looked at first, and decides. What it lets in is
+    guarded: see `guard`.
     """
 
     def __init__(
@@ -47,26 +46,28 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):
         self._local = local
         self._tokens = tokens
         self._client_roles = client_roles
-        self._refusals = refusals or RefusalLog()
+        self._guard = Guard(refusals or RefusalLog())
 
     async def intercept_service(
         self, continuation: _Continuation, handler_call_details: grpc.HandlerCallDetails
-    ) -> _Handler | None:
+    ) -> Handler | None:
         method = handler_call_details.method
-        handler = await continuation(handler_call_details)
+        found = await continuation(handler_call_details)
+        handler = None if found is None else self._guard.around(method, found)
         if method.startswith(OPEN_SERVICES):
             return handler
-        shown = _shown(handler_call_details.invocation_metadata)
+        caller: Principal | None = None
         try:
+            shown = _shown(handler_call_details.invocation_metadata)
             if shown is None and self._client_roles is not None:
                 return self._by_certificate(handler, method, self._client_roles)
             credential = await self._credential(shown)
             caller = LOCAL if credential is None else credential.principal
-            if handler is not None:
+            if found is not None:
                 check_role(method, caller.roles)
         except LongshoreError as error:
-            return self._refused(handler, method, error)
-        if credential is not None and handler is not None and _is_stream(handler) and self._tokens is not None:
+            return self._guard.refusing(error, method=method, principal="" if caller is None else caller.name)
+        if credential is not None and handler is not None and _is_stream(found) and self._tokens is not None:
             return _ending(handler, self._tokens, credential)
         enter(caller)
         return handler
@@ -82,47 +83,38 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):
             raise wrong_token()
         return self._tokens.recall(secret) or await self._tokens.ask(secret)
 
-    def _by_certificate(self, handler: _Handler | None, method: str, roles: Mapping[str, frozenset[Role]]) -> _Handler:
+    def _by_certificate(self, handler: Handler | None, method: str, roles: Mapping[str, frozenset[Role]]) -> Handler:
         """Only the handler's context knows the certificate."""
 
-        async def admit(context: _Context) -> None:
+        async def admit(context: Context) -> None:
+            caller: Principal | None = None
             try:
                 caller = certified(context.auth_context(), roles)
                 if handler is not None:
                     check_role(method, caller.roles)
             except LongshoreError as error:
-                self._refusals.refused(error, method=method, peer=context.peer())
-                await abort(context, error)
+                name = "" if caller is None else caller.name
+                await self._guard.refuse(error, method=method, context=context, principal=name)
+                raise
             enter(caller)
 
         def around_answer(behave: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-            async def admitted(request: Any, context: _Context) -> Any:
+            async def admitted(messages: Any, context: Context) -> Any:
                 await admit(context)
-                return await behave(request, context)
+                return await behave(messages, context)
 
             return admitted
 
         def around_answers(behave: Callable[..., AsyncGenerator[Any, None]]) -> Callable[..., AsyncIterator[Any]]:
-            async def admitted(request: Any, context: _Context) -> AsyncIterator[Any]:
+            async def admitted(messages: Any, context: Context) -> AsyncIterator[Any]:
                 await admit(context)
-                async with aclosing(behave(request, context)) as answers:
+                async with aclosing(behave(messages, context)) as answers:
                     async for answer in answers:
                         yield answer
 
             return admitted
 
         return _wrapped(handler or _UNKNOWN, around_answer, around_answers)
-
-    def _refused(self, handler: _Handler | None, method: str, error: LongshoreError) -> _Handler:
-        """A handler of the same arity that answers with the error."""
-
-        async def refused(_request: Any, context: _Context) -> Any:
-            self._refusals.refused(error, method=method, peer=context.peer())
-            await abort(context, error)
-
-        if handler is None:
-            return grpc.unary_unary_rpc_method_handler(refused)
-        return _with_behavior(handler, refused)
 
 
 def certified(context: Mapping[str, Iterable[bytes]], roles: Mapping[str, frozenset[Role]]) -> Principal:
@@ -141,32 +133,35 @@ def certified(context: Mapping[str, Iterable[bytes]], roles: Mapping[str, frozen
     )
 
 
-async def _not_there(_request: Any, context: _Context) -> Any:
+async def _not_there(_messages: Any, context: Context) -> Any:
     await context.abort(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
 
 
-_UNKNOWN: Final[_Handler] = grpc.unary_unary_rpc_method_handler(_not_there)
+_UNKNOWN: Final[Handler] = grpc.stream_unary_rpc_method_handler(_not_there)
 """What gRPC itself says of a method that is not there."""
 
 
 def _shown(metadata: Any) -> str | None:
-    """The first token of the call; None: it shows none. What is no token is an empty one."""
+    """The token of the call; None: it shows none. What is no token is an empty one. Raises Unauthenticated for two."""
+    shown: str | None = None
     for key, value in metadata or ():
         if key == "authorization":
+            if shown is not None:
+                raise Unauthenticated("Two `authorization` headers came: send one, with one token.")
             scheme, _, token = value.partition(" ") if isinstance(value, str) else ("", "", "")
-            return token.strip() if scheme.lower() == "bearer" else ""
-    return None
+            shown = token.strip() if scheme.lower() == "bearer" else ""
+    return shown
 
 
-def _ending(handler: _Handler, tokens: TokenBook, credential: Credential) -> _Handler:
+def _ending(handler: Handler, tokens: TokenBook, credential: Credential) -> Handler:
     """The handler of a stream, which ends when the token does."""
 
     def around_answer(behave: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-        async def watched(request: Any, context: _Context) -> Any:
+        async def watched(messages: Any, context: Context) -> Any:
             stream = tokens.open(credential)
             enter(credential.principal, stream)
             try:
-                return await behave(request, context)
+                return await behave(messages, context)
             except asyncio.CancelledError:
                 await _end(stream, context)
                 raise
@@ -176,11 +171,11 @@ def _ending(handler: _Handler, tokens: TokenBook, credential: Credential) -> _Ha
         return watched
 
     def around_answers(behave: Callable[..., AsyncGenerator[Any, None]]) -> Callable[..., AsyncIterator[Any]]:
-        async def watched(request: Any, context: _Context) -> AsyncIterator[Any]:
+        async def watched(messages: Any, context: Context) -> AsyncIterator[Any]:
             stream = tokens.open(credential)
             enter(credential.principal, stream)
             try:
-                async with aclosing(behave(request, context)) as answers:
+                async with aclosing(behave(messages, context)) as answers:
                     async for answer in answers:
                         stream.interruptible = False
                         yield answer
@@ -199,7 +194,7 @@ def _ending(handler: _Handler, tokens: TokenBook, credential: Credential) -> _Ha
     return _wrapped(handler, around_answer, around_answers)
 
 
-async def _end(stream: OpenStream, context: _Context) -> None:
+async def _end(stream: OpenStream, context: Context) -> None:
     """Say why, where the token is the reason."""
     if stream.error is None:
         return
@@ -209,39 +204,17 @@ async def _end(stream: OpenStream, context: _Context) -> None:
     await abort(context, stream.error)
 
 
-# Handlers, of each arity ----------------------------------------------------------------------------------------------
+# Handlers, as the guard makes them ------------------------------------------------------------------------------------
 
 _Around: TypeAlias = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
-def _is_stream(handler: _Handler) -> bool:
-    return handler.request_streaming or handler.response_streaming
+def _is_stream(handler: Handler | None) -> bool:
+    """Of a handler as the service made it: the guard's all take a stream."""
+    return handler is not None and (handler.request_streaming or handler.response_streaming)
 
 
-def _wrapped(handler: _Handler, around_answer: _Around, around_answers: _Around) -> _Handler:
-    behave = _behavior(handler)
+def _wrapped(handler: Handler, around_answer: _Around, around_answers: _Around) -> Handler:
+    behave = behavior(handler)
     around = around_answers if inspect.isasyncgenfunction(behave) else around_answer
-    return _with_behavior(handler, around(behave))
-
-
-def _behavior(handler: _Handler) -> Callable[..., Any]:
-    if handler.request_streaming:
-        found = handler.stream_stream if handler.response_streaming else handler.stream_unary
-    else:
-        found = handler.unary_stream if handler.response_streaming else handler.unary_unary
-    assert found is not None, "a handler without a behavior"
-    return found
-
-
-def _with_behavior(handler: _Handler, behavior: Callable[..., Any]) -> _Handler:
-    if handler.request_streaming:
-        make = (
-            grpc.stream_stream_rpc_method_handler
-            if handler.response_streaming
-            else grpc.stream_unary_rpc_method_handler
-        )
-    else:
-        make = (
-            grpc.unary_stream_rpc_method_handler if handler.response_streaming else grpc.unary_unary_rpc_method_handler
-        )
-    return make(behavior, handler.request_deserializer, handler.response_serializer)
+    return taking_a_stream(handler, around(behave), handler.request_deserializer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from typing import Final, NoReturn
 
@@ -18,8 +19,13 @@ from longshore.server.model import errors
 
 DOMAIN: Final = "longshore"
 
+REASON: Final = "longshore-reason"
+"""Key of the trailing metadata that repeats ErrorInfo's reason as plain text: not every library decodes the details."""
+
 CODES: Final[dict[type[errors.LongshoreError], grpc.StatusCode]] = {
     errors.InvalidField: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.MalformedMessage: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.MessageTooLarge: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.UploadInvalid: grpc.StatusCode.INVALID_ARGUMENT,
     errors.UploadBroken: grpc.StatusCode.UNAVAILABLE,
     errors.UploadInProgress: grpc.StatusCode.ABORTED,
@@ -122,7 +128,13 @@ async def abort(context: grpc.aio.ServicerContext[object, object], error: BaseEx
     if not isinstance(error, errors.LongshoreError):
         error = defect(error)
     rich = rpc_status.to_status(status_of(error))
-    await context.abort(rich.code, rich.details, rich.trailing_metadata)
+    try:
+        await context.abort(rich.code, rich.details, (*rich.trailing_metadata, (REASON, error.reason)))
+    except grpc.aio.AbortError:
+        raise
+    except grpc.aio.InternalError:
+        # The caller is gone, and with it whoever could be told. gRPC would log a traceback of it.
+        raise asyncio.CancelledError from None
     raise AssertionError("abort returned")
 
 

@@ -12,7 +12,6 @@ import structlog
 
 from longshore.server.edge import chunks, listing, portion, translate, uploads
 from longshore.server.edge.auth import principal
-from longshore.server.edge.guard import answers, streams
 from longshore.server.edge.sight import visible
 from longshore.server.edge.submissions import serve_submissions
 from longshore.server.edge.validate import check_request_id
@@ -55,34 +54,27 @@ class TaskService(pb_grpc.TaskServiceServicer):
         self._engine = engine
         self._store = engine.store
 
-    @answers
     async def Upload(self, _requests: AsyncIterator[pb.UploadRequest], context: _Context) -> pb.UploadResponse:
         return await uploads.serve_upload(self._engine.uploads, principal(), context)
 
-    @answers
     async def CreateUpload(self, request: pb.CreateUploadRequest, _context: _Context) -> pb.CreateUploadResponse:
         return await uploads.create_upload(self._engine.uploads, principal(), request)
 
-    @answers
     async def GetUpload(self, request: pb.GetUploadRequest, _context: _Context) -> pb.GetUploadResponse:
         return await uploads.get_upload(self._engine.uploads, principal(), request)
 
-    @answers
     async def SubmitTask(self, request: pb.SubmitTaskRequest, _context: _Context) -> pb.SubmitTaskResponse:
         return await uploads.submit_task(self._engine.uploads, principal(), request)
 
     # Reads and writes beside each other, as `Work` does; grpc.aio takes a handler that does not yield too.
-    @answers
     async def SubmitTasks(  # type: ignore[override]
         self, _requests: AsyncIterator[pb.SubmitTasksRequest], context: _Context
     ) -> None:
         await serve_submissions(self._engine.uploads, principal(), context)
 
-    @answers
     async def GetTask(self, request: pb.GetTaskRequest, _context: _Context) -> pb.GetTaskResponse:
         return pb.GetTaskResponse(task=await self._shown(await self._task(request.task_id)))
 
-    @answers
     async def ListTasks(self, request: pb.ListTasksRequest, _context: _Context) -> pb.ListTasksResponse:
         query = listing.query_of(request, scope=principal().scope)
         page = await self._store.list_tasks(
@@ -94,7 +86,6 @@ class TaskService(pb_grpc.TaskServiceServicer):
             tasks=shown, next_page_token=query.token_after(page[len(shown) - 1]) if more else ""
         )
 
-    @answers
     async def ListAttempts(self, request: pb.ListAttemptsRequest, _context: _Context) -> pb.ListAttemptsResponse:
         task = await self._task(request.task_id)
         found = await self._store.attempts_after(task.id, number=request.after, limit=_ATTEMPTS_AT_ONCE + 1)
@@ -102,7 +93,6 @@ class TaskService(pb_grpc.TaskServiceServicer):
         attempts = portion.fitting(listed, portion.Room(), at_least=1)
         return pb.ListAttemptsResponse(attempts=attempts, more=len(attempts) < len(found))
 
-    @streams
     async def WatchTask(self, request: pb.WatchTaskRequest, _context: _Context) -> AsyncIterator[pb.WatchTaskResponse]:
         _require_id(request.task_id)
         after = request.after_revision if request.HasField("after_revision") else None
@@ -117,7 +107,6 @@ class TaskService(pb_grpc.TaskServiceServicer):
                 held.check(update)
             yield await self._update(update)
 
-    @answers
     async def CancelTask(self, request: pb.CancelTaskRequest, _context: _Context) -> pb.CancelTaskResponse:
         _require_id(request.task_id)
         if len(request.reason) > _REASON_LENGTH:
@@ -134,7 +123,6 @@ class TaskService(pb_grpc.TaskServiceServicer):
         _log.info("cancel", task_id=task.id, principal=caller.name, state=task.status.state.name)
         return pb.CancelTaskResponse(task=await self._shown(task))
 
-    @answers
     async def RetryTask(self, request: pb.RetryTaskRequest, _context: _Context) -> pb.RetryTaskResponse:
         _require_id(request.task_id)
         caller = principal()

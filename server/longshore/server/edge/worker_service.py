@@ -10,7 +10,6 @@ import grpc.aio
 
 from longshore.server.edge import worker_messages
 from longshore.server.edge.auth import ended_by, principal
-from longshore.server.edge.guard import answers, streams
 from longshore.server.engine.session_connection import Connection
 from longshore.server.engine.session_downloads import download
 from longshore.server.engine.sessions import Sessions
@@ -33,7 +32,6 @@ class WorkerService(pb_grpc.WorkerServiceServicer):
 
     # The stub's type has handlers that yield. This one reads and writes beside each other, and must be able to stop
     # while a write waits for a worker that does not read; grpc.aio takes both forms.
-    @answers
     async def Work(self, _requests: AsyncIterator[pb.WorkRequest], context: _Context) -> None:  # type: ignore[override]
         first = await _first(context)
         if first is None:
@@ -74,7 +72,6 @@ class WorkerService(pb_grpc.WorkerServiceServicer):
             says = worker_messages.worker_says(cast("pb.WorkRequest", message), session_id=connection.id)
             self._sessions.receive(connection, says)
 
-    @streams
     async def DownloadPayload(
         self, request: pb.DownloadPayloadRequest, _context: _Context
     ) -> AsyncIterator[pb.DownloadPayloadResponse]:

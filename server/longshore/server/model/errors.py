@@ -27,6 +27,18 @@ class InvalidField(LongshoreError):
         self.field = field
 
 
+class MalformedMessage(LongshoreError):
+    """The bytes of a call are no message of its RPC. Make the stub anew from the contract of this server's version."""
+
+    reason = "MALFORMED_MESSAGE"
+
+
+class MessageTooLarge(LongshoreError):
+    """A message has more bytes than one may have. Send smaller ones; the same again is refused again."""
+
+    reason = "MESSAGE_TOO_LARGE"
+
+
 class UploadInvalid(LongshoreError):
     """Base of everything that is wrong with the bytes of an upload. Nothing was accepted."""
 

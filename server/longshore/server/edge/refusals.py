@@ -1,0 +1,56 @@
+"""Refused calls in the log: that there are some, from where, and how many; not a line for each."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import structlog
+
+from longshore.server.logs import Sparing
+from longshore.server.model.errors import (
+    Forbidden,
+    LongshoreError,
+    MalformedMessage,
+    MessageTooLarge,
+    Unauthenticated,
+)
+
+_log = structlog.get_logger("longshore.edge")
+
+SAID: Final = (Unauthenticated, Forbidden, MalformedMessage, MessageTooLarge)
+"""Refusals that tell an operator of a wrong key or a broken client. The others are part of a healthy day."""
+
+_LONGEST_METHOD: Final = 100
+_LONGEST_MESSAGE: Final = 300
+
+
+class RefusalLog:
+    """Writes one line for a caller and a second at most, with the count of the calls that it stands for.
+
+    A caller is a principal, or the host of its connection where nobody is known. Belongs to one event loop.
+    """
+
+    def __init__(self, sparing: Sparing | None = None) -> None:
+        self._sparing = sparing or Sparing()
+
+    def refused(self, error: LongshoreError, *, method: str, peer: str, principal: str = "") -> None:
+        """A call was refused; an empty `principal`: by nobody known. What the caller showed is in no line."""
+        if not isinstance(error, SAID):
+            return
+        self._sparing.say(
+            _log.warning,
+            "calls_refused",
+            caller=principal or host_of(peer),
+            reason=error.reason,
+            method=method[:_LONGEST_METHOD],
+            peer=peer,
+            **({"principal": principal} if principal else {}),
+            message=error.message[:_LONGEST_MESSAGE],
+        )
+
+
+def host_of(peer: str) -> str:
+    """The peer without its port: one machine makes many connections."""
+    if peer.startswith(("ipv4:", "ipv6:")):
+        return peer.rpartition(":")[0]
+    return peer
