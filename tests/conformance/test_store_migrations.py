@@ -106,14 +106,14 @@ async def test_a_shared_database_of_the_version_before_is_left_as_it_is_until_mi
     migrate(kind.dialect().engine, to=f"{OURS - 1:04}")
     async with kind.opened(clock) as store:
         if kind.dialect().exclusive:
-            assert (store.schema.revision, store.schema.has_fleet_tables) == (OURS, True)
+            assert (store.schema.revision, store.schema.has_remarks) == (OURS, True)
             return
-        assert (store.schema.revision, store.schema.has_fleet_tables) == (OURS - 1, False)
+        assert (store.schema.revision, store.schema.has_remarks) == (OURS - 1, False)
         await store.look()
         assert store.schema.revision == OURS - 1
         assert migrate(kind.dialect().engine) == (OURS - 1, OURS)
         await store.look()
-        assert (store.schema.revision, store.schema.has_fleet_tables) == (OURS, True)
+        assert (store.schema.revision, store.schema.has_remarks) == (OURS, True)
 
 
 async def test_what_a_running_store_cannot_go_on_with_is_noticed(kind: StoreKind, clock: ManualClock) -> None:
@@ -127,7 +127,8 @@ async def test_what_a_running_store_cannot_go_on_with_is_noticed(kind: StoreKind
 
 
 @pytest.mark.parametrize(
-    ("revision", "remedy"), [("0004", "newer version"), ("8765", "newer version"), ("zwei", "database of its own")]
+    ("revision", "remedy"),
+    [(f"{OURS + 2:04}", "newer version"), ("8765", "newer version"), ("zwei", "database of its own")],
 )
 async def test_a_schema_that_this_version_does_not_know_is_refused(
     new_database: Callable[[str], StoreKind], clock: ManualClock, revision: str, remedy: str

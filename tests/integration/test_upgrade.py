@@ -1,4 +1,4 @@
-"""A data directory that the version before left behind, without a goodbye: today's longshored takes it over."""
+"""A data directory that a version before left behind, without a goodbye: today's longshored takes it over."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import pytest
 from longshore.client import Client, push_spec
 from longshore.server.model.clock import SystemClock
 from longshore.server.model.events import Policy
+from longshore.server.store.accepted import OURS
 from longshore.server.store.limits import LaneLimits
 from longshore.server.store.migrate import revision_of
 from longshore.server.store.sqlite import SQLiteDialect, SQLiteStore
@@ -30,18 +31,24 @@ pytestmark = pytest.mark.embedded("it is about a data directory that is there al
 DATA = Path(__file__).resolve().parents[1] / "data"
 
 
-@pytest.fixture
-def facts() -> Any:
-    return json.loads((DATA / "schema-0001.json").read_text())
+@pytest.fixture(params=["0001", "0002"])
+def schema(request: pytest.FixtureRequest) -> str:
+    found: str = request.param
+    return found
 
 
 @pytest.fixture
-def stage(tmp_path: Path, facts: Any) -> Iterator[Stage]:
+def facts(schema: str) -> Any:
+    return json.loads((DATA / f"schema-{schema}.json").read_text())
+
+
+@pytest.fixture
+def stage(tmp_path: Path, schema: str, facts: Any) -> Iterator[Stage]:
     """Today's server on that data, at the time it was left: what expires by the clock has not yet."""
     server = ServerProcess(tmp_path, environment=skewed(facts["at"] - time.time()))
     server.data.mkdir(mode=0o700)
     with sqlite3.connect(server.data / "longshore.db") as connection:
-        connection.executescript((DATA / "schema-0001.sql").read_text())
+        connection.executescript((DATA / f"schema-{schema}.sql").read_text())
         # The target is another folder now.
         connection.execute("DELETE FROM targets")
         # Paid once already, they would be due again in ten minutes.
@@ -123,7 +130,7 @@ def test_everything_is_there_and_the_rest_is_delivered(stage: Stage, facts: Any)
 
 async def discrepancies(path: Path) -> list[str]:
     with SQLiteDialect(path).engine.connect() as connection:
-        assert revision_of(connection) == 2
+        assert revision_of(connection) == OURS
     store = SQLiteStore(path=path, clock=SystemClock(), policy=Policy(), limits=LaneLimits())
     await store.open()
     try:

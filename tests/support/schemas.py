@@ -7,7 +7,7 @@ from typing import Final
 from longshore.server.store.accepted import OURS
 from tests.support.storekinds import StoreKind
 
-BROUGHT: Final = ("homes", "servers", "tokens")
+BROUGHT: Final = ("remarks", "served")
 """The tables of the newest migration."""
 
 

@@ -30,11 +30,13 @@ from longshore.server.edge.task_service import TaskEngine, TaskService, add_task
 from longshore.server.edge.worker_service import WorkerService
 from longshore.server.engine.dispatch import Dispatcher
 from longshore.server.engine.janitor import Janitor, JanitorSettings
+from longshore.server.engine.outlook import Outlook
 from longshore.server.engine.progress import ProgressBoard
 from longshore.server.engine.servers import Servers
 from longshore.server.engine.sessions import Sessions
 from longshore.server.engine.small_payloads import SmallPayloads
 from longshore.server.engine.submissions import Defaults
+from longshore.server.engine.target_attempts import TargetAttempts
 from longshore.server.engine.uploads import UploadLimits, Uploads
 from longshore.server.engine.watch import WatchHub
 from longshore.server.health import Health
@@ -193,6 +195,16 @@ class _Server:
             small=small,
         )
         self._dispatcher = Dispatcher(store=store, sessions=self._sessions)
+        attempts = TargetAttempts(store=store, clock=clock)
+        self._sessions.remarks.on_passed(attempts.passed)
+        outlook = Outlook(
+            store=store,
+            fleet=self._sessions.fleet,
+            clock=clock,
+            instance_limit=limits.instance_tasks,
+            target_limit=limits.target_tasks,
+            emptying=lambda: self._dispatcher.emptying,
+        )
         self._uploads = Uploads(
             store=store,
             spool=spool,
@@ -205,7 +217,14 @@ class _Server:
             small=small,
         )
         self._task_service = TaskService(
-            TaskEngine(store=store, uploads=self._uploads, watches=self._watches, bounds=bounds, defaults=defaults)
+            TaskEngine(
+                store=store,
+                uploads=self._uploads,
+                outlook=outlook,
+                watches=self._watches,
+                bounds=bounds,
+                defaults=defaults,
+            )
         )
         self._admin_service = AdminService(
             AdminEngine(
@@ -217,6 +236,9 @@ class _Server:
                 credits=self._sessions.credits,
                 drain=self._sessions.drain_session,
                 finished=self._finished,
+                attempts=attempts,
+                problems=self._sessions.problems,
+                changed=outlook.forget,
                 servers=None if self._servers is None else self._servers.figures,
             )
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -14,14 +14,17 @@ from longshore.server import version
 from longshore.server.edge import fields, translate
 from longshore.server.edge.auth import principal
 from longshore.server.edge.portion import Room, fitting
+from longshore.server.edge.targets import REMEMBERED, target_stats
 from longshore.server.engine.servers import ServerFigures
 from longshore.server.engine.sessions import WorkerFigures
+from longshore.server.engine.target_attempts import TargetAttempts
 from longshore.server.model.clock import Clock
 from longshore.server.model.errors import InvalidField
+from longshore.server.model.remarks import Ended, Problem
 from longshore.server.model.task import Session
 from longshore.server.model.values import Settlement, State
 from longshore.server.store.commands import Bounds, PauseQueue, SettleTask
-from longshore.server.store.protocol import Figures, Store, TargetFigures
+from longshore.server.store.protocol import Figures, Store
 from longshore.v1 import admin_service_pb2 as pb
 from longshore.v1 import admin_service_pb2_grpc as pb_grpc
 
@@ -46,6 +49,11 @@ class AdminEngine:
     """Give a session no more work, and tell it. Raises NotFound."""
     finished: Counter[State]
     """Tasks finished since the start."""
+    attempts: TargetAttempts
+    problems: Callable[[], Mapping[str, Mapping[str, Problem]]]
+    """Targets that workers connected here cannot use, by session."""
+    changed: Callable[[], None]
+    """A queue was paused or resumed: what was read of queues is not recent any more."""
     servers: Callable[[], Awaitable[Sequence[ServerFigures]]] | None = None
     """The servers of a database that several share."""
 
@@ -72,7 +80,7 @@ class AdminService(pb_grpc.AdminServiceServicer):
         )
         room = Room()
         servers = [_server(one) for one in await engine.servers()] if engine.servers is not None else []
-        targets, queues = _targets(figures, sessions), self._queues(figures)
+        targets, queues = await self._targets(figures, sessions), self._queues(figures)
         kinds = sorted(figures.queued_kinds - {kind for session in sessions for kind in session.kinds})
         answer.servers.extend(fitting(servers, room))
         answer.targets.extend(fitting(targets, room))
@@ -86,14 +94,16 @@ class AdminService(pb_grpc.AdminServiceServicer):
 
     async def ListWorkers(self, request: pb.ListWorkersRequest, _context: _Context) -> pb.ListWorkersResponse:
         after = _place_of(request.page_token) if request.page_token else ("", "")
-        sessions = sorted(
-            (one for one in await self._store.sessions() if _place(one) > after),
-            key=_place,
-        )
-        shown = fitting((self._worker(session) for session in sessions), Room(), at_least=1)
-        more = len(shown) < len(sessions)
+        problems = await self._problems()
+        ended = await self._all_ended() if request.include_ended else ()
+        known: list[tuple[Session, Ended | None]] = [(one, None) for one in await self._store.sessions()]
+        known += [(one.session, one) for one in ended]
+        known = sorted((one for one in known if _place(one[0]) > after), key=lambda one: _place(one[0]))
+        rows = (self._worker(session, problems.get(session.id, {}), end) for session, end in known)
+        shown = fitting(rows, Room(), at_least=1)
+        more = len(shown) < len(known)
         return pb.ListWorkersResponse(
-            workers=shown, next_page_token="/".join(_place(sessions[len(shown) - 1])) if more else ""
+            workers=shown, next_page_token="/".join(_place(known[len(shown) - 1][0])) if more else ""
         )
 
     async def DrainWorker(self, request: pb.DrainWorkerRequest, _context: _Context) -> pb.DrainWorkerResponse:
@@ -101,15 +111,17 @@ class AdminService(pb_grpc.AdminServiceServicer):
             raise InvalidField("session_id", "is empty; `longshore workers` lists the sessions.")
         figures = await self._engine.drain(request.session_id)
         _did("drain_worker", session_id=request.session_id)
-        return pb.DrainWorkerResponse(worker=self._worker(figures.session))
+        return pb.DrainWorkerResponse(worker=self._worker(figures.session, {}, None))
 
     async def PauseQueue(self, request: pb.PauseQueueRequest, _context: _Context) -> pb.PauseQueueResponse:
         await self._store.run(PauseQueue(queue=_queue(request.queue), paused=True, create=request.create))
+        self._engine.changed()
         _did("pause_queue", queue=request.queue)
         return pb.PauseQueueResponse()
 
     async def ResumeQueue(self, request: pb.ResumeQueueRequest, _context: _Context) -> pb.ResumeQueueResponse:
         await self._store.run(PauseQueue(queue=_queue(request.queue), paused=False, create=False))
+        self._engine.changed()
         _did("resume_queue", queue=request.queue)
         return pb.ResumeQueueResponse()
 
@@ -140,12 +152,38 @@ class AdminService(pb_grpc.AdminServiceServicer):
             rows.append(row)
         return rows
 
-    def _worker(self, session: Session) -> pb.Worker:
-        return pb.Worker(
+    async def _targets(self, figures: Figures, sessions: Sequence[Session]) -> list[pb.TargetStats]:
+        return target_stats(
+            figures,
+            sessions,
+            problems=await self._problems(),
+            served=await self._store.served(),
+            attempts=self._engine.attempts,
+            now=self._engine.clock.now(),
+        )
+
+    async def _problems(self) -> dict[str, Mapping[str, Problem]]:
+        """Targets that workers cannot use, by session: what is durable, and for those here what they said last."""
+        noted = {session_id: remark.problems for session_id, remark in (await self._store.remarks()).items()}
+        return {**noted, **self._engine.problems()}
+
+    async def _all_ended(self) -> Sequence[Ended]:
+        last = [one.session_id for one in await self._store.served() if one.named]
+        return await self._store.ended_sessions(since=self._engine.clock.now() - REMEMBERED, also=last)
+
+    def _worker(self, session: Session, problems: Mapping[str, Problem], ended: Ended | None) -> pb.Worker:
+        """`ended` None: it lives."""
+        row = pb.Worker(
+            problems=[
+                pb.TargetProblem(
+                    target=target, reason=one.reason, message=one.message, since=translate.timestamp(one.since)
+                )
+                for target, one in sorted(problems.items())
+            ],
             session_id=session.id,
             name=session.worker,
             epoch=session.epoch,
-            connected=session.connected,
+            connected=session.connected and ended is None,
             draining=session.draining,
             credits=self._engine.credits(session.id),
             held=len(session.held),
@@ -154,26 +192,10 @@ class AdminService(pb_grpc.AdminServiceServicer):
             start_time=translate.timestamp(session.started_at),
             version=session.version,
         )
-
-
-def _targets(figures: Figures, sessions: Sequence[Session]) -> list[pb.TargetStats]:
-    """Targets with tasks, debts or workers."""
-    rows = {one.target: one for one in figures.targets if one.target}
-    serving = Counter(name for session in sessions for name in session.targets)
-    for name in serving:
-        rows.setdefault(name, TargetFigures(name, 0, 0, 0, 0))
-    return [
-        pb.TargetStats(
-            target=name,
-            workers=serving[name],
-            queued=one.queued,
-            running=one.running,
-            parked=one.parked,
-            debts=one.debts,
-            problem="" if serving[name] else "no worker serves this target",
-        )
-        for name, one in sorted(rows.items())
-    ]
+        if ended is not None:
+            row.end = pb.SessionEnd.ValueType(ended.end)
+            row.end_time.CopyFrom(translate.timestamp(ended.at))
+        return row
 
 
 def _place(session: Session) -> tuple[str, str]:

@@ -13,8 +13,10 @@ from typing import Final, TypeVar
 from google.protobuf.message import Message
 
 from longshore.server.edge import translate
+from longshore.server.engine.outlook import Outlook
 from longshore.server.model.task import Attempt, Status, Task
 from longshore.server.model.values import State
+from longshore.server.model.waiting import Waiting
 from longshore.server.store.protocol import Store
 from longshore.v1 import task_pb2
 
@@ -54,32 +56,35 @@ def fitting(entries: Iterable[M], room: Room, *, at_least: int = 0) -> list[M]:
     return taken
 
 
-async def shown(store: Store, tasks: Sequence[Task], *, at_least: int = 0) -> list[task_pb2.Task]:
-    """The first tasks, as many as an answer holds, with what has to be looked up for them.
+async def shown(
+    store: Store, outlook: Outlook, tasks: Sequence[Task], *, at_least: int = 0, recent: bool = False
+) -> list[task_pb2.Task]:
+    """The first tasks, as many as an answer holds, with what has to be looked up for them. `recent`: see `Outlook.of`.
 
-    New ones, the usual case, cost no read. Raises StoreUnavailable.
+    New ones that run at once, the usual case, cost no read. Raises StoreUnavailable.
     """
     room = Room()
+    waiting = await outlook.of(tasks, recent=recent)
     taken: list[task_pb2.Task] = []
     left = iter(tasks)
     while group := list(islice(left, _LOOKED_UP_AT_ONCE)):
-        some = fitting(await _translated(store, group), room, at_least=at_least - len(taken))
+        some = fitting(await _translated(store, group, waiting), room, at_least=at_least - len(taken))
         taken += some
         if len(some) < len(group):
             break
     return taken
 
 
-async def _translated(store: Store, tasks: Sequence[Task]) -> list[task_pb2.Task]:
+async def _translated(store: Store, tasks: Sequence[Task], waiting: Mapping[str, Waiting]) -> list[task_pb2.Task]:
     attempts: dict[str, Sequence[Attempt]] = {task.id: (_first(task.status),) for task in tasks if _runs_first(task)}
     started = [task.id for task in tasks if task.status.attempt and task.id not in attempts]
-    waiting = [
+    blocked = [
         task.order.destination for task in tasks if task.status.state is State.BLOCKED and task.order.destination
     ]
     if started:
         attempts.update(await store.attempts_of(started, last=translate.ATTEMPTS_SHOWN))
-    blocked_by: Mapping[str, str] | None = await store.blocking(waiting) if waiting else None
-    return translate.tasks(tasks, attempts=attempts, blocked_by=blocked_by)
+    blocked_by: Mapping[str, str] | None = await store.blocking(blocked) if blocked else None
+    return translate.tasks(tasks, attempts=attempts, blocked_by=blocked_by, waiting=waiting)
 
 
 def _runs_first(task: Task) -> bool:

@@ -15,6 +15,7 @@ from longshore.server.edge.auth import principal
 from longshore.server.edge.sight import visible
 from longshore.server.edge.submissions import serve_submissions
 from longshore.server.edge.validate import check_request_id
+from longshore.server.engine.outlook import Outlook
 from longshore.server.engine.submissions import Defaults
 from longshore.server.engine.uploads import Uploads
 from longshore.server.engine.watch import KeepAlive, Leaving, Progress, Update, WatchHub
@@ -42,6 +43,7 @@ class TaskEngine:
 
     store: Store
     uploads: Uploads
+    outlook: Outlook
     watches: WatchHub
     bounds: Bounds
     defaults: Defaults
@@ -55,16 +57,16 @@ class TaskService(pb_grpc.TaskServiceServicer):
         self._store = engine.store
 
     async def Upload(self, _requests: AsyncIterator[pb.UploadRequest], context: _Context) -> pb.UploadResponse:
-        return await uploads.serve_upload(self._engine.uploads, principal(), context)
+        return await uploads.serve_upload(self._engine.uploads, self._engine.outlook, principal(), context)
 
     async def CreateUpload(self, request: pb.CreateUploadRequest, _context: _Context) -> pb.CreateUploadResponse:
-        return await uploads.create_upload(self._engine.uploads, principal(), request)
+        return await uploads.create_upload(self._engine.uploads, self._engine.outlook, principal(), request)
 
     async def GetUpload(self, request: pb.GetUploadRequest, _context: _Context) -> pb.GetUploadResponse:
-        return await uploads.get_upload(self._engine.uploads, principal(), request)
+        return await uploads.get_upload(self._engine.uploads, self._engine.outlook, principal(), request)
 
     async def SubmitTask(self, request: pb.SubmitTaskRequest, _context: _Context) -> pb.SubmitTaskResponse:
-        return await uploads.submit_task(self._engine.uploads, principal(), request)
+        return await uploads.submit_task(self._engine.uploads, self._engine.outlook, principal(), request)
 
     # Reads and writes beside each other, as `Work` does; grpc.aio takes a handler that does not yield too.
     async def SubmitTasks(  # type: ignore[override]
@@ -80,7 +82,7 @@ class TaskService(pb_grpc.TaskServiceServicer):
         page = await self._store.list_tasks(
             query.where, before=query.before, limit=query.limit, most_bytes=portion.MOST_BYTES
         )
-        shown = await portion.shown(self._store, page, at_least=1)
+        shown = await portion.shown(self._store, self._engine.outlook, page, at_least=1)
         more = page.more or len(shown) < len(page)
         return pb.ListTasksResponse(
             tasks=shown, next_page_token=query.token_after(page[len(shown) - 1]) if more else ""
@@ -102,10 +104,17 @@ class TaskService(pb_grpc.TaskServiceServicer):
             task, held = await visible(self._store, caller, request.task_id)
             creator = task.order.creator
         updates = self._engine.watches.watch(request.task_id, after=after, creator=creator)
+        first = after is None
         async for update in updates:
             if held is not None and isinstance(update, Task):
                 held.check(update)
-            yield await self._update(update)
+            if first and isinstance(update, Task):
+                # As it is now; what comes later tells its revision and no more.
+                waiting = await self._engine.outlook.of([update], recent=True)
+                yield pb.WatchTaskResponse(task=translate.task(update, waiting=waiting.get(update.id)))
+            else:
+                yield await self._update(update)
+            first = False
 
     async def CancelTask(self, request: pb.CancelTaskRequest, _context: _Context) -> pb.CancelTaskResponse:
         _require_id(request.task_id)
@@ -121,7 +130,7 @@ class TaskService(pb_grpc.TaskServiceServicer):
             )
         )
         _log.info("cancel", task_id=task.id, principal=caller.name, state=task.status.state.name)
-        return pb.CancelTaskResponse(task=await self._shown(task))
+        return pb.CancelTaskResponse(task=await self._shown(task, recent=True))
 
     async def RetryTask(self, request: pb.RetryTaskRequest, _context: _Context) -> pb.RetryTaskResponse:
         _require_id(request.task_id)
@@ -138,18 +147,24 @@ class TaskService(pb_grpc.TaskServiceServicer):
             )
         )
         _log.info("retry", task_id=task.id, retry_of=request.task_id, principal=caller.name, force=request.force)
-        return pb.RetryTaskResponse(task=await self._shown(task))
+        return pb.RetryTaskResponse(task=await self._shown(task, recent=True))
 
     async def _task(self, task_id: str) -> Task:
         _require_id(task_id)
         task, _ = await visible(self._store, principal(), task_id)
         return task
 
-    async def _shown(self, task: Task) -> task_pb2.Task:
+    async def _shown(self, task: Task, *, recent: bool = False) -> task_pb2.Task:
         attempts = await self._store.attempts(task.id, last=translate.ATTEMPTS_SHOWN) if task.status.attempt else ()
         blocking = await self._blocking([task])
+        waiting = await self._engine.outlook.of([task], recent=recent)
         place = task.order.destination
-        return translate.task(task, attempts=attempts, blocked_by=blocking.get(place.key, "") if place else "")
+        return translate.task(
+            task,
+            attempts=attempts,
+            blocked_by=blocking.get(place.key, "") if place else "",
+            waiting=waiting.get(task.id),
+        )
 
     async def _blocking(self, tasks: Sequence[Task]) -> dict[str, str]:
         places = [t.order.destination for t in tasks if t.status.state is State.BLOCKED and t.order.destination]

@@ -10,6 +10,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from longshore.server.model import task as model
 from longshore.server.model.values import State, UploadState
+from longshore.server.model.waiting import Waiting
 from longshore.v1 import task_pb2 as pb
 from longshore.v1 import task_service_pb2 as service_pb
 
@@ -115,10 +116,20 @@ def attempt(value: model.Attempt) -> pb.Attempt:
     return message
 
 
-def task(value: model.Task, *, attempts: Sequence[model.Attempt] = (), blocked_by: str = "") -> pb.Task:
-    """A whole Task. `attempts` are the last few; `blocked_by` is shown for a BLOCKED task only."""
+def task(
+    value: model.Task,
+    *,
+    attempts: Sequence[model.Attempt] = (),
+    blocked_by: str = "",
+    waiting: Waiting | None = None,
+) -> pb.Task:
+    """A whole Task. `attempts` are the last few; `blocked_by` is shown for a BLOCKED task only. `waiting` None: what
+    the task waits for is said as far as the task itself knows."""
     message = pb.Task()
     fill_task(message, value)
+    if waiting is not None:
+        message.wait_reason = pb.WaitReason.ValueType(waiting.reason)
+        message.wait_detail = waiting.detail
     if blocked_by and value.status.state is State.BLOCKED:
         message.blocked_by = blocked_by
     if attempts:
@@ -201,14 +212,16 @@ def tasks(
     *,
     attempts: Mapping[str, Sequence[model.Attempt]] | None = None,
     blocked_by: Mapping[str, str] | None = None,
+    waiting: Mapping[str, Waiting] | None = None,
 ) -> list[pb.Task]:
-    """Tasks with what was looked up for them: attempts by task id, heads by destination key."""
-    attempts, blocked_by = attempts or {}, blocked_by or {}
+    """Tasks with what was looked up for them: attempts and why they wait by task id, heads by destination key."""
+    attempts, blocked_by, waiting = attempts or {}, blocked_by or {}, waiting or {}
     return [
         task(
             value,
             attempts=attempts.get(value.id, ()),
             blocked_by=blocked_by.get(value.order.destination.key, "") if value.order.destination else "",
+            waiting=waiting.get(value.id),
         )
         for value in values
     ]

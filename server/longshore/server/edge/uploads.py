@@ -12,6 +12,7 @@ from longshore.server.edge.auth import Principal
 from longshore.server.edge.chunks import Chunk, Request
 from longshore.server.edge.portion import shown
 from longshore.server.edge.validate import check_request_id, submit_request, upload_request
+from longshore.server.engine.outlook import Outlook
 from longshore.server.engine.upload_stream import UploadStream
 from longshore.server.engine.uploads import Uploads, UploadView
 from longshore.server.model.errors import InvalidField, LongshoreError, ProtocolViolation, UploadBroken
@@ -26,7 +27,9 @@ COMPLETE: Final = "longshore-complete"
 _Context = grpc.aio.ServicerContext[Any, Any]
 
 
-async def serve_upload(uploads: Uploads, principal: Principal, context: _Context) -> pb.UploadResponse:
+async def serve_upload(
+    uploads: Uploads, outlook: Outlook, principal: Principal, context: _Context
+) -> pb.UploadResponse:
     """One Upload call. Raises LongshoreErrors; what arrived before is then kept or not as UploadStream says."""
     header = await _header(context, uploads.limits.idle)
     request = upload_request(header, uploads.defaults)
@@ -37,36 +40,42 @@ async def serve_upload(uploads: Uploads, principal: Principal, context: _Context
     if done.payload is None:
         raise LongshoreError("A finished upload without a payload.")
     return pb.UploadResponse(
-        tasks=await shown(uploads.store, done.tasks),
+        tasks=await shown(uploads.store, outlook, done.tasks, recent=True),
         payload=translate.payload(done.payload),
         task_ids=[task.id for task in done.tasks],
     )
 
 
 async def create_upload(
-    uploads: Uploads, principal: Principal, request: pb.CreateUploadRequest
+    uploads: Uploads, outlook: Outlook, principal: Principal, request: pb.CreateUploadRequest
 ) -> pb.CreateUploadResponse:
     """One CreateUpload call."""
     if not request.HasField("header"):
         raise InvalidField("header", "is missing; send it as in Upload.")
     view = await uploads.create(principal.name, upload_request(request.header, uploads.defaults))
-    return pb.CreateUploadResponse(upload=await _upload(uploads, view))
+    return pb.CreateUploadResponse(upload=await _upload(uploads, outlook, view))
 
 
-async def get_upload(uploads: Uploads, principal: Principal, request: pb.GetUploadRequest) -> pb.GetUploadResponse:
+async def get_upload(
+    uploads: Uploads, outlook: Outlook, principal: Principal, request: pb.GetUploadRequest
+) -> pb.GetUploadResponse:
     """One GetUpload call."""
     if not request.request_id:
         raise InvalidField("request_id", "is empty; give the one that the upload was begun with.")
     view = await uploads.get(principal.name, check_request_id("request_id", request.request_id))
-    return pb.GetUploadResponse(upload=await _upload(uploads, view))
+    return pb.GetUploadResponse(upload=await _upload(uploads, outlook, view))
 
 
-async def submit_task(uploads: Uploads, principal: Principal, request: pb.SubmitTaskRequest) -> pb.SubmitTaskResponse:
+async def submit_task(
+    uploads: Uploads, outlook: Outlook, principal: Principal, request: pb.SubmitTaskRequest
+) -> pb.SubmitTaskResponse:
     """One SubmitTask call. Operators may name anybody's payload."""
     tasks = await uploads.submit(
         principal.name, submit_request(request, uploads.defaults), any_creator=principal.operator
     )
-    return pb.SubmitTaskResponse(tasks=await shown(uploads.store, tasks), task_ids=[task.id for task in tasks])
+    return pb.SubmitTaskResponse(
+        tasks=await shown(uploads.store, outlook, tasks, recent=True), task_ids=[task.id for task in tasks]
+    )
 
 
 async def _header(context: _Context, idle: float) -> pb.UploadHeader:
@@ -134,10 +143,10 @@ async def _read(context: _Context) -> Request | None:
     return None if message is grpc.aio.EOF else message
 
 
-async def _upload(uploads: Uploads, view: UploadView) -> pb.Upload:
+async def _upload(uploads: Uploads, outlook: Outlook, view: UploadView) -> pb.Upload:
     message = translate.upload(view.upload, active=view.active, expires_at=view.expires_at)
     if message.complete:
         message.ClearField("expire_time")
-    message.tasks.extend(await shown(uploads.store, view.upload.tasks))
+    message.tasks.extend(await shown(uploads.store, outlook, view.upload.tasks, recent=True))
     message.task_ids.extend([task.id for task in view.upload.tasks])
     return message

@@ -127,6 +127,7 @@ def worker_says(message: pb.WorkRequest, *, session_id: str, first: bool = False
             for one in message.ready
         ),
         debts=tuple((one.debt_id, one.paid) for one in message.debts),
+        targets=tuple(_condition(one, index) for index, one in enumerate(message.targets)),
         goodbye=message.HasField("goodbye"),
     )
 
@@ -183,6 +184,11 @@ def _report(message: pb.Report, index: int, session_id: str) -> tuple[str, Repor
         left_temps=message.left_temps,
     )
     return task_id, reported
+
+
+def _condition(message: pb.TargetCondition, index: int) -> tuple[str, Failure | None]:
+    _check(_NAME, message.target, f"targets[{index}].target", "1 to 63 characters of [a-z0-9._-]")
+    return message.target, _failure(message.problem, Outcome.TRANSIENT) if message.HasField("problem") else None
 
 
 def _failure(message: task_pb2.TaskError, outcome: Outcome) -> Failure:

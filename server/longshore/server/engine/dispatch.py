@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -102,6 +102,11 @@ class Dispatcher:
         commit instead of two. Call it beside the command that makes them; the commit itself rings all the same."""
         self._news += 1
         self._bell.set()
+
+    @property
+    def emptying(self) -> Collection[Connection]:
+        """Connections that are left to finish what they hold, so that a task can run alone on one of them."""
+        return self._emptying
 
     async def run(self) -> None:
         """Claim until cancelled."""

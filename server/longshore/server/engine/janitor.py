@@ -176,8 +176,18 @@ class Janitor:
         if since is None or now - max(since, self._awake_since) < lease:
             return
         # As of now: should the command wait behind a commit that hangs, the renewals in that commit are not too old.
-        for session_id in await self._store.run(ReapSessions(before=now)):
-            _log.warning("session_lost", session_id=session_id)
+        lost = await self._store.run(ReapSessions(before=now))
+        if lost:
+            await self._say_lost(lost)
+
+    async def _say_lost(self, lost: tuple[str, ...]) -> None:
+        names: dict[str, str] = {}
+        try:
+            ended = await self._store.ended_sessions(since=self._clock.now(), also=lost)
+            names = {one.session.id: one.session.worker for one in ended}
+        finally:
+            for session_id in lost:
+                _log.warning("session_lost", session_id=session_id, worker=names.get(session_id, ""))
 
     async def _tidy(self) -> None:
         await self._ring_or(self._tidy_bell, _TIDY_EVERY)

@@ -12,6 +12,7 @@ from longshore.server.engine.session_messages import AttemptRef, ReportAck
 from longshore.server.engine.session_outbox import Outbox
 from longshore.server.model.events import Reported
 from longshore.server.model.records import record
+from longshore.server.model.remarks import Problem, Remark
 from longshore.server.model.sharing import Shares
 from longshore.server.model.task import Grant, Payload, Session, Task
 from longshore.server.model.values import State
@@ -53,6 +54,7 @@ class Connection:
         ticks: float,
         on_room: Callable[[Connection], None],
         begins: bool = False,
+        problems: Mapping[str, Problem] | None = None,
     ) -> None:
         self.session = session
         self.local = local
@@ -62,6 +64,11 @@ class Connection:
         self.outbox = Outbox()
         self.credits = 0
         self.heard_at = ticks
+        self.problems: dict[str, Problem] = dict(problems or {})
+        """Targets that it cannot use, by its own word."""
+        self.noted: Remark | None = None
+        """What of its words is durable; None: nothing that this connection said."""
+        self.noting = False
         self.draining = session.draining
         self.leaving = False
         """It said goodbye, or was told to go away: it gets no more work."""
@@ -111,6 +118,11 @@ class Connection:
         if self.draining or self.leaving or self.over or self._alone:
             return 0
         return self.credits - self.busy
+
+    @property
+    def remark(self) -> Remark:
+        """What it says of itself now."""
+        return Remark(self.credits, dict(self.problems))
 
     @property
     def kept_for(self) -> frozenset[str]:

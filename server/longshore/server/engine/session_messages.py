@@ -9,7 +9,7 @@ from typing import NamedTuple
 from longshore.server.engine.watch import Progress
 from longshore.server.model.events import Reported
 from longshore.server.model.records import record
-from longshore.server.model.task import Destination, Grant, Task
+from longshore.server.model.task import Destination, Failure, Grant, Task
 from longshore.server.model.values import State
 from longshore.server.store.commands import BeginAnswer, GrantAnswer
 
@@ -62,6 +62,8 @@ class WorkerSays:
     ready: tuple[Ready, ...] = ()
     debts: tuple[tuple[str, bool], ...] = ()
     """(debt id, it is paid)."""
+    targets: tuple[tuple[str, Failure | None], ...] = ()
+    """(target, why it cannot be used); None: it can."""
     goodbye: bool = False
 
 

@@ -7,7 +7,7 @@ commits since then say.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -22,10 +22,12 @@ from longshore.server.engine.session_debts import Debts
 from longshore.server.engine.session_fleet import Fleet
 from longshore.server.engine.session_leases import LeaseKeeper
 from longshore.server.engine.session_messages import AttemptRef, Hello, Revocation, Welcome, WorkerSays
+from longshore.server.engine.session_remarks import Remarks
 from longshore.server.engine.small_payloads import SmallPayloads
 from longshore.server.model.clock import Clock
 from longshore.server.model.errors import Draining, EpochSuperseded, SlowConsumer, StoreUnavailable
 from longshore.server.model.events import Policy
+from longshore.server.model.remarks import Problem
 from longshore.server.model.task import Session
 from longshore.server.spool.protocol import Spool
 from longshore.server.store.commands import Disconnect, DrainSession, OpenSession
@@ -93,6 +95,7 @@ class Sessions:
         self._look_again = look_again
         self._keeper = LeaseKeeper(store=store, clock=clock, lease=lease, connections=self.fleet.connections)
         self._parking = Parking(store=store, fleet=self.fleet)
+        self.remarks = Remarks(store=store, clock=clock, credits=servers is not None, pause=lease / 6)
         self._debts = Debts(store=store, fleet=self.fleet, clock=clock)
         self._streams: set[Connection] = set()
         self._runners: dict[Connection, asyncio.Task[None]] = {}
@@ -157,7 +160,10 @@ class Sessions:
             raise _draining()
         if other is not None:
             self._end(other, _superseded())
-        connection = self._register(opened.session, hello, local=local)
+        # What a worker said of its targets stays, until it says otherwise.
+        known = other or older
+        problems = known.problems if known is not None and known.session.principal == principal else {}
+        connection = self._register(opened.session, hello, local=local, problems=problems)
         try:
             await self.commits.recall(connection, tuple(connection.held))
         except BaseException:
@@ -165,7 +171,7 @@ class Sessions:
             raise
         return connection
 
-    def _register(self, session: Session, hello: Hello, *, local: bool) -> Connection:
+    def _register(self, session: Session, hello: Hello, *, local: bool, problems: Mapping[str, Problem]) -> Connection:
         connection = Connection(
             session=session,
             local=local,
@@ -173,6 +179,7 @@ class Sessions:
             ticks=self.clock.ticks(),
             on_room=self.fleet.room,
             begins=hello.begins,
+            problems=problems,
         )
         connection.outbox.welcome(Welcome(session.epoch, self._lease, tuple(connection.held)))
         for ref in hello.held:
@@ -268,6 +275,8 @@ class Sessions:
         if says.credits is not None and says.credits != connection.credits:
             connection.credits = says.credits
             self.fleet.room(connection)
+        self.remarks.heard(connection, says.targets)
+        self.remarks.note(connection, self._later)
         if says.goodbye:
             connection.parting = connection.leaving = True
             self.fleet.changed()
@@ -353,6 +362,10 @@ class Sessions:
         """What the worker said last; 0 where it is not connected here."""
         connection = self.fleet.connection(session_id)
         return connection.credits if connection is not None else 0
+
+    def problems(self) -> dict[str, Mapping[str, Problem]]:
+        """Targets that workers who are connected here cannot use, by session and target."""
+        return {connection.id: connection.problems for connection in self.fleet.connections()}
 
     async def statistics(self) -> tuple[WorkerFigures, ...]:
         """All sessions whose lease has not ended, by worker's name."""

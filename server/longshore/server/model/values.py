@@ -42,6 +42,15 @@ class WaitReason(IntEnum):
     INSTANCE_ABSENT = 4
     EARLIER_TASK = 5
     SETTLING = 6
+    NO_WORKER = 7
+    """From here on: found out when a task is read, and never stored."""
+    NO_HANDLER = 8
+    QUEUE_PAUSED = 9
+    INSTANCE_LIMIT = 10
+    TARGET_LIMIT = 11
+    NO_CREDIT = 12
+    NO_IDLE_WORKER = 13
+    NEXT = 14
 
 
 PARKED: Final = frozenset({WaitReason.INSTANCE_STOPPED, WaitReason.INSTANCE_ABSENT})
@@ -80,6 +89,16 @@ class AttemptEnd(StrEnum):
     SETTLED_NEITHER = "SETTLED_NEITHER"
     OVERTAKEN = "OVERTAKEN"
     """A settling attempt whose question was answered by somebody else meanwhile."""
+
+
+class SessionEnd(IntEnum):
+    """How a session ended; numbered as in the contract."""
+
+    NONE = 0
+    """It lives, or the server that saw its end was older than this."""
+    LEFT = 1
+    LOST = 2
+    REPLACED = 3
 
 
 class Settlement(IntEnum):

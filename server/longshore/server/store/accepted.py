@@ -16,6 +16,7 @@ EMPTY: Final = 0
 """The revision of a database in which nothing was made yet."""
 
 _FLEET_TABLES: Final = 2
+_REMARK_TABLES: Final = 3
 
 
 class SchemaState:
@@ -36,6 +37,11 @@ class SchemaState:
     def has_fleet_tables(self) -> bool:
         """Whether there are `homes`, `servers` and `tokens` (0002). Without them: do without."""
         return self.revision >= _FLEET_TABLES
+
+    @property
+    def has_remarks(self) -> bool:
+        """Whether there are `remarks` and `served` (0003). Without them: do without."""
+        return self.revision >= _REMARK_TABLES
 
 
 def check(revision: int) -> None:

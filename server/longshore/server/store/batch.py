@@ -48,6 +48,7 @@ _HANDLERS: Final[Mapping[type[Command[Any]], Callable[[UnitOfWork, Any], Answer]
     commands.RenewLeases: fleet.renew_leases,
     commands.Disconnect: fleet.disconnect,
     commands.DrainSession: fleet.drain_session,
+    commands.NoteRemark: fleet.note_remark,
     commands.WakeParked: fleet.wake_parked,
     commands.PayDebt: fleet.pay_debt,
     commands.Tick: janitor.tick,

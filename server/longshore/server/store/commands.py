@@ -14,6 +14,7 @@ from typing import ClassVar, Generic, TypeVar
 
 from longshore.server.model.events import Reported
 from longshore.server.model.records import record
+from longshore.server.model.remarks import Remark
 from longshore.server.model.servers import Here
 from longshore.server.model.task import FilePush, Grant, Job, Payload, Session, Task, Upload
 from longshore.server.model.values import Settlement, WaitReason
@@ -390,6 +391,16 @@ class Disconnect(Command[None]):
     session_id: str
     epoch: int
     goodbye: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoteRemark(Command[None]):
+    """What the session says of itself now. Nothing happens if it has ended or lives on another connection, or if the
+    database has no place for it."""
+
+    session_id: str
+    epoch: int
+    remark: Remark
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

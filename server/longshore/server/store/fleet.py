@@ -12,7 +12,7 @@ from longshore.server.model.errors import EpochSuperseded, Forbidden, NotFound, 
 from longshore.server.model.events import Began, Due, GrantAsked, SessionLost, Verdict
 from longshore.server.model.records import changed
 from longshore.server.model.task import Grant, Session, Status
-from longshore.server.model.values import State, WaitReason
+from longshore.server.model.values import SessionEnd, State, WaitReason
 from longshore.server.store import codec
 from longshore.server.store.commands import (
     BeginAnswer,
@@ -21,6 +21,7 @@ from longshore.server.store.commands import (
     DrainSession,
     FileReports,
     GrantAnswer,
+    NoteRemark,
     OpenSession,
     PayDebt,
     RenewLeases,
@@ -31,6 +32,7 @@ from longshore.server.store.commands import (
 )
 from longshore.server.store.entry import Entry
 from longshore.server.store.link import Among, Statement, locking, statement
+from longshore.server.store.remarks import forget_end, note_end, write_remark
 from longshore.server.store.rows import SESSION_COLUMNS, session_of
 from longshore.server.store.schema import debts, is_alive, is_parked, sessions, targets, tasks
 from longshore.server.store.unit import UnitOfWork
@@ -166,13 +168,16 @@ def with_held(unit: UnitOfWork, session: Session) -> Session:
     return replace(session, held=held)
 
 
-def end_session(unit: UnitOfWork, session_id: str, *, crash: bool) -> None:
-    """The session is over and what it holds is lost; `crash` false: it had handed back what it knew of."""
+def end_session(unit: UnitOfWork, session_id: str, how: SessionEnd) -> None:
+    """The session is over and what it holds is lost. One that LEFT had handed back what it knew of."""
     for entry in held_by(unit, session_id):
-        unit.apply(entry, SessionLost(session_id, entry.status.attempt, crash=crash))
+        unit.apply(entry, SessionLost(session_id, entry.status.attempt, crash=how is not SessionEnd.LEFT))
+    found = find_session(unit, session_id)
     unit.sessions.pop(session_id, None)
     if unit.change(_END, of_id=session_id, at=unit.now):
         unit.sessions_ended.append(session_id)
+        if found is not None:
+            note_end(unit, found[0], how)
 
 
 def open_session(unit: UnitOfWork, command: OpenSession) -> Callable[[], SessionOpened]:
@@ -188,7 +193,7 @@ def open_session(unit: UnitOfWork, command: OpenSession) -> Callable[[], Session
     dead = _dead_sessions(unit, command)
     _check_identities(unit, command, dead)
     for session_id in dead:
-        end_session(unit, session_id, crash=True)
+        end_session(unit, session_id, SessionEnd.REPLACED)
     _bind_identities(unit, command)
     session = Session(
         id=command.session_id,
@@ -218,6 +223,7 @@ def open_session(unit: UnitOfWork, command: OpenSession) -> Callable[[], Session
         )
     else:
         unit.write(_REOPEN, of_id=session.id, **values)
+        forget_end(unit, session.id)
     named = set(command.held)
     for entry in held_by(unit, session.id):
         if (entry.order.id, entry.status.attempt) not in named:
@@ -277,10 +283,17 @@ def disconnect(unit: UnitOfWork, command: Disconnect) -> Callable[[], None]:
     """See Disconnect."""
     if session_at(unit, command.session_id, command.epoch) is not None:
         if command.goodbye:
-            end_session(unit, command.session_id, crash=False)
+            end_session(unit, command.session_id, SessionEnd.LEFT)
         else:
             unit.sessions.pop(command.session_id, None)
             unit.write(_DISCONNECT, of_id=command.session_id, of_epoch=command.epoch)
+    return lambda: None
+
+
+def note_remark(unit: UnitOfWork, command: NoteRemark) -> Callable[[], None]:
+    """See NoteRemark."""
+    if session_at(unit, command.session_id, command.epoch) is not None:
+        write_remark(unit, command.session_id, command.remark)
     return lambda: None
 
 

@@ -8,7 +8,7 @@ from typing import Final
 import sqlalchemy as sa
 
 from longshore.server.model.events import Due, ExpiryReached, TimedOut, Verdict
-from longshore.server.model.values import State
+from longshore.server.model.values import SessionEnd, State
 from longshore.server.store.commands import (
     DoomPayloads,
     ExtendLeases,
@@ -22,6 +22,7 @@ from longshore.server.store.counters import SPOOL
 from longshore.server.store.fleet import end_session
 from longshore.server.store.homes import drop_homes, is_here, reached_spools, spool_of
 from longshore.server.store.link import Among, Row, Statement, locking, statement
+from longshore.server.store.remarks import purge_remarks
 from longshore.server.store.schema import (
     STATE,
     homes,
@@ -207,7 +208,7 @@ def reap_sessions(unit: UnitOfWork, command: ReapSessions) -> Callable[[], tuple
     ticks = unit.ticks if command.before is None else min(unit.ticks, command.before)
     over = tuple(row[0] for row in unit.link.rows(_LEASES_OVER, ticks=ticks, most=command.limit))
     for session_id in over:
-        end_session(unit, session_id, crash=True)
+        end_session(unit, session_id, SessionEnd.LOST)
     return lambda: over
 
 
@@ -299,6 +300,7 @@ def purge_tasks(unit: UnitOfWork, command: PurgeTasks) -> Callable[[], int]:
         if purged >= command.limit:
             break
     unit.write(_DROP_SESSIONS, before=before)
+    purge_remarks(unit, before)
     unit.sessions.clear()
     unit.ledger.drop_empty_lanes()
     return lambda: purged

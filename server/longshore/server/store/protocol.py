@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from asyncio import Future
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar, overload
+from typing import NamedTuple, Protocol, TypeVar, overload
 
 from longshore.server.model.access import Token
 from longshore.server.model.records import record
+from longshore.server.model.remarks import Ended, Remark, Served
 from longshore.server.model.servers import Home, Server
 from longshore.server.model.task import Attempt, Debt, Destination, Payload, Session, Task, Upload
 from longshore.server.model.values import State
@@ -108,6 +109,42 @@ class TaskPage(Sequence[Task]):
         return len(self.tasks)
 
 
+class Place(NamedTuple):
+    """An instance of a target, or a target alone where `instance` is empty."""
+
+    target: str
+    project: str
+    instance: str
+
+
+@dataclass(frozen=True, slots=True)
+class Holdings:
+    """What one session holds: attempts, on which targets, and whether one of them runs alone."""
+
+    held: int = 0
+    targets: frozenset[str] = frozenset()
+    alone: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conditions:
+    """What decides whether tasks are claimed, at one moment: see `model.waiting`."""
+
+    sessions: tuple[Session, ...] = ()
+    """Those whose lease has not ended, without what they hold."""
+    held: Mapping[str, Holdings] = field(default_factory=dict)
+    """What sessions hold, by their ids; not of those that were left out."""
+    remarks: Mapping[str, Remark] = field(default_factory=dict)
+    paused: frozenset[str] = frozenset()
+    """Names of paused queues."""
+    on_target: Mapping[str, int] = field(default_factory=dict)
+    """Attempts that run on each target where one does."""
+    on_place: Mapping[Place, int] = field(default_factory=dict)
+    """Attempts that run on each place that was asked for."""
+    served: Mapping[str, Served] = field(default_factory=dict)
+    """Targets that a session has stopped to serve."""
+
+
 class Store(Protocol):
     """Durable state. Safe to use from the event loop that opened it only.
 
@@ -196,6 +233,23 @@ class Store(Protocol):
         ...
 
     async def figures(self) -> Figures: ...
+
+    async def conditions(self, places: Iterable[Place], *, but: Collection[str] = ()) -> Conditions:
+        """What decides whether tasks at these places are claimed. Of the sessions in `but` nobody asks what they
+        hold. A bounded number of statements, whatever is asked for."""
+        ...
+
+    async def remarks(self) -> Mapping[str, Remark]:
+        """What living sessions say of themselves, by their ids."""
+        ...
+
+    async def served(self) -> Sequence[Served]:
+        """Targets that a session has stopped to serve."""
+        ...
+
+    async def ended_sessions(self, *, since: float, also: Iterable[str] = ()) -> Sequence[Ended]:
+        """Sessions that ended at `since` or later, the newest thousand, and those of `also` that have ended."""
+        ...
 
     async def known_files(self, ids: Sequence[str], *, spool: str | None = None) -> frozenset[str]:
         """Those of `ids` (uploads or payloads) that have a row: the spool's sweep leaves them alone. With a `spool`

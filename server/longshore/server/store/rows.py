@@ -134,8 +134,13 @@ def lane_of_work(work: FilePush | Job) -> str:
     """The instance for limits; empty where there is none. Neither targets nor instances have slashes."""
     if isinstance(work, FilePush):
         place = work.destination
-        return f"{place.target}/{place.instance}/{_project(place.project)}"
-    return f"{work.target}/{work.instance}/" if work.instance else ""
+        return lane_at(place.target, place.project, place.instance)
+    return lane_at(work.target, "", work.instance)
+
+
+def lane_at(target: str, project: str, instance: str) -> str:
+    """The same for a place."""
+    return f"{target}/{instance}/{_project(project)}" if instance else ""
 
 
 def _project(project: str) -> str:

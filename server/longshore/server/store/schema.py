@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from longshore.server.model.values import State, UploadState
 
-REVISION: Final = "0002"
+REVISION: Final = "0003"
 """The migration that makes this schema."""
 
 metadata: Final = sa.MetaData(
@@ -410,4 +410,28 @@ tokens: Final = sa.Table(
     sa.Column("expires_at", sa.Double),
     sa.Column("revoked_at", sa.Double),
     sa.CheckConstraint("name <> '' AND roles <> ''", name="given"),
+)
+
+# Of workers that say more than they do, and of those that are gone --------------------------------------------------
+# Tables of their own, for the same reason.
+
+remarks: Final = sa.Table(
+    "remarks",
+    metadata,
+    # What a session says of itself, and how it ended. No foreign key: a server of the version before drops sessions.
+    sa.Column("session_id", sa.Text, primary_key=True),
+    sa.Column("credits", sa.Integer),  # NULL: it has not said
+    sa.Column("problems", sa.Text, nullable=False),  # JSON: targets that it cannot use
+    sa.Column("ending", sa.SmallInteger, nullable=False),  # model.values.SessionEnd; 0: it lives
+    sa.CheckConstraint("ending BETWEEN 0 AND 3", name="ending"),
+)
+
+served: Final = sa.Table(
+    "served",
+    metadata,
+    # The session that ended last among those that served a target.
+    sa.Column("target", sa.Text, primary_key=True),
+    sa.Column("session_id", sa.Text, nullable=False),
+    sa.Column("worker", sa.Text, nullable=False),
+    sa.Column("until_at", sa.Double, nullable=False),
 )

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 from longshore.server.model.access import Token
 from longshore.server.model.clock import Clock
 from longshore.server.model.events import Policy
+from longshore.server.model.remarks import Ended, Remark, Served
 from longshore.server.model.servers import Home, Server
 from longshore.server.model.task import Attempt, Debt, Destination, Payload, Session, Task, Upload
-from longshore.server.store import queries, tokens
+from longshore.server.store import queries, remarks, tokens
 from longshore.server.store.accepted import SchemaState, check
 from longshore.server.store.commands import Command
+from longshore.server.store.conditions import conditions
 from longshore.server.store.counters import Key
 from longshore.server.store.dialect import Dialect
 from longshore.server.store.homes import find_home
@@ -21,7 +23,7 @@ from longshore.server.store.limits import LaneLimits
 from longshore.server.store.link import Link
 from longshore.server.store.lookout import Lookout
 from longshore.server.store.migrate import latest, prepare
-from longshore.server.store.protocol import Changes, Figures, TaskFilter, TaskPage
+from longshore.server.store.protocol import Changes, Conditions, Figures, Place, TaskFilter, TaskPage
 from longshore.server.store.readers import Readers
 from longshore.server.store.servers import all_servers, files_by_spool
 from longshore.server.store.standing import Standing
@@ -173,6 +175,18 @@ class SQLStore:
 
     async def figures(self) -> Figures:
         return await self._readers.read(queries.figures)
+
+    async def conditions(self, places: Iterable[Place], *, but: Collection[str] = ()) -> Conditions:
+        return await self._readers.read(conditions, frozenset(places), frozenset(but))
+
+    async def remarks(self) -> Mapping[str, Remark]:
+        return await self._readers.read(remarks.remarks_of_living)
+
+    async def served(self) -> Sequence[Served]:
+        return await self._readers.read(remarks.all_served_named)
+
+    async def ended_sessions(self, *, since: float, also: Iterable[str] = ()) -> Sequence[Ended]:
+        return await self._readers.read(remarks.ended_sessions, since, tuple(also))
 
     async def known_files(self, ids: Sequence[str], *, spool: str | None = None) -> frozenset[str]:
         return await self._readers.read(queries.known_files, ids, spool)

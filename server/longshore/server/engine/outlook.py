@@ -1,0 +1,182 @@
+"""Why tasks wait, as of now: the store's conditions, and what the connections here know, for a whole page at once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Sequence
+from typing import Final
+
+from longshore.server.engine.session_connection import Connection
+from longshore.server.engine.session_fleet import Fleet
+from longshore.server.model.clock import Clock
+from longshore.server.model.errors import StoreUnavailable
+from longshore.server.model.remarks import Remark
+from longshore.server.model.task import Session, Task
+from longshore.server.model.values import WAITING, State, WaitReason
+from longshore.server.model.waiting import Crew, Hindrance, View, Waiting, why
+from longshore.server.store.protocol import Conditions, Holdings, Place, Store
+
+RECENT: Final = 1.0
+"""Seconds for which what was read counts as recent, where that is enough: in answers to submissions, of which there are
+thousands a second."""
+_WAITS: Final = WAITING | {State.SETTLING}
+
+
+class Outlook:
+    """Reads what is needed with a bounded number of statements, however many tasks are asked about. Calls that come
+    during a read share the next one. `instance_limit`, `target_limit`: attempts at once. `emptying`: connections that
+    finish what they hold, so that a task can run alone."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        fleet: Fleet,
+        clock: Clock,
+        instance_limit: int,
+        target_limit: int,
+        emptying: Callable[[], Collection[Connection]] = tuple,
+    ) -> None:
+        self._store = store
+        self._fleet = fleet
+        self._clock = clock
+        self._instance_limit = instance_limit
+        self._target_limit = target_limit
+        self._known: Conditions | None = None
+        self._known_at = float("-inf")
+        """When `_known` was asked for, in ticks."""
+        self._wanted: set[Place] = set()
+        self._next: asyncio.Task[Conditions] | None = None
+        """A read that has not begun: whoever asks now joins it."""
+        self._now_reading: asyncio.Task[Conditions] | None = None
+        self._emptying = emptying
+        fleet.on_change(self.forget)
+
+    def forget(self) -> None:
+        """What was read is not recent any more: a queue was paused, a worker came or went."""
+        self._known = None
+
+    async def of(self, tasks: Sequence[Task], *, recent: bool = False) -> dict[str, Waiting]:
+        """Why those of `tasks` wait that do, by their ids. Raises StoreUnavailable. Safe to cancel.
+
+        `recent`: the answer is to something that is durable already. What was read up to `RECENT` seconds ago is good
+        enough, and nothing is answered, and nothing raised, while the database cannot be read.
+        """
+        try:
+            return await self._of(tasks, recent=recent)
+        except StoreUnavailable:
+            if not recent:
+                raise
+            return {}
+
+    async def _of(self, tasks: Sequence[Task], *, recent: bool) -> dict[str, Waiting]:
+        waiting = [task for task in tasks if task.status.state in _WAITS]
+        if not waiting:
+            return {}
+        places = {_place(task) for task in waiting if task.status.state is State.QUEUED}
+        known = self._known
+        if not recent or known is None or self._clock.ticks() - self._known_at > RECENT:
+            known = await self._read(places)
+            return self._explain(waiting, known)
+        found = self._explain(waiting, known)
+        # How many run beside a task is of interest only where nothing else stands in its way.
+        unsure = [task for task in waiting if found[task.id].reason is WaitReason.NEXT]
+        missing = {_place(task) for task in unsure if task.order.instance} - known.on_place.keys()
+        if missing:
+            found.update(self._explain(unsure, await self._read(missing)))
+        return found
+
+    async def _read(self, places: set[Place]) -> Conditions:
+        """Conditions that are asked for from now on."""
+        self._wanted |= places
+        if self._next is None:
+            self._next = asyncio.create_task(self._take_turn(), name="outlook")
+            # Those who asked may all be gone by the time it fails.
+            self._next.add_done_callback(lambda done: done.cancelled() or done.exception())
+        # Others wait for the same read.
+        return await asyncio.shield(self._next)
+
+    async def _take_turn(self) -> Conditions:
+        if self._now_reading is not None:
+            await asyncio.wait((self._now_reading,))
+        self._now_reading, self._next = self._next, None
+        wanted, self._wanted = frozenset(self._wanted), set()
+        asked_at = self._clock.ticks()
+        here = frozenset(connection.id for connection in self._fleet.connections())
+        known = await self._store.conditions(wanted, but=here)
+        self._known, self._known_at = known, asked_at
+        return known
+
+    def _explain(self, tasks: Sequence[Task], known: Conditions) -> dict[str, Waiting]:
+        view = View(
+            now=self._clock.now(),
+            crews=self._crews(known),
+            paused=known.paused,
+            on_target=known.on_target,
+            instance_limit=self._instance_limit,
+            target_limit=self._target_limit,
+            served=known.served,
+        )
+        found: dict[str, Waiting] = {}
+        for task in tasks:
+            said = why(task, view, beside=known.on_place.get(_place(task)))
+            if said is not None:
+                found[task.id] = said
+        return found
+
+    def _crews(self, known: Conditions) -> list[Crew]:
+        emptying = {connection.id for connection in self._emptying()}
+        crews = []
+        for session in known.sessions:
+            connection = self._fleet.connection(session.id)
+            if connection is not None:
+                crews.append(_connected(session, connection, emptying=session.id in emptying))
+            else:
+                held = known.held.get(session.id, Holdings())
+                crews.append(_elsewhere(session, held, known.remarks.get(session.id)))
+        return crews
+
+
+def _place(task: Task) -> Place:
+    order = task.order
+    return Place(order.target, order.project, order.instance)
+
+
+def _connected(session: Session, connection: Connection, *, emptying: bool) -> Crew:
+    """A session whose connection is here: what its worker said last."""
+    hindrance = Hindrance.NONE
+    if connection.draining or connection.leaving:
+        hindrance = Hindrance.LEAVING
+    elif connection.over:
+        hindrance = Hindrance.AWAY
+    elif emptying and connection.held:
+        hindrance = Hindrance.EMPTYING
+    return Crew(
+        targets=frozenset(session.targets),
+        kinds=session.kinds,
+        room=max(connection.room, 0) if hindrance is Hindrance.NONE else 0,
+        kept_for=connection.kept_for,
+        held=len(connection.held),
+        hindrance=hindrance,
+    )
+
+
+def _elsewhere(session: Session, held: Holdings, remark: Remark | None) -> Crew:
+    """A session on another server: what is durable of it. One that has not said how much it takes at once (its server
+    is older) is believed to be full with what it holds."""
+    hindrance = Hindrance.NONE
+    if session.draining:
+        hindrance = Hindrance.LEAVING
+    elif not session.connected:
+        hindrance = Hindrance.AWAY
+    elif held.alone:
+        hindrance = Hindrance.ALONE
+    credits_ = remark.credits if remark is not None and remark.credits is not None else max(held.held, 1)
+    return Crew(
+        targets=frozenset(session.targets),
+        kinds=session.kinds,
+        room=max(credits_ - held.held, 0) if hindrance is Hindrance.NONE else 0,
+        kept_for=frozenset(session.targets) - held.targets,
+        held=held.held,
+        hindrance=hindrance,
+    )

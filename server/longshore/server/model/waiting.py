@@ -1,0 +1,219 @@
+"""Why a live task does not run: the conditions of a claim, asked one after the other for a single task.
+
+The claim itself (`store.claims`) asks the same of many tasks at once, with statements. A test holds the two together:
+a task that a claim takes is NEXT here, and one that no claim takes never is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+from longshore.server.model.remarks import Served
+from longshore.server.model.sharing import Shares
+from longshore.server.model.task import FILE_PUSH, FilePush, Task
+from longshore.server.model.values import WAITING, State, WaitReason
+
+
+class Hindrance(Enum):
+    """Why a session takes nothing, whatever room it has."""
+
+    NONE = "none"
+    AWAY = "away"
+    """Its connection is gone; its lease is not over."""
+    LEAVING = "leaving"
+    """It drains, or says goodbye."""
+    ALONE = "alone"
+    """An attempt runs alone on it."""
+    EMPTYING = "emptying"
+    """It finishes what it holds, so that a task can run alone on it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Crew:
+    """One living session, as far as claims are concerned. `kinds` maps a kind to "its handler can settle"; `kept_for`
+    are targets of which it holds nothing."""
+
+    targets: frozenset[str]
+    kinds: Mapping[str, bool]
+    room: int
+    """Attempts that it could take now."""
+    kept_for: frozenset[str] = frozenset()
+    held: int = 0
+    hindrance: Hindrance = Hindrance.NONE
+
+    @property
+    def idle(self) -> bool:
+        """It holds nothing and could take something."""
+        return not self.held and self.room > 0
+
+    def has_room(self, target: str) -> bool:
+        """It could take an attempt of the target now."""
+        return self.room > 0 and Shares(room=self.room, kept_for=self.kept_for).of(target) > 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """What decides about claims, at one moment. Limits are attempts at once; times are wall-clock seconds."""
+
+    now: float
+    crews: Sequence[Crew]
+    paused: frozenset[str]
+    """Queues that are paused."""
+    on_target: Mapping[str, int]
+    """Attempts that run on each target where one does."""
+    instance_limit: int
+    target_limit: int
+    served: Mapping[str, Served]
+    """Targets that a session has stopped to serve."""
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Why a task waits: for programs, and in a sentence for people."""
+
+    reason: WaitReason
+    detail: str
+
+
+def why(task: Task, view: View, *, beside: int | None) -> Waiting | None:
+    """Why the task waits; None: it runs or is done.
+
+    `beside`: attempts that run on its instance; None: that is not known, and counts as none.
+    """
+    status = task.status
+    match status.state:
+        case State.QUEUED:
+            return _queued(task, view, beside or 0)
+        case State.SETTLING:
+            return _settling(task, view)
+        case State.BLOCKED:
+            said = "an earlier task for the same destination comes first"
+            return Waiting(WaitReason.EARLIER_TASK, said + _also(task, view))
+        case State.SCHEDULED:
+            return Waiting(status.wait_reason, _scheduled(task, view) + _also(task, view))
+        case _:
+            assert status.state not in WAITING
+            return None
+
+
+def _queued(task: Task, view: View, beside: int) -> Waiting:
+    target, kind, alone = task.order.target, task.order.kind, task.status.alone
+    on_target = [crew for crew in view.crews if not target or target in crew.targets]
+    serving = [crew for crew in on_target if kind in crew.kinds]
+    if target and not on_target:
+        return Waiting(WaitReason.NO_WORKER, _no_worker(task, view))
+    if not serving:
+        where = f" on target `{target}`" if target else ""
+        return Waiting(WaitReason.NO_HANDLER, f"no worker runs `{kind}`{where}")
+    if task.order.queue in view.paused:
+        return Waiting(WaitReason.QUEUE_PAUSED, f"queue {task.order.queue} is paused")
+    if target and view.on_target.get(target, 0) >= view.target_limit:
+        return Waiting(
+            WaitReason.TARGET_LIMIT, f"{_tasks(view.target_limit)} on target `{target}`, and no more may at once"
+        )
+    if task.order.instance and beside >= view.instance_limit:
+        return Waiting(
+            WaitReason.INSTANCE_LIMIT,
+            f"{_tasks(view.instance_limit)} on instance {task.order.instance}, and no more may at once",
+        )
+    if alone:
+        if not any(crew.idle for crew in serving):
+            return Waiting(
+                WaitReason.NO_IDLE_WORKER,
+                "an attempt lost its worker, so that the next one runs alone: no worker has nothing else to do yet",
+            )
+    elif not any(crew.has_room(target) for crew in serving):
+        return Waiting(WaitReason.NO_CREDIT, _busy(serving))
+    return Waiting(WaitReason.NEXT, "it is next")
+
+
+def _settling(task: Task, view: View) -> Waiting:
+    status = task.status
+    if status.session_id:
+        return Waiting(WaitReason.SETTLING, f"{status.worker} finds out whether its lost attempt put the file in place")
+    said = "its worker was lost at the last step: another one finds out whether that happened"
+    settles = any(
+        (not task.order.target or task.order.target in crew.targets)
+        and task.order.kind in crew.kinds
+        and (task.order.kind == FILE_PUSH or crew.kinds[task.order.kind])
+        for crew in view.crews
+    )
+    if not settles:
+        where = f"serves target `{task.order.target}`" if task.order.target else f"can settle `{task.order.kind}`"
+        return Waiting(WaitReason.SETTLING, f"{said}; no worker {where}")
+    if status.due_at is not None and status.due_at > view.now:
+        return Waiting(WaitReason.SETTLING, f"{said}, in {span(status.due_at - view.now)}")
+    return Waiting(WaitReason.SETTLING, said)
+
+
+def _scheduled(task: Task, view: View) -> str:
+    status, instance = task.status, task.order.instance
+    due = "" if status.due_at is None else f", in {span(max(status.due_at - view.now, 0.0))}"
+    match status.wait_reason:
+        case WaitReason.NOT_BEFORE:
+            return f"its time has not come{due}"
+        case WaitReason.INSTANCE_STOPPED:
+            return f"instance {instance} does not run: the task goes on as soon as it does"
+        case WaitReason.INSTANCE_ABSENT:
+            return f"there is no instance {instance}: the task goes on as soon as there is"
+        case _:
+            return f"it is tried again{due}"
+
+
+def _no_worker(task: Task, view: View) -> str:
+    target, work = task.order.target, task.order.work
+    said = f"no worker serves target `{target}`"
+    last = view.served.get(target)
+    if last is not None:
+        return f"{said} since {span(max(view.now - last.until, 0.0))} ago"
+    # `web:etc/motd` is how scp writes what is `web/etc/motd` here. Of a target that was served the name is right.
+    if isinstance(work, FilePush):
+        place = work.destination
+        said += f"; did you mean {target}/{place.instance}{place.path}?"
+    return said
+
+
+def _also(task: Task, view: View) -> str:
+    """A task that waits for something else says too when nobody could run it then."""
+    target = task.order.target
+    if not target or any(target in crew.targets for crew in view.crews):
+        return ""
+    return f"; {_no_worker(task, view)}"
+
+
+def _busy(serving: Sequence[Crew]) -> str:
+    count, held = len(serving), sum(crew.held for crew in serving)
+    hindrances = {crew.hindrance for crew in serving}
+    workers = "the worker that serves it" if count == 1 else f"the {count} workers that serve it"
+    are = "is" if count == 1 else "are"
+    if hindrances == {Hindrance.AWAY}:
+        return f"{workers} {'has' if count == 1 else 'have'} lost the connection to the servers"
+    if hindrances == {Hindrance.LEAVING}:
+        return f"{workers} {are} leaving"
+    tasks = "1 task" if held == 1 else f"{held} tasks"
+    return f"{workers} {are} busy with {tasks}" if held else f"{workers} {are} busy, away or leaving"
+
+
+def _tasks(count: int) -> str:
+    return "1 task runs" if count == 1 else f"{count} tasks run"
+
+
+_UNITS: Final = ((86400, "d"), (3600, "h"), (60, "m"))
+
+
+def span(seconds: float) -> str:
+    """A time span for people: its two largest units, such as 1h5m."""
+    left = round(seconds)
+    said = ""
+    for size, unit in _UNITS:
+        if left >= size:
+            count, left = divmod(left, size)
+            if said:
+                return f"{said}{count}{unit}"
+            said = f"{count}{unit}"
+        elif said:
+            return said
+    return f"{said}{left}s" if left or not said else said
