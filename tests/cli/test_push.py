@@ -109,8 +109,20 @@ def test_the_worst_of_several_counts(cli: CommandLine, instance: str) -> None:
         (["push", "motd", "web"], 2, "TARGET"),
         (["push", "none", "web/x"], 2, "cannot read none: No such file"),
         (["push", ".", "web/x"], 2, "is a directory"),
-        (["push", "motd", "web/x", "--queue", "Große"], 6, "queue"),
-        (["push", "motd", "web/../x"], 6, "path"),
+        (["push", "motd", "web/x", "--queue", "Große"], 2, "'Große' is no name"),
+        (["push", "motd", "web/../../x"], 2, "web/../../x: the path has '..'"),
+        (["push", "motd", "Über:web/x"], 2, "'Über' is no name of a target"),
+        (["push", "motd", "we b/x"], 2, "'we b' is no name of an instance"),
+        (["push", "motd", "/x"], 2, "expected [TARGET:]INSTANCE/PATH"),
+        (["push", "motd", "web/" + "x" * 256], 2, "256 bytes; at most 255"),
+        (["push", "motd", "web/x", "--label", "A=b"], 2, "no key of a label"),
+        (["push", "motd", "web/x", "--request-id", "é"], 2, "printable ASCII"),
+        (["push", "motd", "web/x", "--run-timeout", "8d"], 2, "at most 7d"),
+        (["push", "motd", "web/x", "--expire-after", "400d"], 2, "at most 366d"),
+        (["push", "motd", "web/x", "--not-before", "2h", "--expire-after", "1h"], 2, "would expire unstarted"),
+        (["push", "motd", "web/x", "--uid", "4294967295"], 2, "4294967294"),
+        (["submit", "Resize"], 2, "'Resize' is no name"),
+        (["submit", "resize", "--instance", "web"], 2, "--target"),
         (["get", "no-such-task"], 6, "NOT_FOUND"),
         (["list", "--state", "nope"], 2, "there is no state"),
         (["list", "--since", "yesterday"], 2, "two hours ago"),
@@ -135,11 +147,31 @@ def test_errors_have_a_code_and_a_remedy(cli: CommandLine, arguments: list[str],
     assert "Traceback" not in done.err
 
 
+def test_arguments_are_checked_before_a_server_is_asked(cli: CommandLine) -> None:
+    """There is none at this address."""
+    nowhere = ["--server", "unix:/nowhere.sock", "--patience", "0"]
+    for wrong in (["push", "motd", "web/a/../b"], ["push", "motd", "web/x", "--queue", "A"], ["submit", "a b"]):
+        assert cli.run(*wrong, *nowhere).code == 2
+    assert cli.run("push", "motd", "web/x", *nowhere).code == 7
+
+
+def test_what_the_server_refuses_is_told_in_the_words_of_the_command(cli: CommandLine) -> None:
+    done = cli.run("submit", "file_push")
+    assert (done.code, "KIND: 'file_push' is built in" in done.err) == (6, True)
+
+
 def test_errors_as_json(cli: CommandLine) -> None:
     done = cli.run("push", "motd", "web/x", "--queue", "Große", "--output", "json")
-    assert (done.code, done.out) == (6, "")
+    assert (done.code, done.out) == (2, "")
     error = json.loads(done.err)["error"]
-    assert (error["exit_code"], error["field_violations"][0]["field"]) == (6, "header.spec.queue")
+    assert (error["exit_code"], error["reason"]) == (2, "USAGE")
+    assert "--queue" in error["message"]
+    unknown = cli.run("list", "--no-such-option", "-o", "json")
+    assert (unknown.code, json.loads(unknown.err)["error"]["reason"]) == (2, "USAGE")
+    refused = json.loads(cli.run("submit", "file_push", "--output=json").err)["error"]
+    assert (refused["exit_code"], refused["field_violations"][0]["field"]) == (6, "spec.job.kind")
+    source = json.loads(cli.run("push", "missing", "web/x", "-o", "json").err)["error"]
+    assert (source["exit_code"], source["reason"]) == (2, "SOURCE_UNREADABLE")
 
 
 @pytest.mark.cluster("P4")

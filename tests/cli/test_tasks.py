@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from longshore.client.specs import job_spec
 from tests.support.commandline import COMMAND, CommandLine, ids
 from tests.support.processes import eventually
 from tests.support.stage import Stage
@@ -71,6 +73,77 @@ def test_list_filters(cli: CommandLine, instance: str) -> None:
     assert len(limited.lines) == 2
     assert "--limit 0" in limited.err
     assert cli.run(*here, "-o", "id").lines == [bad, good]
+
+
+def test_a_list_for_programs_is_whole(cli: CommandLine, stage: Stage) -> None:
+    """60 tasks, `list -o id | xargs cancel`: 50 were cancelled, 10 left, and the exit code was 0."""
+    spec = job_spec("nobody-runs-this", labels={"release": "42"})
+    made = {task.id for _ in range(60) for task in stage.client.submit(spec=spec)}
+    live = ["list", "--label", "release=42", "--state", "live"]
+    assert set(cli.run(*live, "-o", "id").lines) == made
+    assert set(ids(cli.json(*live))) == made
+    assert len(cli.run(*live).lines) == 61
+    screen = cli.on_terminal(*live)
+    assert "there are more than 50; --limit 0 lists them all" in screen.err
+    listed = cli.run(*live, "-o", "id")
+    done = cli.run("cancel", "-", "-o", "id", "--require", stdin=listed.out.encode())
+    assert (done.code, set(done.lines)) == (0, made)
+    assert cli.run(*live, "-o", "id").lines == []
+    again = cli.run("retry", "-", "-o", "id", stdin=listed.out.encode())
+    assert (again.code, len(again.lines)) == (0, 60)
+    assert cli.run("cancel", *again.lines).code == 0
+
+
+@pytest.mark.parametrize("command", ["cancel", "retry"])
+def test_no_ids_are_no_failure(cli: CommandLine, command: str) -> None:
+    done = cli.run(command, "-")
+    assert (done.code, done.out, done.err) == (0, "", f"no ids: nothing to {command}\n")
+    under_xargs = subprocess.run(
+        ["xargs", *COMMAND, command], input=b"", capture_output=True, env=cli.environment, check=False, timeout=60
+    )
+    assert (under_xargs.returncode, under_xargs.stderr) == (0, f"no ids: nothing to {command}\n".encode())
+    # Where ids could have been typed, none are a mistake.
+    forgotten = cli.run(command)
+    assert (forgotten.code, "give some, or `-`" in forgotten.err) == (2, True)
+
+
+def test_one_that_is_refused_stops_none_of_the_others(cli: CommandLine, stage: Stage) -> None:
+    one, other = (stage.client.submit(spec=job_spec("nobody-runs-this"))[0].id for _ in range(2))
+    done = cli.run("cancel", one, "0" * 26, other, "-o", "id")
+    assert (done.code, done.lines) == (6, [one, other])
+    assert "NOT_FOUND" in done.err
+    as_json = cli.run("retry", one, "0" * 26, other, "-o", "json")
+    assert (as_json.code, [task["retry_of"] for task in as_json.objects]) == (6, [one, other])
+    assert [json.loads(line)["error"]["reason"] for line in as_json.err.splitlines()] == ["NOT_FOUND"]
+    assert cli.run("cancel", *ids(as_json.objects)).code == 0
+
+
+def test_cancel_of_a_finished_task_says_so(cli: CommandLine, instance: str) -> None:
+    task_id = pushed(cli, f"{instance}/etc/motd", "--wait")
+    done = cli.run("cancel", task_id)
+    assert (done.code, "had already finished, nothing was cancelled" in done.out) == (0, True)
+    assert cli.run("cancel", task_id, "--require").code == 6
+    waiting = pushed(cli, f"{instance}/etc/motd", "--not-before", "1h")
+    for _ in range(2):
+        assert cli.run("cancel", waiting, "--require").code == 0
+
+
+def test_ids_may_be_typed_short(cli: CommandLine, stage: Stage) -> None:
+    one, other = (stage.client.submit(spec=job_spec("nobody-runs-this"))[0].id for _ in range(2))
+    short = one.lstrip("0")[:12]
+    for text in (short, short.lower(), one[:22], one.lower()):
+        assert ids(cli.json("get", text)) == [one]
+    assert cli.json("attempts", short) == []
+    shared = one[: next(n for n in range(26) if one[n] != other[n])]
+    for ambiguous in (shared, one.lstrip("0")[0]):
+        done = cli.run("cancel", ambiguous)
+        assert (done.code, done.out) == (2, "")
+        assert "stands for several tasks: give more of the id" in done.err
+    assert f"{other}  queued  nobody-runs-this" in cli.run("cancel", shared).err
+    unknown = cli.run("get", "ZZZZ")
+    assert (unknown.code, "begins with 'ZZZZ' (NOT_FOUND)" in unknown.err) == (6, True)
+    assert ids(cli.json("cancel", short, other)) == [one, other]
+    assert cli.run("watch", short).code == 4
 
 
 def test_nothing_to_list(cli: CommandLine) -> None:

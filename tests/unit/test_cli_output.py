@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import json
+import re
+from datetime import datetime, timedelta
 
 import pytest
 from google.protobuf.any_pb2 import Any as AnyMessage
@@ -12,7 +15,8 @@ from rich.console import Console, RenderableType
 from longshore.client import errors
 from longshore.client.cli import render
 from longshore.client.cli.exits import ExitCode, as_json, code_for, code_for_tasks, explain
-from longshore.client.cli.jsonform import to_json
+from longshore.client.cli.jsonform import in_one_line, to_json
+from longshore.client.cli.wording import words_for
 from longshore.client.specs import packed
 from longshore.v1 import admin_service_pb2, task_pb2
 
@@ -97,10 +101,110 @@ def test_an_unreachable_server_and_how_to_start_one() -> None:
 def test_remedies() -> None:
     assert "the token in /d/token" in said(errors.Unauthenticated("No token."))[0]
     violation = errors.FieldViolation(field="spec.queue", description="is wrong.")
-    assert said(errors.InvalidArgument("x", field_violations=[violation])) == ["spec.queue: is wrong"]
+    assert said(errors.InvalidArgument("x", field_violations=[violation])) == ["--queue: is wrong"]
     assert "--patience" in said(errors.ResourceExhausted("Full.", reason="QUEUE_FULL", retry_after=3))[1]
     assert said(errors.Internal("A defect.", metadata={"incident": "ab12"})) == ["A defect (incident ab12)"]
     assert said(errors.NotFound("No such task.", reason="NOT_FOUND", from_server=True)) == ["No such task (NOT_FOUND)"]
+
+
+def test_who_is_not_let_in_learns_what_the_server_knows() -> None:
+    revoked = errors.Unauthenticated("The token 3d6c is revoked; ask for a new one.", from_server=True)
+    assert said(revoked)[1] == "The token 3d6c is revoked; ask for a new one"
+    unknown = errors.Unauthenticated("No token, or a wrong one. Send `authorization: ...`.", from_server=True)
+    assert "data directory" in said(unknown)[1]
+    far = explain(unknown, server="s:7465", token="the token in t", local=False)
+    assert "data directory" not in far[1]
+    assert "--token-file" in far[1]
+
+
+@pytest.mark.parametrize("kind", sorted(tree(), key=str))
+def test_every_error_has_a_reason_in_json(kind: type[errors.LongshoreError]) -> None:
+    error = kind(task_pb2.Task(), "x") if issubclass(kind, errors.TaskError) else kind("x")
+    told = as_json(error, ExitCode.USAGE)["error"]["reason"]
+    assert re.fullmatch("[A-Z][A-Z_]+", told), told
+
+
+@pytest.mark.parametrize(
+    ("field", "words"),
+    [
+        ("header.spec.file_push.pushes[0].destination.path", "the path"),
+        ("header.spec.file_push.pushes[2].destination.path", "the path of destination 3"),
+        ("header.spec.file_push.pushes[2].mode", "--mode"),
+        ("header.spec.labels[app]", "--label"),
+        ("spec.job.arguments", "--json"),
+        ("filter.states[0]", "--state"),
+        ("something.newer[3]", "something.newer[3]"),
+    ],
+)
+def test_fields_have_the_command_s_words(field: str, words: str) -> None:
+    assert words_for(field) == words
+
+
+def test_every_field_of_a_push_has_words() -> None:
+    for name in task_pb2.FilePush.DESCRIPTOR.fields_by_name:
+        if name in {"create_parents", "read_back", "in_place"}:
+            continue  # switches: neither value is wrong
+        assert words_for(f"spec.file_push.pushes[0].{name}") != name
+    for name in task_pb2.TaskSpec.DESCRIPTOR.fields_by_name:
+        if name not in {"file_push", "job"}:
+            assert words_for(f"spec.{name}").startswith("--")
+
+
+def test_a_cancelled_task_says_why_it_was_cancelled() -> None:
+    task = full_task()
+    task.state, task.cancel_reason, task.done = task_pb2.TASK_STATE_CANCELLED, "web is dead", True
+    task.wait_reason = task_pb2.WAIT_REASON_UNSPECIFIED
+    assert render.why(task) == "web is dead"
+    rows = printed(render.task_detail(task), width=120).splitlines()
+    [met] = [row for row in rows if row.startswith("met before")]
+    assert met.split(maxsplit=2)[2].strip() == "no space left (NO_SPACE)"
+
+
+def test_attempts_and_tries_in_plain_words() -> None:
+    task = task_pb2.Task(attempt=3, tries=1, crashes=1, attempt_limit=5)
+    assert "3 (1 of 5 tries used, 1 lost its worker and cost no try)" in printed(render.task_detail(task), width=120)
+    assert printed(render.task_list([task]), width=200).split("\n")[0].split() == [
+        "ID", "STATE", "WHERE", "SIZE", "AGE", "ATTEMPTS", "WHY",
+    ]  # fmt: skip
+
+
+def test_a_revision_has_the_time_of_its_change() -> None:
+    now = datetime.now().astimezone()
+    task = task_pb2.Task(state=task_pb2.TASK_STATE_QUEUED)
+    task.update_time.FromDatetime(now)
+    assert render.revision(task).startswith(f"{now:%H:%M:%S}  queued")
+    earlier = now - timedelta(days=2)
+    task.update_time.FromDatetime(earlier)
+    assert render.revision(task).startswith(f"{earlier:%Y-%m-%d %H:%M:%S}  queued")
+
+
+def test_progress_in_words() -> None:
+    job, push = task_pb2.Task(), full_task()
+    assert render.progress_line(task_pb2.Progress(done=12, total=40), job) == "12 of 40 (30 %)"
+    assert render.progress_line(task_pb2.Progress(done=12), job) == "12"
+    assert render.progress_line(task_pb2.Progress(done=1024, total=2048), push) == "1.0 KiB of 2.0 KiB (50 %)"
+
+
+def test_arguments_and_results_in_one_line() -> None:
+    struct = Struct()
+    struct.update({"steps": 4, "name": "é"})
+    task = task_pb2.Task(state=task_pb2.TASK_STATE_SUCCEEDED, job=task_pb2.JobSpec(arguments=packed(struct)))
+    task.result.CopyFrom(AnyMessage(type_url="type.googleapis.com/team.Secret", value=b"\0\1"))
+    rows = dict(row.split(maxsplit=1) for row in printed(render.task_detail(task), width=160).splitlines())
+    assert json.loads(rows["arguments"]) == {"steps": 4, "name": "é"}
+    assert json.loads(rows["result"]) == {"@type": "type.googleapis.com/team.Secret", "value": "AAE="}
+    known = packed(task_pb2.Progress(done=3))
+    assert known is not None
+    assert json.loads(in_one_line(known))["done"] == "3"
+    lying = AnyMessage(type_url="type.googleapis.com/google.protobuf.Struct", value=b"\xff")
+    assert json.loads(in_one_line(lying))["value"] == "/w=="
+
+
+def test_figures_as_json_name_states_as_tasks_do() -> None:
+    queue = admin_service_pb2.QueueStats(queue="default", live={"QUEUED": 5, "TASK_STATE_RUNNING": 1})
+    fields = to_json(admin_service_pb2.GetStatsResponse(queues=[queue], finished={"FAILED": 2}))
+    assert fields["queues"][0]["live"] == {"TASK_STATE_QUEUED": "5", "TASK_STATE_RUNNING": "1"}
+    assert fields["finished"] == {"TASK_STATE_FAILED": "2"}
 
 
 def test_an_error_as_json() -> None:
@@ -186,9 +290,16 @@ def test_ids_are_never_cut(width: int) -> None:
 def test_figures() -> None:
     queue = admin_service_pb2.QueueStats(queue="default", paused=True, live={"TASK_STATE_QUEUED": 5}, limit=100)
     queue.oldest_queued.FromSeconds(90)
-    target = admin_service_pb2.TargetStats(target="east", problem="no worker serves this target")
+    target = admin_service_pb2.TargetStats(target="east", problem="no worker serves this target", debts=2)
     figures = admin_service_pb2.GetStatsResponse(
-        queues=[queue], targets=[target], spool_bytes=1024, spool_limit=2048, unserved_kinds=["thumbnail"], version="1"
+        queues=[queue],
+        targets=[target],
+        spool_bytes=1024,
+        spool_limit=2048,
+        uploads=3,
+        upload_limit=64,
+        unserved_kinds=["thumbnail"],
+        version="1",
     )
     lost = figures.servers.add(
         address="s2:7465", version="1", spool="abcdef0123456789", files=3, problem="no server has it"
@@ -200,6 +311,8 @@ def test_figures() -> None:
         "1m30s",
         "no worker serves this target",
         "1.0 KiB of 2.0 KiB",
+        "3 of 64 uploads",
+        "DEBTS: temporary files",
         "no worker runs: thumbnail",
         "s2:7465",
         "1m30s ago",

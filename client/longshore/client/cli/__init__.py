@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from importlib.metadata import version
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from longshore.client.cli import fleet, push, tasks
+from longshore.client.cli.exits import usage_error
 from longshore.client.cli.process import prepare
+
+_UsageError: Any = typer.BadParameter.__bases__[0]
+"""Of unknown options and missing arguments too; typer does not export it."""
 
 app = typer.Typer(
     name="longshore",
@@ -47,4 +52,16 @@ fleet.register(app)
 def main() -> None:
     """Entry point of the command."""
     prepare()
-    app(prog_name="longshore")
+    if not _wants_json(sys.argv[1:]):
+        app(prog_name="longshore")
+    try:
+        code = app(prog_name="longshore", standalone_mode=False)
+    except _UsageError as error:
+        code = usage_error(error.format_message())
+    sys.exit(code or 0)
+
+
+def _wants_json(arguments: Sequence[str]) -> bool:
+    """Programs read standard error too: what is wrong with the arguments themselves is said to them in their form."""
+    given = " ".join(arguments)
+    return any(f" {option}json " in f" {given} " for option in ("-o ", "-o", "--output ", "--output="))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
+import sys
 from collections.abc import Iterable, Mapping
 from enum import IntEnum
 from typing import Any, Final
 
 from longshore.client import errors
+from longshore.client.cli.wording import words_for
 from longshore.v1 import task_pb2
 
 
@@ -64,6 +67,8 @@ _BY_STATE: Final[Mapping[int, ExitCode]] = {
 }
 _WORST_FIRST: Final = (ExitCode.FAILED, ExitCode.EXPIRED, ExitCode.CANCELLED, ExitCode.OK)
 
+_NO_TOKEN: Final = "No token, or a wrong one."
+"""How a server begins that knows nothing about what it was shown."""
 _CAUSE: Final = re.compile(r": ([A-Z][A-Za-z ]+)(?: \(\d+\))?$")
 
 
@@ -81,8 +86,9 @@ def code_for_tasks(tasks: Iterable[task_pb2.Task]) -> ExitCode:
     return next((code for code in _WORST_FIRST if code in found), ExitCode.OK)
 
 
-def explain(error: errors.LongshoreError, *, server: str, token: str) -> list[str]:
-    """What is wrong, and a remedy where there is one: one line or two. `token` tells what was shown to the server."""
+def explain(error: errors.LongshoreError, *, server: str, token: str, local: bool = True) -> list[str]:
+    """What is wrong, and a remedy where there is one: one line or two. `token` tells what was shown to the server;
+    `local`: that is on this machine and is spoken to without TLS, so that its data directory is here."""
     match error:
         case errors.TLSError():
             return [_sentence(error.message)]
@@ -92,12 +98,11 @@ def explain(error: errors.LongshoreError, *, server: str, token: str) -> list[st
                 "start one with `longshored`, or name another with --server or $LONGSHORE_SERVER",
             ]
         case errors.Unauthenticated():
-            return [
-                f"the server at {server} does not let us in with {token}",
-                "its token is the file `token` in its data directory: use --data-dir, --token-file or $LONGSHORE_TOKEN",
-            ]
+            return [f"the server at {server} does not let us in with {token}", _way_in(error, local=local)]
         case errors.InvalidArgument() if error.field_violations:
-            return [f"{each.field}: {_sentence(each.description)}" for each in error.field_violations]
+            return [f"{words_for(each.field)}: {_sentence(each.description)}" for each in error.field_violations]
+        case errors.ConfigurationError() if "candidates" in error.metadata:
+            return [_sentence(error.message), *error.metadata["candidates"].split("\n")]
         case errors.ResourceExhausted() if error.retry_after is not None:
             again = f"try again in {error.retry_after:.0f} s, or wait in line with --patience"
             return [f"{_sentence(error.message)} ({error.reason})", again]
@@ -105,6 +110,15 @@ def explain(error: errors.LongshoreError, *, server: str, token: str) -> list[st
             return [f"{_sentence(error.message)} (incident {error.metadata['incident']})"]
     reason = f" ({error.reason})" if error.reason and error.from_server else ""
     return [f"{_sentence(error.message)}{reason}"]
+
+
+def _way_in(error: errors.LongshoreError, *, local: bool) -> str:
+    """The server's own sentence, if it knows more than that this is no token of its own."""
+    if error.from_server and not error.message.startswith(_NO_TOKEN):
+        return _sentence(error.message)
+    if local:
+        return "its token is the file `token` in its data directory: use --data-dir, --token-file or $LONGSHORE_TOKEN"
+    return "it takes tokens of `longshored token create`: use --token-file, $LONGSHORE_TOKEN_FILE or $LONGSHORE_TOKEN"
 
 
 def brief(error: errors.LongshoreError) -> str:
@@ -118,7 +132,7 @@ def as_json(error: errors.LongshoreError, code: ExitCode) -> dict[str, Any]:
     """The error for programs, as `--output json` prints it on standard error."""
     return {
         "error": {
-            "reason": error.reason,
+            "reason": error.reason or _reason_of(error),
             "message": error.message,
             "metadata": dict(error.metadata),
             "field_violations": [{"field": e.field, "description": e.description} for e in error.field_violations],
@@ -127,6 +141,20 @@ def as_json(error: errors.LongshoreError, code: ExitCode) -> dict[str, Any]:
             "exit_code": int(code),
         }
     }
+
+
+def usage_error(message: str) -> ExitCode:
+    """Print it on standard error as JSON; the exit code that goes with it."""
+    error = errors.ConfigurationError(message)
+    sys.stderr.write(json.dumps(as_json(error, ExitCode.USAGE), ensure_ascii=False) + "\n")
+    return ExitCode.USAGE
+
+
+def _reason_of(error: errors.LongshoreError) -> str:
+    """Of an error that the client raised by itself, the name of its class in the manner of reasons."""
+    if isinstance(error, errors.ConfigurationError):
+        return "USAGE"
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(error).__name__).upper()
 
 
 def _cause(error: errors.LongshoreError) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated, Final, TypeAlias
 
 import typer
 
-from longshore.client.cli import render
+from longshore.client.cli import ids, render
 from longshore.client.cli.command import command
 from longshore.client.cli.session import Output, Session
 from longshore.client.errors import ConfigurationError
@@ -38,7 +38,11 @@ def register(app: typer.Typer) -> None:
 
     @command(app, panel=_PANEL)
     async def stats(session: Session) -> None:
-        """Show figures of queues, targets and the spool, and what is wrong."""
+        """Show figures of queues, targets and the spool, and what is wrong.
+
+        PARKED tasks wait until their instance is there or runs. DEBTS are temporary files of lost attempts: the next
+        worker that reaches their instance removes them. OLDEST is the age of the queued task that waits longest.
+        """
         async with session.client() as client:
             figures = await client.stats()
         if session.output is Output.JSON:
@@ -113,5 +117,5 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Say what became of a delivery whose worker was lost, after looking at the destination by hand."""
         async with session.client() as client:
-            settled = await client.settle(task, settlement=_SETTLEMENTS[found])
+            settled = await client.settle(await ids.whole(client, task), settlement=_SETTLEMENTS[found])
         session.result(settled, text=lambda: render.line(settled), identity=settled.id)

@@ -1,23 +1,28 @@
 """Messages as JSON: protobuf's own mapping, with the contract's field names and every field that has a value.
 
-64-bit numbers are strings and bytes are base64, as that mapping has it.
+64-bit numbers are strings and bytes are base64, as that mapping has it. The figures of `stats` name states as tasks do.
 """
 
 from __future__ import annotations
 
 import base64
-from typing import Any
+import json
+from typing import Any, Final
 
 from google.protobuf import descriptor_pool
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.json_format import MessageToDict
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 
-from longshore.v1 import task_pb2
+from longshore.v1 import admin_service_pb2, task_pb2
+
+_STATE: Final = "TASK_STATE_"
 
 
 def to_json(message: Message) -> dict[str, Any]:
     """What `json.dumps` takes."""
+    if isinstance(message, admin_service_pb2.GetStatsResponse):
+        return _figures(message)
     if not isinstance(message, task_pb2.Task):
         return _fields(message)
     task = task_pb2.Task()
@@ -37,6 +42,34 @@ def to_json(message: Message) -> dict[str, Any]:
             place = place[key]
         place[path[-1]] = {"@type": value.type_url, "value": base64.b64encode(value.value).decode("ascii")}
     return fields
+
+
+def in_one_line(value: AnyMessage) -> str:
+    """Arguments or a result for people: JSON without the type's name, of a Struct its object. What is of a type that is
+    not known here has the name and its bytes as base64."""
+    fields: Any = {"@type": value.type_url, "value": base64.b64encode(value.value).decode("ascii")}
+    if _known(value):
+        try:
+            fields = _fields(value)
+        except DecodeError:
+            # It says that it is of that type, and is not: shown as it is.
+            return json.dumps(fields, ensure_ascii=False)
+        del fields["@type"]
+        if value.type_url.rpartition("/")[2].startswith("google.protobuf.") and set(fields) == {"value"}:
+            fields = fields["value"]
+    return json.dumps(fields, ensure_ascii=False)
+
+
+def _figures(message: admin_service_pb2.GetStatsResponse) -> dict[str, Any]:
+    fields = _fields(message)
+    fields["finished"] = _with_state_names(fields["finished"])
+    for queue in fields["queues"]:
+        queue["live"] = _with_state_names(queue["live"])
+    return fields
+
+
+def _with_state_names(counts: dict[str, Any]) -> dict[str, Any]:
+    return {f"{_STATE}{state.removeprefix(_STATE)}": count for state, count in counts.items()}
 
 
 def _fields(message: Message) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Final, TypeAlias, TypeVar, cast
 
 import typer
 
+from longshore.client.cli import checks
 from longshore.client.cli.grammar import parse_duration, parse_label, parse_mode, parse_sha256
 
 _T = TypeVar("_T")
@@ -32,7 +33,7 @@ def reads(parse: Callable[[str], _T]) -> Callable[[Any], _T]:
 
 
 def _check_label(text: str) -> str:
-    parse_label(text)
+    checks.label(*parse_label(text))
     return text
 
 
@@ -42,13 +43,18 @@ def labels_of(texts: list[str] | None) -> dict[str, str]:
 
 
 def seconds_option(
-    name: str, help: str, *, panel: str = TASK, show_default: bool | str = False
+    name: str,
+    help: str,
+    *,
+    panel: str = TASK,
+    show_default: bool | str = False,
+    check: Callable[[float], float] = checks.waits,
 ) -> typer.models.OptionInfo:
-    """An option that takes a duration."""
+    """An option that takes a duration, which `check` refuses by ValueError."""
     option: typer.models.OptionInfo = typer.Option(
         name,
         metavar="DURATION",
-        parser=reads(parse_duration),
+        parser=reads(lambda text: check(parse_duration(text))),
         help=help,
         rich_help_panel=panel,
         show_default=show_default,
@@ -57,7 +63,14 @@ def seconds_option(
 
 
 QueueOption: TypeAlias = Annotated[
-    str, typer.Option("--queue", metavar="NAME", help="Queue to stand in. Default: `default`.", rich_help_panel=TASK)
+    str,
+    typer.Option(
+        "--queue",
+        metavar="NAME",
+        parser=reads(checks.name),
+        help="Queue to stand in. Default: `default`.",
+        rich_help_panel=TASK,
+    ),
 ]
 PriorityOption: TypeAlias = Annotated[
     int,
@@ -78,13 +91,20 @@ NotBeforeOption: TypeAlias = Annotated[
     seconds_option("--not-before", "Do not start before this much time has passed, as in 30s, 5m, 2h, 7d."),
 ]
 ExpireAfterOption: TypeAlias = Annotated[
-    float | None, seconds_option("--expire-after", "Give up when nothing has succeeded by then. Server's default: 7d.")
+    float | None,
+    seconds_option(
+        "--expire-after", "Give up when nothing has succeeded by then. Server's default: 7d.", check=checks.expires
+    ),
 ]
 RunTimeoutOption: TypeAlias = Annotated[
-    float | None, seconds_option("--run-timeout", "Longest time for one attempt. Server's default: 1h.")
+    float | None,
+    seconds_option("--run-timeout", "Longest time for one attempt. Server's default: 1h.", check=checks.runs),
 ]
 StallTimeoutOption: TypeAlias = Annotated[
-    float | None, seconds_option("--stall-timeout", "Longest time without progress of one attempt. Default: none.")
+    float | None,
+    seconds_option(
+        "--stall-timeout", "Longest time without progress of one attempt. Default: none.", check=checks.runs
+    ),
 ]
 AttemptsOption: TypeAlias = Annotated[
     int,
@@ -123,6 +143,7 @@ RequestIdOption: TypeAlias = Annotated[
     typer.Option(
         "--request-id",
         metavar="ID",
+        parser=reads(checks.request_id),
         help="The same id with the same request makes the same tasks, and continues an upload. Default: a new one.",
         rich_help_panel=REQUEST,
     ),

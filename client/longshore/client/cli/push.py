@@ -13,11 +13,12 @@ from typing import Annotated, Final, Literal, cast
 import typer
 
 from longshore.client.aio import PATIENCE, AsyncClient, new_request_id
-from longshore.client.cli import options, render
+from longshore.client.cli import checks, options, render
 from longshore.client.cli.command import command
 from longshore.client.cli.display import Display
 from longshore.client.cli.exits import ExitCode, code_for_tasks
 from longshore.client.cli.follow import follow
+from longshore.client.cli.jsonform import in_one_line
 from longshore.client.cli.session import Session
 from longshore.client.cli.stdin import stdin_content
 from longshore.client.errors import ConfigurationError
@@ -109,11 +110,15 @@ def register(app: typer.Typer) -> None:
         mode: options.ModeOption = None,
         uid: Annotated[
             int | None,
-            typer.Option(min=0, help="Owner's user id inside the instance.", rich_help_panel=options.DELIVERY),
+            typer.Option(
+                min=0, max=checks.OWNERS, help="Owner's user id inside the instance.", rich_help_panel=options.DELIVERY
+            ),
         ] = None,
         gid: Annotated[
             int | None,
-            typer.Option(min=0, help="Owner's group id inside the instance.", rich_help_panel=options.DELIVERY),
+            typer.Option(
+                min=0, max=checks.OWNERS, help="Owner's group id inside the instance.", rich_help_panel=options.DELIVERY
+            ),
         ] = None,
         create_dirs: Annotated[
             bool,
@@ -176,7 +181,7 @@ def register(app: typer.Typer) -> None:
                 file=source,
                 request_id=request_id or new_request_id(),
                 spec=push_spec(
-                    *(parse_destination(place, project=project, default_name=_name(source)) for place in places),
+                    *(_destination(place, project=project, source=source) for place in places),
                     mode=mode,
                     uid=uid,
                     gid=gid,
@@ -197,6 +202,7 @@ def register(app: typer.Typer) -> None:
             )
             for source in sources
         ]
+        checks.together(not_before=not_before, expire_after=expire_after)
         digest = cast('bytes | Literal["compute"] | None', sha256)
         return await deliver(session, plans, sha256=digest, wait=wait, patience=patience)
 
@@ -257,6 +263,8 @@ async def after_acceptance(
         still.discard(task.id)
         with display.aside():
             session.result(done, text=partial(render.line, done), identity=done.id)
+            if done.HasField("result"):
+                session.data(in_one_line(done.result))
         return done
 
     return list(await all_of([one(task) for task in tasks]))
@@ -279,6 +287,11 @@ def _going_on(task_ids: Collection[str]) -> Iterator[str]:
         yield "1 accepted task goes on:" if len(task_ids) == 1 else f"{len(task_ids)} accepted tasks go on:"
         yield f"  longshore watch {ids}"
         yield f"  longshore cancel {ids}"
+
+
+def _destination(text: str, *, project: str, source: str) -> task_pb2.Destination:
+    """The destination, checked as far as that goes without a server."""
+    return checks.destination(text, parse_destination(text, project=project, default_name=_name(source)))
 
 
 def _name(source: str) -> str:

@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from longshore.client.cli.grammar import format_duration, format_size
+from longshore.client.cli.jsonform import in_one_line
 from longshore.client.specs import STATE_NAMES
 from longshore.v1 import admin_service_pb2, task_pb2
 
@@ -36,7 +37,7 @@ _WAITS: Final = {
     task_pb2.WAIT_REASON_EARLIER_TASK: "for an earlier task there",
     task_pb2.WAIT_REASON_SETTLING: "to find out what a lost worker did",
 }
-_NUMBERS: Final = ("SIZE", "AGE", "TRIES")
+_NUMBERS: Final = ("SIZE", "AGE", "ATTEMPTS")
 _METHODS: Final = {
     task_pb2.DELIVERY_METHOD_SFTP: "SFTP: verified, put in place in one step",
     task_pb2.DELIVERY_METHOD_DIRECTORY: "directory: verified, synced, put in place in one step",
@@ -53,9 +54,14 @@ def table(*columns: str, right: Iterable[str] = (), fold: Iterable[str] = ()) ->
     return made
 
 
+def state_name(task: task_pb2.Task) -> str:
+    """The state's short name."""
+    return STATE_NAMES.get(task.state, "unknown")
+
+
 def state(task: task_pb2.Task) -> str:
     """The state's name with its colour."""
-    name = STATE_NAMES.get(task.state, "unknown")
+    name = state_name(task)
     colour = _COLOURS.get(name)
     return f"[{colour}]{name}[/]" if colour else name
 
@@ -88,11 +94,17 @@ def why(task: task_pb2.Task, *, now: datetime | None = None) -> str:
         said.append(f"behind {task.blocked_by}")
     if task.cancel_requested and not task.done:
         said.append("a cancel is asked for")
-    if task.error.reason and task.state != task_pb2.TASK_STATE_SUCCEEDED:
-        said.append(f"{task.error.message.rstrip('.')} ({task.error.reason})")
-    if task.state == task_pb2.TASK_STATE_CANCELLED and task.cancel_reason:
-        said.append(task.cancel_reason)
+    if task.state == task_pb2.TASK_STATE_CANCELLED:
+        # What an attempt met before is no reason for this end: `get` shows it in a row of its own.
+        said += [task.cancel_reason] if task.cancel_reason else []
+    elif task.error.reason and task.state != task_pb2.TASK_STATE_SUCCEEDED:
+        said.append(error(task))
     return "; ".join(said)
+
+
+def error(task: task_pb2.Task) -> str:
+    """What its newest attempt that failed met."""
+    return f"{task.error.message.rstrip('.')} ({task.error.reason})"
 
 
 def line(task: task_pb2.Task, *, detail: bool = True) -> str:
@@ -101,17 +113,37 @@ def line(task: task_pb2.Task, *, detail: bool = True) -> str:
     return f"{task.id}  {state(task)}  {escape(place(task))}" + (f"  {more}" if more else "")
 
 
+STOPPED: Final = frozenset({task_pb2.TASK_STATE_CANCELLED, task_pb2.TASK_STATE_CANCELLING})
+"""A cancel has succeeded, or is sure to."""
+
+
+def cancelled_line(task: task_pb2.Task) -> str:
+    """A task in one line after a cancel, with a word where that changed nothing."""
+    if task.state in STOPPED:
+        return line(task)
+    told = "had already finished, nothing was cancelled" if task.done else "too late to stop it for sure; `watch` tells"
+    return f"{line(task)}  [yellow]{told}[/]"
+
+
 def revision(task: task_pb2.Task) -> str:
     """A step of a watch in one line."""
     attempt = f"attempt {task.attempt}" if task.attempt else ""
     worker = f"on {escape(task.worker)}" if task.attempt and task.worker else ""
-    parts = [f"{datetime.now().astimezone():%H:%M:%S}", state(task), attempt, worker, escape(why(task))]
+    parts = [_clock(task), state(task), attempt, worker, escape(why(task))]
     return "  ".join(part for part in parts if part)
 
 
-def task_list(tasks: Sequence[task_pb2.Task]) -> Table:
+def _clock(task: task_pb2.Task) -> str:
+    """When the revision was made, with the date where that is not today. Servers before 0.2 do not say: now, then."""
+    now = datetime.now().astimezone()
+    made = task.update_time.ToDatetime(tzinfo=UTC).astimezone() if task.HasField("update_time") else now
+    return f"{made:%H:%M:%S}" if made.date() == now.date() else f"{made:%Y-%m-%d %H:%M:%S}"
+
+
+def task_list(tasks: Sequence[task_pb2.Task], *, header: bool = True) -> Table:
     """Tasks, one in a row."""
-    made = table("ID", "STATE", "WHERE", "SIZE", "AGE", "TRIES", "WHY", right=_NUMBERS, fold=("WHERE", "WHY"))
+    made = table("ID", "STATE", "WHERE", "SIZE", "AGE", "ATTEMPTS", "WHY", right=_NUMBERS, fold=("WHERE", "WHY"))
+    made.show_header = header
     now = datetime.now(UTC)
     for task in tasks:
         made.add_row(
@@ -126,8 +158,9 @@ def task_list(tasks: Sequence[task_pb2.Task]) -> Table:
     return made
 
 
-def task_detail(task: task_pb2.Task) -> Table:
-    """Everything there is to say about a task, one thing in a row; what is unset is left out."""
+def task_detail(task: task_pb2.Task, *, progress: task_pb2.Progress | None = None) -> Table:
+    """Everything there is to say about a task, one thing in a row; what is unset is left out. `progress` is that of the
+    attempt that runs; None: it is not known."""
     made = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     made.add_column(style="bold", no_wrap=True)
     made.add_column(overflow="fold")
@@ -139,8 +172,15 @@ def task_detail(task: task_pb2.Task) -> Table:
     add("id", task.id)
     made.add_row("state", f"{state(task)} (revision {task.revision})")
     add("why", why(task))
+    if task.state == task_pb2.TASK_STATE_CANCELLED and task.error.reason:
+        add("met before", error(task))
+    add("progress", "" if progress is None else progress_line(progress, task))
     add("where", place(task))
     add("kind", task.kind)
+    if task.HasField("job") and task.job.HasField("arguments"):
+        add("arguments", in_one_line(task.job.arguments))
+    if task.HasField("result"):
+        add("result", in_one_line(task.result))
     if task.HasField("payload"):
         add("payload", f"{format_size(task.payload.size)}, id {task.payload.id}, CRC32C {task.payload.crc32c:08x}")
         add("sha256", task.payload.sha256.hex())
@@ -152,6 +192,7 @@ def task_detail(task: task_pb2.Task) -> Table:
     add("creator", task.creator)
     add("request id", task.request_id)
     add("retry of", task.retry_of)
+    add("retried by", task.retried_by)
     add("attempts", _attempts(task))
     add("worker", task.worker)
     for name, moment in (
@@ -168,12 +209,25 @@ def task_detail(task: task_pb2.Task) -> Table:
     return made
 
 
+def progress_line(progress: task_pb2.Progress, task: task_pb2.Task) -> str:
+    """`12 of 40 (30 %)`; of a payload in bytes."""
+
+    def amount(number: int) -> str:
+        return format_size(number) if task.HasField("file_push") else str(number)
+
+    if not progress.total:
+        return amount(progress.done)
+    return f"{amount(progress.done)} of {amount(progress.total)} ({progress.done * 100 // progress.total} %)"
+
+
 def _attempts(task: task_pb2.Task) -> str:
+    """How often a worker had it, and what that cost: an error that may pass costs a try, a lost worker none."""
     if not task.attempt:
         return ""
-    used = f", {task.tries} of {task.attempt_limit} tries used up" if task.tries else ""
-    lost = f", {task.crashes} lost their worker" if task.crashes else ""
-    return f"{task.attempt}{used}{lost}"
+    told = [f"{task.tries} of {task.attempt_limit} tries used"] if task.tries else []
+    if task.crashes:
+        told.append(f"{task.crashes} lost {'its' if task.crashes == 1 else 'their'} worker and cost no try")
+    return f"{task.attempt} ({', '.join(told)})" if told else str(task.attempt)
 
 
 def _attributes(push: task_pb2.FilePush) -> str:
@@ -252,11 +306,16 @@ def stats(figures: admin_service_pb2.GetStatsResponse) -> Iterable[RenderableTyp
             figures_of = (each.workers, each.queued, each.running, each.parked, each.debts)
             targets.add_row(escape(each.target), *map(str, figures_of), f"[red]{escape(each.problem)}[/]")
         yield targets
+        if any(each.parked or each.debts for each in figures.targets):
+            yield "[dim]PARKED: tasks that wait until their instance is there or runs. DEBTS: temporary files of lost"
+            yield "[dim]attempts; the next worker that reaches their instance removes them."
     yield ""
-    limit = f" of {format_size(figures.spool_limit)}" if figures.spool_limit else ""
+    limit = f" of {format_size(figures.spool_limit)}" if figures.spool_limit else " (bounded by the disk)"
+    most = f" of {figures.upload_limit}" if figures.upload_limit else ""
     finished = {key.removeprefix("TASK_STATE_").lower(): count for key, count in sorted(figures.finished.items())}
     done = ", ".join(f"{count} {name}" for name, count in finished.items() if count) or "none"
-    yield f"spool {format_size(figures.spool_bytes)}{limit} · {figures.uploads} uploads · {figures.watches} watches"
+    spool, uploads = f"{format_size(figures.spool_bytes)}{limit}", f"{figures.uploads}{most}"
+    yield f"spool {spool} · {uploads} uploads · {figures.watches} watches"
     yield f"finished since the server started: {done}"
     if figures.omitted:
         yield f"[yellow]{figures.omitted} more rows are left out: the answer would be too large[/]"

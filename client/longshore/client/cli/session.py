@@ -96,6 +96,11 @@ class Session:
         # Tables pad their lines to full width, which only fills logs.
         self._write("\n".join(line.rstrip() for line in printed.get().splitlines()))
 
+    def data(self, line: str) -> None:
+        """One line for people who may pipe it on: it is neither folded nor coloured. JSON has it in the message."""
+        if self.output is Output.TEXT:
+            self._write(line)
+
     def json(self, message: Message) -> None:
         """One line of JSON."""
         self._write(json.dumps(to_json(message), ensure_ascii=False))
@@ -111,7 +116,7 @@ class Session:
         if self.output is Output.JSON:
             sys.stderr.write(json.dumps(as_json(error, code), ensure_ascii=False) + "\n")
             return code
-        first, *more = explain(error, server=self._address(), token=self._token())
+        first, *more = explain(error, server=self._address(), token=self._token(), local=self._local())
         self.err.print(f"[red]longshore:[/] {escape(first)}", soft_wrap=True)
         for line in more:
             self.err.print(f"           {escape(line)}", soft_wrap=True)
@@ -135,6 +140,13 @@ class Session:
 
     def _address(self) -> str:
         return ", ".join(map(str, self._endpoints())) or str(self.server)
+
+    def _local(self) -> bool:
+        """Every server is on this machine, and spoken to without TLS."""
+        try:
+            return self._tls() is None and all(endpoint.is_local for endpoint in self._endpoints())
+        except LongshoreError:
+            return False
 
     def _token(self) -> str:
         """What was shown to the server, for people; the same order as in `find_credential`."""

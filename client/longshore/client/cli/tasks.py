@@ -5,19 +5,21 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime
 from functools import partial
-from typing import Annotated, Literal, TypeAlias, cast
+from typing import Annotated, Final, Literal, TypeAlias, cast
 
 import typer
 from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from longshore.client.aio import PATIENCE, new_request_id
-from longshore.client.cli import options, render
+from longshore.client.cli import checks, ids, options, render
 from longshore.client.cli.command import command
 from longshore.client.cli.display import Display
 from longshore.client.cli.exits import ExitCode, code_for_tasks
 from longshore.client.cli.follow import follow
 from longshore.client.cli.grammar import parse_moment
+from longshore.client.cli.jsonform import in_one_line
+from longshore.client.cli.many import Each, Listed, running_progress
 from longshore.client.cli.push import Plan, after_acceptance, deliver
 from longshore.client.cli.session import Output, Session
 from longshore.client.errors import ConfigurationError
@@ -28,8 +30,26 @@ from longshore.v1 import task_service_pb2 as pb
 
 _PANEL = "Tasks"
 
-TaskIds: TypeAlias = Annotated[list[str], typer.Argument(metavar="TASK…", help="Ids of tasks.", show_default=False)]
-TaskId: TypeAlias = Annotated[str, typer.Argument(metavar="TASK", help="Id of a task.", show_default=False)]
+TaskIds: TypeAlias = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="TASK…", help="Ids of tasks, or beginnings of ids that no other task has.", show_default=False
+    ),
+]
+ManyTaskIds: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="TASK…",
+        help="Ids of tasks, or their beginnings. `-`: one a line on standard input.",
+        show_default=False,
+    ),
+]
+TaskId: TypeAlias = Annotated[
+    str, typer.Argument(metavar="TASK", help="Id of a task, or its beginning.", show_default=False)
+]
+_ON_A_TERMINAL: Final = 50
+"""Rows of a list for which nobody gave a limit."""
+_PAGE: Final = 200
 
 
 def register(app: typer.Typer) -> None:
@@ -38,7 +58,12 @@ def register(app: typer.Typer) -> None:
     @command(app, panel="Deliver")
     async def submit(
         session: Session,
-        kind: Annotated[str, typer.Argument(metavar="KIND", help="The handler's name.", show_default=False)],
+        kind: Annotated[
+            str,
+            typer.Argument(
+                metavar="KIND", parser=options.reads(checks.name), help="The handler's name.", show_default=False
+            ),
+        ],
         arguments: Annotated[
             str,
             typer.Option("--json", metavar="OBJECT", help="Arguments: a JSON object, sent as google.protobuf.Struct."),
@@ -50,10 +75,22 @@ def register(app: typer.Typer) -> None:
             str, typer.Option("--payload", metavar="ID", help="Bytes that another task of yours keeps; see `get`.")
         ] = "",
         target: Annotated[
-            str, typer.Option("--target", metavar="NAME", help="Only workers that serve this target run it.")
+            str,
+            typer.Option(
+                "--target",
+                metavar="NAME",
+                parser=options.reads(checks.name),
+                help="Only workers that serve this target run it.",
+            ),
         ] = "",
         instance: Annotated[
-            str, typer.Option("--instance", metavar="NAME", help="The instance it works on, for limits.")
+            str,
+            typer.Option(
+                "--instance",
+                metavar="NAME",
+                parser=options.reads(checks.instance),
+                help="The instance it works on, for limits.",
+            ),
         ] = "",
         queue: options.QueueOption = "",
         priority: options.PriorityOption = 0,
@@ -70,10 +107,16 @@ def register(app: typer.Typer) -> None:
     ) -> ExitCode:
         """Submit a job: a task of a kind that a team registered in its own workers.
 
+        With --wait the job's result follows the line of the task, as one line of JSON; scripts take it from
+        `--output json`, where it is the task's `result`.
+
         longshore submit thumbnail --json '{"width": 320}' --file photo.jpg --wait
         """
         if file and payload:
             raise ConfigurationError("--file and --payload are two ways to say what it works on; give one")
+        if instance and not target:
+            raise ConfigurationError("--instance needs its --target")
+        checks.together(not_before=not_before, expire_after=expire_after)
         spec = job_spec(
             kind,
             _struct(arguments) if arguments else None,
@@ -125,12 +168,15 @@ def register(app: typer.Typer) -> None:
                 session.result(
                     task, text=lambda: f"{which}{render.revision(task)}", identity=task.id if task.done else ""
                 )
+                if task.HasField("result"):
+                    session.data(in_one_line(task.result))
 
         async with session.client(patience=patience, on_wait=display.waiting) as client:
+            wanted = [await ids.whole(client, each) for each in tasks]
             with display:
                 done = await all_of(
                     follow(client, each, display=display, title=each, changed=show, after_revision=after)
-                    for each in tasks
+                    for each in wanted
                 )
         return code_for_tasks(done)
 
@@ -139,10 +185,11 @@ def register(app: typer.Typer) -> None:
         """Show tasks as they are now."""
         async with session.client() as client:
             for number, each in enumerate(tasks):
-                task = await client.get(each)
+                task = await client.get(await ids.whole(client, each))
+                progress = await running_progress(client, task) if session.output is Output.TEXT else None
                 if number and session.output is Output.TEXT:
                     session.show("")
-                session.result(task, text=partial(render.task_detail, task), identity=task.id)
+                session.result(task, text=partial(render.task_detail, task, progress=progress), identity=task.id)
 
     @command(app, name="list", panel=_PANEL)
     async def list_(
@@ -167,12 +214,22 @@ def register(app: typer.Typer) -> None:
         request_id: Annotated[str, typer.Option("--request-id", metavar="ID", help="Of this request.")] = "",
         creator: Annotated[str, typer.Option("--creator", metavar="NAME", help="Of this creator.")] = "",
         limit: Annotated[
-            int, typer.Option("--limit", "-n", metavar="N", min=0, help="At most this many; 0: all.")
-        ] = 50,
+            int | None,
+            typer.Option(
+                "--limit",
+                "-n",
+                metavar="N",
+                min=0,
+                help=f"At most this many; 0: all. Default: {_ON_A_TERMINAL} on a terminal, all in a pipe and for "
+                "--output id or json.",
+            ),
+        ] = None,
     ) -> None:
         """List tasks, newest first. Every filter that is given must hold.
 
         longshore list --state live --instance web
+
+        longshore list --state live --label release=42 --output id | longshore cancel -
 
         longshore list --state failed --since 1d --output json | jq -r .error.reason
         """
@@ -188,29 +245,21 @@ def register(app: typer.Typer) -> None:
             request_id=request_id,
             creator=creator,
         )
-        found: list[task_pb2.Task] = []
-        more = False
+        if limit is None:
+            for_people = session.output is Output.TEXT and session.out.is_terminal
+            limit = _ON_A_TERMINAL if for_people else 0
+        listed = Listed(session, limit=limit)
         async with session.client() as client:
-            async for task in client.list(filter=wanted, limit=limit + 1 if limit else None, page_size=200):
-                if limit and len(found) == limit:
-                    more = True
+            async for task in client.list(filter=wanted, limit=limit + 1 if limit else None, page_size=_PAGE):
+                if not listed.take(task):
                     break
-                found.append(task)
-                if session.output is not Output.TEXT:
-                    session.result(task, text=str, identity=task.id)
-        if session.output is Output.TEXT:
-            if found:
-                session.show(render.task_list(found))
-            else:
-                session.say("no tasks")
-            if more:
-                session.say(f"there are more than {limit}; --limit 0 lists them all")
+        listed.end()
 
     @command(app, panel=_PANEL)
     async def attempts(session: Session, task: TaskId) -> None:
         """Show every attempt of a task, oldest first."""
         async with session.client() as client:
-            found = await client.attempts(task)
+            found = await client.attempts(await ids.whole(client, task))
         if session.output is Output.JSON:
             for each in found:
                 session.json(each)
@@ -222,33 +271,69 @@ def register(app: typer.Typer) -> None:
     @command(app, panel=_PANEL)
     async def cancel(
         session: Session,
-        tasks: TaskIds,
-        reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="For people; kept with the task.")] = "",
-    ) -> None:
-        """Cancel tasks, durably. Prints each as it then is; one that is already done stays as it is.
+        tasks: ManyTaskIds = None,
+        reason: Annotated[
+            str,
+            typer.Option(
+                "--reason",
+                metavar="TEXT",
+                parser=options.reads(checks.reason),
+                help="For people; kept with the task.",
+            ),
+        ] = "",
+        require: Annotated[
+            bool,
+            typer.Option("--require", help="Exit with 6 unless every task is cancelled, or is sure to be."),
+        ] = False,
+    ) -> ExitCode:
+        """Cancel tasks, durably. Prints each as it then is; one that had already finished stays as it is.
 
-        A task that is being put in place this very moment cannot be stopped any more; `watch` tells how it ends.
+        A task that is being put in place this very moment cannot be stopped any more; `watch` tells how it ends. A task
+        that the server refuses stops none of the others, and the exit code tells of it.
+
+        longshore list --state live --label release=42 --output id | longshore cancel - --require
         """
+        each_of = Each(session, ids.typed(tasks), nothing="no ids: nothing to cancel")
         async with session.client() as client:
-            for each in tasks:
-                task = await client.cancel(each, reason=reason)
-                session.result(task, text=partial(render.line, task), identity=task.id)
+
+            async def one(text: str) -> ExitCode:
+                task = await client.cancel(await ids.whole(client, text), reason=reason)
+                session.result(task, text=partial(render.cancelled_line, task), identity=task.id)
+                return ExitCode.REFUSED if require and task.state not in render.STOPPED else ExitCode.OK
+
+            return await each_of.run(one)
 
     @command(app, panel=_PANEL)
     async def retry(
         session: Session,
-        task: TaskId,
+        tasks: ManyTaskIds = None,
         force: options.ForceOption = False,
         request_id: options.RequestIdOption = "",
         wait: options.WaitOption = False,
         patience: options.PatienceOption = PATIENCE,
     ) -> ExitCode:
-        """Make a new task like a failed, cancelled or expired one, while the server keeps its bytes."""
+        """Make new tasks like failed, cancelled or expired ones, while the server keeps their bytes.
+
+        A task that the server refuses stops none of the others, and the exit code tells of it.
+
+        longshore list --state failed --since 1h --output id | longshore retry -
+        """
+        each_of = Each(session, ids.typed(tasks), nothing="no ids: nothing to retry")
+        if request_id and len(each_of.texts) > 1:
+            raise ConfigurationError("--request-id is for one task at a time")
         display = Display(session.err, quiet=session.output.quiet)
+        made: list[task_pb2.Task] = []
         async with session.client(patience=patience, on_wait=display.waiting) as client:
-            again = await client.retry(task, force=force, request_id=request_id)
+
+            async def one(text: str) -> ExitCode:
+                task_id = await ids.whole(client, text)
+                made.append(await client.retry(task_id, force=force, request_id=request_id))
+                return ExitCode.OK
+
+            code = await each_of.run(one)
             with display:
-                return code_for_tasks(await after_acceptance(session, client, display, [again], wait=wait))
+                ended = code_for_tasks(await after_acceptance(session, client, display, made, wait=wait))
+        return code or ended
 
 
 def _struct(text: str) -> Struct:

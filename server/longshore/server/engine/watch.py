@@ -214,7 +214,10 @@ class WatchHub:
                 after = task.status.revision
 
     async def _live(self, task_id: str, watcher: _Watcher, seen: int) -> AsyncIterator[Update]:
-        progress: Progress | None = None
+        # What is known is said at once: who looks once, as `get` does, waits for no movement.
+        progress = self._progress.latest(task_id)
+        if progress is not None:
+            yield progress
         while True:
             if self._leaving:
                 yield Leaving("DRAINING")
