@@ -10,6 +10,7 @@ from typing import Final
 import sqlalchemy as sa
 
 from longshore.server.datadir import DataDir, DataDirError
+from longshore.server.generation import Generation
 from longshore.server.model.clock import Clock, SystemClock
 from longshore.server.model.errors import StoreUnavailable
 from longshore.server.model.events import Policy
@@ -38,11 +39,13 @@ def make_store(url: str, data: DataDir, *, policy: Policy, limits: LaneLimits) -
         clock = SystemClock()
         path = sqlite_path(url, data.database)
         data.claim_database(path)
-        return SQLiteStore(path=path, clock=clock, policy=policy, limits=limits), clock
+        memory = Generation(data.generation, alone=True)
+        return SQLiteStore(path=path, clock=clock, policy=policy, limits=limits, memory=memory), clock
     with _driver():
         from longshore.server.store.postgres import PostgresStore
 
-        store = PostgresStore(url=url, policy=policy, limits=limits)
+        memory = Generation(data.generation, alone=False)
+        store = PostgresStore(url=url, policy=policy, limits=limits, memory=memory)
     return store, store.clock
 
 

@@ -60,6 +60,11 @@ class DataDir:
         return self.path / "instances"
 
     @property
+    def generation(self) -> Path:
+        """How far the database has come, outside of it: see `generation`."""
+        return self.path / "generation"
+
+    @property
     def token_file(self) -> Path:
         return self.path / "token"
 

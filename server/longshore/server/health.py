@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any, Final, Protocol
 
 import grpc
@@ -18,6 +19,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from longshore.server.model.errors import StoreUnavailable
 from longshore.server.store.accepted import OURS, SchemaState
 from longshore.server.store.errors import SchemaMismatch
+from longshore.server.store.protocol import Restore
 
 LIVENESS: Final = "liveness"
 """The service whose health is that of the process alone: ask for it where an answer of NOT_SERVING kills."""
@@ -45,6 +47,8 @@ class _Store(Protocol):
 
     async def look(self) -> None: ...
 
+    async def restored(self) -> Restore | None: ...
+
 
 class Health(health_pb2_grpc.HealthServicer):
     """Readiness: "" and each of `services` are SERVING while the store can be written and the server does not leave.
@@ -55,6 +59,7 @@ class Health(health_pb2_grpc.HealthServicer):
         self._ready: Final = frozenset(("", *services))
         self._is_ready = False
         self._leaving = False
+        self._restored = False
         self._changed = asyncio.Event()
 
     async def run(self) -> None:
@@ -69,6 +74,7 @@ class Health(health_pb2_grpc.HealthServicer):
         Not in `run`: it waits for the database, and health must not."""
         _warn(self._store.schema)
         while True:
+            await self._look_at_restore()
             await asyncio.sleep(LOOK)
             await self._look()
 
@@ -104,6 +110,24 @@ class Health(health_pb2_grpc.HealthServicer):
         if (after := self._store.schema.revision) != before:
             _log.info("schema_migrated", before=before, after=after)
 
+    async def _look_at_restore(self) -> None:
+        try:
+            restore = await self._store.restored()
+        except StoreUnavailable:
+            return
+        if restore is not None and not self._restored:
+            _log.error(
+                "restored",
+                noticed=_when(restore.noticed_at),
+                data_of=_when(restore.data_at),
+                live_tasks=restore.live_tasks,
+                queues=restore.queues,
+                advice=restore.advice,
+            )
+        elif restore is None and self._restored:
+            _log.info("restore_over")
+        self._restored = restore is not None
+
     # The service ------------------------------------------------------------------------------------------------------
 
     def _status(self, service: str) -> Any:
@@ -114,10 +138,24 @@ class Health(health_pb2_grpc.HealthServicer):
             return None
         return _SERVING if self._is_ready else _NOT_SERVING
 
+    def _details(self) -> str:
+        """What an operator should know of a server, in codes with commas; empty: nothing."""
+        found = []
+        if self._leaving:
+            found.append("draining")
+        elif not self._is_ready:
+            found.append("store-not-writable")
+        if self._restored:
+            found.append("restored-queues-paused")
+        return ",".join(found)
+
     async def Check(self, request: health_pb2.HealthCheckRequest, context: Any) -> health_pb2.HealthCheckResponse:
         status = self._status(request.service)
         if status is None:
             await context.abort(grpc.StatusCode.NOT_FOUND, f"there is no service {request.service}")
+        if details := self._details():
+            # Short codes only: health is open to everybody.
+            context.set_trailing_metadata((("longshore-health", details),))
         return health_pb2.HealthCheckResponse(status=status)
 
     async def Watch(self, request: health_pb2.HealthCheckRequest, context: Any) -> None:
@@ -131,6 +169,10 @@ class Health(health_pb2_grpc.HealthServicer):
                 await context.write(health_pb2.HealthCheckResponse(status=status))
                 last = status
             await changed.wait()
+
+
+def _when(seconds: float | None) -> str:
+    return "unknown" if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
 
 
 def _warn(schema: SchemaState) -> None:

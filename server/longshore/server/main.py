@@ -14,7 +14,7 @@ import typer
 
 from longshore.server import logs, tuning
 from longshore.server.app import serving
-from longshore.server.cli import migrate, options, token
+from longshore.server.cli import backup, migrate, options, token
 from longshore.server.cli.exits import EXIT_FAILED, refusals
 from longshore.server.datadir import DataDir
 from longshore.server.openfiles import raise_limit
@@ -31,6 +31,7 @@ _app = typer.Typer(
 )
 # Commands besides serving. Each gets the Settings made of the options before its name, as `context.obj`.
 migrate.register(_app)
+backup.register(_app)
 token.register(_app)
 
 

@@ -289,6 +289,9 @@ def worker_list(workers: Sequence[admin_service_pb2.Worker]) -> Table:
 
 def stats(figures: admin_service_pb2.GetStatsResponse) -> Iterable[RenderableType]:
     """Queues, targets, spool, and what is wrong."""
+    if figures.HasField("restored"):
+        yield _restored(figures.restored)
+        yield ""
     names = [STATE_NAMES[value] for value in sorted(STATE_NAMES) if value < task_pb2.TASK_STATE_SUCCEEDED]
     counts = [name.upper() for name in names]
     queues = table("QUEUE", *counts, "OLDEST", "LIMIT", right=[*counts, "OLDEST", "LIMIT"], fold=("QUEUE",))
@@ -331,6 +334,13 @@ def stats(figures: admin_service_pb2.GetStatsResponse) -> Iterable[RenderableTyp
             name, problem = escape(server.address or "-"), f"[red]{escape(server.problem)}[/]"
             servers.add_row(name, escape(server.version), seen, server.spool[:8], str(server.files), problem)
         yield servers
+
+
+def _restored(restored: admin_service_pb2.Restored) -> str:
+    lost = f"what was accepted after {_local(restored.data_time)} is lost; " if restored.HasField("data_time") else ""
+    tasks = "1 live task" if restored.live_tasks == 1 else f"{restored.live_tasks} live tasks"
+    noticed = _local(restored.notice_time)
+    return f"[bold red]restored, as noticed {noticed}: {lost}{tasks} would run again[/]\n{escape(restored.advice)}"
 
 
 def seconds(value: Duration) -> float:

@@ -24,7 +24,7 @@ from longshore.server.model.remarks import Ended, Problem
 from longshore.server.model.task import Session
 from longshore.server.model.values import Settlement, State
 from longshore.server.store.commands import Bounds, PauseQueue, SettleTask
-from longshore.server.store.protocol import Figures, Store
+from longshore.server.store.protocol import Figures, Restore, Store
 from longshore.v1 import admin_service_pb2 as pb
 from longshore.v1 import admin_service_pb2_grpc as pb_grpc
 
@@ -69,7 +69,9 @@ class AdminService(pb_grpc.AdminServiceServicer):
         figures = await self._store.figures()
         sessions = await self._store.sessions()
         engine = self._engine
+        restore = await self._store.restored()
         answer = pb.GetStatsResponse(
+            restored=None if restore is None else _restored(restore),
             spool_bytes=figures.spool_bytes,
             spool_limit=engine.spool_limit(),
             uploads=figures.open_uploads,
@@ -231,6 +233,15 @@ def _server(figures: ServerFigures) -> pb.ServerStats:
         row.start_time.CopyFrom(translate.timestamp(server.started_at))
         row.unseen.CopyFrom(translate.duration(figures.unseen))
     return row
+
+
+def _restored(restore: Restore) -> pb.Restored:
+    message = pb.Restored(
+        notice_time=translate.timestamp(restore.noticed_at), live_tasks=restore.live_tasks, advice=restore.advice
+    )
+    if restore.data_at is not None:
+        message.data_time.CopyFrom(translate.timestamp(restore.data_at))
+    return message
 
 
 def _queue(name: str) -> str:

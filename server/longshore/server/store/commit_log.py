@@ -65,6 +65,14 @@ _ANNOUNCE: Final = statement(
         ),
     )
 )
+_SKIP: Final = statement(
+    commits.insert().values(
+        position=sa.bindparam("position"),
+        server=sa.literal_column("''"),
+        at=sa.bindparam("now"),
+        body=sa.bindparam("said"),
+    )
+)
 _COMMITTED: Final = statement(
     sa.select(commits.c.position).where(
         commits.c.server == sa.bindparam("by"),
@@ -127,7 +135,7 @@ class CommitLog:
     def begin(self, link: Link) -> None:
         """Hear of what is committed from now on."""
         with self._lock:
-            self._seen, self._seen_at = _newest(link)
+            self._seen, self._seen_at = newest(link)
 
     def is_own(self, notification: str) -> tuple[int, bool]:
         """The position that a notification names, and whether this server made it."""
@@ -175,7 +183,7 @@ class CommitLog:
             # With the newest that is known: without any, the log ends before it.
             rows = found[1:] if found and found[0][0] == self._seen else found
             if not rows:
-                if not found and self._seen and self._seen > _newest(link)[0]:
+                if not found and self._seen and self._seen > newest(link)[0]:
                     # The database was restored from a backup, or lost what it had confirmed.
                     self._resynchronise(link)
                 return
@@ -192,15 +200,21 @@ class CommitLog:
     def _resynchronise(self, link: Link) -> None:
         """Too much was missed: tell of every task that moved since, as it is now."""
         since = self._seen_at - _CLOCKS_APART
-        newest, at = _newest(link)
+        last, at = newest(link)
         found = [task_of(row) for row in link.rows(_CHANGED_SINCE, since=since)]
         ended = tuple(row[0] for row in link.rows(_ENDED_SINCE, since=since))
-        self._seen, self._seen_at = newest, at
+        self._seen, self._seen_at = last, at
         moved = tuple(TaskChange(task, _holder(task)) for task in found)
         self._tell(Changes(moved, claimable=True, debts=True, sessions_ended=ended, own=False))
 
 
-def _newest(link: Link) -> tuple[int, float]:
+def skip_to(link: Link, position: int, now: float) -> None:
+    """Let the next commit come after `position`: what a restore has lost is not numbered again. Servers that read the
+    log find a gap, and look at the tasks themselves."""
+    link.tell(_SKIP, position=position, now=now, said=_encode(Changes((), claimable=False)))
+
+
+def newest(link: Link) -> tuple[int, float]:
     """Position and time of the newest commit."""
     row = link.row(_NEWEST)
     return (0, 0.0) if row is None else (row[0], row[1])

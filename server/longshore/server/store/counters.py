@@ -41,6 +41,11 @@ UPLOADS: Final = ("uploads", "")
 """Open uploads."""
 UPLOADS_OF: Final = "uploads_of"
 """Open uploads of a principal."""
+POSITION: Final = ("commits", "")
+"""How many commits have moved tasks, where one server has the database: a number that only grows, and no sum."""
+RESTORED: Final = "restored"
+"""Queues that a restore paused and nobody has resumed: 1 each, and no sum either."""
+NO_SUMS: Final = frozenset({POSITION[0], RESTORED})
 
 
 class Counted(Protocol):

@@ -36,7 +36,7 @@ from longshore.server.store.limits import LaneLimits
 from longshore.server.store.listener import Listener
 from longshore.server.store.postgres_connection import Silence, connect
 from longshore.server.store.postgres_link import TURN, PostgresLink
-from longshore.server.store.protocol import Changes
+from longshore.server.store.protocol import Changes, Memory
 from longshore.server.store.store import SQLStore
 
 _TRY_AGAIN: Final = frozenset({"40001", "40P01", "55P03"})
@@ -119,12 +119,20 @@ class PostgresStore(SQLStore):
     through a pooler in session mode. `clock` None: the database's, which is then at `clock`.
     """
 
-    def __init__(self, *, url: str, clock: Clock | None = None, policy: Policy, limits: LaneLimits) -> None:
+    def __init__(
+        self,
+        *,
+        url: str,
+        clock: Clock | None = None,
+        policy: Policy,
+        limits: LaneLimits,
+        memory: Memory | None = None,
+    ) -> None:
         own = DatabaseClock() if clock is None else None
         self.clock: Clock = clock or own or DatabaseClock()
         self._log = CommitLog(server=secrets.token_hex(8), tell=self._tell)
         dialect = PostgresDialect(url, own)
-        super().__init__(dialect=dialect, clock=self.clock, policy=policy, limits=limits, log=self._log)
+        super().__init__(dialect=dialect, clock=self.clock, policy=policy, limits=limits, log=self._log, memory=memory)
         self._listener = Listener(connect=dialect.link, log=self._log, complain=self._complain)
         self._loop: asyncio.AbstractEventLoop | None = None
 

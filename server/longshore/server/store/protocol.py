@@ -5,7 +5,7 @@ from __future__ import annotations
 from asyncio import Future
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol, TypeVar, overload
+from typing import Final, NamedTuple, Protocol, TypeVar, overload
 
 from longshore.server.model.access import Token
 from longshore.server.model.records import record
@@ -16,6 +16,9 @@ from longshore.server.model.values import State
 from longshore.server.store.commands import Command
 
 R = TypeVar("R")
+
+_NAMED: Final = 10
+"""Queues that an advice names."""
 
 
 @record
@@ -145,6 +148,58 @@ class Conditions:
     """Targets that a session has stopped to serve."""
 
 
+@dataclass(frozen=True, slots=True)
+class Behind:
+    """A database that is taken for a restored one: `why`, and how far it had come at least."""
+
+    why: str
+    known: int
+
+
+class Memory(Protocol):
+    """What is remembered outside the database of how far it has come. Belongs to the writer's thread."""
+
+    def compare(self, database: int, position: int) -> Behind | None:
+        """Whether the database is behind what is remembered of it; None: it is not. Raises OSError."""
+        ...
+
+    def begin(self, database: int, position: int) -> None:
+        """Remember that it has come so far, durably, and what is said of it from now on. Raises OSError."""
+        ...
+
+    def reached(self, position: int) -> None:
+        """A commit is durable, and nobody has heard of it yet. Never raises what the disk does."""
+        ...
+
+    def settle(self) -> None:
+        """Make durable what was said last. Never raises what the disk does."""
+        ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Restore:
+    """A restore that was noticed, and queues that are paused for it. `data_at`: when the newest change of the database
+    was made, None where it had no task; `live_tasks`: tasks of before that would run again."""
+
+    noticed_at: float
+    data_at: float | None
+    queues: tuple[str, ...]
+    live_tasks: int
+
+    @property
+    def advice(self) -> str:
+        """What to do, for people."""
+        more = len(self.queues) - _NAMED
+        names = " ".join(self.queues[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+        return (
+            "The database was restored, or is older than what was done with it. Live tasks in it may have run already, "
+            "and what they put in place may have been replaced since; `longshore list --state live` shows them. Cancel "
+            f"those that must not run again (`longshore cancel TASK`), then `longshore resume` each of: {names}"
+        )
+
+
 class Store(Protocol):
     """Durable state. Safe to use from the event loop that opened it only.
 
@@ -249,6 +304,9 @@ class Store(Protocol):
 
     async def ended_sessions(self, *, since: float, also: Iterable[str] = ()) -> Sequence[Ended]:
         """Sessions that ended at `since` or later, the newest thousand, and those of `also` that have ended."""
+
+    async def restored(self) -> Restore | None:
+        """What is to be told of a restore from a backup; None where no queue is paused for one."""
         ...
 
     async def known_files(self, ids: Sequence[str], *, spool: str | None = None) -> frozenset[str]:

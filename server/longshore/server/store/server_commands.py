@@ -1,4 +1,5 @@
-"""Commands of several servers on one database. All of them are meant for PostgreSQL; SQLite carries them out too."""
+"""Commands that servers give for themselves. Those of several servers on one database are meant for PostgreSQL; SQLite
+carries them out too."""
 
 from __future__ import annotations
 
@@ -51,3 +52,26 @@ class HearUploads(Command[frozenset[str]]):
 
     here: Here
     uploads: tuple[Heard, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Met:
+    """Which database it is, and how far it has come."""
+
+    database: int
+    position: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeetDatabase(Command[Met]):
+    """Find out which database this is (`candidate` as for IdentifyDatabase), and how far it has come."""
+
+    candidate: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MarkRestored(Command[None]):
+    """The database is behind what was done with it, which had come to the position `known` at least: see `restores`.
+    Runs alone in its transaction."""
+
+    known: int

@@ -15,6 +15,7 @@ from longshore.server.model.events import Policy
 from longshore.server.store.accepted import SchemaState
 from longshore.server.store.limits import LaneLimits
 from longshore.server.store.link import Link
+from longshore.server.store.protocol import Memory
 from longshore.server.store.store import SQLStore
 
 BUSY_TIMEOUT: Final = 2.0
@@ -107,6 +108,8 @@ def _begin(connection: sa.Connection) -> None:
 class SQLiteStore(SQLStore):
     """The store in the file `path`, which is made at the first `open`."""
 
-    def __init__(self, *, path: Path, clock: Clock, policy: Policy, limits: LaneLimits) -> None:
-        super().__init__(dialect=SQLiteDialect(path), clock=clock, policy=policy, limits=limits)
+    def __init__(
+        self, *, path: Path, clock: Clock, policy: Policy, limits: LaneLimits, memory: Memory | None = None
+    ) -> None:
+        super().__init__(dialect=SQLiteDialect(path), clock=clock, policy=policy, limits=limits, memory=memory)
         self.path = path

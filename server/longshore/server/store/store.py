@@ -12,7 +12,7 @@ from longshore.server.model.events import Policy
 from longshore.server.model.remarks import Ended, Remark, Served
 from longshore.server.model.servers import Home, Server
 from longshore.server.model.task import Attempt, Debt, Destination, Payload, Session, Task, Upload
-from longshore.server.store import queries, remarks, tokens
+from longshore.server.store import queries, remarks, restores, tokens
 from longshore.server.store.accepted import SchemaState, check
 from longshore.server.store.commands import Command
 from longshore.server.store.conditions import conditions
@@ -23,7 +23,7 @@ from longshore.server.store.limits import LaneLimits
 from longshore.server.store.link import Link
 from longshore.server.store.lookout import Lookout
 from longshore.server.store.migrate import latest, prepare
-from longshore.server.store.protocol import Changes, Conditions, Figures, Place, TaskFilter, TaskPage
+from longshore.server.store.protocol import Changes, Conditions, Figures, Memory, Place, Restore, TaskFilter, TaskPage
 from longshore.server.store.readers import Readers
 from longshore.server.store.servers import all_servers, files_by_spool
 from longshore.server.store.standing import Standing
@@ -41,7 +41,14 @@ class SQLStore:
     """`store.protocol.Store` on any database that has a `Dialect`. See there for what each method promises."""
 
     def __init__(
-        self, *, dialect: Dialect, clock: Clock, policy: Policy, limits: LaneLimits, log: Log | None = None
+        self,
+        *,
+        dialect: Dialect,
+        clock: Clock,
+        policy: Policy,
+        limits: LaneLimits,
+        log: Log | None = None,
+        memory: Memory | None = None,
     ) -> None:
         self._dialect = dialect
         self._clock = clock
@@ -78,6 +85,7 @@ class SQLStore:
             may_pass=dialect.may_pass,
             log=log,
             lookout=lookout,
+            memory=memory,
         )
 
     @property
@@ -187,6 +195,9 @@ class SQLStore:
 
     async def ended_sessions(self, *, since: float, also: Iterable[str] = ()) -> Sequence[Ended]:
         return await self._readers.read(remarks.ended_sessions, since, tuple(also))
+
+    async def restored(self) -> Restore | None:
+        return await self._readers.read(restores.restored)
 
     async def known_files(self, ids: Sequence[str], *, spool: str | None = None) -> frozenset[str]:
         return await self._readers.read(queries.known_files, ids, spool)

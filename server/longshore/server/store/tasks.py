@@ -22,7 +22,7 @@ from longshore.server.model.task import Payload, Task
 from longshore.server.model.values import State
 from longshore.server.store.births import make_tasks
 from longshore.server.store.commands import CancelTask, PauseQueue, RetryTask, SettleTask, SubmitTasks, TaskPlan
-from longshore.server.store.counters import QUEUE, SPOOL
+from longshore.server.store.counters import QUEUE, RESTORED, SPOOL
 from longshore.server.store.entry import Entry
 from longshore.server.store.kept import check_spool, keep_payload
 from longshore.server.store.link import Statement, statement
@@ -62,6 +62,9 @@ _MAKE_QUEUE: Final = Statement(
 )
 _SET_PAUSED: Final = statement(
     queues.update().where(queues.c.name == sa.bindparam("called")).values(paused=sa.bindparam("is_paused"))
+)
+_TOLD: Final = statement(
+    counters.delete().where(counters.c.scope == RESTORED, counters.c.name == sa.bindparam("queue"))
 )
 _PAUSED_LANES: Final = statement(
     sa.select(tasks.c.lane).where(tasks.c.queue == sa.bindparam("queue"), is_live, is_queued).distinct()
@@ -237,6 +240,7 @@ def pause_queue(unit: UnitOfWork, command: PauseQueue) -> Callable[[], None]:
         unit.write(_PAUSE_TASKS, of_queue=command.queue)
     else:
         unit.write(_RESUME_TASKS, of_queue=command.queue)
+        unit.write(_TOLD, queue=command.queue)
         unit.claimable |= unit.change(_READY_WITHOUT_LANE, of_queue=command.queue) > 0
     return lambda: None
 

@@ -17,7 +17,7 @@ from longshore.server.model.events import Decision, Event, Policy, Verdict
 from longshore.server.model.records import record
 from longshore.server.model.task import Session, Status, Submission, Task
 from longshore.server.model.values import State
-from longshore.server.store.counters import Key, Ledger
+from longshore.server.store.counters import POSITION, Key, Ledger
 from longshore.server.store.deciding import Decider
 from longshore.server.store.entry import Entry, first_status
 from longshore.server.store.errors import BatchConflict
@@ -121,6 +121,8 @@ class UnitOfWork:
         self.risen: set[int] = set()
         """Tasks that have become ready and are not claimed yet."""
         self.lookout = lookout
+        self.position = 0
+        """How far the database has come with this transaction; 0: no task was moved, or the log counts."""
         self.writes = 0
         """Counts what has been changed: a command that raises must not have moved it."""
         self._cache = None if standing is None else standing.tasks
@@ -273,6 +275,12 @@ class UnitOfWork:
 
         return take
 
+    def skip_tasks(self, by: int, *, least: int) -> int:
+        """Leave out numbers, up to the next multiple of `by` and up to `least`; answers the last one that was given."""
+        last = self.new_seq() - 1
+        self._last_seq = max((last // by + 1) * by, least)
+        return last
+
     def random_bits(self) -> int:
         """80 random bits."""
         return int(self.clock.jitter() * (1 << 40)) << 40 | int(self.clock.jitter() * (1 << 40))
@@ -401,6 +409,10 @@ class UnitOfWork:
         self.flush()
         if self._last_seq is not None and self._last_seq != self._first_seq:
             self.link.tell(_SET_LAST_SEQ, last=self._last_seq)
+        if self._changes and self.link.dialect.exclusive:
+            self.ledger.ask((POSITION,))()
+            self.ledger.move(POSITION, 1)
+            self.position = self.ledger.value(POSITION)
         self.ledger.flush()
 
     def reread(self) -> None:

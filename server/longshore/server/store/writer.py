@@ -8,22 +8,30 @@ be written answers StoreUnavailable to all, and the writer then tries by itself 
 from __future__ import annotations
 
 import asyncio
+import secrets
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar, cast
+
+import structlog
 
 from longshore.server.model.clock import Clock
 from longshore.server.model.errors import LongshoreError, StoreOverloaded, StoreUnavailable
-from longshore.server.store.batch import Done, Outcome, execute
+from longshore.server.store.batch import Done, Outcome, Refused, execute
 from longshore.server.store.commands import Claims, Command, FinishUpload, Lane, SubmitTasks
 from longshore.server.store.errors import BatchConflict
 from longshore.server.store.link import Link, Reply, statement
 from longshore.server.store.lookout import Lookout
-from longshore.server.store.protocol import Changes
+from longshore.server.store.protocol import Changes, Memory
 from longshore.server.store.schema import sequence
+from longshore.server.store.server_commands import MarkRestored, MeetDatabase
 from longshore.server.store.unit import UnitOfWork
+
+R = TypeVar("R")
+
+_log = structlog.get_logger("longshore.store")
 
 QUOTA: Final = {Lane.LEASE: 200, Lane.CONTROL: 500, Lane.SUBMIT: 500, Lane.MAINTENANCE: 10}
 """Weight that one batch takes of each lane, so that none starves the next."""
@@ -94,7 +102,8 @@ class Writer:
     """Owns the writing connection. `submit` belongs to the loop's thread, `_work` and what it calls to the writer's.
 
     `make_unit` begins the working set of a transaction, `forget` drops what is remembered between them; `deliver` is
-    called on the loop with what each commit changed, unless a `log` does it; `may_pass` as the dialect has it.
+    called on the loop with what each commit changed, unless a `log` does it; `may_pass` as the dialect has it. A
+    `memory` is told of each commit before anybody else, and says at each new connection whether the database is behind.
     """
 
     def __init__(
@@ -108,6 +117,7 @@ class Writer:
         may_pass: Callable[[BaseException], bool],
         log: Log | None = None,
         lookout: Lookout | None = None,
+        memory: Memory | None = None,
     ) -> None:
         self._connect = connect
         self._make_unit = make_unit
@@ -117,6 +127,7 @@ class Writer:
         self._may_pass = may_pass
         self._log = log
         self._lookout = lookout
+        self._memory = memory
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._work, name="longshore-writer", daemon=True)
         self._wake = threading.Condition()
@@ -186,6 +197,8 @@ class Writer:
         if self._link is not None:
             self._link.close()
             self._link = None
+        if self._memory is not None:
+            self._memory.close()
 
     def _take(self) -> list[_Waiting] | None:
         """The next batch; empty when it is time to probe, None when everything is done."""
@@ -257,6 +270,8 @@ class Writer:
             raise
         finally:
             self._busy_since = None
+        if self._memory is not None:
+            self._memory.reached(unit.position if announced is None else announced.rows()[0][0])
         unit.committed()
         if self._lookout is not None:
             self._lookout.saw([outcome.result for outcome in outcomes if isinstance(outcome, Done)])
@@ -294,6 +309,8 @@ class Writer:
         except Exception:  # noqa: BLE001  the answer is `writable_since`; the next try comes by itself
             self._writable_since = None
             return
+        if self._memory is not None:
+            self._memory.settle()
         now = self._clock.ticks()
         if self._writable_since is None or now - began > STALL:
             self._writable_since = now
@@ -302,10 +319,33 @@ class Writer:
         if self._link is None:
             try:
                 self._link = self._connect()
+                if self._memory is not None:
+                    self._meet(self._memory)
             except Exception:
                 self._writable_since = None
+                if self._link is not None:
+                    self._drop(self._link)
                 raise
         return self._link
+
+    def _meet(self, memory: Memory) -> None:
+        """Before anything else on a new connection: a database that is behind what is remembered of it is marked as
+        restored, which pauses its queues. It may have been exchanged while the old connection was away."""
+        met = self._ask(MeetDatabase(candidate=secrets.randbits(62)))
+        behind = memory.compare(met.database, met.position)
+        if behind is not None:
+            _log.warning("database_behind", why=behind.why, known=behind.known, found=met.position)
+            self._ask(MarkRestored(known=behind.known))
+            met = self._ask(MeetDatabase(candidate=met.database))
+        memory.begin(met.database, met.position)
+
+    def _ask(self, command: Command[R]) -> R:
+        outcomes, changes = self._transaction([command])
+        self._hand_over([], changes)
+        outcome = outcomes[0]
+        if isinstance(outcome, Refused):
+            raise outcome.error
+        return cast("R", outcome.result)
 
     def _undo(self, link: Link, error: BaseException) -> None:
         """Roll back. A connection that met trouble is not trusted any more, and neither is what is remembered."""
