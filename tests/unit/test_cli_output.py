@@ -17,7 +17,7 @@ from longshore.client.cli import render
 from longshore.client.cli.exits import ExitCode, as_json, code_for, code_for_tasks, explain
 from longshore.client.cli.jsonform import in_one_line, to_json
 from longshore.client.cli.wording import words_for
-from longshore.client.specs import packed
+from longshore.client.values import packed
 from longshore.v1 import admin_service_pb2, task_pb2
 
 
@@ -233,7 +233,7 @@ def test_json_has_the_contract_s_names_and_every_value() -> None:
 def test_json_of_arguments_that_are_known_and_that_are_not() -> None:
     struct = Struct()
     struct["width"] = 3
-    task = task_pb2.Task(job=task_pb2.JobSpec(kind="k", arguments=packed(struct)))
+    task = task_pb2.Task(job=task_pb2.JobSpec(kind="k", arguments=packed(struct, name="arguments")))
     task.result.CopyFrom(AnyMessage(type_url="type.googleapis.com/team.Secret", value=b"\0\1"))
     fields = to_json(task)
     assert fields["job"]["arguments"]["value"] == {"width": 3.0}

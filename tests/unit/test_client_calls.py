@@ -151,7 +151,10 @@ def test_options_go_by_name_only() -> None:
         assert positional in (
             [],
             ["self"],
-            *(["self", x] for x in ("content", "task_id", "request_id", "session_id", "queue", "submissions")),
+            *(
+                ["self", x]
+                for x in ("content", "task_id", "request_id", "session_id", "queue", "submissions", "filter")
+            ),
         ), name
 
 

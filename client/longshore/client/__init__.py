@@ -10,9 +10,12 @@ Tasks and everything else the server answers with are the protobuf messages of `
 for this client holds for the plain stubs too.
 """
 
+from longshore.client import enums as enums
 from longshore.client.aio import AsyncClient, new_request_id
 from longshore.client.blocking import Client
+from longshore.client.content import Changing
 from longshore.client.endpoint import Endpoint, default_data_dir, find_token
+from longshore.client.enums import state_of, wait_reason_of
 from longshore.client.errors import (
     Aborted,
     AlreadyExists,
@@ -41,6 +44,7 @@ from longshore.client.specs import job_spec, parse_destination, push_spec
 from longshore.client.submitting import Submission, Submitted
 from longshore.client.tls import TLS
 from longshore.client.upload import UploadProgress
+from longshore.client.values import arguments_of, result_of
 from longshore.client.watch import Watch
 from longshore.v1.admin_service_pb2 import GetStatsResponse, Settlement, Worker
 from longshore.v1.task_pb2 import (
@@ -67,6 +71,7 @@ __all__ = [
     "AlreadyExists",
     "AsyncClient",
     "Attempt",
+    "Changing",
     "Client",
     "ConfigurationError",
     "DataLoss",
@@ -111,10 +116,14 @@ __all__ = [
     "WhenAbsent",
     "WhenStopped",
     "Worker",
+    "arguments_of",
     "default_data_dir",
     "find_token",
     "job_spec",
     "new_request_id",
     "parse_destination",
     "push_spec",
+    "result_of",
+    "state_of",
+    "wait_reason_of",
 ]

@@ -6,18 +6,22 @@ import asyncio
 import os
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
+from pathlib import PurePath
 from types import TracebackType
-from typing import Final, Literal, Self, TypeVar
+from typing import Final, Literal, Self, TypeVar, Unpack
 
 from longshore.client import arguments
 from longshore.client.access import Access
 from longshore.client.connection import Connection, UnaryMethod
+from longshore.client.content import Changing, ChangingName, Content, open_source
 from longshore.client.endpoint import Endpoint, find_credential, parse_servers
 from longshore.client.errors import ConfigurationError, from_task
+from longshore.client.filters import FilterOptions, task_filter
 from longshore.client.forks import check_not_forked
 from longshore.client.patience import OnWait, Patience
 from longshore.client.servers import Servers, Tour
-from longshore.client.sources import Content, open_source, sha256_of
+from longshore.client.sources import sha256_of
+from longshore.client.specs import PushOptions, push_spec, with_new_mode
 from longshore.client.submitting import AT_ONCE, Submission, Submitted, Submitting
 from longshore.client.tls import TLS, find_tls
 from longshore.client.together import all_of
@@ -107,15 +111,25 @@ class AsyncClient:
         sha256: bytes | Literal["compute"] | None = None,
         progress: OnProgress | None = None,
         patience: float | None = None,
+        changing: Changing | ChangingName = "refuse",
+        keep_mode: bool = True,
     ) -> Sequence[task_pb2.Task]:
         """Send bytes and make tasks of them, durable on return: one per destination in their order, one for a job.
 
         A cut or a leaving server is resumed from what is durable there; a full one is asked again when it says so. The
         same `request_id` (made up if empty) with the same content gives the same tasks, also from another process.
         `sha256`: 32 bytes that the content must have, or "compute" to read it first and send its digest along. What
-        cannot be read twice (a pipe, an iterator) is first copied to a temporary file.
+        cannot be read twice (a pipe, an iterator) is first copied to a temporary file, and so is a file whose size says
+        nothing (procfs).
+
+        `changing` says what to do about a file that is written to meanwhile: "refuse" it, copy it first ("snapshot"),
+        or send what it has at the beginning, if it only grows ("as-of-now"). `keep_mode`: a regular file that is given
+        by its path brings its permission bits (at most 0777) along; they are for files that are new at their
+        destination, where the spec does not say a mode.
         """
-        async with open_source(content) as source:
+        async with open_source(content, changing=changing) as source:
+            if keep_mode and source.mode is not None:
+                spec = with_new_mode(spec, source.mode)
             digest = await asyncio.to_thread(sha256_of, source) if sha256 == "compute" else sha256
             uploading = Uploading(
                 tour=Tour(self._servers),
@@ -128,6 +142,35 @@ class AsyncClient:
             )
             answer = await uploading.run()
         return await self._all_of(answer.tasks, answer.task_ids)
+
+    async def push(
+        self,
+        content: Content,
+        *to: str | task_pb2.Destination,
+        request_id: str = "",
+        sha256: bytes | Literal["compute"] | None = None,
+        progress: OnProgress | None = None,
+        patience: float | None = None,
+        changing: Changing | ChangingName = "refuse",
+        keep_mode: bool = True,
+        **options: Unpack[PushOptions],
+    ) -> Sequence[task_pb2.Task]:
+        """Upload a file to destinations such as "web/etc/motd", in one call: `upload` with `push_spec(*to, …)`.
+
+        A destination that ends in `/` is a directory, and a file that is given by its path keeps its name there.
+        """
+        if not options.get("default_name") and isinstance(content, str | os.PathLike):
+            options["default_name"] = PurePath(os.fsdecode(content)).name
+        return await self.upload(
+            content,
+            spec=push_spec(*to, **options),
+            request_id=request_id,
+            sha256=sha256,
+            progress=progress,
+            patience=patience,
+            changing=changing,
+            keep_mode=keep_mode,
+        )
 
     async def get_upload(self, request_id: str) -> pb.Upload:
         """How far an upload got: bytes that are durable, and its tasks once it is complete."""
@@ -182,11 +225,21 @@ class AsyncClient:
         return answer.task
 
     async def list(
-        self, *, filter: pb.TaskFilter | None = None, page_size: int = 100, limit: int | None = None
+        self,
+        filter: pb.TaskFilter | None = None,
+        *,
+        page_size: int = 100,
+        limit: int | None = None,
+        **options: Unpack[FilterOptions],
     ) -> AsyncIterator[task_pb2.Task]:
-        """Tasks, newest first, fetched a page at a time; at most `limit` of them."""
-        left = limit
-        request = pb.ListTasksRequest(filter=filter)
+        """Tasks, newest first, fetched a page at a time; at most `limit` of them.
+
+        Which ones: a `filter`, or arguments by name (`state`, `kind`, `queue`, `target`, `instance`, `labels`,
+        `created_after`, `created_before`, `request_id`, `creator`, `id_prefix`), or both; all must hold.
+        """
+        left = None if limit is None else arguments.whole("limit", limit, 0, 2**63)
+        arguments.whole("page_size", page_size, 1, 1000)
+        request = pb.ListTasksRequest(filter=task_filter(filter, **options))
         while left is None or left > 0:
             request.page_size = page_size if left is None else min(page_size, left)
             page = await self._call(lambda to: to.tasks.ListTasks, request)

@@ -78,12 +78,13 @@ def permissions(name: str, value: int | str) -> int:
 def choice(name: str, value: int | str, kind: EnumType, *, prefix: str) -> int:
     """A value of the contract's enumeration, by its number or by its name with or without the prefix, in any case."""
     known = {each.removeprefix(prefix).lower(): number for each, number in kind.items() if number}
+    given: object = value
     if isinstance(value, str):
         short = value.lower().removeprefix(prefix.lower()).replace("-", "_")
         if short in known:
             return int(known[short])
-    elif type(value) is not bool and value in {0, *known.values()}:
-        return int(value)
+    elif isinstance(given, int) and not isinstance(given, bool) and given in {0, *known.values()}:
+        return int(given)
     names = ", ".join(f'"{each}"' for each in known)
     raise _wrong(name, value, f"give one of {names}")
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterable, Iterable, Iterator, Sequence
 from types import TracebackType
-from typing import Final, Literal, Self
+from typing import Final, Literal, Self, Unpack
 
 from longshore.client.aio import PATIENCE, TIMEOUT, AsyncClient
+from longshore.client.content import Changing, ChangingName, Content
 from longshore.client.endpoint import Endpoint
+from longshore.client.filters import FilterOptions
 from longshore.client.loopthread import BlockingIterator, LoopThread
 from longshore.client.patience import OnWait
-from longshore.client.sources import Content
+from longshore.client.specs import PushOptions
 from longshore.client.submitting import AT_ONCE, Submission, Submitted
 from longshore.client.tls import TLS
 from longshore.client.upload import OnProgress
@@ -74,11 +76,47 @@ class Client:
         sha256: bytes | Literal["compute"] | None = None,
         progress: OnProgress | None = None,
         patience: float | None = None,
+        changing: Changing | ChangingName = "refuse",
+        keep_mode: bool = True,
     ) -> Sequence[task_pb2.Task]:
         """See AsyncClient.upload."""
         return self._thread.run(
             self._client.upload(
-                content, spec=spec, request_id=request_id, sha256=sha256, progress=progress, patience=patience
+                content,
+                spec=spec,
+                request_id=request_id,
+                sha256=sha256,
+                progress=progress,
+                patience=patience,
+                changing=changing,
+                keep_mode=keep_mode,
+            )
+        )
+
+    def push(
+        self,
+        content: Content,
+        *to: str | task_pb2.Destination,
+        request_id: str = "",
+        sha256: bytes | Literal["compute"] | None = None,
+        progress: OnProgress | None = None,
+        patience: float | None = None,
+        changing: Changing | ChangingName = "refuse",
+        keep_mode: bool = True,
+        **options: Unpack[PushOptions],
+    ) -> Sequence[task_pb2.Task]:
+        """See AsyncClient.push."""
+        return self._thread.run(
+            self._client.push(
+                content,
+                *to,
+                request_id=request_id,
+                sha256=sha256,
+                progress=progress,
+                patience=patience,
+                changing=changing,
+                keep_mode=keep_mode,
+                **options,
             )
         )
 
@@ -117,10 +155,16 @@ class Client:
         return self._thread.run(self._client.get(task_id))
 
     def list(
-        self, *, filter: pb.TaskFilter | None = None, page_size: int = 100, limit: int | None = None
+        self,
+        filter: pb.TaskFilter | None = None,
+        *,
+        page_size: int = 100,
+        limit: int | None = None,
+        **options: Unpack[FilterOptions],
     ) -> Iterator[task_pb2.Task]:
         """See AsyncClient.list."""
-        return BlockingIterator(self._thread, self._client.list(filter=filter, page_size=page_size, limit=limit))
+        found = self._client.list(filter, page_size=page_size, limit=limit, **options)
+        return BlockingIterator(self._thread, found)
 
     def attempts(self, task_id: str) -> Sequence[task_pb2.Attempt]:
         """See AsyncClient.attempts."""

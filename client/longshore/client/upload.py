@@ -14,6 +14,7 @@ from longshore.client.endpoint import Endpoint
 from longshore.client.errors import LongshoreError, NotFound, SourceError, Unavailable
 from longshore.client.frames import Batch, read_batch
 from longshore.client.patience import Patience
+from longshore.client.pieces import in_thread
 from longshore.client.servers import Tour
 from longshore.client.sources import Source, prefix_crc32c
 from longshore.v1 import task_pb2
@@ -177,7 +178,8 @@ class Uploading:
             # A thread cannot be cancelled, and it reads from a descriptor that is about to be closed.
             await asyncio.wait({reading})
             reading.exception()
-        self._source.check_unchanged()
+        # In a thread: it may read the content once more.
+        await in_thread(self._source.check_unchanged, batch.crc32c)
         finish = pb.UploadFinish(size=batch.end, crc32c=batch.crc32c)
         await _within(_STALL, call.write(pb.UploadRequest(finish=finish).SerializeToString()))
         await _within(_STALL, call.done_writing())

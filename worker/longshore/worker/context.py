@@ -16,9 +16,12 @@ from typing import Any, BinaryIO, Final, TypeVar, cast
 
 import tenacity
 from google.protobuf import message_factory
+from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.descriptor_pool import Default as default_pool
 from google.protobuf.message import DecodeError, Message
 
+from longshore.client import values
+from longshore.client.errors import ConfigurationError
 from longshore.v1 import task_pb2
 from longshore.v1 import worker_service_pb2 as ws
 from longshore.worker import payloads
@@ -29,6 +32,7 @@ from longshore.worker.targets.base import Target
 from longshore.worker.threads import Threads
 
 M = TypeVar("M", bound=Message)
+T = TypeVar("T")
 
 _TRIES: Final = 4
 _LONGEST_PATH: Final = 4096
@@ -80,9 +84,28 @@ class _Common:
             ) from None
         return self.unpack(message_factory.GetMessageClass(descriptor))
 
-    def unpack(self, kind: type[M]) -> M:
-        """The job's arguments as the given message. Raises PermanentError (INVALID_ARGUMENT) if they are another."""
+    def unpack(self, kind: type[T]) -> T:
+        """The job's arguments as the given message, or as a dict, a dataclass or a pydantic model.
+
+        The latter are made of a `google.protobuf.Struct`, as `job_spec` and `longshore submit --json` send it; none at
+        all count as empty. Raises PermanentError (INVALID_ARGUMENT) if the arguments are of another type or do not fit.
+        """
         packed = self.task.job.arguments
+        if values.is_plain_kind(kind):
+            return self._built(kind, packed)
+        return cast("T", self._unpacked(cast("type[Message]", kind), packed))
+
+    @staticmethod
+    def _built(kind: type[T], packed: AnyMessage) -> T:
+        try:
+            return values.built(kind, values.plain(packed) if packed.type_url else {})
+        except (ConfigurationError, TypeError, ValueError) as error:
+            raise PermanentError(
+                Reason.INVALID_ARGUMENT, f"the arguments do not fit {kind.__name__}: {error}"
+            ) from error
+
+    @staticmethod
+    def _unpacked(kind: type[M], packed: AnyMessage) -> M:
         message = kind()
         try:
             if packed.Unpack(message):

@@ -17,6 +17,7 @@ from longshore.worker.push import (
     remove_temps,
     settle_push,
 )
+from longshore.worker.push_model import NEW_FILE_MODE
 from longshore.worker.targets.base import Attributes, Content, Settlement, Source
 
 __all__ = ["KIND", "file_push", "push_of", "register", "remove_temps", "settle_file_push"]
@@ -109,6 +110,7 @@ def push_of(
         when_stopped=when_stopped,
         when_absent=when_absent,
         read_back=spec.read_back,
+        mode_if_new=spec.mode_if_new if spec.HasField("mode_if_new") else NEW_FILE_MODE,
     )
 
 

@@ -8,8 +8,6 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from google.protobuf.message import Message
-
 if TYPE_CHECKING:
     from longshore.v1 import worker_service_pb2 as ws
     from longshore.worker.context import AsyncContext, Context
@@ -17,8 +15,9 @@ if TYPE_CHECKING:
 
 _KIND: Final = re.compile(r"[a-z0-9._-]{1,63}")
 
-Result = Message | None
-"""What a handler returns: any protobuf message, packed into an `Any` unless it is one; None for nothing."""
+Result = Any
+"""What a handler returns: any protobuf message, packed into an `Any` unless it is one; a dict, a list, a dataclass or a
+pydantic model, which goes as JSON does (`google.protobuf.Struct`, `ListValue`); None for nothing."""
 
 # Strings: both contexts are defined above this module, and nothing here needs them at run time.
 Run = Callable[["Context"], Result] | Callable[["AsyncContext"], Awaitable[Result]]

@@ -6,8 +6,9 @@ from datetime import timedelta
 from typing import Any, Final
 
 from google.protobuf import any_pb2
-from google.protobuf.message import Message
 
+from longshore.client import values
+from longshore.client.errors import ConfigurationError
 from longshore.v1 import task_pb2
 from longshore.v1 import worker_service_pb2 as ws
 from longshore.worker.attempts import Attempt, ref_of
@@ -67,14 +68,19 @@ def succeeded(attempt: Attempt, value: Any) -> ws.Report:
 
 
 def pack(value: Any) -> any_pb2.Any:
-    """A handler's return value as an `Any`. Raises PermanentError for what is no message, or too large."""
-    if isinstance(value, any_pb2.Any):
-        packed = value
-    elif isinstance(value, Message):
-        packed = any_pb2.Any()
-        packed.Pack(value)
-    else:
-        raise PermanentError(HANDLER_ERROR, f"the handler returned {type(value).__name__}: return a message, or None")
+    """A handler's return value as an `Any`: a message, or a dict, list, dataclass or pydantic model as JSON has them.
+
+    Raises PermanentError for anything else, and for a value that is too large.
+    """
+    try:
+        packed = values.packed(value, name="the result")
+    except ConfigurationError as error:
+        raise PermanentError(
+            HANDLER_ERROR,
+            f"the handler returned {type(value).__name__}: return a message, a dict, a list, a dataclass, a pydantic "
+            f"model, or None ({error.message})",
+        ) from error
+    assert packed is not None, "None is no result, and was told apart"
     if packed.ByteSize() > RESULT_LIMIT:
         raise PermanentError(
             RESULT_TOO_LARGE, f"the result has {packed.ByteSize()} bytes; at most {RESULT_LIMIT} are kept"

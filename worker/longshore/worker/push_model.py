@@ -33,9 +33,9 @@ class WhenAbsent(Enum):
 class Push:
     """One file to one destination, as one attempt sees it.
 
-    Mode and owner that are None are those of the file that is replaced, else 0644 and root: what `lxc file push`
-    leaves. Set-id and sticky bits of a replaced file are not kept, and a symlink at the destination is replaced, not
-    followed.
+    Mode and owner that are None are those of the file that is replaced, else `mode_if_new` and root: what
+    `lxc file push` leaves. Set-id and sticky bits of a replaced file are not kept, and a symlink at the destination is
+    replaced, not followed.
     """
 
     task_id: str
@@ -51,6 +51,7 @@ class Push:
     when_stopped: WhenStopped = WhenStopped.DELIVER
     when_absent: WhenAbsent = WhenAbsent.FAIL
     read_back: bool = False
+    mode_if_new: int = NEW_FILE_MODE
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,13 +80,13 @@ class PushContext(Protocol):
 
 
 def complete(push: Push, found: FileStat | None, default_owner: tuple[int, int]) -> Attributes:
-    """Mode and owner of the new file: as asked; else as the replaced file's; else 0644 and the default owner."""
+    """Mode and owner of the file: as asked; else as the replaced file's; else those of a new one."""
     if found is not None and found.kind is FileKind.DIRECTORY:
         raise PermanentError(Reason.IS_A_DIRECTORY, f"{push.path} is a folder: name the file in it")
     if found is not None and found.kind is FileKind.OTHER:
         raise PermanentError(Reason.NOT_A_FILE, f"{push.path} is a device, socket or pipe, and is not replaced")
     if found is None or found.kind is not FileKind.FILE:
-        found = FileStat(FileKind.FILE, 0, NEW_FILE_MODE, *default_owner)
+        found = FileStat(FileKind.FILE, 0, push.mode_if_new, *default_owner)
     asked = push.attributes
     return Attributes(
         found.mode if asked.mode is None else asked.mode,
@@ -104,4 +105,5 @@ def validated(push: Push) -> Push:
     check_instance(push.instance)
     if push.attributes.mode is not None:
         check_mode(push.attributes.mode)
+    check_mode(push.mode_if_new)
     return replace(push, path=normalise(push.path))

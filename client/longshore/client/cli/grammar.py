@@ -29,6 +29,11 @@ def parse_mode(text: str) -> int:
     return int(text.removeprefix("0o"), 8)
 
 
+def parse_push_mode(text: str) -> int | Literal["source"]:
+    """Permission bits as `parse_mode` reads them, or the word `source`."""
+    return "source" if text == "source" else parse_mode(text)
+
+
 def parse_label(text: str) -> tuple[str, str]:
     """`KEY=VALUE`; the value may be empty and may contain `=`."""
     key, equals, value = text.partition("=")

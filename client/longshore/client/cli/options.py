@@ -8,7 +8,9 @@ from typing import Annotated, Any, Final, TypeAlias, TypeVar, cast
 import typer
 
 from longshore.client.cli import checks
-from longshore.client.cli.grammar import parse_duration, parse_label, parse_mode, parse_sha256
+from longshore.client.cli.grammar import parse_duration, parse_label, parse_push_mode, parse_sha256
+from longshore.client.content import Changing
+from longshore.client.errors import ConfigurationError
 
 _T = TypeVar("_T")
 
@@ -30,6 +32,13 @@ def reads(parse: Callable[[str], _T]) -> Callable[[Any], _T]:
             raise typer.BadParameter(str(error)) from error
 
     return read
+
+
+def changing_of(*, snapshot: bool, as_of_now: bool) -> Changing:
+    """What to do about a file that is written to meanwhile. Raises ConfigurationError."""
+    if snapshot and as_of_now:
+        raise ConfigurationError("--snapshot and --as-of-now are two ways to send a file that changes; give one")
+    return Changing.SNAPSHOT if snapshot else Changing.AS_OF_NOW if as_of_now else Changing.REFUSE
 
 
 def _check_label(text: str) -> str:
@@ -119,13 +128,31 @@ AttemptsOption: TypeAlias = Annotated[
     ),
 ]
 ModeOption: TypeAlias = Annotated[
-    int | None,
+    object,
     typer.Option(
         "--mode",
-        metavar="OCTAL",
-        parser=reads(parse_mode),
-        help="Permission bits, such as 644. Default: those of the file that is replaced, else 644.",
+        metavar="OCTAL|source",
+        parser=reads(parse_push_mode),
+        help="Permission bits, such as 644, or `source` for those of FILE. Default: those of the file that is "
+        "replaced; a new file gets those of FILE, and 644 from standard input.",
         rich_help_panel=DELIVERY,
+        show_default=False,
+    ),
+]
+SnapshotOption: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--snapshot",
+        help="Copy each file to $TMPDIR first, for files that may be written to meanwhile.",
+        rich_help_panel=REQUEST,
+    ),
+]
+AsOfNowOption: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--as-of-now",
+        help="Send what each file has at the beginning, for logs that grow meanwhile.",
+        rich_help_panel=REQUEST,
     ),
 ]
 Sha256Option: TypeAlias = Annotated[

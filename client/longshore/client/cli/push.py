@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import stat
 from collections.abc import AsyncIterator, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
@@ -13,6 +14,7 @@ from typing import Annotated, Final, Literal, cast
 import typer
 
 from longshore.client.aio import PATIENCE, AsyncClient, new_request_id
+from longshore.client.arguments import shown
 from longshore.client.cli import checks, options, render
 from longshore.client.cli.command import command
 from longshore.client.cli.display import Display
@@ -21,8 +23,8 @@ from longshore.client.cli.follow import follow
 from longshore.client.cli.jsonform import in_one_line
 from longshore.client.cli.session import Session
 from longshore.client.cli.stdin import stdin_content
-from longshore.client.errors import ConfigurationError
-from longshore.client.sources import Content
+from longshore.client.content import Changing, Content
+from longshore.client.errors import ConfigurationError, SourceError
 from longshore.client.specs import parse_destination, push_spec
 from longshore.client.together import all_of
 from longshore.v1 import task_pb2
@@ -63,10 +65,9 @@ def arguments(files: list[str], to: list[str]) -> tuple[list[str], list[str]]:
     sources, places = (files, to) if to else (files[:-1], files[-1:])
     if sources.count(STDIN) > 1:
         raise ConfigurationError("standard input can be pushed once only")
+    if len(sources) > 1 and not all(place.endswith("/") for place in places):
+        raise _several(sources, places)
     if len(sources) > 1:
-        for place in places:
-            if not place.endswith("/"):
-                raise ConfigurationError(f"several files go into a directory: write {place}/ with a slash at the end")
         names = [Path(source).name for source in sources if source != STDIN]
         if len(set(names)) < len(names):
             raise ConfigurationError("two of the files have the same name, and would go to the same place")
@@ -154,6 +155,8 @@ def register(app: typer.Typer) -> None:
         run_timeout: options.RunTimeoutOption = None,
         stall_timeout: options.StallTimeoutOption = None,
         attempts: options.AttemptsOption = 0,
+        snapshot: options.SnapshotOption = False,
+        as_of_now: options.AsOfNowOption = False,
         sha256: options.Sha256Option = None,
         request_id: options.RequestIdOption = "",
         wait: options.WaitOption = False,
@@ -174,6 +177,7 @@ def register(app: typer.Typer) -> None:
             pg_dump shop | longshore push - backup/srv/shop.sql
         """
         sources, places = arguments(files, to or [])
+        changing = options.changing_of(snapshot=snapshot, as_of_now=as_of_now)
         if len(sources) > 1 and (request_id or isinstance(sha256, bytes)):
             raise ConfigurationError("--request-id and a given --sha256 are for one file at a time")
         plans = [
@@ -182,7 +186,7 @@ def register(app: typer.Typer) -> None:
                 request_id=request_id or new_request_id(),
                 spec=push_spec(
                     *(_destination(place, project=project, source=source) for place in places),
-                    mode=mode,
+                    mode=_mode(source, mode),
                     uid=uid,
                     gid=gid,
                     create_parents=create_dirs,
@@ -204,7 +208,7 @@ def register(app: typer.Typer) -> None:
         ]
         checks.together(not_before=not_before, expire_after=expire_after)
         digest = cast('bytes | Literal["compute"] | None', sha256)
-        return await deliver(session, plans, sha256=digest, wait=wait, patience=patience)
+        return await deliver(session, plans, sha256=digest, wait=wait, patience=patience, changing=changing)
 
 
 async def deliver(
@@ -214,6 +218,7 @@ async def deliver(
     sha256: bytes | Literal["compute"] | None,
     wait: bool,
     patience: float,
+    changing: Changing = Changing.REFUSE,
 ) -> ExitCode:
     """Upload them, a few at a time, and follow their tasks when that is wished."""
     room = asyncio.Semaphore(_AT_ONCE)
@@ -222,7 +227,7 @@ async def deliver(
     session.interrupted.append(lambda: _unfinished(going.values()))
 
     async def one(client: AsyncClient, plan: Plan) -> list[task_pb2.Task]:
-        title = "↑ standard input" if plan.file == STDIN else f"↑ {Path(plan.file).name}"
+        title = "↑ standard input" if plan.file == STDIN else f"↑ {shown(Path(plan.file).name)}"
         async with room:
             bar = display.bar(title)
             content: Content | AsyncIterator[bytes] = stdin_content(session) if plan.file == STDIN else plan.file
@@ -233,6 +238,7 @@ async def deliver(
                 sha256=sha256,
                 progress=bar.uploaded,
                 patience=patience,
+                changing=changing,
             )
             bar.end()
         del going[plan.request_id]
@@ -276,7 +282,7 @@ def _unfinished(plans: Iterable[Plan]) -> Iterator[str]:
         if plan.file == STDIN:
             yield "standard input was not accepted, and no task was made"
         else:
-            yield f"{plan.file} was not accepted, and no task was made; what the server has is kept for a while:"
+            yield f"{shown(plan.file)} was not accepted, and no task was made; what the server has is kept for a while:"
             yield f"  continue with the same command and --request-id {plan.request_id}"
 
 
@@ -296,6 +302,41 @@ def _destination(text: str, *, project: str, source: str) -> task_pb2.Destinatio
 
 def _name(source: str) -> str:
     return "" if source == STDIN else Path(source).name
+
+
+def _mode(source: str, mode: object) -> int | None:
+    """`--mode` as the spec has it. None: the server's default, and the upload brings the mode that a new file gets."""
+    if mode != "source":
+        return cast("int | None", mode)
+    if source == STDIN:
+        raise ConfigurationError("standard input has no mode: give --mode as octal digits")
+    try:
+        return stat.S_IMODE(Path(source).stat().st_mode) & 0o777
+    except (OSError, ValueError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or error
+        raise SourceError(f"cannot read {shown(source)}: {reason}", reason="SOURCE_UNREADABLE") from error
+
+
+def _several(sources: list[str], places: list[str]) -> ConfigurationError:
+    """Several files, and no directory to put them in: or were those further destinations?"""
+    first, *others = sources
+    meant = [each for each in others if _is_destination(each) and not Path(each).exists()]
+    if others and meant == others:
+        said = " ".join(f"--to {shown(each)}" for each in (*others, *places))
+        return ConfigurationError(
+            f"there is no file {shown(others[0])} here. One file for several destinations: "
+            f"longshore push {shown(first)} {said}"
+        )
+    place = next(each for each in places if not each.endswith("/"))
+    return ConfigurationError(f"several files go into a directory: write {shown(place)}/ with a slash at the end")
+
+
+def _is_destination(text: str) -> bool:
+    try:
+        parse_destination(text, default_name="x")
+    except ConfigurationError:
+        return False
+    return True
 
 
 _WHEN_STOPPED: Final = {

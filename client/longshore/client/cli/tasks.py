@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime
 from functools import partial
-from typing import Annotated, Final, Literal, TypeAlias, cast
+from typing import Annotated, Any, Final, Literal, TypeAlias, cast
 
 import typer
-from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from longshore.client.aio import PATIENCE, new_request_id
@@ -100,6 +99,8 @@ def register(app: typer.Typer) -> None:
         run_timeout: options.RunTimeoutOption = None,
         stall_timeout: options.StallTimeoutOption = None,
         attempts: options.AttemptsOption = 0,
+        snapshot: options.SnapshotOption = False,
+        as_of_now: options.AsOfNowOption = False,
         sha256: options.Sha256Option = None,
         request_id: options.RequestIdOption = "",
         wait: options.WaitOption = False,
@@ -119,7 +120,7 @@ def register(app: typer.Typer) -> None:
         checks.together(not_before=not_before, expire_after=expire_after)
         spec = job_spec(
             kind,
-            _struct(arguments) if arguments else None,
+            _object(arguments) if arguments else None,
             target=target,
             instance=instance,
             queue=queue,
@@ -135,7 +136,8 @@ def register(app: typer.Typer) -> None:
         if file:
             digest = cast('bytes | Literal["compute"] | None', sha256)
             plan = Plan(file=file, request_id=request, spec=spec)
-            return await deliver(session, [plan], sha256=digest, wait=wait, patience=patience)
+            changing = options.changing_of(snapshot=snapshot, as_of_now=as_of_now)
+            return await deliver(session, [plan], sha256=digest, wait=wait, patience=patience, changing=changing)
         display = Display(session.err, quiet=session.output.quiet)
         async with session.client(patience=patience, on_wait=display.waiting) as client:
             tasks = await client.submit(spec=spec, payload_id=payload, request_id=request, patience=patience)
@@ -336,16 +338,14 @@ def register(app: typer.Typer) -> None:
         return code or ended
 
 
-def _struct(text: str) -> Struct:
+def _object(text: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
     except ValueError as error:
         raise ConfigurationError(f"--json is not JSON: {error}") from error
     if not isinstance(value, dict):
         raise ConfigurationError("--json wants an object, as in '{\"width\": 320}'")
-    struct = Struct()
-    struct.update(value)
-    return struct
+    return value
 
 
 def _labels(texts: list[str] | None) -> dict[str, str]:

@@ -13,6 +13,7 @@ _OF_PUSH: Final = {
     "destination.instance": "the instance's name",
     "destination.path": "the path",
     "mode": "--mode",
+    "mode_if_new": "the mode of a new file",
     "uid": "--uid",
     "gid": "--gid",
     "parents_mode": "--dir-mode",

@@ -74,6 +74,7 @@ def file_push(value: model.FilePush) -> pb.FilePush:
         when_stopped=pb.WhenStopped.ValueType(value.when_stopped),
         when_absent=pb.WhenAbsent.ValueType(value.when_absent),
         read_back=value.read_back,
+        mode_if_new=value.mode_if_new,
     )
 
 

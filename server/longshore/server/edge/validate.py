@@ -170,6 +170,7 @@ def _push(field: str, push: pb.FilePush) -> FilePush:
         ),
         when_absent=fields.choice(f"{field}.when_absent", push.when_absent, WhenAbsent, default=WhenAbsent.FAIL),
         read_back=push.read_back,
+        mode_if_new=(fields.mode(f"{field}.mode_if_new", push.mode_if_new) if push.HasField("mode_if_new") else None),
     )
 
 

@@ -43,7 +43,11 @@ class Destination:
 
 @record
 class FilePush:
-    """One file to one destination. `mode` is 0 to 0o777; None means "as the file that is replaced, else 0644 root"."""
+    """One file to one destination. Modes are 0 to 0o777.
+
+    A mode or owner that is None means that of the file that is replaced, else `mode_if_new` and root; a `mode_if_new`
+    that is None means 0644.
+    """
 
     destination: Destination
     mode: int | None = None
@@ -54,6 +58,7 @@ class FilePush:
     when_stopped: WhenStopped = WhenStopped.DELIVER
     when_absent: WhenAbsent = WhenAbsent.FAIL
     read_back: bool = False
+    mode_if_new: int | None = None
 
 
 @record

@@ -78,8 +78,13 @@ def encode_work(work: FilePush | Job) -> str:
         f'"mode":{_number(work.mode)},"uid":{_number(work.uid)},"gid":{_number(work.gid)},'
         f'"create_parents":{_BOOLS[work.create_parents]},"if_exists":{work.if_exists._value_},'
         f'"when_stopped":{work.when_stopped._value_},"when_absent":{work.when_absent._value_},'
-        f'"read_back":{_BOOLS[work.read_back]}}}'
+        f'"read_back":{_BOOLS[work.read_back]}{_said("mode_if_new", work.mode_if_new)}}}'
     )
+
+
+def _said(key: str, value: int | None) -> str:
+    """A member that versions before did not have; None: left out."""
+    return "" if value is None else f',"{key}":{value}'
 
 
 _RETRIED_BY = '"retried_by":'
@@ -116,6 +121,7 @@ def decode_work(text: str, arguments: AnyValue | None) -> FilePush | Job:
         when_stopped=WhenStopped(fields["when_stopped"]),
         when_absent=WhenAbsent(fields["when_absent"]),
         read_back=fields["read_back"],
+        mode_if_new=fields.get("mode_if_new"),
     )
 
 

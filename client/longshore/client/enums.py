@@ -1,0 +1,105 @@
+"""The contract's enumerations with short names, as Python's own: `print(state_of(task))` says SUCCEEDED.
+
+Their values are the contract's numbers, so they compare with a message's fields. A number that this version does not
+know is a member too, named by its number: a newer server may send one.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Self
+
+from longshore.v1 import task_pb2
+
+
+class _Named(IntEnum):
+    """An enumeration that prints its names."""
+
+    def __str__(self) -> str:
+        return self.name
+
+    @classmethod
+    def _missing_(cls, value: object) -> Self | None:
+        if not isinstance(value, int):
+            return None
+        member = int.__new__(cls, value)
+        member._name_, member._value_ = f"UNKNOWN_{value}", value
+        return member
+
+
+class TaskState(_Named):
+    """Where a task stands."""
+
+    BLOCKED = 1
+    SCHEDULED = 2
+    QUEUED = 3
+    RUNNING = 4
+    COMMITTING = 5
+    CANCELLING = 6
+    SETTLING = 7
+    SUCCEEDED = 8
+    FAILED = 9
+    CANCELLED = 10
+    EXPIRED = 11
+
+
+class WaitReason(_Named):
+    """Why a live task is not running."""
+
+    UNSPECIFIED = 0
+    NOT_BEFORE = 1
+    BACK_OFF = 2
+    INSTANCE_STOPPED = 3
+    INSTANCE_ABSENT = 4
+    EARLIER_TASK = 5
+    SETTLING = 6
+    NO_WORKER = 7
+    NO_HANDLER = 8
+    QUEUE_PAUSED = 9
+    INSTANCE_LIMIT = 10
+    TARGET_LIMIT = 11
+    NO_CREDIT = 12
+    NO_IDLE_WORKER = 13
+    NEXT = 14
+
+
+class DeliveryMethod(_Named):
+    """How the bytes were written."""
+
+    UNSPECIFIED = 0
+    SFTP = 1
+    DIRECTORY = 2
+    FILES_API = 3
+    IN_PLACE = 4
+
+
+class IfExists(_Named):
+    """What to do when the destination exists."""
+
+    REPLACE = 1
+    FAIL = 2
+
+
+class WhenStopped(_Named):
+    """What to do when the instance is not running."""
+
+    DELIVER = 1
+    WAIT = 2
+    FAIL = 3
+
+
+class WhenAbsent(_Named):
+    """What to do when the instance does not exist."""
+
+    FAIL = 1
+    WAIT = 2
+
+
+def state_of(task: task_pb2.Task) -> TaskState:
+    """The task's state, as a member that prints its name."""
+    return TaskState(task.state)
+
+
+def wait_reason_of(task: task_pb2.Task) -> WaitReason | None:
+    """Why a live task does not run; None: no reason is known, or it runs."""
+    return WaitReason(task.wait_reason) if task.wait_reason else None
