@@ -97,6 +97,10 @@ bench: $(READY) ## Every figure of docs/performance.md beside its peers, or one,
 	@$(if $(ROW),[ -f "bench/$(MODULE).py" ] || { echo "make bench ROW=…: one of $$(cd bench && grep -l '^if __name__' [a-z]*.py | sed 's/\.py//; s/_/-/g' | xargs)"; exit 2; })
 	@$(if $(ROW),$(PY) -m bench.$(MODULE) $(ARGS),$(PY) -m bench $(ARGS))
 
+.PHONY: fuzz
+fuzz: $(READY) ## A hundred thousand wrong calls to a server, in ten minutes; ARGS='--seed N --calls N' for those of a run before
+	@$(PY) -m tests.support.fuzzing.campaign $(ARGS)
+
 .PHONY: lock
 lock: ## Resolve constraints.txt anew, at the newest versions pyproject.toml allows
 	@scripts/lock "$(VENV)" "$(PYTHON)"

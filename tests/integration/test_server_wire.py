@@ -12,6 +12,8 @@ import pytest
 
 from longshore.server.edge.roles import ROLES
 from longshore.server.model.access import Role
+from longshore.v1 import task_pb2
+from longshore.v1 import task_service_pb2 as pb
 from tests.support.processes import ServerProcess, eventually
 from tests.support.tokens import token_of
 from tests.support.wire import Connection, message
@@ -181,3 +183,44 @@ def test_a_flood_of_refusals_is_a_line_for_a_caller_and_a_second(
         lines = server.log().splitlines()[before:]
         assert len(lines) <= seconds + 10, lines
         assert not [line for line in lines if "Traceback" in line or "never retrieved" in line]
+
+
+def opening(number: int) -> bytes:
+    spec = task_pb2.TaskSpec(job=task_pb2.JobSpec(kind="nobodys"))
+    header = pb.UploadHeader(request_id=f"cut-{number}", spec=spec)
+    return message(pb.UploadRequest(header=header).SerializeToString())
+
+
+def test_uploads_that_are_cut_are_a_line_for_a_caller_and_a_second(tmp_path: Path) -> None:
+    cuts = 300
+    with ServerProcess(tmp_path, "--upload-limit", "1000") as server:
+        before, began = len(server.log().splitlines()), time.monotonic()
+        for first in range(0, cuts, 20):
+            with Connection(server.address) as wire:
+                streams = []
+                for number in range(first, first + 20):
+                    data = opening(number) + message(b"x" * 2000, announced=4 << 20)
+                    streams.append(wire.begin(b"/longshore.v1.TaskService/Upload", [bearer(server.token)], data))
+                assert all(b"longshore-offset" in wire.started(stream) for stream in streams)
+        eventually(lambda: sum(one.get("count", 1) for one in server.events("upload_detached")) == cuts)
+        seconds = time.monotonic() - began
+        server.terminate()
+        lines = server.log().splitlines()[before:]
+        assert len(lines) <= seconds + 10, lines
+
+
+def test_an_upload_that_ends_as_its_first_metadata_is_sent_makes_no_noise(tmp_path: Path) -> None:
+    upload = b"/longshore.v1.TaskService/Upload"
+    with ServerProcess(tmp_path, "--upload-limit", "1000") as server:
+        key = bearer(server.token)
+        for first in range(0, 400, 20):
+            # Somewhere among twenty that begin at once the connection breaks: some are not read by then, some have sent
+            # their metadata, and some are about to.
+            with Connection(server.address) as wire:
+                streams = [wire.begin(upload, [key], opening(number)) for number in range(first, first + 20)]
+                assert wire.started(streams[first // 20])
+        with Connection(server.address) as wire:
+            assert wire.call(b"/longshore.v1.AdminService/GetStats", [key], message(b"")).status == 0
+        server.terminate()
+        assert "never retrieved" not in server.log()
+        assert "Traceback" not in server.log()

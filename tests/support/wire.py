@@ -106,6 +106,10 @@ class Connection:
     def more(self, stream: int, data: bytes, *, end: bool = False) -> None:
         self.send(data_frames(stream, data, end=end))
 
+    def settle(self, timeout: float) -> None:
+        """Wait for at most so many seconds from now on."""
+        self._socket.settimeout(timeout)
+
     def reset(self, stream: int) -> None:
         self.send(frame(RESET, 0, stream, struct.pack(">I", 8)))
 
@@ -118,6 +122,12 @@ class Connection:
         while stream not in self._over:
             self._one_frame()
         return self._streams.pop(stream)
+
+    def started(self, stream: int) -> dict[bytes, bytes]:
+        """The initial metadata, once it is there."""
+        while not (found := self._streams[stream]).headers and stream not in self._over:
+            self._one_frame()
+        return found.headers
 
     def _read(self, count: int) -> bytes:
         while len(self._buffer) < count:

@@ -171,6 +171,10 @@ class _Span:
         self.last: tuple[Callable[..., object], str, dict[str, object]] | None = None
 
 
+sparing: Final = Sparing()
+"""The process's: what a caller can cause at will is one line for it and a second, whatever kinds it causes."""
+
+
 def configure(*, style: LogFormat, level: LogLevel) -> None:
     """Send structlog and the standard library's logging to stderr, in one shape.
 

@@ -17,7 +17,7 @@ from typing import Any, Final
 import grpc.aio
 import structlog
 
-from longshore.server.logs import Sparing
+from longshore.server.logs import sparing
 
 _log = structlog.get_logger("longshore.edge")
 
@@ -58,14 +58,10 @@ def steadfast_server(
 class _Encoding(logging.Filter):
     """Metadata that is not UTF-8 is nobody's defect: gRPC takes it as Latin-1, and logs a traceback for each value."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._sparing = Sparing()
-
     def filter(self, record: logging.LogRecord) -> bool:
         if not str(record.msg).startswith("Invalid encoding on"):
             return True
-        self._sparing.say(_log.info, "metadata_not_utf8", caller="metadata")
+        sparing.say(_log.info, "metadata_not_utf8", caller="metadata")
         return False
 
 

@@ -274,9 +274,12 @@ async def _close_all(targets: Mapping[str, Target], threads: Threads) -> None:
     """Close targets side by side, without waiting long for a daemon that hangs."""
     closing = [asyncio.create_task(threads.call(target.close)) for target in targets.values()]
     if closing:
-        _, late = await asyncio.wait(closing, timeout=_CLOSE_S)
+        done, late = await asyncio.wait(closing, timeout=_CLOSE_S)
         for task in late:
             task.cancel()
+        for task in done:
+            if (error := task.exception()) is not None:
+                _log.warning("worker.target_not_closed", error=str(error))
     threads.close()
 
 

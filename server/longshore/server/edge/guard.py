@@ -120,6 +120,11 @@ def _gone(method: str, error: grpc.aio.InternalError) -> NoReturn:
     raise asyncio.CancelledError from None
 
 
+def looked_at(task: asyncio.Future[Any]) -> None:
+    """Ask for a task's error in any case. Its awaiter may be cancelled as it fails, and asyncio would log the error."""
+    task.add_done_callback(lambda done: None if done.cancelled() else done.exception())
+
+
 async def _stream(messages: Any, _context: Context) -> Any:
     return messages
 

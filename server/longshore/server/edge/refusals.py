@@ -6,7 +6,7 @@ from typing import Final
 
 import structlog
 
-from longshore.server.logs import Sparing
+from longshore.server.logs import Sparing, sparing
 from longshore.server.model.errors import (
     Forbidden,
     LongshoreError,
@@ -30,8 +30,8 @@ class RefusalLog:
     A caller is a principal, or the host of its connection where nobody is known. Belongs to one event loop.
     """
 
-    def __init__(self, sparing: Sparing | None = None) -> None:
-        self._sparing = sparing or Sparing()
+    def __init__(self, lines: Sparing = sparing) -> None:
+        self._sparing = lines
 
     def refused(self, error: LongshoreError, *, method: str, peer: str, principal: str = "") -> None:
         """A call was refused; an empty `principal`: by nobody known. What the caller showed is in no line."""

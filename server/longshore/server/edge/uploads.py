@@ -10,6 +10,7 @@ import grpc.aio
 from longshore.server.edge import translate
 from longshore.server.edge.auth import Principal
 from longshore.server.edge.chunks import Chunk, Request
+from longshore.server.edge.guard import looked_at
 from longshore.server.edge.portion import shown
 from longshore.server.edge.validate import check_request_id, submit_request, upload_request
 from longshore.server.engine.outlook import Outlook
@@ -106,6 +107,8 @@ async def _go_ahead(stream: UploadStream, context: _Context) -> None:
         (COMPLETE, "true" if stream.complete else "false"),
     )
     sending = asyncio.ensure_future(context.send_initial_metadata(metadata))
+    # It fails where the upload has just ended, and then nobody may wait for it any more.
+    looked_at(sending)
     try:
         await asyncio.shield(sending)
     except asyncio.CancelledError:

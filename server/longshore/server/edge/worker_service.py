@@ -10,6 +10,7 @@ import grpc.aio
 
 from longshore.server.edge import worker_messages
 from longshore.server.edge.auth import ended_by, principal
+from longshore.server.edge.guard import looked_at
 from longshore.server.engine.session_connection import Connection
 from longshore.server.engine.session_downloads import download
 from longshore.server.engine.sessions import Sessions
@@ -40,6 +41,7 @@ class WorkerService(pb_grpc.WorkerServiceServicer):
         says = worker_messages.worker_says(first, session_id=hello.session_id, first=True)
         connection = await self._sessions.open(hello, principal=principal().name, local=_is_local(context.peer()))
         writer = asyncio.create_task(_write(connection, context))
+        looked_at(writer)
         try:
             # Cancelled in a write, no status could be sent any more.
             with ended_by(connection.end):

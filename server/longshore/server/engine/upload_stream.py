@@ -15,6 +15,7 @@ from longshore.server.engine.upload_content import Content
 from longshore.server.engine.upload_ledger import Ledger
 from longshore.server.engine.upload_limits import UploadLimits
 from longshore.server.engine.upload_room import Room
+from longshore.server.logs import sparing
 from longshore.server.model.clock import Clock
 from longshore.server.model.errors import (
     LongshoreError,
@@ -359,9 +360,7 @@ class UploadStream:
     async def _reject(self, content: Content, error: LongshoreError) -> None:
         """The bytes are wrong: give the upload up, so that the same request id can start anew."""
         self._rejected = True
-        _log.warning(
-            "upload_rejected", upload_id=self._upload.id, principal=self._upload.principal, reason=error.reason
-        )
+        self._say(_log.warning, "upload_rejected", reason=error.reason)
         # Nothing of it may be on its way to the spool any more when the janitor removes what is there.
         with contextlib.suppress(LongshoreError):
             await content.settle()
@@ -370,7 +369,7 @@ class UploadStream:
             await self._keeper.store.run(RejectUpload(upload_id=self._upload.id, connection=self._upload.connection))
         except LongshoreError as trouble:
             # It stays open with its last checkpoint, and its next finish is compared again.
-            _log.warning("upload_reject_failed", upload_id=self._upload.id, error=trouble.message)
+            self._say(_log.warning, "upload_reject_failed", error=trouble.message)
 
     async def _detach(self) -> None:
         try:
@@ -389,7 +388,7 @@ class UploadStream:
                 try:
                     await step()
                 except LongshoreError as error:
-                    _log.info("upload_detach", upload_id=self._upload.id, error=error.message)
+                    self._say(_log.info, "upload_detach", error=error.message)
             if not self._done and not self._rejected and not content.sealed:
                 await self._last_checkpoint(content)
         finally:
@@ -402,6 +401,11 @@ class UploadStream:
             async with asyncio.timeout(self._limits.detach):
                 await self._mark(durable, reserve=self._reserved, release=self._keeper.here is not None)
         except (LongshoreError, TimeoutError) as error:
-            _log.info("upload_not_checkpointed", upload_id=self._upload.id, error=str(error))
+            self._say(_log.info, "upload_not_checkpointed", error=str(error))
         else:
-            _log.info("upload_detached", upload_id=self._upload.id, principal=self._upload.principal, offset=durable[0])
+            self._say(_log.info, "upload_detached", offset=durable[0])
+
+    def _say(self, write: Callable[..., object], event: str, **fields: object) -> None:
+        """Write of what a caller can bring about at will, a line a second."""
+        upload = self._upload
+        sparing.say(write, event, caller=upload.principal, upload_id=upload.id, principal=upload.principal, **fields)
