@@ -1,16 +1,25 @@
-"""What holds for every test: no skipping in CI, and Hypothesis without a clock or a memory."""
+"""What holds for every test: no skipping in CI, Hypothesis without a clock or a memory, and children that end."""
 
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Generator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.support import children
+
 # Fixtures that several folders use.
 pytest_plugins = ["tests.support.lxd", "tests.support.postgres", "tests.support.s3", "tests.support.backends"]
+
+# `nohup make test &` and some runners of CI start this process with signals ignored, and what is ignored stays ignored
+# in every child: three tests of Ctrl-C interrupted programs that could not hear it. A handler is not inherited.
+for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, lambda *_: None)):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, handler)
 
 # A shared machine is slow at times; that is no finding. CI repeats itself, so that a red build can be looked into.
 settings.register_profile("here", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -29,6 +38,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("lxd") is not None:
             item.add_marker(pytest.mark.xdist_group("lxd"))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown() -> None:
+    """A test that fails while it waits for a process leaves the process to nobody else."""
+    children.end()
 
 
 @pytest.hookimpl(wrapper=True)

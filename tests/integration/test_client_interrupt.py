@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.support import children
+from tests.support.children import leashed
 from tests.support.stage import staged
 
 PROGRAM = """
@@ -27,12 +29,14 @@ with Client() as client:
 
 def test_an_interrupt_ends_the_wait_and_nothing_else(tmp_path: Path) -> None:
     with staged(tmp_path) as stage:
-        program = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env={"LONGSHORE_SERVER": stage.server.address, "LONGSHORE_DATA_DIR": str(stage.server.data)},
-            text=True,
+        program = leashed(
+            subprocess.Popen(
+                [sys.executable, "-c", PROGRAM],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env={"LONGSHORE_SERVER": stage.server.address, "LONGSHORE_DATA_DIR": str(stage.server.data)},
+                text=True,
+            )
         )
         assert program.stdout is not None
         task_id = program.stdout.readline().strip()
@@ -40,3 +44,18 @@ def test_an_interrupt_ends_the_wait_and_nothing_else(tmp_path: Path) -> None:
         program.send_signal(signal.SIGINT)
         out, err = program.communicate(timeout=30)
         assert (program.returncode, out.strip(), err) == (0, "False", "")
+
+
+def test_tests_of_interrupts_hold_where_interrupts_are_ignored(tmp_path: Path, tree: Path) -> None:
+    """As under `nohup make test &`, and on some runners of CI."""
+    mine = f"{Path(__file__).relative_to(tree)}::test_an_interrupt_ends_the_wait_and_nothing_else"
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--basetemp={tmp_path}", mine]
+    deaf = ["/bin/sh", "-c", 'trap "" INT HUP; exec "$@"', "sh", *command]
+    done = subprocess.run(deaf, cwd=tree, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+def test_a_wait_that_fails_leaves_no_process() -> None:
+    program = children.leashed(subprocess.Popen(["sleep", "300"], stdout=subprocess.PIPE))
+    children.end()
+    assert program.returncode == -signal.SIGKILL

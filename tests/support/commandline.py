@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from tests.support.children import leashed
+
 COMMAND: Final = (sys.executable, "-m", "longshore.client.cli")
 WITHIN: Final = 60.0
 """Seconds in which a command must end on a busy machine."""
@@ -69,26 +71,30 @@ class CommandLine:
         return done.objects
 
     def start(self, *arguments: str, stdin: int = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
-        """Start it with pipes for its output; the caller ends it."""
-        return subprocess.Popen(
-            [*COMMAND, *arguments],
-            stdin=stdin,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            cwd=self.folder,
-            env=dict(self.environment),
+        """Start it with pipes for its output; the caller ends it, or the end of the test does."""
+        return leashed(
+            subprocess.Popen(
+                [*COMMAND, *arguments],
+                stdin=stdin,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                cwd=self.folder,
+                env=dict(self.environment),
+            )
         )
 
     def on_terminal(self, *arguments: str, stdout: bool = True) -> Ended:
         """Run it with standard error (and `stdout`) on a terminal; `err` is what the terminal got."""
         near, far = pty.openpty()
-        process = subprocess.Popen(
-            [*COMMAND, *arguments],
-            stdin=far,
-            stdout=far if stdout else subprocess.PIPE,
-            stderr=far,
-            cwd=self.folder,
-            env=dict(self.environment),
+        process = leashed(
+            subprocess.Popen(
+                [*COMMAND, *arguments],
+                stdin=far,
+                stdout=far if stdout else subprocess.PIPE,
+                stderr=far,
+                cwd=self.folder,
+                env=dict(self.environment),
+            )
         )
         os.close(far)
         screen, out, deadline = b"", b"", time.monotonic() + WITHIN

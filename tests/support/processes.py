@@ -178,8 +178,16 @@ class ServerProcess(Process):
             return done.all() if done.returns_rows else []
 
     def start(self) -> None:
-        """Start, and return when it serves."""
+        """Start, and return when it serves. One that does not is ended: its context is not entered, nor left."""
         super().start()
+        try:
+            self._until_it_serves()
+        except BaseException:
+            self.process.kill()
+            self.process.wait(10)
+            raise
+
+    def _until_it_serves(self) -> None:
         deadline = time.monotonic() + START
         while not self.serving():
             if self.process.poll() is not None:
