@@ -31,7 +31,7 @@ def in_state(client: Client, state: task_pb2.TaskState.ValueType, ids: list[str]
 
 def server_of(worker: Process, fleet: Fleet) -> ServerProcess:
     """The one that the worker's session is with."""
-    *_, last = worker.events("session.welcome")
+    *_, last = worker.events("session_welcome")
     return next(server for server in fleet.servers if server.address == last["server"])
 
 
@@ -68,7 +68,7 @@ def test_twenty_attempts_outlive_their_server(
         trouble(first)
         try:
             eventually(lambda: server_of(worker, fleet) is not first, what="the session is with the other")
-            *_, welcome = worker.events("session.welcome")
+            *_, welcome = worker.events("session_welcome")
             assert welcome["held"] == ATTEMPTS
             over.touch()
             for task_id in ids:
@@ -77,4 +77,4 @@ def test_twenty_attempts_outlive_their_server(
                 assert (attempt.number, attempt.outcome) == (1, "OK")
         finally:
             mend(first)
-        assert not list(worker.events("attempt.revoked"))
+        assert not list(worker.events("attempt_revoked"))

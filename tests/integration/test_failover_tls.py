@@ -74,7 +74,7 @@ def worker_of(fleet: Fleet, certificates: Certificates, root: Path) -> WorkerPro
 
 
 def welcomes(worker: Process) -> int:
-    return len(list(worker.events("session.welcome")))
+    return len(list(worker.events("session_welcome")))
 
 
 def test_certificates_are_enough_and_are_replaced_under_everything(

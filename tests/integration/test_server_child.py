@@ -93,4 +93,4 @@ def test_the_child_logs_in_the_servers_way(tmp_path: Path) -> None:
     with ServerProcess(tmp_path, "--worker", "--log-format", "text") as server:
         delivers(server, "motd")
         assert not list(server.events())
-        assert "session.welcome" in server.log()
+        assert "session_welcome" in server.log()

@@ -67,7 +67,7 @@ def test_a_pipe_that_breaks_on_the_way_costs_no_delivery(tmp_path: Path) -> None
 
 
 def test_each_state_change_is_one_line_with_task_attempt_and_worker(tmp_path: Path) -> None:
-    with ServerProcess(tmp_path, "--worker") as server:
+    with ServerProcess(tmp_path, "--worker", "--log-level", "debug") as server:
         task_id = delivers(server)
         server.terminate()
         lines: list[dict[str, Any]] = [one for one in server.events("task") if one["task_id"] == task_id]
@@ -83,7 +83,7 @@ def test_each_state_change_is_one_line_with_task_attempt_and_worker(tmp_path: Pa
 
 def test_what_a_caller_sends_makes_no_lines_of_its_own(tmp_path: Path) -> None:
     for style in ("json", "text"):
-        with ServerProcess(tmp_path / style, "--log-format", style) as server:
+        with ServerProcess(tmp_path / style, "--log-format", style, "--log-level", "debug") as server:
             with Client(server=server.address, token_file=server.token_file) as client:
                 client.upload(b"x", spec=push_spec('web/a\n{"event": "forged"}\x1b[2J'))
             eventually(lambda: "QUEUED" in server.log())

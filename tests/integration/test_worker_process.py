@@ -101,7 +101,7 @@ async def test_sigterm_lets_what_runs_finish_and_hands_back_the_rest(server: Fak
         await soon(peer.goodbye.wait())
         logged = await lines(process)
     assert process.returncode == 0
-    ended = [line for line in logged if line["event"] == "attempt.ended"]
+    ended = [line for line in logged if line["event"] == "attempt_ended"]
     assert {(line["task_id"], line["attempt"], line["outcome"], line["worker"]) for line in ended} == {
         ("T1", 1, "OK", "tested"),
         ("T2", 1, "HANDED_BACK", "tested"),
@@ -249,7 +249,7 @@ async def test_a_wrong_setting_is_named_with_its_remedy(tmp_path: Path, options:
     async with running(options, tmp_path) as process:
         logged = await lines(process)
     assert process.returncode == 1
-    assert [line["event"] for line in logged] == ["worker.refused"]
+    assert [line["event"] for line in logged] == ["worker_refused"]
     assert says in str(logged[0]["message"])
 
 

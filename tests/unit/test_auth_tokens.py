@@ -163,10 +163,10 @@ async def test_revoked_is_refused_after_the_next_look_and_ends_what_is_open() ->
         stream.end_by(ended.append)
         at.table.revoke(secret)
         assert at.book.recall(secret) is not None
-        await at.book._refresh()
+        await at.book.refresh()
         assert "revoked" in (await at.refusal(secret)).message
         assert [type(error) for error in ended] == [Unauthenticated]
-        await at.book._refresh()
+        await at.book.refresh()
         assert len(ended) == 1
 
 
@@ -179,7 +179,7 @@ async def test_expiry_counts_at_once_for_calls_and_at_the_next_look_for_streams(
         at.clock.time += 10
         assert "expired" in (await at.refusal(secret)).message
         assert stream.error is None
-        await at.book._refresh()
+        await at.book.refresh()
         assert isinstance(stream.error, Unauthenticated)
 
 
@@ -190,10 +190,10 @@ async def test_an_expired_stream_ends_while_the_database_is_away_too() -> None:
         for stream in (ends, stays):
             stream.end_by(lambda _error: None)
         at.table.away = True
-        await at.book._refresh()
+        await at.book.refresh()
         assert ends.error is None
         at.clock.time += 10
-        await at.book._refresh()
+        await at.book.refresh()
         assert isinstance(ends.error, Unauthenticated)
         assert stays.error is None
 
@@ -204,7 +204,7 @@ async def test_a_row_that_is_gone_is_a_wrong_token() -> None:
         stream = at.book.open(await at.book.ask(secret))
         stream.end_by(lambda _error: None)
         del at.table.rows[secret.id]
-        await at.book._refresh()
+        await at.book.refresh()
         assert isinstance(stream.error, Unauthenticated)
         assert isinstance(await at.refusal(secret), Unauthenticated)
 
@@ -216,15 +216,15 @@ async def test_while_the_database_is_away_the_known_work_on_for_a_while_and_the_
         at.table.away = True
         assert isinstance(await at.refusal(unknown), StoreUnavailable)
         at.clock.time += 300
-        await at.book._refresh()
+        await at.book.refresh()
         assert at.book.recall(known) is not None
         at.clock.time += 1
-        await at.book._refresh()
+        await at.book.refresh()
         assert isinstance(await at.refusal(known), StoreUnavailable)
         assert isinstance(await at.refusal(Secret(known.id, unknown.secret)), Unauthenticated)
         assert stream.error is None
         at.table.away = False
-        await at.book._refresh()
+        await at.book.refresh()
         assert at.book.recall(known) is not None
         assert (await at.book.ask(unknown)).token.id == unknown.id
 
@@ -236,16 +236,16 @@ async def test_what_nobody_shows_any_more_is_forgotten_unless_a_stream_is_open()
         credential = await at.book.ask(open_)
         stream = at.book.open(credential)
         for _ in range(4):
-            await at.book._refresh()
+            await at.book.refresh()
         assert at.book.recall(idle) is None
         assert at.book.recall(open_) is not None
         at.book.close(credential, stream)
         for _ in range(4):
-            await at.book._refresh()
+            await at.book.refresh()
         assert at.book.recall(open_) is None
         # Nothing known, nothing asked.
         asked = len(at.table.asked)
-        await at.book._refresh()
+        await at.book.refresh()
         assert len(at.table.asked) == asked
 
 

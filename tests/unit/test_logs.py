@@ -12,7 +12,8 @@ from typing import TextIO, cast
 import pytest
 import structlog
 
-from longshore.server.logs import Bulk, Sink
+from longshore.program.streams import Stream
+from longshore.server.logs import Bulk
 
 _log = structlog.get_logger("longshore.tasks")
 
@@ -71,7 +72,7 @@ def test_a_full_pipe_holds_whole_lines_and_the_next_says_how_many_were_lost(size
         fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, 16 * 1024)
         os.set_blocking(fd, False)
         bulk = Bulk()
-        bulk.sink = cast("TextIO", Sink(fd))
+        bulk.sink = cast("TextIO", Stream(fd, lossy=True))
         bulk.info(_log, "task", [{"number": number, "filler": "x" * size} for number in range(2000)])
         read = b""
         while len(read) < 16 * 1024 and not read.endswith(b"}\n"):
@@ -80,7 +81,7 @@ def test_a_full_pipe_holds_whole_lines_and_the_next_says_how_many_were_lost(size
         assert kept == list(range(len(kept)))
         bulk.info(_log, "task", [{"number": 2000}])
         said, last = os.read(end, 1 << 20).splitlines()
-        assert said == b"(%d log lines were lost)" % (2000 - len(kept))
+        assert said == b"(%d lines were lost)" % (2000 - len(kept))
         assert json.loads(last)["number"] == 2000
     finally:
         os.close(fd)

@@ -7,11 +7,11 @@ import contextlib
 import os
 import secrets
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import grpc.aio
 import structlog
@@ -102,6 +102,8 @@ class Running:
     data_dir: Path
     engine: asyncio.Task[None]
     """The loops behind the services. They end with a defect only, and then there is nothing left to serve."""
+    reload: Callable[[], Coroutine[Any, Any, None]]
+    """Reads certificates and tokens anew, at once."""
 
 
 @asynccontextmanager
@@ -133,7 +135,7 @@ async def serving(settings: Settings, data: DataDir) -> AsyncIterator[Running]:
             await server.abandon()
             raise
         try:
-            yield Running(door.addresses, data.path, server.engine)
+            yield Running(door.addresses, data.path, server.engine, door.reload)
         finally:
             await server.stop()
 

@@ -54,7 +54,7 @@ class WorkerChild:
         except OSError as error:
             _log.error("worker_not_started", error=str(error))
             return None
-        _log.info("worker_started", pid=process.pid)
+        _log.debug("worker_started", pid=process.pid)
         return await asyncio.to_thread(process.wait)
 
     async def stop(self, grace: float) -> None:
@@ -76,4 +76,5 @@ def _spawn(arguments: Sequence[str]) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "longshore.worker.main", *arguments]
     # LONGSHORE_TLS_CERT and the like are this server's own, or for servers elsewhere. The way to this one is plain.
     environment = {name: value for name, value in os.environ.items() if not _TLS.match(name)}
+    environment.setdefault("GRPC_VERBOSITY", "NONE")
     return subprocess.Popen(command, stdin=subprocess.DEVNULL, env=environment)

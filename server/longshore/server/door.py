@@ -60,6 +60,13 @@ class Door:
         """The address that a worker on this machine takes, without certificates."""
         return way_in(self.addresses, tls=self._tls)
 
+    async def reload(self) -> None:
+        """Read the certificates' files, and ask for the tokens, now instead of at the next look."""
+        if self._certificates is not None:
+            await asyncio.to_thread(self._certificates.look)
+        if self._tokens is not None:
+            await self._tokens.refresh()
+
     async def run(self) -> None:
         """Keep up with certificates and tokens, until cancelled."""
         async with asyncio.TaskGroup() as group:

@@ -1,7 +1,8 @@
-"""The log of state changes: one line each, and the count of what finished."""
+"""The log of tasks: one line at the end of each, one for each step at level debug; and the count of what finished."""
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from typing import Final
 
@@ -16,6 +17,7 @@ _log = structlog.get_logger("longshore.tasks")
 
 _NAMES: Final = ("", *(state.name for state in State))
 """By number: `name` looks it up anew each time."""
+_LEVELS: Final = {State.FAILED: logging.WARNING, State.EXPIRED: logging.WARNING}
 
 
 class Journal:
@@ -28,17 +30,22 @@ class Journal:
     def _on_commit(self, changes: Changes) -> None:
         if not changes.own:
             return  # the server that made the commit says so
+        ended: dict[int, list[TaskChange]] = {}
         for change in changes.tasks:
             state = change.task.status.state
             if state.terminal:
                 self._finished[state] += 1
-        if changes.tasks:
-            logs.bulk.info(_log, "task", map(_record, changes.tasks))
+                ended.setdefault(_LEVELS.get(state, logging.INFO), []).append(change)
+        if logs.bulk.enabled(logging.DEBUG):
+            steps = (change for change in changes.tasks if not change.task.status.state.terminal)
+            logs.bulk.log(logging.DEBUG, _log, "task", map(_record, steps))
+        for level, some in ended.items():
+            logs.bulk.log(level, _log, "task", map(_record, some))
 
 
-def _record(change: TaskChange) -> dict[str, str | int]:
+def _record(change: TaskChange) -> dict[str, str | int | float]:
     order, status = change.task.order, change.task.status
-    fields: dict[str, str | int] = {
+    fields: dict[str, str | int | float] = {
         "task_id": order.id,
         "state": _NAMES[status.state],
         "revision": status.revision,
@@ -46,13 +53,20 @@ def _record(change: TaskChange) -> dict[str, str | int]:
     if status.attempt:
         fields["attempt"] = status.attempt
         fields["worker"] = status.worker
-    if status.revision == 1:
+    if status.revision == 1 or status.state.terminal:
         fields["kind"] = order.kind
         fields["creator"] = order.creator
         fields["request_id"] = order.request_id
         if isinstance(order.work, FilePush):
             place = order.work.destination
             fields |= {"target": place.target, "instance": place.instance, "path": place.path}
+        elif order.target or order.instance:
+            fields |= {"target": order.target, "instance": order.instance}
+    if status.state.terminal:
+        if order.payload is not None:
+            fields["size"] = order.payload.size
+        if status.started_at is not None and status.finished_at is not None:
+            fields["seconds"] = round(max(status.finished_at - status.started_at, 0.0), 3)
     if status.error is not None and status.state is not State.RUNNING:
         fields |= {"reason": status.error.reason, "error": status.error.message}
     return fields

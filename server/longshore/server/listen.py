@@ -48,10 +48,42 @@ def _add(server: grpc.aio.Server, listen: str, credentials: grpc.ServerCredentia
             return server.add_secure_port(listen, credentials)
         return server.add_insecure_port(listen)
     except RuntimeError:
-        raise SettingsError(
-            f"--listen {listen}: the address cannot be bound. Is another server on it? `longshore stats` would tell; "
-            "or give another address."
-        ) from None
+        raise SettingsError(f"--listen {listen}: {_why_not(listen)}") from None
+
+
+def _why_not(listen: str) -> str:
+    """Why gRPC could not bind the address, in the kernel's words: gRPC keeps them to itself."""
+    try:
+        _try(listen)
+    except OSError as error:
+        return f"{error.strerror}. {_REMEDIES.get(error.errno or 0, 'Give another address.')}"
+    return "the address could not be bound just now. Start again."
+
+
+_REMEDIES: Final = {
+    errno.EADDRINUSE: "Is another server on it? `longshore stats` would tell; or give another address.",
+    errno.EACCES: "This user may not bind it: ports below 1024 need the capability CAP_NET_BIND_SERVICE, and a unix "
+    "socket a folder that the user may write.",
+    errno.EADDRNOTAVAIL: "No network interface of this machine has the address.",
+}
+
+
+def _try(listen: str) -> None:
+    """Bind the address as gRPC does, and give it back. Raises OSError."""
+    if listen.startswith(_UNIX):
+        path = listen.removeprefix(_UNIX)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.bind(path)
+            Path(path).unlink()
+        return
+    host, _, port = listen.rpartition(":")
+    for family, kind, protocol, _, address in socket.getaddrinfo(
+        host.strip("[]") or None, int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    ):
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+            probe.listen(1)
 
 
 @contextlib.contextmanager

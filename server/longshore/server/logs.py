@@ -5,48 +5,21 @@ from __future__ import annotations
 import asyncio
 import json.encoder
 import logging
-import os
 import select
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
-from typing import Final, Literal, TextIO, cast
+from typing import Any, Final, Literal, TextIO, cast
 
 import structlog
 
+from longshore.program.records import Sentence, TextLines, place, size, took
+from longshore.program.streams import Stream
+
 LogFormat = Literal["auto", "json", "text"]
 LogLevel = Literal["debug", "info", "warning", "error"]
-
-
-class Sink:
-    """Standard error, which may be full or gone: then lines are lost, and never the work that they tell of.
-
-    A journal that is restarted closes the pipe, and a log file may stand on a full disk. The next line that gets
-    through is preceded by how many did not. Past Python's own buffer, which would keep what failed and fail again at
-    the exit.
-    """
-
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-        self._lost = 0
-
-    def write(self, text: str) -> int:
-        """Write one record, or several; never raises."""
-        said = f"({self._lost} log lines were lost)\n" if self._lost else ""
-        try:
-            rest = memoryview((said + text).encode(errors="backslashreplace"))
-            while rest:
-                rest = rest[os.write(self._fd, rest) :]
-        except OSError:
-            self._lost += text.count("\n")
-        else:
-            self._lost = 0
-        return len(text)
-
-    def flush(self) -> None:
-        """Nothing is held back."""
 
 
 class Bulk:
@@ -58,19 +31,34 @@ class Bulk:
 
     def __init__(self) -> None:
         self.sink: TextIO | None = None
-        self.enabled = True
+        self.least = logging.DEBUG
+
+    def enabled(self, level: int) -> bool:
+        """Records of this level are written."""
+        return level >= self.least
 
     def info(
-        self, logger: structlog.typing.FilteringBoundLogger, event: str, records: Iterable[dict[str, str | int]]
+        self, logger: structlog.typing.FilteringBoundLogger, event: str, records: Iterable[dict[str, str | int | float]]
+    ) -> None:
+        """One record for each, at level info."""
+        self.log(logging.INFO, logger, event, records)
+
+    def log(
+        self,
+        level: int,
+        logger: structlog.typing.FilteringBoundLogger,
+        event: str,
+        records: Iterable[dict[str, str | int | float]],
     ) -> None:
         """One record for each."""
-        if not self.enabled:
+        if not self.enabled(level):
             return
         if self.sink is None:
             for each in records:
-                logger.info(event, **each)
+                logger.log(level, event, **each)
             return
-        tail = f', "event": {_text(event)}, "level": "info", "timestamp": "{_stamp()}"}}\n'
+        name = logging.getLevelName(level).lower()
+        tail = f', "event": {_text(event)}, "level": "{name}", "timestamp": "{_stamp()}"}}\n'
         for text in _whole([_record(each) + tail for each in records]):
             self.sink.write(text)
 
@@ -80,7 +68,7 @@ _PIECE: Final = select.PIPE_BUF - 64
 """Bytes in a write; what was lost may be said before them."""
 
 
-def _record(fields: dict[str, str | int]) -> str:
+def _record(fields: dict[str, str | int | float]) -> str:
     """All of a JSON object but its end. `json.dumps` makes an encoder each time, which takes longer than its work."""
     parts = [f'"{key}": {_text(value) if isinstance(value, str) else value}' for key, value in fields.items()]
     return "{" + ", ".join(parts)
@@ -181,7 +169,7 @@ def configure(*, style: LogFormat, level: LogLevel) -> None:
     `auto` is text on a terminal, JSON elsewhere.
     """
     as_json = style == "json" or (style == "auto" and not sys.stderr.isatty())
-    sink = cast("TextIO", Sink(2))  # all of it that loggers use
+    sink = cast("TextIO", Stream(2, lossy=True))
     number = logging.getLevelNamesMapping()[level.upper()]
     shared: list[structlog.types.Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -191,9 +179,9 @@ def configure(*, style: LogFormat, level: LogLevel) -> None:
     ]
     renderer: list[structlog.types.Processor]
     if as_json:
-        renderer = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+        renderer = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(default=str)]
     else:
-        renderer = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=16)]
+        renderer = [TextLines(terminal=sys.stderr.isatty(), sentences=_SENTENCES)]
     structlog.configure(
         processors=[shared[0], shared[1], shared[3], *renderer],
         wrapper_class=structlog.make_filtering_bound_logger(number),
@@ -201,7 +189,7 @@ def configure(*, style: LogFormat, level: LogLevel) -> None:
         cache_logger_on_first_use=True,
     )
     bulk.sink = sink if as_json else None
-    bulk.enabled = number <= logging.INFO
+    bulk.least = number
     handler = logging.StreamHandler(sink)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
@@ -212,3 +200,35 @@ def configure(*, style: LogFormat, level: LogLevel) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(max(number, logging.WARNING))
+
+
+def _task(record: Mapping[str, Any]) -> str | None:
+    """A task's end in words; None for a step on its way."""
+    state, what = record.get("state"), place(record)
+    to = f" to {record['target']}" if record.get("path") else ""
+    by = f" by {record['worker']}" if record.get("worker") else ""
+    seconds = record.get("seconds")
+    time = f" in {took(seconds)}" if isinstance(seconds, int | float) else ""
+    if state == "SUCCEEDED":
+        done = "delivered" if to else "done"
+        bytes_ = f", {size(int(record['size']))}" if "size" in record else ""
+        return f"{what} {done}{to}{by}{bytes_}{time}"
+    whose = f"task {record.get('task_id')} of {record.get('creator')}"
+    why = str(record.get("error", "")).rstrip(".")
+    why = f": {why} ({record.get('reason')})" if why else ""
+    match state:
+        case "FAILED":
+            return f"{what} {'not delivered' if to else 'failed'}{to}{by}{why}; {whose}"
+        case "EXPIRED":
+            return f"{what} expired{why}; {whose}"
+        case "CANCELLED":
+            return f"{what} cancelled; {whose}"
+    return None
+
+
+def _serving(record: Mapping[str, Any]) -> str:
+    addresses, process = ", ".join(record.get("addresses", ())), f"pid {record.get('pid')}"
+    return f"listening on {addresses}; data in {record.get('data_dir')}; version {record.get('version')}, {process}"
+
+
+_SENTENCES: Final[Mapping[str, Sentence]] = {"task": _task, "serving": _serving}

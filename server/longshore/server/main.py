@@ -12,6 +12,8 @@ from typing import Final
 import structlog
 import typer
 
+import longshore.program.quiet  # noqa: F401 - first of all, see there
+from longshore.program import environment, signals, streams, usage
 from longshore.server import logs, tuning
 from longshore.server.app import serving
 from longshore.server.cli import backup, migrate, options, token
@@ -19,7 +21,7 @@ from longshore.server.cli.exits import EXIT_FAILED, refusals
 from longshore.server.datadir import DataDir
 from longshore.server.openfiles import raise_limit
 from longshore.server.options import parse_client_roles, parse_duration, parse_size, parse_tls
-from longshore.server.settings import DEFAULT_LISTEN, Limits, Settings, Times
+from longshore.server.settings import DEFAULT_LISTEN, Limits, Settings, SettingsError, Times
 
 _SAME_SIGNAL: Final = 1.0
 """Seconds within which a second signal is the first one's echo: some supervisors signal a process and its group."""
@@ -27,7 +29,9 @@ _LIMITS: Final = Limits()
 
 _log = structlog.get_logger("longshore.server")
 _app = typer.Typer(
-    add_completion=False, pretty_exceptions_enable=False, context_settings={"auto_envvar_prefix": "LONGSHORE"}
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"auto_envvar_prefix": "LONGSHORE", "help_option_names": ["-h", "--help"]},
 )
 # Commands besides serving. Each gets the Settings made of the options before its name, as `context.obj`.
 migrate.register(_app)
@@ -42,7 +46,14 @@ def default_data_dir() -> Path:
     system = Path("/var/lib/longshore")
     if os.geteuid() == 0 and system.is_dir():
         return system
-    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share") / "longshore"
+    if share := os.environ.get("XDG_DATA_HOME"):
+        return Path(share) / "longshore"
+    try:
+        return Path.home() / ".local/share/longshore"
+    except RuntimeError:
+        raise SettingsError(
+            "--data-dir: this user has no home directory. Name a directory for the data, or set LONGSHORE_DATA_DIR."
+        ) from None
 
 
 @_app.callback(
@@ -84,13 +95,16 @@ def _longshored(
     malloc_tuning: options.MallocTuning = True,
     log_format: options.LogFormat = "auto",
     log_level: options.LogLevel = "info",
+    quiet: options.Quiet = False,
     config: options.Config = None,
     show_version: options.ShowVersion = False,
 ) -> None:
     del config, show_version
+    # Names for the options of commands would be made by machine: LONGSHORE_TOKEN_CREATE_ROLE.
+    context.auto_envvar_prefix = None
     with refusals():
         settings = Settings(
-            data_dir=(data_dir or default_data_dir()).absolute(),
+            data_dir=_absolute("--data-dir", data_dir or default_data_dir()),
             listen=tuple(listen or (DEFAULT_LISTEN,)),
             tls=parse_tls(tls_cert, tls_key, tls_client_ca),
             client_roles=parse_client_roles(client_role or (), client_ca=tls_client_ca is not None),
@@ -119,7 +133,7 @@ def _longshored(
                 expire_after=parse_duration("--expire-after", expire_after, least=1.0),
             ),
             log_format=log_format,
-            log_level=log_level,
+            log_level="warning" if quiet and log_level == "info" else log_level,
             tune_malloc=malloc_tuning,
             share_spool=share_spool,
             worker=worker or bool(target),
@@ -127,13 +141,26 @@ def _longshored(
             worker_concurrency=worker_concurrency,
         )
         context.obj = settings
+        if context.invoked_subcommand is not None:
+            for each in environment.unknown(os.environ):
+                streams.say(f"longshored: {each}", err=True)
         if context.invoked_subcommand is None and not _run(settings):
             raise typer.Exit(EXIT_FAILED)
 
 
+def _absolute(option: str, path: Path) -> Path:
+    try:
+        return path.absolute()
+    except OSError as error:
+        raise SettingsError(f"{option} {path}: the current directory is gone: {error.strerror}.") from None
+
+
 def _run(settings: Settings) -> bool:
     """Serve; answers whether it ended because it was told to."""
+    signals.prepare()
     logs.configure(style=settings.log_format, level=settings.log_level)
+    for each in environment.unknown(os.environ):
+        _log.warning("unknown_environment_name", name=each.name, nearest=each.nearest or None)
     if settings.tune_malloc:
         tuning.tune_malloc()
     raise_limit()
@@ -165,11 +192,20 @@ async def _serve(settings: Settings, data: DataDir) -> bool:
         loop.add_signal_handler(one, on_signal)
     async with serving(settings, data) as running:
         tuning.tune_collector()
-        if sys.stderr.isatty():
-            typer.echo(
-                f"Listening on {', '.join(running.addresses)}. Data in {running.data_dir}. Ctrl-C drains and stops.",
-                err=True,
-            )
+        reloads: set[asyncio.Task[None]] = set()
+
+        def reload() -> None:
+            _log.info("reloading")
+            reloads.add(task := asyncio.create_task(running.reload(), name="reload"))
+            task.add_done_callback(reloads.discard)
+
+        def tell(state: dict[str, object]) -> None:
+            _log.warning("process_state", **state)
+
+        signals.listen(reload=reload, leave=on_signal, tell=tell)
+        if sys.stderr.isatty() and settings.log_level in ("warning", "error"):
+            # Otherwise the log says it.
+            streams.say(f"listening on {', '.join(running.addresses)}; data in {running.data_dir}", err=True)
         told = asyncio.create_task(leave.wait())
         await asyncio.wait({told, running.engine}, return_when=asyncio.FIRST_COMPLETED)
         told.cancel()
@@ -177,8 +213,9 @@ async def _serve(settings: Settings, data: DataDir) -> bool:
 
 
 def main() -> None:
-    """Entry point of the console script."""
-    _app()
+    """Entry point of the program."""
+    streams.prepare()
+    usage.run("longshored", _app)
 
 
 if __name__ == "__main__":

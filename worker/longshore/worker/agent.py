@@ -7,6 +7,7 @@ through the mailbox.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import deque
 from collections.abc import Callable
@@ -220,7 +221,7 @@ class Agent:
             # What waits to begin asks this server too. Its revocations are taken by now.
             self._admit()
         if message.HasField("drain"):
-            _log.info("worker.drain", reason=message.drain.reason)
+            _log.info("worker_drain", reason=message.drain.reason)
             self.leave(grace=None)
         self._look_whether_finished()
 
@@ -268,7 +269,7 @@ class Agent:
             self._outbox.heartbeat(self._lease.beat())
         if self._lease.ended():
             _log.warning(
-                "lease.unconfirmed", connected=self._connected, lease=self._lease.seconds, held=len(self.held())
+                "lease_unconfirmed", connected=self._connected, lease=self._lease.seconds, held=len(self.held())
             )
         moved: dict[Key, tuple[int, int]] = {}
         for attempt in list(self._running.values()):
@@ -341,7 +342,7 @@ class Agent:
         if answer.begun:
             attempt.begun = True
         else:
-            _log.info("attempt.refused", task_id=key[0], attempt=key[1], reason=answer.reason)
+            _log.info("attempt_refused", task_id=key[0], attempt=key[1], reason=answer.reason)
             self._pending.remove(attempt)
             if answer.reason == "CANCELLED":
                 self._report(attempt, outcomes.never_started(attempt))
@@ -362,7 +363,7 @@ class Agent:
         self._running[attempt.key] = attempt
         # Its end is told with all that there is to say; two lines for each attempt were a fifth of the worker's CPU.
         _log.debug(
-            "attempt.started", task_id=attempt.key[0], attempt=attempt.number, kind=handler.kind, settling=settling
+            "attempt_started", task_id=attempt.key[0], attempt=attempt.number, kind=handler.kind, settling=settling
         )
         if self._starts is None:
             raise RuntimeError("attach() comes before the first connection")
@@ -377,10 +378,10 @@ class Agent:
         if attempt is None:
             return
         if not grant.granted:
-            _log.info("attempt.refused", task_id=attempt.key[0], attempt=attempt.number, reason=grant.reason)
+            _log.info("attempt_refused", task_id=attempt.key[0], attempt=attempt.number, reason=grant.reason)
             attempt.refuse(grant.reason)
         elif attempt.grant():
-            _log.info("attempt.granted", task_id=attempt.key[0], attempt=attempt.number)
+            _log.debug("attempt_granted", task_id=attempt.key[0], attempt=attempt.number)
 
     def _cancelled(self, cancel: ws.Cancel) -> None:
         key = key_of(cancel.attempt)
@@ -407,21 +408,21 @@ class Agent:
                 return
         running = self._running.get(key)
         if running is not None:
-            _log.warning("attempt.revoked", task_id=key[0], attempt=key[1], reason=revocation.reason)
+            _log.warning("attempt_revoked", task_id=key[0], attempt=key[1], reason=revocation.reason)
             running.revoked = True
             self._tell_stop(running, StopReason.REVOKED, revocation.reason or "REVOKED")
 
     def _forget_report(self, ack: ws.ReportAck) -> None:
         key = key_of(ack.attempt)
         if self._unacked.pop(key, None) is not None and not ack.accepted:
-            _log.warning("report.stale", task_id=key[0], attempt=key[1])
+            _log.warning("report_stale", task_id=key[0], attempt=key[1])
 
     # -- attempts ----------------------------------------------------------------------------------------------------
 
     def _tell_stop(self, attempt: Attempt, why: StopReason, reason: str) -> bool:
         if not attempt.tell_stop(why, reason):
             return False
-        _log.info("attempt.stopping", task_id=attempt.key[0], attempt=attempt.number, reason=reason)
+        _log.info("attempt_stopping", task_id=attempt.key[0], attempt=attempt.number, reason=reason)
         return True
 
     def _ended(self, attempt: Attempt, report: ws.Report) -> None:
@@ -429,11 +430,11 @@ class Agent:
         self._graces.pop(key, None)
         if attempt.abandoned:
             self._wedged.pop(key, None)
-            _log.info("attempt.ended_late", task_id=key[0], attempt=key[1])
+            _log.info("attempt_ended_late", task_id=key[0], attempt=key[1])
         else:
             del self._running[key]
             if attempt.revoked:
-                _log.info("attempt.dropped", task_id=key[0], attempt=key[1])
+                _log.info("attempt_dropped", task_id=key[0], attempt=key[1])
             else:
                 self._report(attempt, report)
         self._admit()
@@ -446,29 +447,23 @@ class Agent:
         self._graces.pop(key, None)
         del self._running[key]
         self._wedged[key] = attempt
-        _log.error("attempt.abandoned", task_id=key[0], attempt=key[1], wedged=len(self._wedged))
+        _log.error("attempt_abandoned", task_id=key[0], attempt=key[1], wedged=len(self._wedged))
         if not attempt.revoked:
             self._report(attempt, outcomes.abandoned(attempt))
         self._admit()
         if len(self._wedged) > self._limits.max_wedged and not self.worn_out:
             self.worn_out = True
-            _log.error("worker.worn_out", wedged=len(self._wedged))
+            _log.error("worker_worn_out", wedged=len(self._wedged))
             self.leave(grace=self._limits.stop_grace)
 
     def _report(self, attempt: Attempt, report: ws.Report) -> None:
         self._unacked[attempt.key] = report
         if self._connected:
             self._outbox.report(attempt.key, report)
-        _log.info(
-            "attempt.ended",
-            task_id=attempt.key[0],
-            attempt=attempt.number,
-            kind=attempt.task.kind,
-            outcome=ws.Outcome.Name(report.outcome).removeprefix("OUTCOME_"),
-            reason=report.error.reason or None,
-            message=report.error.message or None,
-            seconds=round(self._clock() - attempt.started, 3),
-        )
+        # One that is tried again is no news to be alarmed at.
+        level = logging.WARNING if report.outcome == ws.OUTCOME_PERMANENT else logging.INFO
+        said = outcomes.for_the_log(attempt, report)
+        _log.log(level, "attempt_ended", **said, seconds=round(self._clock() - attempt.started, 3))
 
     def _say_credits(self) -> None:
         credits = self.credits()

@@ -96,7 +96,7 @@ class Chores:
                 state = target.probe(project, instance)
             except AttemptError as error:
                 # The watch goes on looking.
-                _log.debug("parked.probe_failed", target=target.name, instance=instance, error=str(error))
+                _log.debug("parked_probe_failed", target=target.name, instance=instance, error=str(error))
                 continue
             self._seen(target.name, InstanceChange(project, instance, state))
 
@@ -106,10 +106,10 @@ class Chores:
         try:
             removed = remove_temps(target, project=where.project, instance=where.instance, temps=tuple(debt.temps))
             paid = True
-            _log.info("debt.paid", debt=debt.debt_id, target=where.target, instance=where.instance, removed=removed)
+            _log.info("debt_paid", debt=debt.debt_id, target=where.target, instance=where.instance, removed=removed)
         except AttemptError as error:
             _log.warning(
-                "debt.unpaid", debt=debt.debt_id, target=where.target, instance=where.instance, error=str(error)
+                "debt_unpaid", debt=debt.debt_id, target=where.target, instance=where.instance, error=str(error)
             )
         finally:
             self._mailbox.post(partial(self._paid, debt.debt_id, paid=paid))

@@ -94,7 +94,7 @@ class Link:
                 if fatal and not self._ever and self._route.over:
                     raise
                 level = _log.error if is_fatal(error) else _log.warning
-                level("session.cut", server=str(self._endpoint), error=str(error), tries=rounds)
+                level("session_cut", server=str(self._endpoint), error=str(error), tries=rounds)
             if self._left.is_set():
                 return
             if self._moving or time.monotonic() - began > _STOOD_S:
@@ -110,7 +110,7 @@ class Link:
         endpoint = self._endpoint = await self._route.next()
         try:
             await self._once(endpoint, rounds)
-            _log.info("session.ended", server=str(endpoint))
+            _log.info("session_ended", server=str(endpoint))
         finally:
             if self._moving:
                 self._route.moved(endpoint)
@@ -127,7 +127,7 @@ class Link:
             async with asyncio.timeout(patience):
                 await self._cut.wait()
         except TimeoutError:
-            _log.warning("session.goodbye_unanswered", server=str(self._endpoint))
+            _log.warning("session_goodbye_unanswered", server=str(self._endpoint))
 
     def renew(self) -> None:
         """Connect anew to the same server, because the hello has changed."""
@@ -154,13 +154,13 @@ class Link:
             self._ever = True
             self._cut.clear()
             self._route.welcomed(endpoint)
-            _log.info("session.welcome", server=str(endpoint), epoch=welcome.epoch, held=len(hello.held))
+            _log.info("session_welcome", server=str(endpoint), epoch=welcome.epoch, held=len(hello.held))
             self._agent.welcomed(welcome)
             self._welcomed(hello)
 
         def received(message: ws.WorkResponse) -> None:
             if message.HasField("go_away"):
-                _log.info("session.go_away", reason=message.go_away.reason)
+                _log.info("session_go_away", reason=message.go_away.reason)
             self._agent.received(message)
 
         listening = asyncio.create_task(self._listen(connection), name="listen")
@@ -203,11 +203,11 @@ class Link:
             try:
                 channel = self._access.open(other)
             except LongshoreError as error:
-                _log.warning("session.no_rehome", server=str(other), error=str(error))
+                _log.warning("session_no_rehome", server=str(other), error=str(error))
                 continue
             try:
                 if await connected(channel, seconds=_CONNECT_S) and self.standing:
-                    _log.info("session.rehome", server=str(other))
+                    _log.info("session_rehome", server=str(other))
                     self._prepared = other, channel
                     self._move(other)
                     continue

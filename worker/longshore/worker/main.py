@@ -133,7 +133,8 @@ def serve(
     was refused or a setting is wrong, 75 too many handlers hang and it wants to be started anew.
     """
     known = log_level in log.LEVELS
-    log.configure(worker=name or default_name(), style=log_format, level=log_level if known else "info")
+    beside = parent_pid is not None
+    log.configure(worker=name or default_name(), style=log_format, level=log_level if known else "info", beside=beside)
     if not known:
         _refuse(f"--log-level {log_level!r}: use {', '.join(log.LEVELS)}")
     try:
@@ -200,7 +201,7 @@ def _run(worker: Worker, parent_pid: int | None) -> Exit:
 
 
 def _refuse(message: str) -> NoReturn:
-    structlog.get_logger("longshore.worker").error("worker.refused", message=message)
+    structlog.get_logger("longshore.worker").error("worker_refused", message=message)
     raise typer.Exit(Exit.REFUSED)
 
 

@@ -178,3 +178,23 @@ def _failed(attempt: Attempt, error: AttemptError, *, left_temps: bool = False) 
 
 def _error(reason: str, message: str, *, transient: bool) -> task_pb2.TaskError:
     return task_pb2.TaskError(reason=reason[:_REASON_LIMIT], message=message[:_MESSAGE_LIMIT], transient=transient)
+
+
+def for_the_log(attempt: Attempt, report: ws.Report) -> dict[str, str | int]:
+    """What the log says of an attempt's end, without what is unset."""
+    task, error = attempt.task, report.error
+    job = task_pb2.Destination(target=task.job.target, instance=task.job.instance)
+    to = task.file_push.destination if task.HasField("file_push") else job
+    said: dict[str, str | int] = {
+        "task_id": attempt.key[0],
+        "attempt": attempt.number,
+        "kind": task.kind,
+        "target": to.target,
+        "instance": to.instance,
+        "path": to.path,
+        "creator": task.creator,
+        "outcome": ws.Outcome.Name(report.outcome).removeprefix("OUTCOME_"),
+        "reason": error.reason,
+        "message": error.message,
+    }
+    return {key: value for key, value in said.items() if value != ""}

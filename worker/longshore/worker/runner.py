@@ -127,7 +127,7 @@ class Runner:
         try:
             context.close()
         except Exception as error:  # noqa: BLE001 - the handler has ended; its outcome must not hang on a temp file
-            _log.warning("attempt.cleanup_failed", task_id=attempt.key[0], attempt=attempt.number, exc_info=error)
+            _log.warning("attempt_cleanup_failed", task_id=attempt.key[0], attempt=attempt.number, exc_info=error)
         self._ended(attempt, report)
 
 
@@ -136,6 +136,6 @@ def _report(attempt: Attempt, error: BaseException) -> ws.Report:
     if not isinstance(error, expected):
         # Only here: over the wire go type and message, which hold no local variables and no paths of this machine.
         _log.error(
-            "handler.raised", task_id=attempt.key[0], attempt=attempt.number, kind=attempt.task.kind, exc_info=error
+            "handler_raised", task_id=attempt.key[0], attempt=attempt.number, kind=attempt.task.kind, exc_info=error
         )
     return outcomes.raised(attempt, error)

@@ -119,7 +119,7 @@ class Worker:
         self._stops += 1
         if grace is None:
             grace = self._config.grace if self._stops == 1 else 0.0
-        _log.info("worker.leaving", grace=grace)
+        _log.info("worker_leaving", grace=grace)
         if self._agent is not None:
             self._agent.leave(grace=grace)
 
@@ -200,7 +200,7 @@ class Worker:
             slot.close(ended=said_goodbye)
             await _close_all(targets, threads)
         ended = Exit.WORN_OUT if agent.worn_out else Exit.LEFT
-        _log.info("worker.left", code=int(ended), said_goodbye=said_goodbye)
+        _log.info("worker_left", code=int(ended), said_goodbye=said_goodbye)
         return ended
 
     async def _go(self, agent: Agent, link: Link, identities: Identities, mailbox: Mailbox) -> bool:
@@ -234,7 +234,7 @@ class Worker:
             if agent.deadline is None and not agent.busy:
                 break  # Drained by the server, and only reports are left.
         if agent.busy:
-            _log.error("worker.gave_up", attempts=[f"{task}/{number}" for task, number in agent.give_up()])
+            _log.error("worker_gave_up", attempts=[f"{task}/{number}" for task, number in agent.give_up()])
         await _wait(agent.finished, _ACKNOWLEDGE_S)
 
     async def _learn(self, identities: Identities) -> None:

@@ -80,4 +80,4 @@ class Threads:
             try:
                 call()
             except Exception as error:  # noqa: BLE001 - a defect in one call must not take the thread from the others
-                _log.error("thread.raised", thread=threading.current_thread().name, exc_info=error)
+                _log.error("thread_raised", thread=threading.current_thread().name, exc_info=error)

@@ -8,6 +8,7 @@ from typing import Final
 
 import typer
 
+from longshore.program import streams
 from longshore.server.datadir import DataDirError
 from longshore.server.model.errors import LongshoreError
 from longshore.server.settings import SettingsError
@@ -25,8 +26,8 @@ def refusals() -> Iterator[None]:
     try:
         yield
     except (SettingsError, DataDirError, SchemaMismatch) as error:
-        typer.echo(f"longshored: {error}", err=True)
+        streams.say(f"longshored: {error}", err=True)
         raise typer.Exit(EXIT_REFUSED) from None
     except LongshoreError as error:
-        typer.echo(f"longshored: {error.message}", err=True)
+        streams.say(f"longshored: {error.message}", err=True)
         raise typer.Exit(EXIT_FAILED) from None

@@ -7,6 +7,7 @@ from typing import Annotated, Final
 
 import typer
 
+from longshore.program import streams
 from longshore.server.cli.exits import refusals
 from longshore.server.database import in_operators_words, make_dialect
 from longshore.server.datadir import DataDir
@@ -36,7 +37,7 @@ def _migrate(
     settings: Settings = context.obj
     with refusals():
         before, after = _found(settings) if check_only else _done(settings)
-    typer.echo(_said(before, after, check_only=check_only))
+    streams.say(_said(before, after, check_only=check_only))
     if check_only and before < OURS:
         raise typer.Exit(EXIT_TO_DO)
 

@@ -7,6 +7,7 @@ from typing import Annotated, TypeAlias
 
 import typer
 
+from longshore.program import streams
 from longshore.server import logs, version
 from longshore.server.cli import config
 from longshore.server.settings import DEFAULT_LISTEN
@@ -14,7 +15,7 @@ from longshore.server.settings import DEFAULT_LISTEN
 
 def _version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"longshored {version.VERSION}")
+        streams.say(f"longshored {version.VERSION}")
         raise typer.Exit
 
 
@@ -181,7 +182,17 @@ LogFormat: TypeAlias = Annotated[
     logs.LogFormat, typer.Option(help="auto: text on a terminal, else JSON lines.", rich_help_panel="Process")
 ]
 LogLevel: TypeAlias = Annotated[
-    logs.LogLevel, typer.Option(help="The least that is logged.", rich_help_panel="Process")
+    logs.LogLevel,
+    typer.Option(
+        help="Log records of this level and above. info has one line at the end of each task, debug one for each step.",
+        rich_help_panel="Process",
+    ),
+]
+Quiet: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--quiet", "-q", help="Log warnings and errors only, as --log-level warning does.", rich_help_panel="Process"
+    ),
 ]
 Config: TypeAlias = Annotated[
     Path | None,
@@ -194,5 +205,7 @@ Config: TypeAlias = Annotated[
 ]
 ShowVersion: TypeAlias = Annotated[
     bool,
-    typer.Option("--version", callback=_version, is_eager=True, allow_from_autoenv=False, help="Print the version."),
+    typer.Option(
+        "--version", callback=_version, is_eager=True, allow_from_autoenv=False, help="Print the version and exit."
+    ),
 ]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
+import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,6 +11,8 @@ from typing import Annotated, Final, Literal, Self, TypeAlias
 
 import typer
 
+from longshore.program import streams
+from longshore.program.visible import visible_json
 from longshore.server.cli.exits import refusals
 from longshore.server.desk import Desk
 from longshore.server.model.access import Role, Secret, Token, check_name, roles_text
@@ -64,13 +66,25 @@ def _create(
                 token = desk.create(name, frozenset(role), expires=seconds, hand_out=file.write)
     if output == "json":
         where = {"token": str(said[0])} if said else {"token_file": str(token_file)}
-        typer.echo(json.dumps(_form(token, token.created_at) | where))
+        _show(token, visible_json(_form(token, token.created_at) | where))
         return
-    typer.echo(
+    streams.say(
         f"Token {token.id} of {token.name}: {roles_text(token.roles)}; expires {_time(token.expires_at) or 'never'}.",
         err=True,
     )
-    typer.echo(str(said[0]) if said else f"Written to {token_file}.", err=not said)
+    if said:
+        _show(token, str(said[0]))
+    else:
+        streams.say(f"Written to {token_file}.", err=True)
+
+
+def _show(token: Token, secret: str) -> None:
+    """Print what is shown once."""
+    try:
+        streams.say(secret)
+    except streams.OutputLost:
+        streams.say(f"The token could not be printed: end it with `longshored token revoke {token.id}`.", err=True)
+        raise
 
 
 @_tokens.command("list")
@@ -79,7 +93,7 @@ def _list(context: typer.Context, output: OutputOption = "text") -> None:
     with refusals():
         found, now = Desk(context.obj, make=False).all()
     if output == "json":
-        typer.echo(json.dumps([_form(token, now) for token in found], indent=2))
+        sys.stdout.write(visible_json([_form(token, now) for token in found], indent=2) + "\n")
         return
     rows = [
         (
@@ -93,7 +107,7 @@ def _list(context: typer.Context, output: OutputOption = "text") -> None:
         for token in found
     ]
     for line in _table([_HEAD, *rows]):
-        typer.echo(line)
+        streams.say(line)
 
 
 @_tokens.command("revoke")
@@ -110,12 +124,12 @@ def _revoke(
                 f"There is no token with the id or name {which[:200]!r}; `longshored token list` shows them."
             )
     if output == "json":
-        typer.echo(json.dumps({"revoked": [token.id for token in done.now]}))
+        streams.say(visible_json({"revoked": [token.id for token in done.now]}))
         return
     for token in done.now:
-        typer.echo(f"Token {token.id} of {token.name} is revoked.")
+        streams.say(f"Token {token.id} of {token.name} is revoked.")
     if not done.now:
-        typer.echo("It was revoked already.")
+        streams.say("It was revoked already.")
 
 
 class _Written:

@@ -169,9 +169,10 @@ class TokenBook:
     async def _refreshing(self) -> None:
         while True:
             await asyncio.sleep(self._refresh_every)
-            await self._refresh()
+            await self.refresh()
 
-    async def _refresh(self) -> None:
+    async def refresh(self) -> None:
+        """Ask the database now what became of every token that is known here."""
         asked_at = self._clock.ticks()
         ids = tuple(self._known)
         try:
@@ -187,7 +188,8 @@ class TokenBook:
         self._confirmed, self._trusted = asked_at, True
         now = self._clock.now()
         for token_id in ids:
-            self._confirm(self._known[token_id], found.get(token_id), now)
+            if (known := self._known.get(token_id)) is not None:
+                self._confirm(known, found.get(token_id), now)
 
     def _confirm(self, known: Credential, token: Token | None, now: float) -> None:
         if token is None:
