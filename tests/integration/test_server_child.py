@@ -90,7 +90,7 @@ def test_what_the_environment_says_to_other_workers_does_not_reach_the_child(tmp
 
 
 def test_the_child_logs_in_the_servers_way(tmp_path: Path) -> None:
-    with ServerProcess(tmp_path, "--worker", "--log-format", "text") as server:
+    with ServerProcess(tmp_path, "--worker", "--log-format", "text", "--log-level", "debug") as server:
         delivers(server, "motd")
         assert not list(server.events())
         assert "session_welcome" in server.log()

@@ -247,10 +247,12 @@ async def ended(pidfd: int) -> None:
 )
 async def test_a_wrong_setting_is_named_with_its_remedy(tmp_path: Path, options: list[str], says: str) -> None:
     async with running(options, tmp_path) as process:
-        logged = await lines(process)
-    assert process.returncode == 1
-    assert [line["event"] for line in logged] == ["worker_refused"]
-    assert says in str(logged[0]["message"])
+        said = await soon(process.stderr.read()) if process.stderr is not None else b""
+        await soon(process.wait())
+    assert process.returncode == 2
+    assert said.decode().startswith("longshore-worker: ")
+    assert said.decode().count("\n") == 1
+    assert says in said.decode()
 
 
 async def test_settings_come_from_the_environment(server: FakeServer, tmp_path: Path) -> None:

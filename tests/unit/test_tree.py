@@ -85,6 +85,9 @@ def imports(path: Path) -> set[str]:
         ),
         pytest.param("server/longshore/server", r"pylxd|longshore\.client", id="server"),
         pytest.param("worker/longshore/worker", r"sqlalchemy|alembic|longshore\.server", id="worker"),
+        pytest.param(
+            "client/longshore/program", r"grpc|google|sqlalchemy|structlog|longshore\.(v1|client)", id="program"
+        ),
         pytest.param("client/longshore/client", r"sqlalchemy|structlog|pylxd|longshore\.(server|worker)", id="client"),
     ],
 )

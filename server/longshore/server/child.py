@@ -54,7 +54,7 @@ class WorkerChild:
         except OSError as error:
             _log.error("worker_not_started", error=str(error))
             return None
-        _log.debug("worker_started", pid=process.pid)
+        _log.info("worker_started", pid=process.pid)
         return await asyncio.to_thread(process.wait)
 
     async def stop(self, grace: float) -> None:

@@ -182,6 +182,8 @@ def configure(*, style: LogFormat, level: LogLevel) -> None:
         renderer = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(default=str)]
     else:
         renderer = [TextLines(terminal=sys.stderr.isatty(), sentences=_SENTENCES)]
+        if number >= logging.INFO:
+            renderer.insert(0, _without_what_follows)
     structlog.configure(
         processors=[shared[0], shared[1], shared[3], *renderer],
         wrapper_class=structlog.make_filtering_bound_logger(number),
@@ -200,6 +202,16 @@ def configure(*, style: LogFormat, level: LogLevel) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(max(number, logging.WARNING))
+
+
+def _without_what_follows(_: object, __: str, record: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Leave out what people are told again by a later line: an upload by its tasks' ends. JSON keeps it, for audits."""
+    if record.get("event") in _TOLD_AGAIN:
+        raise structlog.DropEvent
+    return record
+
+
+_TOLD_AGAIN: Final = frozenset({"upload_complete", "store_writable", "worker_started"})
 
 
 def _task(record: Mapping[str, Any]) -> str | None:

@@ -14,12 +14,19 @@ import typer
 
 from longshore.client.errors import LongshoreError
 from longshore.client.tls import find_tls
+from longshore.program import environment, signals, streams, usage
 from longshore.worker import log
 from longshore.worker.config import ConfigError, WorkerConfig, default_name
 from longshore.worker.handlers import Registry
 from longshore.worker.service import Exit, Worker
 
-app: Final = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+_log: Final = structlog.stdlib.get_logger("longshore.worker")
+
+app: Final = typer.Typer(
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 
 
 def _env(name: str, *others: str) -> list[str]:
@@ -52,7 +59,10 @@ def serve(
         Path | None,
         typer.Option(envvar=_env("TLS_CERT", "LONGSHORE_TLS_CERT"), help="Our certificate, for servers that want one."),
     ] = None,
-    tls_key: Annotated[Path | None, typer.Option(envvar=_env("TLS_KEY", "LONGSHORE_TLS_KEY"), help="Its key.")] = None,
+    tls_key: Annotated[
+        Path | None,
+        typer.Option(envvar=_env("TLS_KEY", "LONGSHORE_TLS_KEY"), help="The private key of --tls-cert (PEM)."),
+    ] = None,
     tls_server_name: Annotated[
         str,
         typer.Option(
@@ -76,7 +86,9 @@ def serve(
         ),
     ] = None,
     concurrency: Annotated[int, typer.Option(envvar=_env("CONCURRENCY"), help="Attempts at once, 1 to 1024.")] = 8,
-    name: Annotated[str, typer.Option(envvar=_env("NAME"), help="For people. [the host's name]")] = "",
+    name: Annotated[
+        str, typer.Option(envvar=_env("NAME"), help="The worker's name in lists, logs and tasks. [the host's name]")
+    ] = "",
     handlers: Annotated[
         str,
         typer.Option(
@@ -85,11 +97,16 @@ def serve(
     ] = "",
     data_dir: Annotated[
         Path | None,
-        typer.Option(envvar=_env("DATA_DIR", "LONGSHORE_DATA_DIR"), help="The server's, for its token."),
+        typer.Option(
+            envvar=_env("DATA_DIR", "LONGSHORE_DATA_DIR"), help="The server's data directory, for the token in it."
+        ),
     ] = None,
     token_file: Annotated[
         Path | None,
-        typer.Option(envvar=_env("TOKEN_FILE", "LONGSHORE_TOKEN_FILE"), help="The token, if it lies elsewhere."),
+        typer.Option(
+            envvar=_env("TOKEN_FILE", "LONGSHORE_TOKEN_FILE"),
+            help="File with the token, if it is not the one in --data-dir.",
+        ),
     ] = None,
     state_dir: Annotated[
         Path | None,
@@ -122,21 +139,28 @@ def serve(
     log_format: Annotated[
         log.LogFormat, typer.Option(envvar=_env("LOG_FORMAT"), help="auto: text on a terminal, JSON elsewhere.")
     ] = log.LogFormat.AUTO,
-    log_level: Annotated[str, typer.Option(envvar=_env("LOG_LEVEL"), help="debug, info, warning or error.")] = "info",
+    log_level: Annotated[
+        str,
+        typer.Option(
+            envvar=_env("LOG_LEVEL"), help="Log records of this level and above: debug, info, warning, error."
+        ),
+    ] = "info",
     parent_pid: Annotated[
         int | None, typer.Option(hidden=True, help="End when this process, our parent, does.")
     ] = None,
 ) -> None:
     """Run tasks for a Longshore server until SIGTERM.
 
-    Every option may be set in the environment: --grace is LONGSHORE_WORKER_GRACE. Exit codes: 0 it left as told, 1 it
-    was refused or a setting is wrong, 75 too many handlers hang and it wants to be started anew.
+    Every option may be set in the environment: --grace is LONGSHORE_WORKER_GRACE. Exit codes: 0 it left as told, 1
+    the server refused it, 2 a setting is wrong, 75 too many handlers hang and it wants to be started anew.
     """
-    known = log_level in log.LEVELS
-    beside = parent_pid is not None
-    log.configure(worker=name or default_name(), style=log_format, level=log_level if known else "info", beside=beside)
-    if not known:
+    if log_level not in log.LEVELS:
         _refuse(f"--log-level {log_level!r}: use {', '.join(log.LEVELS)}")
+    beside = parent_pid is not None
+    log.configure(worker=name or default_name(), style=log_format, level=log_level, beside=beside)
+    signals.prepare()
+    for each in environment.unknown(os.environ) if not beside else ():
+        _log.warning("unknown_environment_name", name=each.name, nearest=each.nearest or None)
     try:
         settings = WorkerConfig(
             server=server,
@@ -162,7 +186,9 @@ def serve(
     try:
         ended = _run(worker, parent_pid)
     except LongshoreError as error:
-        _refuse(f"the server at {server or 'the default address'} refused this worker: {error}")
+        message = f"the server at {server or 'the default address'} refused this worker: {error}"
+        _log.error("worker_refused", message=message)
+        raise typer.Exit(Exit.REFUSED) from None
     except ConfigError as error:
         _refuse(str(error))
     sys.stderr.flush()
@@ -201,13 +227,15 @@ def _run(worker: Worker, parent_pid: int | None) -> Exit:
 
 
 def _refuse(message: str) -> NoReturn:
-    structlog.get_logger("longshore.worker").error("worker_refused", message=message)
-    raise typer.Exit(Exit.REFUSED)
+    """In prose, as `longshored` does: the log may be JSON, and nothing runs yet that it would tell of."""
+    streams.say(f"longshore-worker: {message}", err=True)
+    raise typer.Exit(Exit.SETTINGS)
 
 
 def main() -> None:
-    """Entry point."""
-    app(prog_name="longshore-worker")
+    """Entry point of the program."""
+    streams.prepare()
+    usage.run("longshore-worker", app)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import structlog
 from longshore.client.access import Access
 from longshore.client.endpoint import Token, find_credential, parse_servers
 from longshore.client.tls import find_tls
+from longshore.program import signals
 from longshore.v1 import worker_service_pb2 as ws
 from longshore.worker import config as settings
 from longshore.worker import log
@@ -59,7 +60,9 @@ class Exit(IntEnum):
     LEFT = 0
     """It was told to leave, and left."""
     REFUSED = 1
-    """The server refused its first hello, or a setting is wrong."""
+    """Every server refused its first hello: another start may go better, once the server or a token is put right."""
+    SETTINGS = 2
+    """A setting is wrong: another start helps nobody."""
     WORN_OUT = 75
     """Too many handlers hang (EX_TEMPFAIL): start it anew."""
 
@@ -85,6 +88,7 @@ class Worker:
         self._access = Access(tls=self._config.tls or find_tls(), token=lambda: self._shown)
         self._access.check(self._servers)
         self._agent: Agent | None = None
+        self._link: Link | None = None
         self._stops = 0
         self._signalled: float | None = None
         self.session_id: Final = str(uuid.uuid4())
@@ -136,6 +140,9 @@ class Worker:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal)
+        # The server that started us is told of its terminal's end itself, and reloads nothing through us.
+        reload, leave = (self._reload, self._on_signal) if parent_pid is None else (_nothing, _nothing)
+        signals.listen(reload=reload, leave=leave, tell=lambda state: _log.warning("process_state", **state))
         if parent_pid is None:
             return await self.serve()
         watch = asyncio.create_task(stop_with(parent_pid, partial(self.stop, grace=0.0)))
@@ -143,6 +150,12 @@ class Worker:
             return await self.serve()
         finally:
             watch.cancel()
+
+    def _reload(self) -> None:
+        """Connect anew, with the token and the certificates that are in the files now. What runs goes on."""
+        _log.info("reloading")
+        if self._link is not None:
+            self._link.renew()
 
     async def serve(self) -> Exit:
         """Serve until `stop`, or the server's drain.
@@ -176,7 +189,7 @@ class Worker:
         around = Surroundings(downloads=downloads, folder=folder, threads=threads, targets=targets)
         runner = Runner(around, agent.ended)
         agent.attach(runner)
-        link = Link(
+        link = self._link = Link(
             route=Route(self._servers),
             access=self._access,
             agent=agent,
@@ -268,6 +281,10 @@ class Worker:
         self._shown = find_credential(
             token=self._config.token, token_file=self._config.token_file, data_dir=self._config.data_dir
         )
+
+
+def _nothing() -> None:
+    pass
 
 
 async def _close_all(targets: Mapping[str, Target], threads: Threads) -> None:
