@@ -10,9 +10,11 @@ import pytest
 import typer.main
 from typer.testing import CliRunner, Result
 
+from longshore.program import environment
 from longshore.server import main
 from longshore.server.model.access import Role
-from longshore.server.settings import Settings, TlsFiles
+from longshore.server.settings import Settings, SettingsError, TlsFiles, check_listen
+from longshore.worker import main as worker_main
 
 # Option: three values as text, what they are in a TOML file, and what they must be in the settings.
 OPTIONS: dict[str, tuple[tuple[str, str, str], Callable[[Settings], Any], Callable[[str], Any]]] = {
@@ -48,7 +50,7 @@ FLAGS: dict[str, Callable[[Settings], bool]] = {
     "malloc-tuning": lambda s: s.tune_malloc,
 }
 TLS = ("--tls-cert", "/c", "--tls-key", "/k", "--tls-client-ca", "/a")
-OF_THEIR_OWN = {"target", "config", "version", "tls-cert", "tls-key", "tls-client-ca", "client-role"}
+OF_THEIR_OWN = {"target", "config", "version", "quiet", "tls-cert", "tls-key", "tls-client-ca", "client-role"}
 """Tested below, each by itself."""
 
 
@@ -238,3 +240,57 @@ def test_a_file_that_is_not_there_is_an_error(command: Command, tmp_path: Path) 
 def test_the_version_is_asked_for_on_the_command_line_only(command: Command) -> None:
     assert command.result("--version").output.startswith("longshored ")
     assert command.settings(environment={"LONGSHORE_SHOW_VERSION": "1", "LONGSHORE_VERSION": "1"})
+
+
+def test_quiet_logs_warnings_and_yields_to_a_level_that_is_given(command: Command) -> None:
+    assert command.settings("--quiet").log_level == "warning"
+    assert command.settings("-q", "--log-level", "error").log_level == "error"
+    assert command.settings().log_level == "info"
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--lease", "1" + "0" * 400 + "h"),
+        ("--retention", "99999999999999999999d"),
+        ("--spool-limit", "9" * 400 + "GiB"),
+        ("--disk-reserve", "9e9"),
+        ("--queue-limit", "1" + "0" * 30),
+        ("--target-limit", "1" + "0" * 30),
+        ("--listen", "127.0.0.1:99999"),
+        ("--listen", "unix:/" + "x" * 200),
+    ],
+)
+def test_a_number_out_of_range_is_refused_by_its_option(command: Command, option: str, value: str) -> None:
+    if option == "--listen":
+        with pytest.raises(SettingsError, match="--listen"):
+            check_listen(value)
+    else:
+        assert option in command.refused(option, value)
+
+
+def test_the_environment_of_the_three_programs_is_known_to_each() -> None:
+    ours = {variable(max(one.opts, key=len)[2:]) for one in typer.main.get_command(main._app).params}
+    # What --help and --version would be called is nobody's setting.
+    ours -= {"LONGSHORE_HELP", "LONGSHORE_VERSION"}
+    theirs: set[str] = set()
+    for parameter in typer.main.get_command(worker_main.app).params:
+        theirs |= set(parameter.envvar or ())
+    clients = {
+        f"LONGSHORE_{name}" for name in ("SERVER", "TLS", "TLS_CA", "TLS_CERT", "TLS_KEY", "TLS_SERVER_NAME", "TOKEN")
+    } | {"LONGSHORE_TOKEN_FILE", "LONGSHORE_DATA_DIR"}
+    assert ours | theirs | clients == environment.KNOWN
+
+
+def test_a_name_that_nobody_reads_is_told_with_the_nearest_that_somebody_does() -> None:
+    [one, other] = environment.unknown(
+        {
+            "LONGSHORE_QUEU_LIMIT": "5",
+            "LONGSHORE_LEASE": "6s",
+            "LONGSHORE_WORKER_NAME": "w",
+            "LONGSHORE_": "",
+            "HOME": "/",
+        }
+    )
+    assert (one.name, one.nearest) == ("LONGSHORE_", "")
+    assert (other.name, other.nearest) == ("LONGSHORE_QUEU_LIMIT", "LONGSHORE_QUEUE_LIMIT")

@@ -54,6 +54,7 @@ class Unknown:
 
 def unknown(environ: Mapping[str, str], *, known: Iterable[str] = KNOWN) -> list[Unknown]:
     """Each unknown name that begins as ours do, in order. Their values are nobody's to show."""
-    names = sorted(known)
-    strange = sorted(name for name in environ if name.startswith(_PREFIX) and name not in known)
-    return [Unknown(name, next(iter(difflib.get_close_matches(name, names, n=1)), "")) for name in strange]
+    rest = {name.removeprefix(_PREFIX): name for name in known}
+    strange = sorted(name for name in environ if name.startswith(_PREFIX) and name not in rest.values())
+    near = {name: difflib.get_close_matches(name.removeprefix(_PREFIX), rest, n=1) for name in strange}
+    return [Unknown(name, rest[found[0]] if found else "") for name, found in near.items()]

@@ -56,8 +56,10 @@ def _why_not(listen: str) -> str:
     try:
         _try(listen)
     except OSError as error:
-        return f"{error.strerror}. {_REMEDIES.get(error.errno or 0, 'Give another address.')}"
-    return "the address could not be bound just now. Start again."
+        return (
+            f"the address cannot be bound: {error.strerror}. {_REMEDIES.get(error.errno or 0, 'Give another address.')}"
+        )
+    return "the address cannot be bound just now. Start again."
 
 
 _REMEDIES: Final = {

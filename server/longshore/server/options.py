@@ -15,6 +15,10 @@ _BYTES: Final = {
     "": 1, "b": 1, "k": 1 << 10, "kib": 1 << 10, "kb": 1000, "m": 1 << 20, "mib": 1 << 20, "mb": 1000**2,
     "g": 1 << 30, "gib": 1 << 30, "gb": 1000**3, "t": 1 << 40, "tib": 1 << 40, "tb": 1000**4,
 }  # fmt: skip
+_LONGEST: Final = 36_500 * 86400.0
+"""Seconds. Longer than that a date is none that a calendar has."""
+_LARGEST: Final = 1 << 52
+"""Bytes: fits into every database's integer, and into a float."""
 _NUMBER: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)")
 
 
@@ -30,6 +34,8 @@ def parse_duration(option: str, text: str, *, least: float = 0.0) -> float:
         end = match.end()
     if not stripped or end != len(stripped):
         raise SettingsError(f"{option} {text}: write a duration such as 30s, 5m, 2h or 7d.")
+    if total > _LONGEST:
+        raise SettingsError(f"{option} {text[:80]}: at most 36500d.")
     if total < least:
         raise SettingsError(f"{option} {text}: must be at least {least:g}s.")
     return total
@@ -40,7 +46,10 @@ def parse_size(option: str, text: str) -> int:
     match = _NUMBER.fullmatch(text.strip())
     if match is None or match[2].lower() not in _BYTES:
         raise SettingsError(f"{option} {text}: write a size such as 500MiB or 10GiB.")
-    return int(float(match[1]) * _BYTES[match[2].lower()])
+    size = float(match[1]) * _BYTES[match[2].lower()]
+    if size > _LARGEST:
+        raise SettingsError(f"{option} {text[:80]}: at most 4096TiB.")
+    return int(size)
 
 
 def parse_tls(certificate: Path | None, key: Path | None, client_ca: Path | None) -> TlsFiles | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, TypeAlias
+from typing import Annotated, Final, TypeAlias
 
 import typer
 
@@ -11,6 +11,9 @@ from longshore.program import streams
 from longshore.server import logs, version
 from longshore.server.cli import config
 from longshore.server.settings import DEFAULT_LISTEN
+
+MOST: Final = 1_000_000_000
+"""Of what is counted."""
 
 
 def _version(wanted: bool) -> None:
@@ -96,14 +99,21 @@ Target: TypeAlias = Annotated[
 WorkerConcurrency: TypeAlias = Annotated[
     int, typer.Option(min=1, max=1000, help="Attempts the child runs at once.", rich_help_panel="Worker")
 ]
-QueueLimit: TypeAlias = Annotated[int, typer.Option(min=1, help="Live tasks in one queue.", rich_help_panel="Limits")]
-CallerLimit: TypeAlias = Annotated[
-    int, typer.Option(min=0, help="Live tasks of one caller; 0: no limit of its own.", rich_help_panel="Limits")
+QueueLimit: TypeAlias = Annotated[
+    int, typer.Option(min=1, max=MOST, help="Live tasks in one queue.", rich_help_panel="Limits")
 ]
-UploadLimit: TypeAlias = Annotated[int, typer.Option(min=1, help="Uploads at once.", rich_help_panel="Limits")]
+CallerLimit: TypeAlias = Annotated[
+    int,
+    typer.Option(min=0, max=MOST, help="Live tasks of one caller; 0: no limit of its own.", rich_help_panel="Limits"),
+]
+UploadLimit: TypeAlias = Annotated[
+    int, typer.Option(min=1, max=MOST, help="Uploads at once.", rich_help_panel="Limits")
+]
 CallerUploadLimit: TypeAlias = Annotated[
     int,
-    typer.Option(min=0, help="Uploads at once of one caller; 0: no limit of its own.", rich_help_panel="Limits"),
+    typer.Option(
+        min=0, max=MOST, help="Uploads at once of one caller; 0: no limit of its own.", rich_help_panel="Limits"
+    ),
 ]
 SpoolLimit: TypeAlias = Annotated[
     str, typer.Option(help="Bytes of payloads, such as 500GiB; 0: what the disk has.", rich_help_panel="Limits")
@@ -116,10 +126,10 @@ DiskReserve: TypeAlias = Annotated[
     ),
 ]
 InstanceLimit: TypeAlias = Annotated[
-    int, typer.Option(min=1, help="Tasks that run at once on one instance.", rich_help_panel="Limits")
+    int, typer.Option(min=1, max=MOST, help="Tasks that run at once on one instance.", rich_help_panel="Limits")
 ]
 TargetLimit: TypeAlias = Annotated[
-    int, typer.Option(min=1, help="Tasks that run at once on one target.", rich_help_panel="Limits")
+    int, typer.Option(min=1, max=MOST, help="Tasks that run at once on one target.", rich_help_panel="Limits")
 ]
 AttemptLimit: TypeAlias = Annotated[
     int,
