@@ -5,8 +5,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import grpc
 import pytest
+from google.rpc import error_details_pb2, status_pb2
 
+from longshore.client.errors import LongshoreError, from_status
+from longshore.client.patience import may_pass
 from longshore.server.edge.status import code_of
 from longshore.server.model import errors, states
 from longshore.server.model.values import State
@@ -35,6 +39,25 @@ def test_every_reason_of_an_rpc_stands_in_the_reference_with_its_status(error: t
 @pytest.mark.parametrize("reason", list(Reason))
 def test_every_reason_of_a_task_stands_in_the_reference(reason: Reason) -> None:
     assert reason.value in _rows("errors.md")
+
+
+def test_other_languages_are_told_to_repeat_what_the_python_client_repeats() -> None:
+    page = (DOCS / "languages.md").read_text()
+    rows = re.findall(r"^\| ([A-Z_, ]+) \| ([^|]+) \| (yes|no)\b", page, re.MULTILINE)
+    assert len(rows) >= 7
+    for statuses, reasons, answer in rows:
+        for code in (grpc.StatusCode[name.strip()] for name in statuses.split(",")):
+            known = re.findall(r"[A-Z]+_[A-Z_]+", reasons) or (["SOMETHING_ELSE"] if "any" in reasons else [])
+            for reason in [*known, *([""] if "none" in reasons else [])]:
+                assert may_pass(error_of(code, reason)) is (answer == "yes"), (code, reason)
+
+
+def error_of(code: grpc.StatusCode, reason: str) -> LongshoreError:
+    """As a call ends with it; without a reason it comes from the connection."""
+    status = status_pb2.Status(code=code.value[0], message="x")
+    if reason:
+        status.details.add().Pack(error_details_pb2.ErrorInfo(reason=reason, domain="longshore"))
+    return from_status(status)
 
 
 def test_the_state_table_and_its_page_name_the_same_states() -> None:
