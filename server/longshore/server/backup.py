@@ -118,7 +118,7 @@ def back_up(settings: Settings, to: Path) -> Manifest:
         raise DataDirError(f"{database} is not there. Give the server's own --data-dir, --database or --config.")
     elsewhere = settings.spool if settings.spool.startswith("s3:") else ""
     spool = None if elsewhere else spool_path(settings.spool, data.spool)
-    with _folder(to), _troubles(to), contextlib.closing(_opened(database)) as source:
+    with _folder(to), _troubles(to, database), contextlib.closing(_opened(database)) as source:
         return _Backup(to, source, spool, data.token_file, elsewhere).run()
 
 
@@ -204,7 +204,7 @@ class _Backup:
         with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro&immutable=1", uri=True)) as copy:
             (said,) = copy.execute("PRAGMA quick_check(1)").fetchone()
         if said != "ok":
-            raise DataDirError(f"The database is damaged ({said}), and so is its copy: restore an older backup.")
+            raise DataDirError(f"The database is damaged, and so is its copy: restore an older backup. ({said})")
         _sync(path)
 
     def _copy_uploads(self, spool: Path, uploads: list[tuple[str, int]]) -> None:
@@ -334,10 +334,10 @@ def _folder(to: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _troubles(to: Path) -> Iterator[None]:
+def _troubles(to: Path, database: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        raise DataDirError(f"The database cannot be backed up: {error}.") from error
+        raise DataDirError(f"{database} cannot be backed up: {error}.") from error
     except OSError as error:
         raise DataDirError(f"The backup in {to} failed: {error.strerror}: {error.filename or to}.") from error

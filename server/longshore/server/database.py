@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Final
 
 import sqlalchemy as sa
@@ -29,6 +30,8 @@ _TURNED_AWAY: Final = re.compile(
 )
 """Why a connection is not made that no other start mends. Only the text tells, and only of a database that speaks
 English: psycopg has no SQLSTATE of a refused connection."""
+_DAMAGED: Final = ("malformed", "not a database")
+"""What SQLite says of a damaged file."""
 _EACH_HOST: Final = "All failures were:"
 
 
@@ -63,15 +66,15 @@ def make_dialect(url: str, data: DataDir) -> Dialect:
 
 async def open_store(store: SQLStore, url: str) -> None:
     """Open it. Raises SettingsError, DataDirError, SchemaMismatch, StoreUnavailable (another start may help)."""
-    with in_operators_words(url):
+    with in_operators_words(url, store.path if isinstance(store, SQLiteStore) else None):
         await store.open()
 
 
 @contextmanager
-def in_operators_words(url: str) -> Iterator[None]:
+def in_operators_words(url: str, file: Path | None = None) -> Iterator[None]:
     """Raises what the database raises as SettingsError, DataDirError and StoreUnavailable, with a message of one line
-    that names the option and tells no password."""
-    shown = without_password(url) or "longshore.db in the data directory"
+    that names the option and tells no password. `file`: SQLite's; None: as the URL says."""
+    shown = str(file or without_password(url) or "longshore.db in the data directory")
     try:
         yield
     except NotDurable as error:
@@ -79,7 +82,9 @@ def in_operators_words(url: str) -> Iterator[None]:
     except sa.exc.DBAPIError as error:
         why = _one_line(str(error.orig), url, shown)
         if not is_postgres(url):
-            raise DataDirError(f"--database: {shown} cannot be used: {why}.") from error
+            damaged = any(words in why for words in _DAMAGED)
+            remedy = " Keep a copy of it and restore a backup: docs/operations.md." if damaged else ""
+            raise DataDirError(f"--database: {shown} cannot be used: {why}.{remedy}") from error
         if _may_help(error, why):
             raise StoreUnavailable(f"--database {shown} cannot be reached now: {why}.") from error
         raise SettingsError(f"--database {shown} cannot be used: {why}.") from error
@@ -108,5 +113,6 @@ def _of_each_host(why: str) -> list[str]:
 
 def _one_line(text: str, url: str, shown: str) -> str:
     # A statement's error goes on with the statement; libpq quotes a URL that it cannot read as it stands.
-    said = text.partition("\nLINE ")[0].replace(url, shown)
+    said = text.partition("\nLINE ")[0]
+    said = said.replace(url, shown) if url else said
     return " ".join(said.split()).rstrip(".")

@@ -43,6 +43,9 @@ class _Store(Protocol):
     def writable_since(self) -> float | None: ...
 
     @property
+    def trouble(self) -> str: ...
+
+    @property
     def schema(self) -> SchemaState: ...
 
     async def look(self) -> None: ...
@@ -90,7 +93,7 @@ class Health(health_pb2_grpc.HealthServicer):
         if writable:
             _log.info("store_writable")
         else:
-            _log.warning("store_not_writable")
+            _log.error("store_not_writable", why=self._store.trouble)
         self._turn(ready=writable)
 
     def _turn(self, *, ready: bool) -> None:

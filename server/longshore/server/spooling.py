@@ -41,7 +41,11 @@ class S3Place:
 
 async def make_spool(settings: Settings, data: DataDir, store: Store) -> Spool:
     """The spool, still to be opened, of an open store. Raises SettingsError, DataDirError (another server has it)."""
-    database = f"{await store.run(IdentifyDatabase(candidate=secrets.randbits(62))):016x}"
+    try:
+        database = f"{await store.run(IdentifyDatabase(candidate=secrets.randbits(62))):016x}"
+    except StoreUnavailable as error:
+        # It is the first command of a server: what went wrong is the database's, and its operator reads it.
+        raise StoreUnavailable(f"--database: {store.trouble or error.message}") from error
     reserve = settings.limits.disk_reserve
     if urlsplit(settings.spool).scheme == "s3":
         return _object_spool(s3_place(settings.spool, os.environ), settings, data, database)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from pathlib import Path
 from typing import Annotated, Final
 
 import typer
@@ -45,7 +46,7 @@ def _migrate(
 def _found(settings: Settings) -> tuple[int, int]:
     if not is_postgres(settings.database) and not _file_is_there(settings):
         return EMPTY, EMPTY
-    with _data_dir(settings) as data, in_operators_words(settings.database):
+    with _data_dir(settings) as data, in_operators_words(settings.database, _file(settings)):
         dialect = make_dialect(settings.database, data)
         with dialect.engine.connect() as connection:
             found = revision_of(connection)
@@ -54,7 +55,7 @@ def _found(settings: Settings) -> tuple[int, int]:
 
 
 def _done(settings: Settings) -> tuple[int, int]:
-    with _data_dir(settings) as data, in_operators_words(settings.database):
+    with _data_dir(settings) as data, in_operators_words(settings.database, _file(settings)):
         return migrate(make_dialect(settings.database, data).engine)
 
 
@@ -64,8 +65,16 @@ def _data_dir(settings: Settings) -> contextlib.AbstractContextManager[DataDir]:
     return contextlib.nullcontext(data) if is_postgres(settings.database) else data
 
 
+def _file(settings: Settings) -> Path | None:
+    """SQLite's file; None: the database is PostgreSQL's."""
+    if is_postgres(settings.database):
+        return None
+    return sqlite_path(settings.database, DataDir(settings.data_dir).database)
+
+
 def _file_is_there(settings: Settings) -> bool:
-    return sqlite_path(settings.database, DataDir(settings.data_dir).database).exists()
+    file = _file(settings)
+    return file is not None and file.exists()
 
 
 def _said(before: int, after: int, *, check_only: bool) -> str:

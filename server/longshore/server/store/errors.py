@@ -26,3 +26,14 @@ class CommitUnknown(Exception):
 
     Remedy: none is needed but to ask again with the same ids; commands are idempotent.
     """
+
+
+class DatabaseLost(Exception):
+    """The file of a SQLite database is gone, another one or damaged: what would be committed is not kept.
+
+    Remedy: the `detail` names the file and says what to do; the message is for everybody.
+    """
+
+    def __init__(self, message: str, detail: str) -> None:
+        super().__init__(message)
+        self.detail = detail

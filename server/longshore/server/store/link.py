@@ -252,6 +252,9 @@ class Link:
         """In a transaction: if, and only if, it is committed, `what` will answer with a row. That is asked where the
         answer to COMMIT is lost; a transaction without a proof counts as not committed then, and may be repeated."""
 
+    def failed(self, error: BaseException) -> None:
+        """What was asked of the connection failed with this; after some errors nothing is believed any more."""
+
     def rollback(self) -> None:
         self._cursor.execute("ROLLBACK")
 

@@ -228,6 +228,11 @@ class Store(Protocol):
         ...
 
     @property
+    def trouble(self) -> str:
+        """Why the last commit failed, for operators; empty: none did."""
+        ...
+
+    @property
     def writable_since(self) -> float | None:
         """Ticks since when every commit has succeeded (an idle store probes by itself); None while the last one
         failed."""

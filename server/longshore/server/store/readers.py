@@ -77,6 +77,8 @@ class Readers:
             link.end_snapshot()
             return found
         except Exception as error:
+            if link is not None:
+                link.failed(error)
             if link is None or link.dialect.is_unavailable(error):
                 self._drop(link)
                 raise StoreUnavailable(f"The database cannot be read now ({error}): try again.") from error

@@ -13,6 +13,8 @@ from sqlalchemy.pool import NullPool
 from longshore.server.model.clock import Clock
 from longshore.server.model.events import Policy
 from longshore.server.store.accepted import SchemaState
+from longshore.server.store.database_file import DatabaseFile
+from longshore.server.store.errors import DatabaseLost
 from longshore.server.store.limits import LaneLimits
 from longshore.server.store.link import Link
 from longshore.server.store.protocol import Memory
@@ -34,8 +36,32 @@ _PRAGMAS: Final = (
 )
 
 
+_READ: Final = "SELECT count(*) FROM sqlite_schema"
+
+
 class SQLiteLink(Link):
-    """See `Link`."""
+    """See `Link`. Raises DatabaseLost where the file is not the one that was opened first, after a commit too."""
+
+    def __init__(self, dialect: SQLiteDialect) -> None:
+        self._file = dialect.file
+        self._file.before_opening()
+        super().__init__(dialect)
+        # From its first read on a connection has the write-ahead log open.
+        self._cursor.execute(_READ)
+        self._cursor.fetchall()
+        self._file.opened()
+
+    def close(self) -> None:
+        if self._file.closing(self._connection):
+            super().close()
+
+    def commit(self) -> None:
+        super().commit()
+        # Durable in the file that is open. Nobody hears of it unless that is still the database.
+        self._file.check()
+
+    def failed(self, error: BaseException) -> None:
+        self._file.failed(error)
 
     def rollback(self) -> None:
         try:
@@ -51,6 +77,7 @@ class SQLiteDialect:
 
     def __init__(self, path: Path) -> None:
         self.schema = SchemaState()
+        self.file = DatabaseFile(path)
         self._engine = sa.create_engine(
             sa.URL.create("sqlite", database=str(path)),
             paramstyle="named",
@@ -91,7 +118,7 @@ class SQLiteDialect:
     def is_unavailable(self, error: BaseException) -> bool:
         # Locked, full, read-only, I/O error, cannot open: OperationalError. Damaged: DatabaseError itself. Its other
         # children (IntegrityError, ProgrammingError, ...) are somebody's mistake.
-        return isinstance(error, (sqlite3.OperationalError, sa.exc.OperationalError, OSError)) or (
+        return isinstance(error, (sqlite3.OperationalError, sa.exc.OperationalError, OSError, DatabaseLost)) or (
             type(error) is sqlite3.DatabaseError
         )
 

@@ -132,6 +132,10 @@ class SQLStore:
     def writable_since(self) -> float | None:
         return self._writer.writable_since
 
+    @property
+    def trouble(self) -> str:
+        return self._writer.trouble
+
     # Reads --------------------------------------------------------------------------------------------------------
 
     async def task(self, task_id: str, *, creator: str | None = None) -> Task | None:

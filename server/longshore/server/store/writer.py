@@ -21,7 +21,7 @@ from longshore.server.model.clock import Clock
 from longshore.server.model.errors import LongshoreError, StoreOverloaded, StoreUnavailable
 from longshore.server.store.batch import Done, Outcome, Refused, execute
 from longshore.server.store.commands import Claims, Command, FinishUpload, Lane, SubmitTasks
-from longshore.server.store.errors import BatchConflict
+from longshore.server.store.errors import BatchConflict, DatabaseLost
 from longshore.server.store.link import Link, Reply, statement
 from longshore.server.store.lookout import Lookout
 from longshore.server.store.protocol import Changes, Memory
@@ -137,6 +137,7 @@ class Writer:
         self._link: Link | None = None
         self._writable_since: float | None = None
         self._busy_since: float | None = None
+        self._trouble = ""
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -153,6 +154,14 @@ class Writer:
     @property
     def writable_since(self) -> float | None:
         return None if self._is_stalled() else self._writable_since
+
+    @property
+    def trouble(self) -> str:
+        """The last error, for operators; empty: there was none."""
+        return self._trouble
+
+    def _note(self, error: BaseException) -> None:
+        self._trouble = error.detail if isinstance(error, DatabaseLost) else f"{type(error).__name__}: {error}"
 
     def _is_stalled(self) -> bool:
         busy_since = self._busy_since
@@ -226,6 +235,7 @@ class Writer:
         try:
             outcomes, changes = self._persist([each.command for each in batch])
         except Exception as error:  # noqa: BLE001  whatever it is, those who wait must hear of it
+            self._note(error)
             if self._is_unavailable(error):
                 self._fail(batch, StoreUnavailable(f"The database cannot be written now ({error}): try again."))
             elif again and isinstance(error, BatchConflict):
@@ -306,8 +316,9 @@ class Writer:
                 raise
             finally:
                 self._busy_since = None
-        except Exception:  # noqa: BLE001  the answer is `writable_since`; the next try comes by itself
+        except Exception as error:  # noqa: BLE001  the answer is `writable_since`; the next try comes by itself
             self._writable_since = None
+            self._note(error)
             return
         if self._memory is not None:
             self._memory.settle()
@@ -350,6 +361,7 @@ class Writer:
     def _undo(self, link: Link, error: BaseException) -> None:
         """Roll back. A connection that met trouble is not trusted any more, and neither is what is remembered."""
         self._forget()
+        link.failed(error)
         try:
             link.rollback()
         except Exception:  # noqa: BLE001  the connection is dropped below, which rolls back too
