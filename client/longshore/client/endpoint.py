@@ -23,7 +23,11 @@ KEEPALIVE: Final = 20.0
 """Seconds between pings on a quiet connection. Server and client must agree: grpc answers pings that come faster than
 the server permits with GOAWAY, "too many pings"."""
 
-CHANNEL_OPTIONS: Final[Sequence[tuple[str, int]]] = (
+SCALING: Final = '{"connectionScaling": {"maxConnectionsPerSubchannel": 10}}'
+"""Further connections for calls beyond the 1,000 that a server takes at once on one. gRPC knows this since a version
+after 1.76; an older one lets the calls beyond a thousand wait for an earlier call to end."""
+
+CHANNEL_OPTIONS: Final[Sequence[tuple[str, int | str]]] = (
     ("grpc.keepalive_time_ms", int(KEEPALIVE * 1000)),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
@@ -38,6 +42,7 @@ CHANNEL_OPTIONS: Final[Sequence[tuple[str, int]]] = (
     ("grpc.use_local_subchannel_pool", 1),
     # Servers stand in one's own network, and a proxy would be asked for loopback addresses too.
     ("grpc.enable_http_proxy", 0),
+    ("grpc.service_config", SCALING),
 )
 
 _HOST: Final = re.compile(r"[A-Za-z0-9._-]{1,253}")

@@ -7,7 +7,7 @@ import contextlib
 import os
 import secrets
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,13 +18,12 @@ import structlog
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from longshore.server import version
+from longshore.server import memory, openfiles, transport, version
 from longshore.server.advertise import advertised, check_advertised
 from longshore.server.child import WorkerChild
 from longshore.server.database import make_store, open_store
 from longshore.server.datadir import DataDir
 from longshore.server.door import Door
-from longshore.server.edge import wire
 from longshore.server.edge.admin_service import AdminEngine, AdminService
 from longshore.server.edge.task_service import TaskEngine, TaskService, add_task_service
 from longshore.server.edge.worker_service import WorkerService
@@ -45,7 +44,7 @@ from longshore.server.model.clock import Clock
 from longshore.server.model.events import Policy
 from longshore.server.model.servers import Here
 from longshore.server.model.values import State
-from longshore.server.settings import MIB, Settings, is_postgres
+from longshore.server.settings import Settings, is_postgres
 from longshore.server.spool.protocol import Spool
 from longshore.server.spooling import make_spool, open_spool
 from longshore.server.steadfast import steadfast_server
@@ -61,25 +60,6 @@ from longshore.v1 import (
 )
 
 _log = structlog.get_logger("longshore.server")
-
-CHANNEL_OPTIONS: Final[Sequence[tuple[str, int]]] = (
-    ("grpc.max_receive_message_length", wire.LARGEST_MESSAGE + wire.MARGIN),
-    ("grpc.max_send_message_length", 4 * MIB),
-    ("grpc.so_reuseport", 0),
-    # Both sides must agree: with Python's defaults a client's pings are answered with "too many pings".
-    ("grpc.keepalive_time_ms", 20_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
-    ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
-    ("grpc.http2.max_ping_strikes", 0),
-    # Probing grows the window of each connection to several MiB, which loopback has no use for: 64 uploads at once took
-    # 795 MiB with it and 412 without, as fast; one upload 140 and 100.
-    ("grpc.http2.bdp_probe", 0),
-    # Calls that wait to be taken, which is done one at a time. Beyond the first of these gRPC ends some, at random, as
-    # CANCELLED without a word: by default beyond 1,000, fewer than the watches that come back after a restart.
-    ("grpc.server.max_pending_requests", 20_000),
-    ("grpc.server.max_pending_requests_hard_limit", 60_000),
-)
 
 LOOK: Final = 5.0
 """Seconds between looks at whether gRPC is still there, which is told of at once where it ends in good order."""
@@ -245,6 +225,10 @@ class _Server:
             )
         )
         self._health = Health(store=store, services=_SERVICES)
+        self._memory = memory.of_this_process() if settings.tune_malloc else None
+        self._connections = openfiles.for_connections(
+            openfiles.limit_now(), uploads=limits.uploads, listeners=door.listeners
+        )
         self._grpc: grpc.aio.Server | None = None
         self._background: asyncio.Task[None] | None = None
         self._child: WorkerChild | None = None
@@ -261,7 +245,7 @@ class _Server:
         After an error, `abandon`."""
         await self._janitor.prepare()
         lock = await self._door.lock(self._data.token(), self._store, self._clock)
-        server = steadfast_server(interceptors=[lock], options=CHANNEL_OPTIONS)
+        server = steadfast_server(interceptors=[lock], options=transport.options(connections=self._connections))
         add_task_service(self._task_service, server)
         worker_service_pb2_grpc.add_WorkerServiceServicer_to_server(WorkerService(self._sessions), server)
         admin_service_pb2_grpc.add_AdminServiceServicer_to_server(self._admin_service, server)
@@ -300,6 +284,10 @@ class _Server:
                 group.create_task(self._servers.run(), name="servers")
             group.create_task(self._door.run(), name="door")
             group.create_task(self._served(), name="calls")
+            files = openfiles.OpenFiles(limit=openfiles.limit_now(), connections=self._connections)
+            group.create_task(files.run(), name="open files")
+            if self._memory is not None:
+                group.create_task(self._memory.run(), name="memory")
 
     async def _served(self) -> None:
         """Raises where gRPC has ended by itself: a process that answers nobody must not stay."""

@@ -45,6 +45,11 @@ class Door:
         self._tokens = TokenBook(look_up=store.tokens, clock=clock)
         return AuthInterceptor(local=LocalToken(local), tokens=self._tokens, client_roles=self._client_roles)
 
+    @property
+    def listeners(self) -> int:
+        """How many addresses it has."""
+        return len(self._listeners)
+
     def open(self, server: grpc.aio.Server) -> tuple[str, ...]:
         """Bind every address; answers with them as they came out. Raises SettingsError."""
         self.addresses = tuple(self._bind(server, address) for address in self._listeners)
