@@ -11,7 +11,7 @@ from longshore.client import NotFound
 from longshore.client.specs import job_spec
 from longshore.v1 import admin_service_pb2, task_pb2
 from tests.support.processes import eventually
-from tests.support.stage import Stage, staged
+from tests.support.stage import Stage, ended, staged
 
 SIZE = 100_000
 
@@ -106,3 +106,60 @@ def test_figures_of_the_database_outlive_the_server(stage: Stage) -> None:
     assert stats.spool_bytes == 2 * SIZE  # the cancelled one's is kept for a retry
     stage.client.cancel(kept)
     assert not any(row.live for row in stage.client.stats().queues)
+
+
+HANDLERS = """
+from longshore.worker import Registry, TransientError
+
+registry = Registry()
+
+
+@registry.handler("probe")
+def probe(context):
+    if context.task.labels["hangs"]:
+        raise TransientError("TARGET_TIMEOUT", "the daemon does not answer")
+"""
+
+
+def test_a_target_that_fails_attempts_says_so_until_it_does_not(stage: Stage, tmp_path: Path) -> None:
+    client = stage.client
+    (tmp_path / "probing.py").write_text(HANDLERS)
+
+    def probe(hangs: str) -> None:
+        [task] = client.submit(
+            spec=job_spec("probe", target="default", attempt_limit=1, labels={"hangs": hangs}, queue="probes")
+        )
+        ended(client, task.id)
+
+    with stage.worker("--handlers", "probing:registry", environment={"PYTHONPATH": str(tmp_path)}):
+        probe("")
+        assert (target(client.stats()).recent_attempts, target(client.stats()).problem) == (1, "")
+        for _ in range(3):
+            probe("yes")
+        row = target(client.stats())
+        assert row.problem == "times out: 3 of the last 4 attempts (TARGET_TIMEOUT)"
+        assert (row.recent_failures, row.recent_attempts) == (3, 4)
+        first = min(task.finish_time.ToDatetime() for task in client.list() if task.error.reason)
+        assert abs((row.problem_since.ToDatetime() - first).total_seconds()) < 1.0
+        probe("")
+        row = target(client.stats())
+        assert (row.problem, row.HasField("problem_since"), row.recent_failures) == ("", False, 3)
+
+
+def test_a_worker_that_cannot_use_its_target_says_so_and_again_when_it_passes(stage: Stage) -> None:
+    client, roots = stage.client, stage.root / "later"
+    with stage.worker(targets=[f"later=directory:{roots}"], name="w1"):
+        row = eventually(
+            lambda: found if (found := {row.target: row for row in client.stats().targets}.get("later")) else None
+        )
+        row = eventually(lambda: found if (found := target(client.stats(), "later")).problem else None)
+        assert row.problem.startswith("w1 cannot use it: ")
+        assert row.HasField("problem_since")
+        [worker] = client.workers()
+        [problem] = worker.problems
+        assert (problem.target, problem.since) == ("later", row.problem_since)
+        assert f"({problem.reason})" in row.problem
+        assert '"target_unusable"' in stage.server.log()
+        roots.mkdir()
+        eventually(lambda: not target(client.stats(), "later").problem, what="the next look", within=60.0)
+        assert '"target_usable"' in stage.server.log()

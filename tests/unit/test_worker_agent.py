@@ -57,6 +57,9 @@ class Bench:
     def forget(self) -> None:
         pass
 
+    def doubt(self, target: str) -> None:
+        raise AssertionError
+
     # What a test does.
 
     def welcome(self, lease: float = 8.0) -> None:

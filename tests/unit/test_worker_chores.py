@@ -12,6 +12,7 @@ import pytest
 
 from longshore.v1 import worker_service_pb2 as ws
 from longshore.worker.chores import Chores
+from longshore.worker.conditions import Conditions
 from longshore.worker.mailbox import Mailbox
 from longshore.worker.outbox import Outbox
 from longshore.worker.targets.base import Delivery, no_check
@@ -42,7 +43,9 @@ class Bench:
             (root / name).mkdir()
         self.target = HangingTarget(root)
         self.outbox = Outbox()
-        self.chores = Chores({"default": self.target}, mailbox=Mailbox(asyncio.get_running_loop()), outbox=self.outbox)
+        targets, mailbox = {"default": self.target}, Mailbox(asyncio.get_running_loop())
+        conditions = Conditions(targets, mailbox=mailbox, outbox=self.outbox)
+        self.chores = Chores(targets, conditions=conditions, mailbox=mailbox, outbox=self.outbox)
 
     def ask(self, number: int) -> None:
         temp = f"/.longshore-task-{number}-1.tmp"

@@ -39,6 +39,7 @@ from longshore.client.errors import (
     TLSError,
     Unauthenticated,
     Unavailable,
+    WaitTimedOut,
 )
 from longshore.client.specs import job_spec, parse_destination, push_spec
 from longshore.client.submitting import Submission, Submitted
@@ -112,6 +113,7 @@ __all__ = [
     "Upload",
     "UploadProgress",
     "WaitReason",
+    "WaitTimedOut",
     "Watch",
     "WhenAbsent",
     "WhenStopped",

@@ -15,7 +15,7 @@ from longshore.client.access import Access
 from longshore.client.connection import Connection, UnaryMethod
 from longshore.client.content import Changing, ChangingName, Content, open_source
 from longshore.client.endpoint import Endpoint, find_credential, parse_servers
-from longshore.client.errors import ConfigurationError, from_task
+from longshore.client.errors import ConfigurationError, WaitTimedOut, from_task
 from longshore.client.filters import FilterOptions, task_filter
 from longshore.client.forks import check_not_forked
 from longshore.client.patience import OnWait, Patience
@@ -282,16 +282,33 @@ class AsyncClient:
         )
 
     async def wait(
-        self, task_id: str, *, progress: OnTaskProgress | None = None, patience: float | None = None
+        self,
+        task_id: str,
+        *,
+        progress: OnTaskProgress | None = None,
+        patience: float | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109 - the synchronous client has no other way
     ) -> task_pb2.Task:
-        """The task when it has succeeded. Raises TaskFailed, TaskCancelled or TaskExpired when it ended otherwise."""
-        task = task_pb2.Task()
+        """The task when it has succeeded. Raises TaskFailed, TaskCancelled or TaskExpired when it ended otherwise.
+
+        `timeout`: seconds after which WaitTimedOut is raised, while the task goes on; None: wait for as long as it
+        lives.
+        """
+        limit = None if timeout is None else arguments.seconds("timeout", timeout, zero=True)
+        task: task_pb2.Task | None = None
         watch = self.watch(task_id, progress=progress, patience=patience)
+        bound = asyncio.timeout(limit)
         try:
-            async for task in watch:  # noqa: B007 - the last one is what counts
-                pass
+            async with bound:
+                async for task in watch:  # noqa: B007 - the last one is what counts
+                    pass
+        except TimeoutError:
+            if not bound.expired():
+                raise
+            raise WaitTimedOut(_not_done(task_id, limit or 0.0, task), task=task) from None
         finally:
             await watch.aclose()
+        assert task is not None, "a watch has a revision at least"
         error = from_task(task)
         if error is not None:
             raise error
@@ -320,9 +337,10 @@ class AsyncClient:
         """Figures of queues, targets, spool and fleet."""
         return await self._call(lambda to: to.admin.GetStats, admin_service_pb2.GetStatsRequest())
 
-    async def workers(self) -> Sequence[admin_service_pb2.Worker]:
-        """The fleet, sorted by name."""
-        request = admin_service_pb2.ListWorkersRequest()
+    async def workers(self, *, include_ended: bool = False) -> Sequence[admin_service_pb2.Worker]:
+        """The fleet, sorted by name. `include_ended`: with the sessions that ended in the last hour, and those that
+        were the last to serve a target that live tasks name."""
+        request = admin_service_pb2.ListWorkersRequest(include_ended=include_ended)
         workers: list[admin_service_pb2.Worker] = []
         while True:
             answer = await self._call(lambda to: to.admin.ListWorkers, request)
@@ -415,6 +433,13 @@ class AsyncClient:
             return await connection.call(method(connection), request, seconds=seconds)
 
         return await trying.run(once)
+
+
+def _not_done(task_id: str, seconds: float, task: task_pb2.Task | None) -> str:
+    """What there is to say of a task that was not done in time."""
+    seen = task_pb2.TaskState.Name(task.state).removeprefix("TASK_STATE_").lower() if task is not None else "not seen"
+    why = f": {task.wait_detail}" if task is not None and task.wait_detail else ""
+    return f"the task {task_id} is {seen} after {seconds:g} s, and goes on{why}"
 
 
 def new_request_id() -> str:

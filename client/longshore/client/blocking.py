@@ -183,10 +183,15 @@ class Client:
         return BlockingIterator(self._thread, watch)
 
     def wait(
-        self, task_id: str, *, progress: OnTaskProgress | None = None, patience: float | None = None
+        self,
+        task_id: str,
+        *,
+        progress: OnTaskProgress | None = None,
+        patience: float | None = None,
+        timeout: float | None = None,
     ) -> task_pb2.Task:
         """See AsyncClient.wait."""
-        return self._thread.run(self._client.wait(task_id, progress=progress, patience=patience))
+        return self._thread.run(self._client.wait(task_id, progress=progress, patience=patience, timeout=timeout))
 
     def cancel(self, task_id: str, *, reason: str = "", expected_revision: int | None = None) -> task_pb2.Task:
         """See AsyncClient.cancel."""
@@ -204,9 +209,9 @@ class Client:
         """See AsyncClient.stats."""
         return self._thread.run(self._client.stats())
 
-    def workers(self) -> Sequence[admin_service_pb2.Worker]:
+    def workers(self, *, include_ended: bool = False) -> Sequence[admin_service_pb2.Worker]:
         """See AsyncClient.workers."""
-        return self._thread.run(self._client.workers())
+        return self._thread.run(self._client.workers(include_ended=include_ended))
 
     def drain_worker(self, session_id: str) -> admin_service_pb2.Worker:
         """See AsyncClient.drain_worker."""

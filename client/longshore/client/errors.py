@@ -18,6 +18,7 @@
     │   └── TLSError          no connection that can be trusted: mend certificates or options
     ├── DataLoss              what was spooled is damaged: start anew under another id
     ├── Internal              a defect of the server
+    ├── WaitTimedOut          the task was not done in the time given; it goes on
     └── TaskError             the task ended otherwise than wished; `task` tells all
         ├── TaskFailed
         ├── TaskCancelled
@@ -146,6 +147,17 @@ class DataLoss(LongshoreError):
 
 class Internal(LongshoreError):
     """A defect of the server. Report it with the `incident` in `metadata`."""
+
+
+class WaitTimedOut(LongshoreError):
+    """The task was not done in the time that the caller gave. It goes on: wait for it again, or cancel it.
+
+    `task` is how it was seen last; None: no server had answered by then.
+    """
+
+    def __init__(self, message: str, *, task: task_pb2.Task | None = None) -> None:
+        super().__init__(message, reason="WAIT_TIMED_OUT")
+        self.task: Final = task
 
 
 class TaskError(LongshoreError):

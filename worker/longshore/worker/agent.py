@@ -27,6 +27,8 @@ from longshore.worker.lease import Lease
 from longshore.worker.mailbox import Mailbox
 from longshore.worker.outbox import Outbox
 
+_OF_THE_TARGET: Final = "TARGET_"
+"""How the reasons begin that blame a target."""
 _log: Final = structlog.stdlib.get_logger("longshore.worker")
 
 
@@ -47,7 +49,10 @@ class Outside(Protocol):
         """Remove these temps."""
 
     def forget(self) -> None:
-        """A new connection: what was parked is told anew."""
+        """A new connection: what was parked is told anew, and targets that cannot be used are to be told anew."""
+
+    def doubt(self, target: str) -> None:
+        """An attempt failed because of this target: look whether it can be used at all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -457,6 +462,9 @@ class Agent:
             self.leave(grace=self._limits.stop_grace)
 
     def _report(self, attempt: Attempt, report: ws.Report) -> None:
+        if report.error.reason.startswith(_OF_THE_TARGET):
+            task = attempt.task
+            self._outside.doubt(task.file_push.destination.target or task.job.target)
         self._unacked[attempt.key] = report
         if self._connected:
             self._outbox.report(attempt.key, report)

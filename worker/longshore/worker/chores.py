@@ -14,6 +14,7 @@ from typing import Final
 import structlog
 
 from longshore.v1 import worker_service_pb2 as ws
+from longshore.worker.conditions import Conditions
 from longshore.worker.errors import AttemptError
 from longshore.worker.mailbox import Mailbox
 from longshore.worker.outbox import Outbox
@@ -30,8 +31,11 @@ _Place = tuple[str, str]
 class Chores:
     """Belongs to the agent's loop; the work is done in threads and comes back through the mailbox."""
 
-    def __init__(self, targets: Mapping[str, Target], *, mailbox: Mailbox, outbox: Outbox) -> None:
+    def __init__(
+        self, targets: Mapping[str, Target], *, conditions: Conditions, mailbox: Mailbox, outbox: Outbox
+    ) -> None:
         self._targets = targets
+        self._conditions = conditions
         self._mailbox = mailbox
         self._outbox = outbox
         self._threads = {name: Threads(f"longshore-chores-{name}", limit=1) for name in targets}
@@ -45,6 +49,11 @@ class Chores:
     def forget(self) -> None:
         """A new connection: the server will say again who waits for what. A watch that nobody needs ends by itself."""
         self._parked.clear()
+        self._conditions.tell()
+
+    def doubt(self, target: str) -> None:
+        """An attempt failed because of this target: ask it how it is."""
+        self._conditions.doubt(target)
 
     def park(self, parked: ws.ParkedInstances) -> None:
         """Watch these instances of the target, and look at them once at once: they may be ready already."""

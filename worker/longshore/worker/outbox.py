@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Mapping
 from typing import Final
 
+from longshore.v1 import task_pb2 as tp
 from longshore.v1 import worker_service_pb2 as ws
 from longshore.worker.attempts import Key, ref_of
 
@@ -27,6 +28,7 @@ class Outbox:
         self._progress: dict[Key, tuple[int, int]] = {}
         self._ready: dict[tuple[str, str, str], bool] = {}
         self._debts: dict[str, bool] = {}
+        self._conditions: dict[str, tp.TaskError | None] = {}
         self._credits: int | None = None
         self._heartbeat: int | None = None
         self._goodbye = False
@@ -71,6 +73,11 @@ class Outbox:
         self._debts[debt_id] = paid
         self._filled.set()
 
+    def condition(self, target: str, problem: tp.TaskError | None) -> None:
+        """How a target is found: why it cannot be used, None: it can."""
+        self._conditions[target] = problem
+        self._filled.set()
+
     def credits(self, credits: int) -> None:
         """How many attempts may be held at once."""
         self._credits = credits
@@ -94,6 +101,7 @@ class Outbox:
         self._progress.clear()
         self._ready.clear()
         self._debts.clear()
+        self._conditions.clear()
         self._credits = None
         self._heartbeat = None
         self._goodbye = False
@@ -129,6 +137,9 @@ class Outbox:
         for debt_id, paid in self._debts.items():
             message.debts.add(debt_id=debt_id, paid=paid)
         self._debts.clear()
+        for target, problem in self._conditions.items():
+            message.targets.add(target=target, problem=problem)
+        self._conditions.clear()
         last = self._goodbye and not full
         if last:
             message.goodbye.SetInParent()

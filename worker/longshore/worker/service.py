@@ -24,10 +24,10 @@ from longshore.worker import config as settings
 from longshore.worker import log
 from longshore.worker.agent import Agent, Limits
 from longshore.worker.chores import Chores
+from longshore.worker.conditions import Conditions
 from longshore.worker.config import ConfigError, WorkerConfig
 from longshore.worker.context import Surroundings
 from longshore.worker.handlers import Registry
-from longshore.worker.identities import Identities
 from longshore.worker.link import Link
 from longshore.worker.mailbox import Mailbox
 from longshore.worker.outbox import Outbox
@@ -174,8 +174,8 @@ class Worker:
         folder.sweep(slot.dead_sessions)
         targets: dict[str, Target] = {spec.name: open_target(spec) for spec in self._specs}
         mailbox, outbox = Mailbox(asyncio.get_running_loop()), Outbox()
-        chores = Chores(targets, mailbox=mailbox, outbox=outbox)
-        identities = Identities(targets)
+        conditions = Conditions(targets, mailbox=mailbox, outbox=outbox)
+        chores = Chores(targets, conditions=conditions, mailbox=mailbox, outbox=outbox)
         limits = Limits(
             concurrency=self._config.concurrency,
             max_wedged=self._config.max_wedged or 0,
@@ -194,7 +194,7 @@ class Worker:
             access=self._access,
             agent=agent,
             outbox=outbox,
-            hello=lambda: self._hello(agent, slot, identities),
+            hello=lambda: self._hello(agent, slot, conditions),
             welcomed=lambda hello: slot.told(tuple(hello.dead_sessions)),
             rehome=self._config.rehome,
         )
@@ -202,11 +202,11 @@ class Worker:
             agent.leave(grace=self._config.grace)
         said_goodbye = False
         try:
-            await self._learn(identities)
-            said_goodbye = await self._go(agent, link, identities, mailbox)
+            await _learn(conditions)
+            said_goodbye = await self._go(agent, link, conditions)
         finally:
             chores.close()
-            identities.close()
+            conditions.close()
             runner.close()
             downloads.close()
             folder.close()
@@ -216,12 +216,12 @@ class Worker:
         _log.info("worker_left", code=int(ended), said_goodbye=said_goodbye)
         return ended
 
-    async def _go(self, agent: Agent, link: Link, identities: Identities, mailbox: Mailbox) -> bool:
+    async def _go(self, agent: Agent, link: Link, conditions: Conditions) -> bool:
         tasks = (
             asyncio.create_task(self._leave_when_done(agent), name="leave"),
             asyncio.create_task(link.run(), name="link"),
             asyncio.create_task(_tick(agent), name="tick"),
-            asyncio.create_task(_keep_learning(identities, link, mailbox), name="identities"),
+            asyncio.create_task(_keep_learning(conditions, link), name="conditions"),
             asyncio.create_task(link.wander(), name="rehome"),
         )
         try:
@@ -250,19 +250,9 @@ class Worker:
             _log.error("worker_gave_up", attempts=[f"{task}/{number}" for task, number in agent.give_up()])
         await _wait(agent.finished, _ACKNOWLEDGE_S)
 
-    async def _learn(self, identities: Identities) -> None:
-        learned = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        mailbox = Mailbox(loop)
-        identities.ask(lambda: mailbox.post(learned.set))
-        deadline = time.monotonic() + _IDENTITY_S
-        while identities.missing() and (left := deadline - time.monotonic()) > 0:
-            learned.clear()
-            await _wait(learned, left)
-
-    def _hello(self, agent: Agent, slot: Slot, identities: Identities) -> ws.Hello:
+    def _hello(self, agent: Agent, slot: Slot, conditions: Conditions) -> ws.Hello:
         self._read_token()
-        known = identities.known()
+        known = conditions.known()
         return ws.Hello(
             protocol_version=PROTOCOL_VERSION,
             begins=True,
@@ -306,11 +296,24 @@ async def _tick(agent: Agent) -> None:
         agent.tick()
 
 
-async def _keep_learning(identities: Identities, link: Link, mailbox: Mailbox) -> None:
+async def _learn(conditions: Conditions) -> None:
+    """Give targets a while to say who they are, so that the first hello has it."""
+    learned = asyncio.Event()
+    conditions.on_identity(learned.set)
+    conditions.ask()
+    deadline = time.monotonic() + _IDENTITY_S
+    while conditions.missing and (left := deadline - time.monotonic()) > 0:
+        learned.clear()
+        await _wait(learned, left)
+    conditions.fell_silent(_IDENTITY_S)
+
+
+async def _keep_learning(conditions: Conditions, link: Link) -> None:
     """A target that was down at the start is announced with its identity as soon as it has one."""
-    while identities.missing():
+    conditions.on_identity(link.renew)
+    while True:
         await asyncio.sleep(_IDENTITY_AGAIN_S)
-        identities.ask(lambda: mailbox.post(link.renew))
+        conditions.ask()
 
 
 async def _wait(event: asyncio.Event, seconds: float) -> None:

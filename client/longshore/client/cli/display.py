@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Final, Self
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
+from rich.text import Text
 
 from longshore.client.cli.exits import brief
 from longshore.client.cli.grammar import format_duration
 from longshore.client.errors import LongshoreError
 from longshore.client.upload import UploadProgress
 from longshore.v1 import task_pb2
+
+
+class _Bars(Progress):
+    """Bars, and a line below them that says why tasks wait."""
+
+    waits: tuple[str, float] = ("", 0.0)
+    """Why, and since when in monotonic time; none if it is empty."""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield from super().get_renderables()
+        why, since = self.waits
+        if why:
+            waited = round(time.monotonic() - since)
+            yield Text(f"waiting {format_duration(waited)}: {why}", style="yellow", no_wrap=True, overflow="ellipsis")
 
 
 class Display:
@@ -25,7 +41,8 @@ class Display:
         self._quiet: Final = quiet
         self._live: Final = console.is_terminal and not quiet
         self._told: str | None = None
-        self._bars: Final = Progress(
+        self._told_why = ""
+        self._bars: Final = _Bars(
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
             DownloadColumn(binary_units=True),
@@ -69,6 +86,16 @@ class Display:
         if not self._quiet and said != self._told:
             self._told = said
             self._bars.console.print(f"[yellow]waiting:[/] {escape(said)}; next try in {format_duration(pause)}")
+
+    def waits(self, why: str, *, since: float) -> None:
+        """Tasks wait, since that monotonic time, for this reason; none if it is empty. One line: on a terminal it stays
+        and counts, elsewhere it is printed anew for each new reason."""
+        if self._live:
+            self._bars.waits = (why, since)
+        elif why and why != self._told_why and not self._quiet:
+            waited = format_duration(time.monotonic() - since)
+            self._bars.console.print(f"waiting {waited}: {escape(why)}", soft_wrap=True)
+        self._told_why = why or self._told_why
 
     def moving(self) -> None:
         """It goes on, so that the next pause is news again."""

@@ -35,6 +35,8 @@ class ExitCode(IntEnum):
     """No server could be reached in the time allowed."""
     UNAUTHENTICATED = 8
     """No token, a wrong one, or not permitted."""
+    TIMED_OUT = 124
+    """The tasks were not done by --timeout, and go on."""
     INTERRUPTED = 130
     """Ctrl-C."""
     BROKEN_PIPE = 141
@@ -47,6 +49,7 @@ _BY_ERROR: Final[Mapping[type[errors.LongshoreError], ExitCode]] = {
     errors.TaskFailed: ExitCode.FAILED,
     errors.TaskCancelled: ExitCode.CANCELLED,
     errors.TaskExpired: ExitCode.EXPIRED,
+    errors.WaitTimedOut: ExitCode.TIMED_OUT,
     errors.InvalidArgument: ExitCode.REFUSED,
     errors.NotFound: ExitCode.REFUSED,
     errors.AlreadyExists: ExitCode.REFUSED,

@@ -52,10 +52,20 @@ def register(app: typer.Typer) -> None:
             session.show(part)
 
     @command(app, panel=_PANEL)
-    async def workers(session: Session) -> None:
+    async def workers(
+        session: Session,
+        all_of_them: Annotated[
+            bool,
+            typer.Option(
+                "--all",
+                "-a",
+                help="With those that ended in the last hour, and the last ones that served a target which tasks name.",
+            ),
+        ] = False,
+    ) -> None:
         """List the workers whose lease has not ended."""
         async with session.client() as client:
-            found = await client.workers()
+            found = await client.workers(include_ended=all_of_them)
         if session.output is Output.TEXT:
             if found:
                 session.show(render.worker_list(found))

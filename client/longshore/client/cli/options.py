@@ -192,6 +192,20 @@ PatienceOption: TypeAlias = Annotated[
         show_default="1m",
     ),
 ]
+TimeoutOption: TypeAlias = Annotated[
+    float | None,
+    seconds_option(
+        "--timeout",
+        "With --wait: give up waiting after this much time from acceptance, with exit code 124. The tasks go on.",
+        panel=REQUEST,
+    ),
+]
+WatchTimeoutOption: TypeAlias = Annotated[
+    float | None,
+    seconds_option(
+        "--timeout", "Give up watching after this much time, with exit code 124. The tasks go on.", panel=REQUEST
+    ),
+]
 ForceOption: TypeAlias = Annotated[
     bool, typer.Option("--force", help="Even if a later task has delivered to the destination.")
 ]

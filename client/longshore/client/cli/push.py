@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import stat
-from collections.abc import AsyncIterator, Collection, Iterable, Iterator
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
@@ -19,17 +19,21 @@ from longshore.client.cli import checks, options, render
 from longshore.client.cli.command import command
 from longshore.client.cli.display import Display
 from longshore.client.cli.exits import ExitCode, code_for_tasks
-from longshore.client.cli.follow import follow
+from longshore.client.cli.follow import follow, in_time
+from longshore.client.cli.grammar import format_duration
 from longshore.client.cli.jsonform import in_one_line
 from longshore.client.cli.session import Session
 from longshore.client.cli.stdin import stdin_content
+from longshore.client.cli.waiting import Waits, told_why
 from longshore.client.content import Changing, Content
-from longshore.client.errors import ConfigurationError, SourceError
+from longshore.client.errors import ConfigurationError, LongshoreError, SourceError, WaitTimedOut
 from longshore.client.specs import parse_destination, push_spec
 from longshore.client.together import all_of
 from longshore.v1 import task_pb2
 
 STDIN: Final = "-"
+_AT_LAST: Final = 2.0
+"""Seconds for a last look at a task that was not done in time."""
 _AT_ONCE: Final = 4
 """Uploads under way at the same time; more would only share the same disk and the same connection."""
 
@@ -160,6 +164,7 @@ def register(app: typer.Typer) -> None:
         sha256: options.Sha256Option = None,
         request_id: options.RequestIdOption = "",
         wait: options.WaitOption = False,
+        within: options.TimeoutOption = None,
         patience: options.PatienceOption = PATIENCE,
     ) -> ExitCode:
         """Push files into instances.
@@ -208,7 +213,9 @@ def register(app: typer.Typer) -> None:
         ]
         checks.together(not_before=not_before, expire_after=expire_after)
         digest = cast('bytes | Literal["compute"] | None', sha256)
-        return await deliver(session, plans, sha256=digest, wait=wait, patience=patience, changing=changing)
+        return await deliver(
+            session, plans, sha256=digest, wait=wait, within=within, patience=patience, changing=changing
+        )
 
 
 async def deliver(
@@ -217,16 +224,18 @@ async def deliver(
     *,
     sha256: bytes | Literal["compute"] | None,
     wait: bool,
+    within: float | None,
     patience: float,
     changing: Changing = Changing.REFUSE,
 ) -> ExitCode:
     """Upload them, a few at a time, and follow their tasks when that is wished."""
+    check_timeout(within, wait=wait)
     room = asyncio.Semaphore(_AT_ONCE)
     display = Display(session.err, quiet=session.output.quiet)
     going = {plan.request_id: plan for plan in plans}
     session.interrupted.append(lambda: _unfinished(going.values()))
 
-    async def one(client: AsyncClient, plan: Plan) -> list[task_pb2.Task]:
+    async def one(client: AsyncClient, waits: Waits, plan: Plan) -> list[task_pb2.Task]:
         title = "↑ standard input" if plan.file == STDIN else f"↑ {shown(Path(plan.file).name)}"
         async with room:
             bar = display.bar(title)
@@ -242,18 +251,33 @@ async def deliver(
             )
             bar.end()
         del going[plan.request_id]
-        return await after_acceptance(session, client, display, list(tasks), wait=wait)
+        return await after_acceptance(session, client, waits, list(tasks), wait=wait, within=within)
 
     async with session.client(patience=patience, on_wait=display.waiting) as client:
         with display:
-            done = await all_of([one(client, plan) for plan in plans])
-    return code_for_tasks(task for tasks in done for task in tasks)
+            async with told_why(client, display) as waits:
+                done = await all_of([one(client, waits, plan) for plan in plans])
+    return code_after(session, [task for tasks in done for task in tasks], wait=wait, within=within)
+
+
+def check_timeout(within: float | None, *, wait: bool) -> None:
+    """Raises ConfigurationError where there is nothing to wait for."""
+    if within is not None and not wait:
+        raise ConfigurationError("--timeout says how long to wait: give --wait too")
 
 
 async def after_acceptance(
-    session: Session, client: AsyncClient, display: Display, tasks: list[task_pb2.Task], *, wait: bool
+    session: Session,
+    client: AsyncClient,
+    waits: Waits,
+    tasks: list[task_pb2.Task],
+    *,
+    wait: bool,
+    within: float | None,
 ) -> list[task_pb2.Task]:
-    """Print what was accepted, or follow it and print how it ended."""
+    """Print what was accepted, or follow it and print how it ended; what is not done after `within` seconds, as it
+    then is."""
+    display = waits.display
     if not wait:
         with display.aside():
             for task in tasks:
@@ -261,19 +285,47 @@ async def after_acceptance(
         return tasks
     still = {task.id for task in tasks}
     session.interrupted.append(lambda: _going_on(still))
+    ended: dict[str, task_pb2.Task] = {}
 
-    async def one(task: task_pb2.Task) -> task_pb2.Task:
+    async def one(task: task_pb2.Task) -> None:
         # What changes on the way is for `watch`; the outcome is what was asked for.
         title = f"→ {render.place(task)}"
-        done = await follow(client, task.id, display=display, title=title, changed=lambda _: None)
+        done = await follow(client, task.id, waits=waits, title=title, changed=lambda _: None)
+        ended[task.id] = done
         still.discard(task.id)
         with display.aside():
             session.result(done, text=partial(render.line, done), identity=done.id)
             if done.HasField("result"):
                 session.data(in_one_line(done.result))
-        return done
 
-    return list(await all_of([one(task) for task in tasks]))
+    if not await in_time(all_of([one(task) for task in tasks]), within):
+        for task in tasks:
+            if task.id not in ended:
+                now = ended[task.id] = await as_it_is(client, task)
+                with display.aside():
+                    session.result(now, text=partial(render.line, now), identity=now.id)
+    return [ended[task.id] for task in tasks]
+
+
+async def as_it_is(client: AsyncClient, task: task_pb2.Task) -> task_pb2.Task:
+    """The task as it is now, or as it was known if no server says so at once."""
+    try:
+        async with asyncio.timeout(_AT_LAST):
+            return await client.get(task.id)
+    except (TimeoutError, LongshoreError):
+        return task
+
+
+def code_after(session: Session, tasks: Sequence[task_pb2.Task], *, wait: bool, within: float | None) -> ExitCode:
+    """The exit code for these tasks, which were waited for or not; what is not done is told with what to do."""
+    left = [task for task in tasks if not task.done]
+    if not wait or not left or within is None:
+        return code_for_tasks(tasks)
+    why = next((f": {said}" for task in left if (said := render.waits(task))), "")
+    code = session.fail(WaitTimedOut(f"not done after {format_duration(within)}{why}", task=left[0]))
+    for line in _going_on([task.id for task in left]):
+        session.say(line)
+    return code
 
 
 def _unfinished(plans: Iterable[Plan]) -> Iterator[str]:

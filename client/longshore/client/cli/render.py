@@ -37,6 +37,11 @@ _WAITS: Final = {
     task_pb2.WAIT_REASON_EARLIER_TASK: "for an earlier task there",
     task_pb2.WAIT_REASON_SETTLING: "to find out what a lost worker did",
 }
+_ENDS: Final = {
+    admin_service_pb2.SESSION_END_LEFT: "left",
+    admin_service_pb2.SESSION_END_LOST: "lost",
+    admin_service_pb2.SESSION_END_REPLACED: "replaced",
+}
 _NUMBERS: Final = ("SIZE", "AGE", "ATTEMPTS")
 _METHODS: Final = {
     task_pb2.DELIVERY_METHOD_SFTP: "SFTP: verified, put in place in one step",
@@ -84,12 +89,8 @@ def destination(to: task_pb2.Destination) -> str:
 def why(task: task_pb2.Task, *, now: datetime | None = None) -> str:
     """What there is to say beside the state: what it waits for, or what it met."""
     said: list[str] = []
-    if task.wait_reason in _WAITS and not task.done:
-        due = ""
-        if task.HasField("due_time"):
-            left = _seconds_until(task.due_time, now=now)
-            due = f", in {format_duration(left)}" if left > 0 else ""
-        said.append(f"waits {_WAITS[task.wait_reason]}{due}")
+    if waiting := waits(task, now=now):
+        said.append(waiting)
     if task.blocked_by:
         said.append(f"behind {task.blocked_by}")
     if task.cancel_requested and not task.done:
@@ -107,8 +108,23 @@ def error(task: task_pb2.Task) -> str:
     return f"{task.error.message.rstrip('.')} ({task.error.reason})"
 
 
+def waits(task: task_pb2.Task, *, now: datetime | None = None) -> str:
+    """Why it waits: in the server's words, or by the reason alone where the server is older. Empty: it does not."""
+    if task.done or task.wait_detail:
+        return "" if task.done else task.wait_detail
+    if task.wait_reason not in _WAITS:
+        return ""
+    due = ""
+    if task.HasField("due_time"):
+        left = _seconds_until(task.due_time, now=now)
+        due = f", in {format_duration(left)}" if left > 0 else ""
+    return f"waits {_WAITS[task.wait_reason]}{due}"
+
+
 def line(task: task_pb2.Task, *, detail: bool = True) -> str:
     """A task in one line."""
+    # That it is next was true for a moment.
+    detail = detail and task.wait_reason != task_pb2.WAIT_REASON_NEXT
     more = escape(why(task)) if detail else ""
     return f"{task.id}  {state(task)}  {escape(place(task))}" + (f"  {more}" if more else "")
 
@@ -274,6 +290,11 @@ def worker_list(workers: Sequence[admin_service_pb2.Worker]) -> Table:
     now = datetime.now(UTC)
     for each in workers:
         standing = "[green]connected[/]" if each.connected else "[yellow]away[/]"
+        if each.HasField("end_time"):
+            how = _ENDS.get(each.end, "ended")
+            standing = f"[red]{how}[/] {_ago(each.end_time, now=now)} ago"
+        elif each.problems:
+            standing += f", cannot use {escape(', '.join(one.target for one in each.problems))}"
         made.add_row(
             escape(each.session_id),
             escape(each.name),
@@ -307,7 +328,7 @@ def stats(figures: admin_service_pb2.GetStatsResponse) -> Iterable[RenderableTyp
         targets = table("TARGET", *numbers, "PROBLEM", right=numbers, fold=("PROBLEM",))
         for each in figures.targets:
             figures_of = (each.workers, each.queued, each.running, each.parked, each.debts)
-            targets.add_row(escape(each.target), *map(str, figures_of), f"[red]{escape(each.problem)}[/]")
+            targets.add_row(escape(each.target), *map(str, figures_of), f"[red]{escape(_problem(each))}[/]")
         yield targets
         if any(each.parked or each.debts for each in figures.targets):
             yield "[dim]PARKED: tasks that wait until their instance is there or runs. DEBTS: temporary files of lost"
@@ -341,6 +362,27 @@ def _restored(restored: admin_service_pb2.Restored) -> str:
     tasks = "1 live task" if restored.live_tasks == 1 else f"{restored.live_tasks} live tasks"
     noticed = _local(restored.notice_time)
     return f"[bold red]restored, as noticed {noticed}: {lost}{tasks} would run again[/]\n{escape(restored.advice)}"
+
+
+def _problem(target: admin_service_pb2.TargetStats) -> str:
+    """What is wrong with a target, since when, and who served it last."""
+    said = target.problem
+    if target.HasField("last_served"):
+        ago = _ago(target.last_served, now=datetime.now(UTC))
+        return f"{said}: last seen {target.last_worker}, {ago} ago"
+    if said and target.HasField("problem_since"):
+        # The reason stands last, in brackets.
+        text, bracket, reason = said.rpartition(" (")
+        since = f", since {_time(target.problem_since)}"
+        said = f"{text}{since}{bracket}{reason}" if bracket and said.endswith(")") else said + since
+    return said
+
+
+def _time(value: Timestamp) -> str:
+    """The time of day, with the date unless that is today."""
+    moment = value.ToDatetime(tzinfo=UTC).astimezone()
+    today = moment.date() == datetime.now().astimezone().date()
+    return f"{moment:%H:%M:%S}" if today else f"{moment:%Y-%m-%d %H:%M:%S}"
 
 
 def seconds(value: Duration) -> float:

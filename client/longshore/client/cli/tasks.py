@@ -14,13 +14,14 @@ from longshore.client.aio import PATIENCE, new_request_id
 from longshore.client.cli import checks, ids, options, render
 from longshore.client.cli.command import command
 from longshore.client.cli.display import Display
-from longshore.client.cli.exits import ExitCode, code_for_tasks
-from longshore.client.cli.follow import follow
+from longshore.client.cli.exits import ExitCode
+from longshore.client.cli.follow import follow, in_time
 from longshore.client.cli.grammar import parse_moment
 from longshore.client.cli.jsonform import in_one_line
 from longshore.client.cli.many import Each, Listed, running_progress
-from longshore.client.cli.push import Plan, after_acceptance, deliver
+from longshore.client.cli.push import Plan, after_acceptance, as_it_is, check_timeout, code_after, deliver
 from longshore.client.cli.session import Output, Session
+from longshore.client.cli.waiting import told_why
 from longshore.client.errors import ConfigurationError
 from longshore.client.specs import job_spec, states
 from longshore.client.together import all_of
@@ -104,6 +105,7 @@ def register(app: typer.Typer) -> None:
         sha256: options.Sha256Option = None,
         request_id: options.RequestIdOption = "",
         wait: options.WaitOption = False,
+        within: options.TimeoutOption = None,
         patience: options.PatienceOption = PATIENCE,
     ) -> ExitCode:
         """Submit a job: a task of a kind that a team registered in its own workers.
@@ -137,12 +139,17 @@ def register(app: typer.Typer) -> None:
             digest = cast('bytes | Literal["compute"] | None', sha256)
             plan = Plan(file=file, request_id=request, spec=spec)
             changing = options.changing_of(snapshot=snapshot, as_of_now=as_of_now)
-            return await deliver(session, [plan], sha256=digest, wait=wait, patience=patience, changing=changing)
+            return await deliver(
+                session, [plan], sha256=digest, wait=wait, within=within, patience=patience, changing=changing
+            )
+        check_timeout(within, wait=wait)
         display = Display(session.err, quiet=session.output.quiet)
         async with session.client(patience=patience, on_wait=display.waiting) as client:
             tasks = await client.submit(spec=spec, payload_id=payload, request_id=request, patience=patience)
             with display:
-                return code_for_tasks(await after_acceptance(session, client, display, list(tasks), wait=wait))
+                async with told_why(client, display) as waits:
+                    made = await after_acceptance(session, client, waits, list(tasks), wait=wait, within=within)
+        return code_after(session, made, wait=wait, within=within)
 
     @command(app, panel=_PANEL)
     async def watch(
@@ -154,6 +161,7 @@ def register(app: typer.Typer) -> None:
                 "--after", metavar="REVISION", help="Begin after this revision; default: with the task as it is."
             ),
         ] = None,
+        within: options.WatchTimeoutOption = None,
         patience: options.PatienceOption = PATIENCE,
     ) -> ExitCode:
         """Follow tasks until they are done: a line for each change, each revision once.
@@ -164,8 +172,11 @@ def register(app: typer.Typer) -> None:
         if after is not None and len(tasks) > 1:
             raise ConfigurationError("--after is for one task at a time")
 
+        latest: dict[str, task_pb2.Task] = {}
+
         def show(task: task_pb2.Task) -> None:
             which = f"{task.id}  " if len(tasks) > 1 else ""
+            latest[task.id] = task
             with display.aside():
                 session.result(
                     task, text=lambda: f"{which}{render.revision(task)}", identity=task.id if task.done else ""
@@ -175,12 +186,17 @@ def register(app: typer.Typer) -> None:
 
         async with session.client(patience=patience, on_wait=display.waiting) as client:
             wanted = [await ids.whole(client, each) for each in tasks]
+            latest.update((each, task_pb2.Task(id=each)) for each in wanted)
             with display:
-                done = await all_of(
-                    follow(client, each, display=display, title=each, changed=show, after_revision=after)
-                    for each in wanted
-                )
-        return code_for_tasks(done)
+                async with told_why(client, display) as waits:
+                    following = all_of(
+                        follow(client, each, waits=waits, title=each, changed=show, after_revision=after)
+                        for each in wanted
+                    )
+                    if not await in_time(following, within):
+                        for each, task in latest.items():
+                            latest[each] = await as_it_is(client, task)
+        return code_after(session, list(latest.values()), wait=True, within=within)
 
     @command(app, panel=_PANEL)
     async def get(session: Session, tasks: TaskIds) -> None:
@@ -312,6 +328,7 @@ def register(app: typer.Typer) -> None:
         force: options.ForceOption = False,
         request_id: options.RequestIdOption = "",
         wait: options.WaitOption = False,
+        within: options.TimeoutOption = None,
         patience: options.PatienceOption = PATIENCE,
     ) -> ExitCode:
         """Make new tasks like failed, cancelled or expired ones, while the server keeps their bytes.
@@ -323,6 +340,7 @@ def register(app: typer.Typer) -> None:
         each_of = Each(session, ids.typed(tasks), nothing="no ids: nothing to retry")
         if request_id and len(each_of.texts) > 1:
             raise ConfigurationError("--request-id is for one task at a time")
+        check_timeout(within, wait=wait)
         display = Display(session.err, quiet=session.output.quiet)
         made: list[task_pb2.Task] = []
         async with session.client(patience=patience, on_wait=display.waiting) as client:
@@ -334,8 +352,9 @@ def register(app: typer.Typer) -> None:
 
             code = await each_of.run(one)
             with display:
-                ended = code_for_tasks(await after_acceptance(session, client, display, made, wait=wait))
-        return code or ended
+                async with told_why(client, display) as waits:
+                    after = await after_acceptance(session, client, waits, made, wait=wait, within=within)
+        return code or code_after(session, after, wait=wait, within=within)
 
 
 def _object(text: str) -> dict[str, Any]:
