@@ -13,7 +13,7 @@ from longshore.client.errors import LongshoreError, from_status
 from longshore.client.patience import may_pass
 from longshore.server.edge.status import code_of
 from longshore.server.model import errors, states
-from longshore.server.model.values import State
+from longshore.server.model.values import State, WaitReason
 from longshore.worker.errors import Reason
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -65,6 +65,11 @@ def test_the_state_table_and_its_page_name_the_same_states() -> None:
     assert {state.name for state in State} == set(_rows("states.md"))
     for failure in (states.CRASHED_TOO_OFTEN, states.UNKNOWN_OUTCOME):
         assert failure.reason in page
+
+
+def test_every_reason_to_wait_stands_on_the_page_of_the_states() -> None:
+    page = (DOCS / "states.md").read_text()
+    assert [reason.name for reason in WaitReason if reason and reason.name not in page] == []
 
 
 def test_the_readme_names_tests_that_are_there() -> None:
