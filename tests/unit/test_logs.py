@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import json
 import os
@@ -13,7 +14,7 @@ import pytest
 import structlog
 
 from longshore.program.streams import Stream
-from longshore.server.logs import Bulk
+from longshore.server.logs import CALLERS, Bulk, Sparing
 
 _log = structlog.get_logger("longshore.tasks")
 
@@ -86,3 +87,63 @@ def test_a_full_pipe_holds_whole_lines_and_the_next_says_how_many_were_lost(size
     finally:
         os.close(fd)
         os.close(end)
+
+
+class Lines:
+    """A logger's method, and what it was told to write."""
+
+    def __init__(self) -> None:
+        self.said: list[dict[str, object]] = []
+        self.more = asyncio.Event()
+
+    def write(self, event: str, **fields: object) -> None:
+        self.said.append({"event": event, **fields})
+        self.more.set()
+
+    async def until(self, count: int) -> None:
+        async with asyncio.timeout(20):
+            while len(self.said) < count:
+                self.more.clear()
+                await self.more.wait()
+
+
+async def test_what_a_caller_causes_at_will_is_a_line_a_span_and_all_of_it_is_counted() -> None:
+    lines, sparing = Lines(), Sparing(every=0.05)
+    for number in range(1000):
+        sparing.say(lines.write, "refused", caller="a", reason="X", number=number)
+    sparing.say(lines.write, "refused", caller="b", reason="X")
+    assert lines.said == [
+        {"event": "refused", "reason": "X", "number": 0},
+        {"event": "refused", "reason": "X"},
+    ]
+    await lines.until(3)
+    assert lines.said[2:] == [{"event": "refused", "reason": "X", "number": 999, "count": 999}]
+    # Still within the span that this line has begun.
+    sparing.say(lines.write, "refused", caller="a", reason="X", number=1000)
+    sparing.say(lines.write, "cut", caller="a", number=1001)
+    assert len(lines.said) == 3
+    await lines.until(4)
+    assert lines.said[3] == {"event": "cut", "number": 1001, "count": 2, "counts": {"X": 1, "cut": 1}}
+
+
+async def test_many_callers_make_no_more_lines_than_a_bound() -> None:
+    lines, sparing = Lines(), Sparing(every=0.05)
+    for number in range(CALLERS * 3):
+        for _ in range(2):
+            sparing.say(lines.write, "refused", caller=str(number))
+    assert len(lines.said) == CALLERS + 1
+    await lines.until(2 * (CALLERS + 1))
+    assert sum(int(str(line.get("count", 1))) for line in lines.said) == 6 * CALLERS
+
+
+def test_lines_of_a_loop_that_has_ended_hold_up_no_other() -> None:
+    lines, now = Lines(), 0.0
+    sparing = Sparing(every=1.0, clock=lambda: now)
+
+    async def say() -> None:
+        sparing.say(lines.write, "refused", caller="a")
+
+    asyncio.run(say())
+    now = 11.0
+    asyncio.run(say())
+    assert len(lines.said) == 2

@@ -163,6 +163,35 @@ def test_a_wrong_report_names_the_field(report: pb.Report, field: str) -> None:
     assert caught.value.field == field
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [Duration(seconds=-1), Duration(nanos=-1), Duration(nanos=1_000_000_000), Duration(seconds=-(2**63), nanos=5)],
+    ids=str,
+)
+def test_a_back_off_that_is_no_time_names_its_field(wrong: Duration) -> None:
+    ref = pb.AttemptRef(task_id="task-1", attempt=1)
+    report = pb.Report(attempt=ref, outcome=pb.OUTCOME_TRANSIENT, retry_after=wrong)
+    with pytest.raises(InvalidField) as caught:
+        says(reports=[report])
+    assert caught.value.field == "reports[0].retry_after"
+
+
+def test_a_back_off_without_end_is_cut() -> None:
+    ref = pb.AttemptRef(task_id="task-1", attempt=1)
+    report = pb.Report(attempt=ref, outcome=pb.OUTCOME_TRANSIENT, retry_after=Duration(seconds=2**62))
+    assert says(reports=[report]).reports[0][1].retry_after == edge.LONGEST_WAIT
+
+
+@pytest.mark.parametrize("field", ["progress", "reports", "begins", "grant_requests", "ready", "debts"])
+def test_a_list_of_a_message_has_a_bound(field: str) -> None:
+    message = pb.WorkRequest()
+    for _ in range(edge.MOST_ENTRIES + 1):
+        getattr(message, field).add()
+    with pytest.raises(InvalidField) as caught:
+        edge.worker_says(message, session_id=SESSION)
+    assert caught.value.field == field
+
+
 def test_grant_requests_tell_nothing_from_zero() -> None:
     attempt = pb.AttemptRef(task_id="task-1", attempt=3)
     said = says(

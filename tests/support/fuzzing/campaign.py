@@ -25,7 +25,7 @@ from tests.support.fuzzing.calls import Ended, Fuzzer
 from tests.support.processes import ServerProcess
 from tests.support.tokens import token_of
 
-OPTIONS: Final = ("--upload-idle", "5s", "--uploads", "500", "--history", "60s", "--lease", "5s")
+OPTIONS: Final = ("--upload-idle", "5s", "--upload-limit", "500", "--history", "60s", "--lease", "5s")
 """Of the server: what a call leaves behind is gone soon, so that the next ones get as far."""
 ROUNDS: Final = 6
 AT_ONCE: Final = 16

@@ -35,6 +35,8 @@ MOST_HELD: Final = 4 * MOST_CREDITS
 """Attempts that run, and ended ones whose reports are not acknowledged."""
 MOST_NAMES: Final = 1000
 """Targets, kinds, dead sessions, each."""
+MOST_ENTRIES: Final = 10_000
+"""Entries of each list in one message. A message of 4 MiB has room for two million empty ones, which take seconds."""
 LONGEST_TEXT: Final = 4000
 """Characters of an error's message that are kept."""
 LARGEST_RESULT: Final = 64 * 1024
@@ -113,6 +115,9 @@ def worker_says(message: pb.WorkRequest, *, session_id: str, first: bool = False
     credits_ = message.credits if message.HasField("credits") else None
     if credits_ is not None and credits_ > MOST_CREDITS:
         raise InvalidField("credits", f"is {credits_}; at most {MOST_CREDITS} may be offered.")
+    for field in ("progress", "reports", "begins", "grant_requests", "ready", "debts"):
+        if len(getattr(message, field)) > MOST_ENTRIES:
+            raise InvalidField(field, f"has more than {MOST_ENTRIES} entries; send them in several messages.")
     return WorkerSays(
         credits=credits_,
         heartbeat=message.heartbeat.sequence if message.HasField("heartbeat") else None,
@@ -179,7 +184,9 @@ def _report(message: pb.Report, index: int, session_id: str) -> tuple[str, Repor
         error=_failure(message.error, outcome) if message.HasField("error") or outcome in _FAILING else None,
         result=result,
         wait_reason=_wait_reason(message.wait_reason),
-        retry_after=_seconds(message.retry_after) if message.HasField("retry_after") else None,
+        retry_after=(
+            _seconds(f"reports[{index}].retry_after", message.retry_after) if message.HasField("retry_after") else None
+        ),
         method=_method(message.delivery_method),
         left_temps=message.left_temps,
     )
@@ -207,8 +214,11 @@ def _method(value: int) -> DeliveryMethod:
     return _METHODS.get(value, DeliveryMethod.UNKNOWN)
 
 
-def _seconds(message: Duration) -> float:
-    return min(max(message.seconds + message.nanos / 1e9, 0.0), LONGEST_WAIT)
+def _seconds(field: str, message: Duration) -> float:
+    """What is too long is cut: a handler chooses it, and must not cost its worker the connection."""
+    if message.seconds < 0 or not 0 <= message.nanos < 1_000_000_000:
+        raise InvalidField(field, "is no duration of 0 s or more, with 0 to 999,999,999 nanos; leave it unset instead.")
+    return min(message.seconds + message.nanos / 1e9, LONGEST_WAIT)
 
 
 def _grant_request(message: pb.GrantRequest, index: int, session_id: str) -> tuple[str, Grant]:
