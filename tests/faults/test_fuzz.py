@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.fuzzing.campaign import OPTIONS, run
+from tests.support.fuzzing.campaign import ENVIRONMENT, OPTIONS, run
 from tests.support.processes import ServerProcess
 
 CALLS = 10_000
@@ -16,7 +16,7 @@ SEED = 20_261_130
 
 @pytest.mark.timeout(600)
 def test_no_call_makes_the_server_fail_or_a_healthy_client_wait(tmp_path: Path) -> None:
-    with ServerProcess(tmp_path, *OPTIONS) as server:
+    with ServerProcess(tmp_path, *OPTIONS, environment=ENVIRONMENT) as server:
         report = run(server, calls=CALLS, seed=SEED)
         assert report.problems == [], str(report)
         # What is told by it: most calls get beyond the lock, and many beyond the first check.

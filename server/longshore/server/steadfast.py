@@ -55,18 +55,26 @@ def steadfast_server(
     return server
 
 
-class _Encoding(logging.Filter):
-    """Metadata that is not UTF-8 is nobody's defect: gRPC takes it as Latin-1, and logs a traceback for each value."""
+class _Noise(logging.Filter):
+    """Keeps out of the log what grpc.aio writes of callers, with a traceback for each.
+
+    Metadata that is not UTF-8 is taken as Latin-1. A status for a call whose caller has just gone fails in gRPC's core;
+    where grpc.aio has heard of the end by then it says nothing of it, and otherwise it logs that.
+    """
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if not str(record.msg).startswith("Invalid encoding on"):
-            return True
-        sparing.say(_log.info, "metadata_not_utf8", caller="metadata")
-        return False
+        said = str(record.msg)
+        if said.startswith("Invalid encoding on"):
+            sparing.say(_log.info, "metadata_not_utf8", caller="metadata")
+            return False
+        if said.startswith("ExecuteBatchError raised in core"):
+            _log.debug("call_gone", error=str(record.exc_info[1]) if record.exc_info else said)
+            return False
+        return True
 
 
-_encoding: Final = _Encoding()
+_noise: Final = _Noise()
 
 
 def _quiet() -> None:
-    logging.getLogger("grpc._cython.cygrpc").addFilter(_encoding)
+    logging.getLogger("grpc._cython.cygrpc").addFilter(_noise)

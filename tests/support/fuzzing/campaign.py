@@ -27,7 +27,11 @@ from tests.support.tokens import token_of
 
 OPTIONS: Final = ("--upload-idle", "5s", "--upload-limit", "500", "--history", "60s", "--lease", "5s")
 """Of the server: what a call leaves behind is gone soon, so that the next ones get as far."""
+ENVIRONMENT: Final = {"GRPC_VERBOSITY": "NONE"}
+"""As the installed `longshored` has it."""
 ROUNDS: Final = 6
+OF_A_ROUND: Final = 1700
+"""Calls of a round at most: short rounds meet whatever else the machine does as often as the quiet between them."""
 AT_ONCE: Final = 16
 """Calls that are under way at a time."""
 RATE: Final = 350
@@ -38,9 +42,11 @@ PATIENCE_RATIO: Final = 3.0
 FLOOR: Final = 0.05
 """Seconds. A healthy client's p99 below this is never held against the server: two processes that share a core with the
 server make more than that of it."""
-GROWTH: Final = 32 << 20
-"""Bytes that the server may have grown from the end of the second round to the end of the last."""
+GROWTH: Final = 64 << 20
+"""Bytes by which the server may have grown from the end of a third of the rounds to the end of the last."""
 
+SPEAKERS: Final = 7
+"""Callers that have lines of their own: the three roles, the local token, nobody, metadata; and one to spare."""
 WORK: Final = frozenset(
     {
         "task", "upload_complete", "upload_detached", "cancel", "retry", "operator", "worker_connected",
@@ -78,10 +84,10 @@ class Report:
         found += [f"{len(self.wrong)} wrong ends"] if len(self.wrong) > 20 else []
         found += [f"log: {line[:2000]}" for line in self.bad_lines[:10]]
         loose = sum(count for event, count in self.lines.items() if event not in WORK)
-        allowed = 6 * self.span + 100
+        allowed = SPEAKERS * self.span + 100
         if loose > allowed:
             found.append(f"{loose} lines in {self.span:.0f} s that tell of no work: {dict(self.lines)}")
-        if len(self.resident) > 2 and self.resident[-1] - self.resident[1] > GROWTH:
+        if self.resident and self.resident[-1] - self.resident[len(self.resident) // 3] > GROWTH:
             found.append(f"memory grew: {[size >> 20 for size in self.resident]} MiB")
         if self.busy_p99 > max(PATIENCE_RATIO * self.quiet_p99, FLOOR):
             found.append(f"a healthy client's p99: {self.busy_p99 * 1e3:.1f} ms, and {self.quiet_p99 * 1e3:.1f} alone")
@@ -131,11 +137,12 @@ async def _run(server: ServerProcess, tokens: dict[str, str], *, calls: int, see
     fuzzer = Fuzzer(address=server.address, seed=seed, tokens=tokens)
     timings: list[str] = []
     reading = asyncio.create_task(asyncio.to_thread(_drain, healthy, timings))
+    rounds = max(ROUNDS, calls // OF_A_ROUND)
     try:
-        for at in range(ROUNDS):
+        for at in range(rounds):
             await asyncio.sleep(QUIET)
             start = time.monotonic()
-            await _round(fuzzer, report, range(calls * at // ROUNDS, calls * (at + 1) // ROUNDS))
+            await _round(fuzzer, report, range(calls * at // rounds, calls * (at + 1) // rounds))
             noise.append((start, time.monotonic()))
             report.resident.append(server.resident())
         await asyncio.sleep(QUIET)
@@ -215,7 +222,7 @@ def main() -> int:
     _say(f"seed {seed}")
     with (
         tempfile.TemporaryDirectory(prefix="longshore-fuzz-") as folder,
-        ServerProcess(Path(folder), *OPTIONS) as server,
+        ServerProcess(Path(folder), *OPTIONS, environment=ENVIRONMENT) as server,
     ):
         report = run(server, calls=options.calls, seed=seed)
     _say(str(report))
