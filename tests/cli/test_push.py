@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import array
+import fcntl
 import hashlib
 import json
 import os
 import subprocess
+import termios
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.support.commandline import COMMAND, CommandLine, ids
+from tests.support.processes import eventually
 from tests.support.stage import Stage
 
 
@@ -211,3 +217,137 @@ def test_options_of_the_task_reach_the_server(cli: CommandLine, stage: Stage, in
 def test_every_task_printed_was_made(cli: CommandLine, instance: str) -> None:
     made = ids(cli.json("push", "motd", "--to", f"{instance}/etc/a", "--to", f"{instance}/etc/b"))
     assert ids(cli.json("list", "--instance", instance)) == made[::-1]
+
+
+# Sources that are no plain files --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["path", "redirected", "piped", "device"])
+def test_a_size_that_is_not_true(cli: CommandLine, instance: str, root: Path, how: str) -> None:
+    source = Path("/proc/version")
+    expected = source.read_bytes()
+    with source.open("rb") as file:
+        given = {"path": str(source), "device": "/dev/stdin"}.get(how, "-")
+        piped: Any = {"input": expected} if how in {"piped", "device"} else {"stdin": file}
+        done: Any = subprocess.run(
+            [*COMMAND, "push", given, f"{instance}/etc/version", "--wait"],
+            env=cli.environment,
+            capture_output=True,
+            timeout=60,
+            **piped,
+        )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert expected
+    assert (root / "etc/version").read_bytes() == expected
+
+
+def test_a_pipe_that_does_not_block_arrives_whole(cli: CommandLine, instance: str, root: Path) -> None:
+    near, far = os.pipe()
+    os.set_blocking(near, False)
+    os.write(far, b"first ")
+    with cli.start("push", "-", f"{instance}/etc/in", "--wait", stdin=near) as pushing:
+        os.close(near)
+        # Started, and waiting for more: the first bytes are gone from the pipe.
+        eventually(lambda: not _unread(far), within=30, what="the first bytes are read")
+        os.write(far, b"and the rest.")
+        os.close(far)
+        out, err = pushing.communicate(timeout=60)
+    assert (pushing.returncode, err) == (0, b""), out
+    assert (root / "etc/in").read_bytes() == b"first and the rest."
+
+
+def _unread(descriptor: int) -> int:
+    count = array.array("i", [0])
+    fcntl.ioctl(descriptor, termios.FIONREAD, count)
+    return count[0]
+
+
+def test_a_name_that_is_not_utf_8(cli: CommandLine, instance: str, root: Path) -> None:
+    name = os.fsdecode(b"caf\xe9")
+    (cli.folder / name).write_text("coffee")
+    done = cli.run("push", name, f"{instance}/etc/")
+    assert (done.code, done.out) == (2, "")
+    assert r"caf\xe9 is not UTF-8" in done.err
+    assert f"--to {instance}/etc/NAME" in done.err
+    assert cli.run("push", name, "--to", f"{instance}/etc/cafe", "--wait").code == 0
+    assert (root / "etc/cafe").read_text() == "coffee"
+    missing = cli.run("push", os.fsdecode(b"th\xe9"), f"{instance}/etc/the")
+    assert (missing.code, r"cannot read th\xe9: No such file" in missing.err) == (2, True)
+    assert "Traceback" not in done.err + missing.err
+
+
+def test_a_file_that_changes_meanwhile(cli: CommandLine, instance: str, root: Path) -> None:
+    """A log that grows all the time: refused as it is, and sent as of now."""
+    log = cli.folder / "log"
+    log.write_bytes(b"x" * 1_000_000)
+    over = threading.Event()
+
+    def write() -> None:
+        with log.open("ab", buffering=0) as file:
+            while not over.is_set() and file.tell() < 1 << 30:
+                file.write(b"line\n")
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        refused = cli.run("push", "log", f"{instance}/etc/log")
+        copied = cli.run("push", "log", f"{instance}/etc/log", "--snapshot")
+        sent = cli.run("push", "log", f"{instance}/etc/log", "--as-of-now", "--wait")
+    finally:
+        over.set()
+        writer.join()
+    assert (refused.code, refused.out) == (2, "")
+    assert "log changed while" in refused.err
+    assert "--snapshot" in refused.err
+    assert "--as-of-now" in refused.err
+    assert (copied.code, "--as-of-now" in copied.err) == (2, True)
+    assert (sent.code, sent.err) == (0, "")
+    arrived = (root / "etc/log").read_bytes()
+    assert len(arrived) >= 1_000_000
+    assert log.read_bytes().startswith(arrived)
+    # Once it rests a copy of it can be made.
+    assert cli.run("push", "log", f"{instance}/etc/log", "--snapshot", "--wait").code == 0
+    assert (root / "etc/log").read_bytes() == log.read_bytes()
+    both = cli.run("push", "log", f"{instance}/etc/log", "--snapshot", "--as-of-now")
+    assert (both.code, "give one" in both.err) == (2, True)
+
+
+@pytest.mark.parametrize("mode", [0o755, 0o600, 0o4711])
+def test_a_new_file_gets_the_mode_of_its_source(cli: CommandLine, instance: str, root: Path, mode: int) -> None:
+    script, there = cli.folder / "script", root / "etc/script"
+    script.write_text("#!/bin/sh\n")
+    script.chmod(mode)
+    assert cli.run("push", "script", f"{instance}/etc/", "--wait").code == 0
+    assert there.stat().st_mode & 0o7777 == mode & 0o777
+    # What is replaced keeps its own, as with lxc file push.
+    there.chmod(0o640)
+    assert cli.run("push", "script", f"{instance}/etc/", "--wait").code == 0
+    assert there.stat().st_mode & 0o7777 == 0o640
+    assert cli.run("push", "script", f"{instance}/etc/", "--wait", "--mode", "source").code == 0
+    assert there.stat().st_mode & 0o7777 == mode & 0o777
+    assert cli.run("push", "script", f"{instance}/etc/", "--wait", "--mode", "604").code == 0
+    assert there.stat().st_mode & 0o7777 == 0o604
+
+
+def test_standard_input_has_no_mode(cli: CommandLine, instance: str, root: Path) -> None:
+    assert cli.run("push", "-", f"{instance}/etc/in", "--wait", stdin=b"x").code == 0
+    assert (root / "etc/in").stat().st_mode & 0o7777 == 0o644
+    done = cli.run("push", "-", f"{instance}/etc/in", "--mode", "source")
+    assert (done.code, "standard input has no mode" in done.err) == (2, True)
+
+
+def test_several_destinations_are_a_matter_of_to(cli: CommandLine) -> None:
+    done = cli.run("push", "motd", "web/etc/motd", "east:db/etc/motd")
+    assert (done.code, done.out) == (2, "")
+    assert "longshore push motd --to web/etc/motd --to east:db/etc/motd" in done.err
+    (cli.folder / "other").write_text("x")
+    both = cli.run("push", "motd", "other", "web/etc/motd")
+    assert (both.code, "web/etc/motd/ with a slash" in both.err) == (2, True)
+
+
+def test_an_instance_that_no_worker_takes_is_refused_at_once(cli: CommandLine) -> None:
+    for name in ("-web", "web-", ".web"):
+        done = cli.run("push", "motd", "--to", f"{name}/etc/motd")
+        assert (done.code, done.out) == (2, "")
+        assert repr(name) in done.err
+        assert "no '-'" in done.err

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import itertools
 import threading
 import time
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.wrappers_pb2 import BytesValue, StringValue
 
+from longshore.client import job_spec, result_of
 from longshore.v1 import task_pb2
 from longshore.v1 import worker_service_pb2 as ws
 from longshore.worker import (
@@ -560,3 +565,73 @@ async def test_a_kind_of_ones_own_settles(start: Start, answer: Settlement, outc
     assert [kind.settles for kind in peer.hello.kinds] == [True]
     peer.assign(job("T1", "own"), attempt=5, settle=ws.SettleOrder(granted_attempt=4, temp="temp"))
     assert (await peer.report()).outcome == outcome
+
+
+# Plain values --------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class Doubling:
+    width: int
+    note: str = "none"
+
+
+def _doubles() -> Registry:
+    registry = Registry()
+
+    @registry.handler("dataclass")
+    def doubled(context: Context) -> Any:
+        asked = context.unpack(Doubling)
+        return dataclasses.replace(asked, width=asked.width * 2)
+
+    @registry.handler("dict")
+    async def reversed_(context: AsyncContext) -> Any:
+        asked = context.unpack(dict)
+        return {"types": [type(each).__name__ for each in asked.values()], "of": asked}
+
+    @registry.handler("wrong")
+    def wrong(context: Context) -> Any:
+        return {"when": datetime(2026, 1, 1, tzinfo=UTC)} if context.unpack(dict).get("inside") else object()
+
+    @registry.handler("committed")
+    def committed(context: Context) -> Any:
+        context.commit("/temp")
+        return object()
+
+    return registry
+
+
+async def test_plain_values_come_in_and_go_out(start: Start) -> None:
+    server, _ = await start(_doubles())
+    peer = await server.peer()
+
+    async def ran(kind: str, arguments: object = None) -> ws.Report:
+        task = job(f"T{next(numbers)}", kind)
+        task.job.CopyFrom(job_spec(kind, arguments).job)
+        ref = peer.assign(task)
+        if kind == "committed":
+            await peer.grant_request()
+            peer.grant(ref)
+        return await peer.report()
+
+    numbers = itertools.count(1)
+    report = await ran("dataclass", {"width": 4})
+    assert report.outcome == ws.OUTCOME_OK
+    assert result_of(task_pb2.Task(result=report.result)) == {"width": 8, "note": "none"}
+    report = await ran("dict", {"four": 4})
+    assert result_of(task_pb2.Task(result=report.result)) == {"types": ["int"], "of": {"four": 4}}
+    # No arguments are empty ones.
+    assert result_of(task_pb2.Task(result=(await ran("dict")).result)) == {"types": [], "of": {}}
+    for arguments in ({"height": 4}, None, StringValue(value="x")):
+        report = await ran("dataclass", arguments)
+        assert (report.outcome, report.error.reason) == (ws.OUTCOME_PERMANENT, "INVALID_ARGUMENT")
+        assert "do not fit Doubling" in report.error.message
+    report = await ran("wrong")
+    assert (report.outcome, report.error.reason) == (ws.OUTCOME_PERMANENT, "HANDLER_ERROR")
+    assert "the handler returned object: return a message, a dict" in report.error.message
+    report = await ran("wrong", {"inside": True})
+    assert (report.outcome, report.error.reason) == (ws.OUTCOME_PERMANENT, "HANDLER_ERROR")
+    assert "the result['when'] is a datetime" in report.error.message
+    # What is committed cannot fail for the sake of its answer.
+    report = await ran("committed")
+    assert (report.outcome, report.HasField("result")) == (ws.OUTCOME_OK, False)

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import posixpath
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from longshore.client.cli import checks
+from longshore.server.edge import fields
+from longshore.server.model.errors import InvalidField
 from longshore.worker.errors import AttemptError, PermanentError
+from longshore.worker.handlers import Registry
 from longshore.worker.targets.paths import (
     MAX_TRIES_PER_ATTEMPT,
     check_instance,
@@ -107,15 +112,69 @@ def test_what_is_no_temp_is_never_taken_for_one(name: str) -> None:
     assert not is_temp(name)
 
 
+def accepts(check: Callable[[str], object], value: str) -> bool:
+    try:
+        check(value)
+    except (AttemptError, InvalidField, ValueError):
+        return False
+    return True
+
+
+@given(
+    st.text(alphabet=st.sampled_from("aZ0-._/ \n\0ü"), max_size=5) | st.text(alphabet="a-", min_size=60, max_size=66)
+)
+def test_server_and_worker_take_the_same_instance_names(name: str) -> None:
+    assert accepts(lambda value: fields.instance("instance", value), name) == accepts(check_instance, name)
+    # The command line's own check comes first; an empty name is no name there.
+    assert not name or accepts(checks.instance, name) == accepts(check_instance, name)
+
+
+@given(st.text(alphabet=st.sampled_from("a0-._/ü"), max_size=5) | st.text(alphabet="a", min_size=60, max_size=66))
+def test_server_and_worker_take_the_same_kinds(kind: str) -> None:
+    assert accepts(lambda value: fields.name("kind", value), kind) == accepts(
+        lambda value: Registry().add(value, print), kind
+    )
+
+
+@given(st.integers(-1, 0o1100))
+def test_server_and_worker_take_the_same_modes(mode: int) -> None:
+    # The contract has no negative modes.
+    assert (mode >= 0 and accepts(lambda _: fields.mode("mode", mode), "")) == accepts(lambda _: check_mode(mode), "")
+
+
+COMPONENT = st.sampled_from(
+    ["", ".", "..", "...", "a", "ü", "\0", "n" * 254, "n" * 255, "n" * 256, "ü" * 127, "ü" * 128]
+)
+LONG = st.integers(3700, 4110).map(lambda size: ("/" + "n" * 99) * (size // 100) + "/" + "n" * (size % 100))
+LONG_FOLDER = st.tuples(LONG, st.integers(1, 255)).map(lambda both: f"{both[0]}/{'x' * both[1]}")
+
+
+@given(st.lists(COMPONENT, max_size=20).map("/".join) | LONG | LONG_FOLDER)
+def test_server_and_worker_take_the_same_paths_and_spell_them_alike(path: str) -> None:
+    """A path that the worker refused for want of room for its temp was accepted, and failed only then."""
+
+    def of_worker(value: str) -> str:
+        normal = normalise(value)
+        temps_of(normal, "0" * 26, 2**31 - 1)
+        return normal
+
+    assert accepts(lambda value: fields.path("path", value), path) == accepts(of_worker, path)
+    if accepts(of_worker, path):
+        assert fields.path("path", path) == of_worker(path)
+
+
 @pytest.mark.parametrize("name", ["c1", "web-01", "_x", "a.b", "x" * 63])
 def test_instance_names(name: str) -> None:
     assert check_instance(name) == name
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "-a", ".a", "x" * 64, "a b", "a\n", "ü"])
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "-a", "-web", "a-", "-", ".a", "x" * 64, "a b", "a\n", "ü"])
 def test_instance_names_that_are_refused(name: str) -> None:
     with pytest.raises(PermanentError):
         check_instance(name)
+    with pytest.raises(InvalidField, match="no '-'") as caught:
+        fields.instance("spec.file_push.pushes[0].destination.instance", name)
+    assert caught.value.field == "spec.file_push.pushes[0].destination.instance"
 
 
 @pytest.mark.parametrize("mode", [-1, 0o1000, 0o4755])

@@ -59,7 +59,7 @@ class Registry:
 
     def add(self, kind: str, run: Callable[..., Any], *, settle: Callable[..., Any] | None = None) -> None:
         """The same without a decorator."""
-        if not _KIND.fullmatch(kind):
+        if not _KIND.fullmatch(kind) or kind in {".", ".."}:
             raise ValueError(f"{kind!r} is no name of a kind: use 1 to 63 of a-z, 0-9, '.', '_' and '-'")
         if kind in self._handlers:
             raise ValueError(f"two handlers for the kind {kind!r}: a worker runs one")

@@ -10,11 +10,11 @@ from longshore.client.errors import ConfigurationError
 from longshore.v1 import task_pb2
 
 _NAME: Final = re.compile(r"[a-z0-9._-]{1,63}")
-_INSTANCE: Final = re.compile(r"[A-Za-z0-9._-]{1,63}")
+_INSTANCE: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,62}(?<!-)")
 _LABEL_KEY: Final = re.compile(r"[a-z0-9._/-]{1,63}")
 _REQUEST_ID: Final = re.compile(r"[\x20-\x7e]{1,128}")
 _DOTS: Final = frozenset({".", ".."})
-_PATH_BYTES: Final = 4096
+_PATH_BYTES: Final = 4095
 _COMPONENT_BYTES: Final = 255
 _VALUE_LENGTH: Final = 255
 _REASON_LENGTH: Final = 500
@@ -33,8 +33,11 @@ def name(text: str) -> str:
 
 def instance(text: str) -> str:
     """An instance. Raises ValueError."""
-    if text and (not _INSTANCE.fullmatch(text) or text in _DOTS):
-        raise ValueError(f"{text[:80]!r} is no name of an instance; give 1 to 63 of the characters A-Z a-z 0-9 . _ -")
+    if text and not _INSTANCE.fullmatch(text):
+        raise ValueError(
+            f"{text[:80]!r} is no name of an instance; give 1 to 63 of the characters A-Z a-z 0-9 . _ -, with no '-' "
+            "or '.' at the beginning and no '-' at the end"
+        )
     return text
 
 

@@ -8,6 +8,7 @@ from typing import Final, TypeVar
 from google.protobuf.duration_pb2 import Duration
 
 from longshore.server.model.errors import InvalidField
+from longshore.server.model.temps import temps_of
 
 E = TypeVar("E")
 
@@ -16,13 +17,20 @@ LONGEST: Final = 366 * DAY
 LONGEST_RUN: Final = 7 * DAY
 
 _NAME: Final = re.compile(r"[a-z0-9._-]{1,63}")
-_INSTANCE: Final = re.compile(r"[A-Za-z0-9._-]{1,63}")
+_INSTANCE: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,62}(?<!-)")
+"""What LXD, Incus and directory targets allow together, and letter for letter the worker's rule (a test compares them).
+LXD allows no digit in front and neither `.` nor `_`: such an instance is not found there."""
 _LABEL: Final = re.compile(r"[a-z0-9._/-]{1,63}")
 _ASCII: Final = re.compile(r"[\x20-\x7e]{1,128}")
 _ID: Final = re.compile(r"[A-Za-z0-9-]{1,64}")
 _DOTS: Final = frozenset({".", ".."})
 
-_PATH_BYTES: Final = 4096
+_PATH_BYTES: Final = 4095
+"""Linux counts 4096 with the NUL at the end."""
+_ROOM_BYTES: Final = 3800
+"""Paths up to here leave room for a temp beside them, whatever its name."""
+_ANY_ID: Final = "0" * 26
+_ANY_ATTEMPT: Final = 2**31 - 1
 _COMPONENT_BYTES: Final = 255
 _NO_ID: Final = 2**32 - 1
 """As a user or group id, this means "leave it as it is" to chown."""
@@ -39,8 +47,12 @@ def name(field: str, value: str, *, default: str = "") -> str:
 
 def instance(field: str, value: str) -> str:
     """An instance's name. Never `.` or `..`: a directory target makes a path of it."""
-    if not _INSTANCE.fullmatch(value) or value in _DOTS:
-        raise InvalidField(field, f"is {value[:80]!r}; give 1 to 63 characters of [A-Za-z0-9._-].")
+    if not _INSTANCE.fullmatch(value):
+        raise InvalidField(
+            field,
+            f"is {value[:80]!r}; give 1 to 63 letters, digits, '-', '.' or '_', with no '-' or '.' at the beginning "
+            "and no '-' at the end.",
+        )
     return value
 
 
@@ -61,8 +73,6 @@ def path(field: str, value: str) -> str:
         raise InvalidField(field, f"is {value[:80]!r}; give an absolute path, beginning with a slash.")
     if "\0" in value:
         raise InvalidField(field, "has a NUL byte; no file name can.")
-    if len(value.encode()) > _PATH_BYTES:
-        raise InvalidField(field, f"has {len(value.encode())} bytes; at most {_PATH_BYTES}.")
     parts = value.split("/")
     if parts[-1] in ("", "."):
         raise InvalidField(field, "names a folder; give the file's own path, without a slash at the end.")
@@ -71,7 +81,13 @@ def path(field: str, value: str) -> str:
     for part in parts:
         if len(part.encode()) > _COMPONENT_BYTES:
             raise InvalidField(field, f"has a component of {len(part.encode())} bytes; at most {_COMPONENT_BYTES}.")
-    return "/" + "/".join(part for part in parts if part not in ("", "."))
+    normal = "/" + "/".join(part for part in parts if part not in ("", "."))
+    if (size := len(normal.encode())) > _ROOM_BYTES:
+        if size > _PATH_BYTES:
+            raise InvalidField(field, f"has {size} bytes; at most {_PATH_BYTES}.")
+        if len(temps_of(normal, _ANY_ID, _ANY_ATTEMPT)[0].encode()) > _PATH_BYTES:
+            raise InvalidField(field, "leaves no room for a temporary file beside it: give a shorter path.")
+    return normal
 
 
 def mode(field: str, value: int) -> int:

@@ -17,7 +17,7 @@ MAX_TRIES_PER_ATTEMPT: Final = 4
 """Tries inside one attempt. Bounded, so that all temps an attempt may have left can be named."""
 MODE_MAX: Final = 0o777
 
-_INSTANCE: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,62}")
+_INSTANCE: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,62}(?<!-)")
 _TEMP: Final = re.compile(r"\.longshore-[A-Za-z0-9_-]{1,64}-[0-9]+-[0-9]+\.tmp")
 _PLAIN_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
@@ -59,7 +59,8 @@ def check_instance(instance: str) -> str:
     """An instance's name, if it is one that can stand in a URL and as a folder's name."""
     if not _INSTANCE.fullmatch(instance):
         raise _invalid(
-            f"{instance!r} is no instance name: 1 to 63 letters, digits, '-', '_', '.', not beginning with '-' or '.'"
+            f"{instance!r} is no instance name: give 1 to 63 letters, digits, '-', '.' or '_', with no '-' or '.' at "
+            "the beginning and no '-' at the end"
         )
     return instance
 
