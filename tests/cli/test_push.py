@@ -276,6 +276,26 @@ def test_a_name_that_is_not_utf_8(cli: CommandLine, instance: str, root: Path) -
     assert "Traceback" not in done.err + missing.err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["list", "--label", "a=\udce9"], "--label"),
+        (["get", "\udce9"], "TASK"),
+        (["cancel", "x", "--reason", "\udce9"], "--reason"),
+        (["push", "motd", "web/etc/\udce9"], "the destination"),
+        (["push", "motd", "--to", "web/etc/\udce9"], "--to"),
+        (["submit", "k", "--json", '{"a": "\udce9"}'], "--json"),
+    ],
+)
+def test_no_other_argument_may_be_anything_but_utf_8(cli: CommandLine, arguments: list[str], named: str) -> None:
+    done = cli.run(*arguments)
+    assert (done.code, done.out) == (2, "")
+    assert named in done.err
+    assert r"\xe9" in done.err
+    assert "not UTF-8" in done.err
+    assert "Traceback" not in done.err
+
+
 def test_a_file_that_changes_meanwhile(cli: CommandLine, instance: str, root: Path) -> None:
     """A log that grows all the time: refused as it is, and sent as of now."""
     log = cli.folder / "log"

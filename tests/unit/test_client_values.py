@@ -127,6 +127,8 @@ def test_messages_go_as_they_are() -> None:
         ({"a": 2**53 + 1}, r"arguments\['a'\] is 9007199254740993.*2\*\*53"),
         ({"a": math.nan}, r"arguments\['a'\] is nan"),
         ({1: 2}, r"arguments has the key 1"),
+        ({"a": "\udce9"}, r"arguments\['a'\] is \\xe9, which is not UTF-8"),
+        ({"\udce9": "a"}, r"a key of arguments is \\xe9, which is not UTF-8"),
         ({"a": Decimal(1)}, r"arguments\['a'\] is a Decimal"),
         ({"a": Enum("E", "X").X}, r"arguments\['a'\] is a E"),  # type: ignore[attr-defined]
         ({"a": Inner}, r"arguments\['a'\] is a type"),
@@ -214,7 +216,7 @@ job: Any = job_spec
         (lambda: push("web/x", labels={"a": 1}), r"^labels\['a'\] is 1: give a text"),
         (lambda: push("web/x", labels="a=b"), r"^labels is a str"),
         (lambda: push("web/x", queue=None), r"^queue is None"),
-        (lambda: push("web/x", queue="\udce9"), r"^queue is '\\\\xe9', which is not UTF-8"),
+        (lambda: push("web/x", queue="\udce9"), r"^queue is \\xe9, which is not UTF-8"),
         (lambda: push("web/\udce9"), r"^the destination is .*not UTF-8"),
         (lambda: push(7), r"^the destination is 7"),
         (lambda: push("web/x", not_before=math.inf), r"^not_before is inf"),

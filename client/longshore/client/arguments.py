@@ -54,7 +54,7 @@ def text(name: str, value: str) -> str:
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise ConfigurationError(f"{name} is {shown(value)!r}, which is not UTF-8: give it in UTF-8") from None
+        raise ConfigurationError(f"{name} is {shown(value)}, which is not UTF-8: give it in UTF-8") from None
     return value
 
 

@@ -18,6 +18,7 @@ from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 
+from longshore.client import arguments
 from longshore.client.errors import ConfigurationError
 from longshore.v1 import task_pb2
 
@@ -122,7 +123,7 @@ def _jsonable(value: Any, where: str) -> Any:
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, str):
-        return str(value)
+        return str(arguments.text(where, value))
     if isinstance(value, int):
         if abs(value) > LARGEST_WHOLE:
             raise _unfit(where, f"is {value}, and whole numbers are exact up to 2**53: give it as a text")
@@ -135,6 +136,7 @@ def _jsonable(value: Any, where: str) -> Any:
         for key in value:
             if not isinstance(key, str):
                 raise _unfit(where, f"has the key {key!r}: keys are texts")
+            arguments.text(f"a key of {where}", key)
         return {str(key): _jsonable(each, f"{where}[{key!r}]") for key, each in value.items()}
     if isinstance(value, list | tuple):
         return [_jsonable(each, f"{where}[{number}]") for number, each in enumerate(value)]

@@ -7,12 +7,13 @@ import functools
 import inspect
 import os
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, ParamSpec, TypeAlias
 
 import typer
 
+from longshore.client.arguments import text
 from longshore.client.cli.exits import ExitCode
 from longshore.client.cli.session import Output, Session
 from longshore.client.errors import LongshoreError
@@ -129,13 +130,33 @@ def command(app: typer.Typer, *, name: str | None = None, panel: str | None = No
         @functools.wraps(body)
         def run(**arguments: Any) -> None:
             session = Session(**{key: arguments.pop(key) for key in _COMMON})
-            raise typer.Exit(run_body(session, lambda: body(session, **arguments)))
+
+            async def checked() -> ExitCode | None:
+                _check_texts(arguments)
+                return await body(session, **arguments)
+
+            raise typer.Exit(run_body(session, checked))
 
         run.__signature__ = signature.replace(parameters=[*own, *common])  # type: ignore[attr-defined]
         app.command(name or body.__name__.replace("_", "-"), rich_help_panel=panel, no_args_is_help=False)(run)
         return body
 
     return register
+
+
+_TYPED: Final = {"arguments": "--json", "kind": "KIND", "task": "TASK", "tasks": "TASK"}
+"""How parameters are called that are no option of the same name."""
+
+
+def _check_texts(given: Mapping[str, Any]) -> None:
+    """Raise ConfigurationError for an argument that is not UTF-8: the contract has no way to say one.
+
+    Names of files may be anything; where they are used as names in an instance is where they are looked at.
+    """
+    for name, value in given.items():
+        for each in value if isinstance(value, list) else [value]:
+            if isinstance(each, str) and name not in {"file", "files"}:
+                text(_TYPED.get(name) or f"--{name.rstrip('_').replace('_', '-')}", each)
 
 
 def run_body(session: Session, body: Callable[[], Coroutine[Any, Any, ExitCode | None]]) -> ExitCode:

@@ -19,8 +19,6 @@ def stdin_content(session: Session) -> Content:
         raise SourceError("standard input is closed: there is nothing to push", reason="SOURCE_UNREADABLE")
     descriptor = sys.stdin.fileno()
     kind = os.fstat(descriptor).st_mode
-    if stat.S_ISDIR(kind):
-        raise SourceError("standard input is a directory; give the files in it", reason="SOURCE_UNREADABLE")
     if stat.S_ISREG(kind):
         return sys.stdin.buffer
     if os.isatty(descriptor):
