@@ -15,6 +15,7 @@ from longshore.client import (
     AsyncClient,
     InvalidArgument,
     ResourceExhausted,
+    SourceError,
     TaskFilter,
     UploadProgress,
     push_spec,
@@ -130,6 +131,33 @@ async def test_another_process_goes_on_where_one_was_killed(stage: Stage, proxy:
         sent = proxy.sent_up
         assert [again.id for again in await second.upload(content, spec=spec, request_id="one-upload")] == [task.id]
         assert proxy.sent_up - sent < MIB
+
+
+async def test_a_resume_of_another_process_never_joins_two_contents(stage: Stage, proxy: FaultProxy) -> None:
+    """The file was replaced between the cut and the resume: what is durable is old, and the rest would be new."""
+    old, new, spec = os.urandom(40 * MIB), os.urandom(40 * MIB), push_spec("web/etc/big")
+    async with AsyncClient(server=proxy.address, token=stage.server.token) as first:
+        half = asyncio.Event()
+        upload = asyncio.create_task(
+            first.upload(
+                old,
+                spec=spec,
+                request_id="one-upload",
+                progress=lambda progress: half.set() if progress.sent >= 20 * MIB else None,
+            )
+        )
+        await asyncio.wait_for(half.wait(), 30)
+        proxy.cut()
+        upload.cancel()
+    async with AsyncClient(server=proxy.address, token=stage.server.token, patience=30) as second:
+        assert 0 < await at_rest(second, "one-upload") < len(old)
+        with pytest.raises(SourceError, match="another request id") as caught:
+            await second.upload(new, spec=spec, request_id="one-upload")
+        assert caught.value.reason == "SOURCE_CHANGED"
+        assert [task async for task in second.list(request_id="one-upload")] == []
+        # The old content still goes on, and arrives whole.
+        [task] = await second.upload(old, spec=spec, request_id="one-upload")
+        assert await delivered(stage, second, task.id, "web/etc/big") == old
 
 
 async def test_the_same_request_twice_at_once_makes_one_task(client: AsyncClient) -> None:

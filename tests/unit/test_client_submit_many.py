@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import grpc
 import pytest
@@ -13,6 +14,7 @@ from longshore.client import (
     AlreadyExists,
     AsyncClient,
     Client,
+    ConfigurationError,
     Submission,
     Submitted,
     Unavailable,
@@ -281,3 +283,30 @@ async def test_a_loop_that_is_left_and_a_client_that_is_closed_make_no_noise(
 
     await asyncio.wait_for(asyncio.to_thread(run), 30)
     assert not caplog.records
+
+
+@pytest.mark.parametrize("wrong", [None, "text", b"", {"spec": SPEC}], ids=lambda wrong: type(wrong).__name__)
+@pytest.mark.parametrize("asynchronous", [True, False])
+async def test_what_is_no_submission_is_refused_by_its_type(
+    client: AsyncClient, wrong: Any, asynchronous: bool
+) -> None:
+    def given() -> Iterator[Any]:
+        yield from (*jobs(3), wrong, *jobs(3))
+
+    async def given_asynchronously() -> AsyncIterator[Any]:
+        for one in given():
+            yield one
+
+    source = given_asynchronously() if asynchronous else given()
+    with pytest.raises(ConfigurationError, match=rf"gave a {type(wrong).__name__}: give each as Submission"):
+        async for _ in client.submit_many(source):
+            pass
+
+
+async def test_content_that_is_no_bytes_is_refused_by_its_type(client: AsyncClient) -> None:
+    contents: tuple[Any, ...] = ("text", 7, [b"x"])
+    for content in contents:
+        with pytest.raises(ConfigurationError, match=rf"^content is a {type(content).__name__}: give bytes"):
+            await client.submit(spec=SPEC, content=content)
+    buffer: Any = bytearray(b"x")
+    assert Submission(spec=SPEC, content=buffer).request().content == b"x"

@@ -14,8 +14,9 @@ import google_crc32c
 import grpc
 from google.rpc import status_pb2
 
+from longshore.client import arguments
 from longshore.client.connection import Connection
-from longshore.client.errors import LongshoreError, Unavailable, from_status
+from longshore.client.errors import ConfigurationError, LongshoreError, Unavailable, from_status
 from longshore.client.patience import OnWait, Patience, may_pass
 from longshore.client.servers import Tour
 from longshore.v1 import task_pb2
@@ -48,11 +49,20 @@ class Submission:
     request_id: str = ""
 
     def request(self) -> pb.SubmitTaskRequest:
-        """As a message of the contract; the content with its CRC32C."""
-        request = pb.SubmitTaskRequest(request_id=self.request_id, spec=self.spec, payload_id=self.payload_id)
+        """As a message of the contract; the content with its CRC32C. Raises ConfigurationError."""
+        request = pb.SubmitTaskRequest(
+            request_id=arguments.text("request_id", self.request_id),
+            spec=self.spec,
+            payload_id=arguments.text("payload_id", self.payload_id),
+        )
         if self.content is not None:
-            request.content = self.content
-            request.content_crc32c = google_crc32c.value(self.content)
+            content: object = self.content
+            if not isinstance(content, bytes | bytearray | memoryview):
+                raise ConfigurationError(
+                    f"content is a {type(content).__name__}: give bytes, or `upload` a file", reason="INVALID_ARGUMENT"
+                )
+            request.content = bytes(content)
+            request.content_crc32c = google_crc32c.value(request.content)
         return request
 
 
@@ -140,6 +150,13 @@ class Submitting:
         while len(self._waiting) >= self._at_once:
             self._room.clear()
             await self._room.wait()
+        given: object = one
+        if not isinstance(given, Submission):
+            raise ConfigurationError(
+                f"the submissions gave a {type(given).__name__}: give each as Submission(spec=…), and end the iterator "
+                "where they end",
+                reason="INVALID_ARGUMENT",
+            )
         one = one if one.request_id else replace(one, request_id=uuid.uuid4().hex)
         # Now: what cannot be sent is raised where it came from, and a spec may be changed for the next submission.
         request = one.request()
