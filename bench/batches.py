@@ -57,7 +57,19 @@ class Load:
             from longshore.server.model.clock import SystemClock
             from longshore.server.store.sqlite import SQLiteStore
 
-            self._store = SQLiteStore(path=Path(database), clock=SystemClock(), policy=Policy(), limits=limits)
+            clock = SystemClock()
+            more: dict[str, Any] = {}
+            try:
+                from longshore.server.generation import Generation
+                from longshore.server.store.clock_steps import ClockSteps, this_boot
+            except ImportError:
+                pass  # a version from before: `--against`
+            else:
+                # As the server has it: what is written down outside the database costs too.
+                more["memory"] = Generation(Path(database).with_name("generation"), alone=True)
+                more["steps"] = ClockSteps(clock, boot=this_boot())
+            self._store = SQLiteStore(path=Path(database), clock=clock, policy=Policy(), limits=limits, **more)
+            self._store._writer._loop = Deaf()
             self._store._prepare()
         self._size = size
         self._push = push

@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import psycopg
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from longshore.client import Client, push_spec
 from longshore.v1 import task_pb2
-from tests.support.postgres import Cluster
+from tests.support.postgres import SUPERUSER, Cluster
 from tests.support.processes import ServerProcess, WorkerProcess, eventually
 
 LARGE = os.urandom(200_000)
@@ -33,6 +34,7 @@ class Case:
 
     root: Path
     server: ServerProcess
+    bulk: bytes = LARGE
     first: str = ""
     second: str = ""
     kept: str = ""
@@ -58,14 +60,14 @@ class Case:
             (done,) = client.upload(b"before", spec=push_spec("web/etc/done"))
             client.wait(done.id)
             client.pause_queue("default", create=True)
-            (first,) = client.upload(b"v1" + LARGE, spec=push_spec("web/etc/motd"))
+            (first,) = client.upload(b"v1" + self.bulk, spec=push_spec("web/etc/motd"))
             (kept,) = client.upload(b"small", spec=push_spec("web/etc/small"))
             self.first, self.kept = first.id, kept.id
             backup()
             client.resume_queue("default")
             for task in (first, kept):
                 client.wait(task.id)
-            (second,) = client.upload(b"v2" + LARGE, spec=push_spec("web/etc/motd"))
+            (second,) = client.upload(b"v2" + self.bulk, spec=push_spec("web/etc/motd"))
             client.wait(second.id)
             self.second = second.id
         assert self.motd.read_bytes()[:2] == b"v2"
@@ -387,6 +389,64 @@ def test_backups_beside_a_busy_server_have_every_payload_that_they_name(tmp_path
         finally:
             sender.kill()
             sender.wait()
+
+
+# PostgreSQL ------------------------------------------------------------------------------------------------------
+
+
+def by_base_backup(cluster: Cluster, _url: str) -> tuple[Callable[[], None], Callable[[], None]]:
+    folder = cluster.folder / "base"
+
+    def restore() -> None:
+        cluster.stop()
+        cluster.put_back(folder)
+        cluster.start()
+
+    return lambda: cluster.back_up(folder), restore
+
+
+def by_dump(cluster: Cluster, url: str) -> tuple[Callable[[], None], Callable[[], None]]:
+    name = psycopg.conninfo.conninfo_to_dict(url)["dbname"]
+    file = str(cluster.folder / "dump")
+
+    def restore() -> None:
+        # Beside the old one and renamed: nobody sees a part of it.
+        cluster.execute("CREATE DATABASE restored TEMPLATE template0")
+        cluster.run("pg_restore", "-h", str(cluster.folder), "-U", SUPERUSER, "-d", "restored", file)
+        cluster.execute(f"DROP DATABASE {name} WITH (FORCE)")
+        cluster.execute(f"ALTER DATABASE restored RENAME TO {name}")
+
+    return (
+        lambda: cluster.run("pg_dump", "-h", str(cluster.folder), "-U", SUPERUSER, "-Fc", "-f", file, str(name)),
+        restore,
+    )
+
+
+@pytest.mark.parametrize("running", [False, True], ids=["stopped", "running"])
+@pytest.mark.parametrize("way", [by_base_backup, by_dump])
+def test_a_restored_postgresql_is_noticed_by_a_server_that_was_ahead(
+    own_postgres: Cluster, tmp_path: Path, way: Any, running: bool
+) -> None:
+    """Stopped or running meanwhile, with its own data directory. The database has the notice for all others."""
+    with own_postgres.database() as url, ServerProcess(tmp_path, "--database", url) as server:
+        case = Case(tmp_path, server, bulk=b"")
+        backup, restore = way(own_postgres, url)
+        case.play(backup)
+        if not running:
+            server.terminate()
+        restore()
+        if not running:
+            server.start()
+        eventually(lambda: list(server.events("restored")), what="a server that has noticed")
+        eventually(server.serving, what="SERVING")
+        case.check_nothing_runs()
+        with ServerProcess(tmp_path / "second", "--database", url) as second:
+            # It has never seen the database before.
+            told = eventually(lambda: list(second.events("restored")), what="a word of the restore")
+            assert told[0]["live_tasks"] == 2
+            with Client(server=second.address, token_file=second.token_file) as client:
+                assert client.stats().restored.live_tasks == 2
+        case.check_it_goes_on()
 
 
 def test_on_postgresql_the_command_says_what_to_do_instead(postgres: Cluster, tmp_path: Path) -> None:

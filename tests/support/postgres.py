@@ -67,7 +67,7 @@ class Cluster:
         """initdb, durable as a real one."""
         if self.user is not None:
             os.chown(self.folder, self.user.pw_uid, self.user.pw_gid)
-        self._run(
+        self.run(
             "initdb", "-D", str(self.folder / "data"), "-U", SUPERUSER, "-A", "trust", "-E", "UTF8", "--no-locale", "-N"
         )
         with (self.folder / "data" / "postgresql.conf").open("a") as file:
@@ -127,7 +127,23 @@ class Cluster:
         if self.user is not None:
             os.chown(self.folder, self.user.pw_uid, self.user.pw_gid)
         data = str(self.folder / "data")
-        self._run("pg_basebackup", "-h", str(primary.folder), "-U", SUPERUSER, "-D", data, "-R", "-c", "fast", "-N")
+        self.run("pg_basebackup", "-h", str(primary.folder), "-U", SUPERUSER, "-D", data, "-R", "-c", "fast", "-N")
+
+    def back_up(self, to: Path) -> None:
+        """A base backup of the running cluster, complete in itself: as of its end."""
+        to.mkdir()
+        if self.user is not None:
+            os.chown(to, self.user.pw_uid, self.user.pw_gid)
+        self.run("pg_basebackup", "-h", str(self.folder), "-U", SUPERUSER, "-D", str(to), "-c", "fast", "-X", "stream")
+
+    def put_back(self, backup: Path) -> None:
+        """Have a stopped cluster begin at that base backup."""
+        shutil.rmtree(self.folder / "data")
+        shutil.copytree(backup, self.folder / "data", copy_function=shutil.copy2)
+        (self.folder / "data").chmod(0o700)
+        if self.user is not None:
+            for path in (self.folder / "data", *(self.folder / "data").rglob("*")):
+                os.chown(path, self.user.pw_uid, self.user.pw_gid)
 
     def url(self, database: str) -> str:
         return f"postgresql://{SUPERUSER}@/{database}?host={self.folder}"
@@ -158,7 +174,7 @@ class Cluster:
         finally:
             self.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
-    def _run(self, program: str, *arguments: str) -> None:
+    def run(self, program: str, *arguments: str) -> None:
         done = subprocess.run(
             [*self._as_user(), str(self._bin / program), *arguments], capture_output=True, check=False, cwd="/"
         )

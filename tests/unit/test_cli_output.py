@@ -288,6 +288,23 @@ def test_ids_are_never_cut(width: int) -> None:
     assert full_task().id in printed(render.task_list([full_task()]), width=width)
 
 
+def test_a_restore_stands_above_all_figures() -> None:
+    figures = admin_service_pb2.GetStatsResponse(version="1")
+    figures.restored.notice_time.FromSeconds(1_700_000_000)
+    figures.restored.data_time.FromSeconds(1_600_000_000)
+    figures.restored.live_tasks = 3
+    figures.restored.advice = "cancel or resume"
+    first = printed(next(iter(render.stats(figures))), width=400)
+    for part in (
+        "restored",
+        "2023-11-1",
+        "what was accepted after 2020-09-13",
+        "3 live tasks would run again",
+        "cancel or",
+    ):
+        assert part in first
+
+
 def test_figures() -> None:
     queue = admin_service_pb2.QueueStats(queue="default", paused=True, live={"TASK_STATE_QUEUED": 5}, limit=100)
     queue.oldest_queued.FromSeconds(90)

@@ -16,6 +16,7 @@ from longshore.server.model.clock import Clock, SystemClock
 from longshore.server.model.errors import StoreUnavailable
 from longshore.server.model.events import Policy
 from longshore.server.settings import SettingsError, is_postgres, sqlite_path, without_password
+from longshore.server.store.clock_steps import ClockSteps, this_boot
 from longshore.server.store.dialect import Dialect
 from longshore.server.store.errors import NotDurable
 from longshore.server.store.limits import LaneLimits
@@ -43,7 +44,9 @@ def make_store(url: str, data: DataDir, *, policy: Policy, limits: LaneLimits) -
         path = sqlite_path(url, data.database)
         data.claim_database(path)
         memory = Generation(data.generation, alone=True)
-        return SQLiteStore(path=path, clock=clock, policy=policy, limits=limits, memory=memory), clock
+        steps = ClockSteps(clock, boot=this_boot())
+        store: SQLStore = SQLiteStore(path=path, clock=clock, policy=policy, limits=limits, memory=memory, steps=steps)
+        return store, clock
     with _driver():
         from longshore.server.store.postgres import PostgresStore
 

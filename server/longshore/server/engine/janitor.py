@@ -101,6 +101,9 @@ class Janitor:
         await self._delete_payloads(free=wanted)
 
     def _on_commit(self, changes: Changes) -> None:
+        if changes.clock_set:
+            self._next_at = self._clock.now()
+            self._time_bell.set()
         for change in changes.tasks:
             order, status = change.task.order, change.task.status
             if status.state.terminal:

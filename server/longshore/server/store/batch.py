@@ -9,6 +9,7 @@ from typing import Any, Final
 from longshore.server.model.errors import LongshoreError
 from longshore.server.store import (
     claims,
+    clock_steps,
     commands,
     fleet,
     homes,
@@ -60,6 +61,7 @@ _HANDLERS: Final[Mapping[type[Command[Any]], Callable[[UnitOfWork, Any], Answer]
     commands.PurgeTasks: janitor.purge_tasks,
     server_commands.MeetDatabase: restores.meet_database,
     server_commands.MarkRestored: restores.mark_restored,
+    server_commands.NoteClock: clock_steps.note_clock,
     server_commands.AnnounceServer: servers.announce_server,
     server_commands.RetireServer: servers.retire_server,
     server_commands.RecordHome: homes.record_home,

@@ -32,13 +32,15 @@ class TaskChange:
 @dataclass(frozen=True, slots=True)
 class Changes:
     """What one commit did, in order. `claimable`: something became claimable, or room for it arose. `own`: this server
-    made the commit; whoever counts or logs would count and log what others do once for each server."""
+    made the commit; whoever counts or logs would count and log what others do once for each server.
+    `clock_set`: all stored times moved, because the wall clock did."""
 
     tasks: tuple[TaskChange, ...]
     claimable: bool
     debts: bool = False
     sessions_ended: tuple[str, ...] = ()
     own: bool = field(default=True, compare=False)
+    clock_set: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

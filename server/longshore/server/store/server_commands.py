@@ -75,3 +75,14 @@ class MarkRestored(Command[None]):
     Runs alone in its transaction."""
 
     known: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoteClock(Command[None]):
+    """Write down what both clocks say: see `clock_steps`. `step`: seconds by which the wall clock was set, which all
+    stored times move by; 0: it was not. Runs alone in its transaction."""
+
+    boot: int
+    ticks: float
+    wall: float
+    step: float

@@ -13,6 +13,7 @@ from sqlalchemy.pool import NullPool
 from longshore.server.model.clock import Clock
 from longshore.server.model.events import Policy
 from longshore.server.store.accepted import SchemaState
+from longshore.server.store.clock_steps import ClockSteps
 from longshore.server.store.database_file import DatabaseFile
 from longshore.server.store.errors import DatabaseLost
 from longshore.server.store.limits import LaneLimits
@@ -136,7 +137,16 @@ class SQLiteStore(SQLStore):
     """The store in the file `path`, which is made at the first `open`."""
 
     def __init__(
-        self, *, path: Path, clock: Clock, policy: Policy, limits: LaneLimits, memory: Memory | None = None
+        self,
+        *,
+        path: Path,
+        clock: Clock,
+        policy: Policy,
+        limits: LaneLimits,
+        memory: Memory | None = None,
+        steps: ClockSteps | None = None,
     ) -> None:
-        super().__init__(dialect=SQLiteDialect(path), clock=clock, policy=policy, limits=limits, memory=memory)
+        super().__init__(
+            dialect=SQLiteDialect(path), clock=clock, policy=policy, limits=limits, memory=memory, steps=steps
+        )
         self.path = path

@@ -14,6 +14,7 @@ from longshore.server.model.servers import Home, Server
 from longshore.server.model.task import Attempt, Debt, Destination, Payload, Session, Task, Upload
 from longshore.server.store import queries, remarks, restores, tokens
 from longshore.server.store.accepted import SchemaState, check
+from longshore.server.store.clock_steps import ClockSteps
 from longshore.server.store.commands import Command
 from longshore.server.store.conditions import conditions
 from longshore.server.store.counters import Key
@@ -49,6 +50,7 @@ class SQLStore:
         limits: LaneLimits,
         log: Log | None = None,
         memory: Memory | None = None,
+        steps: ClockSteps | None = None,
     ) -> None:
         self._dialect = dialect
         self._clock = clock
@@ -86,6 +88,7 @@ class SQLStore:
             log=log,
             lookout=lookout,
             memory=memory,
+            steps=steps,
         )
 
     @property

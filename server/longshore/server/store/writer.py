@@ -20,6 +20,7 @@ import structlog
 from longshore.server.model.clock import Clock
 from longshore.server.model.errors import LongshoreError, StoreOverloaded, StoreUnavailable
 from longshore.server.store.batch import Done, Outcome, Refused, execute
+from longshore.server.store.clock_steps import ClockSteps
 from longshore.server.store.commands import Claims, Command, FinishUpload, Lane, SubmitTasks
 from longshore.server.store.errors import BatchConflict, DatabaseLost
 from longshore.server.store.link import Link, Reply, statement
@@ -104,6 +105,7 @@ class Writer:
     `make_unit` begins the working set of a transaction, `forget` drops what is remembered between them; `deliver` is
     called on the loop with what each commit changed, unless a `log` does it; `may_pass` as the dialect has it. A
     `memory` is told of each commit before anybody else, and says at each new connection whether the database is behind.
+    `steps`: of a clock that may be set.
     """
 
     def __init__(
@@ -118,6 +120,7 @@ class Writer:
         log: Log | None = None,
         lookout: Lookout | None = None,
         memory: Memory | None = None,
+        steps: ClockSteps | None = None,
     ) -> None:
         self._connect = connect
         self._make_unit = make_unit
@@ -128,6 +131,8 @@ class Writer:
         self._log = log
         self._lookout = lookout
         self._memory = memory
+        self._steps = steps
+        self._noting = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._work, name="longshore-writer", daemon=True)
         self._wake = threading.Condition()
@@ -265,6 +270,7 @@ class Writer:
     def _transaction(self, commands: Sequence[Command[Any]]) -> tuple[list[Outcome], Changes | None]:
         """Answers no changes where the log tells of them."""
         link = self._open_link()
+        self._keep_time()
         began = self._busy_since = self._clock.ticks()
         try:
             if self._lookout is not None and self._lookout.nothing(link, commands, self._clock.now()):
@@ -306,6 +312,7 @@ class Writer:
         """Write something, to learn whether writing works."""
         try:
             link = self._open_link()
+            self._keep_time()
             began = self._busy_since = self._clock.ticks()
             try:
                 link.begin()
@@ -330,6 +337,8 @@ class Writer:
         if self._link is None:
             try:
                 self._link = self._connect()
+                if self._steps is not None:
+                    self._steps.meet(self._link)
                 if self._memory is not None:
                     self._meet(self._memory)
             except Exception:
@@ -349,6 +358,21 @@ class Writer:
             self._ask(MarkRestored(known=behind.known))
             met = self._ask(MeetDatabase(candidate=met.database))
         memory.begin(met.database, met.position)
+
+    def _keep_time(self) -> None:
+        """Before anything else goes by the wall clock: see `clock_steps`."""
+        if self._steps is None or self._noting or (due := self._steps.due()) is None:
+            return
+        self._noting = True
+        try:
+            self._ask(due)
+        finally:
+            self._noting = False
+        self._steps.noted(due)
+        if due.step:
+            self._forget()
+            _log.warning("clock_set", seconds=round(due.step, 3))
+            self._hand_over([], Changes((), claimable=True, clock_set=True))
 
     def _ask(self, command: Command[R]) -> R:
         outcomes, changes = self._transaction([command])
