@@ -53,6 +53,23 @@ def test_several_files_into_a_directory(cli: CommandLine, instance: str, root: P
     assert (root / "srv/app/b").read_text() == "b" * 1000
 
 
+def test_created_directories_have_the_mode_that_is_asked_for(cli: CommandLine, instance: str, root: Path) -> None:
+    done = cli.run("push", "motd", f"{instance}/srv/app/motd", "-p", "--dir-mode", "700", "--wait")
+    assert done.code == 0
+    assert [(root / each).stat().st_mode & 0o777 for each in ("srv", "srv/app")] == [0o700, 0o700]
+
+
+def test_in_place_writes_into_the_file_that_is_there(cli: CommandLine, instance: str, root: Path) -> None:
+    there = root / "etc/there"
+    there.write_text("old, and longer than the new one")
+    before = there.stat().st_ino
+    done = cli.run("push", "motd", f"{instance}/etc/there", "--in-place", "--wait", "-o", "id")
+    assert done.code == 0
+    assert (there.read_text(), there.stat().st_ino) == ("hello\n", before)
+    shown = cli.run("get", done.lines[0]).out
+    assert "in place: verified, written into the file that was there, not atomic" in " ".join(shown.split())
+
+
 @pytest.mark.parametrize("how", ["pipe", "redirected", "null"])
 def test_standard_input(cli: CommandLine, instance: str, root: Path, how: str) -> None:
     content = b"" if how == "null" else os.urandom(3_000_000)
@@ -74,6 +91,7 @@ def test_failed_is_3_and_says_why(cli: CommandLine, instance: str, root: Path) -
     assert done.code == 3
     assert "failed" in done.out
     assert "PARENT_MISSING" in done.out
+    assert f"/nowhere does not exist in {instance}: create it, or push with" in " ".join(done.out.split())
     (root / "etc/there").write_text("old")
     assert cli.run("push", "motd", f"{instance}/etc/there", "--wait", "--no-replace").code == 3
     assert (root / "etc/there").read_text() == "old"

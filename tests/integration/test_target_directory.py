@@ -261,3 +261,37 @@ def test_file_and_folder_are_synced_in_that_order(place: DirectoryPlace, replace
         patch.setattr(os, "link", link)
         deliver(place, "/etc/file", Recorder(b"content"), replace=replace)
     assert events == ["sync file", "commit", "sync folder"]
+
+
+def test_no_push_leaves_a_temp_below_folders_that_are_exchanged_all_the_time(place: DirectoryPlace) -> None:
+    root = root_of(place)
+    for name in ("a", "b"):
+        (root / name / "deep").mkdir(parents=True)
+    over = threading.Event()
+
+    def exchange() -> None:
+        while not over.is_set():
+            (root / "a").rename(root / "c")
+            (root / "b").rename(root / "a")
+            (root / "c").rename(root / "b")
+
+    exchanging = threading.Thread(target=exchange)
+    exchanging.start()
+    ended: dict[str, int] = {}
+    try:
+        for number in range(400):
+            recorder = Recorder(b"content of some length")
+            try:
+                told = deliver(place, "/a/deep/file", recorder, attempt=number + 1).left_temps
+                how = "delivered"
+            except AttemptError as error:
+                told, how = error.left_temps, error.reason
+            ended[how] = ended.get(how, 0) + 1
+            assert not told, "nobody but us removes or moves a temp itself"
+    finally:
+        over.set()
+        exchanging.join()
+    assert place.temps() == ""
+    assert ended.get("delivered", 0) > 0
+    assert set(ended) <= {"delivered", "TEMP_MISSING", "PARENT_MISSING"}
+    assert len(ended) > 1, "the race was not run: nothing was ever exchanged in the middle"

@@ -9,8 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from longshore.worker.errors import AttemptStopped, GrantRefused, PermanentError, StopReason, TransientError
-from longshore.worker.push import remove_temps, settle_push
+from longshore.worker.errors import (
+    AttemptError,
+    AttemptStopped,
+    GrantRefused,
+    PermanentError,
+    StopReason,
+    TransientError,
+)
+from longshore.worker.push import push_file, remove_temps, settle_push
 from longshore.worker.targets import Attributes, DirectorySpec, Settlement, open_target
 from longshore.worker.targets.lxd import LxdTarget
 from longshore.worker.targets.paths import temps_of
@@ -84,6 +91,20 @@ def test_parents_are_created_when_asked(place: Place) -> None:
     assert place.owner_and_mode("/etc/longshore/a") == (0, 0, 0o755)
 
 
+def test_parents_have_the_mode_that_is_asked_for_and_the_owner_of_the_file(place: Place) -> None:
+    asked = Attributes(mode=0o600, uid=1000, gid=1001)
+    deliver(
+        place, "/etc/longshore/a/b/file", Recorder(b"new"), create_parents=True, parents_mode=0o750,
+        attributes=asked,
+    )  # fmt: skip
+    for folder in ("/etc/longshore/a", "/etc/longshore/a/b"):
+        assert place.owner_and_mode(folder) == (1000, 1001, 0o750)
+    # What is there already stays as it is.
+    deliver(place, "/etc/longshore/a/c/file", Recorder(b"new"), create_parents=True)
+    assert place.owner_and_mode("/etc/longshore/a") == (1000, 1001, 0o750)
+    assert place.owner_and_mode("/etc/longshore/a/c") == (0, 0, 0o755)
+
+
 def failure(place: Place, path: str, **more: object) -> PermanentError:
     recorder = Recorder(b"content")
     with pytest.raises(PermanentError) as caught:
@@ -95,17 +116,35 @@ def failure(place: Place, path: str, **more: object) -> PermanentError:
 
 
 def test_missing_parent_is_permanent(place: Place) -> None:
-    assert failure(place, "/root/none/file").reason == "PARENT_MISSING"
+    error = failure(place, "/root/none/deeper/file")
+    assert error.reason == "PARENT_MISSING"
+    assert error.message == (
+        f"/root/none does not exist in {place.instance}: create it, or push with --create-dirs (-p)"
+    )
+
+
+def test_an_instance_that_is_not_there_is_told_with_the_nearest_name(place: Place) -> None:
+    near = place.instance[:-1] + "yx"
+    with pytest.raises(PermanentError) as caught:
+        push_file(a_push(near, "/root/file", b"x"), Recorder(b"x"), place.target)
+    assert caught.value.reason == "INSTANCE_NOT_FOUND"
+    assert f"has no instance {near} (did you mean " in caught.value.message
+    assert place.instance in caught.value.message
+    assert "project" not in caught.value.message
 
 
 def test_folder_at_the_destination_is_permanent(place: Place) -> None:
-    assert failure(place, "/etc").reason == "IS_A_DIRECTORY"
+    error = failure(place, "/etc")
+    assert error.reason == "IS_A_DIRECTORY"
+    assert f"push to {place.instance}/etc/ (with a slash)" in error.message
 
 
 @pytest.mark.parametrize("create_parents", [False, True])
 def test_file_as_a_parent_is_permanent(place: Place, create_parents: bool) -> None:
     place.plant("/root/file", b"old")
-    assert failure(place, "/root/file/below", create_parents=create_parents).reason == "NOT_A_DIRECTORY"
+    error = failure(place, "/root/file/below", create_parents=create_parents)
+    assert error.reason == "NOT_A_DIRECTORY"
+    assert "/root/file is " in error.message
 
 
 def test_name_too_long_is_permanent(place: Place) -> None:
@@ -305,3 +344,129 @@ def test_debts_are_paid_and_nothing_else_is_removed(place: Place) -> None:
     with pytest.raises(PermanentError, match="not the name of a temp"):
         remove_temps(place.target, project="", instance=place.instance, temps=("/root/precious",))
     assert place.read("/root/precious") == b"mine"
+
+
+def in_place(place: Place, recorder: Recorder, path: str = "/root/file", **more: object) -> str:
+    return deliver(place, path, recorder, in_place=True, **more).method
+
+
+def test_in_place_writes_into_the_file_that_is_there(place: Place) -> None:
+    place.plant("/root/file", b"old and longer than the new one", 0o640, 1000, 1001)
+    before = place.inode("/root/file")
+    recorder = Recorder(b"new")
+    assert in_place(place, recorder) == "IN_PLACE"
+    assert place.read("/root/file") == b"new"
+    assert place.inode("/root/file") == before
+    assert place.owner_and_mode("/root/file") == (1000, 1001, 0o640)
+    assert [method for _, method, _ in recorder.grants] == ["IN_PLACE"]
+    assert place.temps() == ""
+
+
+def test_in_place_gives_the_file_what_is_asked_for(place: Place) -> None:
+    place.plant("/root/file", b"old", 0o640, 1000, 1001)
+    recorder = Recorder.of_size(700_000)
+    in_place(place, recorder, attributes=Attributes(mode=0o600, uid=7))
+    assert place.read("/root/file") == recorder.data
+    assert place.owner_and_mode("/root/file") == (7, 1001, 0o600)
+
+
+def test_in_place_where_nothing_is_puts_the_file_there_in_one_step(place: Place) -> None:
+    assert in_place(place, Recorder(b"new")) in ("SFTP", "DIRECTORY")
+    assert place.read("/root/file") == b"new"
+
+
+def test_in_place_leaves_the_old_file_alone_until_the_grant(place: Place) -> None:
+    place.plant("/root/file", b"old")
+
+    def refuse(_: str) -> None:
+        assert place.read("/root/file") == b"old"
+        raise GrantRefused(StopReason.CANCELLED)
+
+    with pytest.raises(GrantRefused):
+        in_place(place, Recorder(b"new", on_commit=refuse))
+    assert place.read("/root/file") == b"old"
+    assert place.temps() == ""
+
+
+def test_settling_in_place_looks_at_the_content_alone(place: Place) -> None:
+    push = replace(a_push(place.instance, "/root/file", b"new"), in_place=True)
+    temp = temps_of("/root/file", TASK, 1)[0]
+    place.plant("/root/file", b"ne", 0o600)
+    place.plant(temp, b"new")
+    assert settle_push(push, place.target, temp=temp, method="IN_PLACE") is Settlement.NEITHER
+    assert place.temps() == "", "a worker that is only slow finds nothing to write any more"
+    place.plant("/root/file", b"new", 0o600, 5, 5)
+    other = replace(push, attributes=Attributes(mode=0o644, uid=0, gid=0))
+    assert settle_push(other, place.target, temp=temp, method="IN_PLACE") is Settlement.LANDED
+    place.plant(temp, b"new")
+    assert settle_push(push, place.target, temp=temp, method="IN_PLACE") is Settlement.LANDED
+    assert place.temps() == ""
+
+
+def test_in_place_does_not_write_through_a_link(place: Place) -> None:
+    place.plant("/root/other", b"old")
+    place.link("/root/other", "/root/file")
+    error = failure(place, "/root/file", in_place=True)
+    assert error.reason == "NOT_A_FILE"
+    assert place.read("/root/other") == b"old"
+
+
+def test_a_mount_point_is_permanent_and_told_with_the_way_out(place: Place) -> None:
+    place.plant("/etc/origin", b"mounted")
+    place.plant("/root/file", b"below")
+    with place.mounted("/etc/origin", "/root/file"):
+        with pytest.raises(PermanentError, match="--in-place") as caught:
+            deliver(place, "/root/file", Recorder(b"new"))
+        assert caught.value.reason == "MOUNT_POINT"
+        assert not caught.value.left_temps
+        assert place.temps() == ""
+        assert in_place(place, Recorder(b"new")) == "IN_PLACE"
+        assert place.read("/etc/origin") == b"new"
+    assert place.read("/root/file") == b"below"
+
+
+@pytest.mark.parametrize("create_parents", [False, True])
+def test_a_file_system_that_takes_no_files_is_told_as_what_it_is(place: Place, create_parents: bool) -> None:
+    with place.proc("/proc"):
+        for path in ("/proc/x", "/proc/none/x") if create_parents else ("/proc/x",):
+            error = failure(place, path, create_parents=create_parents)
+            assert error.reason == "NO_NEW_FILES", error
+            assert "/proc" in error.message
+
+
+def test_a_read_only_file_system_is_permanent(place: Place) -> None:
+    with place.read_only("/tmp"):
+        error = failure(place, "/tmp/file")
+    assert error.reason == "READ_ONLY"
+    assert ".longshore" not in error.message
+
+
+def exchanged(place: Place, path: str) -> None:
+    """The folder at `path` is moved away, and another one takes its place."""
+    place.move(path, f"{path}-moved")
+    place.folder(path)
+
+
+@pytest.mark.parametrize("when", ["while writing", "before the grant"])
+def test_a_temp_in_a_folder_that_was_exchanged_is_removed_or_told(place: Place, when: str) -> None:
+    place.folder("/root/site")
+    recorder = Recorder.of_size(600_000)
+    moved: list[bool] = []
+
+    def once(_: object) -> None:
+        if not moved:
+            moved.append(True)
+            exchanged(place, "/root/site")
+
+    if when == "while writing":
+        recorder.on_progress = once
+    else:
+        recorder.on_commit = once
+    try:
+        told, met = deliver(place, "/root/site/file", recorder).left_temps, ""
+    except AttemptError as error:
+        told, met = error.left_temps, error.reason
+    assert met in ("", "TEMP_MISSING")
+    assert told is (place.temps() != ""), "a temp that nobody was told of, or nothing to tell of"
+    if isinstance(place, DirectoryPlace):
+        assert not told, "the folder in which it was made is still known"

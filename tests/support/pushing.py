@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import os
 import stat
+import subprocess
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,6 +21,7 @@ from longshore.worker.targets import Content, InstanceChange, Target
 from longshore.worker.targets.base import Source
 from longshore.worker.targets.lxd import LxdTarget
 from tests.support.lxd import LxdDaemon
+from tests.support.parts import require_root
 
 TASK = "01JCEXAMPLE000000000000000"
 
@@ -77,6 +80,16 @@ class Place(Protocol):
         ...
 
     def temps(self) -> str: ...
+    def inode(self, path: str) -> int: ...
+    def link(self, to: str, path: str) -> None: ...
+    def folder(self, path: str) -> None: ...
+    def move(self, path: str, to: str) -> None: ...
+    def mounted(self, origin: str, path: str) -> AbstractContextManager[None]:
+        """A file bound over another one."""
+        ...
+
+    def read_only(self, path: str) -> AbstractContextManager[None]: ...
+    def proc(self, path: str) -> AbstractContextManager[None]: ...
 
 
 @dataclass
@@ -103,6 +116,41 @@ class LxdPlace:
 
     def temps(self) -> str:
         return self.daemon.temps(self.instance)
+
+    def inode(self, path: str) -> int:
+        return int(self.run(f"stat -c %i {path}"))
+
+    def link(self, to: str, path: str) -> None:
+        self.run(f"ln -s {to} {path}")
+
+    def folder(self, path: str) -> None:
+        self.run(f"mkdir -p {path}")
+
+    def move(self, path: str, to: str) -> None:
+        self.run(f"mv {path} {to}")
+
+    @contextmanager
+    def mounted(self, origin: str, path: str) -> Iterator[None]:
+        with self._mount(f"mount -o bind {origin} {path}", path):
+            yield
+
+    @contextmanager
+    def read_only(self, path: str) -> Iterator[None]:
+        with self._mount(f"mount -t tmpfs -o ro tmpfs {path}", path):
+            yield
+
+    @contextmanager
+    def proc(self, path: str) -> Iterator[None]:
+        assert self.run(f"ls {path}/self")
+        yield
+
+    @contextmanager
+    def _mount(self, command: str, path: str) -> Iterator[None]:
+        self.run(command)
+        try:
+            yield
+        finally:
+            self.run(f"umount {path}")
 
 
 @dataclass
@@ -137,7 +185,49 @@ class DirectoryPlace:
         return found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)
 
     def temps(self) -> str:
-        return "".join(str(path) for path in self.base.rglob(".longshore-*"))
+        found = []
+        for folder, below, names in os.walk(self.base):
+            below[:] = [name for name in below if name != "proc"]  # without end, and nobody's temps
+            found += [f"{folder}/{name}" for name in names if name.startswith(".longshore-")]
+        return " ".join(found)
+
+    def inode(self, path: str) -> int:
+        return self._outside(path).stat().st_ino
+
+    def link(self, to: str, path: str) -> None:
+        self._outside(path).symlink_to(to)
+
+    def folder(self, path: str) -> None:
+        self._outside(path).mkdir(parents=True, exist_ok=True)
+
+    def move(self, path: str, to: str) -> None:
+        self._outside(path).rename(self._outside(to))
+
+    @contextmanager
+    def mounted(self, origin: str, path: str) -> Iterator[None]:
+        with self._mount(path, "--bind", str(self._outside(origin))):
+            yield
+
+    @contextmanager
+    def read_only(self, path: str) -> Iterator[None]:
+        with self._mount(path, "-t", "tmpfs", "-o", "ro", "tmpfs"):
+            yield
+
+    @contextmanager
+    def proc(self, path: str) -> Iterator[None]:
+        self.folder(path)
+        with self._mount(path, "-t", "proc", "proc"):
+            yield
+
+    @contextmanager
+    def _mount(self, path: str, *arguments: str) -> Iterator[None]:
+        require_root()
+        place = str(self._outside(path))
+        subprocess.run(["mount", *arguments, place], check=True)
+        try:
+            yield
+        finally:
+            subprocess.run(["umount", place], check=True)
 
 
 def a_push(instance: str, path: str, data: bytes, **more: Any) -> Push:

@@ -34,6 +34,8 @@ class Broken:
     def remove(self, path: str) -> bool:
         raise TransientError(Reason.TARGET_UNREACHABLE, f"nobody is there to remove {path}")
 
+    discard = remove
+
 
 class HangingTarget(DirectoryTarget):
     """Its deliveries break, those for cleaning up excepted."""

@@ -66,6 +66,7 @@ WORKS = (
         when_absent=WhenAbsent.WAIT,
         read_back=True,
     ),
+    FilePush(Destination("t", "p", "i", "/a"), parents_mode=0, in_place=True),
 )
 
 
@@ -79,6 +80,16 @@ def test_a_status_comes_back_as_it_was() -> None:
 @pytest.mark.parametrize("grant", GRANTS)
 def test_a_grant_comes_back_as_it_was(grant: Grant) -> None:
     assert codec.decode_grant(codec.encode_grant(grant)) == grant
+
+
+def test_what_an_older_version_wrote_is_read_and_what_it_can_read_is_written() -> None:
+    plain = FilePush(Destination("t", "", "i", "/a"))
+    text = (
+        '{"push":["t","","i","/a"],"mode":null,"uid":null,"gid":null,"create_parents":false,"if_exists":1,'
+        '"when_stopped":1,"when_absent":1,"read_back":false}'
+    )
+    assert codec.encode_work(plain) == text
+    assert codec.decode_work(text, None) == plain
 
 
 @pytest.mark.parametrize("work", WORKS)

@@ -119,6 +119,17 @@ def _set(name: str, value: object) -> Callable[[service_pb.UploadHeader], None]:
     return change
 
 
+def test_in_place_and_must_not_exist_are_not_both() -> None:
+    message = header()
+    push = _push(message)
+    push.in_place, push.parents_mode = True, 0o700
+    assert isinstance(work := accepted(message).task.work, tuple)
+    assert (work[0].in_place, work[0].parents_mode) == (True, 0o700)
+    push.if_exists = pb.IF_EXISTS_FAIL
+    with pytest.raises(InvalidField, match="in_place"):
+        accepted(message)
+
+
 PUSH = "spec.file_push.pushes[0]"
 PLACE = f"{PUSH}.destination"
 
@@ -129,6 +140,7 @@ WRONG: list[tuple[str, object]] = [
     ("size", 2**63),
     ("sha256", b""),
     ("sha256", bytes(31)),
+    (f"{PUSH}.parents_mode", 0o1777),
     ("spec.queue", "Upper"),
     ("spec.queue", "x" * 64),
     ("spec.queue", ".."),

@@ -34,6 +34,8 @@ class PushOptions(TypedDict, total=False):
     uid: int | None
     gid: int | None
     create_parents: bool
+    parents_mode: int | str | None
+    in_place: bool
     if_exists: IfExists
     when_stopped: WhenStopped
     when_absent: WhenAbsent
@@ -80,6 +82,8 @@ def push_spec(
     uid: int | None = None,
     gid: int | None = None,
     create_parents: bool = False,
+    parents_mode: int | str | None = None,
+    in_place: bool = False,
     if_exists: IfExists = task_pb2.IF_EXISTS_UNSPECIFIED,
     when_stopped: WhenStopped = task_pb2.WHEN_STOPPED_UNSPECIFIED,
     when_absent: WhenAbsent = task_pb2.WHEN_ABSENT_UNSPECIFIED,
@@ -105,6 +109,8 @@ def push_spec(
         "uid": None if uid is None else arguments.whole("uid", uid, 0, _LARGEST_ID),
         "gid": None if gid is None else arguments.whole("gid", gid, 0, _LARGEST_ID),
         "create_parents": create_parents,
+        "parents_mode": None if parents_mode is None else arguments.permissions("parents_mode", parents_mode),
+        "in_place": in_place,
         "if_exists": arguments.choice("if_exists", if_exists, task_pb2.IfExists, prefix="IF_EXISTS_"),
         "when_stopped": arguments.choice("when_stopped", when_stopped, task_pb2.WhenStopped, prefix="WHEN_STOPPED_"),
         "when_absent": arguments.choice("when_absent", when_absent, task_pb2.WhenAbsent, prefix="WHEN_ABSENT_"),

@@ -307,4 +307,5 @@ _METHODS: Final[Mapping[str, task_pb2.DeliveryMethod.ValueType]] = {
     "SFTP": task_pb2.DELIVERY_METHOD_SFTP,
     "DIRECTORY": task_pb2.DELIVERY_METHOD_DIRECTORY,
     "FILES_API": task_pb2.DELIVERY_METHOD_FILES_API,
+    "IN_PLACE": task_pb2.DELIVERY_METHOD_IN_PLACE,
 }

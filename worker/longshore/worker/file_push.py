@@ -44,6 +44,7 @@ _METHODS: Final = {
     task_pb2.DELIVERY_METHOD_SFTP: "SFTP",
     task_pb2.DELIVERY_METHOD_DIRECTORY: "DIRECTORY",
     task_pb2.DELIVERY_METHOD_FILES_API: "FILES_API",
+    task_pb2.DELIVERY_METHOD_IN_PLACE: "IN_PLACE",
 }
 
 
@@ -106,6 +107,8 @@ def push_of(
         crc32c=task.payload.crc32c if crc32c is None else crc32c,
         attributes=attributes,
         create_parents=spec.create_parents,
+        parents_mode=spec.parents_mode if spec.HasField("parents_mode") else None,
+        in_place=spec.in_place,
         replace=replace,
         when_stopped=when_stopped,
         when_absent=when_absent,

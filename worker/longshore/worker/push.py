@@ -7,6 +7,7 @@ rename, or a settlement, says what happened. Nothing here knows gRPC or protobuf
 
 from __future__ import annotations
 
+import difflib
 import threading
 import time
 from collections.abc import Callable
@@ -25,7 +26,8 @@ from longshore.worker.errors import (
     Reason,
     TransientError,
 )
-from longshore.worker.push_after import only_check, remove_temps, settle_push
+from longshore.worker.push_after import IN_PLACE, only_check, remove_temps, settle_push
+from longshore.worker.push_folders import create_temp, make_parents
 from longshore.worker.push_model import (
     Push,
     PushContext,
@@ -89,6 +91,8 @@ class _Staged:
     delivery: Delivery
     temp: str
     content: Content
+    in_place: bool
+    """To be written into the file that is there."""
 
 
 class _Attempt:
@@ -151,11 +155,21 @@ class _Attempt:
                 f"there is no instance {push.instance} yet; the task waits for it",
                 condition="EXISTS",
             )
+        project = push.project or self._target.default_project
+        where = f" in project {project}" if project not in ("", "default") else ""
         return PermanentError(
             Reason.INSTANCE_NOT_FOUND,
-            f"target {self._target.name} has no instance {push.instance} in project "
-            f"{push.project or self._target.default_project or '(none)'}: check the names, or let the task wait for it",
+            f"target {self._target.name} has no instance {push.instance}{where}{self._meant()}: check the name, or let "
+            "the task wait for it (--when-absent wait)",
         )
+
+    def _meant(self) -> str:
+        """The names that come nearest to an instance that is not there."""
+        try:
+            near = difflib.get_close_matches(self._push.instance, self._target.instances(self._push.project))
+        except AttemptError:
+            return ""
+        return f" (did you mean {' or '.join(near)}?)" if near else ""
 
     def _retrying(self, step: Callable[[int], _T]) -> _T:
         """Run a step up to four times, as long as what it meets may pass soon."""
@@ -187,9 +201,9 @@ class _Attempt:
             delivery = resources.enter_context(
                 self._target.open(push.project, push.instance, check=self._context.check)
             )
-            attributes = self._attributes(delivery)
+            attributes, in_place = self._attributes(delivery)
             if push.create_parents:
-                delivery.make_parents(push.path)
+                make_parents(delivery, push, attributes)
             content = Content(push.size, push.crc32c, attributes)
             try:
                 self._verify(delivery, temp, content, self._write(delivery, temp, content))
@@ -199,22 +213,26 @@ class _Attempt:
             except BaseException:
                 self._discard(delivery, temp)
                 raise
-            return _Staged(resources.pop_all(), delivery, temp, content)
+            return _Staged(resources.pop_all(), delivery, temp, content, in_place)
 
-    def _attributes(self, delivery: Delivery) -> Attributes:
-        """Refuse destinations that cannot be, and complete mode and owner."""
+    def _attributes(self, delivery: Delivery) -> tuple[Attributes, bool]:
+        """Refuse destinations that cannot be, and complete mode and owner. And whether to write into what is there."""
         push = self._push
         found = delivery.stat(push.path, follow=False)
         if found is not None and not push.replace:
             raise already_exists(push.path)
         if found is not None and found.kind is FileKind.SYMLINK:
+            if push.in_place:
+                raise PermanentError(
+                    Reason.NOT_A_FILE, f"{push.path} is a link, and is not written through: name the file it leads to"
+                )
             found = delivery.stat(push.path, follow=True)
-        return complete(push, found, delivery.default_owner)
+        return complete(push, found, delivery.default_owner), push.in_place and found is not None
 
     def _write(self, delivery: Delivery, temp: str, content: Content) -> FileStat:
         context = self._context
         try:
-            file = delivery.create_temp(temp, content.attributes)
+            file = create_temp(delivery, self._push, temp, content.attributes)
         except PermanentError as error:
             if error.reason == Reason.ALREADY_EXISTS:
                 raise _TempTaken from error
@@ -237,25 +255,28 @@ class _Attempt:
         if found.kind is not FileKind.FILE or found.size != content.size:
             raise TransientError(
                 Reason.VERIFY_FAILED,
-                f"{temp} has {found.size} bytes after {content.size} were written and acknowledged",
+                f"the file for {self._push.path} has {found.size} bytes, and {content.size} were acknowledged",
             )
         have = Attributes(found.mode, found.uid, found.gid)
         if have != content.attributes:
             raise PermanentError(
                 Reason.VERIFY_FAILED,
-                f"{temp} should have become {content.attributes} and is {have}: its file system cannot hold them",
+                f"the file for {self._push.path} should have {_spelt(content.attributes)}, and has {_spelt(have)}: its "
+                "file system cannot hold them",
             )
         if self._push.read_back:
             back = delivery.read_back(temp, advance=only_check(self._context.check))
             if back != Written(content.size, content.crc32c):
                 raise TransientError(
-                    Reason.VERIFY_FAILED, f"{temp} reads back with CRC32C {back.crc32c:08x}, not {content.crc32c:08x}"
+                    Reason.VERIFY_FAILED,
+                    f"the file for {self._push.path} reads back with CRC32C {back.crc32c:08x}, "
+                    f"not {content.crc32c:08x}",
                 )
 
     def _discard(self, delivery: Delivery, temp: str) -> None:
-        """Remove a temp on the way out of an error; what cannot be removed is a debt."""
+        """Remove a temp on the way out of an error; what cannot be removed, or is not where it was made, is a debt."""
         try:
-            delivery.remove(temp)
+            self._left_temps |= not delivery.discard(temp)
         except AttemptError:
             try:
                 with self._target.open(self._push.project, self._push.instance, hurry=True) as other:
@@ -269,12 +290,15 @@ class _Attempt:
 
     def _commit(self, staged: _Staged) -> Pushed:
         delivery, temp = staged.delivery, staged.temp
+        method = IN_PLACE if staged.in_place else delivery.method
         try:
             self._context.check()
-            self._context.commit(temp, method=delivery.method, content=staged.content)
+            self._context.commit(temp, method=method, content=staged.content)
         except BaseException:
             self._discard(delivery, temp)
             raise
+        if staged.in_place:
+            return self._overwrite(staged)
         try:
             delivery.commit(temp, self._push.path, replace=self._push.replace)
         except CommitLost as lost:
@@ -287,6 +311,26 @@ class _Attempt:
                 # A link leaves the temp as a second name. (Settling has removed it.)
                 self._discard(delivery, temp)
         return Pushed(delivery.method, staged.content, self._left_temps)
+
+    def _overwrite(self, staged: _Staged) -> Pushed:
+        """Write the temp's content into the file that is there. From its first byte on, readers see parts of it."""
+        push, delivery, content = self._push, staged.delivery, staged.content
+        try:
+            delivery.overwrite(staged.temp, push.path, push.attributes)
+            back = delivery.read_back(push.path, advance=only_check(no_check))
+            if back != Written(content.size, content.crc32c):
+                raise CommitLost(f"{push.path} reads back with CRC32C {back.crc32c:08x}, not {content.crc32c:08x}")
+        except CommitLost as lost:
+            raise OutcomeUnknown(
+                Reason.OUTCOME_UNKNOWN, f"{lost}; {push.path} may hold a part of the content"
+            ) from lost
+        except PermanentError as error:
+            raise PermanentError(
+                error.reason, f"{error.message}. {push.path} may hold a part of the content: deliver it again"
+            ) from error
+        finally:
+            self._discard(delivery, staged.temp)
+        return Pushed(IN_PLACE, content, self._left_temps)
 
     def _settle(self, staged: _Staged, lost: CommitLost) -> None:
         """Return if the commit happened; raise if it did not, or if that is not known."""
@@ -340,6 +384,10 @@ class _Attempt:
             )
         context.progress(push.size, push.size)
         return Pushed(delivery.method, content)
+
+
+def _spelt(attributes: Attributes) -> str:
+    return f"mode {attributes.mode or 0:04o}, owner {attributes.uid}:{attributes.gid}"
 
 
 class _TempTaken(Exception):

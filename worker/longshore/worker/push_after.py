@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
 from longshore.worker.errors import PermanentError, Reason
 from longshore.worker.push_model import Push
-from longshore.worker.targets.base import Content, Settlement, Target, Written, no_check
+from longshore.worker.targets.base import Attributes, Content, Settlement, Target, Written, no_check
 from longshore.worker.targets.paths import is_temp
-from longshore.worker.targets.settle import settle
+from longshore.worker.targets.settle import holds, settle
 
 FILES_API: Final = "FILES_API"
+IN_PLACE: Final = "IN_PLACE"
 
 
 def settle_push(
@@ -35,6 +37,11 @@ def settle_push(
     try:
         _insist_temp(temp)
         with target.open(push.project, push.instance, check=check) as delivery:
+            if method == IN_PLACE or (push.in_place and not method):
+                # The temp tells nothing: it stays until all of it is written. Without it nobody begins any more.
+                delivery.remove(temp)
+                unlike = not holds(delivery, push.path, replace(content, attributes=Attributes()), advance=advance)
+                return Settlement.NEITHER if unlike else Settlement.LANDED
             return settle(delivery, temp=temp, path=push.path, content=content, replace=push.replace, advance=advance)
     except PermanentError as error:
         if error.reason == Reason.INSTANCE_NOT_FOUND:

@@ -47,6 +47,10 @@ class Push:
     crc32c: int
     attributes: Attributes = _AS_IT_IS
     create_parents: bool = False
+    parents_mode: int | None = None
+    """Permission bits of the folders that are created; None: 0755. Their owner is the file's."""
+    in_place: bool = False
+    """Write into the file that is there. Where none is, the file is put there as otherwise."""
     replace: bool = True
     when_stopped: WhenStopped = WhenStopped.DELIVER
     when_absent: WhenAbsent = WhenAbsent.FAIL
@@ -82,7 +86,11 @@ class PushContext(Protocol):
 def complete(push: Push, found: FileStat | None, default_owner: tuple[int, int]) -> Attributes:
     """Mode and owner of the file: as asked; else as the replaced file's; else those of a new one."""
     if found is not None and found.kind is FileKind.DIRECTORY:
-        raise PermanentError(Reason.IS_A_DIRECTORY, f"{push.path} is a folder: name the file in it")
+        raise PermanentError(
+            Reason.IS_A_DIRECTORY,
+            f"{push.path} is a folder in {push.instance}: push to {push.instance}{push.path}/ (with a slash) to keep "
+            "the file's name, or name the file in it",
+        )
     if found is not None and found.kind is FileKind.OTHER:
         raise PermanentError(Reason.NOT_A_FILE, f"{push.path} is a device, socket or pipe, and is not replaced")
     if found is None or found.kind is not FileKind.FILE:
@@ -106,4 +114,6 @@ def validated(push: Push) -> Push:
     if push.attributes.mode is not None:
         check_mode(push.attributes.mode)
     check_mode(push.mode_if_new)
+    if push.parents_mode is not None:
+        check_mode(push.parents_mode)
     return replace(push, path=normalise(push.path))

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final, TypeAlias, TypeVar, cast
 import typer
 
 from longshore.client.cli import checks
-from longshore.client.cli.grammar import parse_duration, parse_label, parse_push_mode, parse_sha256
+from longshore.client.cli.grammar import parse_duration, parse_label, parse_mode, parse_push_mode, parse_sha256
 from longshore.client.content import Changing
 from longshore.client.errors import ConfigurationError
 
@@ -153,6 +153,16 @@ AsOfNowOption: TypeAlias = Annotated[
         "--as-of-now",
         help="Send what each file has at the beginning, for logs that grow meanwhile.",
         rich_help_panel=REQUEST,
+    ),
+]
+DirModeOption: TypeAlias = Annotated[
+    int | None,
+    typer.Option(
+        "--dir-mode",
+        metavar="OCTAL",
+        parser=reads(parse_mode),
+        help="Permission bits of the directories that -p creates. Default: 755. Their owner is the file's.",
+        rich_help_panel=DELIVERY,
     ),
 ]
 Sha256Option: TypeAlias = Annotated[

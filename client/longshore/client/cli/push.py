@@ -131,6 +131,15 @@ def register(app: typer.Typer) -> None:
                 "--create-dirs", "-p", help="Create missing parent directories.", rich_help_panel=options.DELIVERY
             ),
         ] = False,
+        dir_mode: options.DirModeOption = None,
+        in_place: Annotated[
+            bool,
+            typer.Option(
+                "--in-place",
+                help="Write into the file that is there, for a mount point; readers may see parts of it.",
+                rich_help_panel=options.DELIVERY,
+            ),
+        ] = False,
         no_replace: Annotated[
             bool,
             typer.Option("--no-replace", help="Fail if the file exists.", rich_help_panel=options.DELIVERY),
@@ -183,6 +192,12 @@ def register(app: typer.Typer) -> None:
         """
         sources, places = arguments(files, to or [])
         changing = options.changing_of(snapshot=snapshot, as_of_now=as_of_now)
+        if in_place and no_replace:
+            raise ConfigurationError(
+                "--in-place is for a file that exists, and --no-replace refuses one: give one of them"
+            )
+        if dir_mode is not None and not create_dirs:
+            raise ConfigurationError("--dir-mode is for the directories that --create-dirs (-p) creates: give both")
         if len(sources) > 1 and (request_id or isinstance(sha256, bytes)):
             raise ConfigurationError("--request-id and a given --sha256 are for one file at a time")
         plans = [
@@ -195,6 +210,8 @@ def register(app: typer.Typer) -> None:
                     uid=uid,
                     gid=gid,
                     create_parents=create_dirs,
+                    parents_mode=dir_mode,
+                    in_place=in_place,
                     if_exists=task_pb2.IF_EXISTS_FAIL if no_replace else task_pb2.IF_EXISTS_REPLACE,
                     when_stopped=_WHEN_STOPPED[when_stopped],
                     when_absent=_WHEN_ABSENT[when_absent],

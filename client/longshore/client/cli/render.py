@@ -47,6 +47,7 @@ _METHODS: Final = {
     task_pb2.DELIVERY_METHOD_SFTP: "SFTP: verified, put in place in one step",
     task_pb2.DELIVERY_METHOD_DIRECTORY: "directory: verified, synced, put in place in one step",
     task_pb2.DELIVERY_METHOD_FILES_API: "files API: verified by size only, neither atomic nor fenced",
+    task_pb2.DELIVERY_METHOD_IN_PLACE: "in place: verified, written into the file that was there, not atomic",
 }
 
 
@@ -255,6 +256,9 @@ def _attributes(push: task_pb2.FilePush) -> str:
     if push.HasField("gid"):
         said.append(f"gid {push.gid}")
     said += ["creates parents"] if push.create_parents else []
+    if push.HasField("parents_mode"):
+        said.append(f"parents {push.parents_mode:04o}")
+    said += ["in place"] if push.in_place else []
     said += ["read back"] if push.read_back else []
     said += ["must not exist"] if push.if_exists == task_pb2.IF_EXISTS_FAIL else []
     return ", ".join(said)

@@ -75,6 +75,8 @@ def file_push(value: model.FilePush) -> pb.FilePush:
         when_absent=pb.WhenAbsent.ValueType(value.when_absent),
         read_back=value.read_back,
         mode_if_new=value.mode_if_new,
+        parents_mode=value.parents_mode,
+        in_place=value.in_place,
     )
 
 

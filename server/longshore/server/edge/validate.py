@@ -158,6 +158,10 @@ def _pushes(field: str, pushes: Sequence[pb.FilePush]) -> tuple[FilePush, ...]:
 
 
 def _push(field: str, push: pb.FilePush) -> FilePush:
+    if push.in_place and push.if_exists == pb.IF_EXISTS_FAIL:
+        raise InvalidField(
+            f"{field}.in_place", "writes into a file that exists, and if_exists is FAIL: give one of them."
+        )
     return FilePush(
         destination=_destination(f"{field}.destination", push.destination if push.HasField("destination") else None),
         mode=fields.mode(f"{field}.mode", push.mode) if push.HasField("mode") else None,
@@ -171,6 +175,10 @@ def _push(field: str, push: pb.FilePush) -> FilePush:
         when_absent=fields.choice(f"{field}.when_absent", push.when_absent, WhenAbsent, default=WhenAbsent.FAIL),
         read_back=push.read_back,
         mode_if_new=(fields.mode(f"{field}.mode_if_new", push.mode_if_new) if push.HasField("mode_if_new") else None),
+        parents_mode=(
+            fields.mode(f"{field}.parents_mode", push.parents_mode) if push.HasField("parents_mode") else None
+        ),
+        in_place=push.in_place,
     )
 
 

@@ -131,12 +131,16 @@ def _task(request: TaskRequest) -> str:
 
 def _push(push: FilePush) -> str:
     place = push.destination
+    # Said only where they are asked for: a request without them has the fingerprint that it had before there were any.
+    in_place = '"in_place":true,' if push.in_place else ""
+    parents = "" if push.parents_mode is None else f'"parents_mode":{push.parents_mode},'
     where = ",".join(map(_text, (place.target, place.project, place.instance, place.path)))
     # Left out where it is unset: requests of before this member keep their fingerprints.
     if_new = "" if push.mode_if_new is None else f'"mode_if_new":{push.mode_if_new},'
     return (
         f'{{"create_parents":{_TRUTH[push.create_parents]},"destination":[{where}],"gid":{_number(push.gid)},'
-        f'"if_exists":{int(push.if_exists)},"mode":{_number(push.mode)},{if_new}"read_back":{_TRUTH[push.read_back]},'
+        f'"if_exists":{int(push.if_exists)},{in_place}"mode":{_number(push.mode)},{if_new}{parents}'
+        f'"read_back":{_TRUTH[push.read_back]},'
         f'"uid":{_number(push.uid)},"when_absent":{int(push.when_absent)},"when_stopped":{int(push.when_stopped)}}}'
     )
 

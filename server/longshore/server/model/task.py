@@ -59,6 +59,9 @@ class FilePush:
     when_absent: WhenAbsent = WhenAbsent.FAIL
     read_back: bool = False
     mode_if_new: int | None = None
+    parents_mode: int | None = None
+    """Of the folders that are created; None: 0755."""
+    in_place: bool = False
 
 
 @record

@@ -132,12 +132,13 @@ class WhenAbsent(IntEnum):
 
 
 class DeliveryMethod(IntEnum):
-    """How bytes were written; FILES_API is neither atomic nor fenced."""
+    """How bytes were written; FILES_API and IN_PLACE are neither atomic nor fenced."""
 
     UNKNOWN = 0
     SFTP = 1
     DIRECTORY = 2
     FILES_API = 3
+    IN_PLACE = 4
 
 
 class UploadState(IntEnum):

@@ -25,6 +25,7 @@ _FIELDS = (
 )  # fmt: skip
 """A snapshot is a list in this order (objects with names take twice the time); append only: older ones are shorter."""
 _BOOLS = ("false", "true")
+_IN_PLACE = ',"in_place":true'
 
 
 @lru_cache(maxsize=256, typed=True)
@@ -78,7 +79,8 @@ def encode_work(work: FilePush | Job) -> str:
         f'"mode":{_number(work.mode)},"uid":{_number(work.uid)},"gid":{_number(work.gid)},'
         f'"create_parents":{_BOOLS[work.create_parents]},"if_exists":{work.if_exists._value_},'
         f'"when_stopped":{work.when_stopped._value_},"when_absent":{work.when_absent._value_},'
-        f'"read_back":{_BOOLS[work.read_back]}{_said("mode_if_new", work.mode_if_new)}}}'
+        f'"read_back":{_BOOLS[work.read_back]}{_said("mode_if_new", work.mode_if_new)}'
+        f"{_said('parents_mode', work.parents_mode)}{_IN_PLACE if work.in_place else ''}}}"
     )
 
 
@@ -122,6 +124,8 @@ def decode_work(text: str, arguments: AnyValue | None) -> FilePush | Job:
         when_absent=WhenAbsent(fields["when_absent"]),
         read_back=fields["read_back"],
         mode_if_new=fields.get("mode_if_new"),
+        parents_mode=fields.get("parents_mode"),
+        in_place=fields.get("in_place", False),
     )
 
 

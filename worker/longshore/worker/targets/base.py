@@ -6,7 +6,7 @@ of the temp file and its rename, and because each step has its own way to fail.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import Enum, StrEnum
@@ -143,8 +143,9 @@ class Delivery(Protocol):
     def stat(self, path: str, *, follow: bool = True) -> FileStat | None:
         """What is at a path; None when there is nothing. With `follow`, a symlink's destination inside the instance."""
 
-    def make_parents(self, path: str) -> None:
-        """Create the missing folders above a path, 0755, owned by root."""
+    def make_parents(self, path: str, attributes: Attributes) -> None:
+        """Create the missing folders above a path, with this mode and owner. Attributes that are None are 0755, and the
+        default owner."""
 
     def create_temp(self, path: str, attributes: Attributes) -> TempFile:
         """Create a file that did not exist (O_EXCL), and give it owner and mode, before its first byte."""
@@ -159,8 +160,22 @@ class Delivery(Protocol):
         the temp may be left when the link succeeded: remove it.
         """
 
+    def overwrite(self, temp: str, path: str, asked: Attributes) -> None:
+        """Write a temp's content into an existing file, and give that the attributes that are not None.
+
+        The temp must be of this delivery. An `AttemptError` that is not permanent means that the file is as it was;
+        `CommitLost` that nobody knows how much of it was written. After a permanent one it may be torn.
+        """
+
+    def discard(self, temp: str) -> bool:
+        """Remove a temp that this delivery has made, from the folder in which it was made.
+
+        True when nothing is left of it, also when it was never made; False when it is not where it should be: somebody
+        has moved its folder, or it.
+        """
+
     def remove(self, path: str) -> bool:
-        """Remove a file; False when there is none."""
+        """Remove a file by its path; False when there is none."""
 
     def close(self) -> None:
         """Give the connection back."""
@@ -209,6 +224,9 @@ class Target(Protocol):
 
     def probe(self, project: str, instance: str) -> InstanceState:
         """The instance's state now."""
+
+    def instances(self, project: str) -> Sequence[str]:
+        """Names of the instances that there are, to tell a caller which one was perhaps meant."""
 
     def open(
         self, project: str, instance: str, *, check: Callable[[], None] = no_check, hurry: bool = False

@@ -134,6 +134,24 @@ def _missing(what: str, said: str, reason: Reason) -> AttemptError:
     return PermanentError(reason, f"{what}: {said}: create the folder, or ask for missing parents to be created")
 
 
+def mount_point(path: str) -> PermanentError:
+    """A rename onto the destination is answered with EBUSY: something is mounted there."""
+    return PermanentError(
+        Reason.MOUNT_POINT,
+        f"{path} is a mount point and cannot be replaced: push with --in-place to write into the file that is mounted "
+        "there, or push to the place where it comes from",
+    )
+
+
+def no_new_files(folder: str) -> PermanentError:
+    """A folder that is there says that what is to be created in it does not exist, as those of procfs do."""
+    return PermanentError(
+        Reason.NO_NEW_FILES,
+        f"nothing can be created in {folder}: it belongs to a file system that takes no new files, such as /proc. "
+        "Choose another place",
+    )
+
+
 def from_errno(number: int | None, what: str, *, missing: Reason = Reason.PARENT_MISSING) -> AttemptError:
     """Classify a kernel error. `missing` is what a missing name means to the caller."""
     said = os.strerror(number).lower() if number else "an unnamed system error"

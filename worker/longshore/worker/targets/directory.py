@@ -12,7 +12,8 @@ import socket
 import stat as stat_bits
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import replace as changed
 from pathlib import Path
 from typing import Final
 
@@ -36,7 +37,7 @@ from longshore.worker.targets.base import (
     chunks,
     no_check,
 )
-from longshore.worker.targets.paths import MODE_MAX, check_instance, check_mode
+from longshore.worker.targets.paths import MODE_MAX, check_instance, check_mode, folder_of
 from longshore.worker.targets.rooted import RootedTree, sync_folder
 
 _FOLDER: Final = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
@@ -65,7 +66,7 @@ class DirectoryTemp:
             self._check()
             crc = google_crc32c.extend(crc, chunk)
             left = memoryview(chunk)
-            with _classified(f"writing {self.path}"):
+            with _classified(f"writing a file in {folder_of(self.path)}"):
                 while left:
                     left = left[os.write(self._descriptor, left) :]
             size += len(chunk)
@@ -73,20 +74,12 @@ class DirectoryTemp:
         return Written(size, crc)
 
     def set_attributes(self, attributes: Attributes) -> None:
-        """Owner first, then mode: changing the owner clears mode bits."""
-        with _classified(f"setting owner and mode of {self.path}"):
-            if attributes.uid is not None or attributes.gid is not None:
-                uid = -1 if attributes.uid is None else attributes.uid
-                gid = -1 if attributes.gid is None else attributes.gid
-                try:
-                    os.fchown(self._descriptor, uid, gid)
-                except OverflowError as error:
-                    raise OSError(errno.EINVAL, os.strerror(errno.EINVAL)) from error
-            if attributes.mode is not None:
-                os.fchmod(self._descriptor, check_mode(attributes.mode))
+        """Of the file; see `_set_attributes`."""
+        with _classified(f"setting owner and mode of a file in {folder_of(self.path)}"):
+            _set_attributes(self._descriptor, attributes)
 
     def finish(self) -> FileStat:
-        with _classified(f"syncing {self.path}"):
+        with _classified(f"syncing a file in {folder_of(self.path)}"):
             try:
                 os.fsync(self._descriptor)
                 return _file_stat(os.fstat(self._descriptor))
@@ -109,6 +102,10 @@ class DirectoryDelivery:
         self._tree = RootedTree(root)
         self._check = check
         self._temps: list[DirectoryTemp] = []
+        self._made: dict[str, int] = {}
+        """By the path of each temp, a descriptor of the folder in which it was made. The path may lead elsewhere by
+        now: of 1,500 pushes below folders that were exchanged meanwhile, 767 left their temp or looked for it in vain.
+        """
         # A worker that is not root cannot give files away, and should not have to.
         self.default_owner: Final = (os.geteuid(), os.getegid())
 
@@ -123,25 +120,31 @@ class DirectoryDelivery:
             except (FileNotFoundError, NotADirectoryError):
                 return None
 
-    def make_parents(self, path: str) -> None:
+    def make_parents(self, path: str, attributes: Attributes) -> None:
+        wanted = changed(attributes, mode=0o755 if attributes.mode is None else attributes.mode)
         with _classified(f"creating the folders above {path}"):
-            self._tree.make_parents(path, mode=0o755)
+            # Of mkdir's own mode the umask takes bits away.
+            self._tree.make_parents(path, prepare=lambda made: _set_attributes(made, wanted))
 
     def create_temp(self, path: str, attributes: Attributes) -> DirectoryTemp:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        with _classified(f"creating {path}"), self._tree.parent(path) as (folder, name):
-            temp = DirectoryTemp(path, os.open(name, flags, 0o600, dir_fd=folder), self._check)
-        self._temps.append(temp)
+        with _classified(f"creating a file in {folder_of(path)}"), self._tree.parent(path) as (folder, name):
+            try:
+                descriptor = os.open(name, flags, 0o600, dir_fd=folder)
+            except FileNotFoundError:
+                if os.fstat(folder).st_nlink:
+                    raise classify.no_new_files(folder_of(path)) from None
+                raise  # the folder was removed in this moment
+            temp = DirectoryTemp(path, descriptor, self._check)
+            self._temps.append(temp)
+            self._made[path] = os.dup(folder)
         temp.set_attributes(attributes)
         return temp
 
     def read_back(self, path: str, *, advance: Callable[[int], None]) -> Written:
         size = crc = 0
         with _classified(f"reading {path}", missing=Reason.TEMP_MISSING):
-            with self._tree.parent(path) as (folder, name):
-                # O_NONBLOCK: should somebody have put a fifo there, do not wait for its writer.
-                flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-                descriptor = os.open(name, flags, dir_fd=folder)
+            descriptor = self._open_for_reading(path)
             try:
                 while piece := os.read(descriptor, CHUNK):
                     self._check()
@@ -152,19 +155,66 @@ class DirectoryDelivery:
                 os.close(descriptor)
         return Written(size, crc)
 
+    def _open_for_reading(self, path: str) -> int:
+        # O_NONBLOCK: should somebody have put a fifo there, do not wait for its writer.
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        if path in self._made:
+            return os.open(path.rpartition("/")[2], flags, dir_fd=self._made[path])
+        with self._tree.parent(path) as (folder, name):
+            return os.open(name, flags, dir_fd=folder)
+
     def commit(self, temp: str, path: str, *, replace: bool) -> None:
         temp_name = temp.rpartition("/")[2]
         what = f"putting {path} in place"
         with _classified(what, missing=Reason.TEMP_MISSING), self._tree.parent(path) as (folder, name):
-            if replace:
-                os.rename(temp_name, name, src_dir_fd=folder, dst_dir_fd=folder)
-            else:
-                os.link(temp_name, name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
+            try:
+                if replace:
+                    os.rename(temp_name, name, src_dir_fd=folder, dst_dir_fd=folder)
+                else:
+                    os.link(temp_name, name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
+            except OSError as error:
+                if error.errno == errno.EBUSY:
+                    raise classify.mount_point(path) from error
+                raise
             try:
                 sync_folder(folder)
             except OSError as error:
                 # It has happened, but may not outlive a power failure: neither done nor undone.
                 raise CommitLost(f"{path} is in place, but its folder could not be synced: {error}") from error
+
+    def overwrite(self, temp: str, path: str, asked: Attributes) -> None:
+        flags = os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        with ExitStack() as opened:
+            with _classified(f"opening {path}", missing=Reason.TEMP_MISSING):
+                source = self._open_for_reading(temp)
+                opened.callback(os.close, source)
+                with self._tree.parent(path) as (folder, name):
+                    destination = os.open(name, flags, dir_fd=folder)
+                opened.callback(os.close, destination)
+                if not stat_bits.S_ISREG(os.fstat(destination).st_mode):
+                    raise PermanentError(Reason.NOT_A_FILE, f"{path} is no ordinary file any more")
+            try:
+                with _classified(f"writing into {path}"):
+                    os.ftruncate(destination, 0)
+                    while piece := os.read(source, CHUNK):
+                        left = memoryview(piece)
+                        while left:
+                            left = left[os.write(destination, left) :]
+                    _set_attributes(destination, asked)
+                    os.fsync(destination)
+            except TransientError as error:
+                raise CommitLost(error.message) from error
+
+    def discard(self, temp: str) -> bool:
+        folder = self._made.get(temp)
+        if folder is None:
+            return True
+        with _classified(f"removing a temp from {folder_of(temp)}"):
+            try:
+                os.unlink(temp.rpartition("/")[2], dir_fd=folder)
+            except FileNotFoundError:
+                return False
+        return True
 
     def remove(self, path: str) -> bool:
         with _classified(f"removing {path}"):
@@ -178,6 +228,8 @@ class DirectoryDelivery:
     def close(self) -> None:
         for temp in self._temps:
             temp.abandon()
+        while self._made:
+            os.close(self._made.popitem()[1])
 
 
 class DirectoryTarget:
@@ -205,6 +257,10 @@ class DirectoryTarget:
             except FileNotFoundError:
                 return InstanceState.ABSENT
         return InstanceState.RUNNING if stat_bits.S_ISDIR(found.st_mode) else InstanceState.ABSENT
+
+    def instances(self, project: str) -> list[str]:
+        self._check_project(project)
+        return sorted(self._list())
 
     @contextmanager
     def open(
@@ -317,6 +373,19 @@ class _DirectoryWatch:
                 self._callback(InstanceChange("", name, InstanceState.RUNNING))
             known = now
             self._stop.wait(self._poll_s)
+
+
+def _set_attributes(descriptor: int, attributes: Attributes) -> None:
+    """Owner first, then mode: changing the owner clears mode bits."""
+    if attributes.uid is not None or attributes.gid is not None:
+        uid = -1 if attributes.uid is None else attributes.uid
+        gid = -1 if attributes.gid is None else attributes.gid
+        try:
+            os.fchown(descriptor, uid, gid)
+        except OverflowError as error:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL)) from error
+    if attributes.mode is not None:
+        os.fchmod(descriptor, check_mode(attributes.mode))
 
 
 def _payload(source: Source) -> Iterator[bytes]:

@@ -55,6 +55,9 @@ class LxdTarget:
         check_instance(instance)
         return self._client.state(project or self.default_project, instance)
 
+    def instances(self, project: str) -> list[str]:
+        return sorted(info.name for info in self._quick_client.instances(project or self.default_project))
+
     @contextmanager
     def open(
         self, project: str, instance: str, *, check: Callable[[], None] = no_check, hurry: bool = False

@@ -49,6 +49,11 @@ def normalise(path: str) -> str:
     return result
 
 
+def folder_of(path: str) -> str:
+    """The folder that holds a file."""
+    return posixpath.dirname(path) or "/"
+
+
 def parents(path: str) -> list[str]:
     """The folders above a normalised path, outermost first, without the root."""
     names = path.split("/")[1:-1]

@@ -12,7 +12,7 @@ from __future__ import annotations
 import errno
 import os
 import stat as stat_bits
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
@@ -42,10 +42,13 @@ class RootedTree:
             walk.enter(path)
             yield walk.top()
 
-    def make_parents(self, path: str, *, mode: int) -> None:
-        """Create the missing folders above `path`. Symlinks on the way are followed inside the tree."""
+    def make_parents(self, path: str, *, prepare: Callable[[int], None]) -> None:
+        """Create the missing folders above `path`. Symlinks on the way are followed inside the tree.
+
+        `prepare` gets a descriptor of each new folder, which is 0700, and gives it owner and mode.
+        """
         with _Walk(self._root) as walk:
-            walk.enter(path.rpartition("/")[0], create_mode=mode)
+            walk.enter(path.rpartition("/")[0], prepare=prepare)
             walk.folder()
 
 
@@ -73,10 +76,10 @@ class _Walk:
             raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
         return self.top()
 
-    def enter(self, path: str, *, create_mode: int | None = None) -> None:
+    def enter(self, path: str, *, prepare: Callable[[int], None] | None = None) -> None:
         """Follow a path from here, or from the root when it is absolute.
 
-        With `create_mode`, missing folders are made.
+        With `prepare`, missing folders are made.
         """
         if path.startswith("/"):
             self._up_to_root()
@@ -88,7 +91,7 @@ class _Walk:
                 if len(self._stack) > 1:
                     os.close(self._stack.pop())
                 continue
-            found = self._open(name, create_mode)
+            found = self._open(name, prepare)
             if not stat_bits.S_ISLNK(os.fstat(found).st_mode):
                 self._stack.append(found)
                 continue
@@ -103,11 +106,11 @@ class _Walk:
                 self._up_to_root()
             todo += [part for part in reversed(leads_to.split("/")) if part not in ("", ".")]
 
-    def _open(self, name: str, create_mode: int | None) -> int:
+    def _open(self, name: str, prepare: Callable[[int], None] | None) -> int:
         try:
             return os.open(name, _LOOK, dir_fd=self.top())
         except FileNotFoundError:
-            if create_mode is None:
+            if prepare is None:
                 raise
         try:
             os.mkdir(name, 0o700, dir_fd=self.top())
@@ -116,7 +119,7 @@ class _Walk:
             return os.open(name, _LOOK, dir_fd=self.top())
         made = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.top())
         try:
-            os.fchmod(made, create_mode)  # mkdir's own mode is cut by the umask
+            prepare(made)
             os.fsync(made)
         except BaseException:
             os.close(made)

@@ -105,6 +105,11 @@ class SftpSession:
         """Open a file for reading and return its handle."""
         return self._handle(Kind.OPEN, _path(path), struct.pack(">I", OpenFlag.READ), wire.attributes())
 
+    def open_write(self, path: str) -> bytes:
+        """Open an existing file for writing, empty it, and return its handle. Symlinks are followed."""
+        flags = OpenFlag.WRITE | OpenFlag.TRUNCATE
+        return self._handle(Kind.OPEN, _path(path), struct.pack(">I", flags), wire.attributes())
+
     def close_handle(self, handle: bytes) -> None:
         """Close it. Deferred."""
         self._send(Kind.CLOSE, wire.string(handle))
@@ -148,6 +153,15 @@ class SftpSession:
         self.settle()
         return written
 
+    def read_at(self, handle: bytes, offset: int, size: int) -> bytes:
+        """At most `size` bytes from an offset on; none at the end of the file."""
+        try:
+            return _data(self._call(Kind.READ, wire.string(handle), struct.pack(">QI", offset, min(size, _READ))))
+        except SftpStatus as status:
+            if status.code == wire.EOF:
+                return b""
+            raise
+
     def abandon_handle(self, handle: bytes) -> None:
         """Close a handle whose file does not matter any more; never raises. Needless when the session is broken."""
         self.drain()
@@ -186,6 +200,10 @@ class SftpSession:
     def mkdir(self, path: str) -> None:
         """Create a folder, 0755."""
         self._done(Kind.MKDIR, _path(path), wire.attributes(mode=0o755))
+
+    def set_owner(self, path: str, uid: int, gid: int) -> None:
+        """chown by name. In a packet of its own: daemons misread one with owner and mode."""
+        self._done(Kind.SETSTAT, _path(path), wire.attributes(owner=(uid, gid)))
 
     def set_mode(self, path: str, mode: int) -> None:
         """chmod by name."""

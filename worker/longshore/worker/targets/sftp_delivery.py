@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -9,9 +11,9 @@ from typing import Final
 from longshore.worker.errors import PermanentError, Reason, TransientError
 from longshore.worker.targets import classify
 from longshore.worker.targets.base import Attributes, CommitLost, FileKind, FileStat, Source, Written, no_check
-from longshore.worker.targets.paths import check_mode, parents
+from longshore.worker.targets.paths import check_mode, folder_of, parents
 from longshore.worker.targets.sftp import HARDLINK, POSIX_RENAME, SftpSession, SftpStatus
-from longshore.worker.targets.sftp_wire import ProtocolError
+from longshore.worker.targets.sftp_wire import NO_SUCH_FILE, ProtocolError
 
 _MAX_UID: Final = 2**32 - 2
 """The highest id; 2**32 - 1 means "leave it" to chown."""
@@ -43,11 +45,12 @@ class SftpTemp:
         self.path: Final = path
 
     def write(self, source: Source, *, advance: Callable[[int], None]) -> Written:
-        with _foreign_errors(), classified(self._session, f"writing {self.path}"):
+        with _foreign_errors(), classified(self._session, f"writing a file in {folder_of(self.path)}"):
             return self._session.write(self._handle, _Guarded(source), advance=_guarded(advance))
 
     def finish(self) -> FileStat:
-        with classified(self._session, f"writing {self.path}", missing=Reason.TEMP_MISSING):
+        what = f"writing a file in {folder_of(self.path)}"
+        with classified(self._session, what, missing=Reason.TEMP_MISSING):
             self._open = False
             self._session.close_handle(self._handle)
             found = self._session.stat(self.path, follow=False)
@@ -57,7 +60,7 @@ class SftpTemp:
 
     def set_attributes(self, attributes: Attributes) -> None:
         """Owner first, then mode: changing the owner clears mode bits."""
-        what = f"setting owner and mode of {self.path}"
+        what = f"setting owner and mode of a file in {folder_of(self.path)}"
         if attributes.uid is not None or attributes.gid is not None:
             uid, gid = attributes.uid, attributes.gid
             if uid is None or gid is None:
@@ -91,17 +94,26 @@ class SftpDelivery:
         self._check = check
         self._give_back = give_back
         self._temps: list[SftpTemp] = []
+        self._perhaps_made: set[str] = set()
+        """Temps whose making was answered well, or not at all."""
 
     def stat(self, path: str, *, follow: bool = True) -> FileStat | None:
         with classified(self._session, f"looking at {path}"):
             return self._session.stat(path, follow=follow)
 
-    def make_parents(self, path: str) -> None:
+    def make_parents(self, path: str, attributes: Attributes) -> None:
+        uid, gid = (
+            default if asked is None else asked
+            for asked, default in zip((attributes.uid, attributes.gid), self.default_owner, strict=True)
+        )
+        mode = 0o755 if attributes.mode is None else check_mode(attributes.mode)
         for folder in reversed(self._missing_parents(path)):
             with classified(self._session, f"creating the folder {folder}"):
                 try:
                     self._session.mkdir(folder)
-                    self._session.set_mode(folder, 0o755)
+                    if (uid, gid) != (0, 0):
+                        self._session.set_owner(folder, uid, gid)
+                    self._session.set_mode(folder, mode)
                 except SftpStatus:
                     # Somebody else may have been faster; if there is no folder, the error stands.
                     found = self._session.stat(folder, follow=True)
@@ -123,11 +135,35 @@ class SftpDelivery:
         return missing
 
     def create_temp(self, path: str, attributes: Attributes) -> SftpTemp:
-        with classified(self._session, f"creating {path}"):
-            temp = SftpTemp(self._session, path, self._session.create(path))
+        with classified(self._session, f"creating a file in {folder_of(path)}"):
+            self._perhaps_made.add(path)
+            try:
+                temp = SftpTemp(self._session, path, self._created(path))
+            except SftpStatus:
+                self._perhaps_made.discard(path)
+                raise
         self._temps.append(temp)
         temp.set_attributes(attributes)
         return temp
+
+    def _created(self, path: str) -> bytes:
+        """A handle. Raises `PermanentError` where the folder is there and takes no files."""
+        try:
+            return self._session.create(path)
+        except SftpStatus as error:
+            if error.code != NO_SUCH_FILE or not self._is_folder(folder_of(path)):
+                raise
+        try:
+            return self._session.create(path)  # it may have been made in this moment
+        except SftpStatus as error:
+            if error.code != NO_SUCH_FILE or not self._is_folder(folder_of(path)):
+                raise
+            self._perhaps_made.discard(path)
+            raise classify.no_new_files(folder_of(path)) from error
+
+    def _is_folder(self, path: str) -> bool:
+        found = self._session.stat(path, follow=True)
+        return found is not None and found.kind is FileKind.DIRECTORY
 
     def read_back(self, path: str, *, advance: Callable[[int], None]) -> Written:
         with _foreign_errors(), classified(self._session, f"reading {path}", missing=Reason.TEMP_MISSING):
@@ -157,7 +193,37 @@ class SftpDelivery:
         found = self._session.stat(path, follow=False)
         if found is not None and found.kind is FileKind.DIRECTORY:
             return PermanentError(Reason.IS_A_DIRECTORY, f"{path} is a folder: name the file in it")
-        return error
+        return classify.mount_point(path) if error.text.endswith(os.strerror(errno.EBUSY).lower()) else error
+
+    def overwrite(self, temp: str, path: str, asked: Attributes) -> None:
+        session = self._session
+        session.set_check(no_check)
+        source = destination = b""
+        try:
+            with classified(session, f"opening {path}", missing=Reason.TEMP_MISSING):
+                source = session.open_read(temp)
+                destination = session.open_write(path)
+            try:
+                with classified(session, f"writing into {path}"):
+                    session.write(destination, _Remote(session, source), advance=_ignore)
+                    if asked.uid is not None or asked.gid is not None:
+                        # SFTP sets both ids or none.
+                        now = session.stat(path, follow=True)
+                        uid, gid = (now.uid, now.gid) if now is not None else self.default_owner
+                        uid, gid = (uid if asked.uid is None else asked.uid), (gid if asked.gid is None else asked.gid)
+                        session.set_handle_owner(destination, uid, gid)
+                    if asked.mode is not None:
+                        session.set_handle_mode(destination, check_mode(asked.mode))
+                    session.settle()
+            except TransientError as error:
+                raise CommitLost(error.message) from error
+        finally:
+            for handle in filter(None, (source, destination)):
+                session.abandon_handle(handle)
+            session.set_check(self._check)
+
+    def discard(self, temp: str) -> bool:
+        return temp not in self._perhaps_made or self.remove(temp)
 
     def remove(self, path: str) -> bool:
         self._session.set_check(no_check)
@@ -194,6 +260,24 @@ def _foreign_errors() -> Iterator[None]:
         yield
     except _Foreign as foreign:
         raise foreign.error from foreign.error.__cause__
+
+
+class _Remote:
+    """A file of the instance as a source."""
+
+    def __init__(self, session: SftpSession, handle: bytes) -> None:
+        self._session = session
+        self._handle = handle
+        self._offset = 0
+
+    def read(self, size: int, /) -> bytes:
+        piece = self._session.read_at(self._handle, self._offset, size)
+        self._offset += len(piece)
+        return piece
+
+
+def _ignore(_: int) -> None:
+    """Nobody waits for this progress."""
 
 
 class _Guarded:

@@ -47,6 +47,7 @@ class OpenFlag(IntEnum):
     READ = 0x01
     WRITE = 0x02
     CREATE = 0x08
+    TRUNCATE = 0x10
     EXCLUSIVE = 0x20
 
 
