@@ -24,10 +24,12 @@ from longshore.server.store.commands import (
     Command,
     FileReports,
     FinishUpload,
+    ForgetUploads,
     GrantAnswer,
     Offer,
     OpenSession,
     OpenUpload,
+    RejectUpload,
     RequestGrants,
     SubmitTasks,
     TaskPlan,
@@ -165,6 +167,22 @@ class Fleet:
                 inline=inline,
             )
         )
+
+    async def finish(self, upload: Upload, *plans: TaskPlan, size: int = 10) -> Upload:
+        """Complete an upload that was opened."""
+        return await self.run(
+            FinishUpload(
+                upload_id=upload.id,
+                connection=upload.connection,
+                payload=Payload(upload.id, size, 7),
+                plans=plans or (plan(),),
+            )
+        )
+
+    async def reject(self, upload: Upload) -> None:
+        """Give an upload up, and what it has reserved."""
+        await self.run(RejectUpload(upload_id=upload.id, connection=upload.connection))
+        await self.run(ForgetUploads(upload_ids=(upload.id,)))
 
     async def cancel(self, task: Task) -> Task:
         return await self.run(CancelTask(task_id=task.id, creator=None, reason="enough"))

@@ -38,6 +38,7 @@ CODES: Final[dict[type[errors.LongshoreError], grpc.StatusCode]] = {
     errors.Superseded: grpc.StatusCode.FAILED_PRECONDITION,
     errors.NotSettling: grpc.StatusCode.FAILED_PRECONDITION,
     errors.OverLimit: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.PayloadTooLarge: grpc.StatusCode.INVALID_ARGUMENT,
     errors.SpoolDamaged: grpc.StatusCode.DATA_LOSS,
     errors.StoreUnavailable: grpc.StatusCode.UNAVAILABLE,
     errors.Draining: grpc.StatusCode.UNAVAILABLE,

@@ -22,6 +22,7 @@ from longshore.server.engine.upload_content import Content
 from longshore.server.engine.upload_ids import RandomIds
 from longshore.server.engine.upload_ledger import Ledger
 from longshore.server.engine.upload_limits import UploadLimits, UploadStatistics
+from longshore.server.engine.upload_places import Places
 from longshore.server.engine.upload_room import Room
 from longshore.server.engine.upload_signs import give_signs
 from longshore.server.engine.upload_stream import UploadStream
@@ -32,7 +33,6 @@ from longshore.server.model.errors import (
     NotFound,
     SpoolDamaged,
     SpoolFull,
-    TooManyUploads,
     UploadInProgress,
     UploadTakenOver,
 )
@@ -115,6 +115,7 @@ class Uploads:
         self._spool = spool
         self._relieve = relieve
         self._new_id = new_id or RandomIds()
+        self._places = Places(limits.connections, clock)
         self._slots: dict[tuple[str, str], _Slot] = {}
         self._live: set[_Slot] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -135,12 +136,7 @@ class Uploads:
         SpoolDamaged, Draining. Cancelling it leaves the upload as it was, and perhaps a place taken that expires.
         """
         self._refuse_when_draining()
-        if len(self._live) >= self.limits.connections:
-            raise TooManyUploads(
-                f"{len(self._live)} uploads are being sent to this server, as many as may be. Try later with the same "
-                "request id.",
-                subject="connections",
-            )
+        self._places.check(principal, [caller for caller, _ in self._slots], taken=len(self._live))
         key = principal, request.request_id
         slot = await self._claim(key, take_over=request.take_over)
         try:
@@ -430,7 +426,10 @@ class Uploads:
             take_over=request.take_over,
             silence=self.limits.silence,
         )
-        await self._require_disk(principal, request.request_id, wanted)
+        most = self.limits.bounds.spool_bytes
+        if most is None or (request.size or 0) <= most:
+            # Else the store refuses it for good, unless it was complete before the bound was there.
+            await self._require_disk(principal, request.request_id, wanted)
         try:
             return await self.store.run(command)
         except SpoolFull:

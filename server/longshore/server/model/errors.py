@@ -172,6 +172,12 @@ class SpoolFull(OverLimit):
     reason = "SPOOL_FULL"
 
 
+class PayloadTooLarge(LongshoreError):
+    """The file is larger than the spool may ever hold. Raise --spool-limit, or send a smaller one."""
+
+    reason = "PAYLOAD_TOO_LARGE"
+
+
 class TooManyUploads(OverLimit):
     """As many uploads are open as may be. Try later with the same request id."""
 

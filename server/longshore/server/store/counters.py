@@ -45,7 +45,11 @@ POSITION: Final = ("commits", "")
 """How many commits have moved tasks, where one server has the database: a number that only grows, and no sum."""
 RESTORED: Final = "restored"
 """Queues that a restore paused and nobody has resumed: 1 each, and no sum either."""
-NO_SUMS: Final = frozenset({POSITION[0], RESTORED})
+ASKED: Final = "asked"
+"""When a caller with less than its share last found no room, in seconds since the epoch: in a queue, by its name."""
+ASKED_UPLOADS: Final = ("asked_uploads", "")
+ASKED_SPOOL: Final = ("asked_spool", "")
+NO_SUMS: Final = frozenset({POSITION[0], RESTORED, ASKED, ASKED_UPLOADS[0], ASKED_SPOOL[0]})
 
 
 class Counted(Protocol):
@@ -126,6 +130,9 @@ _READ: Final = Each(
     {"of": sa.Text, "called": sa.Text},
     lock="update",
 )
+_GLANCE: Final = statement(
+    sa.select(counters.c.value).where(counters.c.scope == sa.bindparam("of"), counters.c.name == sa.bindparam("called"))
+)
 _MAKE: Final = inserting(counters, missing=True)
 _MOVE: Final = changing(
     lambda given: (
@@ -163,6 +170,13 @@ class Ledger:
         if key not in self._stored:
             self.ask((key,))()
         return (self._stored[key] or 0) + self._moves.get(key, 0)
+
+    def glance(self, key: Key) -> int:
+        """About the value: read without a lock, for who may not wait for others here."""
+        if key in self._stored:
+            return self.value(key)
+        row = self._link.row(_GLANCE, of=key[0], called=key[1])
+        return (row[0] if row is not None else 0) + self._moves.get(key, 0)
 
     def knows(self, key: Key) -> bool:
         """Its value costs no question."""

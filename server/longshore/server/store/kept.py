@@ -6,10 +6,11 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from longshore.server.model.errors import SpoolFull
+from longshore.server.model.errors import PayloadTooLarge, SpoolFull
 from longshore.server.model.task import Payload
+from longshore.server.store import shares
 from longshore.server.store.commands import Bounds
-from longshore.server.store.counters import SPOOL
+from longshore.server.store.counters import ASKED_SPOOL, SPOOL
 from longshore.server.store.link import statement
 from longshore.server.store.schema import inline_payloads, payloads
 from longshore.server.store.unit import UnitOfWork
@@ -22,16 +23,35 @@ _INSERT: Final = statement(
 _INSERT_INLINE: Final = statement(inline_payloads.insert())
 
 
-def check_spool(unit: UnitOfWork, bounds: Bounds, more: int) -> None:
-    """Raises SpoolFull where `more` bytes are too many."""
-    if bounds.spool_bytes is None or more <= 0:
+def check_spool(unit: UnitOfWork, bounds: Bounds, more: int, *, size: int = 0, principal: str = "") -> None:
+    """Raises SpoolFull where `more` bytes are too many, and PayloadTooLarge where `size` bytes in all, as far as known,
+    could never be kept.
+
+    `principal`: who wants them. Raises CallerShare where that one has reserved half and others wait. Empty: it has been
+    let in already.
+    """
+    most = bounds.spool_bytes
+    if most is None or more <= 0:
         return
+    if size > most:
+        raise PayloadTooLarge(
+            f"The file has {size} bytes or more, and the spool of this server holds {most} at most (--spool-limit): it "
+            "cannot be taken, now or later.",
+            limit=str(most),
+        )
     kept = unit.ledger.value(SPOOL)
-    if kept + more > bounds.spool_bytes:
+    if kept + more > most:
+        if principal and shares.reserved_by(unit, principal) + more <= shares.half(most):
+            shares.ask(unit, ASKED_SPOOL)
         raise SpoolFull(
-            f"The spool holds {kept} of at most {bounds.spool_bytes} bytes and has no room for {more} more: "
-            "try later with the same id.",
+            f"The spool holds {kept} of at most {most} bytes and has no room for {more} more: try later with the same "
+            "id.",
             subject="spool",
+        )
+    if principal and kept + more > shares.half(most) and shares.others_ask(unit, ASKED_SPOOL):
+        held = shares.reserved_by(unit, principal)
+        shares.check_share(
+            unit, ASKED_SPOOL, principal=principal, holds=held, most=most, what="bytes of the spool", asks=more
         )
 
 

@@ -10,8 +10,9 @@ import sqlalchemy as sa
 
 from longshore.server.model.errors import CallerShare, PayloadGone, QueueFull, RequestIdReused
 from longshore.server.model.task import Payload, Task
+from longshore.server.store import shares
 from longshore.server.store.commands import Bounds
-from longshore.server.store.counters import CREATOR, CREATOR_PROMISED, QUEUE, QUEUE_PROMISED, Key
+from longshore.server.store.counters import ASKED, CREATOR, CREATOR_PROMISED, QUEUE, QUEUE_PROMISED, Key
 from longshore.server.store.entry import Entry
 from longshore.server.store.link import Among, changing, inserting, locking, statement, types_of
 from longshore.server.store.rows import PAYLOAD_COLUMNS, payload_of
@@ -129,11 +130,8 @@ def counted(bounds: Bounds, *, queue: str, principal: str) -> list[Key]:
 def check_room(unit: UnitOfWork, bounds: Bounds, *, queue: str, principal: str, tasks: int) -> None:
     """Raises QueueFull or CallerShare where `tasks` more are too many, promised ones included."""
     in_queue = unit.ledger.value((QUEUE, queue)) + unit.ledger.value((QUEUE_PROMISED, queue))
-    if in_queue + tasks > bounds.queue_tasks:
-        raise QueueFull(
-            f"The queue {queue!r} holds {in_queue} of at most {bounds.queue_tasks} tasks: try later with the same id.",
-            subject=f"queue:{queue}",
-        )
+    if in_queue + tasks > shares.half(bounds.queue_tasks):
+        _check_half(unit, bounds, queue=queue, principal=principal, tasks=tasks, in_queue=in_queue)
     if bounds.caller_tasks is None:
         return
     of_caller = unit.ledger.value((CREATOR, principal)) + unit.ledger.value((CREATOR_PROMISED, principal))
@@ -142,6 +140,36 @@ def check_room(unit: UnitOfWork, bounds: Bounds, *, queue: str, principal: str, 
             f"{principal!r} has {of_caller} of at most {bounds.caller_tasks} live tasks: try later with the same id.",
             subject=f"principal:{principal}",
         )
+
+
+def _check_half(unit: UnitOfWork, bounds: Bounds, *, queue: str, principal: str, tasks: int, in_queue: int) -> None:
+    """The same for a queue of which more than half is in use."""
+    most = bounds.queue_tasks
+    asked = ASKED, queue
+    if in_queue + tasks > most:
+        mine = _held(unit, principal)
+        if mine + tasks <= shares.half(most):
+            shares.ask(unit, asked)
+        raise QueueFull(
+            f"The queue {queue!r} holds {in_queue} of at most {most} tasks, and {principal!r} has {mine} in all: try "
+            "later with the same id.",
+            subject=f"queue:{queue}",
+        )
+    if bounds.caller_tasks is None and shares.others_ask(unit, asked):
+        shares.check_share(
+            unit,
+            asked,
+            principal=principal,
+            holds=_held(unit, principal),
+            most=most,
+            what=f"places in the queue {queue!r}",
+            asks=tasks,
+        )
+
+
+def _held(unit: UnitOfWork, principal: str) -> int:
+    """Live tasks of a caller, promised ones included, about."""
+    return unit.ledger.glance((CREATOR, principal)) + unit.ledger.glance((CREATOR_PROMISED, principal))
 
 
 def kept_payload(unit: UnitOfWork, payload_id: str) -> Payload:

@@ -111,7 +111,8 @@ def submit_tasks(unit: UnitOfWork, command: SubmitTasks) -> Callable[[], tuple[T
     for queue, count in Counter([plan.queue for plan in command.plans]).items():
         check_room(unit, command.bounds, queue=queue, principal=command.principal, tasks=count)
     if command.payload is not None:
-        check_spool(unit, command.bounds, command.payload.size)
+        size = command.payload.size
+        check_spool(unit, command.bounds, size, size=size, principal=command.principal)
         keep_payload(unit, command.payload, command.content)
         unit.move(SPOOL, command.payload.size)
     made = make_tasks(unit, command.plans, creator=command.principal, request_id=command.request_id, payload=payload)

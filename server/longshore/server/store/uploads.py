@@ -12,6 +12,7 @@ from longshore.server.model.errors import CallerShare, RequestIdReused, TooManyU
 from longshore.server.model.servers import Home
 from longshore.server.model.task import Payload, Upload
 from longshore.server.model.values import UploadState
+from longshore.server.store import shares
 from longshore.server.store.births import make_tasks
 from longshore.server.store.commands import (
     AbandonIdleUploads,
@@ -22,7 +23,15 @@ from longshore.server.store.commands import (
     OpenUpload,
     RejectUpload,
 )
-from longshore.server.store.counters import CREATOR_PROMISED, QUEUE_PROMISED, SPOOL, UPLOADS, UPLOADS_OF, Key
+from longshore.server.store.counters import (
+    ASKED_UPLOADS,
+    CREATOR_PROMISED,
+    QUEUE_PROMISED,
+    SPOOL,
+    UPLOADS,
+    UPLOADS_OF,
+    Key,
+)
 from longshore.server.store.homes import (
     check_free,
     drop_homes,
@@ -170,10 +179,27 @@ def _writable(unit: UnitOfWork, upload_id: str, connection: int) -> Row:
 
 
 def _check_uploads(unit: UnitOfWork, bounds: Bounds, principal: str) -> None:
-    if unit.ledger.value(UPLOADS) >= bounds.uploads:
-        raise TooManyUploads(
-            f"{bounds.uploads} uploads are open, and no more may be: try later with the same id.", subject="uploads"
-        )
+    """Raises TooManyUploads or CallerShare.
+
+    Where all places are taken, a caller with less than half of them gets one that nobody sends on. What was reserved
+    and sent of that upload stays, and it takes a place again when it is sent: see `_check_place`.
+    """
+    most, open_ones = bounds.uploads, unit.ledger.value(UPLOADS)
+    if open_ones >= shares.half(most):
+        mine = unit.ledger.glance((UPLOADS_OF, principal))
+        if open_ones < most:
+            if bounds.caller_uploads is None:
+                shares.check_share(
+                    unit, ASKED_UPLOADS, principal=principal, holds=mine, most=most, what="places for uploads"
+                )
+        elif mine >= shares.half(most) or shares.uploads_sent(unit) >= most:
+            if mine < shares.half(most):
+                shares.ask(unit, ASKED_UPLOADS)
+            raise TooManyUploads(
+                f"{open_ones} uploads are open, {mine} of them of {principal!r}, and no more than {most} may be: try "
+                "later with the same id.",
+                subject="uploads",
+            )
     if bounds.caller_uploads is not None and unit.ledger.value((UPLOADS_OF, principal)) >= bounds.caller_uploads:
         raise CallerShare(
             f"{principal!r} has {bounds.caller_uploads} uploads open, and no more may be: try later with the same id.",
@@ -199,8 +225,20 @@ def open_upload(unit: UnitOfWork, command: OpenUpload) -> Callable[[], Upload]:
     return lambda: upload
 
 
+def _check_place(unit: UnitOfWork, upload: Upload, bounds: Bounds) -> None:
+    """Raises TooManyUploads for an upload that nobody has sent on, where others have all the places by now."""
+    waits = upload.connection == 0 or upload.touched_at <= unit.now - shares.SENT
+    if waits and unit.ledger.value(UPLOADS) > bounds.uploads and shares.uploads_sent(unit) >= bounds.uploads:
+        raise TooManyUploads(
+            f"{bounds.uploads} uploads are being sent, and no more may be. This one was not, so another one has its "
+            "place: try later with the same id. What is kept of it stays.",
+            subject="uploads",
+        )
+
+
 def _connected(unit: UnitOfWork, upload: Upload, command: OpenUpload) -> Upload:
     """The upload with its next connection, here."""
+    _check_place(unit, upload, command.bounds)
     here = command.here
     if here is not None:
         home = find_home(unit.link, upload.id)
@@ -220,7 +258,7 @@ def _new_upload(unit: UnitOfWork, command: OpenUpload) -> Callable[[], Upload]:
     bounds = command.bounds
     check_room(unit, bounds, queue=command.queue, principal=command.principal, tasks=command.tasks)
     _check_uploads(unit, bounds, command.principal)
-    check_spool(unit, bounds, command.reserve)
+    check_spool(unit, bounds, command.reserve, size=command.size or 0, principal=command.principal)
     upload = Upload(
         id=command.upload_id,
         principal=command.principal,
@@ -281,7 +319,7 @@ def checkpoint(unit: UnitOfWork, command: Checkpoint) -> Callable[[], Upload]:
         upload = replace(upload, touched_at=unit.now)
     else:
         more = max(0, command.reserve - upload.reserved)
-        check_spool(unit, command.bounds, more)
+        check_spool(unit, command.bounds, more, size=command.offset)
         unit.move(SPOOL, more)
         upload = replace(
             upload,
