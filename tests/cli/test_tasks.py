@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
+import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from longshore.client.specs import job_spec
+from longshore.server.model.access import Role
 from tests.support.commandline import COMMAND, CommandLine, ids
 from tests.support.processes import eventually
 from tests.support.stage import Stage
+from tests.support.tokens import token_of
 
 DELIVER = ("push", "submit")
 TASKS = ("watch", "get", "list", "attempts", "cancel", "retry")
@@ -251,6 +256,59 @@ def test_the_command_lists_its_commands(cli: CommandLine) -> None:
 def test_completion(cli: CommandLine) -> None:
     variables = {"_LONGSHORE_COMPLETE": "complete_bash", "COMP_WORDS": "longshore at", "COMP_CWORD": "1"}
     assert cli.run(environment=variables).lines == ["attempts"]
+
+
+def offered(cli: CommandLine, *words: str, **environment: str) -> list[str]:
+    """What bash offers for the last word."""
+    line = {"_LONGSHORE_COMPLETE": "complete_bash", "COMP_WORDS": shlex.join(words), "COMP_CWORD": str(len(words) - 1)}
+    if not words[-1]:
+        line["COMP_WORDS"] = shlex.join(words[:-1]) + " "
+    done = cli.run(environment=line | environment)
+    assert done.err == ""
+    return [line for line in done.lines if line]
+
+
+def test_names_are_completed(cli: CommandLine, stage: Stage, instance: str) -> None:
+    task_id = pushed(cli, f"{instance}/etc/motd", "--queue", "nightly", "--wait")
+    assert offered(cli, "longshore", "list", "--state", "s") == ["scheduled", "settling", "succeeded"]
+    assert "nightly" in offered(cli, "longshore", "list", "--queue", "")
+    assert offered(cli, "longshore", "pause", "nigh") == ["nightly"]
+    assert offered(cli, "longshore", "list", "--target", "def") == ["default"]
+    assert offered(cli, "longshore", "list", "--kind", "file_p") == ["file_push"]
+    assert offered(cli, "longshore", "drain", "wor") == ["worker"]
+    assert instance in offered(cli, "longshore", "list", "--instance", "")
+    assert offered(cli, "longshore", "get", task_id[:20]) == [task_id]
+    short = task_id.lstrip("0")
+    assert offered(cli, "longshore", "cancel", short[:14]) == [short]
+    assert f"{instance}/" in offered(cli, "longshore", "push", "motd", instance[:8])
+    assert offered(cli, "longshore", "push", "mot") == ["motd"]
+    token = token_of(stage.server, "a-team", Role.SUBMIT)
+    assert offered(cli, "longshore", "pause", "nigh", LONGSHORE_TOKEN=token) == [], (
+        "it may see neither figures nor tasks"
+    )
+
+
+def test_no_completion_without_a_server(cli: CommandLine) -> None:
+    for words in (["pause", "d"], ["get", "0"], ["list", "--instance", "w"]):
+        assert offered(cli, "longshore", *words, LONGSHORE_SERVER="unix:/nowhere.sock") == []
+
+
+@pytest.mark.parametrize(
+    ("program", "words", "offer"),
+    [
+        ("longshored", "longshored token re", "revoke"),
+        ("longshore-worker", "longshore-worker --targ", "--target"),
+    ],
+)
+def test_the_other_programs_are_completed_too(cli: CommandLine, program: str, words: str, offer: str) -> None:
+    found = shutil.which(program, path=str(Path(sys.executable).parent))
+    assert found is not None
+    variable = f"_{program.upper().replace('-', '_')}_COMPLETE"
+    environment = dict(cli.environment) | {
+        variable: "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(len(words.split()) - 1),
+    }  # fmt: skip
+    done = subprocess.run([found], capture_output=True, text=True, env=environment, timeout=60, check=False)
+    assert done.stdout.split() == [offer]
 
 
 def test_nobody_reads_any_more(cli: CommandLine, instance: str) -> None:

@@ -29,7 +29,6 @@ _LIMITS: Final = Limits()
 
 _log = structlog.get_logger("longshore.server")
 _app = typer.Typer(
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"auto_envvar_prefix": "LONGSHORE", "help_option_names": ["-h", "--help"]},
 )

@@ -23,7 +23,6 @@ from longshore.worker.service import Exit, Worker
 _log: Final = structlog.stdlib.get_logger("longshore.worker")
 
 app: Final = typer.Typer(
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )

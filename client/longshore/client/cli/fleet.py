@@ -7,7 +7,7 @@ from typing import Annotated, Final, TypeAlias
 
 import typer
 
-from longshore.client.cli import ids, render
+from longshore.client.cli import complete, ids, render
 from longshore.client.cli.command import command
 from longshore.client.cli.session import Output, Session
 from longshore.client.errors import ConfigurationError
@@ -30,7 +30,9 @@ _SETTLEMENTS: Final = {
     Found.NEITHER: admin_service_pb2.SETTLEMENT_NEITHER,
 }
 
-QueueName: TypeAlias = Annotated[str, typer.Argument(metavar="QUEUE", help="Name of the queue.", show_default=False)]
+QueueName: TypeAlias = Annotated[
+    str, typer.Argument(metavar="QUEUE", autocompletion=complete.queues, help="Name of the queue.", show_default=False)
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -78,7 +80,12 @@ def register(app: typer.Typer) -> None:
     @command(app, panel=_PANEL)
     async def drain(
         session: Session,
-        worker: Annotated[str, typer.Argument(metavar="WORKER", help="Its session, or its name if that is unique.")],
+        worker: Annotated[
+            str,
+            typer.Argument(
+                metavar="WORKER", autocompletion=complete.workers, help="Its session, or its name if that is unique."
+            ),
+        ],
     ) -> None:
         """Tell a worker to take no more work, finish what it holds, and leave."""
         async with session.client() as client:
@@ -115,7 +122,12 @@ def register(app: typer.Typer) -> None:
     @command(app, panel=_PANEL)
     async def settle(
         session: Session,
-        task: Annotated[str, typer.Argument(metavar="TASK", help="Id of a settling task.", show_default=False)],
+        task: Annotated[
+            str,
+            typer.Argument(
+                metavar="TASK", autocompletion=complete.tasks, help="Id of a settling task.", show_default=False
+            ),
+        ],
         found: Annotated[
             Found,
             typer.Argument(

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final, TypeAlias, TypeVar, cast
 
 import typer
 
-from longshore.client.cli import checks
+from longshore.client.cli import checks, complete
 from longshore.client.cli.grammar import parse_duration, parse_label, parse_mode, parse_push_mode, parse_sha256
 from longshore.client.content import Changing
 from longshore.client.errors import ConfigurationError
@@ -77,6 +77,7 @@ QueueOption: TypeAlias = Annotated[
         "--queue",
         metavar="NAME",
         parser=reads(checks.name),
+        autocompletion=complete.queues,
         help="Queue to stand in. Default: `default`.",
         rich_help_panel=TASK,
     ),

@@ -15,7 +15,7 @@ import typer
 
 from longshore.client.aio import PATIENCE, AsyncClient, new_request_id
 from longshore.client.arguments import shown
-from longshore.client.cli import checks, options, render
+from longshore.client.cli import checks, complete, options, render
 from longshore.client.cli.command import command
 from longshore.client.cli.display import Display
 from longshore.client.cli.exits import ExitCode, code_for_tasks
@@ -90,6 +90,7 @@ def register(app: typer.Typer) -> None:
             list[str],
             typer.Argument(
                 metavar="FILE… [TARGET:]INSTANCE/PATH",
+                autocompletion=complete.files_and_destinations,
                 help="Files, `-` for standard input, and where they go.",
                 show_default=False,
             ),
@@ -99,6 +100,7 @@ def register(app: typer.Typer) -> None:
             typer.Option(
                 "--to",
                 metavar="[TARGET:]INSTANCE/PATH",
+                autocompletion=complete.destinations,
                 help="A destination; may be repeated. Then every argument is a file.",
                 rich_help_panel=options.DELIVERY,
             ),

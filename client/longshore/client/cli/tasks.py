@@ -11,7 +11,7 @@ import typer
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from longshore.client.aio import PATIENCE, new_request_id
-from longshore.client.cli import checks, ids, options, render
+from longshore.client.cli import checks, complete, ids, options, render
 from longshore.client.cli.command import command
 from longshore.client.cli.display import Display
 from longshore.client.cli.exits import ExitCode
@@ -33,19 +33,26 @@ _PANEL = "Tasks"
 TaskIds: TypeAlias = Annotated[
     list[str],
     typer.Argument(
-        metavar="TASK…", help="Ids of tasks, or beginnings of ids that no other task has.", show_default=False
+        metavar="TASK…",
+        autocompletion=complete.tasks,
+        help="Ids of tasks, or beginnings of ids that no other task has.",
+        show_default=False,
     ),
 ]
 ManyTaskIds: TypeAlias = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="TASK…",
+        autocompletion=complete.tasks,
         help="Ids of tasks, or their beginnings. `-`: one a line on standard input.",
         show_default=False,
     ),
 ]
 TaskId: TypeAlias = Annotated[
-    str, typer.Argument(metavar="TASK", help="Id of a task, or its beginning.", show_default=False)
+    str,
+    typer.Argument(
+        metavar="TASK", autocompletion=complete.tasks, help="Id of a task, or its beginning.", show_default=False
+    ),
 ]
 _ON_A_TERMINAL: Final = 50
 """Rows of a list for which nobody gave a limit."""
@@ -61,7 +68,11 @@ def register(app: typer.Typer) -> None:
         kind: Annotated[
             str,
             typer.Argument(
-                metavar="KIND", parser=options.reads(checks.name), help="The handler's name.", show_default=False
+                metavar="KIND",
+                autocompletion=complete.kinds,
+                parser=options.reads(checks.name),
+                help="The handler's name.",
+                show_default=False,
             ),
         ],
         arguments: Annotated[
@@ -80,6 +91,7 @@ def register(app: typer.Typer) -> None:
                 "--target",
                 metavar="NAME",
                 parser=options.reads(checks.name),
+                autocompletion=complete.targets,
                 help="Only workers that serve this target run it.",
             ),
         ] = "",
@@ -89,6 +101,7 @@ def register(app: typer.Typer) -> None:
                 "--instance",
                 metavar="NAME",
                 parser=options.reads(checks.instance),
+                autocompletion=complete.instances,
                 help="The instance it works on, for limits.",
             ),
         ] = "",
@@ -214,14 +227,29 @@ def register(app: typer.Typer) -> None:
         session: Session,
         state: Annotated[
             list[str] | None,
-            typer.Option("--state", metavar="STATE", help="In this state; may be repeated. live and done name many."),
+            typer.Option(
+                "--state",
+                metavar="STATE",
+                autocompletion=complete.states,
+                help="In this state; may be repeated. live and done name many.",
+            ),
         ] = None,
         kind: Annotated[
-            list[str] | None, typer.Option("--kind", metavar="KIND", help="Of this kind; may be repeated.")
+            list[str] | None,
+            typer.Option(
+                "--kind", metavar="KIND", autocompletion=complete.kinds, help="Of this kind; may be repeated."
+            ),
         ] = None,
-        queue: Annotated[str, typer.Option("--queue", metavar="NAME", help="In this queue.")] = "",
-        target: Annotated[str, typer.Option("--target", metavar="NAME", help="For this target.")] = "",
-        instance: Annotated[str, typer.Option("--instance", metavar="NAME", help="For this instance.")] = "",
+        queue: Annotated[
+            str, typer.Option("--queue", metavar="NAME", autocompletion=complete.queues, help="In this queue.")
+        ] = "",
+        target: Annotated[
+            str, typer.Option("--target", metavar="NAME", autocompletion=complete.targets, help="For this target.")
+        ] = "",
+        instance: Annotated[
+            str,
+            typer.Option("--instance", metavar="NAME", autocompletion=complete.instances, help="For this instance."),
+        ] = "",
         label: Annotated[
             list[str] | None, typer.Option("--label", metavar="KEY=VALUE", help="With this label; may be repeated.")
         ] = None,
