@@ -26,12 +26,17 @@ EMPTY_WITHIN: Final = 20.0
 STOP_WITHIN: Final = 30.0
 
 
+_WORDS: Final = {True: "kept", False: "BROKEN", None: "not exercised"}
+_MARKS: Final = {True: "[green]✔", False: "[bold red]✘", None: "[dim]not exercised"}
+
+
 @dataclass(frozen=True, slots=True)
 class Line:
     """One promise."""
 
     promise: str
-    kept: bool
+    kept: bool | None
+    """None: nothing happened that could have broken it."""
     found: str
 
 
@@ -45,7 +50,7 @@ class Account:
     killed: list[str] = field(default_factory=list)
     lines: list[Line] = field(default_factory=list)
 
-    def say(self, promise: str, found: str, *, kept: bool) -> None:
+    def say(self, promise: str, found: str, *, kept: bool | None) -> None:
         self.lines.append(Line(promise, kept, found))
 
     # While the fleet is there ---------------------------------------------------------------------------------------
@@ -76,8 +81,8 @@ class Account:
         losers = sorted(row[0] for row in lost)
         self.say(
             "only the dead lose attempts",
-            f"lost by {', '.join(losers)}" if losers else "none was lost: nothing ran there just then",
-            kept=set(losers) <= set(self.killed),
+            f"lost by {', '.join(losers)}" if losers else "none was lost: nothing ran at the dead worker just then",
+            kept=set(losers) <= set(self.killed) if losers else None,
         )
         ((renamed, granted),) = fleet.rows(
             "SELECT count(*), count(granted_at) FROM attempts WHERE ending = 'OK' AND NOT settling"
@@ -87,10 +92,20 @@ class Account:
     def _files(self, fleet: Fleet) -> None:
         last = self.load.last_versions()
         wrong = [path for path, each in last.items() if digest_of(fleet, path) != each.digest]
-        self.say("whole files", f"{len(last)} files, SHA-256 of {len(last) - len(wrong)} right", kept=not wrong)
+        again = len(self.load.deliveries) - len(last)
+        self.say(
+            "whole files",
+            f"{len(last)} files ({again} of the {len(self.load.deliveries)} uploads overwrite an earlier one), "
+            f"SHA-256 of {len(last) - len(wrong)} right",
+            kept=not wrong,
+        )
         twice = [path for path, count in Counter(each.path for each in self.load.deliveries).items() if count > 1]
         late = sum(path not in wrong for path in twice)
-        self.say("in order", f"{late} of {len(twice)} files sent twice have the later content", kept=late == len(twice))
+        self.say(
+            "in order",
+            f"{late} of {len(twice)} files sent more than once have the last content",
+            kept=late == len(twice) if twice else None,
+        )
 
     def _watches(self) -> None:
         seen = [each.revisions for each in self.load.deliveries]
@@ -107,7 +122,7 @@ class Account:
         self.say(
             "sessions move",
             f"{len(sessions)} workers connected; {', '.join(moved) or 'none'} had to change servers",
-            kept=sorted(sessions) == left,
+            kept=(True if moved else None) if sorted(sessions) == left else False,
         )
 
     def _leftovers(self, fleet: Fleet) -> None:
@@ -154,7 +169,7 @@ def digest_of(fleet: Fleet, path: str) -> str:
 
 
 def verdict(console: Console, account: Account) -> bool:
-    """The table; answers whether every promise was kept."""
+    """The table; answers whether no promise was broken."""
     killed = ", ".join(account.killed) or "nobody"
     title = f"{account.files} files in {account.took:.1f} s; killed in the middle: {killed}"
     return verdict_of(console, account.lines, title)
@@ -168,9 +183,12 @@ def verdict_of(console: Console, lines: Sequence[Line], title: str) -> bool:
     else:
         print(title)
         for line in lines:
-            print(f"{line.promise:32} {'kept' if line.kept else 'BROKEN':8} {line.found}")
-    broken = [line.promise for line in lines if not line.kept]
-    console.print(f"\nBroken: {', '.join(broken)}." if broken else "\nEvery promise was kept.")
+            print(f"{line.promise:32} {_WORDS[line.kept]:13} {line.found}")
+    broken = [line.promise for line in lines if line.kept is False]
+    idle = [line.promise for line in lines if line.kept is None]
+    good = "Every promise was kept."
+    good += f" Not exercised this time: {', '.join(idle)}." if idle else ""
+    console.print(f"\nBroken: {', '.join(broken)}." if broken else f"\n{good}")
     return not broken
 
 
@@ -180,5 +198,5 @@ def _table(lines: Sequence[Line], title: str) -> Table:
     table.add_column("kept", justify="center")
     table.add_column("what was found", overflow="fold")
     for line in lines:
-        table.add_row(line.promise, "[green]✔" if line.kept else "[bold red]✘", line.found)
+        table.add_row(line.promise, _MARKS[line.kept], line.found)
     return table

@@ -41,3 +41,12 @@ def test_a_broken_promise_is_named(terminal: bool, capsys: pytest.CaptureFixture
     lines = [Line("whole files", False, "1 of 2"), Line("in order", True, "all")]
     assert not verdict_of(Console(force_terminal=terminal, width=100), lines, "2 files")
     assert "Broken: whole files." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_promise_that_nothing_tried_is_no_proof(terminal: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = [Line("whole files", True, "2 of 2"), Line("sessions move", None, "none had to")]
+    assert verdict_of(Console(force_terminal=terminal, width=100), lines, "2 files")
+    told = capsys.readouterr().out
+    assert "Every promise was kept. Not exercised this time: sessions move." in told
+    assert told.count("not exercised") == 1

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 from longshore.client import Task, TaskFilter, TaskState
 from tests.support.commandline import CommandLine, interrupt, plain
 from tests.support.processes import eventually
+from tests.support.proxy_thread import ProxyThread
 from tests.support.stage import Stage, staged
 
 BAR = "━"
@@ -18,20 +23,35 @@ def tasks_of(stage: Stage, request_id: str) -> list[Task]:
     return list(stage.client.list(filter=TaskFilter(request_id=request_id)))
 
 
-def test_progress_is_for_terminals(cli: CommandLine, instance: str) -> None:
+@pytest.fixture
+def slow(stage: Stage, cli: CommandLine) -> Iterator[CommandLine]:
+    """The same over a line that takes a second for 20 MB: the bar of a file that is there at once would be a flash."""
+    with ProxyThread(unix=stage.server.socket) as proxy:
+        proxy.delay(0.003)
+        yield CommandLine(address=proxy.address, data_dir=stage.server.data, folder=cli.folder)
+
+
+def test_progress_is_for_terminals(cli: CommandLine, slow: CommandLine, instance: str) -> None:
     (cli.folder / "big").write_bytes(os.urandom(40_000_000))
-    shown = cli.on_terminal("push", "big", f"{instance}/etc/big", "--wait")
+    shown = slow.on_terminal("push", "big", f"{instance}/etc/big", "--wait")
     assert shown.code == 0
     assert BAR in shown.err
     assert "succeeded" in plain(shown.err)
+    assert re.search(r"[\d.]+ MiB of 38 MiB  [\d.]+ MiB/s  \S+ left", plain(shown.err))
+    assert "?" not in plain(shown.err)
     piped = cli.run("push", "big", f"{instance}/etc/big", "--wait")
     assert (piped.code, piped.err) == (0, "")
     assert BAR not in piped.out
 
 
-def test_results_stay_clean_when_only_they_are_piped(cli: CommandLine, instance: str) -> None:
+def test_a_small_file_has_no_bar(cli: CommandLine, instance: str) -> None:
+    shown = cli.on_terminal("push", "motd", f"{instance}/etc/motd", "--wait")
+    assert (shown.code, BAR in shown.err) == (0, False)
+
+
+def test_results_stay_clean_when_only_they_are_piped(cli: CommandLine, slow: CommandLine, instance: str) -> None:
     (cli.folder / "big").write_bytes(os.urandom(40_000_000))
-    done = cli.on_terminal("push", "big", f"{instance}/etc/big", "--wait", "--output", "id", stdout=False)
+    done = slow.on_terminal("push", "big", f"{instance}/etc/big", "--wait", "--output", "id", stdout=False)
     assert done.code == 0
     assert BAR in done.err
     [task_id] = done.lines

@@ -11,9 +11,11 @@ import pytest
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.struct_pb2 import Struct
 from rich.console import Console, RenderableType
+from rich.progress import Progress
 
 from longshore.client import errors
 from longshore.client.cli import render
+from longshore.client.cli.display import Figures
 from longshore.client.cli.exits import ExitCode, as_json, code_for, code_for_tasks, explain
 from longshore.client.cli.jsonform import in_one_line, to_json
 from longshore.client.cli.wording import words_for
@@ -338,3 +340,24 @@ def test_figures() -> None:
         "no server has it",
     ):
         assert part in text
+
+
+def test_figures_of_a_bar_are_in_one_system_of_units() -> None:
+    now = 0.0
+    progress = Progress(get_time=lambda: now, disable=True)
+    figures = Figures()
+    bytes_ = progress.add_task("", total=300 << 20)
+    counted = progress.add_task("", total=40, counts=True)
+    unknown = progress.add_task("", total=None)
+
+    def shown() -> list[str]:
+        by_id = {task.id: task for task in progress.tasks}
+        return [figures.render(by_id[each]).plain for each in (bytes_, counted, unknown)]
+
+    assert shown() == ["0 B of 300 MiB", "0 of 40", "0 B"]
+    for second in (1.0, 2.0):
+        now = second
+        progress.update(bytes_, completed=int(second) * (100 << 20))
+        progress.update(counted, completed=int(second) * 10)
+        progress.update(unknown, completed=int(second) * 2048)
+    assert shown() == ["200 MiB of 300 MiB  100 MiB/s  1s left", "20 of 40  10/s  2s left", "4.0 KiB  2.0 KiB/s"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -10,14 +11,35 @@ from typing import Final, Self
 
 from rich.console import Console, RenderableType
 from rich.markup import escape
-from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
 from rich.text import Text
 
 from longshore.client.cli.exits import brief
-from longshore.client.cli.grammar import format_duration
+from longshore.client.cli.grammar import format_duration, format_size
 from longshore.client.errors import LongshoreError
 from longshore.client.upload import UploadProgress
 from longshore.v1 import task_pb2
+
+_UNSEEN: Final = 0.3
+"""Seconds before a bar is drawn: a small file is done by then, and its bar would be a flash."""
+
+
+class Figures(ProgressColumn):
+    """`192 MiB of 300 MiB  346 MiB/s  1s left`, in the units of the command's tables. What is not known is left
+    out."""
+
+    def render(self, task: Task) -> Text:
+        counts = task.fields.get("counts", False)
+
+        def amount(value: float) -> str:
+            return f"{value:.0f}" if counts else format_size(round(value))
+
+        said = [amount(task.completed) + (f" of {amount(task.total)}" if task.total is not None else "")]
+        if task.speed:
+            said.append(f"{amount(task.speed)}/s")
+            if task.time_remaining:
+                said.append(f"{format_duration(task.time_remaining)} left")
+        return Text("  ".join(said))
 
 
 class _Bars(Progress):
@@ -45,8 +67,7 @@ class Display:
         self._bars: Final = _Bars(
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
-            DownloadColumn(binary_units=True),
-            TransferSpeedColumn(),
+            Figures(),
             console=console,
             transient=True,
             disable=not self._live,
@@ -103,13 +124,15 @@ class Display:
 
 
 class Bar:
-    """One file on its way up, or one attempt on its way into its instance."""
+    """One file on its way up, or one attempt on its way into its instance. Drawn when it has moved for a while."""
 
     def __init__(self, display: Display, bars: Progress, title: str) -> None:
         self._display: Final = display
         self._bars: Final = bars
         self._title: Final = title
         self._id: TaskID | None = None
+        self._due: asyncio.TimerHandle | None = None
+        self._counts = False
 
     def uploaded(self, progress: UploadProgress) -> None:
         """For `AsyncClient.upload`."""
@@ -123,14 +146,27 @@ class Bar:
         """For `AsyncClient.watch`."""
         self._draw(progress.done, progress.total)
 
+    def counts(self) -> None:
+        """What it is about is counted, as a job does, and has no bytes."""
+        self._counts = True
+
     def _draw(self, done: int, total: int) -> None:
         if self._id is None:
-            self._id = self._bars.add_task(escape(self._title), completed=done, total=total or None)
+            self._id = self._bars.add_task(
+                escape(self._title), completed=done, total=total or None, visible=False, counts=self._counts
+            )
+            self._due = asyncio.get_running_loop().call_later(_UNSEEN, self._show)
         else:
             self._bars.update(self._id, completed=done, total=total or None)
 
+    def _show(self) -> None:
+        if self._id is not None:
+            self._bars.update(self._id, visible=True)
+
     def end(self) -> None:
         """Take it away."""
+        if self._due is not None:
+            self._due.cancel()
         if self._id is not None:
             self._bars.remove_task(self._id)
             self._id = None

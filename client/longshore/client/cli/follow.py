@@ -43,6 +43,8 @@ async def follow(
     watch = client.watch(task_id, after_revision=after_revision, progress=bar.delivered)
     async with aclosing(watch):
         async for task in watch:
+            if not task.HasField("file_push"):
+                bar.counts()
             changed(task)
             waits.seen(task)
             if task.state != task_pb2.TASK_STATE_RUNNING:
