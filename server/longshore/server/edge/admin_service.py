@@ -30,6 +30,9 @@ from longshore.v1 import admin_service_pb2_grpc as pb_grpc
 
 _log = structlog.get_logger("longshore.admin")
 
+_PROBLEM_BYTES = 256 << 10
+"""Of one worker's problems. It may have a thousand targets, and 16 KiB to say of each."""
+
 _Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 
@@ -175,13 +178,14 @@ class AdminService(pb_grpc.AdminServiceServicer):
 
     def _worker(self, session: Session, problems: Mapping[str, Problem], ended: Ended | None) -> pb.Worker:
         """`ended` None: it lives."""
+        met = (
+            pb.TargetProblem(
+                target=target, reason=one.reason, message=one.message, since=translate.timestamp(one.since)
+            )
+            for target, one in sorted(problems.items())
+        )
         row = pb.Worker(
-            problems=[
-                pb.TargetProblem(
-                    target=target, reason=one.reason, message=one.message, since=translate.timestamp(one.since)
-                )
-                for target, one in sorted(problems.items())
-            ],
+            problems=fitting(met, Room(_PROBLEM_BYTES)),
             session_id=session.id,
             name=session.worker,
             epoch=session.epoch,
