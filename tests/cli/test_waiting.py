@@ -161,4 +161,4 @@ def test_what_is_gone_stays_in_stats_and_workers_with_when_and_how(alone: Comman
     [record] = [line for line in lonely.server.log().splitlines() if '"session_lost"' in line]
     assert '"worker": "w2"' in record or '"worker":"w2"' in record
     pushed = alone.run("push", "motd", "east:web/etc/motd").lines[0]
-    assert re.search(r"no worker serves target `east` since \S+ ago$", pushed)
+    assert re.search(r"no worker serves target `east`: the last one ended \S+ ago$", pushed)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
+from longshore.client import push_spec
 from longshore.server.model.values import State
-from longshore.v1 import task_pb2
+from longshore.v1 import admin_service_pb2, task_pb2
 from tests.support.cluster import Fleet, fleet_of
 from tests.support.postgres import Cluster
 from tests.support.processes import eventually, temps_under
+from tests.support.stage import Stage
 
 OLD, NEW = b"old\n", b"new\n"
 
@@ -39,6 +42,34 @@ def test_a_worker_is_drained_through_another_server(fleet: Fleet) -> None:
         assert session.connected
         assert fleet[0].client.drain_worker(session.session_id).draining
         assert worker.process.wait(20) == 0
+
+
+def left_by(stage: Stage, worker: str) -> list[admin_service_pb2.TargetStats]:
+    """Targets that this worker served last."""
+    return [row for row in stage.client.stats().targets if row.last_worker == worker]
+
+
+def test_every_server_knows_why_a_task_waits_and_who_served_it_last(fleet: Fleet) -> None:
+    fleet[0].client.pause_queue("quiet", create=True)
+    there = push_spec("far:web/etc/there", queue="quiet")
+
+    def waits(number: int, task_id: str) -> str:
+        return task_pb2.WaitReason.Name(fleet[number].client.get(task_id).wait_reason).removeprefix("WAIT_REASON_")
+
+    [task] = fleet[0].client.upload(NEW, spec=there)
+    assert [waits(number, task.id) for number in (0, 1)] == ["NO_WORKER", "NO_WORKER"]
+    with fleet.worker("--concurrency", "3", at=[1], name="far", targets=[f"far=directory:{fleet.instances}"]) as worker:
+        eventually(lambda: waits(0, task.id) == "QUEUE_PAUSED", what="the other server's worker is known")
+        assert waits(1, task.id) == "QUEUE_PAUSED"
+        said = "SELECT credits FROM remarks JOIN sessions ON id = session_id WHERE worker = 'far' AND ended_at IS NULL"
+        eventually(lambda: fleet.rows(said) == [(3,)], what="what it takes at once is known to all")
+        worker.terminate()
+    for one in (fleet[0], fleet[1]):
+        [row] = eventually(partial(left_by, one, "far"), what="the end of its session")
+        assert (row.target, row.problem) == ("far", "no worker serves this target")
+        ended = {each.name: each.end for each in one.client.workers(include_ended=True)}
+        assert ended["far"] == admin_service_pb2.SESSION_END_LEFT
+    fleet[1].client.cancel(task.id)
 
 
 def test_a_debt_of_one_server_is_paid_at_another(fleet: Fleet) -> None:

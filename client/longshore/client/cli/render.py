@@ -293,10 +293,12 @@ def worker_list(workers: Sequence[admin_service_pb2.Worker]) -> Table:
     made = table(*columns, right=("HOLDS", "UP"), fold=("TARGETS", "KINDS"))
     now = datetime.now(UTC)
     for each in workers:
+        up_to = now
         standing = "[green]connected[/]" if each.connected else "[yellow]away[/]"
         if each.HasField("end_time"):
             how = _ENDS.get(each.end, "ended")
             standing = f"[red]{how}[/] {_ago(each.end_time, now=now)} ago"
+            up_to = each.end_time.ToDatetime(tzinfo=UTC)
         elif each.problems:
             standing += f", cannot use {escape(', '.join(one.target for one in each.problems))}"
         made.add_row(
@@ -306,7 +308,7 @@ def worker_list(workers: Sequence[admin_service_pb2.Worker]) -> Table:
             f"{each.held} of {each.credits}",
             escape(", ".join(each.targets)),
             escape(", ".join(each.kinds)),
-            _ago(each.start_time, now=now),
+            _ago(each.start_time, now=up_to),
             escape(each.version),
         )
     return made

@@ -90,7 +90,10 @@ def _problem(
         return "no worker serves this target", None if last is None else last.until
     if recent.reason:
         what = _PHRASES.get(recent.reason, "fails")
-        return f"{what}: {recent.failures} of the last {recent.attempts} attempts ({recent.reason})", recent.since
+        count = (
+            f"{recent.failures} of the last {recent.attempts} attempts" if recent.attempts > 1 else "the last attempt"
+        )
+        return f"{what}: {count} ({recent.reason})", recent.since
     known = [
         (problem.since, session.worker, problem)
         for session in serving

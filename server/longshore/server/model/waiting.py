@@ -7,7 +7,7 @@ a task that a claim takes is NEXT here, and one that no claim takes never is.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
 
@@ -15,6 +15,9 @@ from longshore.server.model.remarks import Served
 from longshore.server.model.sharing import Shares
 from longshore.server.model.task import FILE_PUSH, FilePush, Task
 from longshore.server.model.values import WAITING, State, WaitReason
+
+DEFAULT: Final = "default"
+"""The target of destinations that name none: nobody has mistaken it for an instance."""
 
 
 class Hindrance(Enum):
@@ -68,6 +71,17 @@ class View:
     target_limit: int
     served: Mapping[str, Served]
     """Targets that a session has stopped to serve."""
+    _serving: dict[tuple[str, str], tuple[bool, list[Crew]]] = field(default_factory=dict, repr=False, compare=False)
+
+    def serving(self, target: str, kind: str) -> tuple[bool, list[Crew]]:
+        """Whether a session serves the target, and the sessions that serve it and run the kind. Looked for once: a page
+        has a thousand tasks, and a fleet hundreds of sessions."""
+        found = self._serving.get((target, kind))
+        if found is None:
+            there = [crew for crew in self.crews if not target or target in crew.targets]
+            found = bool(there), [crew for crew in there if kind in crew.kinds]
+            self._serving[target, kind] = found
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +115,8 @@ def why(task: Task, view: View, *, beside: int | None) -> Waiting | None:
 
 def _queued(task: Task, view: View, beside: int) -> Waiting:
     target, kind, alone = task.order.target, task.order.kind, task.status.alone
-    on_target = [crew for crew in view.crews if not target or target in crew.targets]
-    serving = [crew for crew in on_target if kind in crew.kinds]
-    if target and not on_target:
+    there, serving = view.serving(target, kind)
+    if target and not there:
         return Waiting(WaitReason.NO_WORKER, _no_worker(task, view))
     if not serving:
         where = f" on target `{target}`" if target else ""
@@ -135,12 +148,8 @@ def _settling(task: Task, view: View) -> Waiting:
     if status.session_id:
         return Waiting(WaitReason.SETTLING, f"{status.worker} finds out whether its lost attempt put the file in place")
     said = "its worker was lost at the last step: another one finds out whether that happened"
-    settles = any(
-        (not task.order.target or task.order.target in crew.targets)
-        and task.order.kind in crew.kinds
-        and (task.order.kind == FILE_PUSH or crew.kinds[task.order.kind])
-        for crew in view.crews
-    )
+    kind = task.order.kind
+    settles = any(kind == FILE_PUSH or crew.kinds[kind] for crew in view.serving(task.order.target, kind)[1])
     if not settles:
         where = f"serves target `{task.order.target}`" if task.order.target else f"can settle `{task.order.kind}`"
         return Waiting(WaitReason.SETTLING, f"{said}; no worker {where}")
@@ -168,18 +177,20 @@ def _no_worker(task: Task, view: View) -> str:
     said = f"no worker serves target `{target}`"
     last = view.served.get(target)
     if last is not None:
-        return f"{said} since {span(max(view.now - last.until, 0.0))} ago"
+        return f"{said}: the last one ended {span(max(view.now - last.until, 0.0))} ago"
     # `web:etc/motd` is how scp writes what is `web/etc/motd` here. Of a target that was served the name is right.
-    if isinstance(work, FilePush):
+    if target != DEFAULT and isinstance(work, FilePush):
         place = work.destination
         said += f"; did you mean {target}/{place.instance}{place.path}?"
+    elif not view.crews:
+        said += ": none is connected"
     return said
 
 
 def _also(task: Task, view: View) -> str:
     """A task that waits for something else says too when nobody could run it then."""
     target = task.order.target
-    if not target or any(target in crew.targets for crew in view.crews):
+    if not target or view.serving(target, task.order.kind)[0]:
         return ""
     return f"; {_no_worker(task, view)}"
 
