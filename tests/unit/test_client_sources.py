@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from longshore.client import AsyncClient, Changing, ConfigurationError, SourceError, UploadProgress, push_spec
+from longshore.client import AsyncClient, Changing, ConfigurationError, SourceError, UploadProgress, push_spec, sources
+from longshore.client import content as contents
 from tests.support.fakeservice import Cut, FakeServer, FakeService
 
 MIB = 1024 * 1024
@@ -430,6 +431,31 @@ async def test_a_change_that_its_time_does_not_tell_is_noticed(
     with pytest.raises(SourceError, match="written to where"):
         await client.upload(path, spec=SPEC, progress=rewriting(path, keep_time=True))
     assert nothing_made(service)
+
+
+async def test_a_large_file_written_a_moment_before_is_not_read_twice(
+    client: AsyncClient, service: FakeService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "READ_AGAIN", MIB)
+    monkeypatch.setattr(contents, "READ_AGAIN", MIB)
+    read: list[int] = []
+    reading = sources.FileSource.read
+
+    def counted(self: sources.FileSource, offset: int, count: int) -> bytes:
+        data = reading(self, offset, count)
+        read.append(len(data))
+        return data
+
+    monkeypatch.setattr(sources.FileSource, "read", counted)
+    path = tmp_path / "fresh"
+    path.write_bytes(CONTENT)
+    await client.upload(path, spec=SPEC, request_id="untouched")
+    assert sum(read) == len(CONTENT)
+    # A tick has passed, so that the time of a change tells it.
+    path.write_bytes(CONTENT)
+    with pytest.raises(SourceError, match="changed while"):
+        await client.upload(path, spec=SPEC, request_id="touched", progress=rewriting(path))
+    assert not service.stored["touched"].complete
 
 
 async def test_a_buffer_that_is_written_to_is_noticed(client: AsyncClient, service: FakeService) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import io
 import os
@@ -18,11 +19,22 @@ import google_crc32c
 from longshore.client.arguments import shown
 from longshore.client.errors import ConfigurationError, SourceError
 from longshore.client.pieces import drawn, in_thread, of_async_iterable, of_file, of_iterable, unreadable
-from longshore.client.sources import REMEDY, SCAN, BytesSource, FileSource, SeekableSource, Source
+from longshore.client.sources import (
+    READ_AGAIN,
+    REMEDY,
+    SCAN,
+    BytesSource,
+    FileSource,
+    SeekableSource,
+    Source,
+    is_fresh,
+)
 
 Content = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | Iterable[bytes] | AsyncIterable[bytes]
 """A path, the bytes themselves, a binary file (from where it stands), or pieces of bytes one after the other."""
 
+_TICK: Final = 0.05
+"""Seconds after which a change has another time than the last one, on file systems that tell fractions of a second."""
 _COPIES: Final = 3
 """Copies that a snapshot makes of a file that changes while it is copied."""
 
@@ -117,6 +129,8 @@ async def _of_descriptor(
         async with _snapshot(descriptor, name=name, start=start, mode=mode) as source:
             yield source
     else:
+        if before.st_size > READ_AGAIN and is_fresh(before):
+            await asyncio.sleep(_TICK)
         yield FileSource(descriptor, name=name, start=start, grows=manner is Changing.AS_OF_NOW, mode=mode)
 
 
@@ -199,7 +213,7 @@ async def _kept(
                     await in_thread(_write_all, file.fileno(), piece)
                 except OSError as error:
                     raise _no_room(name, error) from error
-        yield FileSource(file.fileno(), name=name, mode=mode)
+        yield FileSource(file.fileno(), name=name, private=True, mode=mode)
 
 
 @asynccontextmanager
@@ -218,7 +232,7 @@ async def _snapshot(descriptor: int, *, name: str, start: int, mode: int | None)
                 if error.reason != "SOURCE_CHANGED":
                     raise
                 continue
-            yield FileSource(copy, name=name, mode=mode)
+            yield FileSource(copy, name=name, private=True, mode=mode)
             return
     raise SourceError(
         f"{name} changed each of the {_COPIES} times that it was copied: stop what writes to it, or, of a log that "

@@ -17,6 +17,8 @@ SCAN: Final = 8 * 1024 * 1024
 _FRESH_NS: Final = 1_000_000_000
 """Nanoseconds since the last change for which the time of change proves nothing: kernels tell it in ticks of up to
 10 ms, and some file systems in seconds, so a second change may look like the first."""
+READ_AGAIN: Final = 64 * 1024 * 1024
+"""Bytes of a file that is read a second time for that; with larger ones a tick is waited for, before they are read."""
 REMEDY: Final = (
     'send a copy of it (--snapshot, changing="snapshot"), or, of a log that only grows, what it has now (--as-of-now, '
     'changing="as-of-now")'
@@ -68,18 +70,26 @@ class FileSource:
     """A regular file through its descriptor, which stays the caller's; `start` is where the content begins.
 
     The descriptor is held over every resume: a file that is renamed over the old one does not get in. With `grows` the
-    content ends where the file ended at first, and the file may become longer meanwhile.
+    content ends where the file ended at first, and the file may become longer meanwhile. A `private` file is one that
+    nobody else can write to.
     """
 
     def __init__(
-        self, descriptor: int, *, name: str, start: int = 0, grows: bool = False, mode: int | None = None
+        self,
+        descriptor: int,
+        *,
+        name: str,
+        start: int = 0,
+        grows: bool = False,
+        private: bool = False,
+        mode: int | None = None,
     ) -> None:
         self._descriptor: Final = descriptor
         self._name: Final = name
         self._start: Final = start
         self._grows: Final = grows
         self._before: Final = os.fstat(descriptor)
-        self._fresh: Final = abs(time.time_ns() - self._before.st_mtime_ns) < _FRESH_NS
+        self._fresh: Final = not private and self._before.st_size <= READ_AGAIN and is_fresh(self._before)
         self.mode: Final = mode
 
     @property
@@ -112,13 +122,18 @@ class FileSource:
                 )
         elif not same:
             raise SourceError(f"{self._name} changed while it was being sent: {REMEDY}", reason="SOURCE_CHANGED")
-        # Read again only where size and time prove nothing: from the page cache that takes 0.1 s for a GiB.
+        # Read again only where size and time prove nothing.
         if (self._fresh or not same) and prefix_crc32c(self, self.size) != crc32c:
             raise SourceError(
                 f"{self._name} was written to where it had been read already: send a copy of it (--snapshot, "
                 'changing="snapshot")',
                 reason="SOURCE_CHANGED",
             )
+
+
+def is_fresh(told: os.stat_result) -> bool:
+    """The file was written to a moment ago, so that another change may have the same time."""
+    return abs(time.time_ns() - told.st_mtime_ns) < _FRESH_NS
 
 
 class SeekableSource:
