@@ -251,6 +251,8 @@ def _attributes(push: task_pb2.FilePush) -> str:
     said = []
     if push.HasField("mode"):
         said.append(f"mode {push.mode:04o}")
+    elif push.HasField("mode_if_new"):
+        said.append(f"mode {push.mode_if_new:04o} if new")
     if push.HasField("uid"):
         said.append(f"uid {push.uid}")
     if push.HasField("gid"):
