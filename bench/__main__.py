@@ -33,6 +33,7 @@ ROWS: Final = {
     "deliver-small": False,
     "claim": False,
     "memory": False,
+    "floods": False,
     "recovery": False,
 }
 """Names of rows, and whether a slow disk would show in them."""
