@@ -65,6 +65,7 @@ class Flooder(asyncio.Protocol):
         self._writable = asyncio.Event()
         self._writable.set()
         self._next = 1
+        self._heard = asyncio.Event()
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -121,6 +122,15 @@ class Flooder(asyncio.Protocol):
             self._transport.write(frame(SETTINGS, ACK, 0))
         elif kind == PING and not flags & ACK:
             self._transport.write(frame(PING, ACK, 0, payload))
+        elif kind == PING:
+            self._heard.set()
+
+    async def read(self) -> None:
+        """Return when the server has read everything that was sent, which the answer to a PING tells."""
+        self._heard.clear()
+        self._transport.write(frame(PING, 0, 0, bytes(8)))
+        async with asyncio.timeout(60):
+            await self._heard.wait()
 
     # What it sends ---------------------------------------------------------------------------------------------------
 
