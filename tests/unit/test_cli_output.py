@@ -361,3 +361,32 @@ def test_figures_of_a_bar_are_in_one_system_of_units() -> None:
         progress.update(counted, completed=int(second) * 10)
         progress.update(unknown, completed=int(second) * 2048)
     assert shown() == ["200 MiB of 300 MiB  100 MiB/s  1s left", "20 of 40  10/s  2s left", "4.0 KiB  2.0 KiB/s"]
+
+
+def test_narrow_terminals_get_lines_and_lose_nothing() -> None:
+    """At 80 columns `list` folded a reason into 25 lines of nine letters, and `stats` lost the names of queues."""
+    task = full_task()
+    wide, narrow = (printed(render.task_list([task]), width=width) for width in (160, 80))
+    assert wide.splitlines()[0].split()[:2] == ["ID", "STATE"]
+    assert narrow.splitlines()[0] == f"{task.id}  scheduled"
+    assert len(narrow.splitlines()) <= 5
+    for part in ("where east:web/etc/[bold]motd", "size 2.0 KiB", "attempts 2", "(NO_SPACE)"):
+        assert part in " ".join(narrow.split())
+    queue = admin_service_pb2.QueueStats(queue="default", live={"QUEUED": 5}, limit=100_000)
+    figures = admin_service_pb2.GetStatsResponse(queues=[queue])
+    first = printed(next(iter(render.stats(figures))), width=80)
+    assert first.split() == ["default", "queued", "5", "limit", "100000"]
+
+
+def test_a_parked_task_says_once_what_it_waits_for() -> None:
+    task = full_task()
+    task.wait_reason, task.wait_detail = task_pb2.WAIT_REASON_INSTANCE_ABSENT, "there is no instance web"
+    assert render.why(task) == "there is no instance web"
+
+
+def test_whole_numbers_stay_whole() -> None:
+    struct = Struct()
+    struct.update({"steps": 4, "share": 0.5, "of": [1, {"a": 2}]})
+    value = packed(struct)
+    assert value is not None
+    assert in_one_line(value) == '{"of": [1, {"a": 2}], "share": 0.5, "steps": 4}'

@@ -56,8 +56,20 @@ def in_one_line(value: AnyMessage) -> str:
             return json.dumps(fields, ensure_ascii=False)
         del fields["@type"]
         if value.type_url.rpartition("/")[2].startswith("google.protobuf.") and set(fields) == {"value"}:
-            fields = fields["value"]
+            fields = _with_whole_numbers(fields["value"])
     return json.dumps(fields, ensure_ascii=False)
+
+
+def _with_whole_numbers(value: Any) -> Any:
+    """A Struct has doubles only: 4 that was typed comes back as 4.0."""
+    match value:
+        case dict():
+            return {key: _with_whole_numbers(each) for key, each in value.items()}
+        case list():
+            return [_with_whole_numbers(each) for each in value]
+        case float() if value.is_integer() and abs(value) < 2**53:
+            return int(value)
+    return value
 
 
 def _figures(message: admin_service_pb2.GetStatsResponse) -> dict[str, Any]:

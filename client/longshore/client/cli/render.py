@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Final, Literal
+from typing import Final
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -14,6 +14,7 @@ from rich.table import Table
 
 from longshore.client.cli.grammar import format_duration, format_size
 from longshore.client.cli.jsonform import in_one_line
+from longshore.client.cli.rows import Rows
 from longshore.client.specs import STATE_NAMES
 from longshore.v1 import admin_service_pb2, task_pb2
 
@@ -49,15 +50,6 @@ _METHODS: Final = {
     task_pb2.DELIVERY_METHOD_FILES_API: "files API: verified by size only, neither atomic nor fenced",
     task_pb2.DELIVERY_METHOD_IN_PLACE: "in place: verified, written into the file that was there, not atomic",
 }
-
-
-def table(*columns: str, right: Iterable[str] = (), fold: Iterable[str] = ()) -> Table:
-    """Columns without lines. Those to `fold` give way when the terminal is narrow: what is cut off cannot be copied."""
-    made = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    for column in columns:
-        justify: Literal["left", "right"] = "right" if column in right else "left"
-        made.add_column(column, no_wrap=column not in fold, overflow="fold", justify=justify)
-    return made
 
 
 def state_name(task: task_pb2.Task) -> str:
@@ -99,9 +91,15 @@ def why(task: task_pb2.Task, *, now: datetime | None = None) -> str:
     if task.state == task_pb2.TASK_STATE_CANCELLED:
         # What an attempt met before is no reason for this end: `get` shows it in a row of its own.
         said += [task.cancel_reason] if task.cancel_reason else []
-    elif task.error.reason and task.state != task_pb2.TASK_STATE_SUCCEEDED:
+    elif task.error.reason and task.state != task_pb2.TASK_STATE_SUCCEEDED and not _says_the_same(task):
         said.append(error(task))
     return "; ".join(said)
+
+
+def _says_the_same(task: task_pb2.Task) -> bool:
+    """A task that is parked for its instance has met just that, and the server says it in `wait_detail`."""
+    parked = {task_pb2.WAIT_REASON_INSTANCE_ABSENT, task_pb2.WAIT_REASON_INSTANCE_STOPPED}
+    return not task.done and task.wait_reason in parked and bool(task.wait_detail)
 
 
 def error(task: task_pb2.Task) -> str:
@@ -157,9 +155,9 @@ def _clock(task: task_pb2.Task) -> str:
     return f"{made:%H:%M:%S}" if made.date() == now.date() else f"{made:%Y-%m-%d %H:%M:%S}"
 
 
-def task_list(tasks: Sequence[task_pb2.Task], *, header: bool = True) -> Table:
+def task_list(tasks: Sequence[task_pb2.Task], *, header: bool = True) -> Rows:
     """Tasks, one in a row."""
-    made = table("ID", "STATE", "WHERE", "SIZE", "AGE", "ATTEMPTS", "WHY", right=_NUMBERS, fold=("WHERE", "WHY"))
+    made = Rows("ID", "STATE", "WHERE", "SIZE", "AGE", "ATTEMPTS", "WHY", right=_NUMBERS, fold=("WHERE", "WHY"))
     made.show_header = header
     now = datetime.now(UTC)
     for task in tasks:
@@ -266,9 +264,9 @@ def _attributes(push: task_pb2.FilePush) -> str:
     return ", ".join(said)
 
 
-def attempt_list(attempts: Sequence[task_pb2.Attempt]) -> Table:
+def attempt_list(attempts: Sequence[task_pb2.Attempt]) -> Rows:
     """Attempts, one in a row."""
-    made = table(
+    made = Rows(
         "NO", "OUTCOME", "WORKER", "STARTED", "TOOK", "WHAT IT MET", right=("NO", "TOOK"), fold=("WHAT IT MET",)
     )
     for each in attempts:
@@ -289,10 +287,10 @@ def attempt_list(attempts: Sequence[task_pb2.Attempt]) -> Table:
     return made
 
 
-def worker_list(workers: Sequence[admin_service_pb2.Worker]) -> Table:
+def worker_list(workers: Sequence[admin_service_pb2.Worker]) -> Rows:
     """The fleet, one process in a row."""
     columns = ("SESSION", "NAME", "STATE", "HOLDS", "TARGETS", "KINDS", "UP", "VERSION")
-    made = table(*columns, right=("HOLDS", "UP"), fold=("TARGETS", "KINDS"))
+    made = Rows(*columns, right=("HOLDS", "UP"), fold=("TARGETS", "KINDS"))
     now = datetime.now(UTC)
     for each in workers:
         up_to = now
@@ -323,7 +321,7 @@ def stats(figures: admin_service_pb2.GetStatsResponse) -> Iterable[RenderableTyp
         yield ""
     names = [STATE_NAMES[value] for value in sorted(STATE_NAMES) if value < task_pb2.TASK_STATE_SUCCEEDED]
     counts = [name.upper() for name in names]
-    queues = table("QUEUE", *counts, "OLDEST", "LIMIT", right=[*counts, "OLDEST", "LIMIT"], fold=("QUEUE",))
+    queues = Rows("QUEUE", *counts, "OLDEST", "LIMIT", right=[*counts, "OLDEST", "LIMIT"], fold=("QUEUE",))
     for queue in figures.queues:
         live = {key.removeprefix("TASK_STATE_").lower(): count for key, count in queue.live.items()}
         oldest = format_duration(seconds(queue.oldest_queued)) if queue.HasField("oldest_queued") else "-"
@@ -333,14 +331,16 @@ def stats(figures: admin_service_pb2.GetStatsResponse) -> Iterable[RenderableTyp
     if figures.targets:
         yield ""
         numbers = ("WORKERS", "QUEUED", "RUNNING", "PARKED", "DEBTS")
-        targets = table("TARGET", *numbers, "PROBLEM", right=numbers, fold=("PROBLEM",))
+        targets = Rows("TARGET", *numbers, "PROBLEM", right=numbers, fold=("PROBLEM",))
         for each in figures.targets:
             figures_of = (each.workers, each.queued, each.running, each.parked, each.debts)
             targets.add_row(escape(each.target), *map(str, figures_of), f"[red]{escape(_problem(each))}[/]")
         yield targets
         if any(each.parked or each.debts for each in figures.targets):
-            yield "[dim]PARKED: tasks that wait until their instance is there or runs. DEBTS: temporary files of lost"
-            yield "[dim]attempts; the next worker that reaches their instance removes them."
+            yield (
+                "[dim]PARKED: tasks that wait until their instance is there or runs. DEBTS: temporary files of lost "
+                "attempts; the next worker that reaches their instance removes them."
+            )
     yield ""
     limit = f" of {format_size(figures.spool_limit)}" if figures.spool_limit else " (bounded by the disk)"
     most = f" of {figures.upload_limit}" if figures.upload_limit else ""
@@ -356,7 +356,7 @@ def stats(figures: admin_service_pb2.GetStatsResponse) -> Iterable[RenderableTyp
     yield f"server {escape(figures.version)}"
     if figures.servers:
         yield ""
-        servers = table("SERVER", "VERSION", "SEEN", "SPOOL", "FILES", "PROBLEM", right=("FILES",), fold=("PROBLEM",))
+        servers = Rows("SERVER", "VERSION", "SEEN", "SPOOL", "FILES", "PROBLEM", right=("FILES",), fold=("PROBLEM",))
         for server in figures.servers:
             seen = f"{format_duration(seconds(server.unseen))} ago" if server.HasField("unseen") else "-"
             seen = seen if server.alive else f"[red]{seen}[/]"
