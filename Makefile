@@ -68,7 +68,7 @@ format: $(READY) ## Put the code and the contract into their format
 	scripts/buf format --write
 
 .PHONY: parts
-parts: ## Install the system packages that the tests need (root, Debian or Ubuntu); say what is missing elsewhere
+parts: ## Install the system packages that the tests need (root, Debian or Ubuntu), or say what is missing
 	@scripts/system-packages
 
 .PHONY: test
@@ -84,7 +84,8 @@ demo: $(READY) ## A server, a worker and a file on its way, in a temporary direc
 	@$(PY) -m scripts.demo
 
 .PHONY: demo-lxd
-demo-lxd: parts $(READY) ## The same into a real container (root)
+demo-lxd: $(READY) ## The same into a real container (root)
+	@scripts/system-packages lxd busybox
 	@$(PY) -m scripts.demo --lxd
 
 .PHONY: demo-cluster
@@ -98,7 +99,7 @@ bench: $(READY) ## Every figure of docs/performance.md beside its peers, or one,
 	@$(if $(ROW),$(PY) -m bench.$(MODULE) $(ARGS),$(PY) -m bench $(ARGS))
 
 .PHONY: fuzz
-fuzz: $(READY) ## A hundred thousand wrong calls to a server, in ten minutes; ARGS='--seed N --calls N' for those of a run before
+fuzz: $(READY) ## A hundred thousand wrong calls to a server, in ten minutes; ARGS='--seed N --calls N' repeats a run
 	@$(PY) -m tests.support.fuzzing.campaign $(ARGS)
 
 .PHONY: lock

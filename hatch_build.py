@@ -104,4 +104,5 @@ if __name__ == "__main__":
         changed = generate(Path(__file__).resolve().parent / "protos")
     except GenerationError as error:
         sys.exit(str(error))
-    print(f"protos: {len(changed)} generated modules replaced")
+    if changed:
+        print(f"protos: {len(changed)} generated modules replaced")
