@@ -69,6 +69,7 @@ def test_exit_codes_are_what_the_docs_say() -> None:
         "REFUSED": 6,
         "UNREACHABLE": 7,
         "UNAUTHENTICATED": 8,
+        "OUTPUT_LOST": 74,
         "TIMED_OUT": 124,
         "INTERRUPTED": 130,
         "BROKEN_PIPE": 141,

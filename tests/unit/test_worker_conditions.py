@@ -46,8 +46,8 @@ async def test_a_target_that_is_not_there_is_told_and_told_again_when_it_is(tmp_
     with structlog.testing.capture_logs() as logged:
         await told_twice(tmp_path)
     assert [(record["event"], record["target"]) for record in logged] == [
-        ("target.unusable", "east"),
-        ("target.usable", "east"),
+        ("target_unusable", "east"),
+        ("target_usable", "east"),
     ]
 
 

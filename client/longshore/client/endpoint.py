@@ -157,13 +157,20 @@ def credentials(token: str | None) -> tuple[tuple[str, str], ...]:
 
 
 def default_data_dir(*, environ: Mapping[str, str] = os.environ) -> Path:
-    """The data directory of the server that this user most likely means."""
+    """The data directory of the server that this user most likely means. Raises ConfigurationError for a user without
+    a home."""
     if given := environ.get("LONGSHORE_DATA_DIR"):
         return Path(given)
     if os.geteuid() == 0 and SYSTEM_DATA_DIR.is_dir():
         return SYSTEM_DATA_DIR
-    share = environ.get("XDG_DATA_HOME") or str(Path.home() / ".local" / "share")
-    return Path(share) / "longshore"
+    if share := environ.get("XDG_DATA_HOME"):
+        return Path(share) / "longshore"
+    try:
+        return Path.home() / ".local" / "share" / "longshore"
+    except RuntimeError:
+        raise ConfigurationError(
+            "this user has no home directory; name the data directory with --data-dir or $LONGSHORE_DATA_DIR"
+        ) from None
 
 
 def find_token(
@@ -198,7 +205,10 @@ def find_credential(
         if value := environ.get("LONGSHORE_TOKEN"):
             return Token(value=_checked(value, where="$LONGSHORE_TOKEN"), named=True)
         named = environ.get("LONGSHORE_TOKEN_FILE") or None
-    path = Path(named) if named is not None else Path(data_dir or default_data_dir(environ=environ)) / "token"
+    try:
+        path = Path(named) if named is not None else Path(data_dir or default_data_dir(environ=environ)) / "token"
+    except ConfigurationError:
+        return None
     try:
         text = path.read_text()
     except FileNotFoundError:

@@ -116,8 +116,8 @@ class Conditions:
         if problem is not None:
             self._problems[name] = problem
             if before is None or before.reason != problem.reason:
-                _log.warning("target.unusable", target=name, reason=problem.reason, error=problem.message)
+                _log.warning("target_unusable", target=name, reason=problem.reason, error=problem.message)
         elif before is not None:
-            _log.info("target.usable", target=name, was=before.reason)
+            _log.info("target_usable", target=name, was=before.reason)
         if problem != before:
             self._outbox.condition(name, problem)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from longshore.client.endpoint import default_data_dir
+from longshore.client.errors import ConfigurationError
 from longshore.client.tls import TLS
 from longshore.worker.targets import LxdSpec, SpecError, TargetSpec, parse_target
 
@@ -98,7 +99,7 @@ def default_name() -> str:
 def state_dir(config: WorkerConfig, *, environ: Mapping[str, str] = os.environ) -> Path:
     """Where this user's workers keep their locks: on this machine, and not shared with others.
 
-    $STATE_DIRECTORY is what systemd gives a unit; $XDG_RUNTIME_DIR a login session.
+    $STATE_DIRECTORY is what systemd gives a unit; $XDG_RUNTIME_DIR a login session. Raises ConfigError.
     """
     if config.state_dir is not None:
         return config.state_dir
@@ -106,7 +107,10 @@ def state_dir(config: WorkerConfig, *, environ: Mapping[str, str] = os.environ) 
         return Path(given.partition(":")[0])
     if given := environ.get("XDG_RUNTIME_DIR"):
         return Path(given) / "longshore-worker"
-    return (config.data_dir or default_data_dir(environ=environ)) / "workers"
+    try:
+        return (config.data_dir or default_data_dir(environ=environ)) / "workers"
+    except ConfigurationError:
+        raise ConfigError("--state-dir: this user has no home directory; name a folder that it may write") from None
 
 
 def temp_dir(config: WorkerConfig, *, environ: Mapping[str, str] = os.environ) -> Path:

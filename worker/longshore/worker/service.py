@@ -286,7 +286,7 @@ async def _close_all(targets: Mapping[str, Target], threads: Threads) -> None:
             task.cancel()
         for task in done:
             if (error := task.exception()) is not None:
-                _log.warning("worker.target_not_closed", error=str(error))
+                _log.warning("target_not_closed", error=str(error))
     threads.close()
 
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from longshore.client.cli import fleet, push, tasks
+from longshore.client.cli.command import common_options
 from longshore.client.cli.exits import usage_error
 from longshore.client.cli.process import prepare
-
-_UsageError: Any = typer.BadParameter.__bases__[0]
-"""Of unknown options and missing arguments too; typer does not export it."""
+from longshore.program import environment, streams, usage
 
 app = typer.Typer(
     name="longshore",
@@ -27,20 +27,20 @@ app = typer.Typer(
 
 def _version(wanted: bool) -> None:
     if wanted:
-        sys.stdout.write(f"longshore {version('longshore')}\n")
+        streams.say(f"longshore {version('longshore')}")
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(epilog=common_options())
 def _main(
     _version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     """Deliver files into LXD and Incus containers, and follow them on their way.
 
     Exit codes: 0 delivered or done, 1 a defect, 2 usage, 3 failed, 4 cancelled, 5 expired, 6 refused by the server,
-    7 server unreachable, 8 not let in, 130 Ctrl-C.
+    7 server unreachable, 8 not let in, 74 standard output could not be written, 130 Ctrl-C. docs/cli.md has them all.
     """
 
 
@@ -52,13 +52,14 @@ fleet.register(app)
 def main() -> None:
     """Entry point of the command."""
     prepare()
-    if not _wants_json(sys.argv[1:]):
-        app(prog_name="longshore")
-    try:
-        code = app(prog_name="longshore", standalone_mode=False)
-    except _UsageError as error:
-        code = usage_error(error.format_message())
-    sys.exit(code or 0)
+    for_programs = _wants_json(sys.argv[1:])
+    for each in environment.unknown(os.environ) if not for_programs else ():
+        streams.say(f"longshore: {each}", err=True)
+    usage.run("longshore", app, tell=_tell_programs if for_programs else None)
+
+
+def _tell_programs(said: str, _hint: str) -> None:
+    usage_error(said)
 
 
 def _wants_json(arguments: Sequence[str]) -> bool:

@@ -5,21 +5,21 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
-import os
-import sys
 from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, ParamSpec, TypeAlias
+from typing import Annotated, Any, Final, ParamSpec, TypeAlias, get_args
 
 import typer
+from typer.core import TyperCommand
 
 from longshore.client.arguments import text
 from longshore.client.cli.exits import ExitCode
 from longshore.client.cli.session import Output, Session
 from longshore.client.errors import LongshoreError
+from longshore.program.streams import OutputLost
 
 _P = ParamSpec("_P")
-_CONNECTION: Final = "Connection and output"
+_CONNECTION: Final = "Connection"
 
 ServerOption: TypeAlias = Annotated[
     str | None,
@@ -60,7 +60,10 @@ TLSCertOption: TypeAlias = Annotated[
 TLSKeyOption: TypeAlias = Annotated[
     Path | None,
     typer.Option(
-        "--tls-key", metavar="FILE", help="Its key. Default: $LONGSHORE_TLS_KEY.", rich_help_panel=_CONNECTION
+        "--tls-key",
+        metavar="FILE",
+        help="The key of --tls-cert. Default: $LONGSHORE_TLS_KEY.",
+        rich_help_panel=_CONNECTION,
     ),
 ]
 TLSServerNameOption: TypeAlias = Annotated[
@@ -97,7 +100,7 @@ OutputOption: TypeAlias = Annotated[
         "--output",
         "-o",
         help="text for people, json (one object a line) for programs, id for the ids of tasks alone.",
-        rich_help_panel=_CONNECTION,
+        rich_help_panel="Output",
     ),
 ]
 
@@ -116,8 +119,43 @@ _COMMON: Final = {
 Body: TypeAlias = Callable[..., Coroutine[Any, Any, ExitCode | None]]
 
 
-def command(app: typer.Typer, *, name: str | None = None, panel: str | None = None) -> Callable[[Body], Body]:
-    """Register `async def body(session, ...)` under its name; its docstring is the help, its result the exit code."""
+class _Brief(TyperCommand):
+    """A command whose help leaves out the options about the connection, which every command has: they were two thirds
+    of it. `longshore --help` explains them."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """The help of what is this command's own."""
+        common: list[Any] = [each for each in self.params if getattr(each, "rich_help_panel", "") == _CONNECTION]
+        for each in common:
+            each.hidden = True
+        try:
+            super().format_help(ctx, formatter)
+        finally:
+            for each in common:
+                each.hidden = False
+
+
+_ELSEWHERE: Final = "`longshore --help` explains `--server`, `--token-file`, `--data-dir` and `--tls…`."
+
+
+def common_options() -> str:
+    """The options about the connection, as a list in Markdown."""
+    lines = ["Every command takes these, too, after its name:"]
+    for name, (annotation, _) in _COMMON.items():
+        [option] = get_args(annotation)[1:]
+        if option.rich_help_panel == _CONNECTION:
+            written = " ".join(filter(None, ("--" + name.replace("_", "-"), option.metavar)))
+            lines.append(f"- `{written}`: {option.help}")
+    return "\n\n".join([lines[0], "\n".join(lines[1:])])
+
+
+def command(
+    app: typer.Typer, *, name: str | None = None, panel: str | None = None, changes: bool = False
+) -> Callable[[Body], Body]:
+    """Register `async def body(session, ...)` under its name; its docstring is the help, its result the exit code.
+
+    `changes`: what it prints must reach somebody, as the ids of accepted tasks.
+    """
 
     def register(body: Body) -> Body:
         signature = inspect.signature(body, eval_str=True)
@@ -129,7 +167,7 @@ def command(app: typer.Typer, *, name: str | None = None, panel: str | None = No
 
         @functools.wraps(body)
         def run(**arguments: Any) -> None:
-            session = Session(**{key: arguments.pop(key) for key in _COMMON})
+            session = Session(changes=changes, **{key: arguments.pop(key) for key in _COMMON})
 
             async def checked() -> ExitCode | None:
                 _check_texts(arguments)
@@ -138,7 +176,8 @@ def command(app: typer.Typer, *, name: str | None = None, panel: str | None = No
             raise typer.Exit(run_body(session, checked))
 
         run.__signature__ = signature.replace(parameters=[*own, *common])  # type: ignore[attr-defined]
-        app.command(name or body.__name__.replace("_", "-"), rich_help_panel=panel, no_args_is_help=False)(run)
+        called = name or body.__name__.replace("_", "-")
+        app.command(called, cls=_Brief, rich_help_panel=panel, no_args_is_help=False, epilog=_ELSEWHERE)(run)
         return body
 
     return register
@@ -163,7 +202,6 @@ def run_body(session: Session, body: Callable[[], Coroutine[Any, Any, ExitCode |
     """Run it to its end; every way to end has its exit code and says why."""
     try:
         code = asyncio.run(body())
-        sys.stdout.flush()
     except LongshoreError as error:
         return session.fail(error)
     except KeyboardInterrupt:
@@ -172,8 +210,11 @@ def run_body(session: Session, body: Callable[[], Coroutine[Any, Any, ExitCode |
             for line in lines():
                 session.say(line)
         return ExitCode.INTERRUPTED
-    except BrokenPipeError:
-        # The interpreter flushes once more at its end, and would complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return ExitCode.BROKEN_PIPE
+    except OutputLost as lost:
+        if lost.exit_code != ExitCode.BROKEN_PIPE:
+            session.say(f"longshore: {lost}")
+        return ExitCode(lost.exit_code)
+    if session.lost and not code:
+        # Whatever was asked for is done, and its result is on standard error, if anywhere.
+        return ExitCode(session.lost[0].exit_code)
     return ExitCode.OK if code is None else code

@@ -18,6 +18,7 @@ from longshore.client.cli.exits import brief
 from longshore.client.cli.grammar import format_duration, format_size
 from longshore.client.errors import LongshoreError
 from longshore.client.upload import UploadProgress
+from longshore.program.visible import visible
 from longshore.v1 import task_pb2
 
 _UNSEEN: Final = 0.3
@@ -129,7 +130,7 @@ class Bar:
     def __init__(self, display: Display, bars: Progress, title: str) -> None:
         self._display: Final = display
         self._bars: Final = bars
-        self._title: Final = title
+        self._title: Final = visible(title)
         self._id: TaskID | None = None
         self._due: asyncio.TimerHandle | None = None
         self._counts = False

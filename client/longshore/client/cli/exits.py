@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from collections.abc import Iterable, Mapping
@@ -11,6 +10,7 @@ from typing import Any, Final
 
 from longshore.client import errors
 from longshore.client.cli.wording import words_for
+from longshore.program.visible import visible_json
 from longshore.v1 import task_pb2
 
 
@@ -35,6 +35,9 @@ class ExitCode(IntEnum):
     """No server could be reached in the time allowed."""
     UNAUTHENTICATED = 8
     """No token, a wrong one, or not permitted."""
+    OUTPUT_LOST = 74
+    """Standard output could not be written: closed, or its disk full. What was to be changed is changed, and told on
+    standard error; what was to be shown is not shown."""
     TIMED_OUT = 124
     """The tasks were not done by --timeout, and go on."""
     INTERRUPTED = 130
@@ -149,7 +152,7 @@ def as_json(error: errors.LongshoreError, code: ExitCode) -> dict[str, Any]:
 def usage_error(message: str) -> ExitCode:
     """Print it on standard error as JSON; the exit code that goes with it."""
     error = errors.ConfigurationError(message)
-    sys.stderr.write(json.dumps(as_json(error, ExitCode.USAGE), ensure_ascii=False) + "\n")
+    sys.stderr.write(visible_json(as_json(error, ExitCode.USAGE), ascii_only=True) + "\n")
     return ExitCode.USAGE
 
 

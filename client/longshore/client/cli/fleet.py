@@ -77,7 +77,7 @@ def register(app: typer.Typer) -> None:
         for each in found:
             session.result(each, text=str, identity=each.session_id)
 
-    @command(app, panel=_PANEL)
+    @command(app, panel=_PANEL, changes=True)
     async def drain(
         session: Session,
         worker: Annotated[
@@ -96,7 +96,7 @@ def register(app: typer.Typer) -> None:
             drained = await client.drain_worker(named[0] if named else worker)
         session.result(drained, text=lambda: render.worker_list([drained]), identity=drained.session_id)
 
-    @command(app, panel=_PANEL)
+    @command(app, panel=_PANEL, changes=True)
     async def pause(
         session: Session,
         queue: QueueName,
@@ -112,14 +112,14 @@ def register(app: typer.Typer) -> None:
             await client.pause_queue(queue, create=create)
         session.say(f"queue {queue} is paused; `longshore resume {queue}` starts it again")
 
-    @command(app, panel=_PANEL)
+    @command(app, panel=_PANEL, changes=True)
     async def resume(session: Session, queue: QueueName) -> None:
         """Start tasks of a queue again."""
         async with session.client() as client:
             await client.resume_queue(queue)
         session.say(f"queue {queue} runs")
 
-    @command(app, panel=_PANEL)
+    @command(app, panel=_PANEL, changes=True)
     async def settle(
         session: Session,
         task: Annotated[

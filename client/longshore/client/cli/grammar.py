@@ -7,6 +7,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Final, Literal
 
 _UNITS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
+_LONGEST: Final = 36_500 * 86400.0
+"""Seconds. Longer than that a date is none that a calendar has."""
 _DURATION: Final = re.compile(r"(?:(\d+(?:\.\d+)?)([smhdw]))+")
 _PART: Final = re.compile(r"(\d+(?:\.\d+)?)([smhdw])")
 _MODE: Final = re.compile(r"(?:0o?)?[0-7]{1,3}")
@@ -19,7 +21,10 @@ def parse_duration(text: str) -> float:
         return 0.0
     if not _DURATION.fullmatch(text):
         raise ValueError(f"{text!r} is no duration; write it like 30s, 5m, 2h, 7d or 1h30m")
-    return sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(text))
+    total = sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(text))
+    if total > _LONGEST:
+        raise ValueError(f"{text[:80]!r} is too long; the most is 36500d")
+    return total
 
 
 def parse_mode(text: str) -> int:
@@ -57,9 +62,9 @@ def parse_moment(text: str, *, now: datetime) -> datetime:
         return now - timedelta(seconds=parse_duration(text))
     try:
         moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise ValueError(f"{text!r} is no time; write 2h for two hours ago, or 2026-01-31T08:00") from None
-    return moment.astimezone(UTC)
+        return moment.astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise ValueError(f"{text[:80]!r} is no time; write 2h for two hours ago, or 2026-01-31T08:00") from None
 
 
 def format_size(size: int) -> str:

@@ -7,6 +7,8 @@ import os
 import sys
 from typing import Final
 
+from longshore.program import streams
+
 # From malloc.h of glibc.
 _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3
@@ -16,6 +18,7 @@ _MIB: Final = 1 << 20
 
 def prepare() -> None:
     """Before the first channel is opened, and before anything is printed."""
+    streams.prepare()
     _keep_buffers_on_the_heap()
     if "GRPC_VERBOSITY" not in os.environ:
         _keep_standard_error_ours()
@@ -24,8 +27,6 @@ def prepare() -> None:
 def _keep_standard_error_ours() -> None:
     """gRPC tells of connections that are closed and of certificates that do not fit on standard error, in its own
     words, and programs read ours there. GRPC_VERBOSITY would have to be set before the import that brings us here."""
-    if sys.stderr is None:
-        return
     try:
         ours = os.dup(2)
         nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -33,8 +34,7 @@ def _keep_standard_error_ours() -> None:
         return
     os.dup2(nowhere, 2)
     os.close(nowhere)
-    stream = sys.stderr
-    sys.stderr = os.fdopen(ours, "w", buffering=1, encoding=stream.encoding, errors=stream.errors)
+    sys.stderr = streams.Stream(ours, encoding=sys.stderr.encoding, lossy=True)
 
 
 def _keep_buffers_on_the_heap() -> None:

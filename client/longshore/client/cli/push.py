@@ -31,6 +31,8 @@ from longshore.client.specs import parse_destination, push_spec
 from longshore.client.together import all_of
 from longshore.v1 import task_pb2
 
+MOST_ID: Final = (1 << 32) - 2
+"""Of users and groups; the next one means "no change" to the kernel."""
 STDIN: Final = "-"
 _AT_LAST: Final = 2.0
 """Seconds for a last look at a task that was not done in time."""
@@ -83,7 +85,7 @@ def arguments(files: list[str], to: list[str]) -> tuple[list[str], list[str]]:
 def register(app: typer.Typer) -> None:
     """Add the command."""
 
-    @command(app, panel="Deliver")
+    @command(app, panel="Deliver", changes=True)
     async def push(
         session: Session,
         files: Annotated[

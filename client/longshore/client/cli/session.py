@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Final
 
 from google.protobuf.message import Message
 from rich.console import Console, RenderableType
 from rich.markup import escape
 
 from longshore.client.aio import TIMEOUT, AsyncClient
+from longshore.client.cli.console import console
 from longshore.client.cli.exits import ExitCode, as_json, code_for, explain
 from longshore.client.cli.jsonform import to_json
 from longshore.client.endpoint import Endpoint, default_data_dir, parse_servers
 from longshore.client.errors import LongshoreError
 from longshore.client.patience import OnWait
 from longshore.client.tls import TLS, find_tls
-
-_WIDE: Final = 10_000
-"""Columns when nobody looks: lines in a pipe are never folded."""
+from longshore.program.streams import OutputLost
+from longshore.program.visible import visible, visible_json
 
 
 class Output(StrEnum):
@@ -40,12 +38,6 @@ class Output(StrEnum):
         return self is Output.JSON
 
 
-def _console(*, stderr: bool) -> Console:
-    stream = sys.stderr if stderr else sys.stdout
-    width = None if stream.isatty() else _WIDE
-    return Console(stderr=stderr, width=width, soft_wrap=not stream.isatty(), highlight=False, emoji=False)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Session:
     """The options that every command takes, and the two streams it prints to."""
@@ -59,8 +51,12 @@ class Session:
     token_file: Path | None = None
     data_dir: Path | None = None
     output: Output = Output.TEXT
-    out: Console = field(default_factory=lambda: _console(stderr=False))
-    err: Console = field(default_factory=lambda: _console(stderr=True))
+    out: Console = field(default_factory=lambda: console(stderr=False))
+    err: Console = field(default_factory=lambda: console(stderr=True))
+    changes: bool = False
+    """The command changes something: what it has to tell is told on standard error if standard output fails."""
+    lost: list[OutputLost] = field(default_factory=list)
+    """Why standard output failed; empty while it has not."""
     interrupted: list[Callable[[], Iterable[str]]] = field(default_factory=list)
     """Make the lines for when Ctrl-C comes: what goes on nevertheless, and what can be done about it."""
 
@@ -88,8 +84,12 @@ class Session:
 
     def show(self, what: RenderableType) -> None:
         """Print something for people on standard output."""
-        if self.out.is_terminal:
-            self.out.print(what)
+        if self.out.is_terminal and not self.lost:
+            try:
+                self.out.print(what)
+            except OutputLost as lost:
+                self._lose(lost)
+                self.err.print(what)
             return
         with self.out.capture() as printed:
             self.out.print(what)
@@ -99,11 +99,11 @@ class Session:
     def data(self, line: str) -> None:
         """One line for people who may pipe it on: it is neither folded nor coloured. JSON has it in the message."""
         if self.output is Output.TEXT:
-            self._write(line)
+            self._write(visible(line))
 
     def json(self, message: Message) -> None:
         """One line of JSON."""
-        self._write(json.dumps(to_json(message), ensure_ascii=False))
+        self._write(visible_json(to_json(message), ascii_only=not getattr(sys.stdout, "is_utf8", True)))
 
     def say(self, text: str) -> None:
         """Something for people, on standard error; not with JSON."""
@@ -114,7 +114,7 @@ class Session:
         """Print the error on standard error; the exit code that goes with it."""
         code = code_for(error)
         if self.output is Output.JSON:
-            sys.stderr.write(json.dumps(as_json(error, code), ensure_ascii=False) + "\n")
+            sys.stderr.write(visible_json(as_json(error, code), ascii_only=True) + "\n")
             return code
         first, *more = explain(error, server=self._address(), token=self._token(), local=self._local())
         self.err.print(f"[red]longshore:[/] {escape(first)}", soft_wrap=True)
@@ -124,8 +124,23 @@ class Session:
 
     def _write(self, line: str) -> None:
         # Not through rich, which would wrap and mark up.
-        sys.stdout.write(line + "\n")
-        sys.stdout.flush()
+        if not self.lost:
+            try:
+                sys.stdout.write(line + "\n")
+                sys.stdout.flush()
+            except OutputLost as lost:
+                self._lose(lost)
+            else:
+                return
+        sys.stderr.write(line + "\n")
+
+    def _lose(self, lost: OutputLost) -> None:
+        """An accepted task's id is not lost with the stream: it goes to the other one. Raises OutputLost where there is
+        nothing to keep."""
+        if not self.changes:
+            raise lost
+        self.lost.append(lost)
+        self.say(f"longshore: {lost}; results follow here:")
 
     def _tls(self) -> TLS | None:
         return find_tls(
@@ -157,5 +172,8 @@ class Session:
                 return f"the token in {named}"
         if self.token_file is None and not all(endpoint.is_local for endpoint in self._endpoints()):
             return "no token (a data directory's is for servers on this machine)"
-        path = self.token_file or (self.data_dir or default_data_dir()) / "token"
+        try:
+            path = self.token_file or (self.data_dir or default_data_dir()) / "token"
+        except LongshoreError as error:
+            return f"no token ({error.message})"
         return f"the token in {path}" if path.exists() else f"no token (there is no {path})"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from datetime import UTC, datetime
 from functools import partial
 from typing import Annotated, Any, Final, Literal, TypeAlias, cast
@@ -62,7 +63,7 @@ _PAGE: Final = 200
 def register(app: typer.Typer) -> None:
     """Add the commands."""
 
-    @command(app, panel="Deliver")
+    @command(app, panel="Deliver", changes=True)
     async def submit(
         session: Session,
         kind: Annotated[
@@ -286,8 +287,8 @@ def register(app: typer.Typer) -> None:
             target=target,
             instance=instance,
             labels=_labels(label),
-            created_after=_moment(since),
-            created_before=_moment(until),
+            created_after=_moment("--since", since),
+            created_before=_moment("--until", until),
             request_id=request_id,
             creator=creator,
         )
@@ -314,7 +315,7 @@ def register(app: typer.Typer) -> None:
         else:
             session.say("no attempts yet")
 
-    @command(app, panel=_PANEL)
+    @command(app, panel=_PANEL, changes=True)
     async def cancel(
         session: Session,
         tasks: ManyTaskIds = None,
@@ -349,7 +350,7 @@ def register(app: typer.Typer) -> None:
 
             return await each_of.run(one)
 
-    @command(app, panel=_PANEL)
+    @command(app, panel=_PANEL, changes=True)
     async def retry(
         session: Session,
         tasks: ManyTaskIds = None,
@@ -385,9 +386,16 @@ def register(app: typer.Typer) -> None:
         return code or code_after(session, after, wait=wait, within=within)
 
 
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text[:40]} is no number that JSON has")
+    return number
+
+
 def _object(text: str) -> dict[str, Any]:
     try:
-        value = json.loads(text)
+        value = json.loads(text, parse_float=_finite, parse_constant=_finite)
     except ValueError as error:
         raise ConfigurationError(f"--json is not JSON: {error}") from error
     if not isinstance(value, dict):
@@ -402,13 +410,13 @@ def _labels(texts: list[str] | None) -> dict[str, str]:
         raise ConfigurationError(str(error)) from error
 
 
-def _moment(text: str) -> Timestamp | None:
+def _moment(option: str, text: str) -> Timestamp | None:
     if not text:
         return None
     try:
         moment = parse_moment(text, now=datetime.now(UTC))
-    except ValueError as error:
-        raise ConfigurationError(str(error)) from error
+    except (ValueError, OverflowError) as error:
+        raise ConfigurationError(f"{option}: {error}") from error
     stamp = Timestamp()
     stamp.FromDatetime(moment)
     return stamp
