@@ -6,6 +6,8 @@ and each reason is a condition that the model too finds to hold.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from hypothesis import event as note
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -16,10 +18,11 @@ from longshore.server.model.task import Task
 from longshore.server.model.values import LIVE, SessionEnd, State, WaitReason
 from longshore.server.model.waiting import Crew, Hindrance, View, Waiting, why
 from longshore.server.store.commands import Disconnect, NoteRemark, PurgeTasks, ReapSessions
+from longshore.server.store.conditions import conditions
 from longshore.server.store.protocol import Conditions, Holdings, Place, TaskFilter
 from tests.conformance.conftest import OpenStore
 from tests.conformance.test_store_machine import SESSIONS, StoreMachine
-from tests.support.store import LEASE, Fleet, ManualClock, job, plan, push
+from tests.support.store import LEASE, Fleet, ManualClock, job, opened_sqlite, plan, push
 from tests.support.storemodel import Known
 
 
@@ -144,7 +147,7 @@ TestReasonsOnPostgreSQL = PostgresWaitingMachine.TestCase
 TestReasonsOnPostgreSQL.settings = settings(max_examples=5, stateful_step_count=20, deadline=None)
 
 
-async def test_conditions_cost_the_same_for_a_thousand_tasks(open_store: OpenStore, clock: ManualClock) -> None:
+async def test_conditions_are_those_of_a_whole_page(open_store: OpenStore, clock: ManualClock) -> None:
     async with open_store(clock) as store:
         fleet = Fleet(store, clock)
         for number in range(3):
@@ -156,6 +159,23 @@ async def test_conditions_cost_the_same_for_a_thousand_tasks(open_store: OpenSto
         assert (sum(known.on_place.values()), known.on_target) == (60, {"default": 60})
         assert known.held == {"session-1": Holdings(60, frozenset({"default"}))}
         assert (await store.conditions(places, but={"session-1"})).held == {}
+
+
+async def test_a_page_of_a_thousand_tasks_costs_three_statements_more_than_one_task(
+    tmp_path: Path, clock: ManualClock
+) -> None:
+    async with opened_sqlite(tmp_path / "database", clock) as store:
+        await Fleet(store, clock).session()
+        link = store._dialect.link()
+        counts = []
+        for tasks in (1, 1000):
+            ran: list[str] = []
+            link.driver_connection.set_trace_callback(ran.append)
+            conditions(link, {Place("default", "", f"web{number}") for number in range(tasks)}, ())
+            counts.append(len(ran))
+        link.close()
+    assert counts[0] <= 8
+    assert counts[1] == counts[0] + 3
 
 
 async def test_what_a_session_says_is_there_for_every_server_until_it_ends(

@@ -35,7 +35,7 @@ _ON_LANES: Final = Among(
 
 
 def conditions(link: Link, places: Collection[Place], but: Collection[str]) -> Conditions:
-    """See Store.conditions. Seven statements, and one more for each 256 places, or sessions on other servers."""
+    """See Store.conditions. Five statements, and one for each 256 places and sessions on other servers."""
     alive = tuple(session_of(row) for row in link.rows(_SESSIONS))
     lanes = {lane_at(*place): place for place in places if place.instance}
     on_lanes: dict[str, int] = dict(link.among(_ON_LANES, sorted(lanes)))
