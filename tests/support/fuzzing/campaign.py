@@ -41,8 +41,8 @@ QUIET: Final = 3.0
 """Seconds before each round, in which the healthy client is alone."""
 PATIENCE_RATIO: Final = 3.0
 FLOOR: Final = 0.05
-"""Seconds. A healthy client's p99 below this is never held against the server: two processes that share a core with the
-server make more than that of it."""
+"""Seconds. A healthy client's p99 below this is never held against the server: the campaign's own processes share the
+cores with it, and make more than that of it."""
 GROWTH: Final = 64 << 20
 """Bytes by which the server may have grown from the end of a third of the rounds to the end of the last."""
 
@@ -63,6 +63,7 @@ class Report:
     """What a campaign saw."""
 
     seed: int
+    floor: float = FLOOR
     calls: int = 0
     seconds: float = 0.0
     ends: Counter[str] = field(default_factory=Counter)
@@ -72,6 +73,8 @@ class Report:
     """How long each call of the healthy client took, in the quiet before each round."""
     busy: list[list[float]] = field(default_factory=list)
     """The same, within each round."""
+    late: list[list[float]] = field(default_factory=list)
+    """How late the machine woke the healthy client from its pauses, within each round."""
     lines: Counter[str] = field(default_factory=Counter)
     bad_lines: list[str] = field(default_factory=list)
     span: float = 0.0
@@ -92,7 +95,7 @@ class Report:
             found.append(f"{loose} lines in {self.span:.0f} s that tell of no work: {dict(self.lines)}")
         if self.resident and self.resident[-1] - self.resident[len(self.resident) // 3] > GROWTH:
             found.append(f"memory grew: {[size >> 20 for size in self.resident]} MiB")
-        if self.ratio > PATIENCE_RATIO and self.busy_p99 > FLOOR:
+        if self.ratio > PATIENCE_RATIO and self.busy_p99 > self.floor:
             found.append(f"a healthy client's p99 was {self.ratio:.1f} times what it was alone")
         return found
 
@@ -107,12 +110,18 @@ class Report:
         return statistics.median(_quantile(span, 0.99) for span in self.busy)
 
     @property
+    def late_p99(self) -> float:
+        """Seconds: the median of the rounds."""
+        return statistics.median(_quantile(span, 0.99) for span in self.late)
+
+    @property
     def ratio(self) -> float:
         """How much longer the p99 of a round is than that of the quiet before it, as the median of the rounds."""
         pairs = zip(self.quiet, self.busy, strict=True)
         return statistics.median(_quantile(busy, 0.99) / _quantile(quiet, 0.99) for quiet, busy in pairs)
 
     def __str__(self) -> str:
+        late = f"{self.late_p99 * 1e3:.1f} ms (p99) for its turn"
         waits = f"{self.quiet_p99 * 1e3:.1f} alone, {self.busy_p99 * 1e3:.1f} beside it"
         rows = [f"  {count:7}  {end}" for end, count in sorted(self.ends.items(), key=lambda one: -one[1])]
         return "\n".join(
@@ -121,6 +130,7 @@ class Report:
                 *rows,
                 f"server resident after each round, MiB: {[size >> 20 for size in self.resident]}",
                 f"a healthy client's p99, ms: {waits}; {self.ratio:.1f} times as long (medians of the rounds)",
+                f"a process waited {late} beside it",
                 f"log lines by event: {dict(self.lines.most_common())}",
                 *(f"WRONG: {problem}" for problem in self.problems),
             ]
@@ -131,18 +141,17 @@ def _quantile(values: list[float], share: float) -> float:
     return sorted(values)[math.ceil(len(values) * share) - 1] if values else 0.0
 
 
-def run(server: ServerProcess, *, calls: int, seed: int) -> Report:
+def run(server: ServerProcess, *, calls: int, seed: int, floor: float = FLOOR) -> Report:
     """A whole campaign against a server that runs."""
     tokens = {role.value: token_of(server, f"fuzz-{role.value}", role) for role in Role} | {"all": server.token}
-    return asyncio.run(_run(server, tokens, calls=calls, seed=seed))
+    return asyncio.run(_run(server, tokens, Report(seed, floor), calls=calls))
 
 
-async def _run(server: ServerProcess, tokens: dict[str, str], *, calls: int, seed: int) -> Report:
-    report = Report(seed)
+async def _run(server: ServerProcess, tokens: dict[str, str], report: Report, *, calls: int) -> Report:
     began = time.monotonic()
     healthy = _healthy(server)
     noise: list[tuple[float, float]] = []
-    fuzzer = Fuzzer(address=server.address, seed=seed, tokens=tokens)
+    fuzzer = Fuzzer(address=server.address, seed=report.seed, tokens=tokens)
     timings: list[str] = []
     reading = asyncio.create_task(asyncio.to_thread(_drain, healthy, timings))
     rounds = max(ROUNDS, calls // OF_A_ROUND)
@@ -160,13 +169,18 @@ async def _run(server: ServerProcess, tokens: dict[str, str], *, calls: int, see
         if healthy.stdin is not None:
             healthy.stdin.close()
         await reading
+        if healthy.stdout is not None:
+            healthy.stdout.close()
         healthy.wait(30)
     report.calls, report.seconds = calls, time.monotonic() - began
     report.span = sum(end - start for start, end in noise)
-    timed = [(float(when), float(took)) for when, took in map(str.split, timings)]
+    timed = [(float(when), float(took), kind) for when, took, kind in map(str.split, timings)]
     for start, end in noise:
-        report.quiet.append([took for when, took in timed if start - QUIET <= when < start])
-        report.busy.append([took for when, took in timed if start <= when <= end])
+        quiet = [took for when, took, kind in timed if start - QUIET <= when < start and kind == "call"]
+        busy = [(took, kind) for when, took, kind in timed if start <= when <= end]
+        report.quiet.append(quiet)
+        report.busy.append([took for took, kind in busy if kind == "call"])
+        report.late.append([took for took, kind in busy if kind == "late"])
     _read_log(server, report)
     return report
 
