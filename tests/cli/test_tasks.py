@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -14,10 +15,10 @@ import pytest
 
 from longshore.client.specs import job_spec
 from longshore.server.model.access import Role
-from tests.support.commandline import COMMAND, CommandLine, ids
+from tests.support.commandline import COMMAND, CommandLine, Ended, ids
 from tests.support.processes import eventually
 from tests.support.stage import Stage
-from tests.support.tokens import token_of
+from tests.support.tokens import desk_of, token_of
 
 DELIVER = ("push", "submit")
 TASKS = ("watch", "get", "list", "attempts", "cancel", "retry")
@@ -325,3 +326,18 @@ def test_nobody_reads_any_more(cli: CommandLine, instance: str) -> None:
             timeout=60,
         )
     assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_a_revoked_token_is_told_in_the_server_s_words(cli: CommandLine, stage: Stage) -> None:
+    token = token_of(stage.server, "leaver", Role.SUBMIT)
+    mine = {"LONGSHORE_TOKEN": token}
+    assert cli.run("list", environment=mine).code == 0
+    assert len(desk_of(stage.server).revoke("leaver").now) == 1
+
+    def refused() -> Ended | None:
+        done = cli.run("list", environment=mine)
+        return done if done.code == 8 else None
+
+    err = eventually(refused, what="the refusal").err
+    assert re.search(r"The token [0-9a-f]{16} is revoked since \d{4}-\d\d-\d\d \d\d:\d\d UTC; ask for a new one", err)
+    assert "data directory" not in err

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime
 from itertools import islice
 from typing import Final
 
@@ -85,7 +86,18 @@ class Credential:
         """Raises Unauthenticated where it opens nothing any more."""
         why = self.token.refused(now)
         if why:
-            raise Unauthenticated(f"The token {self.token.id} is {why}; ask for a new one.", token=self.token.id)
+            since = self.token.expires_at if self.token.revoked_at is None else self.token.revoked_at
+            raise Unauthenticated(
+                f"The token {self.token.id} is {why}{_since(since)}; ask for a new one.", token=self.token.id
+            )
+
+
+def _since(seconds: float | None) -> str:
+    """To the minute. None, and what no calendar has, is not said."""
+    try:
+        return "" if seconds is None else f" since {datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M} UTC"
+    except (ValueError, OverflowError):
+        return ""
 
 
 class TokenBook:
