@@ -17,7 +17,6 @@ from typing import Any, Final
 import grpc.aio
 import structlog
 
-from longshore.server.edge.guard import REFUSED
 from longshore.server.logs import sparing
 
 _log = structlog.get_logger("longshore.edge")
@@ -35,15 +34,8 @@ class _Calls(_cygrpc.AioServer):  # type: ignore[misc]
         if method is None:
             # Nothing is taken under a name that would have to be decoded. gRPC cancels it in the end.
             return asyncio.get_running_loop().create_future()
-        known = None if method == UNKNOWN.encode() else method
-        if REFUSED.many:
-            return asyncio.get_running_loop().create_task(self._later(known))
-        taken: asyncio.Future[Any] = super()._make_request_call_future(known)
+        taken: asyncio.Future[Any] = super()._make_request_call_future(None if method == UNKNOWN.encode() else method)
         return taken
-
-    async def _later(self, method: bytes | None) -> Any:
-        await REFUSED.fewer()
-        return await super()._make_request_call_future(method)
 
 
 def steadfast_server(

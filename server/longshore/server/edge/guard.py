@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import aclosing, contextmanager
-from typing import Any, Final, NoReturn, TypeAlias
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
+from typing import Any, NoReturn, TypeAlias
 
 import grpc
 import grpc.aio
@@ -31,46 +31,6 @@ _log = structlog.get_logger("longshore.edge")
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Behavior: TypeAlias = Callable[[Any, Context], Any]
-
-
-class Refused:
-    """Counts the refusals that are being sent: while there are many, no further calls are taken (steadfast.py).
-
-    A refusal that waits to be sent takes 10 KiB and more, and calls are taken faster than refusals go out. A call that
-    is not taken yet is bounded by gRPC's core.
-    """
-
-    MOST: Final = 256
-
-    def __init__(self) -> None:
-        self._now = 0
-        self._fewer: asyncio.Event | None = None
-
-    @property
-    def many(self) -> bool:
-        return self._now >= self.MOST
-
-    @contextmanager
-    def one(self) -> Iterator[None]:
-        """Around sending one."""
-        self._now += 1
-        try:
-            yield
-        finally:
-            self._now -= 1
-            if self._fewer is not None and not self.many:
-                self._fewer.set()
-                self._fewer = None
-
-    async def fewer(self) -> None:
-        """Return when there are fewer than MOST."""
-        while self.many:
-            self._fewer = self._fewer or asyncio.Event()
-            await self._fewer.wait()
-
-
-REFUSED: Final = Refused()
-"""Those of this process."""
 
 
 class Guard:
@@ -99,8 +59,7 @@ class Guard:
         """A handler that answers with the error, and reads nothing."""
 
         async def refused(_messages: Any, context: Context) -> None:
-            with REFUSED.one():
-                await self.refuse(error, method=method, context=context, principal=principal)
+            await self.refuse(error, method=method, context=context, principal=principal)
 
         return grpc.stream_unary_rpc_method_handler(refused)
 
