@@ -97,6 +97,7 @@ def variable(option: str) -> str:
 
 def test_every_option_is_tried_here() -> None:
     known = {max(parameter.opts, key=len) for parameter in typer.main.get_command(main._app).params}
+    known -= {"--install-completion", "--show-completion"}  # typer's own
     assert known == {f"--{name}" for name in {*OPTIONS, *FLAGS, *OF_THEIR_OWN}}
 
 
@@ -272,7 +273,7 @@ def test_a_number_out_of_range_is_refused_by_its_option(command: Command, option
 def test_the_environment_of_the_three_programs_is_known_to_each() -> None:
     ours = {variable(max(one.opts, key=len)[2:]) for one in typer.main.get_command(main._app).params}
     # What --help and --version would be called is nobody's setting.
-    ours -= {"LONGSHORE_HELP", "LONGSHORE_VERSION"}
+    ours -= {f"LONGSHORE_{name}" for name in ("HELP", "VERSION", "INSTALL_COMPLETION", "SHOW_COMPLETION")}
     theirs: set[str] = set()
     for parameter in typer.main.get_command(worker_main.app).params:
         theirs |= set(parameter.envvar or ())
