@@ -94,7 +94,7 @@ class Figures:
     queued_kinds: frozenset[str]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True)
 class TaskPage(Sequence[Task]):
     """Tasks of one read, in its order. `more`: further ones match, and were left out."""
 
