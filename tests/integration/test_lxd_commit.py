@@ -97,6 +97,28 @@ def test_daemon_that_stays_away_leaves_the_question_to_others(
     assert place.read("/root/file") == b"new"
 
 
+EMPTY = b"/root/file\x00\x00\x00\x12"
+READ = b"/root/file\x00\x00\x00\x01"
+"""How an opening of the destination ends: its path, and what for."""
+
+
+@pytest.mark.parametrize("happened", [True, False])
+@pytest.mark.parametrize("request_", [EMPTY, READ], ids=["empty", "read"])
+def test_a_connection_that_is_lost_in_place_leaves_the_question_to_others(
+    place: LxdPlace, tap: Tap, request_: bytes, happened: bool
+) -> None:
+    """A failure would be taken for an untouched file: after a cancel the task would be CANCELLED."""
+    setattr(tap, "cut_after" if happened else "cut_before", request_)
+    recorder = Recorder(b"new")
+    with pytest.raises(OutcomeUnknown):
+        deliver(place, "/root/file", recorder, in_place=True)
+    assert tap.cuts == 1
+    push = a_push(place.instance, "/root/file", b"new", in_place=True)
+    outcome = settle_push(push, place.target, temp=recorder.grants[0][0], method="IN_PLACE")
+    assert outcome is (Settlement.LANDED if request_ == READ else Settlement.NEITHER)
+    assert place.temps() == ""
+
+
 def test_connection_cut_before_the_grant_is_tried_again(place: LxdPlace, tap: Tap) -> None:
     recorder = Recorder.of_size(2_000_000)
     cut: list[int] = []

@@ -81,6 +81,19 @@ def test_each_state_change_is_one_line_with_task_attempt_and_worker(tmp_path: Pa
         assert all(line.startswith("{") for line in server.log().splitlines())
 
 
+def test_a_line_of_the_log_is_short_however_many_tasks_an_upload_has(tmp_path: Path) -> None:
+    """The record of an upload named each of its tasks: 28 KB for 1,000 destinations."""
+    with (
+        ServerProcess(tmp_path) as server,
+        Client(server=server.address, token_file=server.token_file, patience=5.0) as client,
+    ):
+        tasks = client.upload(b"x", spec=push_spec(*(f"i{number}/etc/motd" for number in range(1000))))
+        [record] = [event for event in server.events() if event["event"] == "upload_complete"]
+        assert record["task_count"] == 1000
+        assert record["tasks"] == [task.id for task in tasks[:10]]
+        assert max(map(len, server.log().splitlines())) < 2000
+
+
 def test_what_a_caller_sends_makes_no_lines_of_its_own(tmp_path: Path) -> None:
     for style in ("json", "text"):
         with ServerProcess(tmp_path / style, "--log-format", style, "--log-level", "debug") as server:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -295,3 +297,36 @@ def test_no_push_leaves_a_temp_below_folders_that_are_exchanged_all_the_time(pla
     assert ended.get("delivered", 0) > 0
     assert set(ended) <= {"delivered", "TEMP_MISSING", "PARENT_MISSING"}
     assert len(ended) > 1, "the race was not run: nothing was ever exchanged in the middle"
+
+
+@contextmanager
+def spare_descriptors(count: int) -> Iterator[None]:
+    """So many more can be opened while the block runs."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    highest = max(int(each.name) for each in Path("/proc/self/fd").iterdir())
+    held = [os.open(os.devnull, os.O_RDONLY)]
+    while held[-1] < highest:
+        held.append(os.open(os.devnull, os.O_RDONLY))
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(held[-1], highest) + 1 + count, hard))
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for each in held:
+            os.close(each)
+
+
+def test_a_worker_that_runs_out_of_descriptors_leaves_no_temp_that_it_does_not_tell(place: DirectoryPlace) -> None:
+    """A temp was made, and no descriptor was left to remember its folder by: it stayed, and nobody was told."""
+    met = set()
+    for spare in range(20):
+        left_temps = False
+        with spare_descriptors(spare):
+            try:
+                deliver(place, f"/etc/file-{spare}", Recorder(b"content"))
+            except AttemptError as error:
+                left_temps = error.left_temps
+                met.add(error.reason)
+        assert left_temps is (place.temps() != ""), f"with {spare} descriptors"
+    assert "TARGET_BUSY" in met
+    assert place.read("/etc/file-19") == b"content"

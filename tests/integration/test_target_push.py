@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from longshore.worker.errors import (
     AttemptError,
     AttemptStopped,
     GrantRefused,
+    OutcomeUnknown,
     PermanentError,
     StopReason,
     TransientError,
@@ -103,6 +105,48 @@ def test_parents_have_the_mode_that_is_asked_for_and_the_owner_of_the_file(place
     deliver(place, "/etc/longshore/a/c/file", Recorder(b"new"), create_parents=True)
     assert place.owner_and_mode("/etc/longshore/a") == (1000, 1001, 0o750)
     assert place.owner_and_mode("/etc/longshore/a/c") == (0, 0, 0o755)
+
+
+def test_a_new_file_gets_the_mode_for_new_ones_and_an_old_one_keeps_its_own(place: Place) -> None:
+    deliver(place, "/root/new", Recorder(b"new"), mode_if_new=0o755)
+    assert place.owner_and_mode("/root/new") == (0, 0, 0o755)
+    place.plant("/root/old", b"old", 0o640, 1000, 1001)
+    deliver(place, "/root/old", Recorder(b"new"), mode_if_new=0o755)
+    assert place.owner_and_mode("/root/old") == (1000, 1001, 0o640)
+    deliver(place, "/root/said", Recorder(b"new"), mode_if_new=0o755, attributes=Attributes(mode=0o600))
+    assert place.owner_and_mode("/root/said") == (0, 0, 0o600)
+    place.link("/root/nothing", "/root/dangling")
+    deliver(place, "/root/dangling", Recorder(b"new"), mode_if_new=0o711)
+    assert place.owner_and_mode("/root/dangling") == (0, 0, 0o711), "what the link led to is not there"
+
+
+def test_a_parent_that_cannot_have_the_owner_is_not_left_with_another_one(place: Place) -> None:
+    """The next push would find it there, and leave it as it is."""
+    path, asked = "/etc/longshore/a/file", Attributes(uid=place.no_owner, gid=0)
+    error = failure(place, path, create_parents=True, parents_mode=0o750, attributes=asked)
+    assert error.reason == "INVALID_ARGUMENT"
+    right = Attributes(uid=1000, gid=1001)
+    deliver(place, path, Recorder(b"new"), create_parents=True, parents_mode=0o750, attributes=right)
+    for folder in ("/etc/longshore", "/etc/longshore/a"):
+        assert place.owner_and_mode(folder) == (1000, 1001, 0o750)
+
+
+@pytest.mark.parametrize("below", ["", "/a", "/a/b"])
+def test_a_link_to_nothing_above_the_destination_is_told_or_followed(place: Place, below: str) -> None:
+    """A directory target makes the folders that the link leads to; SFTP makes none there."""
+    place.link("/root/none", "/root/link")
+    path = f"/root/link{below}/file"
+    missing = failure(place, path)
+    assert missing.reason == "PARENT_MISSING"
+    assert "/root/link is a link" in missing.message
+    if isinstance(place, LxdPlace):
+        broken = failure(place, path, create_parents=True)
+        assert broken.reason == "LINK_BROKEN"
+        assert "/root/link is a link" in broken.message
+        assert place.run("ls -A /root") == "link\n"
+        place.folder("/root/none")
+    deliver(place, path, Recorder(b"new"), create_parents=True)
+    assert place.read(f"/root/none{below}/file") == b"new"
 
 
 def failure(place: Place, path: str, **more: object) -> PermanentError:
@@ -386,6 +430,30 @@ def test_in_place_leaves_the_old_file_alone_until_the_grant(place: Place) -> Non
         in_place(place, Recorder(b"new", on_commit=refuse))
     assert place.read("/root/file") == b"old"
     assert place.temps() == ""
+
+
+def test_a_worker_that_is_slow_in_place_stops_once_another_one_has_settled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it would go on, over what later tasks have put there by then."""
+    box = DirectoryPlace(tmp_path, open_target(DirectorySpec("t", str(tmp_path))), "box")
+    box.plant("/root/file", b"old")
+    recorder = Recorder.of_size(2_000_000)
+    push = replace(a_push(box.instance, "/root/file", recorder.data), in_place=True)
+    write = os.write
+
+    def meanwhile(descriptor: int, data: bytes) -> int:
+        done = write(descriptor, data)
+        if recorder.grants and len(box.read("/root/file")) == done:
+            settled = settle_push(push, box.target, temp=recorder.grants[0][0], method="IN_PLACE")
+            assert settled is Settlement.NEITHER
+            box.plant("/root/file", b"later")
+        return done
+
+    monkeypatch.setattr(os, "write", meanwhile)
+    with pytest.raises(OutcomeUnknown, match="another worker"):
+        in_place(box, recorder)
+    assert box.read("/root/file") == b"later"
 
 
 def test_settling_in_place_looks_at_the_content_alone(place: Place) -> None:

@@ -71,6 +71,10 @@ class Place(Protocol):
     def target(self) -> Target: ...
     @property
     def instance(self) -> str: ...
+    @property
+    def no_owner(self) -> int:
+        """An id that no file there can have."""
+        ...
 
     def read(self, path: str) -> bytes: ...
     def plant(self, path: str, content: bytes, mode: int = 0o644, uid: int = 0, gid: int = 0) -> None: ...
@@ -99,6 +103,7 @@ class LxdPlace:
     daemon: LxdDaemon
     target: LxdTarget
     instance: str
+    no_owner: int = 2**32 - 2
 
     def run(self, command: str) -> str:
         return self.daemon.run_in(self.instance, command)
@@ -160,6 +165,7 @@ class DirectoryPlace:
     base: Path
     target: Target
     instance: str
+    no_owner: int = 2**32
 
     def __post_init__(self) -> None:
         for name in ("root", "etc", "tmp"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import CancelledError
 
 import grpc
@@ -20,6 +20,7 @@ from longshore.client import (
     InvalidArgument,
     LongshoreError,
     NotFound,
+    Submission,
     TaskFilter,
     Unauthenticated,
     Unavailable,
@@ -132,6 +133,41 @@ def methods(kind: type) -> dict[str, inspect.Signature]:
         for name, member in inspect.getmembers(kind, callable)
         if not name.startswith("_") or name == "__init__"
     }
+
+
+BAD: list[tuple[str, Callable[[Client], object]]] = [
+    ("task_id", lambda client: client.get("\udce9")),
+    ("task_id", lambda client: client.get("\ud800")),
+    ("task_id", lambda client: client.get(None)),  # type: ignore[arg-type]
+    ("task_id", lambda client: client.attempts("\udce9")),
+    ("task_id", lambda client: next(client.watch("\udce9"))),
+    ("task_id", lambda client: client.wait("\udce9")),
+    ("after_revision", lambda client: client.watch("t", after_revision=-1)),
+    ("task_id", lambda client: client.cancel("\udce9")),
+    ("reason", lambda client: client.cancel("t", reason="\udce9")),
+    ("expected_revision", lambda client: client.cancel("t", expected_revision=-1)),
+    ("task_id", lambda client: client.retry("\udce9")),
+    ("request_id", lambda client: client.retry("t", request_id="\udce9")),
+    ("request_id", lambda client: client.get_upload("\udce9")),
+    ("request_id", lambda client: client.upload(b"x", spec=push_spec("web/x"), request_id="\udce9")),
+    ("sha256", lambda client: client.upload(b"x", spec=push_spec("web/x"), sha256="abc")),  # type: ignore[arg-type]
+    ("request_id", lambda client: client.submit(spec=job_spec("k"), request_id="\udce9")),
+    ("payload_id", lambda client: next(client.submit_many([Submission(spec=job_spec("k"), payload_id="\udce9")]))),
+    ("creator", lambda client: next(client.list(creator="\udce9"))),
+    ("session_id", lambda client: client.drain_worker("\udce9")),
+    ("queue", lambda client: client.pause_queue("\udce9")),
+    ("queue", lambda client: client.resume_queue("\udce9")),
+    ("task_id", lambda client: client.settle("\udce9", settlement=1)),  # type: ignore[arg-type]
+    ("settlement", lambda client: client.settle("t", settlement="x")),  # type: ignore[arg-type]
+]
+
+
+@pytest.mark.parametrize(("name", "call"), BAD)
+def test_what_a_message_cannot_say_is_refused_by_its_argument(
+    address: str, name: str, call: Callable[[Client], object]
+) -> None:
+    with Client(server=address, token="secret") as client, pytest.raises(ConfigurationError, match=f"^{name} is "):
+        call(client)
 
 
 def test_both_clients_have_one_surface() -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import http.client
 import io
 import os
 import socket
 import tempfile
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +149,65 @@ async def test_what_was_written_and_not_flushed_is_sent(
         file.seek(2)
         await client.upload(file, spec=SPEC)
     assert stored(service) == b"itten"
+
+
+class Ending:
+    """A file object that wraps an iterator, and lets the iterator's end through."""
+
+    def __init__(self) -> None:
+        self._pieces = iter([b"one", b"two"])
+
+    def read(self, _: int) -> bytes:
+        return next(self._pieces)
+
+
+async def test_a_read_that_raises_stop_iteration_is_refused(client: AsyncClient, service: FakeService) -> None:
+    """No future takes that exception, so the caller waited for ever."""
+    async with asyncio.timeout(20):
+        with pytest.raises(SourceError, match=r"Ending raised StopIteration: return b\"\" at the end"):
+            await client.upload(Ending(), spec=SPEC)  # type: ignore[arg-type]
+    assert nothing_made(service)
+
+
+@contextmanager
+def cut_response() -> Iterator[http.client.HTTPResponse]:
+    """A response whose connection ends 60 bytes before the length that it announced."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer() -> None:
+            peer, _ = listener.accept()
+            with peer:
+                peer.recv(4096)
+                peer.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n" + b"x" * 40)
+
+        answering = threading.Thread(target=answer)
+        answering.start()
+        connection = http.client.HTTPConnection(*listener.getsockname())
+        try:
+            connection.request("GET", "/")
+            yield connection.getresponse()
+        finally:
+            connection.close()
+            answering.join()
+
+
+async def test_an_http_response_that_is_cut_is_refused(client: AsyncClient, service: FakeService) -> None:
+    """Its read() gives no bytes at the cut, as at the end, and raises nothing."""
+    with cut_response() as response, pytest.raises(SourceError, match="60 bytes are missing"):
+        await client.upload(response, spec=SPEC)
+    assert nothing_made(service)
+
+
+async def test_compressed_content_that_is_cut_is_refused(
+    client: AsyncClient, service: FakeService, tmp_path: Path
+) -> None:
+    packed = gzip.compress(CONTENT)[: len(CONTENT) // 2]
+    (tmp_path / "packed").write_bytes(packed)
+    with gzip.open(tmp_path / "packed", "rb") as file, pytest.raises(SourceError, match="end-of-stream marker"):
+        await client.upload(file, spec=SPEC)
+    with gzip.GzipFile(fileobj=io.BytesIO(packed)) as unnamed, pytest.raises(SourceError, match="end-of-stream marker"):
+        await client.upload(unnamed, spec=SPEC)
+    assert nothing_made(service)
 
 
 # What is not there yet is not the end --------------------------------------------------------------------------------
@@ -372,24 +433,20 @@ async def test_a_snapshot_is_of_one_moment(
     assert named == []
 
 
-async def test_a_snapshot_of_what_never_rests_is_refused(client: AsyncClient, service: FakeService, log: Path) -> None:
-    over = threading.Event()
+async def test_a_snapshot_of_what_never_rests_is_refused(
+    client: AsyncClient, service: FakeService, log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = sources.FileSource.read
 
-    def write() -> None:
+    def written_to_meanwhile(source: sources.FileSource, offset: int, count: int) -> bytes:
+        data = read(source, offset, count)
         with log.open("r+b") as file:
-            while not over.is_set():
-                file.seek(0)
-                file.write(os.urandom(8))
-                file.flush()
+            file.write(os.urandom(8))
+        return data
 
-    writer = threading.Thread(target=write)
-    writer.start()
-    try:
-        with pytest.raises(SourceError, match=r"each of the 3 times.*--as-of-now") as caught:
-            await client.upload(log, spec=SPEC, changing=Changing.SNAPSHOT)
-    finally:
-        over.set()
-        writer.join()
+    monkeypatch.setattr(sources.FileSource, "read", written_to_meanwhile)
+    with pytest.raises(SourceError, match=r"each of the 3 times.*--as-of-now") as caught:
+        await client.upload(log, spec=SPEC, changing=Changing.SNAPSHOT)
     assert caught.value.reason == "SOURCE_CHANGED"
     assert service.headers == []
 
@@ -431,6 +488,18 @@ async def test_a_change_that_its_time_does_not_tell_is_noticed(
     with pytest.raises(SourceError, match="written to where"):
         await client.upload(path, spec=SPEC, progress=rewriting(path, keep_time=True))
     assert nothing_made(service)
+
+
+async def test_a_change_whose_time_was_set_back_is_noticed(
+    client: AsyncClient, service: FakeService, log: Path
+) -> None:
+    """As `rsync --inplace --times` leaves a file: other bytes, and the same size and time of its content."""
+    with pytest.raises(SourceError, match="written to where"):
+        await client.upload(log, spec=SPEC, progress=rewriting(log, keep_time=True))
+    assert nothing_made(service)
+    service.stored.clear()
+    await client.upload(log, spec=SPEC, progress=lambda _: log.chmod(0o640))
+    assert stored(service) == content_of(log), "another mode is no other content"
 
 
 async def test_a_large_file_written_a_moment_before_is_not_read_twice(

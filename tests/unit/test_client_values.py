@@ -218,6 +218,7 @@ job: Any = job_spec
         (lambda: push("web/x", queue=None), r"^queue is None"),
         (lambda: push("web/x", queue="\udce9"), r"^queue is \\xe9, which is not UTF-8"),
         (lambda: push("web/\udce9"), r"^the destination is .*not UTF-8"),
+        (lambda: push("web/x", project="\ud800"), r"^project is \\ud800, which is not UTF-8"),
         (lambda: push(7), r"^the destination is 7"),
         (lambda: push("web/x", not_before=math.inf), r"^not_before is inf"),
         (lambda: push("web/x", expire_after=math.nan), r"^expire_after is nan"),

@@ -127,6 +127,7 @@ class AsyncClient:
         by its path brings its permission bits (at most 0777) along; they are for files that are new at their
         destination, where the spec does not say a mode.
         """
+        arguments.message(pb.UploadHeader, request_id=request_id, sha256=None if sha256 == "compute" else sha256)
         async with open_source(content, changing=changing) as source:
             if keep_mode and source.mode is not None:
                 spec = with_new_mode(spec, source.mode)
@@ -174,7 +175,8 @@ class AsyncClient:
 
     async def get_upload(self, request_id: str) -> pb.Upload:
         """How far an upload got: bytes that are durable, and its tasks once it is complete."""
-        answer = await self._call(lambda to: to.tasks.GetUpload, pb.GetUploadRequest(request_id=request_id))
+        request = arguments.message(pb.GetUploadRequest, request_id=request_id)
+        answer = await self._call(lambda to: to.tasks.GetUpload, request)
         upload = answer.upload
         shown = len(upload.tasks)
         upload.tasks.extend((await self._all_of(upload.tasks, upload.task_ids))[shown:])
@@ -221,7 +223,8 @@ class AsyncClient:
 
     async def get(self, task_id: str) -> task_pb2.Task:
         """The task as it is now."""
-        answer = await self._call(lambda to: to.tasks.GetTask, pb.GetTaskRequest(task_id=task_id))
+        request = arguments.message(pb.GetTaskRequest, task_id=task_id)
+        answer = await self._call(lambda to: to.tasks.GetTask, request)
         return answer.task
 
     async def list(
@@ -253,7 +256,7 @@ class AsyncClient:
 
     async def attempts(self, task_id: str) -> Sequence[task_pb2.Attempt]:
         """Every attempt of a task, oldest first."""
-        request = pb.ListAttemptsRequest(task_id=task_id)
+        request = arguments.message(pb.ListAttemptsRequest, task_id=task_id)
         attempts: list[task_pb2.Attempt] = []
         more = True
         while more:
@@ -272,6 +275,7 @@ class AsyncClient:
         patience: float | None = None,
     ) -> Watch:
         """Every change of a task after a revision, or from the task as it is: once, in order, until it is done."""
+        arguments.message(pb.WatchTaskRequest, task_id=task_id, after_revision=after_revision)
         return Watch(
             tour=Tour(self._servers),
             task_id=task_id,
@@ -316,7 +320,9 @@ class AsyncClient:
 
     async def cancel(self, task_id: str, *, reason: str = "", expected_revision: int | None = None) -> task_pb2.Task:
         """Ask for the task's end, durably; the task as it then is. Idempotent."""
-        request = pb.CancelTaskRequest(task_id=task_id, reason=reason, expected_revision=expected_revision)
+        request = arguments.message(
+            pb.CancelTaskRequest, task_id=task_id, reason=reason, expected_revision=expected_revision
+        )
         answer = await self._call(lambda to: to.tasks.CancelTask, request)
         return answer.task
 
@@ -324,7 +330,8 @@ class AsyncClient:
         self, task_id: str, *, force: bool = False, request_id: str = "", expected_revision: int | None = None
     ) -> task_pb2.Task:
         """A new task like a failed, cancelled or expired one. `force`: even if a later one has delivered there."""
-        request = pb.RetryTaskRequest(
+        request = arguments.message(
+            pb.RetryTaskRequest,
             task_id=task_id,
             request_id=request_id or new_request_id(),
             force=force,
@@ -351,23 +358,24 @@ class AsyncClient:
 
     async def drain_worker(self, session_id: str) -> admin_service_pb2.Worker:
         """Tell a worker to take no more work, finish and leave; the worker as it then is. Idempotent."""
-        request = admin_service_pb2.DrainWorkerRequest(session_id=session_id)
+        request = arguments.message(admin_service_pb2.DrainWorkerRequest, session_id=session_id)
         answer = await self._call(lambda to: to.admin.DrainWorker, request)
         return answer.worker
 
     async def pause_queue(self, queue: str, *, create: bool = False) -> None:
         """Start no more tasks of a queue; accepting goes on. Idempotent. Raises NotFound (QUEUE_NOT_FOUND) for a queue
         that is not there, unless `create` says to make it."""
-        request = admin_service_pb2.PauseQueueRequest(queue=queue, create=create)
+        request = arguments.message(admin_service_pb2.PauseQueueRequest, queue=queue, create=create)
         await self._call(lambda to: to.admin.PauseQueue, request)
 
     async def resume_queue(self, queue: str) -> None:
         """Start tasks of a queue again. Idempotent. Raises NotFound (QUEUE_NOT_FOUND) for a queue that is not there."""
-        await self._call(lambda to: to.admin.ResumeQueue, admin_service_pb2.ResumeQueueRequest(queue=queue))
+        request = arguments.message(admin_service_pb2.ResumeQueueRequest, queue=queue)
+        await self._call(lambda to: to.admin.ResumeQueue, request)
 
     async def settle(self, task_id: str, *, settlement: admin_service_pb2.Settlement.ValueType) -> task_pb2.Task:
         """Say what became of a commit that no worker could settle; the task as it then is."""
-        request = admin_service_pb2.SettleTaskRequest(task_id=task_id, settlement=settlement)
+        request = arguments.message(admin_service_pb2.SettleTaskRequest, task_id=task_id, settlement=settlement)
         answer = await self._call(lambda to: to.admin.SettleTask, request)
         return answer.task
 

@@ -5,9 +5,14 @@ from __future__ import annotations
 import math
 from datetime import timedelta
 from enum import Enum
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
+
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
 
 from longshore.client.errors import ConfigurationError
+
+_M = TypeVar("_M", bound=Message)
 
 LONGEST: Final = 366 * 86400.0
 """Seconds of the longest duration that the contract knows."""
@@ -58,6 +63,22 @@ def text(name: str, value: str) -> str:
     return value
 
 
+def message(kind: type[_M], /, **fields: Any) -> _M:
+    """A message of the contract with these fields. Raises ConfigurationError that names the field which it cannot have.
+
+    A text may not be None; any other field that is None stays unset.
+    """
+    made = kind()
+    for name, value in fields.items():
+        if made.DESCRIPTOR.fields_by_name[name].type == FieldDescriptor.TYPE_STRING:
+            text(name, value)
+        try:
+            made.MergeFrom(kind(**{name: value}))
+        except (TypeError, ValueError) as error:
+            raise _wrong(name, value, f"the contract cannot say that ({error})") from error
+    return made
+
+
 def permissions(name: str, value: int | str) -> int:
     """Permission bits: an int such as 0o644, or octal digits such as "644". Raises ConfigurationError."""
     given: object = value
@@ -91,7 +112,11 @@ def choice(name: str, value: int | str, kind: EnumType, *, prefix: str) -> int:
 
 def shown(value: str) -> str:
     """A text for people, with what UTF-8 cannot write as escapes: `caf\\xe9`."""
-    return value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    try:
+        written = value.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # a surrogate that stands for no byte
+        written = value.encode("utf-8", "backslashreplace")
+    return written.decode("utf-8", "backslashreplace")
 
 
 def _wrong(name: str, value: object, remedy: str) -> ConfigurationError:

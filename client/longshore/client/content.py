@@ -152,14 +152,14 @@ def _has_true_size(descriptor: int, told: os.stat_result) -> bool:
 @asynccontextmanager
 async def _of_file_object(file: Any, manner: Changing) -> AsyncIterator[Source]:
     name = getattr(file, "name", None)
-    name = shown(name) if isinstance(name, str) else "the file object"
+    name = shown(name) if isinstance(name, str) and name else "the file object"
     try:
         plain = _is_plain(file)
         start = file.tell() if plain and file.seekable() else 0
         if plain and file.writable():
             file.flush()
         seekable = None if plain else await in_thread(_seekable, file)
-    except OSError as error:
+    except (OSError, EOFError) as error:
         raise unreadable(name, error) from error
     except ValueError as error:  # the file object is closed
         raise SourceError(f"cannot read {name}: {error}", reason="SOURCE_UNREADABLE") from error
@@ -189,7 +189,7 @@ def _seekable(file: Any) -> SeekableSource | None:
     try:
         if source.ends_there():
             return source
-    except OSError:
+    except (OSError, EOFError):
         pass  # It is read from where it stands, as if it could not seek.
     source.back()
     return None

@@ -8,6 +8,7 @@ once made a task of 6 of 19 bytes.
 from __future__ import annotations
 
 import asyncio
+import http.client
 import inspect
 import os
 import select
@@ -27,9 +28,9 @@ _AGAIN: Final = 0.05
 _END: Final = object()
 
 
-def unreadable(name: str, error: OSError) -> SourceError:
-    """The SourceError for what the system says."""
-    return SourceError(f"cannot read {name}: {error.strerror or error}", reason="SOURCE_UNREADABLE")
+def unreadable(name: str, error: OSError | EOFError) -> SourceError:
+    """The SourceError for what the system says, or a reader of compressed content."""
+    return SourceError(f"cannot read {name}: {getattr(error, 'strerror', None) or error}", reason="SOURCE_UNREADABLE")
 
 
 async def in_thread(call: Callable[..., _T], *arguments: object) -> _T:
@@ -86,16 +87,37 @@ async def of_file(file: Any) -> AsyncGenerator[bytes, None]:
     asynchronous = inspect.iscoroutinefunction(file.read)
     while True:
         try:
-            piece = await file.read(PIECE) if asynchronous else await asyncio.to_thread(file.read, PIECE)
-        except OSError as error:
+            piece = await file.read(PIECE) if asynchronous else await asyncio.to_thread(_read, file)
+        except (OSError, EOFError) as error:
             raise unreadable("the file object", error) from error
         if piece is None:
             await _something(file)
             continue
         data = as_bytes(piece, what=f"read() of the {type(file).__name__}", remedy="open it in binary mode ('rb')")
         if not len(data):
+            if missing := _missing(file):
+                raise SourceError(
+                    f"the connection of the {type(file).__name__} was cut: {missing} bytes are missing at its end",
+                    reason="SOURCE_UNREADABLE",
+                )
             return
         yield data
+
+
+def _read(file: Any) -> Any:
+    try:
+        return file.read(PIECE)
+    except StopIteration as error:
+        # No future takes it, so whoever waits for this thread would wait for ever.
+        raise SourceError(
+            f'read() of the {type(file).__name__} raised StopIteration: return b"" at the end',
+            reason="SOURCE_UNREADABLE",
+        ) from error
+
+
+def _missing(file: Any) -> int:
+    """Bytes that are missing of the body of an HTTP response: its read() takes a connection that is cut for the end."""
+    return (file.length or 0) if isinstance(file, http.client.HTTPResponse) else 0
 
 
 async def _something(file: Any) -> None:

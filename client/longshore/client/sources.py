@@ -122,8 +122,10 @@ class FileSource:
                 )
         elif not same:
             raise SourceError(f"{self._name} changed while it was being sent: {REMEDY}", reason="SOURCE_CHANGED")
-        # Read again only where size and time prove nothing.
-        if (self._fresh or not same) and prefix_crc32c(self, self.size) != crc32c:
+        # Read again only where size and time prove nothing. The time of the content may have been set back, which gives
+        # the file another time of change; so do a rename and another mode, which leave the content as it was.
+        touched = now.st_ctime_ns != self._before.st_ctime_ns
+        if (self._fresh or not same or touched) and prefix_crc32c(self, self.size) != crc32c:
             raise SourceError(
                 f"{self._name} was written to where it had been read already: send a copy of it (--snapshot, "
                 'changing="snapshot")',
@@ -133,7 +135,9 @@ class FileSource:
 
 def is_fresh(told: os.stat_result) -> bool:
     """The file was written to a moment ago, so that another change may have the same time."""
-    return abs(time.time_ns() - told.st_mtime_ns) < _FRESH_NS
+    now = time.time_ns()
+    # A copy that keeps the time of its original has another time of change.
+    return min(abs(now - told.st_mtime_ns), abs(now - told.st_ctime_ns)) < _FRESH_NS
 
 
 class SeekableSource:
@@ -177,7 +181,7 @@ class SeekableSource:
                     raise SourceError("the file object became shorter while it was being sent", reason="SOURCE_CHANGED")
                 pieces.append(piece)
                 count -= len(piece)
-        except OSError as error:
+        except (OSError, EOFError) as error:
             raise unreadable("the file object", error) from error
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 

@@ -57,6 +57,7 @@ def parse_destination(text: str, *, project: str = "", default_name: str = "") -
     names are good ones is for the server to say.
     """
     arguments.text("the destination", text)
+    arguments.text("project", project)
     place, slash, path = text.partition("/")
     target, colon, instance = place.rpartition(":")
     if not slash or not instance or (colon and not target):

@@ -317,7 +317,7 @@ class _Attempt:
         push, delivery, content = self._push, staged.delivery, staged.content
         try:
             delivery.overwrite(staged.temp, push.path, push.attributes)
-            back = delivery.read_back(push.path, advance=only_check(no_check))
+            back = self._read_overwritten(delivery)
             if back != Written(content.size, content.crc32c):
                 raise CommitLost(f"{push.path} reads back with CRC32C {back.crc32c:08x}, not {content.crc32c:08x}")
         except CommitLost as lost:
@@ -331,6 +331,13 @@ class _Attempt:
         finally:
             self._discard(delivery, staged.temp)
         return Pushed(IN_PLACE, content, self._left_temps)
+
+    def _read_overwritten(self, delivery: Delivery) -> Written:
+        try:
+            return delivery.read_back(self._push.path, advance=only_check(no_check))
+        except TransientError as error:
+            # All of it is written: a failure would be taken for an untouched file, and a cancel for one that counts.
+            raise CommitLost(error.message) from error
 
     def _settle(self, staged: _Staged, lost: CommitLost) -> None:
         """Return if the commit happened; raise if it did not, or if that is not known."""

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Coroutine
 from types import TracebackType
-from typing import Any, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 import structlog
 
@@ -36,6 +36,9 @@ from longshore.server.store.server_commands import Heard
 R = TypeVar("R")
 
 _log = structlog.get_logger("longshore.uploads")
+
+_TASKS_NAMED: Final = 10
+"""Tasks that the record of an upload names; 1,000 destinations made a line of 28 KB. Each has a record of its own."""
 
 
 class Keeper(Protocol):
@@ -342,7 +345,8 @@ class UploadStream:
             upload_id=done.id,
             principal=done.principal,
             size=size,
-            tasks=[task.id for task in done.tasks],
+            tasks=[task.id for task in done.tasks[:_TASKS_NAMED]],
+            task_count=len(done.tasks),
         )
         return done
 

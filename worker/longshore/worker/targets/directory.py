@@ -129,15 +129,17 @@ class DirectoryDelivery:
     def create_temp(self, path: str, attributes: Attributes) -> DirectoryTemp:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         with _classified(f"creating a file in {folder_of(path)}"), self._tree.parent(path) as (folder, name):
+            made_in = os.dup(folder)  # first, and not once the temp is there and no descriptor may be left for this one
             try:
                 descriptor = os.open(name, flags, 0o600, dir_fd=folder)
-            except FileNotFoundError:
-                if os.fstat(folder).st_nlink:
+            except BaseException as error:
+                os.close(made_in)
+                if isinstance(error, FileNotFoundError) and os.fstat(folder).st_nlink:
                     raise classify.no_new_files(folder_of(path)) from None
-                raise  # the folder was removed in this moment
+                raise  # where the folder was not found, it was removed in this moment
+            self._made[path] = made_in
             temp = DirectoryTemp(path, descriptor, self._check)
             self._temps.append(temp)
-            self._made[path] = os.dup(folder)
         temp.set_attributes(attributes)
         return temp
 
@@ -197,6 +199,8 @@ class DirectoryDelivery:
                 with _classified(f"writing into {path}"):
                     os.ftruncate(destination, 0)
                     while piece := os.read(source, CHUNK):
+                        if not os.fstat(source).st_nlink:
+                            raise CommitLost(f"another worker settled the delivery while {path} was being written")
                         left = memoryview(piece)
                         while left:
                             left = left[os.write(destination, left) :]

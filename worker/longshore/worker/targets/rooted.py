@@ -13,7 +13,7 @@ import errno
 import os
 import stat as stat_bits
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Final
 
 _MAX_SYMLINKS: Final = 40
@@ -79,7 +79,7 @@ class _Walk:
     def enter(self, path: str, *, prepare: Callable[[int], None] | None = None) -> None:
         """Follow a path from here, or from the root when it is absolute.
 
-        With `prepare`, missing folders are made.
+        With `prepare`, missing folders are made, those that a link leads to too.
         """
         if path.startswith("/"):
             self._up_to_root()
@@ -117,12 +117,18 @@ class _Walk:
         except FileExistsError:
             # Somebody else was faster; whatever it is, it is looked at now.
             return os.open(name, _LOOK, dir_fd=self.top())
-        made = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.top())
         try:
-            prepare(made)
-            os.fsync(made)
+            made = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.top())
+            try:
+                prepare(made)
+                os.fsync(made)
+            except BaseException:
+                os.close(made)
+                raise
         except BaseException:
-            os.close(made)
+            # The next push would find it there, and leave it as it is.
+            with suppress(OSError):
+                os.rmdir(name, dir_fd=self.top())
             raise
         sync_folder(self.top())
         return made

@@ -201,6 +201,10 @@ class SftpSession:
         """Create a folder, 0755."""
         self._done(Kind.MKDIR, _path(path), wire.attributes(mode=0o755))
 
+    def rmdir(self, path: str) -> None:
+        """Remove an empty folder."""
+        self._done(Kind.RMDIR, _path(path))
+
     def set_owner(self, path: str, uid: int, gid: int) -> None:
         """chown by name. In a packet of its own: daemons misread one with owner and mode."""
         self._done(Kind.SETSTAT, _path(path), wire.attributes(owner=(uid, gid)))

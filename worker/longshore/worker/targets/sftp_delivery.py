@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Final
 
 from longshore.worker.errors import PermanentError, Reason, TransientError
@@ -111,14 +111,21 @@ class SftpDelivery:
             with classified(self._session, f"creating the folder {folder}"):
                 try:
                     self._session.mkdir(folder)
-                    if (uid, gid) != (0, 0):
-                        self._session.set_owner(folder, uid, gid)
-                    self._session.set_mode(folder, mode)
                 except SftpStatus:
                     # Somebody else may have been faster; if there is no folder, the error stands.
                     found = self._session.stat(folder, follow=True)
                     if found is None or found.kind is not FileKind.DIRECTORY:
                         raise
+                    continue  # it is theirs
+                try:
+                    if (uid, gid) != (0, 0):
+                        self._session.set_owner(folder, uid, gid)
+                    self._session.set_mode(folder, mode)
+                except SftpStatus:
+                    # The next push would find it there, and leave it as it is.
+                    with suppress(SftpStatus):
+                        self._session.rmdir(folder)
+                    raise
 
     def _missing_parents(self, path: str) -> list[str]:
         """Innermost first."""
@@ -202,10 +209,15 @@ class SftpDelivery:
         try:
             with classified(session, f"opening {path}", missing=Reason.TEMP_MISSING):
                 source = session.open_read(temp)
-                destination = session.open_write(path)
+                try:
+                    destination = session.open_write(path)
+                except _STREAM_ERRORS as error:
+                    # That request empties the file, and whether it was carried out nobody knows.
+                    session.close()
+                    raise CommitLost(f"the connection was lost while opening {path}: {error}") from error
             try:
                 with classified(session, f"writing into {path}"):
-                    session.write(destination, _Remote(session, source), advance=_ignore)
+                    session.write(destination, _Remote(session, source, temp), advance=_ignore)
                     if asked.uid is not None or asked.gid is not None:
                         # SFTP sets both ids or none.
                         now = session.stat(path, follow=True)
@@ -265,12 +277,15 @@ def _foreign_errors() -> Iterator[None]:
 class _Remote:
     """A file of the instance as a source."""
 
-    def __init__(self, session: SftpSession, handle: bytes) -> None:
+    def __init__(self, session: SftpSession, handle: bytes, path: str) -> None:
         self._session = session
         self._handle = handle
+        self._path = path
         self._offset = 0
 
     def read(self, size: int, /) -> bytes:
+        if self._session.stat(self._path, follow=False) is None:
+            raise CommitLost(f"{self._path} is gone: another worker settled the delivery while it was being written")
         piece = self._session.read_at(self._handle, self._offset, size)
         self._offset += len(piece)
         return piece

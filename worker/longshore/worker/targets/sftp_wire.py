@@ -33,6 +33,7 @@ class Kind(IntEnum):
     FSETSTAT = 10
     REMOVE = 13
     MKDIR = 14
+    RMDIR = 15
     STAT = 17
     STATUS = 101
     HANDLE = 102
