@@ -21,10 +21,10 @@ import psycopg
 
 from longshore.server.model.task import AnyValue, Destination, FilePush, Job, Task
 from longshore.server.store.commands import Bounds, ClaimTasks, Offer, OpenSession, SubmitTasks, TaskPlan
-from longshore.server.store.counters import Key, task_counts
 from longshore.server.store.protocol import TaskFilter
-from longshore.server.store.rows import lane_of_work
 from longshore.server.store.store import SQLStore
+from longshore.server.store.tables.rows import lane_of_work
+from longshore.server.store.transaction.counters import Key, task_counts
 
 BASE: Final = 1_000
 """Tasks that the store makes itself."""

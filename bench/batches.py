@@ -40,11 +40,11 @@ class Load:
 
     def __init__(self, database: str, size: int, *, push: bool) -> None:
         from longshore.server.model.events import Policy
-        from longshore.server.store.limits import LaneLimits
+        from longshore.server.store.transaction.limits import LaneLimits
 
         limits = LaneLimits(instance=64, target=1000)
         if database.startswith("postgresql"):
-            from longshore.server.store.postgres import PostgresStore
+            from longshore.server.store.postgres.dialect import PostgresStore
 
             self._store: Any = PostgresStore(url=database, policy=Policy(), limits=limits)
             self._store._prepare()
@@ -55,13 +55,13 @@ class Load:
             link.close()
         else:
             from longshore.server.model.clock import SystemClock
-            from longshore.server.store.sqlite import SQLiteStore
+            from longshore.server.store.sqlite.dialect import SQLiteStore
 
             clock = SystemClock()
             more: dict[str, Any] = {}
             try:
-                from longshore.server.generation import Generation
-                from longshore.server.store.clock_steps import ClockSteps, this_boot
+                from longshore.server.data.generation import Generation
+                from longshore.server.store.handlers.clock_steps import ClockSteps, this_boot
             except ImportError:
                 pass  # a version from before: `--against`
             else:
@@ -213,7 +213,7 @@ def compare(against: Path, rounds: int, seconds: float, *, postgres: bool) -> No
     from contextlib import ExitStack
 
     sys.path.insert(0, str(ROOT))
-    from tests.support.postgres import running_cluster
+    from tests.support.stores.postgres import running_cluster
 
     with ExitStack() as stack:
         cluster = stack.enter_context(running_cluster()) if postgres else None

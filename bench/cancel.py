@@ -28,7 +28,7 @@ from bench.noop import cpu
 from bench.rows import ROOT, Goal, Run, installed, row
 from bench.stamps import Stamps, quantile
 from longshore.client import AsyncClient, job_spec
-from tests.support.processes import Process, ServerProcess, WorkerProcess, eventually
+from tests.support.servers.processes import Process, ServerProcess, WorkerProcess, eventually
 
 CANCELS: Final = 300
 GOAL: Final = 2.0

@@ -42,11 +42,11 @@ from longshore.server.model.events import Policy, Reported
 from longshore.server.model.task import FILE_PUSH, Grant, Task
 from longshore.server.model.values import DeliveryMethod, Outcome
 from longshore.server.store.commands import FileReports, RequestGrants
-from longshore.server.store.limits import LaneLimits
-from longshore.server.store.postgres import PostgresStore
-from longshore.server.store.sqlite import SQLiteStore
+from longshore.server.store.postgres.dialect import PostgresStore
+from longshore.server.store.sqlite.dialect import SQLiteStore
 from longshore.server.store.store import SQLStore
-from tests.support.postgres import Cluster, running_cluster
+from longshore.server.store.transaction.limits import LaneLimits
+from tests.support.stores.postgres import Cluster, running_cluster
 
 GOAL: Final = 1.2
 MANY: Final = 1_000_000

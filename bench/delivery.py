@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Final
 
 from bench.rows import ROOT, Run, installed
-from tests.support.lxd import LxdDaemon, running_lxd
-from tests.support.processes import ServerProcess, WorkerProcess
+from tests.support.servers.processes import ServerProcess, WorkerProcess
+from tests.support.workers.lxd import LxdDaemon, running_lxd
 
 MIB: Final = 1 << 20
 GIB: Final = 1 << 30

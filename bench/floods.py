@@ -28,7 +28,7 @@ from bench.rows import ROOT, Goal, Run, row
 from longshore.client import AsyncClient, job_spec
 from longshore.v1 import task_service_pb2 as pb
 from longshore.v1 import task_service_pb2_grpc
-from tests.support.processes import Process, ServerProcess, eventually
+from tests.support.servers.processes import Process, ServerProcess, eventually
 
 KINDS: Final = {"reset": 60_000, "half": 300_000}
 MIB: Final = 1 << 20

@@ -13,7 +13,7 @@ import sys
 from contextlib import AsyncExitStack
 from typing import Final
 
-from tests.support.floods import Flooder
+from tests.support.network.floods import Flooder
 
 CONNECTIONS: Final = 6
 SLICES: Final = 20

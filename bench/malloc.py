@@ -18,7 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tests.support.stage import Stage, staged
+from tests.support.servers.stage import Stage, staged
 
 MIB = 1 << 20
 FILE = 256 * MIB

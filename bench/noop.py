@@ -17,8 +17,8 @@ import psutil
 from longshore.v1 import task_pb2, task_service_pb2_grpc, worker_service_pb2_grpc
 from longshore.v1 import task_service_pb2 as pb
 from longshore.v1 import worker_service_pb2 as work_pb
-from tests.support.postgres import Cluster
-from tests.support.processes import ServerProcess
+from tests.support.servers.processes import ServerProcess
+from tests.support.stores.postgres import Cluster
 
 KIND: Final = "noop"
 CREDITS: Final = 64

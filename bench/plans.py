@@ -10,13 +10,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from longshore.server.store import claims, counters, promote, unit
-from longshore.server.store.dialect import Dialect
-from longshore.server.store.link import Each
-from longshore.server.store.postgres import PostgresDialect
-from longshore.server.store.postgres_connection import connect
-from longshore.server.store.postgres_link import PLANNER, compile_each
-from longshore.server.store.sqlite import SQLiteDialect
+from longshore.server.store.handlers import claims
+from longshore.server.store.postgres.connection import connect
+from longshore.server.store.postgres.dialect import PostgresDialect
+from longshore.server.store.postgres.link import PLANNER, compile_each
+from longshore.server.store.sql.dialect import Dialect
+from longshore.server.store.sql.statement import Each
+from longshore.server.store.sqlite.dialect import SQLiteDialect
+from longshore.server.store.transaction import counters, unit
+from longshore.server.store.transaction import ready as promote
 
 # A bench may look inside: these are the statements of a claim, in their order.
 _STATEMENTS: Final[Sequence[tuple[str, Each, Mapping[str, Any]]]] = (

@@ -20,8 +20,8 @@ from bench.noop import backends_cpu
 from bench.peers.record import AGAIN, BROKER
 from bench.queues import PEERS, Client, Group, Look, Part, Redis, Site, environment_of, group_cpu
 from bench.rows import ROOT, Run, installed
-from tests.support.postgres import Cluster, running_cluster
-from tests.support.processes import ServerProcess, WorkerProcess
+from tests.support.servers.processes import ServerProcess, WorkerProcess
+from tests.support.stores.postgres import Cluster, running_cluster
 
 CONCURRENCY: Final = 64
 """Coroutines that a worker runs at once, ours and Taskiq's."""

@@ -23,7 +23,7 @@ import psutil
 
 from bench.peers.record import LOG, RECORD
 from bench.rows import ROOT
-from tests.support.processes import START, Process
+from tests.support.servers.processes import START, Process
 
 PEERS: Final = ROOT / "build" / "peers" / "bin"
 DONE: Final = 60.0

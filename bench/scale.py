@@ -29,9 +29,9 @@ import psycopg
 from bench.noop import Cost, NoopWorker, Site, metadata
 from longshore.v1 import task_pb2, task_service_pb2_grpc
 from longshore.v1 import task_service_pb2 as pb
-from tests.support.cluster import fleet_of
-from tests.support.postgres import Cluster, running_cluster
-from tests.support.processes import ServerProcess
+from tests.support.servers.cluster import fleet_of
+from tests.support.servers.processes import ServerProcess
+from tests.support.stores.postgres import Cluster, running_cluster
 
 SERVER: Final = {
     "autovacuum": "on",

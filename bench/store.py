@@ -41,16 +41,16 @@ Figures = dict[str, float]
 async def opened(database: str) -> AsyncIterator[Any]:
     """A store; the imports are those of the tree that is measured."""
     from longshore.server.model.events import Policy
-    from longshore.server.store.limits import LaneLimits
+    from longshore.server.store.transaction.limits import LaneLimits
 
     limits = LaneLimits(instance=8, target=4 * AT_ONCE)
     if database.startswith("postgresql"):
-        from longshore.server.store.postgres import PostgresStore
+        from longshore.server.store.postgres.dialect import PostgresStore
 
         store: Any = PostgresStore(url=database, policy=Policy(), limits=limits)
     else:
         from longshore.server.model.clock import SystemClock
-        from longshore.server.store.sqlite import SQLiteStore
+        from longshore.server.store.sqlite.dialect import SQLiteStore
 
         store = SQLiteStore(path=Path(database), clock=SystemClock(), policy=Policy(), limits=limits)
     await store.open()
@@ -240,7 +240,7 @@ def spread(values: list[float]) -> str:
 
 def compare(rounds: int, seconds: float, against: Path | None) -> None:
     sys.path.insert(0, str(ROOT))
-    from tests.support.postgres import running_cluster
+    from tests.support.stores.postgres import running_cluster
 
     results: dict[str, list[dict[str, Any]]] = {}
     with running_cluster() as cluster:

@@ -24,8 +24,8 @@ from bench.noop import KIND, NoopWorker, metadata
 from bench.scale import prepare
 from longshore.v1 import task_pb2, task_service_pb2_grpc
 from longshore.v1 import task_service_pb2 as pb
-from tests.support.cluster import Fleet, OwnSpools, fleet_of
-from tests.support.postgres import Cluster, running_cluster
+from tests.support.servers.cluster import Fleet, OwnSpools, fleet_of
+from tests.support.stores.postgres import Cluster, running_cluster
 
 WORKERS = 2
 """On each server."""

@@ -23,8 +23,8 @@ import grpc.aio
 import uvloop
 
 from longshore.client import push_spec
-from longshore.client.frames import chunk_frame
-from longshore.server.tuning import tune_malloc
+from longshore.client.transfer.frames import chunk_frame
+from longshore.server.process.malloc import tune_malloc
 from longshore.v1 import task_service_pb2 as pb
 
 CHUNK: Final = 1 << 20

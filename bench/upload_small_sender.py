@@ -22,7 +22,7 @@ import grpc.aio
 import uvloop
 
 from longshore.client import AsyncClient, Submission, push_spec
-from longshore.client.frames import chunk_frame
+from longshore.client.transfer.frames import chunk_frame
 from longshore.v1 import task_service_pb2 as pb
 
 METHOD = "/longshore.v1.TaskService/Upload"

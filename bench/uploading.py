@@ -16,7 +16,7 @@ from typing import Final, Self
 import psutil
 
 from bench.rows import ROOT, Run, installed
-from tests.support.processes import Process, ServerProcess, eventually
+from tests.support.servers.processes import Process, ServerProcess, eventually
 
 KIB: Final = 1 << 10
 GIB: Final = 1 << 30

@@ -14,7 +14,7 @@ from typing import Final
 
 from bench.rows import Contender, Goal, Run, row
 from bench.uploading import MIB, Longshored, Sender, go_handler, go_sender, measured, our_sender
-from tests.support.processes import Process
+from tests.support.servers.processes import Process
 
 COUNT: Final = 16
 SIZE: Final = 64 * MIB

@@ -32,7 +32,7 @@ from bench.watchers_hold import Message
 from longshore.client import AsyncClient, Submission, job_spec
 from longshore.v1 import task_service_pb2 as pb
 from longshore.v1 import task_service_pb2_grpc
-from tests.support.processes import Process, ServerProcess, eventually
+from tests.support.servers.processes import Process, ServerProcess, eventually
 
 WATCHES: Final = 10_000
 HOLDERS: Final = 2

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import grpc
 
-from tests.support.lxd import LxdDaemon
+from tests.support.workers.lxd import LxdDaemon
 
 READY_WITHIN = 20.0
 STOP_WITHIN = 30.0

@@ -29,10 +29,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from longshore.client import AsyncClient, LongshoreError
 from scripts.demo_load import INSTANCES, PATIENCE, Load
 from scripts.demo_verdict import Account, verdict
-from tests.support.cluster import Fleet, fleet_of
-from tests.support.postgres import programs, running_cluster
-from tests.support.processes import Process, WorkerProcess
-from tests.support.s3 import ENVIRONMENT, leftovers, running_object_store
+from tests.support.servers.cluster import Fleet, fleet_of
+from tests.support.servers.processes import Process, WorkerProcess
+from tests.support.stores.postgres import programs, running_cluster
+from tests.support.stores.s3 import ENVIRONMENT, leftovers, running_object_store
 
 SERVERS: Final = 3
 WORKERS: Final = 4

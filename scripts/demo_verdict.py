@@ -18,8 +18,8 @@ from rich.table import Table
 
 from longshore.v1 import task_pb2
 from scripts.demo_load import Load
-from tests.support.cluster import Fleet
-from tests.support.processes import Process, temps_under
+from tests.support.servers.cluster import Fleet
+from tests.support.servers.processes import Process, temps_under
 
 EMPTY_WITHIN: Final = 20.0
 """Seconds for the janitors to empty the spool."""

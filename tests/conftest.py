@@ -13,7 +13,12 @@ from hypothesis import HealthCheck, settings
 from tests.support import children
 
 # Fixtures that several folders use.
-pytest_plugins = ["tests.support.lxd", "tests.support.postgres", "tests.support.s3", "tests.support.backends"]
+pytest_plugins = [
+    "tests.support.workers.lxd",
+    "tests.support.stores.postgres",
+    "tests.support.stores.s3",
+    "tests.support.stores.backends",
+]
 
 # `nohup make test &` and some runners of CI start this process with signals ignored, and what is ignored stays ignored
 # in every child: three tests of Ctrl-C interrupted programs that could not hear it. A handler is not inherited.

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.commandline import CommandLine
-from tests.support.stage import Stage, staged
+from tests.support.servers.stage import Stage, staged
 
 
 @pytest.fixture(scope="session")

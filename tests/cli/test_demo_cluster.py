@@ -12,7 +12,7 @@ from rich.console import Console
 
 from scripts.demo_verdict import Line, verdict_of
 from tests.support.parts import require
-from tests.support.postgres import programs
+from tests.support.stores.postgres import programs
 
 FILES = 60
 

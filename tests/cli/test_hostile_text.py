@@ -18,8 +18,8 @@ from longshore.client import Client, Task, TaskFilter, TaskState, push_spec
 from longshore.v1 import task_pb2
 from tests.support.children import leashed
 from tests.support.commandline import COMMAND, WITHIN, CommandLine, plain
-from tests.support.processes import ServerProcess, eventually
-from tests.support.stage import Stage
+from tests.support.servers.processes import ServerProcess, eventually
+from tests.support.servers.stage import Stage
 
 HOSTILE = (
     "a\x1b]0;owned\x07\x1b[2J\r\nqueued\tb\u202ec\u2066d\u200ee\x9b31m\u061cf\u200bg\x7f\U000e0041[red]h[/][link=x]i"

@@ -10,8 +10,8 @@ import pytest
 
 from longshore.v1 import task_pb2
 from tests.support.commandline import CommandLine
-from tests.support.processes import eventually
-from tests.support.stage import Stage
+from tests.support.servers.processes import eventually
+from tests.support.servers.stage import Stage
 
 HANDLERS = """
 from pathlib import Path

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from tests.support.commandline import COMMAND, CommandLine, ids
-from tests.support.processes import eventually
-from tests.support.stage import Stage
+from tests.support.servers.processes import eventually
+from tests.support.servers.stage import Stage
 
 
 @pytest.mark.cluster("P1")

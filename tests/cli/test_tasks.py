@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from longshore.client.specs import job_spec
+from longshore.client.values.specs import job_spec
 from longshore.server.model.access import Role
 from tests.support.commandline import COMMAND, CommandLine, Ended, ids
-from tests.support.processes import eventually
-from tests.support.stage import Stage
-from tests.support.tokens import desk_of, token_of
+from tests.support.servers.processes import eventually
+from tests.support.servers.stage import Stage
+from tests.support.servers.tokens import desk_of, token_of
 
 DELIVER = ("push", "submit")
 TASKS = ("watch", "get", "list", "attempts", "cancel", "retry")

@@ -12,9 +12,9 @@ import pytest
 
 from longshore.client import Task, TaskFilter, TaskState
 from tests.support.commandline import CommandLine, interrupt, plain
-from tests.support.processes import eventually
-from tests.support.proxy_thread import ProxyThread
-from tests.support.stage import Stage, staged
+from tests.support.network.proxy_thread import ProxyThread
+from tests.support.servers.processes import eventually
+from tests.support.servers.stage import Stage, staged
 
 BAR = "━"
 

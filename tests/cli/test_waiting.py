@@ -12,9 +12,9 @@ import pytest
 from longshore.client import AsyncClient, Client, TaskState, WaitTimedOut, push_spec
 from longshore.server.model.access import Role
 from tests.support.commandline import WITHIN, CommandLine, plain
-from tests.support.processes import eventually
-from tests.support.stage import Stage, staged
-from tests.support.tokens import token_of
+from tests.support.servers.processes import eventually
+from tests.support.servers.stage import Stage, staged
+from tests.support.servers.tokens import token_of
 
 NOBODY = "no worker serves target `web`; did you mean web/etc/motd?"
 

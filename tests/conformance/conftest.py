@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.postgres import shared_cluster
-from tests.support.store import Fleet, ManualClock
-from tests.support.storekinds import OpenStore, PostgresKind, SQLiteKind, StoreKind
+from tests.support.stores.postgres import shared_cluster
+from tests.support.stores.store import Fleet, ManualClock
+from tests.support.stores.storekinds import OpenStore, PostgresKind, SQLiteKind, StoreKind
 
 __all__ = ["OpenStore"]
 

@@ -1,4 +1,4 @@
-"""Makes the data directory of an older version that tests/integration/test_upgrade.py opens with today's.
+"""Makes the data directory of an older version that tests/integration/upgrade/test_upgrade.py opens with today's.
 
 Run it in a checkout of the version whose data is wanted, with its own packages and its own tests/support on PYTHONPATH:
 
@@ -23,9 +23,9 @@ import grpc.aio
 
 from longshore.client import push_spec
 from longshore.v1 import task_pb2, task_service_pb2_grpc
-from tests.support.processes import eventually
-from tests.support.rawgrpc import chunk, header_of, opening
-from tests.support.stage import Stage, staged
+from tests.support.servers.processes import eventually
+from tests.support.servers.rawgrpc import chunk, header_of, opening
+from tests.support.servers.stage import Stage, staged
 
 SENT = 100_000
 """Bytes of the upload that stays open."""

@@ -9,9 +9,9 @@ import pytest
 
 from longshore.client import Client
 from longshore.v1 import task_pb2
-from tests.support.processes import eventually, temps_under
-from tests.support.proxy_thread import ProxyThread
-from tests.support.stage import Stage, ended, staged
+from tests.support.network.proxy_thread import ProxyThread
+from tests.support.servers.processes import eventually, temps_under
+from tests.support.servers.stage import Stage, ended, staged
 
 OLD, NEW = b"old\n", b"new\n"
 GIB = 1 << 30

@@ -15,10 +15,10 @@ from typing import Final
 import pytest
 
 from longshore.v1 import task_pb2
-from tests.support.cluster import Fleet, fleet_of
-from tests.support.postgres import Cluster
-from tests.support.processes import eventually, temps_under
-from tests.support.proxy_thread import ProxyThread
+from tests.support.network.proxy_thread import ProxyThread
+from tests.support.servers.cluster import Fleet, fleet_of
+from tests.support.servers.processes import eventually, temps_under
+from tests.support.stores.postgres import Cluster
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow]
 

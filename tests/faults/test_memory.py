@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from longshore.v1 import task_pb2
-from tests.support.stage import staged
+from tests.support.servers.stage import staged
 
 GIB = 1 << 30
 MIB = 1 << 20

@@ -10,8 +10,8 @@ import pytest
 
 from longshore.client import push_spec
 from longshore.v1 import task_pb2
-from tests.support.processes import ServerProcess, WorkerProcess, eventually
-from tests.support.stage import Stage, staged
+from tests.support.servers.processes import ServerProcess, WorkerProcess, eventually
+from tests.support.servers.stage import Stage, staged
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ import pytest
 from longshore.client import Client, job_spec
 from longshore.v1 import task_pb2
 from longshore.v1 import task_service_pb2 as pb
-from tests.support.processes import ServerProcess, WorkerProcess, eventually
-from tests.support.proxy_thread import ProxyThread
+from tests.support.network.proxy_thread import ProxyThread
+from tests.support.servers.processes import ServerProcess, WorkerProcess, eventually
 
 HANDLERS = """
 from longshore.worker import Context, Registry, TransientError

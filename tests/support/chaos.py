@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
-from tests.support.processes import Process
+from tests.support.servers.processes import Process
 
 REVIVAL = 90.0
 """Seconds in which a process must be up again on a busy machine, whatever else is down meanwhile."""

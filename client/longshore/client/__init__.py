@@ -13,8 +13,6 @@ for this client holds for the plain stubs too.
 from longshore.client import enums as enums
 from longshore.client.aio import AsyncClient, new_request_id
 from longshore.client.blocking import Client
-from longshore.client.content import Changing
-from longshore.client.endpoint import Endpoint, default_data_dir, find_token
 from longshore.client.enums import state_of, wait_reason_of
 from longshore.client.errors import (
     Aborted,
@@ -41,12 +39,14 @@ from longshore.client.errors import (
     Unavailable,
     WaitTimedOut,
 )
-from longshore.client.specs import job_spec, parse_destination, push_spec
-from longshore.client.submitting import Submission, Submitted
-from longshore.client.tls import TLS
-from longshore.client.upload import UploadProgress
-from longshore.client.values import arguments_of, result_of
-from longshore.client.watch import Watch
+from longshore.client.servers.endpoint import Endpoint, default_data_dir, find_token
+from longshore.client.servers.tls import TLS
+from longshore.client.transfer.content import Changing
+from longshore.client.transfer.submitting import Submission, Submitted
+from longshore.client.transfer.upload import UploadProgress
+from longshore.client.transfer.watch import Watch
+from longshore.client.values.job_values import arguments_of, result_of
+from longshore.client.values.specs import job_spec, parse_destination, push_spec
 from longshore.v1.admin_service_pb2 import GetStatsResponse, Settlement, Worker
 from longshore.v1.task_pb2 import (
     Attempt,

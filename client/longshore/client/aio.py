@@ -10,23 +10,23 @@ from pathlib import PurePath
 from types import TracebackType
 from typing import Final, Literal, Self, TypeVar, Unpack
 
-from longshore.client import arguments
-from longshore.client.access import Access
-from longshore.client.connection import Connection, UnaryMethod
-from longshore.client.content import Changing, ChangingName, Content, open_source
-from longshore.client.endpoint import Endpoint, find_credential, parse_servers
 from longshore.client.errors import ConfigurationError, WaitTimedOut, from_task
-from longshore.client.filters import FilterOptions, task_filter
-from longshore.client.forks import check_not_forked
-from longshore.client.patience import OnWait, Patience
-from longshore.client.servers import Servers, Tour
-from longshore.client.sources import sha256_of
-from longshore.client.specs import PushOptions, push_spec, with_new_mode
-from longshore.client.submitting import AT_ONCE, Submission, Submitted, Submitting
-from longshore.client.tls import TLS, find_tls
-from longshore.client.together import all_of
-from longshore.client.upload import OnProgress, Uploading
-from longshore.client.watch import OnTaskProgress, Watch
+from longshore.client.runtime.forks import check_not_forked
+from longshore.client.runtime.together import all_of
+from longshore.client.servers.access import Access
+from longshore.client.servers.connection import Connection, UnaryMethod
+from longshore.client.servers.endpoint import Endpoint, find_credential, parse_servers
+from longshore.client.servers.patience import OnWait, Patience
+from longshore.client.servers.servers import Servers, Tour
+from longshore.client.servers.tls import TLS, find_tls
+from longshore.client.transfer.content import Changing, ChangingName, Content, open_source
+from longshore.client.transfer.sources import sha256_of
+from longshore.client.transfer.submitting import AT_ONCE, Submission, Submitted, Submitting
+from longshore.client.transfer.upload import OnProgress, Uploading
+from longshore.client.transfer.watch import OnTaskProgress, Watch
+from longshore.client.values import arguments
+from longshore.client.values.filters import FilterOptions, task_filter
+from longshore.client.values.specs import PushOptions, push_spec, with_new_mode
 from longshore.v1 import admin_service_pb2, task_pb2
 from longshore.v1 import task_service_pb2 as pb
 

@@ -8,16 +8,16 @@ from types import TracebackType
 from typing import Final, Literal, Self, Unpack
 
 from longshore.client.aio import PATIENCE, TIMEOUT, AsyncClient
-from longshore.client.content import Changing, ChangingName, Content
-from longshore.client.endpoint import Endpoint
-from longshore.client.filters import FilterOptions
-from longshore.client.loopthread import BlockingIterator, LoopThread
-from longshore.client.patience import OnWait
-from longshore.client.specs import PushOptions
-from longshore.client.submitting import AT_ONCE, Submission, Submitted
-from longshore.client.tls import TLS
-from longshore.client.upload import OnProgress
-from longshore.client.watch import OnTaskProgress
+from longshore.client.runtime.loopthread import BlockingIterator, LoopThread
+from longshore.client.servers.endpoint import Endpoint
+from longshore.client.servers.patience import OnWait
+from longshore.client.servers.tls import TLS
+from longshore.client.transfer.content import Changing, ChangingName, Content
+from longshore.client.transfer.submitting import AT_ONCE, Submission, Submitted
+from longshore.client.transfer.upload import OnProgress
+from longshore.client.transfer.watch import OnTaskProgress
+from longshore.client.values.filters import FilterOptions
+from longshore.client.values.specs import PushOptions
 from longshore.v1 import admin_service_pb2, task_pb2
 from longshore.v1 import task_service_pb2 as pb
 

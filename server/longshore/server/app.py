@@ -18,39 +18,42 @@ import structlog
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from longshore.server import memory, openfiles, transport, version
-from longshore.server.advertise import advertised, check_advertised
-from longshore.server.child import WorkerChild
-from longshore.server.database import make_store, open_store
-from longshore.server.datadir import DataDir
-from longshore.server.door import Door
+from longshore.server import version
+from longshore.server.config.advertise import advertised, check_advertised
+from longshore.server.config.database_url import make_store, open_store
+from longshore.server.config.settings import Settings, is_postgres
+from longshore.server.config.spool_url import make_spool, open_spool
+from longshore.server.data.datadir import DataDir
 from longshore.server.edge.admin_service import AdminEngine, AdminService
 from longshore.server.edge.task_service import TaskEngine, TaskService, add_task_service
 from longshore.server.edge.worker_service import WorkerService
 from longshore.server.engine.dispatch import Dispatcher
 from longshore.server.engine.janitor import Janitor, JanitorSettings
 from longshore.server.engine.outlook import Outlook
-from longshore.server.engine.progress import ProgressBoard
 from longshore.server.engine.servers import Servers
-from longshore.server.engine.sessions import Sessions
-from longshore.server.engine.small_payloads import SmallPayloads
+from longshore.server.engine.sessions.progress import ProgressBoard
+from longshore.server.engine.sessions.sessions import Sessions
+from longshore.server.engine.sessions.small_payloads import SmallPayloads
 from longshore.server.engine.submissions import Defaults
 from longshore.server.engine.target_attempts import TargetAttempts
-from longshore.server.engine.uploads import UploadLimits, Uploads
+from longshore.server.engine.uploads.uploads import UploadLimits, Uploads
 from longshore.server.engine.watch import WatchHub
-from longshore.server.health import Health
-from longshore.server.journal import Journal
 from longshore.server.model.clock import Clock
 from longshore.server.model.events import Policy
 from longshore.server.model.servers import Here
 from longshore.server.model.values import State
-from longshore.server.settings import Settings, is_postgres
+from longshore.server.process import grpc_options as transport
+from longshore.server.process import malloc_trim as memory
+from longshore.server.process import openfiles
+from longshore.server.process.child import WorkerChild
+from longshore.server.process.finished_log import Journal
+from longshore.server.process.grpc_server import steadfast_server
+from longshore.server.process.health import Health
+from longshore.server.process.listeners import Door
 from longshore.server.spool.protocol import Spool
-from longshore.server.spooling import make_spool, open_spool
-from longshore.server.steadfast import steadfast_server
 from longshore.server.store.commands import Bounds
-from longshore.server.store.limits import LaneLimits
 from longshore.server.store.store import SQLStore
+from longshore.server.store.transaction.limits import LaneLimits
 from longshore.v1 import (
     admin_service_pb2,
     admin_service_pb2_grpc,

@@ -14,14 +14,15 @@ import typer
 
 import longshore.program.quiet  # noqa: F401 - first of all, see there
 from longshore.program import environment, signals, streams, usage
-from longshore.server import logs, tuning
+from longshore.server import logs
 from longshore.server.app import serving
 from longshore.server.cli import backup, migrate, options, token
 from longshore.server.cli.exits import EXIT_FAILED, refusals
-from longshore.server.datadir import DataDir
-from longshore.server.openfiles import raise_limit
-from longshore.server.options import parse_client_roles, parse_duration, parse_size, parse_tls
-from longshore.server.settings import DEFAULT_LISTEN, Limits, Settings, SettingsError, Times
+from longshore.server.config.settings import DEFAULT_LISTEN, Limits, Settings, SettingsError, Times
+from longshore.server.config.values import parse_client_roles, parse_duration, parse_size, parse_tls
+from longshore.server.data.datadir import DataDir
+from longshore.server.process import malloc as tuning
+from longshore.server.process.openfiles import raise_limit
 
 _SAME_SIGNAL: Final = 1.0
 """Seconds within which a second signal is the first one's echo: some supervisors signal a process and its group."""

@@ -14,11 +14,11 @@ import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError, Message
 
-from longshore.server.edge.roles import ROLES
+from longshore.server.edge.auth.roles import ROLES
 from longshore.v1 import task_service_pb2 as pb
 from longshore.v1 import worker_service_pb2 as work
 from tests.support.fuzzing.messages import Known, Maker, method_of
-from tests.support.wire import Connection, Pairs, message
+from tests.support.network.wire import Connection, Pairs, message
 
 HEALTH: Final = ("/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch")
 METHODS: Final = (*sorted(ROLES), *HEALTH)

@@ -23,8 +23,8 @@ from typing import Any, Final
 
 from longshore.server.model.access import Role
 from tests.support.fuzzing.calls import Ended, Fuzzer
-from tests.support.processes import ServerProcess
-from tests.support.tokens import token_of
+from tests.support.servers.processes import ServerProcess
+from tests.support.servers.tokens import token_of
 
 OPTIONS: Final = ("--upload-idle", "5s", "--upload-limit", "500", "--history", "60s", "--lease", "5s")
 """Of the server: what a call leaves behind is gone soon, so that the next ones get as far."""

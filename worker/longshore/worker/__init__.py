@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from longshore.v1.worker_service_pb2 import SettleOrder
-from longshore.worker.config import ConfigError, WorkerConfig
-from longshore.worker.context import AsyncContext, AsyncPayload, Context
+from longshore.worker.attempts.context import AsyncContext, AsyncPayload, Context
+from longshore.worker.attempts.handlers import Handler, Registry
 from longshore.worker.errors import (
     AttemptError,
     AttemptStopped,
@@ -16,8 +16,8 @@ from longshore.worker.errors import (
     StopReason,
     TransientError,
 )
-from longshore.worker.handlers import Handler, Registry
-from longshore.worker.service import Exit, Worker
+from longshore.worker.process.config import ConfigError, WorkerConfig
+from longshore.worker.process.service import Exit, Worker
 from longshore.worker.targets.base import Settlement, Target
 
 __all__ = [

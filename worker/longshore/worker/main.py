@@ -13,12 +13,12 @@ import structlog
 import typer
 
 from longshore.client.errors import LongshoreError
-from longshore.client.tls import find_tls
+from longshore.client.servers.tls import find_tls
 from longshore.program import environment, signals, streams, usage
-from longshore.worker import log
-from longshore.worker.config import ConfigError, WorkerConfig, default_name
-from longshore.worker.handlers import Registry
-from longshore.worker.service import Exit, Worker
+from longshore.worker.attempts.handlers import Registry
+from longshore.worker.process import log
+from longshore.worker.process.config import ConfigError, WorkerConfig, default_name
+from longshore.worker.process.service import Exit, Worker
 
 _log: Final = structlog.stdlib.get_logger("longshore.worker")
 

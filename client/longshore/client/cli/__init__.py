@@ -10,9 +10,9 @@ from typing import Annotated
 
 import typer
 
-from longshore.client.cli import fleet, push, tasks
 from longshore.client.cli.command import common_options
-from longshore.client.cli.exits import usage_error
+from longshore.client.cli.commands import fleet, push, tasks
+from longshore.client.cli.output.exits import usage_error
 from longshore.client.cli.process import prepare
 from longshore.program import environment, streams, usage
 

@@ -12,10 +12,10 @@ from typing import Annotated, Any, Final, ParamSpec, TypeAlias, get_args
 import typer
 from typer.core import TyperCommand
 
-from longshore.client.arguments import text
-from longshore.client.cli.exits import ExitCode
+from longshore.client.cli.output.exits import ExitCode
 from longshore.client.cli.session import Output, Session
 from longshore.client.errors import LongshoreError
+from longshore.client.values.arguments import text
 from longshore.program.streams import OutputLost
 
 _P = ParamSpec("_P")

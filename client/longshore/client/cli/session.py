@@ -14,13 +14,13 @@ from rich.console import Console, RenderableType
 from rich.markup import escape
 
 from longshore.client.aio import TIMEOUT, AsyncClient
-from longshore.client.cli.console import console
-from longshore.client.cli.exits import ExitCode, as_json, code_for, explain
-from longshore.client.cli.jsonform import to_json
-from longshore.client.endpoint import Endpoint, default_data_dir, parse_servers
+from longshore.client.cli.output.console import console
+from longshore.client.cli.output.exits import ExitCode, as_json, code_for, explain
+from longshore.client.cli.output.jsonform import to_json
 from longshore.client.errors import LongshoreError
-from longshore.client.patience import OnWait
-from longshore.client.tls import TLS, find_tls
+from longshore.client.servers.endpoint import Endpoint, default_data_dir, parse_servers
+from longshore.client.servers.patience import OnWait
+from longshore.client.servers.tls import TLS, find_tls
 from longshore.program.streams import OutputLost
 from longshore.program.visible import visible, visible_json
 

@@ -10,8 +10,8 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 from longshore.client.aio import AsyncClient
-from longshore.client.cli import render
-from longshore.client.cli.display import Display
+from longshore.client.cli.output import render
+from longshore.client.cli.output.display import Display
 from longshore.client.errors import LongshoreError
 from longshore.v1 import task_pb2
 

@@ -7,10 +7,10 @@ from typing import Annotated, Final
 
 import typer
 
-from longshore.server.backup import SPOOL, back_up
 from longshore.server.cli.exits import refusals
-from longshore.server.restore import restore
-from longshore.server.settings import Settings
+from longshore.server.config.settings import Settings
+from longshore.server.process.backup import SPOOL, back_up
+from longshore.server.process.restore import restore
 
 EXIT_INCOMPLETE: Final = 3
 """The backup is made, and the spool did not have every payload that the database names."""

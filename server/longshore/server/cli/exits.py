@@ -9,9 +9,9 @@ from typing import Final
 import typer
 
 from longshore.program import streams
-from longshore.server.datadir import DataDirError
+from longshore.server.config.settings import SettingsError
+from longshore.server.data.datadir import DataDirError
 from longshore.server.model.errors import LongshoreError
-from longshore.server.settings import SettingsError
 from longshore.server.store.errors import SchemaMismatch
 
 EXIT_REFUSED: Final = 2

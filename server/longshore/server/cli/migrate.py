@@ -10,11 +10,11 @@ import typer
 
 from longshore.program import streams
 from longshore.server.cli.exits import refusals
-from longshore.server.database import in_operators_words, make_dialect
-from longshore.server.datadir import DataDir
-from longshore.server.settings import Settings, is_postgres, sqlite_path
-from longshore.server.store.accepted import EMPTY, OURS, check
-from longshore.server.store.migrate import migrate, revision_of
+from longshore.server.config.database_url import in_operators_words, make_dialect
+from longshore.server.config.settings import Settings, is_postgres, sqlite_path
+from longshore.server.data.datadir import DataDir
+from longshore.server.store.migrations.run import migrate, revision_of
+from longshore.server.store.tables.schema_version import EMPTY, OURS, check
 
 EXIT_TO_DO: Final = 3
 """`--check` found that there is something to do."""

@@ -10,7 +10,7 @@ import typer
 from longshore.program import streams
 from longshore.server import logs, version
 from longshore.server.cli import config
-from longshore.server.settings import DEFAULT_LISTEN
+from longshore.server.config.settings import DEFAULT_LISTEN
 
 MOST: Final = 1_000_000_000
 """Of what is counted."""

@@ -14,10 +14,10 @@ import typer
 from longshore.program import streams
 from longshore.program.visible import visible_json
 from longshore.server.cli.exits import refusals
-from longshore.server.desk import Desk
+from longshore.server.cli.token_admin import Desk
+from longshore.server.config.settings import DAY, Settings, SettingsError
+from longshore.server.config.values import parse_duration
 from longshore.server.model.access import Role, Secret, Token, check_name, roles_text
-from longshore.server.options import parse_duration
-from longshore.server.settings import DAY, Settings, SettingsError
 
 Output: TypeAlias = Literal["text", "json"]
 OutputOption: TypeAlias = Annotated[Output, typer.Option(help="For people, or for programs.")]

@@ -11,12 +11,12 @@ import grpc.aio
 import structlog
 
 from longshore.server import version
-from longshore.server.edge import fields, translate
-from longshore.server.edge.auth import principal
-from longshore.server.edge.portion import Room, fitting
-from longshore.server.edge.targets import REMEMBERED, target_stats
+from longshore.server.edge.auth.principal import principal
+from longshore.server.edge.messages import fields, translate
+from longshore.server.edge.messages.portion import Room, fitting
+from longshore.server.edge.target_figures import REMEMBERED, target_stats
 from longshore.server.engine.servers import ServerFigures
-from longshore.server.engine.sessions import WorkerFigures
+from longshore.server.engine.sessions.sessions import WorkerFigures
 from longshore.server.engine.target_attempts import TargetAttempts
 from longshore.server.model.clock import Clock
 from longshore.server.model.errors import InvalidField

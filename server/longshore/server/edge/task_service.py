@@ -10,14 +10,15 @@ import grpc
 import grpc.aio
 import structlog
 
-from longshore.server.edge import chunks, listing, portion, translate, uploads
-from longshore.server.edge.auth import principal
-from longshore.server.edge.sight import visible
-from longshore.server.edge.submissions import serve_submissions
-from longshore.server.edge.validate import check_request_id
+from longshore.server.edge import upload_calls as uploads
+from longshore.server.edge.auth.principal import principal
+from longshore.server.edge.messages import chunks, listing, portion, translate
+from longshore.server.edge.messages.validate import check_request_id
+from longshore.server.edge.submission_stream import serve_submissions
+from longshore.server.edge.visibility import visible
 from longshore.server.engine.outlook import Outlook
 from longshore.server.engine.submissions import Defaults
-from longshore.server.engine.uploads import Uploads
+from longshore.server.engine.uploads.uploads import Uploads
 from longshore.server.engine.watch import KeepAlive, Leaving, Progress, Update, WatchHub
 from longshore.server.model.errors import InvalidField
 from longshore.server.model.task import Task

@@ -8,12 +8,12 @@ from typing import Any, Final, cast
 
 import grpc.aio
 
-from longshore.server.edge import worker_messages
-from longshore.server.edge.auth import ended_by, principal
-from longshore.server.edge.guard import looked_at
-from longshore.server.engine.session_connection import Connection
-from longshore.server.engine.session_downloads import download
-from longshore.server.engine.sessions import Sessions
+from longshore.server.edge.auth.guard import looked_at
+from longshore.server.edge.auth.principal import ended_by, principal
+from longshore.server.edge.messages import worker as worker_messages
+from longshore.server.engine.sessions.connection import Connection
+from longshore.server.engine.sessions.downloads import download
+from longshore.server.engine.sessions.sessions import Sessions
 from longshore.server.model.errors import InvalidField
 from longshore.server.version import VERSION
 from longshore.v1 import worker_service_pb2 as pb

@@ -15,8 +15,8 @@ from typing import Final
 
 import structlog
 
-from longshore.server.engine.session_connection import Connection, Holding
-from longshore.server.engine.sessions import Sessions
+from longshore.server.engine.sessions.connection import Connection, Holding
+from longshore.server.engine.sessions.sessions import Sessions
 from longshore.server.model.errors import StoreUnavailable
 from longshore.server.model.sharing import Shares
 from longshore.server.store.commands import Claims, ClaimTasks, Offer

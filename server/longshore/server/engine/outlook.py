@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
-from longshore.server.engine.session_connection import Connection
-from longshore.server.engine.session_fleet import Fleet
+from longshore.server.engine.sessions.connection import Connection
+from longshore.server.engine.sessions.fleet import Fleet
 from longshore.server.model.clock import Clock
 from longshore.server.model.errors import StoreUnavailable
 from longshore.server.model.remarks import Remark

@@ -12,8 +12,8 @@ import structlog
 from longshore.server.model.clock import Clock
 from longshore.server.model.errors import LongshoreError, PayloadElsewhere, PayloadUnreachable
 from longshore.server.model.servers import Here, Server
+from longshore.server.store.handlers.server_commands import AnnounceServer, RetireServer
 from longshore.server.store.protocol import Store
-from longshore.server.store.server_commands import AnnounceServer, RetireServer
 
 _log = structlog.get_logger("longshore.servers")
 

@@ -12,25 +12,25 @@ from longshore.server.model.events import Policy
 from longshore.server.model.remarks import Ended, Remark, Served
 from longshore.server.model.servers import Home, Server
 from longshore.server.model.task import Attempt, Debt, Destination, Payload, Session, Task, Upload
-from longshore.server.store import queries, remarks, restores, tokens
-from longshore.server.store.accepted import SchemaState, check
-from longshore.server.store.clock_steps import ClockSteps
 from longshore.server.store.commands import Command
-from longshore.server.store.conditions import conditions
-from longshore.server.store.counters import Key
-from longshore.server.store.dialect import Dialect
-from longshore.server.store.homes import find_home
-from longshore.server.store.limits import LaneLimits
-from longshore.server.store.link import Link
-from longshore.server.store.lookout import Lookout
-from longshore.server.store.migrate import latest, prepare
+from longshore.server.store.handlers import remarks, restores, tokens
+from longshore.server.store.handlers.clock_steps import ClockSteps
+from longshore.server.store.handlers.servers import all_servers, files_by_spool
+from longshore.server.store.handlers.upload_homes import find_home
+from longshore.server.store.memory.claim_precheck import Precheck
+from longshore.server.store.memory.rows import RowMemory
+from longshore.server.store.migrations.run import latest, prepare
 from longshore.server.store.protocol import Changes, Conditions, Figures, Memory, Place, Restore, TaskFilter, TaskPage
-from longshore.server.store.readers import Readers
-from longshore.server.store.servers import all_servers, files_by_spool
-from longshore.server.store.standing import Standing
-from longshore.server.store.unit import UnitOfWork
-from longshore.server.store.verify import discrepancies
-from longshore.server.store.writer import Log, Writer
+from longshore.server.store.reads import queries
+from longshore.server.store.reads.conditions import conditions
+from longshore.server.store.reads.readers import Readers
+from longshore.server.store.reads.verify import discrepancies
+from longshore.server.store.sql.link import Database, Link
+from longshore.server.store.tables.schema_version import SchemaState, check
+from longshore.server.store.transaction.counters import Key
+from longshore.server.store.transaction.limits import LaneLimits
+from longshore.server.store.transaction.unit import UnitOfWork
+from longshore.server.store.writer.writer import Log, Writer
 
 R = TypeVar("R")
 
@@ -44,7 +44,7 @@ class SQLStore:
     def __init__(
         self,
         *,
-        dialect: Dialect,
+        dialect: Database,
         clock: Clock,
         policy: Policy,
         limits: LaneLimits,
@@ -56,26 +56,26 @@ class SQLStore:
         self._clock = clock
         self._listeners: list[Callable[[Changes], None]] = []
         self._readers = Readers(connect=dialect.link, threads=READERS)
-        standing = Standing() if dialect.exclusive else None
+        remembered = RowMemory() if dialect.exclusive else None
         made: set[Key] = set()
-        lookout = None if dialect.exclusive else Lookout(limits)
+        precheck = None if dialect.exclusive else Precheck(limits)
 
         def forget() -> None:
-            if standing is not None:
-                standing.forget()
+            if remembered is not None:
+                remembered.forget()
             made.clear()
 
         def make_unit(link: Link, batch: Sequence[Command[Any]]) -> UnitOfWork:
-            if standing is not None:
-                standing.begin(link, batch)
+            if remembered is not None:
+                remembered.begin(link, batch)
             return UnitOfWork(
                 link=link,
                 clock=clock,
                 policy=policy,
                 limits=limits,
-                standing=standing,
+                remembered=remembered,
                 made=made,
-                lookout=lookout,
+                precheck=precheck,
             )
 
         self._writer = Writer(
@@ -86,7 +86,7 @@ class SQLStore:
             deliver=self._deliver,
             may_pass=dialect.may_pass,
             log=log,
-            lookout=lookout,
+            precheck=precheck,
             memory=memory,
             steps=steps,
         )

@@ -79,11 +79,11 @@ def parse_target(text: str) -> TargetSpec:
 def open_target(spec: TargetSpec, *, timeouts: Timeouts | None = None) -> Target:
     """The target itself. Nothing is connected yet."""
     if isinstance(spec, DirectorySpec):
-        from longshore.worker.targets.directory import DirectoryTarget
+        from longshore.worker.targets.directory.target import DirectoryTarget
 
         return DirectoryTarget(spec.name, spec.path)
     # Here and not at the top: a worker with directories only needs no pylxd.
-    from longshore.worker.targets.lxd import LxdTarget
+    from longshore.worker.targets.lxd.target import LxdTarget
 
     return LxdTarget(
         spec.name, spec.endpoint, project=spec.project, allow_files_api=spec.allow_files_api, timeouts=timeouts

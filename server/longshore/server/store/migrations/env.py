@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from alembic import context
 
-from longshore.server.store.schema import metadata
+from longshore.server.store.tables.schema import metadata
 
 context.configure(
     connection=context.config.attributes["connection"],

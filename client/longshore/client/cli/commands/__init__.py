@@ -1,0 +1,1 @@
+"""The commands of `longshore`, and the options and arguments that they share."""

@@ -1,0 +1,223 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any, Final, TypeAlias, TypeVar, cast
+
+import typer
+
+from longshore.client.cli.commands import complete
+from longshore.client.cli.input import checks
+from longshore.client.cli.input.grammar import parse_duration, parse_label, parse_mode, parse_push_mode, parse_sha256
+from longshore.client.errors import ConfigurationError
+from longshore.client.transfer.content import Changing
+
+_T = TypeVar("_T")
+
+TASK: Final = "The task"
+DELIVERY: Final = "The file in the instance"
+REQUEST: Final = "The request"
+
+
+def reads(parse: Callable[[str], _T]) -> Callable[[Any], _T]:
+    """A parser for typer: what is wrong becomes a usage error with its remedy."""
+
+    def read(text: Any) -> _T:
+        if not isinstance(text, str):
+            # Defaults come this way too, and are values already.
+            return cast("_T", text)
+        try:
+            return parse(text)
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from error
+
+    return read
+
+
+def changing_of(*, snapshot: bool, as_of_now: bool) -> Changing:
+    """What to do about a file that is written to meanwhile. Raises ConfigurationError."""
+    if snapshot and as_of_now:
+        raise ConfigurationError("--snapshot and --as-of-now are two ways to send a file that changes; give one")
+    return Changing.SNAPSHOT if snapshot else Changing.AS_OF_NOW if as_of_now else Changing.REFUSE
+
+
+def _check_label(text: str) -> str:
+    checks.label(*parse_label(text))
+    return text
+
+
+def labels_of(texts: list[str] | None) -> dict[str, str]:
+    """`--label` options as a mapping; the last of a key wins."""
+    return dict(parse_label(text) for text in texts or ())
+
+
+def seconds_option(
+    name: str,
+    help: str,
+    *,
+    panel: str = TASK,
+    show_default: bool | str = False,
+    check: Callable[[float], float] = checks.waits,
+) -> typer.models.OptionInfo:
+    """An option that takes a duration, which `check` refuses by ValueError."""
+    option: typer.models.OptionInfo = typer.Option(
+        name,
+        metavar="DURATION",
+        parser=reads(lambda text: check(parse_duration(text))),
+        help=help,
+        rich_help_panel=panel,
+        show_default=show_default,
+    )
+    return option
+
+
+QueueOption: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        "--queue",
+        metavar="NAME",
+        parser=reads(checks.name),
+        autocompletion=complete.queues,
+        help="Queue to stand in. Default: `default`.",
+        rich_help_panel=TASK,
+    ),
+]
+PriorityOption: TypeAlias = Annotated[
+    int,
+    typer.Option("--priority", min=-100, max=100, help="Higher runs first, -100 to 100.", rich_help_panel=TASK),
+]
+LabelOption: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--label",
+        metavar="KEY=VALUE",
+        parser=reads(_check_label),
+        help="A label; may be repeated.",
+        rich_help_panel=TASK,
+    ),
+]
+NotBeforeOption: TypeAlias = Annotated[
+    float | None,
+    seconds_option("--not-before", "Do not start before this much time has passed, as in 30s, 5m, 2h, 7d."),
+]
+ExpireAfterOption: TypeAlias = Annotated[
+    float | None,
+    seconds_option(
+        "--expire-after", "Give up when nothing has succeeded by then. Server's default: 7d.", check=checks.expires
+    ),
+]
+RunTimeoutOption: TypeAlias = Annotated[
+    float | None,
+    seconds_option("--run-timeout", "Longest time for one attempt. Server's default: 1h.", check=checks.runs),
+]
+StallTimeoutOption: TypeAlias = Annotated[
+    float | None,
+    seconds_option(
+        "--stall-timeout", "Longest time without progress of one attempt. Default: none.", check=checks.runs
+    ),
+]
+AttemptsOption: TypeAlias = Annotated[
+    int,
+    typer.Option(
+        "--attempts",
+        metavar="N",
+        min=0,
+        max=100,
+        help="Tries that may end in an error that could pass. Server's default: 5.",
+        rich_help_panel=TASK,
+        show_default=False,
+    ),
+]
+ModeOption: TypeAlias = Annotated[
+    object,
+    typer.Option(
+        "--mode",
+        metavar="OCTAL|source",
+        parser=reads(parse_push_mode),
+        help="Permission bits, such as 644, or `source` for those of FILE. Default: those of the file that is "
+        "replaced; a new file gets those of FILE, and 644 from standard input.",
+        rich_help_panel=DELIVERY,
+        show_default=False,
+    ),
+]
+SnapshotOption: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--snapshot",
+        help="Copy each file to $TMPDIR first, for files that may be written to meanwhile.",
+        rich_help_panel=REQUEST,
+    ),
+]
+AsOfNowOption: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--as-of-now",
+        help="Send what each file has at the beginning, for logs that grow meanwhile.",
+        rich_help_panel=REQUEST,
+    ),
+]
+DirModeOption: TypeAlias = Annotated[
+    int | None,
+    typer.Option(
+        "--dir-mode",
+        metavar="OCTAL",
+        parser=reads(parse_mode),
+        help="Permission bits of the directories that -p creates. Default: 755. Their owner is the file's.",
+        rich_help_panel=DELIVERY,
+    ),
+]
+Sha256Option: TypeAlias = Annotated[
+    object,
+    typer.Option(
+        "--sha256",
+        metavar="HEX|compute",
+        parser=reads(parse_sha256),
+        help="Digest that the content must have, or `compute` to read the file first and have its digest checked.",
+        rich_help_panel=REQUEST,
+    ),
+]
+RequestIdOption: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        "--request-id",
+        metavar="ID",
+        parser=reads(checks.request_id),
+        help="The same id with the same request makes the same tasks, and continues an upload. Default: a new one.",
+        rich_help_panel=REQUEST,
+    ),
+]
+WaitOption: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--wait/--detach",
+        help="Stay until every task is done; the exit code tells how. Otherwise return when they are accepted.",
+        rich_help_panel=REQUEST,
+    ),
+]
+PatienceOption: TypeAlias = Annotated[
+    float,
+    seconds_option(
+        "--patience",
+        "How long to go on trying, without getting any further, while the server is away or full. 0: try once.",
+        panel=REQUEST,
+        show_default="1m",
+    ),
+]
+TimeoutOption: TypeAlias = Annotated[
+    float | None,
+    seconds_option(
+        "--timeout",
+        "With --wait: give up waiting after this much time from acceptance, with exit code 124. The tasks go on.",
+        panel=REQUEST,
+    ),
+]
+WatchTimeoutOption: TypeAlias = Annotated[
+    float | None,
+    seconds_option(
+        "--timeout", "Give up watching after this much time, with exit code 124. The tasks go on.", panel=REQUEST
+    ),
+]
+ForceOption: TypeAlias = Annotated[
+    bool, typer.Option("--force", help="Even if a later task has delivered to the destination.")
+]

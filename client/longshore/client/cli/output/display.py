@@ -1,0 +1,173 @@
+"""Progress on standard error: bars on a terminal, and only what matters in a log."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Final, Self
+
+from rich.console import Console, RenderableType
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
+from rich.text import Text
+
+from longshore.client.cli.input.grammar import format_duration, format_size
+from longshore.client.cli.output.exits import brief
+from longshore.client.errors import LongshoreError
+from longshore.client.transfer.upload import UploadProgress
+from longshore.program.visible import visible
+from longshore.v1 import task_pb2
+
+_UNSEEN: Final = 0.3
+"""Seconds before a bar is drawn: a small file is done by then, and its bar would be a flash."""
+
+
+class Figures(ProgressColumn):
+    """`192 MiB of 300 MiB  346 MiB/s  1s left`, in the units of the command's tables. What is not known is left
+    out."""
+
+    def render(self, task: Task) -> Text:
+        counts = task.fields.get("counts", False)
+
+        def amount(value: float) -> str:
+            return f"{value:.0f}" if counts else format_size(round(value))
+
+        said = [amount(task.completed) + (f" of {amount(task.total)}" if task.total is not None else "")]
+        if task.speed:
+            said.append(f"{amount(task.speed)}/s")
+            if task.time_remaining:
+                said.append(f"{format_duration(task.time_remaining)} left")
+        return Text("  ".join(said))
+
+
+class _Bars(Progress):
+    """Bars, and a line below them that says why tasks wait."""
+
+    waits: tuple[str, float] = ("", 0.0)
+    """Why, and since when in monotonic time; none if it is empty."""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield from super().get_renderables()
+        why, since = self.waits
+        if why:
+            waited = round(time.monotonic() - since)
+            yield Text(f"waiting {format_duration(waited)}: {why}", style="yellow", no_wrap=True, overflow="ellipsis")
+
+
+class Display:
+    """A context. On a terminal bars are drawn; elsewhere there are none. A pause is told once for each cause."""
+
+    def __init__(self, console: Console, *, quiet: bool) -> None:
+        self._quiet: Final = quiet
+        self._live: Final = console.is_terminal and not quiet
+        self._told: str | None = None
+        self._told_why = ""
+        self._bars: Final = _Bars(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            Figures(),
+            console=console,
+            transient=True,
+            disable=not self._live,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+
+    def __enter__(self) -> Self:
+        if self._live:
+            self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._live:
+            self._bars.stop()
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """For printing on standard output: the bars may be on the same screen, and know nothing of it."""
+        if self._live:
+            self._bars.stop()
+        try:
+            yield
+        finally:
+            if self._live:
+                self._bars.start()
+
+    def bar(self, title: str) -> Bar:
+        """A bar of its own, seen from its first movement on."""
+        return Bar(self, self._bars, title)
+
+    def waiting(self, problem: LongshoreError, pause: float) -> None:
+        """Something is tried again in `pause` seconds."""
+        said = brief(problem)
+        if not self._quiet and said != self._told:
+            self._told = said
+            self._bars.console.print(f"[yellow]waiting:[/] {escape(said)}; next try in {format_duration(pause)}")
+
+    def waits(self, why: str, *, since: float) -> None:
+        """Tasks wait, since that monotonic time, for this reason; none if it is empty. One line: on a terminal it stays
+        and counts, elsewhere it is printed anew for each new reason."""
+        if self._live:
+            self._bars.waits = (why, since)
+        elif why and why != self._told_why and not self._quiet:
+            waited = format_duration(time.monotonic() - since)
+            self._bars.console.print(f"waiting {waited}: {escape(why)}", soft_wrap=True)
+        self._told_why = why or self._told_why
+
+    def moving(self) -> None:
+        """It goes on, so that the next pause is news again."""
+        self._told = None
+
+
+class Bar:
+    """One file on its way up, or one attempt on its way into its instance. Drawn when it has moved for a while."""
+
+    def __init__(self, display: Display, bars: Progress, title: str) -> None:
+        self._display: Final = display
+        self._bars: Final = bars
+        self._title: Final = visible(title)
+        self._id: TaskID | None = None
+        self._due: asyncio.TimerHandle | None = None
+        self._counts = False
+
+    def uploaded(self, progress: UploadProgress) -> None:
+        """For `AsyncClient.upload`."""
+        if progress.problem is not None:
+            self._display.waiting(progress.problem, progress.pause)
+        else:
+            self._display.moving()
+        self._draw(progress.sent, progress.size)
+
+    def delivered(self, progress: task_pb2.Progress) -> None:
+        """For `AsyncClient.watch`."""
+        self._draw(progress.done, progress.total)
+
+    def counts(self) -> None:
+        """What it is about is counted, as a job does, and has no bytes."""
+        self._counts = True
+
+    def _draw(self, done: int, total: int) -> None:
+        if self._id is None:
+            self._id = self._bars.add_task(
+                escape(self._title), completed=done, total=total or None, visible=False, counts=self._counts
+            )
+            self._due = asyncio.get_running_loop().call_later(_UNSEEN, self._show)
+        else:
+            self._bars.update(self._id, completed=done, total=total or None)
+
+    def _show(self) -> None:
+        if self._id is not None:
+            self._bars.update(self._id, visible=True)
+
+    def end(self) -> None:
+        """Take it away."""
+        if self._due is not None:
+            self._due.cancel()
+        if self._id is not None:
+            self._bars.remove_task(self._id)
+            self._id = None

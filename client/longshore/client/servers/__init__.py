@@ -1,0 +1,1 @@
+"""The servers that a client knows: addresses, credentials, connections and retries."""

@@ -1,0 +1,120 @@
+"""How any server is spoken to: over TLS or not, and what is shown to be let in."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import grpc
+
+from longshore.client.errors import ConfigurationError, LongshoreError, from_rpc_error
+from longshore.client.runtime.forks import check_not_forked, opened
+from longshore.client.servers.endpoint import CHANNEL_OPTIONS, Endpoint, Token, credentials
+from longshore.client.servers.tls import TLS, Stamp, closed_mutely, explained, probe
+
+_LOOK: Final = 2.0
+"""Seconds for which a look at the certificates' files holds."""
+
+
+class Access:
+    """Opens channels to servers; safe to use from many threads.
+
+    A server that is not on this machine is spoken to over TLS only; one on a loopback address too as soon as there are
+    TLS settings; one behind a unix socket never. The token of a data directory never leaves this machine; one that was
+    given by name goes to any server.
+    """
+
+    def __init__(self, *, tls: TLS | None, token: Callable[[], Token | None]) -> None:
+        self._tls: Final = tls
+        self._token: Final = token
+        self._stamp: Stamp = ()
+        self._looked_at: float | None = None
+
+    def tls_for(self, endpoint: Endpoint) -> TLS | None:
+        """The settings that this server is spoken to with; None: without TLS."""
+        if endpoint.path:
+            return None
+        return self._tls if endpoint.is_local else self._tls or TLS()
+
+    def metadata(self, endpoint: Endpoint) -> tuple[tuple[str, str], ...]:
+        """What each call to this server carries. Raises ConfigurationError for a token that cannot be read."""
+        token = self._token()
+        if token is None or not (token.named or endpoint.is_local):
+            return ()
+        return credentials(token.value)
+
+    def open(self, endpoint: Endpoint) -> grpc.aio.Channel:
+        """A channel for asyncio; needs a running loop. The caller closes it. Raises ConfigurationError."""
+        check_not_forked()
+        tls = self.tls_for(endpoint)
+        options = [*CHANNEL_OPTIONS, *_named(endpoint, tls)]
+        if tls is None:
+            return opened(grpc.aio.insecure_channel(endpoint.target, options=options))
+        return opened(grpc.aio.secure_channel(endpoint.target, tls.credentials(), options=options))
+
+    def open_blocking(self, endpoint: Endpoint, options: Sequence[tuple[str, Any]] = CHANNEL_OPTIONS) -> grpc.Channel:
+        """A channel for threads. The caller closes it. Raises ConfigurationError."""
+        check_not_forked()
+        tls = self.tls_for(endpoint)
+        options = [*options, *_named(endpoint, tls)]
+        if tls is None:
+            return opened(grpc.insecure_channel(endpoint.target, options=options))
+        return opened(grpc.secure_channel(endpoint.target, tls.credentials(), options=options))
+
+    def stamp(self, endpoint: Endpoint) -> Stamp:
+        """Another value than when a channel was opened: its certificates were replaced. Looks every 2 s at most."""
+        tls = self.tls_for(endpoint)
+        if tls is None:
+            return ()
+        now = time.monotonic()
+        if self._looked_at is None or now - self._looked_at >= _LOOK:
+            self._looked_at = now
+            self._stamp = tls.stamp()
+        return self._stamp
+
+    def check(self, endpoints: Sequence[Endpoint]) -> None:
+        """Raise ConfigurationError unless the certificates for these servers can be used."""
+        for tls in {self.tls_for(endpoint) for endpoint in endpoints}:
+            if tls is not None:
+                tls.credentials()
+
+    def usable(self, endpoint: Endpoint) -> bool:
+        """A channel could be opened now. Files that are being replaced may not belong together for a moment."""
+        tls = self.tls_for(endpoint)
+        try:
+            if tls is not None:
+                tls.credentials()
+        except ConfigurationError:
+            return False
+        return True
+
+
+async def connected(channel: grpc.aio.Channel, *, seconds: float) -> bool | None:
+    """Whether the channel stands; False when it could not be made, None when neither is known in that time."""
+    state = channel.get_state(try_to_connect=True)
+    if state is grpc.ChannelConnectivity.READY:
+        return True
+    try:
+        async with asyncio.timeout(seconds):
+            while state in {grpc.ChannelConnectivity.IDLE, grpc.ChannelConnectivity.CONNECTING}:
+                await channel.wait_for_state_change(state)
+                state = channel.get_state(try_to_connect=True)
+    except TimeoutError:
+        return None
+    return state is grpc.ChannelConnectivity.READY
+
+
+async def explain(error: grpc.aio.AioRpcError, *, endpoint: Endpoint, tls: TLS | None) -> LongshoreError:
+    """What a call ended with. Certificates that do not fit come from gRPC as a server that cannot be reached."""
+    found = explained(from_rpc_error(error), address=str(endpoint))
+    if endpoint.path or not closed_mutely(found):
+        return found
+    return await asyncio.to_thread(probe, endpoint.host, endpoint.port, tls, address=str(endpoint)) or found
+
+
+def _named(endpoint: Endpoint, tls: TLS | None) -> list[tuple[str, str]]:
+    """Under which name the server is known, where that is not what stands in the target."""
+    name = (tls.server_name if tls is not None else "") or endpoint.name
+    return [("grpc.ssl_target_name_override", name)] if name and tls is not None else []

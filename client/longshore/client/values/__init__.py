@@ -1,0 +1,1 @@
+"""Plain values for the contract's messages: specs, filters, arguments, enumerations."""

@@ -1,0 +1,247 @@
+"""What to do, put together from plain values: destinations, specs, durations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import timedelta
+from typing import Any, Final, Literal, TypeAlias, TypedDict, cast
+
+from google.protobuf.duration_pb2 import Duration
+
+from longshore.client import enums
+from longshore.client.errors import ConfigurationError
+from longshore.client.values import arguments
+from longshore.client.values import job_values as values
+from longshore.v1 import task_pb2
+
+_MICROSECONDS: Final = 1_000_000
+_LARGEST_ID: Final = 2**32 - 1
+_text: Final = arguments.text
+
+# Enum values are ints with a type that only checkers see.
+TaskState: TypeAlias = "task_pb2.TaskState.ValueType"
+IfExists: TypeAlias = 'task_pb2.IfExists.ValueType | enums.IfExists | Literal["replace", "fail"]'
+WhenStopped: TypeAlias = 'task_pb2.WhenStopped.ValueType | enums.WhenStopped | Literal["deliver", "wait", "fail"]'
+WhenAbsent: TypeAlias = 'task_pb2.WhenAbsent.ValueType | enums.WhenAbsent | Literal["fail", "wait"]'
+Time: TypeAlias = "timedelta | float | None"
+
+
+class PushOptions(TypedDict, total=False):
+    """What `push_spec` and `push` take by name."""
+
+    project: str
+    default_name: str
+    mode: int | str | None
+    mode_if_new: int | str | None
+    uid: int | None
+    gid: int | None
+    create_parents: bool
+    parents_mode: int | str | None
+    in_place: bool
+    if_exists: IfExists
+    when_stopped: WhenStopped
+    when_absent: WhenAbsent
+    read_back: bool
+    queue: str
+    priority: int
+    labels: Mapping[str, str] | None
+    not_before: Time
+    expire_after: Time
+    run_timeout: Time
+    stall_timeout: Time
+    attempt_limit: int
+
+
+def parse_destination(text: str, *, project: str = "", default_name: str = "") -> task_pb2.Destination:
+    """Read `[TARGET:]INSTANCE/PATH`, as in `web/etc/motd` or `east:web/etc/motd`.
+
+    A path that ends in `/` is a directory and gets `default_name` appended. Raises ConfigurationError; whether the
+    names are good ones is for the server to say.
+    """
+    arguments.text("the destination", text)
+    arguments.text("project", project)
+    place, slash, path = text.partition("/")
+    target, colon, instance = place.rpartition(":")
+    if not slash or not instance or (colon and not target):
+        raise ConfigurationError(f"{text!r} is no destination; expected [TARGET:]INSTANCE/PATH, as in web/etc/motd")
+    if not path or path.endswith("/"):
+        if not default_name:
+            raise ConfigurationError(f"{text!r} is a directory; add the name that the file gets there")
+        if arguments.shown(default_name) != default_name:
+            raise ConfigurationError(
+                f"the file name {arguments.shown(default_name)} is not UTF-8, and names in instances are: give the "
+                f"name that the file gets there, as in --to {text}NAME"
+            )
+        path += default_name
+    return task_pb2.Destination(target=target, project=project, instance=instance, path=f"/{path}")
+
+
+def push_spec(
+    *to: str | task_pb2.Destination,
+    project: str = "",
+    default_name: str = "",
+    mode: int | str | None = None,
+    mode_if_new: int | str | None = None,
+    uid: int | None = None,
+    gid: int | None = None,
+    create_parents: bool = False,
+    parents_mode: int | str | None = None,
+    in_place: bool = False,
+    if_exists: IfExists = task_pb2.IF_EXISTS_UNSPECIFIED,
+    when_stopped: WhenStopped = task_pb2.WHEN_STOPPED_UNSPECIFIED,
+    when_absent: WhenAbsent = task_pb2.WHEN_ABSENT_UNSPECIFIED,
+    read_back: bool = False,
+    queue: str = "",
+    priority: int = 0,
+    labels: Mapping[str, str] | None = None,
+    not_before: Time = None,
+    expire_after: Time = None,
+    run_timeout: Time = None,
+    stall_timeout: Time = None,
+    attempt_limit: int = 0,
+) -> task_pb2.TaskSpec:
+    """Push one file to each of these destinations, all in the same manner. Durations in seconds or as timedelta.
+
+    Fields mean what they mean in `FilePush` and `TaskSpec` of the contract; what is left out is the server's default.
+    Modes are ints such as 0o644 or octal digits such as "644"; choices are members of `enums` or their names, such as
+    "fail". Raises ConfigurationError that names the argument.
+    """
+    manner: dict[str, Any] = {
+        "mode": None if mode is None else arguments.permissions("mode", mode),
+        "mode_if_new": None if mode_if_new is None else arguments.permissions("mode_if_new", mode_if_new),
+        "uid": None if uid is None else arguments.whole("uid", uid, 0, _LARGEST_ID),
+        "gid": None if gid is None else arguments.whole("gid", gid, 0, _LARGEST_ID),
+        "create_parents": create_parents,
+        "parents_mode": None if parents_mode is None else arguments.permissions("parents_mode", parents_mode),
+        "in_place": in_place,
+        "if_exists": arguments.choice("if_exists", if_exists, task_pb2.IfExists, prefix="IF_EXISTS_"),
+        "when_stopped": arguments.choice("when_stopped", when_stopped, task_pb2.WhenStopped, prefix="WHEN_STOPPED_"),
+        "when_absent": arguments.choice("when_absent", when_absent, task_pb2.WhenAbsent, prefix="WHEN_ABSENT_"),
+        "read_back": read_back,
+    }
+    places = [
+        each
+        if isinstance(each, task_pb2.Destination)
+        else parse_destination(each, project=project, default_name=default_name)
+        for each in to
+    ]
+    return task_pb2.TaskSpec(
+        file_push=task_pb2.FilePushSpec(
+            pushes=[task_pb2.FilePush(destination=place, **manner) for place in places],
+        ),
+        **_common(
+            queue, priority, labels, not_before, expire_after, run_timeout, stall_timeout, attempt_limit=attempt_limit
+        ),
+    )
+
+
+def with_new_mode(spec: task_pb2.TaskSpec, mode: int) -> task_pb2.TaskSpec:
+    """A spec whose pushes give a new file this mode, where they do not say a mode themselves."""
+    if all(push.HasField("mode") or push.HasField("mode_if_new") for push in spec.file_push.pushes):
+        return spec
+    more = task_pb2.TaskSpec()
+    more.CopyFrom(spec)
+    for push in more.file_push.pushes:
+        if not (push.HasField("mode") or push.HasField("mode_if_new")):
+            push.mode_if_new = mode
+    return more
+
+
+def job_spec(
+    kind: str,
+    arguments: object = None,
+    *,
+    target: str = "",
+    instance: str = "",
+    queue: str = "",
+    priority: int = 0,
+    labels: Mapping[str, str] | None = None,
+    not_before: Time = None,
+    expire_after: Time = None,
+    run_timeout: Time = None,
+    stall_timeout: Time = None,
+    attempt_limit: int = 0,
+) -> task_pb2.TaskSpec:
+    """Run the handler `kind` with these arguments.
+
+    They are a message (packed unless it is an Any already), or a dict, a dataclass or a pydantic model, which goes as a
+    `google.protobuf.Struct`: whole numbers up to 2**53 stay whole, and what JSON cannot say is refused by its place.
+    """
+    return task_pb2.TaskSpec(
+        job=task_pb2.JobSpec(
+            kind=_text("kind", kind),
+            arguments=values.packed(arguments, name="arguments"),
+            target=_text("target", target),
+            instance=_text("instance", instance),
+        ),
+        **_common(
+            queue, priority, labels, not_before, expire_after, run_timeout, stall_timeout, attempt_limit=attempt_limit
+        ),
+    )
+
+
+def _common(
+    queue: str,
+    priority: int,
+    labels: Mapping[str, str] | None,
+    not_before: Time,
+    expire_after: Time,
+    run_timeout: Time,
+    stall_timeout: Time,
+    *,
+    attempt_limit: int,
+) -> dict[str, Any]:
+    """What every TaskSpec may say."""
+    return {
+        "queue": _text("queue", queue),
+        "priority": arguments.whole("priority", priority, -100, 100),
+        "labels": checked_labels(labels),
+        "not_before": duration(not_before, name="not_before"),
+        "expire_after": duration(expire_after, name="expire_after"),
+        "run_timeout": duration(run_timeout, name="run_timeout"),
+        "stall_timeout": duration(stall_timeout, name="stall_timeout"),
+        "attempt_limit": arguments.whole("attempt_limit", attempt_limit, 0, 100),
+    }
+
+
+def checked_labels(labels: Mapping[str, str] | None) -> dict[str, str] | None:
+    """Labels, if they are texts. Raises ConfigurationError."""
+    if labels is None:
+        return None
+    if not isinstance(cast("object", labels), Mapping):
+        raise ConfigurationError(f"labels is a {type(labels).__name__}: give a dict of texts")
+    return {_text("a label's key", key): _text(f"labels[{key!r}]", value) for key, value in labels.items()}
+
+
+def duration(value: Time, *, name: str = "a duration") -> Duration | None:
+    """Seconds or a timedelta as the contract has it; None stays unset. Raises ConfigurationError."""
+    if value is None:
+        return None
+    whole = Duration()
+    whole.FromMicroseconds(round(arguments.seconds(name, value, zero=True) * _MICROSECONDS))
+    return whole
+
+
+def states(names: Iterable[str]) -> list[TaskState]:
+    """States by their short names, such as `running`, in any case; also `live` and `done` for all of a sort."""
+    found: list[TaskState] = []
+    for name in names:
+        match name.lower():
+            case "live":
+                found += [state for state in ALL_STATES if state < task_pb2.TASK_STATE_SUCCEEDED]
+            case "done":
+                found += [state for state in ALL_STATES if state >= task_pb2.TASK_STATE_SUCCEEDED]
+            case short if short in STATE_NAMES.values():
+                found += [state for state, known in STATE_NAMES.items() if known == short]
+            case _:
+                known = ", ".join(STATE_NAMES.values())
+                raise ConfigurationError(f"there is no state {name!r}; there are {known}, and live and done for many")
+    return sorted(set(found))
+
+
+ALL_STATES: Final = tuple(value for value in task_pb2.TaskState.values() if value)
+"""Every state that a task can be in."""
+STATE_NAMES: Final[Mapping[TaskState, str]] = {
+    value: task_pb2.TaskState.Name(value).removeprefix("TASK_STATE_").lower() for value in ALL_STATES
+}
+"""Short names for people, such as `succeeded`."""

@@ -1,0 +1,61 @@
+"""The address under which this very server is known to others: workers download payloads from it past any balancer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+from urllib.parse import urlsplit
+
+from longshore.server.config.settings import (
+    Settings,
+    SettingsError,
+    check_listeners,
+    is_exposed,
+    is_port,
+    is_postgres,
+    is_unix,
+)
+
+_ANYWHERE: Final = frozenset({"0.0.0.0", "::", "", "0"})
+
+
+def check_advertised(settings: Settings) -> None:
+    """Raises SettingsError where the address is wrong, or none is given and none can be guessed."""
+    given = settings.advertise
+    if not given:
+        address = advertised(settings, check_listeners(settings))
+        # What lies in a folder may be on this machine only; an object store is everybody's.
+        if is_postgres(settings.database) and _is_folder(settings.spool) and _is_anywhere(address):
+            raise SettingsError(
+                f"--listen {address}: names every address of this machine and none. Say with --advertise HOST:PORT "
+                "where workers reach this very server, past any balancer: they download payloads from its spool there."
+            )
+        return
+    if is_unix(given):
+        if not given.removeprefix("unix:").startswith("/"):
+            raise SettingsError(
+                f"--advertise {given}: give an absolute path, as in unix:/run/longshore/longshore.sock."
+            )
+        return
+    host, colon, port = given.rpartition(":")
+    if not colon or not is_port(port) or int(port) == 0 or not host or "," in given:
+        raise SettingsError(f"--advertise {given}: write HOST:PORT or unix:PATH, as in server1.example.org:7465.")
+    if _is_anywhere(given):
+        raise SettingsError(f"--advertise {given}: nobody can connect to {host}; give a name or an address.")
+
+
+def advertised(settings: Settings, addresses: Sequence[str]) -> str:
+    """What was given, else of the addresses where the server listens the one that reaches farthest."""
+    if settings.advertise:
+        return settings.advertise
+    exposed = [address for address in addresses if is_exposed(address)]
+    named = [address for address in exposed if not _is_anywhere(address)]
+    return (named or exposed or list(addresses))[0]
+
+
+def _is_anywhere(address: str) -> bool:
+    return not is_unix(address) and address.rpartition(":")[0].strip("[]") in _ANYWHERE
+
+
+def _is_folder(spool: str) -> bool:
+    return urlsplit(spool).scheme in ("", "file")

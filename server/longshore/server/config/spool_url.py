@@ -1,0 +1,140 @@
+"""The spool that `--spool` names: made, opened, and its troubles at the start said in the operator's words."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import parse_qsl, urlsplit
+
+from longshore.server.config.settings import Settings, SettingsError, is_postgres, spool_path
+from longshore.server.data.datadir import DataDir, DataDirError
+from longshore.server.model.errors import LongshoreError, StoreUnavailable
+from longshore.server.spool.directory.spool import DirectorySpool
+from longshore.server.spool.errors import SpoolRefused
+from longshore.server.spool.protocol import Spool
+from longshore.server.store.commands import IdentifyDatabase
+from longshore.server.store.protocol import Store
+
+_EXTRA: Final = "--spool s3://: the client is missing: `pip install 'longshore[s3]'`."
+_BUCKET: Final = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+_PREFIX: Final = re.compile(r"[A-Za-z0-9!_.*'()/-]*")
+_OPTIONS: Final = ("endpoint", "region")
+_ENDPOINTS: Final = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class S3Place:
+    """A bucket, or a folder of it. `endpoint` and `region`: empty where the environment says; `plain`: reached by HTTP
+    without TLS, on this machine."""
+
+    bucket: str
+    prefix: str = ""
+    endpoint: str = ""
+    region: str = ""
+    plain: bool = False
+
+
+async def make_spool(settings: Settings, data: DataDir, store: Store) -> Spool:
+    """The spool, still to be opened, of an open store. Raises SettingsError, DataDirError (another server has it)."""
+    try:
+        database = f"{await store.run(IdentifyDatabase(candidate=secrets.randbits(62))):016x}"
+    except StoreUnavailable as error:
+        # It is the first command of a server: what went wrong is the database's, and its operator reads it.
+        raise StoreUnavailable(f"--database: {store.trouble or error.message}") from error
+    reserve = settings.limits.disk_reserve
+    if urlsplit(settings.spool).scheme == "s3":
+        return _object_spool(s3_place(settings.spool, os.environ), settings, data, database)
+    shared = is_postgres(settings.database)
+    folder = spool_path(settings.spool, data.spool)
+    if not shared:
+        data.claim_spool(folder)
+    return DirectorySpool(root=folder, reserve=reserve, shared=shared, database=database)
+
+
+async def open_spool(spool: Spool, url: str) -> None:
+    """Open it. Raises DataDirError, and StoreUnavailable where another start may help."""
+    shown = url or "spool/ in the data directory"
+    try:
+        await spool.open()
+    except SpoolRefused as error:
+        raise DataDirError(f"--spool: {error}") from error
+    except LongshoreError as error:
+        if urlsplit(url).scheme == "s3" and isinstance(error, StoreUnavailable):
+            raise StoreUnavailable(f"--spool: {error.message}") from error
+        raise DataDirError(f"--spool: {shown} cannot be used: {error.message}") from error
+
+
+def s3_place(url: str, environment: Mapping[str, str]) -> S3Place:
+    """What `s3://BUCKET/PREFIX?endpoint=URL&region=NAME` names. Raises SettingsError."""
+    parts = urlsplit(url)
+    if "@" in parts.netloc:
+        raise SettingsError(
+            "--spool s3://: takes no secrets, which every user of the machine could read in a URL. Set "
+            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment."
+        )
+    options = dict(parse_qsl(parts.query, keep_blank_values=True))
+    prefix = parts.path.strip("/")
+    if unknown := sorted(set(options).difference(_OPTIONS)):
+        raise SettingsError(f"--spool {url}: there is no {unknown[0]}; it may say endpoint and region.")
+    if not _BUCKET.fullmatch(parts.netloc) or not _PREFIX.fullmatch(prefix) or ".." in prefix or "//" in prefix:
+        raise SettingsError(f"--spool {url}: write s3://BUCKET/PREFIX, as in s3://longshore/spool.")
+    endpoint = options.get("endpoint", "")
+    plain = _plain(
+        endpoint or next((environment[name] for name in _ENDPOINTS if environment.get(name)), ""), environment
+    )
+    return S3Place(bucket=parts.netloc, prefix=prefix, endpoint=endpoint, region=options.get("region", ""), plain=plain)
+
+
+def _plain(endpoint: str, environment: Mapping[str, str]) -> bool:
+    """Whether the endpoint is reached without TLS. Raises SettingsError where that was not asked for."""
+    parts = urlsplit(endpoint)
+    if endpoint and (parts.scheme not in ("http", "https") or not parts.hostname):
+        raise SettingsError(
+            f"--spool s3://: the endpoint {endpoint} is no URL: write https://HOST or https://HOST:PORT."
+        )
+    if parts.scheme != "http":
+        return False
+    if not _on_this_machine(parts.hostname or "") and environment.get("AWS_ALLOW_HTTP", "").lower() not in (
+        "1",
+        "true",
+    ):
+        raise SettingsError(
+            f"--spool s3://: the endpoint {endpoint} has no TLS, and payloads would cross the network in the clear. "
+            "Use https://, or set AWS_ALLOW_HTTP=true if that network is yours alone."
+        )
+    return True
+
+
+def _on_this_machine(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _object_spool(place: S3Place, settings: Settings, data: DataDir, database: str) -> Spool:
+    try:
+        from longshore.server.spool.objects.bucket import Objects
+        from longshore.server.spool.objects.spool import ObjectSpool
+    except ImportError as error:
+        raise SettingsError(_EXTRA) from error
+    from longshore.server.spool.objects.staging import Staging
+
+    where = f"s3://{place.bucket}" + (f"/{place.prefix}" if place.prefix else "")
+    try:
+        objects = Objects(
+            bucket=place.bucket,
+            prefix=place.prefix,
+            endpoint=place.endpoint,
+            region=place.region,
+            plain=place.plain,
+        )
+    except ValueError as error:
+        raise SettingsError(f"--spool {where}: {error}") from error
+    staging = Staging(data.staging, reserve=settings.limits.disk_reserve)
+    return ObjectSpool(objects=objects, staging=staging, where=where, database=database)

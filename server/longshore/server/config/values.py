@@ -1,0 +1,89 @@
+"""Sizes, durations and access as people write them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from longshore.server.config.settings import SettingsError, TlsFiles
+from longshore.server.model.access import Role, check_name, parse_roles
+
+_SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 7 * 86400.0}
+_BYTES: Final = {
+    "": 1, "b": 1, "k": 1 << 10, "kib": 1 << 10, "kb": 1000, "m": 1 << 20, "mib": 1 << 20, "mb": 1000**2,
+    "g": 1 << 30, "gib": 1 << 30, "gb": 1000**3, "t": 1 << 40, "tib": 1 << 40, "tb": 1000**4,
+}  # fmt: skip
+_LONGEST: Final = 36_500 * 86400.0
+"""Seconds. Longer than that a date is none that a calendar has."""
+_LARGEST: Final = 1 << 52
+"""Bytes: fits into every database's integer, and into a float."""
+_NUMBER: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)")
+
+
+def parse_duration(option: str, text: str, *, least: float = 0.0) -> float:
+    """Seconds from `90`, `30s`, `5m`, `2h`, `7d`, `500ms`, or several of them as in `1h30m`. Raises SettingsError."""
+    total, end = 0.0, 0
+    stripped = text.strip()
+    for match in _NUMBER.finditer(stripped):
+        unit = match[2] or "s"
+        if match.start() != end or unit not in _SECONDS:
+            break
+        total += float(match[1]) * _SECONDS[unit]
+        end = match.end()
+    if not stripped or end != len(stripped):
+        raise SettingsError(f"{option} {text}: write a duration such as 30s, 5m, 2h or 7d.")
+    if total > _LONGEST:
+        raise SettingsError(f"{option} {text[:80]}: at most 36500d.")
+    if total < least:
+        raise SettingsError(f"{option} {text}: must be at least {least:g}s.")
+    return total
+
+
+def parse_size(option: str, text: str) -> int:
+    """Bytes from `1048576`, `500MiB`, `10GB`, `2g` (binary unless written MB, GB, TB). Raises SettingsError."""
+    match = _NUMBER.fullmatch(text.strip())
+    if match is None or match[2].lower() not in _BYTES:
+        raise SettingsError(f"{option} {text}: write a size such as 500MiB or 10GiB.")
+    size = float(match[1]) * _BYTES[match[2].lower()]
+    if size > _LARGEST:
+        raise SettingsError(f"{option} {text[:80]}: at most 4096TiB.")
+    return int(size)
+
+
+def parse_tls(certificate: Path | None, key: Path | None, client_ca: Path | None) -> TlsFiles | None:
+    """What the three options say together; None: no TLS. Raises SettingsError."""
+    if certificate is None or key is None:
+        for option, given, missing in (
+            ("--tls-cert", certificate, "--tls-key"),
+            ("--tls-key", key, "--tls-cert"),
+            ("--tls-client-ca", client_ca, "--tls-cert and --tls-key"),
+        ):
+            if given is not None:
+                raise SettingsError(f"{option} {given}: give {missing} too.")
+        return None
+    return TlsFiles(
+        certificate=certificate.absolute(),
+        key=key.absolute(),
+        client_ca=None if client_ca is None else client_ca.absolute(),
+    )
+
+
+def parse_client_roles(words: Sequence[str], *, client_ca: bool) -> dict[str, frozenset[Role]]:
+    """Roles by name of a client certificate, from `NAME=ROLE[,ROLE]` each. Raises SettingsError."""
+    found: dict[str, frozenset[Role]] = {}
+    for word in words:
+        name, equals, roles = word.rpartition("=")
+        if not equals:
+            raise SettingsError(f"--client-role {word}: write NAME=ROLE, as in spiffe://example.org/worker=work.")
+        try:
+            check_name(name)
+            if name in found:
+                raise ValueError(f"{name} is given twice; write its roles with commas.")
+            found[name] = parse_roles(roles.split(","))
+        except ValueError as error:
+            raise SettingsError(f"--client-role {word}: {error}") from None
+    if found and not client_ca:
+        raise SettingsError("--client-role: clients show certificates with --tls-client-ca FILE only; give that too.")
+    return found

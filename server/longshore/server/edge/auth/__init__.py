@@ -1,0 +1,1 @@
+"""Authentication and roles: which principal calls, and which RPCs its roles open."""

@@ -1,0 +1,1 @@
+"""Messages of the contract: read, checked, and made of the engine's values."""

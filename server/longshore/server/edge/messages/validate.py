@@ -1,0 +1,215 @@
+"""The contract's requests as values of the engine: every field is checked against what the contract says of it."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence, Set
+from typing import Final
+
+import google_crc32c
+
+from longshore.server.edge.messages import fields
+from longshore.server.engine.submissions import Defaults, SubmitRequest, TaskRequest, UploadRequest
+from longshore.server.model.errors import CrcMismatch, InvalidField
+from longshore.server.model.task import FILE_PUSH, AnyValue, Destination, FilePush, Job
+from longshore.server.model.values import IfExists, WhenAbsent, WhenStopped
+from longshore.v1 import task_pb2 as pb
+from longshore.v1 import task_service_pb2 as service_pb
+
+DEFAULT: Final = "default"
+"""Name of the queue and of the target that are meant when none is given."""
+
+_PUSHES: Final = 1000
+_LABELS: Final = 32
+CONTENT_BYTES: Final = 64 * 1024
+"""Of a file that comes along with its submission: what UploadLimits.inline_bytes allows by default."""
+_ARGUMENT_BYTES: Final = 64 * 1024
+_LARGEST: Final = 2**63 - 1
+
+
+def check_request_id(field: str, value: str) -> str:
+    """The request id, or a new one where the caller gave none. Raises InvalidField."""
+    return fields.request_id(field, value) if value else uuid.uuid4().hex
+
+
+def upload_request(header: service_pb.UploadHeader, defaults: Defaults) -> UploadRequest:
+    """A header as a request. Raises InvalidField with paths that begin with `header`."""
+    size = header.size if header.HasField("size") else None
+    if size is not None:
+        fields.bounded("header.size", size, 0, _LARGEST)
+    if header.HasField("sha256") and len(header.sha256) != 32:
+        raise InvalidField("header.sha256", f"has {len(header.sha256)} bytes; a SHA-256 has 32. Or leave it unset.")
+    return UploadRequest(
+        request_id=check_request_id("header.request_id", header.request_id),
+        task=_spec("header.spec", header.spec if header.HasField("spec") else None, defaults),
+        size=size,
+        sha256=header.sha256,
+        take_over=header.take_over,
+    )
+
+
+def submit_request(request: service_pb.SubmitTaskRequest, defaults: Defaults) -> SubmitRequest:
+    """A submission without bytes. Raises InvalidField."""
+    task = _spec("spec", request.spec if request.HasField("spec") else None, defaults)
+    content, crc32c = _content(request)
+    if request.payload_id:
+        fields.assigned_id("payload_id", request.payload_id)
+    elif content is None and not isinstance(task.work, Job):
+        raise InvalidField(
+            "payload_id",
+            "is empty; a file_push needs the id of a kept payload, or a small file as `content`. Or upload the file.",
+        )
+    return SubmitRequest(
+        request_id=check_request_id("request_id", request.request_id),
+        task=task,
+        payload_id=request.payload_id,
+        content=content,
+        crc32c=crc32c,
+    )
+
+
+def _content(request: service_pb.SubmitTaskRequest) -> tuple[bytes | None, int]:
+    """The bytes that come along, and their CRC32C; None: there are none. Raises InvalidField, CrcMismatch."""
+    if not request.HasField("content"):
+        if request.HasField("content_crc32c"):
+            raise InvalidField("content_crc32c", "is there and content is not.")
+        return None, 0
+    if request.payload_id:
+        raise InvalidField("content", "is there, and so is payload_id: give one of them.")
+    content = request.content
+    if len(content) > CONTENT_BYTES:
+        raise InvalidField("content", f"has {len(content)} bytes; at most {CONTENT_BYTES}. Upload more than that.")
+    crc32c = int(google_crc32c.value(content))
+    if request.HasField("content_crc32c") and request.content_crc32c != crc32c:
+        raise CrcMismatch(f"The content's CRC32C is {crc32c:08x}, and {request.content_crc32c:08x} was announced.")
+    return content, crc32c
+
+
+def _spec(field: str, spec: pb.TaskSpec | None, defaults: Defaults) -> TaskRequest:
+    if spec is None:
+        raise InvalidField(field, "is missing; say what to do with the bytes.")
+    # What is not said needs no look, and no path to name it by: most of a spec is left out in most requests.
+    said = {one.name for one, _ in spec.ListFields()}
+    not_before = 0.0
+    if "not_before" in said:
+        not_before = fields.seconds(f"{field}.not_before", spec.not_before, longest=fields.LONGEST, zero=True)
+    request = TaskRequest(
+        work=_work(field, spec),
+        queue=fields.name(f"{field}.queue", spec.queue) if "queue" in said else DEFAULT,
+        priority=fields.bounded(f"{field}.priority", spec.priority, -100, 100) if "priority" in said else 0,
+        labels=_labels(f"{field}.labels", spec) if "labels" in said else {},
+        not_before=not_before,
+        expire_after=_seconds(field, spec, "expire_after", said, longest=fields.LONGEST),
+        run_timeout=_seconds(field, spec, "run_timeout", said, longest=fields.LONGEST_RUN),
+        stall_timeout=_seconds(field, spec, "stall_timeout", said, longest=fields.LONGEST_RUN),
+        attempt_limit=(
+            fields.bounded(f"{field}.attempt_limit", spec.attempt_limit, 0, 100) if "attempt_limit" in said else None
+        ),
+    )
+    patience = defaults.expire_after if request.expire_after is None else request.expire_after
+    if not_before >= patience:
+        raise InvalidField(
+            f"{field}.expire_after",
+            f"is {patience:g} s, and the task may not start before {not_before:g} s: it would expire unstarted. "
+            f"Raise it "
+            "above not_before.",
+        )
+    return request
+
+
+def _seconds(field: str, spec: pb.TaskSpec, name: str, said: Set[str], *, longest: float) -> float | None:
+    if name not in said:
+        return None
+    return fields.seconds(f"{field}.{name}", getattr(spec, name), longest=longest)
+
+
+def _labels(field: str, spec: pb.TaskSpec) -> dict[str, str]:
+    if len(spec.labels) > _LABELS:
+        raise InvalidField(field, f"has {len(spec.labels)} entries; at most {_LABELS}.")
+    for key, value in spec.labels.items():
+        fields.label(field, key, value)
+    return dict(spec.labels)
+
+
+def _work(field: str, spec: pb.TaskSpec) -> tuple[FilePush, ...] | Job:
+    match spec.WhichOneof("work"):
+        case "job":
+            return _job(f"{field}.job", spec.job)
+        case "file_push":
+            return _pushes(f"{field}.file_push.pushes", spec.file_push.pushes)
+        case _:
+            raise InvalidField(field, "has no work; set file_push or job.")
+
+
+def _pushes(field: str, pushes: Sequence[pb.FilePush]) -> tuple[FilePush, ...]:
+    if not 1 <= len(pushes) <= _PUSHES:
+        raise InvalidField(field, f"has {len(pushes)} destinations; give 1 to {_PUSHES}.")
+    seen: dict[str, int] = {}
+    found = []
+    for number, message in enumerate(pushes):
+        push = _push(f"{field}[{number}]", message)
+        first = seen.setdefault(push.destination.key, number)
+        if first != number:
+            raise InvalidField(
+                f"{field}[{number}].destination", f"is the same as that of {field}[{first}]; name each once."
+            )
+        found.append(push)
+    return tuple(found)
+
+
+def _push(field: str, push: pb.FilePush) -> FilePush:
+    if push.in_place and push.if_exists == pb.IF_EXISTS_FAIL:
+        raise InvalidField(
+            f"{field}.in_place", "writes into a file that exists, and if_exists is FAIL: give one of them."
+        )
+    return FilePush(
+        destination=_destination(f"{field}.destination", push.destination if push.HasField("destination") else None),
+        mode=fields.mode(f"{field}.mode", push.mode) if push.HasField("mode") else None,
+        uid=fields.owner(f"{field}.uid", push.uid) if push.HasField("uid") else None,
+        gid=fields.owner(f"{field}.gid", push.gid) if push.HasField("gid") else None,
+        create_parents=push.create_parents,
+        if_exists=fields.choice(f"{field}.if_exists", push.if_exists, IfExists, default=IfExists.REPLACE),
+        when_stopped=fields.choice(
+            f"{field}.when_stopped", push.when_stopped, WhenStopped, default=WhenStopped.DELIVER
+        ),
+        when_absent=fields.choice(f"{field}.when_absent", push.when_absent, WhenAbsent, default=WhenAbsent.FAIL),
+        read_back=push.read_back,
+        mode_if_new=(fields.mode(f"{field}.mode_if_new", push.mode_if_new) if push.HasField("mode_if_new") else None),
+        parents_mode=(
+            fields.mode(f"{field}.parents_mode", push.parents_mode) if push.HasField("parents_mode") else None
+        ),
+        in_place=push.in_place,
+    )
+
+
+def _destination(field: str, place: pb.Destination | None) -> Destination:
+    if place is None:
+        raise InvalidField(field, "is missing; say where the file goes.")
+    return Destination(
+        target=fields.name(f"{field}.target", place.target, default=DEFAULT),
+        project=fields.project(f"{field}.project", place.project),
+        instance=fields.instance(f"{field}.instance", place.instance),
+        path=fields.path(f"{field}.path", place.path),
+    )
+
+
+def _job(field: str, job: pb.JobSpec) -> Job:
+    kind = fields.name(f"{field}.kind", job.kind)
+    if kind == FILE_PUSH:
+        raise InvalidField(f"{field}.kind", f"{FILE_PUSH!r} is built in; use the file_push field for it.")
+    if job.instance and not job.target:
+        raise InvalidField(f"{field}.target", "is empty; an instance needs its target.")
+    arguments = None
+    if job.HasField("arguments"):
+        size = job.arguments.ByteSize()
+        if size > _ARGUMENT_BYTES:
+            raise InvalidField(
+                f"{field}.arguments", f"has {size} bytes; at most {_ARGUMENT_BYTES}. Upload more as a payload."
+            )
+        arguments = AnyValue(job.arguments.type_url, job.arguments.value)
+    return Job(
+        kind=kind,
+        arguments=arguments,
+        target=fields.name(f"{field}.target", job.target) if job.target else "",
+        instance=fields.instance(f"{field}.instance", job.instance) if job.instance else "",
+    )

@@ -1,0 +1,155 @@
+"""The upload RPCs: messages to calls of the engine, in the order that the contract asks for."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final
+
+import grpc.aio
+
+from longshore.server.edge.auth.guard import looked_at
+from longshore.server.edge.auth.principal import Principal
+from longshore.server.edge.messages import translate
+from longshore.server.edge.messages.chunks import Chunk, Request
+from longshore.server.edge.messages.portion import shown
+from longshore.server.edge.messages.validate import check_request_id, submit_request, upload_request
+from longshore.server.engine.outlook import Outlook
+from longshore.server.engine.uploads.stream import UploadStream
+from longshore.server.engine.uploads.uploads import Uploads, UploadView
+from longshore.server.model.errors import InvalidField, LongshoreError, ProtocolViolation, UploadBroken
+from longshore.v1 import task_service_pb2 as pb
+
+UPLOAD_ID: Final = "longshore-upload-id"
+REQUEST_ID: Final = "longshore-request-id"
+OFFSET: Final = "longshore-offset"
+COMPLETE: Final = "longshore-complete"
+"""Keys of the initial metadata. COMPLETE is `true` or `false`, OFFSET decimal."""
+
+_Context = grpc.aio.ServicerContext[Any, Any]
+
+
+async def serve_upload(
+    uploads: Uploads, outlook: Outlook, principal: Principal, context: _Context
+) -> pb.UploadResponse:
+    """One Upload call. Raises LongshoreErrors; what arrived before is then kept or not as UploadStream says."""
+    header = await _header(context, uploads.limits.idle)
+    request = upload_request(header, uploads.defaults)
+    async with await uploads.open(principal.name, request) as stream:
+        await _go_ahead(stream, context)
+        finish = await _receive(stream, context)
+        done = await stream.finish(finish.size, finish.crc32c)
+    if done.payload is None:
+        raise LongshoreError("A finished upload without a payload.")
+    return pb.UploadResponse(
+        tasks=await shown(uploads.store, outlook, done.tasks, recent=True),
+        payload=translate.payload(done.payload),
+        task_ids=[task.id for task in done.tasks],
+    )
+
+
+async def create_upload(
+    uploads: Uploads, outlook: Outlook, principal: Principal, request: pb.CreateUploadRequest
+) -> pb.CreateUploadResponse:
+    """One CreateUpload call."""
+    if not request.HasField("header"):
+        raise InvalidField("header", "is missing; send it as in Upload.")
+    view = await uploads.create(principal.name, upload_request(request.header, uploads.defaults))
+    return pb.CreateUploadResponse(upload=await _upload(uploads, outlook, view))
+
+
+async def get_upload(
+    uploads: Uploads, outlook: Outlook, principal: Principal, request: pb.GetUploadRequest
+) -> pb.GetUploadResponse:
+    """One GetUpload call."""
+    if not request.request_id:
+        raise InvalidField("request_id", "is empty; give the one that the upload was begun with.")
+    view = await uploads.get(principal.name, check_request_id("request_id", request.request_id))
+    return pb.GetUploadResponse(upload=await _upload(uploads, outlook, view))
+
+
+async def submit_task(
+    uploads: Uploads, outlook: Outlook, principal: Principal, request: pb.SubmitTaskRequest
+) -> pb.SubmitTaskResponse:
+    """One SubmitTask call. Operators may name anybody's payload."""
+    tasks = await uploads.submit(
+        principal.name, submit_request(request, uploads.defaults), any_creator=principal.operator
+    )
+    return pb.SubmitTaskResponse(
+        tasks=await shown(uploads.store, outlook, tasks, recent=True), task_ids=[task.id for task in tasks]
+    )
+
+
+async def _header(context: _Context, idle: float) -> pb.UploadHeader:
+    try:
+        async with asyncio.timeout(idle):
+            message = await _read(context)
+    except TimeoutError:
+        raise UploadBroken(f"No header came in {idle:.0f} s.") from None
+    if message is None:
+        raise ProtocolViolation("The stream ended before a header.")
+    which = "chunk" if isinstance(message, Chunk) else message.WhichOneof("message")
+    if which != "header":
+        raise ProtocolViolation(f"The first message is {which or 'empty'}; send the header first.")
+    assert not isinstance(message, Chunk)
+    return message.header
+
+
+async def _go_ahead(stream: UploadStream, context: _Context) -> None:
+    """Tell the client from where to send.
+
+    Cut off in the middle, by a take-over say, it is completed before the cut goes on: gRPC would send the metadata once
+    more with the status, and fail (TOO_MANY_OPERATIONS).
+    """
+    metadata = (
+        (UPLOAD_ID, stream.upload.id),
+        (REQUEST_ID, stream.upload.request_id),
+        (OFFSET, str(stream.offset)),
+        (COMPLETE, "true" if stream.complete else "false"),
+    )
+    sending = asyncio.ensure_future(context.send_initial_metadata(metadata))
+    # It fails where the upload has just ended, and then nobody may wait for it any more.
+    looked_at(sending)
+    try:
+        await asyncio.shield(sending)
+    except asyncio.CancelledError:
+        await asyncio.wait({sending})
+        raise
+
+
+async def _receive(stream: UploadStream, context: _Context) -> pb.UploadFinish:
+    """Chunks until the finish, and the end of the stream after it.
+
+    A broken stream ends like a whole one: `read` answers EOF after an oversized frame, a client's deadline, cancel
+    or death, and `cancelled()` is False. So the end proves nothing, and only a finish does.
+    """
+    while (message := await _read(context)) is not None:
+        if isinstance(message, Chunk):
+            await stream.chunk(message.offset, message.crc32c, message.data)
+            continue
+        match message.WhichOneof("message"):
+            case "chunk":
+                chunk = message.chunk
+                await stream.chunk(chunk.offset, chunk.crc32c, chunk.data)
+            case "finish":
+                if await _read(context) is not None:
+                    raise ProtocolViolation("A message came after the finish; nothing may.")
+                return message.finish
+            case "header":
+                raise ProtocolViolation("A second header came; send one upload per stream.")
+            case _:
+                raise ProtocolViolation("An empty message came; send chunks and then a finish.")
+    raise UploadBroken("The stream ended without a finish. What is durable is kept: continue from GetUpload's offset.")
+
+
+async def _read(context: _Context) -> Request | None:
+    message: Any = await context.read()
+    return None if message is grpc.aio.EOF else message
+
+
+async def _upload(uploads: Uploads, outlook: Outlook, view: UploadView) -> pb.Upload:
+    message = translate.upload(view.upload, active=view.active, expires_at=view.expires_at)
+    if message.complete:
+        message.ClearField("expire_time")
+    message.tasks.extend(await shown(uploads.store, outlook, view.upload.tasks, recent=True))
+    message.task_ids.extend([task.id for task in view.upload.tasks])
+    return message

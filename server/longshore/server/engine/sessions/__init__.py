@@ -1,0 +1,1 @@
+"""Sessions of workers: assignments, grants, cancels, reports and leases."""

@@ -1,0 +1,234 @@
+"""One connection of a session: what its worker holds and is ready to hold, and what is still to be told to it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from longshore.server.engine.sessions.batcher import Batcher
+from longshore.server.engine.sessions.messages import AttemptRef, ReportAck
+from longshore.server.engine.sessions.outbox import Outbox
+from longshore.server.model.events import Reported
+from longshore.server.model.records import record
+from longshore.server.model.remarks import Problem, Remark
+from longshore.server.model.sharing import Shares
+from longshore.server.model.task import Grant, Payload, Session, Task
+from longshore.server.model.values import State
+from longshore.server.store.commands import BeginAttempts, FileReports, RequestGrants
+from longshore.server.store.protocol import Store
+
+FLUSH_PATIENCE: Final = 5.0
+"""Seconds for the last words to a worker to be written."""
+
+
+@record
+class Holding:
+    """What is known here of an attempt that the worker holds."""
+
+    payload: Payload | None
+    settles: bool
+    alone: bool
+    target: str = ""
+
+    @classmethod
+    def of(cls, task: Task) -> Holding:
+        """A settling attempt delivers nothing and so needs no protection from its neighbours, nor they from it."""
+        settles = task.status.state is State.SETTLING
+        return cls(task.order.payload, settles, task.status.alone and not settles, task.order.target)
+
+
+class Connection:
+    """Belongs to `Sessions`, which makes and ends it. The truth is the store's; this is what must be at hand.
+
+    Reports, begins and grant requests are gathered, committed and answered by `run`, until it is cancelled.
+    """
+
+    def __init__(
+        self,
+        *,
+        session: Session,
+        local: bool,
+        store: Store,
+        ticks: float,
+        on_room: Callable[[Connection], None],
+        begins: bool = False,
+        problems: Mapping[str, Problem] | None = None,
+    ) -> None:
+        self.session = session
+        self.local = local
+        """The worker is on this machine."""
+        self.begins = begins
+        """It says when attempts that are to run alone begin."""
+        self.outbox = Outbox()
+        self.credits = 0
+        self.heard_at = ticks
+        self.problems: dict[str, Problem] = dict(problems or {})
+        """Targets that it cannot use, by its own word."""
+        self.noted: Remark | None = None
+        """What of its words is durable; None: nothing that this connection said."""
+        self.noting = False
+        self.draining = session.draining
+        self.leaving = False
+        """It said goodbye, or was told to go away: it gets no more work."""
+        self.parting = False
+        """It said goodbye: what it said before is being committed, and nothing more counts."""
+        self.reports: Batcher[AttemptRef, Reported] = Batcher(self._file)
+        self.begun: Batcher[AttemptRef, None] = Batcher(self._begin)
+        self.grants: Batcher[AttemptRef, Grant] = Batcher(self._ask)
+        self._store = store
+        self._on_room = on_room
+        self._held: dict[AttemptRef, Holding | None] = dict.fromkeys(AttemptRef(*ref) for ref in session.held)
+        self._ending: set[AttemptRef] = set()
+        """Held, and reported; the report is not committed yet."""
+        self._alone = 0
+        self._busy_on: Counter[str] = Counter()
+        """Attempts that run, by target."""
+        self._over = asyncio.Event()
+        self._error: BaseException | None = None
+
+    @property
+    def id(self) -> str:
+        return self.session.id
+
+    @property
+    def epoch(self) -> int:
+        return self.session.epoch
+
+    # What it holds --------------------------------------------------------------------------------------------------
+
+    @property
+    def held(self) -> Mapping[AttemptRef, Holding | None]:
+        """Assigned and not ended; None: kept from an earlier connection, and not looked at yet."""
+        return self._held
+
+    @property
+    def busy(self) -> int:
+        """Attempts that run: held, and their end not reported.
+
+        A worker has room again when it says that one ended. The report and the claim of the next one are then committed
+        together, which halves the commits.
+        """
+        return len(self._held) - len(self._ending)
+
+    @property
+    def room(self) -> int:
+        """Attempts it could take now; less than 1: none."""
+        if self.draining or self.leaving or self.over or self._alone:
+            return 0
+        return self.credits - self.busy
+
+    @property
+    def remark(self) -> Remark:
+        """What it says of itself now."""
+        return Remark(self.credits, dict(self.problems))
+
+    @property
+    def kept_for(self) -> frozenset[str]:
+        """Targets that it serves and nothing runs on."""
+        return frozenset(target for target in self.session.targets if not self._busy_on[target])
+
+    @property
+    def shares(self) -> Shares:
+        """The room, target by target."""
+        return Shares(room=self.room, kept_for=self.kept_for)
+
+    def hold(self, ref: AttemptRef, holding: Holding) -> None:
+        """It has the attempt from now on, or more is known of one that it has."""
+        known = self._held.get(ref)
+        self._held[ref] = holding
+        if ref not in self._ending:
+            self._count(known, -1)
+            self._count(holding, +1)
+
+    def report(self, ref: AttemptRef, report: Reported) -> None:
+        """It says that an attempt ended: to be committed, and answered."""
+        self.reports.put(ref, report)
+        if ref in self._held and ref not in self._ending:
+            self._ending.add(ref)
+            self._count(self._held[ref], -1)
+            self._on_room(self)
+
+    def drop(self, ref: AttemptRef) -> Holding | None:
+        """It has the attempt no more."""
+        if ref not in self._held:
+            return None
+        holding = self._held.pop(ref)
+        if ref in self._ending:
+            self._ending.discard(ref)
+        else:
+            self._count(holding, -1)
+        self._on_room(self)
+        return holding
+
+    def _count(self, holding: Holding | None, by: int) -> None:
+        """An attempt that runs came or went. What is not looked at yet is not counted: no credits are known by then."""
+        if holding is not None:
+            self._alone += by * holding.alone
+            self._busy_on[holding.target] += by
+
+    # Its end --------------------------------------------------------------------------------------------------------
+
+    @property
+    def over(self) -> bool:
+        """Nothing it says counts any more."""
+        return self._over.is_set()
+
+    @property
+    def error(self) -> BaseException | None:
+        """Why it is over; None: in good order."""
+        return self._error
+
+    def end(self, error: BaseException | None, *, flush: bool = False) -> None:
+        """It is over; the first reason counts. With `flush` what is in the outbox may be told before, for a while."""
+        if not self.outbox.closed:
+            self._error = error
+        self.outbox.close()
+        if flush:
+            asyncio.get_running_loop().call_later(FLUSH_PATIENCE, self._over.set)
+        else:
+            self._over.set()
+
+    async def wait_over(self) -> None:
+        await self._over.wait()
+
+    # Reports, begins and grants -------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Commit and answer reports, begins and grant requests until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.reports.run())
+            group.create_task(self.grants.run())
+            if self.begins:
+                group.create_task(self.begun.run())
+
+    async def settled(self) -> None:
+        """Wait until every report and grant request has its answer."""
+        await self.reports.idle()
+        await self.grants.idle()
+
+    async def _file(self, reports: Mapping[AttemptRef, Reported]) -> None:
+        command = FileReports(
+            session_id=self.id,
+            epoch=self.epoch,
+            reports=tuple((ref.task_id, report) for ref, report in reports.items()),
+        )
+        answers = await self._store.run(command)
+        for ref, accepted in zip(tuple(reports), answers, strict=True):
+            self.outbox.ack(ReportAck(ref, accepted))
+            self.drop(ref)
+
+    async def _begin(self, attempts: Mapping[AttemptRef, None]) -> None:
+        command = BeginAttempts(session_id=self.id, epoch=self.epoch, attempts=tuple(attempts))
+        for answer in await self._store.run(command):
+            self.outbox.begun(answer)
+
+    async def _ask(self, requests: Mapping[AttemptRef, Grant]) -> None:
+        command = RequestGrants(
+            session_id=self.id,
+            epoch=self.epoch,
+            requests=tuple((ref.task_id, grant) for ref, grant in requests.items()),
+        )
+        for answer in await self._store.run(command):
+            self.outbox.grant(answer)

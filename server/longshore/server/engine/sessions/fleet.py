@@ -1,0 +1,60 @@
+"""The connections that are open here, and a bell for each kind of change among them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+
+from longshore.server.engine.sessions.connection import Connection
+
+
+class Fleet:
+    """At most one connection per session. Listeners are called on the loop, synchronously."""
+
+    def __init__(self) -> None:
+        self._connections: dict[str, Connection] = {}
+        self._on_room: list[Callable[[Connection], None]] = []
+        self._on_change: list[Callable[[], None]] = []
+
+    def connection(self, session_id: str) -> Connection | None:
+        return self._connections.get(session_id)
+
+    def connections(self) -> Collection[Connection]:
+        return tuple(self._connections.values())
+
+    def serving(self, target: str) -> list[Connection]:
+        """Connections that can do something on a target now, the oldest first."""
+        return [
+            one
+            for one in self._connections.values()
+            if target in one.session.targets and not (one.over or one.leaving or one.draining)
+        ]
+
+    def targets(self) -> frozenset[str]:
+        """Targets that somebody serves here."""
+        return frozenset(target for one in self._connections.values() for target in one.session.targets)
+
+    def add(self, connection: Connection) -> None:
+        self._connections[connection.id] = connection
+        self.changed()
+
+    def remove(self, connection: Connection) -> None:
+        """It is gone, unless a newer one of its session has its place already."""
+        if self._connections.get(connection.id) is connection:
+            del self._connections[connection.id]
+            self.changed()
+
+    def room(self, connection: Connection) -> None:
+        """Its credits changed, or it holds less."""
+        for listener in self._on_room:
+            listener(connection)
+
+    def changed(self) -> None:
+        """Somebody came, went, or drains."""
+        for listener in self._on_change:
+            listener()
+
+    def on_room(self, listener: Callable[[Connection], None]) -> None:
+        self._on_room.append(listener)
+
+    def on_change(self, listener: Callable[[], None]) -> None:
+        self._on_change.append(listener)

@@ -1,0 +1,162 @@
+"""The bytes of one upload on their way: in memory while they are few, then in the spool, with one write under way."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Awaitable, Callable
+
+import google_crc32c
+
+from longshore.server.engine.uploads.limits import UploadLimits
+from longshore.server.model.crc32c import combined
+from longshore.server.spool.protocol import PartialFile, Spool
+
+
+class Content:
+    """What has arrived. Memory: at most one write under way and one being gathered, a few MiB together.
+
+    `partial` None: nothing is in the spool yet, and nothing will be if it stays small. `hashed`: SHA-256 is
+    wanted; it is taken on the way from byte 0 on, and by reading back after a resume. `before_file` is awaited before
+    a file is made. Cancelling an await of any
+    method leaves the work behind it running; `settle` waits for it.
+    """
+
+    def __init__(
+        self,
+        *,
+        spool: Spool,
+        upload_id: str,
+        connection: int,
+        partial: PartialFile | None,
+        hashed: bool,
+        limits: UploadLimits,
+        before_file: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        self._spool = spool
+        self._upload_id = upload_id
+        self._connection = connection
+        self._partial = partial
+        self._limits = limits
+        self._before_file = before_file
+        self._digest = hashlib.sha256() if hashed and partial is None else None
+        self._offset = partial.offset if partial is not None else 0
+        self._gathered: list[bytes] = []
+        self._gathered_bytes = 0
+        self._gathered_crc: int | None = 0
+        """CRC32C of what is gathered; None: not known."""
+        self._writing: asyncio.Task[None] | None = None
+        self._failure: BaseException | None = None
+        """What a write met. Nothing may be written after it: that would close the gap which the lost bytes left."""
+
+    @property
+    def offset(self) -> int:
+        """Bytes taken so far."""
+        return self._offset
+
+    @property
+    def crc32c(self) -> int:
+        """CRC32C of all that was taken; right after `settle` only."""
+        if self._partial is not None:
+            return self._partial.crc32c
+        return int(google_crc32c.value(b"".join(self._gathered)))
+
+    @property
+    def spooled(self) -> bool:
+        """Some of it is in the spool, or was."""
+        return self._partial is not None
+
+    @property
+    def sealed(self) -> bool:
+        return self._partial is not None and self._partial.sealed
+
+    @property
+    def inline(self) -> bytes | None:
+        """All of it, when it stayed in memory."""
+        return b"".join(self._gathered) if self._partial is None and self._writing is None else None
+
+    async def append(self, data: bytes, crc32c: int | None = None) -> None:
+        """Take a chunk, and its CRC32C where it is known. Waits while the disk is behind; raises what an earlier
+        write met."""
+        self._check()
+        self._gathered.append(data)
+        if crc32c is None or self._gathered_crc is None:
+            self._gathered_crc = None
+        else:
+            self._gathered_crc = combined(self._gathered_crc, crc32c, len(data)) if self._gathered_bytes else crc32c
+        self._gathered_bytes += len(data)
+        self._offset += len(data)
+        if self._partial is None and self._writing is None and self._gathered_bytes <= self._limits.inline_bytes:
+            return
+        if self._writing is not None:
+            if not self._writing.done() and self._gathered_bytes < self._limits.write_bytes:
+                return
+            await self._written()
+        self._start_write()
+
+    async def settle(self) -> None:
+        """Wait until everything is written that must be."""
+        self._check()
+        await self._written()
+        if self._gathered and self.inline is None:
+            self._start_write()
+            await self._written()
+
+    async def sync(self) -> tuple[int, int] | None:
+        """Make what is written durable; answers (offset, crc32c) of it. None: nothing is in the spool. May run
+        beside `append`."""
+        return None if self._partial is None else await self._partial.sync()
+
+    async def sha256(self) -> bytes:
+        """SHA-256 of all of it, after `settle`."""
+        if self._partial is None:
+            return hashlib.sha256(b"".join(self._gathered)).digest()
+        if self._digest is not None:
+            return self._digest.digest()
+        return await self._partial.sha256()
+
+    async def seal(self) -> None:
+        """After `settle`: durable under its final name. Nothing to do for what stays in memory."""
+        if self._partial is not None:
+            await self._partial.seal(self._upload_id)
+
+    async def close(self) -> None:
+        """Let go of the file."""
+        if self._partial is not None:
+            await self._partial.close()
+
+    def _start_write(self) -> None:
+        data = self._gathered[0] if len(self._gathered) == 1 else b"".join(self._gathered)
+        crc32c = self._gathered_crc
+        self._gathered.clear()
+        self._gathered_bytes, self._gathered_crc = 0, 0
+        self._writing = asyncio.create_task(self._write(data, crc32c), name=f"upload write {self._upload_id}")
+
+    async def _written(self) -> None:
+        """Wait for the write under way. Not by awaiting the task: that would cancel it when the waiter is cancelled."""
+        writing = self._writing
+        if writing is None:
+            return
+        await asyncio.wait({writing})
+        self._writing = None
+        self._failure = writing.exception()
+        self._check()
+
+    def _check(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+    async def _write(self, data: bytes, crc32c: int | None) -> None:
+        if self._partial is None:
+            if self._before_file is not None:
+                await self._before_file()
+            self._partial = await self._spool.create(self._upload_id, connection=self._connection)
+        if self._digest is None:
+            await self._partial.write(data, crc32c)
+            return
+        # Both release the interpreter: the hash costs no time of its own where there is a second core.
+        hashing = asyncio.create_task(asyncio.to_thread(self._digest.update, data))
+        try:
+            await self._partial.write(data, crc32c)
+        finally:
+            await asyncio.wait({hashing})

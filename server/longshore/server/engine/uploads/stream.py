@@ -1,0 +1,415 @@
+"""One connection that sends an upload: chunks in order, checkpoints on the way, a finish or an end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Coroutine
+from types import TracebackType
+from typing import Any, Final, Protocol, TypeVar
+
+import structlog
+
+from longshore.server.engine.sessions.small_payloads import SmallPayloads
+from longshore.server.engine.uploads.content import Content
+from longshore.server.engine.uploads.ledger import Ledger
+from longshore.server.engine.uploads.limits import UploadLimits
+from longshore.server.engine.uploads.room import Room
+from longshore.server.logs import sparing
+from longshore.server.model.clock import Clock
+from longshore.server.model.errors import (
+    LongshoreError,
+    Sha256Mismatch,
+    SizeMismatch,
+    SpoolDamaged,
+    StoreOverloaded,
+    UploadBroken,
+    UploadInvalid,
+)
+from longshore.server.model.servers import HEARD_EVERY, Here
+from longshore.server.model.task import Payload, Upload
+from longshore.server.model.values import UploadState
+from longshore.server.store.commands import Checkpoint, Command, FinishUpload, RejectUpload, TaskPlan
+from longshore.server.store.handlers.server_commands import Heard
+from longshore.server.store.protocol import Store
+
+R = TypeVar("R")
+
+_log = structlog.get_logger("longshore.uploads")
+
+_TASKS_NAMED: Final = 10
+"""Tasks that the record of an upload names; 1,000 destinations made a line of 28 KB. Each has a record of its own."""
+
+
+class Keeper(Protocol):
+    """What a stream needs of those who keep it."""
+
+    store: Store
+    room: Room
+    clock: Clock
+    limits: UploadLimits
+    here: Here | None
+    small: SmallPayloads
+    expect: Callable[[], None]
+    """Tasks are about to be committed."""
+
+    def own(self, work: Coroutine[Any, Any, R], name: str) -> asyncio.Task[R]:
+        """Run `work` to its end whatever becomes of the caller."""
+        ...
+
+    def received(self, count: int) -> None:
+        """Bytes came in."""
+        ...
+
+
+class UploadStream:
+    """An open upload and the connection that sends it. Use it with `async with`, in the task that reads the connection.
+
+    At the end of the block, however it ends, an upload that is not finished is checkpointed and let go of. The block is
+    left by the error given to `end`, or by UploadBroken after `limits.idle` seconds without a message. Cancelling
+    the block is safe at any point: what is under way on disk and in the store is completed behind it, and the
+    upload's next connection waits for that.
+    """
+
+    def __init__(
+        self,
+        *,
+        upload: Upload,
+        content: Content | None,
+        ledger: Ledger,
+        plans: tuple[TaskPlan, ...],
+        keeper: Keeper,
+        released: Callable[[], None],
+    ) -> None:
+        self._upload = upload
+        self._content = content
+        self._ledger = ledger
+        self._plans = plans
+        self._keeper = keeper
+        self._released = released
+        self._limits = keeper.limits
+        self._scope = asyncio.timeout(None)
+        self._entered = False
+        self._ending: LongshoreError | None = None
+        self._busy = False
+        self._heard_at = self._opened_at = keeper.clock.ticks()
+        self._signed = False
+        """Other servers have been told that it is sent here."""
+        self._done = content is None
+        """Everything is durable: nothing is under way."""
+        self._rejected = False
+        self._reserved = upload.reserved
+        self._offset = content.offset if content is not None else (upload.payload.size if upload.payload else 0)
+        self._durable = upload.offset, upload.crc32c
+        """What the store knows to be on disk."""
+        self._marked = self._offset
+        self._marked_at = self._heard_at
+        self._checkpointing: asyncio.Task[None] | None = None
+        self._finishing: asyncio.Task[Upload] | None = None
+        self._detaching: asyncio.Task[None] | None = None
+        self._promise()
+
+    @property
+    def upload(self) -> Upload:
+        """As it was when this connection opened it."""
+        return self._upload
+
+    @property
+    def offset(self) -> int:
+        """From which byte on this connection is to send; the size of a complete upload."""
+        return self._offset
+
+    @property
+    def complete(self) -> bool:
+        """It was complete before: chunks and finish are only compared with what is kept."""
+        return self._upload.state is UploadState.COMPLETE
+
+    @property
+    def closing(self) -> bool:
+        """Its connection has ended, and what it leaves behind is being completed."""
+        return self._detaching is not None
+
+    @property
+    def silent(self) -> float:
+        """Seconds for which the other side has said nothing although it could."""
+        busy = self._busy or self._finishing is not None or self._detaching is not None
+        return 0.0 if busy else self._keeper.clock.ticks() - self._heard_at
+
+    def sign(self) -> Heard | None:
+        """What other servers are to know of it. None: nothing yet, or nothing any more."""
+        content = self._content
+        if content is None or self._done or self._detaching is not None:
+            return None
+        if self._keeper.clock.ticks() - self._opened_at < HEARD_EVERY or (
+            self._finishing is not None and not content.spooled  # its last command does without
+        ):
+            return None
+        self._signed = True
+        return Heard(self._upload.id, self._upload.connection, self.silent)
+
+    async def __aenter__(self) -> UploadStream:
+        self._scope = asyncio.timeout(0 if self._ending is not None else self._limits.idle)
+        await self._scope.__aenter__()
+        self._entered = True
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._entered = False
+        try:
+            await self._scope.__aexit__(kind, error, trace)
+        except TimeoutError:
+            raise self._ending or UploadBroken(
+                f"Nothing came for {self._limits.idle:.0f} s. What is durable is kept: continue from GetUpload's "
+                f"offset."
+            ) from None
+        finally:
+            if self._done:
+                self._leave()
+            else:
+                await self.detach()
+
+    def end(self, reason: LongshoreError) -> bool:
+        """Ask the connection to end with `reason`; answers False when it is being finished, which is not broken off."""
+        if self._finishing is not None:
+            return False
+        if self._ending is None:
+            self._ending = reason
+            if self._entered:
+                self._scope.reschedule(asyncio.get_running_loop().time())
+        return True
+
+    async def chunk(self, offset: int, crc32c: int, data: bytes) -> None:
+        """Take a chunk. Waits while disk or store are behind, which is what slows the sender down.
+
+        Raises UploadInvalid, InvalidField, RequestIdReused for what is wrong with it; SpoolFull, SpoolDamaged,
+        StoreUnavailable, UploadTakenOver for what was met on the way. After any of them what is durable stays for
+        a resume.
+        """
+        self._busy = True
+        self._rest(None)
+        try:
+            new = self._ledger.take(offset, crc32c, data)
+            self._keeper.received(len(data))
+            if new and self._content is not None:
+                await self._make_room(self._content, self._content.offset + len(new))
+                await self._content.append(new, crc32c if new is data else None)
+                await self._perhaps_checkpoint(self._content)
+        finally:
+            self._busy = False
+            self._heard_at = self._keeper.clock.ticks()
+            self._rest(self._limits.idle)
+
+    async def finish(self, size: int, crc32c: int) -> Upload:
+        """Everything has arrived: check it, seal it, commit it. It runs to its end even when the caller is cancelled.
+
+        Raises SizeMismatch, CrcMismatch, Sha256Mismatch: the upload is given up, and its request id may start anew;
+        RequestIdReused: it was complete before, with other bytes. After any other error it can be finished again.
+        """
+        self._rest(None)
+        self._finishing = self._keeper.own(self._finish(size, crc32c), f"finish upload {self._upload.id}")
+        return await asyncio.shield(self._finishing)
+
+    async def detach(self) -> None:
+        """Make durable what arrived, and let go. Waits for at most `limits.detach` seconds; the rest goes on behind."""
+        if self._detaching is None:
+            self._detaching = self._keeper.own(self._detach(), f"detach upload {self._upload.id}")
+        await asyncio.wait({self._detaching}, timeout=self._limits.detach)
+
+    def _leave(self) -> None:
+        """Nothing is left to be done but to close the file, which nobody needs to wait for."""
+        if self._content is not None and self._content.spooled:
+            _ = self._keeper.own(self._content.close(), f"close upload {self._upload.id}")
+        self._keeper.room.promise(self._upload.id, 0)
+        self._released()
+
+    def _rest(self, seconds: float | None) -> None:
+        """Set the alarm for silence anew, unless an end was asked for: then it has rung already."""
+        if self._entered and self._ending is None:
+            self._scope.reschedule(None if seconds is None else asyncio.get_running_loop().time() + seconds)
+
+    # Room and checkpoints -----------------------------------------------------------------------------------------
+
+    def _promise(self) -> None:
+        if self._content is not None:
+            self._keeper.room.promise(self._upload.id, self._reserved - self._content.offset)
+
+    async def _make_room(self, content: Content, end: int) -> None:
+        """Before bytes beyond the reservation are written, for an upload of undeclared size."""
+        if end <= self._reserved:
+            return
+        step = self._limits.reserve_step
+        wanted = -(-end // step) * step
+        await self._keeper.room.require(wanted - content.offset, of=self._upload.id)
+        await self._checkpointed()  # or its mark could be taken back
+        await asyncio.shield(self._keeper.own(self._mark(self._durable, reserve=wanted), f"reserve {self._upload.id}"))
+        self._promise()
+
+    async def _perhaps_checkpoint(self, content: Content) -> None:
+        """Start a checkpoint when one is due; it runs beside the next chunks. Raises what the last one met."""
+        running = self._checkpointing
+        if running is not None and running.done():
+            self._checkpointing = None
+            running.result()
+        now = self._keeper.clock.ticks()
+        fresh = content.offset - self._marked < self._limits.checkpoint_bytes
+        if fresh and now - self._marked_at < self._limits.checkpoint_seconds:
+            return
+        await self._keeper.room.require(0, of=self._upload.id)
+        await self._checkpointed()
+        self._marked, self._marked_at = content.offset, now
+        self._checkpointing = self._keeper.own(self._checkpoint(content), f"checkpoint upload {self._upload.id}")
+
+    async def _checkpointed(self) -> None:
+        """Wait for the checkpoint under way; raises what it met."""
+        running = self._checkpointing
+        if running is not None:
+            await asyncio.wait({running})
+            self._checkpointing = None
+            running.result()
+
+    async def _checkpoint(self, content: Content) -> None:
+        await self._mark(await content.sync() or self._durable, reserve=self._reserved)
+        self._promise()
+
+    async def _mark(self, durable: tuple[int, int], *, reserve: int, release: bool = False) -> None:
+        """Commit what is on disk, and raise the reservation. It is a sign of life too."""
+        upload = await self._patiently(
+            Checkpoint(
+                upload_id=self._upload.id,
+                connection=self._upload.connection,
+                offset=durable[0],
+                crc32c=durable[1],
+                reserve=reserve,
+                bounds=self._limits.bounds,
+                release=release,
+            )
+        )
+        self._durable = durable
+        self._reserved = max(self._reserved, upload.reserved)
+
+    async def _patiently(self, command: Command[R]) -> R:
+        """Run a command of an upload that was admitted: an overloaded store is waited for, not handed to the sender."""
+        clock = self._keeper.clock
+        until = clock.ticks() + self._limits.overload
+        while True:
+            try:
+                return await self._keeper.store.run(command)
+            except StoreOverloaded as error:
+                pause = error.retry_after * (0.5 + clock.jitter())
+                if clock.ticks() + pause > until:
+                    raise
+                await asyncio.sleep(pause)
+
+    # The end ------------------------------------------------------------------------------------------------------
+
+    async def _finish(self, size: int, crc32c: int) -> Upload:
+        content, payload = self._content, self._upload.payload
+        if content is None:
+            if payload is None:
+                raise LongshoreError("A complete upload without a payload.")
+            self._ledger.check_finish(size, crc32c, arrived=payload.size, arrived_crc=payload.crc32c)
+            return self._upload
+        try:
+            return await self._complete(content, size, crc32c)
+        except (UploadInvalid, SpoolDamaged) as error:
+            await self._reject(content, error)
+            raise
+
+    async def _complete(self, content: Content, size: int, crc32c: int) -> Upload:
+        await self._checkpointed()
+        await content.settle()
+        self._ledger.check_finish(size, crc32c, arrived=content.offset, arrived_crc=content.crc32c)
+        declared = self._upload.size
+        if declared is not None and declared != size:
+            raise SizeMismatch(f"The header declares {declared} bytes, and the finish says {size}.")
+        await self._check_sha256(content)
+        await content.seal()
+        if content.inline is not None:
+            self._keeper.small.put(self._upload.id, content.inline)
+        self._keeper.expect()
+        done = await self._patiently(
+            FinishUpload(
+                upload_id=self._upload.id,
+                connection=self._upload.connection,
+                payload=Payload(self._upload.id, size, crc32c, self._upload.sha256),
+                plans=self._plans,
+                inline=content.inline,
+                homed=self._signed and content.inline is not None,
+            )
+        )
+        self._done = True
+        _log.info(
+            "upload_complete",
+            upload_id=done.id,
+            principal=done.principal,
+            size=size,
+            tasks=[task.id for task in done.tasks[:_TASKS_NAMED]],
+            task_count=len(done.tasks),
+        )
+        return done
+
+    async def _check_sha256(self, content: Content) -> None:
+        declared = self._upload.sha256
+        # A sealed one was compared before it was sealed.
+        if not declared or content.sealed:
+            return
+        found = await content.sha256()
+        if found != declared:
+            raise Sha256Mismatch(
+                f"SHA-256 of the bytes is {found.hex()}, and the header declares {declared.hex()}. Nothing is kept."
+            )
+
+    async def _reject(self, content: Content, error: LongshoreError) -> None:
+        """The bytes are wrong: give the upload up, so that the same request id can start anew."""
+        self._rejected = True
+        self._say(_log.warning, "upload_rejected", reason=error.reason)
+        # Nothing of it may be on its way to the spool any more when the janitor removes what is there.
+        with contextlib.suppress(LongshoreError):
+            await content.settle()
+        await content.close()
+        try:
+            await self._keeper.store.run(RejectUpload(upload_id=self._upload.id, connection=self._upload.connection))
+        except LongshoreError as trouble:
+            # It stays open with its last checkpoint, and its next finish is compared again.
+            self._say(_log.warning, "upload_reject_failed", error=trouble.message)
+
+    async def _detach(self) -> None:
+        try:
+            if self._finishing is not None:
+                await asyncio.wait({self._finishing})
+            if self._content is not None:
+                await self._let_go(self._content)
+        finally:
+            self._keeper.room.promise(self._upload.id, 0)
+            self._released()
+
+    async def _let_go(self, content: Content) -> None:
+        try:
+            # All of it, whatever one step meets: nothing may touch the file any more when the next connection opens it.
+            for step in (self._checkpointed, content.settle):
+                try:
+                    await step()
+                except LongshoreError as error:
+                    self._say(_log.info, "upload_detach", error=error.message)
+            if not self._done and not self._rejected and not content.sealed:
+                await self._last_checkpoint(content)
+        finally:
+            await content.close()
+
+    async def _last_checkpoint(self, content: Content) -> None:
+        try:
+            durable = await content.sync() or self._durable
+            # Cancelling the wait does not take the command back; should it be committed later, it is true all the same.
+            async with asyncio.timeout(self._limits.detach):
+                await self._mark(durable, reserve=self._reserved, release=self._keeper.here is not None)
+        except (LongshoreError, TimeoutError) as error:
+            self._say(_log.info, "upload_not_checkpointed", error=str(error))
+        else:
+            self._say(_log.info, "upload_detached", offset=durable[0])
+
+    def _say(self, write: Callable[..., object], event: str, **fields: object) -> None:
+        """Write of what a caller can bring about at will, a line a second."""
+        upload = self._upload
+        sparing.say(write, event, caller=upload.principal, upload_id=upload.id, principal=upload.principal, **fields)

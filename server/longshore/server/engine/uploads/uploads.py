@@ -1,0 +1,463 @@
+"""Uploads: who may send what, one connection at a time; and submissions that send nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, TypeVar
+
+import structlog
+
+from longshore.server.engine.sessions.small_payloads import SmallPayloads
+from longshore.server.engine.submissions import (
+    Defaults,
+    SubmitRequest,
+    UploadRequest,
+    plans,
+    submit_fingerprint,
+    upload_fingerprint,
+)
+from longshore.server.engine.uploads.content import Content
+from longshore.server.engine.uploads.heartbeats import give_signs
+from longshore.server.engine.uploads.ids import RandomIds
+from longshore.server.engine.uploads.ledger import Ledger
+from longshore.server.engine.uploads.limits import UploadLimits, UploadStatistics
+from longshore.server.engine.uploads.places import Places
+from longshore.server.engine.uploads.room import Room
+from longshore.server.engine.uploads.stream import UploadStream
+from longshore.server.model.clock import Clock
+from longshore.server.model.errors import (
+    Draining,
+    LongshoreError,
+    NotFound,
+    SpoolDamaged,
+    SpoolFull,
+    UploadInProgress,
+    UploadTakenOver,
+)
+from longshore.server.model.servers import HEARD_EVERY, Here
+from longshore.server.model.task import Payload, Task, Upload
+from longshore.server.model.values import UploadState
+from longshore.server.spool.protocol import PartialFile, Spool
+from longshore.server.store.commands import OpenUpload, RejectUpload, SubmitTasks
+from longshore.server.store.handlers.server_commands import RecordHome
+from longshore.server.store.protocol import Store
+
+__all__ = ["UploadLimits", "UploadStatistics", "UploadView", "Uploads"]
+
+R = TypeVar("R")
+
+_LOOK_AGAIN: Final = 0.25
+"""Seconds between two looks at an upload that another server is sent."""
+
+_log = structlog.get_logger("longshore.uploads")
+
+
+@dataclass(frozen=True, slots=True)
+class UploadView:
+    """An upload as its owner sees it. `active`: a connection is sending it; `expires_at`: wall clock."""
+
+    upload: Upload
+    active: bool
+    expires_at: float
+
+
+class _Slot:
+    """The right to send one upload. `stream` is None while it is being opened."""
+
+    __slots__ = ("left", "released", "stream")
+
+    def __init__(self) -> None:
+        self.stream: UploadStream | None = None
+        self.released = asyncio.Event()
+        """The next connection may have the upload."""
+        self.left = asyncio.Event()
+        """The connection is over, and so is everything it left behind."""
+
+
+def _taken_over() -> UploadTakenOver:
+    return UploadTakenOver("Another connection continues this upload; this one may not.")
+
+
+class Uploads:
+    """All uploads of this process. Knows no gRPC.
+
+    `expect` is called when tasks are about to be committed, so that their claim can share the commit.
+    `relieve` frees spool bytes by evicting payloads that are kept for a retry only; it is asked once before
+    SpoolFull is said. `small`: where what workers need next is kept at hand. `here`: other servers have the database
+    too, and `run` must be running. Everything that a connection leaves behind (a last checkpoint, a commit) runs in
+    tasks that `close` waits for.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        spool: Spool,
+        clock: Clock,
+        limits: UploadLimits,
+        defaults: Defaults,
+        relieve: Callable[[int], Awaitable[None]] | None = None,
+        expect: Callable[[], None] = lambda: None,
+        new_id: Callable[[], str] | None = None,
+        here: Here | None = None,
+        small: SmallPayloads | None = None,
+    ) -> None:
+        self.store = store
+        self.clock = clock
+        self.limits = limits
+        self.defaults = defaults
+        self.expect = expect
+        self.here = here
+        self.small = SmallPayloads() if small is None else small
+        self.room = Room(spool=spool, clock=clock)
+        self._spool = spool
+        self._relieve = relieve
+        self._new_id = new_id or RandomIds()
+        self._places = Places(limits.connections, clock)
+        self._slots: dict[tuple[str, str], _Slot] = {}
+        self._live: set[_Slot] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self.leaving = asyncio.Event()
+        """Set when nothing new is taken any more."""
+        self._bytes_received = 0
+
+    # What callers ask ---------------------------------------------------------------------------------------------
+
+    async def open(self, principal: str, request: UploadRequest) -> UploadStream:
+        """Begin or continue an upload on this connection.
+
+        A connection that is sending it already is given `limits.patience` seconds to finish, and loses the upload
+        when it is silent for `limits.silence` or the request says `take_over`; it has stopped writing before this
+        returns.
+
+        Raises UploadInProgress, RequestIdReused, QueueFull, CallerShare, SpoolFull, TooManyUploads, StoreOverloaded,
+        SpoolDamaged, Draining. Cancelling it leaves the upload as it was, and perhaps a place taken that expires.
+        """
+        self._refuse_when_draining()
+        self._places.check(principal, [caller for caller, _ in self._slots], taken=len(self._live))
+        key = principal, request.request_id
+        slot = await self._claim(key, take_over=request.take_over)
+        try:
+            upload = await self._connect(principal, request)
+        except BaseException:
+            self._leave(key, slot)
+            raise
+        if upload.state is UploadState.COMPLETE or upload.connection <= 1:
+            return self._stream(slot, key, request, upload, None)
+        # Not cut off by a cancel: the file must be let go of before another connection may have it.
+        opening = self.own(self._resumed(slot, key, request, upload), f"resume upload {upload.id}")
+        try:
+            return await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            opening.add_done_callback(self._hand_back)
+            raise
+
+    async def create(self, principal: str, request: UploadRequest) -> UploadView:
+        """Take the room for an upload, or learn how far it got. Raises as `open` does, but for the connections."""
+        self._refuse_when_draining()
+        return await self._view(principal, await self._admit(principal, request, connect=False))
+
+    async def get(self, principal: str, request_id: str) -> UploadView:
+        """How far an upload got. Raises NotFound."""
+        upload = await self.store.upload(principal, request_id)
+        if upload is None:
+            raise NotFound(f"There is no upload {request_id!r} of yours, or it was given up: start anew.")
+        return await self._view(principal, upload)
+
+    async def submit(self, principal: str, request: SubmitRequest, *, any_creator: bool = False) -> Sequence[Task]:
+        """Make tasks without an upload. Raises RequestIdReused, QueueFull, CallerShare, PayloadGone, SpoolFull,
+        StoreOverloaded, Draining.
+
+        `any_creator`: the payload may be anybody's.
+        """
+        return await self.begin_submit(principal, request, any_creator=any_creator)
+
+    def begin_submit(
+        self, principal: str, request: SubmitRequest, *, any_creator: bool = False
+    ) -> asyncio.Future[tuple[Task, ...]]:
+        """`submit`, not waited for: raises Draining, StoreOverloaded and StoreUnavailable at once, the rest later."""
+        self._refuse_when_draining()
+        payload, content = None, b""
+        if request.content is not None:
+            content = request.content
+            payload = Payload(self._new_id(), len(content), request.crc32c)
+            self.small.put(payload.id, content)
+        command = SubmitTasks(
+            principal=principal,
+            request_id=request.request_id,
+            fingerprint=submit_fingerprint(request),
+            plans=plans(request.task, self.defaults),
+            payload_id=request.payload_id,
+            payload=payload,
+            content=content,
+            any_creator=any_creator,
+            bounds=self.limits.bounds,
+        )
+        if payload is not None and not self.room.take(payload.size):
+            return self.own(self._submit_where_room(command, payload.size), "submit a small file")
+        begun = self.store.begin(command)
+        self.expect()
+        return begun
+
+    async def _submit_where_room(self, command: SubmitTasks, size: int) -> tuple[Task, ...]:
+        """`command`, once there is room on the disk for its content."""
+        try:
+            try:
+                await self.room.require(size)
+            except SpoolFull:
+                if self._relieve is None:
+                    raise
+                await self._relieve(size)
+                await self.room.require(size)
+        except SpoolFull:
+            # What came before is answered all the same; nothing new finds room.
+            return await self.store.run(replace(command, bounds=replace(command.bounds, spool_bytes=0)))
+        self.room.take(size)
+        self.expect()
+        return await self.store.run(command)
+
+    async def run(self) -> None:
+        """Tell other servers what is sent here, until cancelled."""
+        if self.here is not None:
+            await give_signs(
+                self.store, self.here, lambda: [slot.stream for slot in self._live if slot.stream is not None]
+            )
+
+    def statistics(self) -> UploadStatistics:
+        """Figures of this moment."""
+        streams = [slot.stream for slot in self._live if slot.stream is not None]
+        closing = sum(1 for stream in streams if stream.closing)
+        return UploadStatistics(len(self._live) - closing, closing, self._bytes_received, self.leaving.is_set())
+
+    async def drain(self, grace: float) -> None:
+        """Refuse new uploads; give those under way `grace` seconds, then checkpoint them and end them with Draining."""
+        self.leaving.set()
+        await self._emptied(grace)
+        for slot in self._live:
+            if slot.stream is not None:
+                slot.stream.end(Draining("This server is leaving. Connect again and continue from GetUpload's offset."))
+        await self._emptied(self.limits.detach)
+
+    async def close(self) -> None:
+        """End what is left at once, and wait for everything that was begun."""
+        await self.drain(0)
+        while self._tasks:
+            await asyncio.wait(set(self._tasks))
+
+    # What streams need --------------------------------------------------------------------------------------------
+
+    def own(self, work: Coroutine[Any, Any, R], name: str) -> asyncio.Task[R]:
+        """Run `work` to its end whatever becomes of the caller."""
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def received(self, count: int) -> None:
+        """Bytes came in."""
+        self._bytes_received += count
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        # Its awaiter may be gone: then this is the only one to look.
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not isinstance(error, LongshoreError):
+            _log.error("upload_defect", task=task.get_name(), exc_info=error)
+
+    # One connection per upload ------------------------------------------------------------------------------------
+
+    def _refuse_when_draining(self) -> None:
+        if self.leaving.is_set():
+            raise Draining("This server is leaving and takes nothing new. Connect again, here or elsewhere.")
+
+    async def _claim(self, key: tuple[str, str], *, take_over: bool) -> _Slot:
+        """Take the right to send, or wait for it, or take it away."""
+        clock, limits = self.clock, self.limits
+        until = clock.ticks() + limits.patience
+        told: _Slot | None = None
+        while (holder := self._slots.get(key)) is not None:
+            stream = holder.stream
+            silent = stream.silent if stream is not None else 0.0
+            due = stream is not None and holder is not told and (take_over or silent >= limits.silence)
+            if due and stream is not None and stream.end(_taken_over()):
+                told = holder
+                until = clock.ticks() + limits.detach
+            wait = until - clock.ticks()
+            if wait <= 0:
+                raise UploadInProgress(
+                    "Another connection is sending this upload. Wait for it, or set `take_over` if it is dead."
+                )
+            if holder is not told:
+                wait = min(wait, max(limits.silence - silent, 0.01))  # it may be silent for long enough by then
+            try:
+                async with asyncio.timeout(wait):
+                    await holder.released.wait()
+            except TimeoutError:
+                pass  # look again
+        slot = _Slot()
+        self._slots[key] = slot
+        self._live.add(slot)
+        return slot
+
+    def _free(self, key: tuple[str, str], slot: _Slot) -> None:
+        """Let the next connection of the same upload go ahead."""
+        if self._slots.get(key) is slot:
+            del self._slots[key]
+        slot.released.set()
+
+    def _leave(self, key: tuple[str, str], slot: _Slot) -> None:
+        self._free(key, slot)
+        self._live.discard(slot)
+        slot.left.set()
+
+    def _hand_back(self, opening: asyncio.Task[UploadStream]) -> None:
+        """The caller was cancelled while its stream was being opened."""
+        if not opening.cancelled() and opening.exception() is None:
+            _ = self.own(opening.result().detach(), "detach an upload that nobody waited for")
+
+    async def _emptied(self, seconds: float) -> None:
+        """Wait until no connection is left, for so long at most."""
+        waits = [asyncio.ensure_future(slot.left.wait()) for slot in self._live]
+        if waits:
+            _, left = await asyncio.wait(waits, timeout=seconds)
+            for wait in left:
+                wait.cancel()
+
+    # Opening ------------------------------------------------------------------------------------------------------
+
+    async def _resumed(self, slot: _Slot, key: tuple[str, str], request: UploadRequest, upload: Upload) -> UploadStream:
+        """The stream of an upload that a connection before may have begun to write."""
+        try:
+            partial = await self._spool.resume(upload.id, upload.offset, upload.crc32c, connection=upload.connection)
+        except SpoolDamaged:
+            _log.error("upload_damaged", upload_id=upload.id, offset=upload.offset)
+            try:
+                await self.store.run(RejectUpload(upload_id=upload.id, connection=upload.connection))
+            finally:
+                self._leave(key, slot)
+            raise
+        except BaseException:
+            self._leave(key, slot)
+            raise
+        return self._stream(slot, key, request, upload, partial)
+
+    def _stream(
+        self,
+        slot: _Slot,
+        key: tuple[str, str],
+        request: UploadRequest,
+        upload: Upload,
+        partial: PartialFile | None,
+    ) -> UploadStream:
+        content, held, held_crc = None, upload.offset, upload.crc32c
+        if upload.state is not UploadState.COMPLETE:
+            content = Content(
+                spool=self._spool,
+                upload_id=upload.id,
+                connection=upload.connection,
+                partial=partial,
+                hashed=bool(upload.sha256),
+                limits=self.limits,
+                before_file=self._moving_in(request, upload),
+            )
+        if partial is not None:
+            held, held_crc = partial.offset, partial.crc32c
+        elif upload.payload is not None:
+            held, held_crc = upload.payload.size, upload.payload.crc32c
+        slot.stream = UploadStream(
+            upload=upload,
+            content=content,
+            ledger=Ledger(
+                held=held,
+                held_crc=held_crc,
+                size=upload.size,
+                final=content is None or content.sealed,
+                chunk_bytes=self.limits.chunk_bytes,
+            ),
+            plans=plans(request.task, self.defaults),
+            keeper=self,
+            released=lambda: self._leave(key, slot),
+        )
+        if content is None:
+            self._free(key, slot)  # nothing is written: any number may repeat it
+        return slot.stream
+
+    def _moving_in(self, request: UploadRequest, upload: Upload) -> Callable[[], Awaitable[None]] | None:
+        """What is to be done before the upload gets a file; nothing where its home was recorded when it was opened."""
+        here = self.here
+        if here is None or upload.connection > 1 or self._needs_file(request):
+            return None
+        command = RecordHome(upload_id=upload.id, connection=upload.connection, here=here)
+        return lambda: self.store.run(command)
+
+    def _needs_file(self, request: UploadRequest) -> bool:
+        return request.size is not None and request.size > self.limits.inline_bytes
+
+    async def _connect(self, principal: str, request: UploadRequest) -> Upload:
+        """Find or make the row with this connection, and wait a little for one of another server to finish."""
+        until = self.clock.ticks() + self.limits.patience
+        while True:
+            try:
+                return await self._admit(principal, request, connect=True)
+            except UploadInProgress:
+                if self.clock.ticks() > until:
+                    raise
+            await asyncio.sleep(_LOOK_AGAIN)
+
+    async def _admit(self, principal: str, request: UploadRequest, *, connect: bool) -> Upload:
+        """Find or make the row, where there is room for it."""
+        wanted = self.limits.reserve_step if request.size is None else request.size
+        command = OpenUpload(
+            upload_id=self._new_id(),
+            principal=principal,
+            request_id=request.request_id,
+            fingerprint=upload_fingerprint(request),
+            queue=request.task.queue,
+            tasks=request.task.tasks,
+            size=request.size,
+            sha256=request.sha256,
+            reserve=wanted,
+            connect=connect,
+            bounds=self.limits.bounds,
+            here=self.here,
+            spooled=self._needs_file(request),
+            take_over=request.take_over,
+            silence=self.limits.silence,
+        )
+        most = self.limits.bounds.spool_bytes
+        if most is None or (request.size or 0) <= most:
+            # Else the store refuses it for good, unless it was complete before the bound was there.
+            await self._require_disk(principal, request.request_id, wanted)
+        try:
+            return await self.store.run(command)
+        except SpoolFull:
+            if self._relieve is None:
+                raise
+        await self._relieve(wanted)
+        return await self.store.run(command)
+
+    async def _require_disk(self, principal: str, request_id: str, wanted: int) -> None:
+        """Raise SpoolFull where the disk has no room for what is still missing of this upload."""
+        try:
+            await self.room.require(wanted)
+        except SpoolFull:
+            known = await self.store.upload(principal, request_id)
+            if known is not None:
+                if known.state is UploadState.COMPLETE:
+                    return
+                wanted = max((known.size or known.offset + self.limits.reserve_step) - known.offset, 0)
+            if self._relieve is not None:
+                await self._relieve(wanted)
+            await self.room.require(wanted)
+
+    async def _view(self, principal: str, upload: Upload) -> UploadView:
+        here, active = self.here, (principal, upload.request_id) in self._slots
+        if here is not None and not active and upload.state is UploadState.OPEN and upload.connection:
+            home = await self.store.home(upload.id)
+            if home is not None and home.sender not in ("", here.server):
+                active = self.clock.now() - home.heard_at < self.limits.silence + HEARD_EVERY
+            if home is not None and home.away(here) and not active:
+                upload = replace(upload, offset=0, crc32c=0)  # where it would go on here
+        return UploadView(upload, active, upload.touched_at + self.limits.abandon)

@@ -1,0 +1,187 @@
+"""Certificates of the listeners: read, checked, and read again when the files change.
+
+gRPC asks for them at each handshake, so that connections that are open go on with what they began with.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import os
+import re
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import grpc
+import structlog
+
+from longshore.server.config.settings import SettingsError, TlsFiles
+
+_log = structlog.get_logger("longshore.tls")
+
+LOOK: Final = 2.0
+"""Seconds between looks at the files."""
+
+_BLOCK: Final = re.compile(rb"^-----BEGIN CERTIFICATE-----([^-]*)-----END", re.MULTILINE)
+
+
+class _Unusable(Exception):
+    """The files cannot be used; the message names the option and the file."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Content:
+    """What stands in the files. `client_ca` empty: clients show no certificate."""
+
+    certificate: bytes
+    key: bytes
+    client_ca: bytes
+
+    def __repr__(self) -> str:
+        return "<certificate and key>"
+
+
+class Certificates:
+    """The certificates of one server. `run` must run for new ones to be taken.
+
+    Raises SettingsError when the files cannot be used at the start; later the last good ones are kept.
+    """
+
+    def __init__(self, files: TlsFiles, *, look: float = LOOK) -> None:
+        self._files = files
+        self._look = look
+        self._rejected: object = None
+        try:
+            content = _read(files)
+            self._current = _checked(files, content)
+        except _Unusable as error:
+            raise SettingsError(str(error)) from None
+        self._content = content
+
+    def credentials(self) -> grpc.ServerCredentials:
+        """For one listener. Each needs its own: gRPC asks whether anything is new since it asked for that listener."""
+        given = self._current
+
+        def fetch() -> grpc.ServerCertificateConfiguration | None:
+            # In a thread of gRPC's, one call at a time for each listener. None, which the stub does not know of, is
+            # "nothing new"; anything else costs a new TLS context.
+            nonlocal given
+            if self._current is given:
+                return None
+            given = self._current
+            return given
+
+        return grpc.dynamic_ssl_server_credentials(
+            given,
+            fetch,  # type: ignore[arg-type]
+            require_client_authentication=self._files.client_ca is not None,
+        )
+
+    async def run(self) -> None:
+        """Look for changed files until cancelled."""
+        while True:
+            await asyncio.sleep(self._look)
+            await asyncio.to_thread(self.look)
+
+    def look(self) -> None:
+        """Take what stands in the files, if it is new and can be used."""
+        rejected: object
+        try:
+            content = _read(self._files)
+        except _Unusable as error:
+            content, rejected, problem = None, str(error), str(error)
+        else:
+            if content == self._content:
+                self._rejected = None
+                return
+            rejected, problem = content, ""
+        if rejected == self._rejected:
+            return  # said already
+        if content is not None:
+            try:
+                self._current = _checked(self._files, content)
+            except _Unusable as error:
+                problem = str(error)
+            else:
+                self._content = content
+                self._rejected = None
+                _log.info("certificates_reloaded", certificate=_fingerprint(content.certificate))
+                return
+        self._rejected = rejected
+        _log.warning("certificates_not_reloaded", problem=problem, certificate=_fingerprint(self._content.certificate))
+
+
+def _read(files: TlsFiles) -> _Content:
+    return _Content(
+        certificate=_bytes("--tls-cert", files.certificate),
+        key=_bytes("--tls-key", files.key),
+        client_ca=b"" if files.client_ca is None else _bytes("--tls-client-ca", files.client_ca),
+    )
+
+
+def _bytes(option: str, path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise _Unusable(f"{option} {path}: cannot be read: {error.strerror}.") from None
+
+
+def _checked(files: TlsFiles, content: _Content) -> grpc.ServerCertificateConfiguration:
+    """What gRPC takes. It checks nothing before the first handshake, so Python's own TLS does."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    if b"-----BEGIN CERTIFICATE-----" not in content.certificate:
+        raise _Unusable(f"--tls-cert {files.certificate}: there is no certificate in it; PEM is wanted.")
+    if b"PRIVATE KEY-----" not in content.key:
+        raise _Unusable(f"--tls-key {files.key}: there is no private key in it; PEM is wanted.")
+    try:
+        with _as_file(content.certificate) as certificate, _as_file(content.key) as key:
+            context.load_cert_chain(certificate, key, password=_no_password)
+    except _Encrypted:
+        raise _Unusable(f"--tls-key {files.key}: the key is encrypted; give one without a password.") from None
+    except (ssl.SSLError, OSError, ValueError) as error:
+        raise _Unusable(
+            f"--tls-cert {files.certificate}, --tls-key {files.key}: damaged, or not of one another: {error}."
+        ) from None
+    if files.client_ca is not None:
+        try:
+            # As a file: given as text, comments in other alphabets, which many bundles have, would be a TypeError.
+            with _as_file(content.client_ca) as authorities:
+                context.load_verify_locations(cafile=authorities)
+        except (ssl.SSLError, OSError) as error:
+            raise _Unusable(f"--tls-client-ca {files.client_ca}: no CA certificates: {error}.") from None
+    return grpc.ssl_server_certificate_configuration(
+        [(content.key, content.certificate)], root_certificates=content.client_ca or None
+    )
+
+
+class _Encrypted(Exception):
+    """The key asks for a password."""
+
+
+def _no_password() -> str:
+    raise _Encrypted
+
+
+@contextmanager
+def _as_file(content: bytes) -> Iterator[str]:
+    """A path of exactly these bytes, in memory: what is checked is what is used, whoever writes to the files now."""
+    handle = os.memfd_create("longshore-tls", os.MFD_CLOEXEC)
+    try:
+        os.write(handle, content)
+        yield f"/proc/self/fd/{handle}"
+    finally:
+        os.close(handle)
+
+
+def _fingerprint(pem: bytes) -> str:
+    """SHA-256 of the server's own certificate, as openssl and browsers show it, without colons."""
+    block = _BLOCK.search(pem)
+    try:
+        return "" if block is None else hashlib.sha256(base64.b64decode(block[1])).hexdigest()
+    except ValueError:
+        return ""  # only shown: OpenSSL, which has taken it, reads more forms than this does

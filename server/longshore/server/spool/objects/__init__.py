@@ -1,0 +1,1 @@
+"""The spool in an object store that speaks S3."""

@@ -1,0 +1,344 @@
+"""Claiming: which ready task goes to which session.
+
+The cost is bounded by the room that is offered, the targets and the kinds: claims read ready tasks only, through an
+index that begins with target and kind, and never more of them than could be taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from longshore.server.model.events import Claimed, Verdict
+from longshore.server.model.sharing import Shares
+from longshore.server.model.task import FILE_PUSH, Session
+from longshore.server.model.values import State
+from longshore.server.store.commands import Claims, ClaimTasks, Offer
+from longshore.server.store.handlers.sessions import session_at
+from longshore.server.store.sql.statement import Each, Given
+from longshore.server.store.tables.rows import Row, seq_in, taker_of, task_columns
+from longshore.server.store.tables.schema import counters, is_ready, is_unsettled, orders, tasks
+from longshore.server.store.transaction.counters import LANE_RUNNING, TARGET_RUNNING
+from longshore.server.store.transaction.loaded_task import Entry
+from longshore.server.store.transaction.ready import room_in, trim_lanes
+from longshore.server.store.transaction.unit import UnitOfWork
+
+
+def _ready(given: Given, *columns: sa.ColumnElement[Any]) -> sa.Select[Any]:
+    return (
+        sa.select(*columns)
+        .where(is_ready, tasks.c.target == given["target"], tasks.c.taker == given["taker"])
+        .order_by(tasks.c.priority.desc(), tasks.c.seq)
+        .limit(given["most"])
+    )
+
+
+def _unsettled(given: Given, *columns: sa.ColumnElement[Any]) -> sa.Select[Any]:
+    return (
+        sa.select(*columns)
+        .where(
+            is_unsettled,
+            tasks.c.target == given["target"],
+            tasks.c.kind == given["kind"],
+            tasks.c.due_at <= given["now"],
+        )
+        .order_by(tasks.c.due_at, tasks.c.seq)
+        .limit(given["most"])
+    )
+
+
+_among = tasks.alias("among")
+
+
+def _whole(make: Callable[..., sa.Select[Any]], given: Given) -> sa.Select[Any]:
+    """With all that would have to be asked next: the task, how many run in its lane, and how many are ready there."""
+    running = sa.select(counters.c.value).where(
+        counters.c.scope == sa.literal_column(f"'{LANE_RUNNING}'"), counters.c.name == tasks.c.lane
+    )
+    ready: sa.Select[Any] = sa.select(sa.func.count()).where(
+        _among.c.lane == tasks.c.lane, _among.c.ready.is_(sa.true())
+    )
+    # What has no lane is ready all at once: not to be counted, with a hundred thousand of them waiting.
+    among = sa.case((tasks.c.lane == sa.literal_column("''"), sa.literal_column("0")), else_=ready.scalar_subquery())
+    columns = (*task_columns(), running.scalar_subquery().label("running"), among.label("among"))
+    return make(given, *columns).join_from(tasks, orders, tasks.c.seq == orders.c.seq)
+
+
+_READY_TYPES: Final = {"target": sa.Text, "taker": sa.Text, "most": sa.Integer}
+_UNSETTLED_TYPES: Final = {"target": sa.Text, "kind": sa.Text, "now": sa.Double, "most": sa.Integer}
+_READY: Final = Each(lambda given: _ready(given, tasks.c.seq), _READY_TYPES, lock="claim")
+_READY_WHOLE: Final = Each(lambda given: _whole(_ready, given), _READY_TYPES, lock="claim")
+_UNSETTLED: Final = Each(lambda given: _unsettled(given, tasks.c.seq), _UNSETTLED_TYPES, lock="claim")
+_UNSETTLED_WHOLE: Final = Each(lambda given: _whole(_unsettled, given), _UNSETTLED_TYPES, lock="claim")
+_HELD: Final = Each(
+    lambda given: sa.select(tasks.c.state, tasks.c.alone).where(tasks.c.session_id == given["session_id"]),
+    {"session_id": sa.Text},
+)
+
+
+@dataclass(slots=True)
+class _Taker:
+    """A session with room."""
+
+    session: Session
+    shares: Shares
+    idle: bool
+    claimed: Claimed
+    """What happens to the tasks that it takes."""
+
+    def serves(self, target: str, kind: str) -> bool:
+        return kind in self.session.kinds and (not target or target in self.session.targets)
+
+    def settles(self, target: str, kind: str) -> bool:
+        return self.serves(target, kind) and (kind == FILE_PUSH or bool(self.session.kinds[kind]))
+
+
+_Candidate = tuple[int, int, Entry]
+"""(urgency, seq, entry): sorts by priority, highest first, then by acceptance. No two have the same number."""
+
+Pair = tuple[str, str]
+"""(target, kind)"""
+
+
+class _Round:
+    """One ClaimTasks at work."""
+
+    def __init__(self, unit: UnitOfWork, command: ClaimTasks) -> None:
+        self._unit = unit
+        # What an earlier claim of this transaction took is to be found with its taker, and no more with what is ready.
+        unit.flush_stored()
+        self._takers = self._able(command.offers)
+        self._taken: list[tuple[str, Entry]] = []
+        self._full: set[str] = set()
+        """Lanes without room for a task that was ready there."""
+        self._solo_waiting: set[str] = set()
+        self._serving_pair: dict[Pair, list[_Taker]] = {}
+
+    def run(self) -> tuple[list[tuple[str, Entry]], tuple[str, ...]]:
+        """Settling first: somebody's outcome is unknown until then. Then what must run alone, then the rest."""
+        pairs = list(self._pairs())
+        unsettled = self._ask_unsettled(pairs)
+        alone = self._ask_ready(pairs, alone=True)
+        rest = self._ask_ready(pairs, alone=False)
+        self._settle(unsettled())
+        self._run_alone(alone())
+        self._run_rest(rest())
+        crowded = self._crowded()
+        if crowded:
+            self._unit.flush_stored()
+            trim_lanes(self._unit, crowded)
+        return self._taken, tuple(sorted(self._solo_waiting))
+
+    def _crowded(self) -> list[str]:
+        """Lanes where more may be left ready than there is room for. What is settled takes of the room alone."""
+        unit = self._unit
+        lanes = {entry.lane for _, entry in self._taken if entry.lane}
+        return sorted(
+            self._full
+            | {lane for lane in lanes if lane not in unit.ready_in or unit.ready_in[lane] > room_in(unit, lane)}
+        )
+
+    def _able(self, offers: Sequence[Offer]) -> list[_Taker]:
+        """The sessions that may take something."""
+        unit = self._unit
+        sessions = [
+            (offer, session)
+            for offer in offers
+            if (session := session_at(unit, offer.session_id, offer.epoch)) is not None
+            and not session.draining
+            and offer.room >= 1
+        ]
+        if unit.precheck is not None:
+            for _, session in sessions:
+                unit.precheck.met(session)
+        busy = {entry.status.session_id for entry in unit.fresh()}
+        """With what was made in this transaction and claimed by an earlier command of it. None of that runs alone."""
+        held = unit.link.ask_each(_HELD, [(session.id,) for _, session in sessions])
+        unit.ledger.ask((TARGET_RUNNING, target) for _, session in sessions for target in session.targets)()
+        return [
+            _Taker(
+                session,
+                Shares(room=offer.room, kept_for=offer.kept_for),
+                offer.idle and not rows and session.id not in busy,
+                Claimed(session.id, session.worker, unit.ticks, offer.begins),
+            )
+            for (offer, session), rows in zip(sessions, held(), strict=True)
+            if not any(alone and state != State.SETTLING for state, alone in rows)
+        ]
+
+    # Candidates ---------------------------------------------------------------------------------------------------
+
+    def _pairs(self) -> Iterator[Pair]:
+        """(target, kind) that somebody with room serves; an empty target is a job without one."""
+        pairs: set[Pair] = set()
+        for taker in self._takers:
+            if taker.shares.room < 1:
+                continue
+            for kind in taker.session.kinds:
+                pairs.update((target, kind) for target in taker.session.targets)
+                if kind != FILE_PUSH:
+                    pairs.add(("", kind))
+        yield from sorted(pairs)
+
+    def _room_on(self, target: str) -> int:
+        """How many more attempts the target may run."""
+        if not target:
+            return sum([taker.shares.room for taker in self._takers])
+        return max(0, self._unit.limits.target - self._unit.ledger.value((TARGET_RUNNING, target)))
+
+    def _room_for(self, target: str, kind: str, *, alone: bool) -> int:
+        """How many attempts the takers could take. What must run alone waits for an idle one, whatever its share."""
+        serving = [taker.shares for taker in self._takers if taker.serves(target, kind)]
+        return sum(shares.room if alone else shares.of(target) for shares in serving)
+
+    def _ask_ready(self, pairs: list[Pair], *, alone: bool) -> Callable[[], list[_Candidate]]:
+        """As many of each pair as could be taken, at most."""
+        sets = []
+        for target, kind in pairs:
+            most = min(self._room_for(target, kind, alone=alone), self._room_on(target))
+            if most >= 1:
+                sets.append((target, taker_of(kind, alone=alone), most))
+        found = self._ask(_READY, _READY_WHOLE, sets)
+
+        def answer() -> list[_Candidate]:
+            fresh = self._fresh()
+            candidates: list[_Candidate] = []
+            for (target, taker, most), entries in zip(sets, found(), strict=True):
+                found_here = [
+                    (-entry.order.priority, entry.order.seq, entry)
+                    for entry in (*entries, *fresh.get((target, taker), ()))
+                ]
+                found_here.sort()
+                candidates += found_here[:most]
+            candidates.sort()
+            return candidates
+
+        return answer
+
+    def _fresh(self) -> dict[Pair, list[Entry]]:
+        """New tasks that the database does not know yet and that are ready, by target and taker."""
+        unit = self._unit
+        found: dict[Pair, list[Entry]] = {}
+        for entry in unit.fresh():
+            if entry.status.state is State.QUEUED and (
+                entry.ready if entry.lane else not unit.is_paused(entry.order.queue)
+            ):
+                found.setdefault((entry.target, entry.taker), []).append(entry)
+        return found
+
+    def _ask_unsettled(self, pairs: list[Pair]) -> Callable[[], list[tuple[Pair, list[Entry]]]]:
+        sets = []
+        asked = []
+        for target, kind in pairs:
+            takers = [taker for taker in self._takers if taker.settles(target, kind)]
+            most = min(sum(taker.shares.of(target) for taker in takers), self._room_on(target))
+            if most >= 1:
+                asked.append((target, kind))
+                sets.append((target, kind, self._unit.now, most))
+        found = self._ask(_UNSETTLED, _UNSETTLED_WHOLE, sets)
+        return lambda: list(zip(asked, found(), strict=True))
+
+    def _ask(self, numbers: Each, whole: Each, sets: list[Row]) -> Callable[[], list[list[Entry]]]:
+        """The tasks for each of `sets`: by number where they are likely to be known, else with all that they are."""
+        unit = self._unit
+        found = unit.link.ask_each(numbers if unit.remembers else whole, sets)
+
+        def answer() -> list[list[Entry]]:
+            rows = found()
+            if unit.remembers:
+                return [unit.load(row[0] for row in each) for each in rows]
+            return [unit.load(self._learn(row) for row in each) for each in rows]
+
+        return answer
+
+    def _learn(self, row: Row) -> int:
+        """Take over what `_whole` says of a task; answers its number."""
+        *task, running, ready = row
+        self._unit.adopt((tuple(task),))
+        seq = seq_in(row)
+        for entry in self._unit.load((seq,)):
+            if entry.lane:
+                self._unit.ledger.learn((LANE_RUNNING, entry.lane), running)
+                self._unit.ready_in.setdefault(entry.lane, ready)
+        return seq
+
+    # Taking -------------------------------------------------------------------------------------------------------
+
+    def _settle(self, unsettled: list[tuple[Pair, list[Entry]]]) -> None:
+        for (target, kind), entries in unsettled:
+            takers = [taker for taker in self._takers if taker.settles(target, kind)]
+            for entry in entries:
+                if self._room_on(target) > 0:
+                    self._give(self._roomiest(takers, target), entry)
+
+    def _run_alone(self, candidates: list[_Candidate]) -> None:
+        self._ask_lanes(candidates)
+        for _, _, entry in candidates:
+            if not self._has_room(entry):
+                continue
+            serving = self._serving(entry)
+            idle = [taker for taker in serving if taker.idle and taker.shares.room > 0]
+            if idle:
+                self._give(idle[0], entry)
+                idle[0].shares.room = 0
+            else:
+                self._solo_waiting.update(taker.session.id for taker in serving)
+
+    def _run_rest(self, candidates: list[_Candidate]) -> None:
+        self._ask_lanes(candidates)
+        for _, _, entry in candidates:
+            if self._has_room(entry):
+                self._give(self._roomiest(self._serving(entry), entry.target), entry)
+            else:
+                # It stood in the way of others, and does no more when this is over: see `trim_lanes`.
+                self._unit.claimable = True
+                if entry.lane and not room_in(self._unit, entry.lane):
+                    self._full.add(entry.lane)
+
+    def _serving(self, entry: Entry) -> list[_Taker]:
+        """Those that could run it."""
+        pair = (entry.target, entry.order.kind)
+        found = self._serving_pair.get(pair)
+        if found is None:
+            found = self._serving_pair[pair] = [taker for taker in self._takers if taker.serves(*pair)]
+        return found
+
+    def _ask_lanes(self, candidates: list[_Candidate]) -> None:
+        self._unit.ledger.ask((LANE_RUNNING, entry.lane) for _, _, entry in candidates if entry.lane)()
+
+    def _has_room(self, entry: Entry) -> bool:
+        """Its target and its instance may run one more. The claims of this round count already."""
+        lane = entry.lane
+        return self._room_on(entry.target) > 0 and (not lane or room_in(self._unit, lane) > 0)
+
+    def _roomiest(self, takers: list[_Taker], target: str) -> _Taker | None:
+        """Work is spread: the one with the most room next."""
+        roomiest = None
+        for taker in takers:
+            if taker.shares.of(target) > 0 and (roomiest is None or taker.shares.room > roomiest.shares.room):
+                roomiest = taker
+        return roomiest
+
+    def _give(self, taker: _Taker | None, entry: Entry) -> None:
+        if taker is None:
+            return
+        session = taker.session
+        was_ready = entry.status.state is State.QUEUED
+        decision = self._unit.apply(entry, taker.claimed)
+        if decision.verdict is not Verdict.CHANGED:
+            raise AssertionError(f"a {entry.status.state.name} task was offered for a claim")
+        self._unit.risen.discard(entry.order.seq)
+        if was_ready and entry.lane in self._unit.ready_in:
+            self._unit.ready_in[entry.lane] -= 1
+        taker.shares.take(entry.target)
+        taker.idle = False
+        self._taken.append((session.id, entry))
+
+
+def claim_tasks(unit: UnitOfWork, command: ClaimTasks) -> Callable[[], Claims]:
+    """See ClaimTasks. Runs last in a batch, when everything else is decided and written."""
+    taken, solo_waiting = _Round(unit, command).run()
+    return lambda: Claims(tuple((session_id, entry.task) for session_id, entry in taken), solo_waiting)

@@ -1,0 +1,150 @@
+"""A database that is older than what was done with it already: noticed, marked, and told of.
+
+Every queue of such a database is paused: its live tasks may have run, and what they put in place may have been replaced
+since. What was given away in the time that is lost is not given away again, as far as that can be known:
+
+- numbers of tasks and positions of commits jump ahead, further with each restore that is known (ids have 80 random bits
+  besides);
+- attempts of live tasks jump ahead to a multiple of ATTEMPTS_AHEAD, because the names of temps have the attempt's
+  number, and a worker's delayed rename must never find another attempt's temp;
+- every session ends, so that no attempt of before is believed. Granted ones are settled as after a lost worker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import sqlalchemy as sa
+
+from longshore.server.model.values import SessionEnd
+from longshore.server.store.commands import IdentifyDatabase, PauseQueue
+from longshore.server.store.handlers import identity, tasks
+from longshore.server.store.handlers import sessions as fleet
+from longshore.server.store.handlers.server_commands import MarkRestored, MeetDatabase, Met
+from longshore.server.store.protocol import Restore
+from longshore.server.store.sql.link import Link
+from longshore.server.store.sql.statement import Statement, inserting, statement
+from longshore.server.store.tables.schema import counters, is_alive, is_live, queues, sequence, sessions
+from longshore.server.store.tables.schema import tasks as task_table
+from longshore.server.store.transaction.commit_log import newest, skip_to
+from longshore.server.store.transaction.counters import POSITION, QUEUE, RESTORED
+from longshore.server.store.transaction.unit import UnitOfWork
+
+ATTEMPTS_AHEAD: Final = 10_000
+TASKS_AHEAD: Final = 1 << 30
+POSITIONS_AHEAD: Final = 1 << 40
+
+_NOTICED: Final = "restore_noticed"
+_DATA: Final = "restore_data"
+_LAST: Final = "restore_last_task"
+
+_SET: Final = Statement(
+    lambda dialect: dialect.insert_missing(sequence).values(name=sa.bindparam("called"), value=sa.bindparam("number"))
+)
+_CHANGE: Final = statement(
+    sequence.update().where(sequence.c.name == sa.bindparam("called")).values(value=sa.bindparam("number"))
+)
+_NUMBERS: Final = statement(
+    sa.select(sequence.c.name, sequence.c.value).where(
+        sa.or_(sequence.c.name == _NOTICED, sequence.c.name == _DATA, sequence.c.name == _LAST)
+    )
+)
+_POSITION: Final = statement(
+    sa.select(counters.c.value).where(counters.c.scope == POSITION[0], counters.c.name == POSITION[1])
+)
+_ALIVE: Final = statement(sa.select(sessions.c.id).where(is_alive).order_by(sessions.c.id))
+_QUEUES: Final = statement(
+    sa.union(
+        sa.select(queues.c.name),
+        sa.select(counters.c.name).where(counters.c.scope == QUEUE, counters.c.value > sa.literal_column("0")),
+    )
+)
+_LATEST: Final = statement(sa.select(sa.func.max(task_table.c.updated_at)))
+_AHEAD: Final[sa.ColumnElement[int]] = sa.literal_column(str(ATTEMPTS_AHEAD))
+_SKIP_ATTEMPTS: Final = statement(
+    task_table.update()
+    .where(is_live)
+    .values(
+        attempt=sa.case(
+            (task_table.c.attempt < sa.bindparam("least", type_=sa.Integer), sa.bindparam("least", type_=sa.Integer)),
+            else_=(task_table.c.attempt // _AHEAD + sa.literal_column("1")) * _AHEAD,
+        )
+    )
+)
+_MARK: Final = inserting(counters, missing=True)
+_PAUSED: Final = statement(
+    sa.select(counters.c.name)
+    .join_from(counters, queues, queues.c.name == counters.c.name)
+    .where(counters.c.scope == RESTORED, queues.c.paused.is_(sa.true()))
+    .order_by(counters.c.name)
+)
+_LIVE: Final = statement(
+    sa.select(sa.func.count())
+    .select_from(task_table)
+    .where(task_table.c.queue == sa.bindparam("queue"), task_table.c.seq <= sa.bindparam("last"), is_live)
+)
+
+
+def meet_database(unit: UnitOfWork, command: MeetDatabase) -> Callable[[], Met]:
+    """See MeetDatabase."""
+    database = identity.identify_database(unit, IdentifyDatabase(candidate=command.candidate))
+    position = _position(unit.link)
+    return lambda: Met(database(), position)
+
+
+def _position(link: Link) -> int:
+    """The newest commit that moved tasks: counted where one server has the database, else the commit log's."""
+    if link.dialect.exclusive:
+        row = link.row(_POSITION)
+        return 0 if row is None else int(row[0])
+    return newest(link)[0]
+
+
+def mark_restored(unit: UnitOfWork, command: MarkRestored) -> Callable[[], None]:
+    """See MarkRestored. Runs alone in its transaction."""
+    link = unit.link
+    nth = max(_position(link), command.known) // POSITIONS_AHEAD + 1
+    latest = link.row(_LATEST)
+    for (session_id,) in link.rows(_ALIVE):
+        # What the session held is no crash of it.
+        fleet.end_session(unit, session_id, SessionEnd.LEFT)
+    unit.flush()
+    link.tell(_SKIP_ATTEMPTS, least=nth * ATTEMPTS_AHEAD)
+    unit.reread()
+    names = sorted(row[0] for row in link.rows(_QUEUES))
+    for name in names:
+        tasks.pause_queue(unit, PauseQueue(queue=name, paused=True, create=True))
+    link.write(_MARK, [(RESTORED, name, 1) for name in names])
+    last = unit.skip_tasks(TASKS_AHEAD, least=nth * TASKS_AHEAD)
+    for called, number in (
+        (_NOTICED, round(unit.now * 1000)),
+        (_DATA, round((latest[0] if latest and latest[0] else 0.0) * 1000)),
+        (_LAST, last),
+    ):
+        unit.write(_SET, called=called, number=number)
+        unit.write(_CHANGE, called=called, number=number)
+    _skip_positions(unit, nth * POSITIONS_AHEAD)
+    return lambda: None
+
+
+def _skip_positions(unit: UnitOfWork, ahead: int) -> None:
+    if unit.link.dialect.exclusive:
+        unit.move(POSITION, ahead - unit.ledger.value(POSITION))
+    else:
+        skip_to(unit.link, ahead, unit.now)
+
+
+def restored(link: Link) -> Restore | None:
+    """What is to be told of a restore; None where none was noticed, or no queue is paused for it any more."""
+    names = [row[0] for row in link.rows(_PAUSED)]
+    if not names:
+        return None
+    numbers = {name: int(value) for name, value in link.rows(_NUMBERS)}
+    last = numbers.get(_LAST, 0)
+    return Restore(
+        noticed_at=numbers.get(_NOTICED, 0) / 1000,
+        data_at=numbers[_DATA] / 1000 if numbers.get(_DATA) else None,
+        queues=tuple(names),
+        live_tasks=sum(link.rows(_LIVE, queue=name, last=last)[0][0] for name in names),
+    )

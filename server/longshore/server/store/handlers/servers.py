@@ -1,0 +1,104 @@
+"""Entries of servers: who is there, at which address, with which spool."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from longshore.server.model.servers import DEAD_AFTER, Server
+from longshore.server.store.handlers.server_commands import AnnounceServer, RetireServer
+from longshore.server.store.sql.link import Link
+from longshore.server.store.sql.statement import Statement, statement
+from longshore.server.store.tables.schema import homes, servers
+from longshore.server.store.transaction.unit import UnitOfWork
+
+REMEMBERED: Final = 3600.0
+"""Seconds after its last sign of life for which a dead server is remembered in any case."""
+
+_COLUMNS: Final = (
+    servers.c.id,
+    servers.c.address,
+    servers.c.spool,
+    servers.c.version,
+    servers.c.started_at,
+    servers.c.seen_ticks,
+)
+_SEE: Final = statement(
+    servers.update()
+    .where(servers.c.id == sa.bindparam("of_id"))
+    .values(address=sa.bindparam("at"), spool=sa.bindparam("has"), seen_ticks=sa.bindparam("ticks"))
+)
+_INSERT: Final = Statement(
+    lambda dialect: dialect.insert_missing(servers).values(
+        {column.name: sa.bindparam(column.name) for column in _COLUMNS}
+    )
+)
+_other = servers.alias("other")
+
+
+def _needless(since: sa.ColumnElement[float]) -> sa.ColumnElement[bool]:
+    """No file is in its spool, or another server that was seen after `since` has the same spool."""
+    files: sa.Select[Any] = sa.select(sa.literal_column("1")).where(homes.c.spool == servers.c.spool)
+    others: sa.Select[Any] = sa.select(sa.literal_column("1")).where(
+        _other.c.spool == servers.c.spool, _other.c.id != servers.c.id, _other.c.seen_ticks > since
+    )
+    return sa.or_(~files.exists(), others.exists())
+
+
+_FORGET: Final = statement(
+    servers.delete().where(servers.c.seen_ticks < sa.bindparam("before"), _needless(servers.c.seen_ticks))
+)
+_LEAVE: Final = statement(
+    servers.delete().where(servers.c.id == sa.bindparam("of_id"), _needless(sa.bindparam("since", type_=sa.Double)))
+)
+_DIE: Final = statement(
+    servers.update().where(servers.c.id == sa.bindparam("of_id")).values(seen_ticks=sa.bindparam("ticks"))
+)
+_ALL: Final = statement(sa.select(*_COLUMNS).order_by(servers.c.started_at, servers.c.id))
+_FILES: Final = statement(sa.select(homes.c.spool, sa.func.count()).where(homes.c.spool != "").group_by(homes.c.spool))
+
+
+def _known(link: Link) -> bool:
+    """The database has the tables."""
+    return link.dialect.schema.has_fleet_tables
+
+
+def announce_server(unit: UnitOfWork, command: AnnounceServer) -> Callable[[], None]:
+    """See AnnounceServer."""
+    if not _known(unit.link):
+        return lambda: None
+    here = command.here
+    known = unit.change(_SEE, of_id=here.server, at=command.address, has=here.spool, ticks=unit.ticks)
+    if not known:
+        unit.write(
+            _INSERT,
+            id=here.server,
+            address=command.address,
+            spool=here.spool,
+            version=command.version,
+            started_at=unit.now,
+            seen_ticks=unit.ticks,
+        )
+        unit.write(_FORGET, before=unit.ticks - REMEMBERED)
+    return lambda: None
+
+
+def retire_server(unit: UnitOfWork, command: RetireServer) -> Callable[[], None]:
+    """See RetireServer."""
+    if not _known(unit.link):
+        return lambda: None
+    dead = unit.ticks - DEAD_AFTER
+    if not unit.change(_LEAVE, of_id=command.here.server, since=dead):
+        unit.write(_DIE, of_id=command.here.server, ticks=dead)
+    return lambda: None
+
+
+def all_servers(link: Link) -> Sequence[Server]:
+    return [Server(*row) for row in link.rows(_ALL)] if _known(link) else []
+
+
+def files_by_spool(link: Link) -> Mapping[str, int]:
+    """How many uploads and payloads have a file in each spool."""
+    return dict(link.rows(_FILES)) if _known(link) else {}

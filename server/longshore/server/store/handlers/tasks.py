@@ -1,0 +1,256 @@
+"""Commands of tasks."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Final
+
+import sqlalchemy as sa
+
+from longshore.server.model.errors import (
+    NotFound,
+    NotRetryable,
+    NotSettling,
+    PayloadGone,
+    QueueNotFound,
+    RevisionMismatch,
+    Superseded,
+)
+from longshore.server.model.events import CancelAsked, SettledByHand
+from longshore.server.model.task import Payload, Task
+from longshore.server.model.values import State
+from longshore.server.store.commands import CancelTask, PauseQueue, RetryTask, SettleTask, SubmitTasks, TaskPlan
+from longshore.server.store.handlers.requests import (
+    check_room,
+    check_same,
+    find_request,
+    kept_payload,
+    record_request,
+    tasks_of_request,
+)
+from longshore.server.store.sql.statement import Statement, statement
+from longshore.server.store.tables.rows import place_of
+from longshore.server.store.tables.schema import counters, is_delivered, is_live, is_queued, orders, queues, tasks
+from longshore.server.store.transaction.counters import QUEUE, RESTORED, SPOOL
+from longshore.server.store.transaction.loaded_task import Entry
+from longshore.server.store.transaction.new_tasks import make_tasks
+from longshore.server.store.transaction.payloads import check_spool, keep_payload
+from longshore.server.store.transaction.unit import Request, UnitOfWork
+
+_USES_PAYLOAD: Final = statement(
+    sa.select(sa.literal_column("1"))
+    .join_from(orders, tasks, tasks.c.seq == orders.c.seq)
+    .where(orders.c.payload_id == sa.bindparam("payload_id"), tasks.c.creator == sa.bindparam("creator"))
+    .limit(1)
+)
+_DELIVERED_SINCE: Final = statement(
+    sa.select(tasks.c.id)
+    .where(tasks.c.place == sa.bindparam("place"), tasks.c.seq > sa.bindparam("after"), is_delivered)
+    .limit(1)
+)
+_QUEUE_NAMES: Final = statement(
+    sa.union(
+        sa.select(queues.c.name), sa.select(counters.c.name).where(counters.c.scope == sa.literal_column(f"'{QUEUE}'"))
+    )
+)
+"""Queues that were paused or resumed once, and those that held a task once: their counters stay."""
+_ALWAYS_THERE: Final = "default"
+_NAMES_SHOWN: Final = 20
+_MAKE_QUEUE: Final = Statement(
+    lambda dialect: dialect.insert_missing(queues).values(name=sa.bindparam("name"), paused=sa.false())
+)
+_SET_PAUSED: Final = statement(
+    queues.update().where(queues.c.name == sa.bindparam("called")).values(paused=sa.bindparam("is_paused"))
+)
+_TOLD: Final = statement(
+    counters.delete().where(counters.c.scope == RESTORED, counters.c.name == sa.bindparam("queue"))
+)
+_PAUSED_LANES: Final = statement(
+    sa.select(tasks.c.lane).where(tasks.c.queue == sa.bindparam("queue"), is_live, is_queued).distinct()
+)
+_PAUSE_TASKS: Final = statement(
+    tasks.update()
+    .where(tasks.c.queue == sa.bindparam("of_queue"), is_live, is_queued)
+    .values(paused=sa.true(), ready=sa.false())
+)
+_RESUME_TASKS: Final = statement(
+    tasks.update().where(tasks.c.queue == sa.bindparam("of_queue"), is_live, is_queued).values(paused=sa.false())
+)
+_READY_WITHOUT_LANE: Final = statement(
+    tasks.update()
+    .where(tasks.c.queue == sa.bindparam("of_queue"), is_live, is_queued, tasks.c.lane == "")
+    .values(ready=sa.true())
+)
+
+
+def _owned(unit: UnitOfWork, task_id: str, creator: str | None) -> Entry:
+    entry = unit.entry(task_id)
+    if entry is None or (creator is not None and entry.order.creator != creator):
+        raise NotFound(f"There is no task {task_id!r} of yours; its retention may be over.", task_id=task_id)
+    return entry
+
+
+def _check_revision(entry: Entry, expected: int | None) -> None:
+    revision = entry.status.revision
+    if expected is not None and revision != expected:
+        raise RevisionMismatch(
+            f"The task is at revision {revision}, not {expected}: read it anew and decide again.",
+            task_id=entry.order.id,
+            revision=str(revision),
+        )
+
+
+def submit_tasks(unit: UnitOfWork, command: SubmitTasks) -> Callable[[], tuple[Task, ...]]:
+    """See SubmitTasks."""
+    request = find_request(unit, command.principal, command.request_id)
+    if request is not None:
+        check_same(request, command.fingerprint, request_id=command.request_id, upload=False)
+        return lambda: tasks_of_request(unit, request)
+    payload = command.payload or _named_payload(unit, command)
+    for queue, count in Counter([plan.queue for plan in command.plans]).items():
+        check_room(unit, command.bounds, queue=queue, principal=command.principal, tasks=count)
+    if command.payload is not None:
+        size = command.payload.size
+        check_spool(unit, command.bounds, size, size=size, principal=command.principal)
+        keep_payload(unit, command.payload, command.content)
+        unit.move(SPOOL, command.payload.size)
+    made = make_tasks(unit, command.plans, creator=command.principal, request_id=command.request_id, payload=payload)
+    record_request(
+        unit,
+        principal=command.principal,
+        request_id=command.request_id,
+        request=Request(command.fingerprint, None, made[0].order.seq, len(made)),
+    )
+    return lambda: tuple(entry.task for entry in made)
+
+
+def _named_payload(unit: UnitOfWork, command: SubmitTasks) -> Payload | None:
+    if not command.payload_id:
+        return None
+    payload = kept_payload(unit, command.payload_id)
+    if not command.any_creator:
+        uses = unit.link.row(_USES_PAYLOAD, payload_id=payload.id, creator=command.principal)
+        mine = any(
+            entry.order.creator == command.principal
+            and entry.order.payload is not None
+            and entry.order.payload.id == payload.id
+            for entry in unit.entries()
+        )
+        if uses is None and not mine:
+            raise PayloadGone(f"No task of yours keeps the payload {payload.id!r}.", payload_id=payload.id)
+    return payload
+
+
+def retry_task(unit: UnitOfWork, command: RetryTask) -> Callable[[], Task]:
+    """See RetryTask."""
+    fingerprint = f"retry/1:{command.task_id}"
+    # First: the old task may be forgotten before the new one and its request are.
+    request = find_request(unit, command.principal, command.request_id)
+    if request is not None:
+        check_same(request, fingerprint, request_id=command.request_id, upload=False)
+        return lambda: tasks_of_request(unit, request)[0]
+    old = _owned(unit, command.task_id, command.creator)
+    _check_revision(old, command.expected_revision)
+    if not old.status.state.terminal or old.status.state is State.SUCCEEDED:
+        raise NotRetryable(
+            f"The task is {old.status.state.name}; only FAILED, CANCELLED and EXPIRED tasks can be retried.",
+            task_id=old.order.id,
+            state=old.status.state.name,
+        )
+    payload = None if old.order.payload is None else kept_payload(unit, old.order.payload.id)
+    if not command.force:
+        _check_not_superseded(unit, old)
+    order = old.order
+    check_room(unit, command.bounds, queue=order.queue, principal=order.creator, tasks=1)
+    plan = TaskPlan(
+        kind=order.kind,
+        work=order.work,
+        queue=order.queue,
+        priority=order.priority,
+        labels=order.labels,
+        not_before=0.0,
+        expire_after=order.expires_at - order.created_at,
+        run_timeout=order.run_timeout,
+        stall_timeout=order.stall_timeout,
+        attempt_limit=order.attempt_limit,
+    )
+    made = make_tasks(
+        unit,
+        (plan,),
+        creator=order.creator,
+        request_id=command.request_id,
+        payload=payload,
+        retry_of=order.id,
+        retried_by="" if command.principal == order.creator else command.principal,
+    )
+    record_request(
+        unit,
+        principal=command.principal,
+        request_id=command.request_id,
+        request=Request(fingerprint, None, made[0].order.seq, 1),
+    )
+    return lambda: made[0].task
+
+
+def _check_not_superseded(unit: UnitOfWork, old: Entry) -> None:
+    if old.order.destination is None:
+        return
+    # What this batch has delivered is written first, so that one question is enough.
+    unit.flush()
+    row = unit.link.row(_DELIVERED_SINCE, place=place_of(old.order.destination), after=old.order.seq)
+    if row is not None:
+        raise Superseded(
+            f"The later task {row[0]} has delivered to the same destination: force the retry if that is meant.",
+            task_id=old.order.id,
+            later_task_id=row[0],
+        )
+
+
+def cancel_task(unit: UnitOfWork, command: CancelTask) -> Callable[[], Task]:
+    """See CancelTask."""
+    entry = _owned(unit, command.task_id, command.creator)
+    _check_revision(entry, command.expected_revision)
+    unit.apply(entry, CancelAsked(command.reason, unit.ticks))
+    return lambda: entry.task
+
+
+def settle_task(unit: UnitOfWork, command: SettleTask) -> Callable[[], Task]:
+    """See SettleTask."""
+    entry = _owned(unit, command.task_id, None)
+    if entry.status.state is not State.SETTLING:
+        raise NotSettling(
+            f"The task is {entry.status.state.name}; only a SETTLING task can be settled by hand.",
+            task_id=entry.order.id,
+            state=entry.status.state.name,
+        )
+    unit.apply(entry, SettledByHand(command.settlement))
+    return lambda: entry.task
+
+
+def pause_queue(unit: UnitOfWork, command: PauseQueue) -> Callable[[], None]:
+    """See PauseQueue. Set-based: a queue holds up to a hundred thousand tasks."""
+    if not command.create:
+        _check_queue(unit, command.queue)
+    unit.flush()
+    unit.write(_MAKE_QUEUE, name=command.queue)
+    unit.write(_SET_PAUSED, called=command.queue, is_paused=command.paused)
+    unit.forget_paused()
+    unit.lanes.update((row[0], None) for row in unit.link.rows(_PAUSED_LANES, queue=command.queue))
+    if command.paused:
+        unit.write(_PAUSE_TASKS, of_queue=command.queue)
+    else:
+        unit.write(_RESUME_TASKS, of_queue=command.queue)
+        unit.write(_TOLD, queue=command.queue)
+        unit.claimable |= unit.change(_READY_WITHOUT_LANE, of_queue=command.queue) > 0
+    return lambda: None
+
+
+def _check_queue(unit: UnitOfWork, queue: str) -> None:
+    """Raise QueueNotFound unless there is such a queue. No task of this transaction can make it: commands of operators
+    come first in each."""
+    known = sorted({row[0] for row in unit.link.rows(_QUEUE_NAMES)} | {_ALWAYS_THERE})
+    if queue not in known:
+        more = len(known) - _NAMES_SHOWN
+        names = ", ".join(known[:_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
+        raise QueueNotFound(f"There is no queue {queue!r}; there are: {names}.", queue=queue)

@@ -1,0 +1,91 @@
+"""Tokens in the database. The server reads them; `longshored token` makes and revokes them, beside running servers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import sqlalchemy as sa
+
+from longshore.server.model.access import Role, Token, roles_text
+from longshore.server.store.sql.link import Link
+from longshore.server.store.sql.statement import Among, statement
+from longshore.server.store.tables.rows import Row
+from longshore.server.store.tables.schema import tokens
+
+_ROLES: Final = frozenset(role.value for role in Role)
+_COLUMNS: Final = (
+    tokens.c.id,
+    tokens.c.name,
+    tokens.c.digest,
+    tokens.c.roles,
+    tokens.c.created_at,
+    tokens.c.expires_at,
+    tokens.c.revoked_at,
+)
+_BY_ID: Final = Among(lambda keys: sa.select(*_COLUMNS).where(tokens.c.id.in_(keys)))
+_ALL: Final = statement(sa.select(*_COLUMNS).order_by(tokens.c.created_at, tokens.c.id))
+_VALID: Final = statement(
+    sa.select(sa.literal(1))
+    .where(tokens.c.revoked_at.is_(None))
+    .where(sa.or_(tokens.c.expires_at.is_(None), tokens.c.expires_at > sa.bindparam("now")))
+    .limit(1)
+)
+_INSERT: Final = statement(sa.insert(tokens))
+_REVOKE: Final = statement(
+    sa.update(tokens)
+    .where(tokens.c.id == sa.bindparam("token_id"), tokens.c.revoked_at.is_(None))
+    .values(revoked_at=sa.bindparam("now"))
+)
+
+
+def tokens_of(link: Link, ids: Sequence[str]) -> list[Token]:
+    """Those of `ids` that are there, the revoked and expired ones too."""
+    return [_token(row) for row in link.among(_BY_ID, ids)] if _there(link) else []
+
+
+def all_tokens(link: Link) -> list[Token]:
+    """Every one, the oldest first."""
+    return [_token(row) for row in link.rows(_ALL)] if _there(link) else []
+
+
+def has_valid(link: Link, now: float) -> bool:
+    """There is one that opens the door."""
+    return _there(link) and link.row(_VALID, now=now) is not None
+
+
+def add(link: Link, token: Token) -> None:
+    """Inside a transaction that writes."""
+    link.run(
+        _INSERT,
+        id=token.id,
+        name=token.name,
+        digest=token.digest,
+        roles=roles_text(token.roles),
+        created_at=token.created_at,
+        expires_at=token.expires_at,
+        revoked_at=token.revoked_at,
+    )
+
+
+def revoke(link: Link, token_id: str, now: float) -> bool:
+    """Inside a transaction that writes; whether it was valid until now, or expired."""
+    return link.run(_REVOKE, token_id=token_id, now=now) == 1
+
+
+def _there(link: Link) -> bool:
+    return link.dialect.schema.has_fleet_tables
+
+
+def _token(row: Row) -> Token:
+    token_id, name, digest, roles, created_at, expires_at, revoked_at = row
+    return Token(
+        id=token_id,
+        name=name,
+        digest=bytes(digest),
+        # Those of a newer version are not for us to check: without them the token opens less, not more.
+        roles=frozenset(Role(role) for role in roles.split(",") if role in _ROLES),
+        created_at=created_at,
+        expires_at=expires_at,
+        revoked_at=revoked_at,
+    )

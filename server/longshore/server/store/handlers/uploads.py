@@ -1,0 +1,428 @@
+"""Commands of uploads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Final
+
+import sqlalchemy as sa
+
+from longshore.server.model.errors import CallerShare, RequestIdReused, TooManyUploads, UploadTakenOver
+from longshore.server.model.servers import Home
+from longshore.server.model.task import Payload, Upload
+from longshore.server.model.values import UploadState
+from longshore.server.store.commands import (
+    AbandonIdleUploads,
+    Bounds,
+    Checkpoint,
+    FinishUpload,
+    ForgetUploads,
+    OpenUpload,
+    RejectUpload,
+)
+from longshore.server.store.handlers.requests import (
+    check_room,
+    check_same,
+    drop_request,
+    fill_request,
+    find_request,
+    record_request,
+    tasks_of_request,
+)
+from longshore.server.store.handlers.upload_homes import (
+    check_free,
+    drop_homes,
+    find_home,
+    is_here,
+    new_home,
+    release_home,
+    set_home,
+    spool_of,
+)
+from longshore.server.store.sql.statement import Among, locking, statement
+from longshore.server.store.tables.rows import UPLOAD_COLUMNS, upload_of
+from longshore.server.store.tables.schema import homes, is_abandoned, is_open, uploads
+from longshore.server.store.transaction import shares
+from longshore.server.store.transaction.counters import (
+    ASKED_UPLOADS,
+    CREATOR_PROMISED,
+    QUEUE_PROMISED,
+    SPOOL,
+    UPLOADS,
+    UPLOADS_OF,
+    Key,
+)
+from longshore.server.store.transaction.new_tasks import make_tasks
+from longshore.server.store.transaction.payloads import check_spool, keep_payload
+from longshore.server.store.transaction.unit import Request, UnitOfWork
+
+_FIND: Final = Among(
+    lambda keys: sa.select(*UPLOAD_COLUMNS).where(uploads.c.id.in_(keys)).order_by(uploads.c.id), lock=True
+)
+_INSERT: Final = statement(
+    uploads.insert().values(
+        {
+            name: sa.bindparam(name)
+            for name in (
+                "id", "principal", "request_id", "fingerprint", "state", "queue", "promised", "offset", "crc32c",
+                "size", "sha256", "reserved", "connection", "touched_at",
+            )
+        }
+    )
+)  # fmt: skip
+_CONNECT: Final = statement(
+    uploads.update()
+    .where(uploads.c.id == sa.bindparam("of_id"))
+    .values(
+        connection=sa.bindparam("number"),
+        offset=sa.bindparam("to"),
+        crc32c=sa.bindparam("crc"),
+        touched_at=sa.bindparam("at"),
+    )
+)
+_PROGRESS: Final = statement(
+    uploads.update()
+    .where(uploads.c.id == sa.bindparam("of_id"))
+    .values(
+        offset=sa.bindparam("to"),
+        crc32c=sa.bindparam("crc"),
+        reserved=sa.bindparam("room"),
+        touched_at=sa.bindparam("at"),
+    )
+)
+_COMPLETE: Final = statement(
+    uploads.update()
+    .where(uploads.c.id == sa.bindparam("of_id"))
+    .values(
+        state=UploadState.COMPLETE.value,
+        promised=0,
+        reserved=0,
+        offset=sa.bindparam("of_size"),
+        crc32c=sa.bindparam("crc"),
+        payload_id=sa.bindparam("payload"),
+        payload_size=sa.bindparam("of_size"),
+        payload_crc32c=sa.bindparam("crc"),
+        payload_sha256=sa.bindparam("digest"),
+        touched_at=sa.bindparam("at"),
+    )
+)
+_ABANDON: Final = statement(
+    uploads.update().where(uploads.c.id == sa.bindparam("of_id")).values(state=UploadState.ABANDONED.value, promised=0)
+)
+_IDLE: Final = locking(
+    sa.select(*UPLOAD_COLUMNS)
+    .where(is_open, uploads.c.touched_at <= sa.bindparam("before"))
+    .order_by(uploads.c.touched_at)
+    .limit(sa.bindparam("most"))
+)
+_ABANDONED: Final = statement(
+    sa.select(uploads.c.id).where(is_abandoned).order_by(uploads.c.id).limit(sa.bindparam("most"))
+)
+_ABANDONED_HERE: Final = statement(
+    sa.select(uploads.c.id)
+    .join_from(uploads, homes, homes.c.id == uploads.c.id, isouter=True)
+    .where(is_abandoned, is_here(sa.bindparam("spool", type_=sa.Text)))
+    .order_by(uploads.c.id)
+    .limit(sa.bindparam("most"))
+)
+_FORGETTABLE: Final = Among(
+    lambda keys: (
+        sa.select(uploads.c.id, uploads.c.reserved).where(uploads.c.id.in_(keys), is_abandoned).order_by(uploads.c.id)
+    ),
+    lock=True,
+)
+_DELETE: Final = statement(uploads.delete().where(uploads.c.id == sa.bindparam("of_id")))
+
+Row = tuple[Upload, str, int]
+"""(upload, its queue, places promised there)"""
+
+
+def _find(unit: UnitOfWork, upload_id: str) -> Row | None:
+    if upload_id not in unit.uploads:
+        look_for(unit, (upload_id,))()
+    row = unit.uploads[upload_id]
+    return None if row is None else (upload_of(row), row[-2], row[-1])
+
+
+def look_for(unit: UnitOfWork, upload_ids: Iterable[str]) -> Callable[[], None]:
+    """Ask in one statement for these uploads; known once what comes back is called, until they are changed."""
+    wanted = sorted(set(upload_ids))
+    found = unit.link.ask_among(_FIND, wanted)
+
+    def take() -> None:
+        unit.uploads.update(dict.fromkeys(wanted))
+        unit.uploads.update((row[0], row) for row in found.rows())
+
+    return take
+
+
+def counted(bounds: Bounds, *, principal: str) -> list[Key]:
+    """What `_check_uploads` and `check_spool` look at."""
+    keys = [UPLOADS]
+    if bounds.caller_uploads is not None:
+        keys.append((UPLOADS_OF, principal))
+    if bounds.spool_bytes is not None:
+        keys.append(SPOOL)
+    return keys
+
+
+def _writable(unit: UnitOfWork, upload_id: str, connection: int) -> Row:
+    """The upload, if this connection may write it. Raises UploadTakenOver."""
+    found = _find(unit, upload_id)
+    if found is None or found[0].state is not UploadState.OPEN or found[0].connection != connection:
+        raise UploadTakenOver(
+            "This connection may not write the upload any more: another one continues it, or it is over.",
+            upload_id=upload_id,
+        )
+    return found
+
+
+def _check_uploads(unit: UnitOfWork, bounds: Bounds, principal: str) -> None:
+    """Raises TooManyUploads or CallerShare.
+
+    Where all places are taken, a caller with less than half of them gets one that nobody sends on. What was reserved
+    and sent of that upload stays, and it takes a place again when it is sent: see `_check_place`.
+    """
+    most, open_ones = bounds.uploads, unit.ledger.value(UPLOADS)
+    if open_ones >= shares.half(most):
+        mine = unit.ledger.glance((UPLOADS_OF, principal))
+        if open_ones < most:
+            if bounds.caller_uploads is None:
+                shares.check_share(
+                    unit, ASKED_UPLOADS, principal=principal, holds=mine, most=most, what="places for uploads"
+                )
+        elif mine >= shares.half(most) or shares.uploads_sent(unit) >= most:
+            if mine < shares.half(most):
+                shares.ask(unit, ASKED_UPLOADS)
+            raise TooManyUploads(
+                f"{open_ones} uploads are open, {mine} of them of {principal!r}, and no more than {most} may be: try "
+                "later with the same id.",
+                subject="uploads",
+            )
+    if bounds.caller_uploads is not None and unit.ledger.value((UPLOADS_OF, principal)) >= bounds.caller_uploads:
+        raise CallerShare(
+            f"{principal!r} has {bounds.caller_uploads} uploads open, and no more may be: try later with the same id.",
+            subject=f"principal:{principal}",
+        )
+
+
+def open_upload(unit: UnitOfWork, command: OpenUpload) -> Callable[[], Upload]:
+    """See OpenUpload."""
+    request = find_request(unit, command.principal, command.request_id)
+    if request is None:
+        return _new_upload(unit, command)
+    check_same(request, command.fingerprint, request_id=command.request_id, upload=True)
+    found = _find(unit, request.upload_id or "")
+    if found is None:
+        # Cannot be: an upload given up takes its request along.
+        raise LookupError(f"the upload {request.upload_id!r} of a request is gone")
+    upload = found[0]
+    if upload.state is UploadState.COMPLETE:
+        return lambda: replace(upload, tasks=tasks_of_request(unit, request))
+    if command.connect:
+        upload = _connected(unit, upload, command)
+    return lambda: upload
+
+
+def _check_place(unit: UnitOfWork, upload: Upload, bounds: Bounds) -> None:
+    """Raises TooManyUploads for an upload that nobody has sent on, where others have all the places by now."""
+    waits = upload.connection == 0 or upload.touched_at <= unit.now - shares.SENT
+    if waits and unit.ledger.value(UPLOADS) > bounds.uploads and shares.uploads_sent(unit) >= bounds.uploads:
+        raise TooManyUploads(
+            f"{bounds.uploads} uploads are being sent, and no more may be. This one was not, so another one has its "
+            "place: try later with the same id. What is kept of it stays.",
+            subject="uploads",
+        )
+
+
+def _connected(unit: UnitOfWork, upload: Upload, command: OpenUpload) -> Upload:
+    """The upload with its next connection, here."""
+    _check_place(unit, upload, command.bounds)
+    here = command.here
+    if here is not None:
+        home = find_home(unit.link, upload.id)
+        check_free(unit, upload, home, command)
+        if home is not None and home.away(here):
+            upload = replace(upload, offset=0, crc32c=0)
+        # A later connection than the first one always goes on in a file.
+        if upload.connection or command.spooled:
+            set_home(unit, upload.id, Home(here.spool, here.server, unit.now))
+    upload = replace(upload, connection=upload.connection + 1, touched_at=unit.now)
+    unit.uploads.pop(upload.id, None)
+    unit.write(_CONNECT, of_id=upload.id, number=upload.connection, to=upload.offset, crc=upload.crc32c, at=unit.now)
+    return upload
+
+
+def _new_upload(unit: UnitOfWork, command: OpenUpload) -> Callable[[], Upload]:
+    bounds = command.bounds
+    check_room(unit, bounds, queue=command.queue, principal=command.principal, tasks=command.tasks)
+    _check_uploads(unit, bounds, command.principal)
+    check_spool(unit, bounds, command.reserve, size=command.size or 0, principal=command.principal)
+    upload = Upload(
+        id=command.upload_id,
+        principal=command.principal,
+        request_id=command.request_id,
+        fingerprint=command.fingerprint,
+        state=UploadState.OPEN,
+        offset=0,
+        crc32c=0,
+        size=command.size,
+        sha256=command.sha256,
+        reserved=command.reserve,
+        connection=1 if command.connect else 0,
+        touched_at=unit.now,
+    )
+    record_request(
+        unit,
+        principal=command.principal,
+        request_id=command.request_id,
+        request=Request(command.fingerprint, upload.id),
+    )
+    unit.uploads.pop(upload.id, None)
+    unit.write(
+        _INSERT,
+        id=upload.id,
+        principal=upload.principal,
+        request_id=upload.request_id,
+        fingerprint=upload.fingerprint,
+        state=upload.state.value,
+        queue=command.queue,
+        promised=command.tasks,
+        offset=0,
+        crc32c=0,
+        size=upload.size,
+        sha256=upload.sha256,
+        reserved=upload.reserved,
+        connection=upload.connection,
+        touched_at=upload.touched_at,
+    )
+    _count_open(unit, upload, command.queue, command.tasks, 1)
+    unit.move(SPOOL, upload.reserved)
+    if command.here is not None and command.spooled and command.connect:
+        new_home(unit, upload.id, command.here)
+    return lambda: upload
+
+
+def _count_open(unit: UnitOfWork, upload: Upload, queue: str, promised: int, sign: int) -> None:
+    """An open upload begins (1) or ends (-1) to count."""
+    unit.move(UPLOADS, sign)
+    unit.move((UPLOADS_OF, upload.principal), sign)
+    unit.move((QUEUE_PROMISED, queue), sign * promised)
+    unit.move((CREATOR_PROMISED, upload.principal), sign * promised)
+
+
+def checkpoint(unit: UnitOfWork, command: Checkpoint) -> Callable[[], Upload]:
+    """See Checkpoint."""
+    upload, _, _ = _writable(unit, command.upload_id, command.connection)
+    if command.offset is None:
+        upload = replace(upload, touched_at=unit.now)
+    else:
+        more = max(0, command.reserve - upload.reserved)
+        check_spool(unit, command.bounds, more, size=command.offset)
+        unit.move(SPOOL, more)
+        upload = replace(
+            upload,
+            offset=command.offset,
+            crc32c=command.crc32c,
+            reserved=upload.reserved + more,
+            touched_at=unit.now,
+        )
+    unit.uploads.pop(upload.id, None)
+    unit.write(
+        _PROGRESS, of_id=upload.id, to=upload.offset, crc=upload.crc32c, room=upload.reserved, at=upload.touched_at
+    )
+    if command.release:
+        release_home(unit, upload.id)
+    return lambda: upload
+
+
+def finish_upload(unit: UnitOfWork, command: FinishUpload) -> Callable[[], Upload]:
+    """See FinishUpload."""
+    done = _find(unit, command.upload_id)
+    if done is not None and done[0].state is UploadState.COMPLETE:
+        upload = done[0]
+        _check_same_bytes(upload, command.payload)
+        request = find_request(unit, upload.principal, upload.request_id)
+        return lambda: replace(upload, tasks=() if request is None else tasks_of_request(unit, request))
+    upload, queue, promised = _writable(unit, command.upload_id, command.connection)
+    payload = command.payload
+    keep_payload(unit, payload, command.inline)
+    unit.uploads.pop(upload.id, None)
+    if command.homed:
+        drop_homes(unit, (upload.id,))
+    unit.write(
+        _COMPLETE,
+        of_id=upload.id,
+        of_size=payload.size,
+        crc=payload.crc32c,
+        payload=payload.id,
+        digest=payload.sha256,
+        at=unit.now,
+    )
+    _count_open(unit, upload, queue, promised, -1)
+    unit.move(SPOOL, payload.size - upload.reserved)
+    made = make_tasks(unit, command.plans, creator=upload.principal, request_id=upload.request_id, payload=payload)
+    fill_request(unit, principal=upload.principal, request_id=upload.request_id, made=made)
+    complete = replace(
+        upload,
+        state=UploadState.COMPLETE,
+        offset=payload.size,
+        crc32c=payload.crc32c,
+        reserved=0,
+        touched_at=unit.now,
+        payload=payload,
+    )
+    return lambda: replace(complete, tasks=tuple(entry.task for entry in made))
+
+
+def _check_same_bytes(done: Upload, payload: Payload) -> None:
+    """Another connection, at another server, may have finished it meanwhile, with bytes of its own: whoever sent these
+    must not be told that they were taken. Raises RequestIdReused."""
+    kept = done.payload
+    if kept is not None and (kept.size, kept.crc32c) != (payload.size, payload.crc32c):
+        raise RequestIdReused(
+            "Another connection has finished this upload with different content. Choose another id.",
+            request_id=done.request_id,
+        )
+
+
+def _abandon(unit: UnitOfWork, upload: Upload, queue: str, promised: int) -> None:
+    """Its places are free at once, its bytes when the file is gone."""
+    unit.uploads.pop(upload.id, None)
+    unit.write(_ABANDON, of_id=upload.id)
+    drop_request(unit, principal=upload.principal, request_id=upload.request_id)
+    _count_open(unit, upload, queue, promised, -1)
+
+
+def reject_upload(unit: UnitOfWork, command: RejectUpload) -> Callable[[], None]:
+    """See RejectUpload."""
+    found = _find(unit, command.upload_id)
+    if found is not None and found[0].state is UploadState.OPEN and found[0].connection == command.connection:
+        _abandon(unit, *found)
+    return lambda: None
+
+
+def abandon_idle_uploads(unit: UnitOfWork, command: AbandonIdleUploads) -> Callable[[], tuple[str, ...]]:
+    """See AbandonIdleUploads."""
+    for row in unit.link.rows(_IDLE, before=unit.now - command.idle, most=command.limit):
+        _abandon(unit, upload_of(row), row[-2], row[-1])
+    spool = spool_of(unit.link, command.spool)
+    if spool is None:
+        rows = unit.link.rows(_ABANDONED, most=command.limit)
+    else:
+        rows = unit.link.rows(_ABANDONED_HERE, spool=spool, most=command.limit)
+    given_up = tuple(row[0] for row in rows)
+    return lambda: given_up
+
+
+def forget_uploads(unit: UnitOfWork, command: ForgetUploads) -> Callable[[], None]:
+    """See ForgetUploads."""
+    forgotten = unit.link.among(_FORGETTABLE, sorted(set(command.upload_ids)))
+    for upload_id, reserved in forgotten:
+        unit.uploads.pop(upload_id, None)
+        unit.write(_DELETE, of_id=upload_id)
+        unit.move(SPOOL, -reserved)
+    if command.homes:
+        drop_homes(unit, [row[0] for row in forgotten])
+    return lambda: None

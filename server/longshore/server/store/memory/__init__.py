@@ -1,0 +1,1 @@
+"""Caches that save queries. The store gives the same answers without them."""

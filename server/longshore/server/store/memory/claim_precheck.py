@@ -1,0 +1,101 @@
+"""Whether a claim is worth its turn, where several servers share a database.
+
+Each commit that makes something claimable is heard by every server, and all of them but one come too late. Who came
+back from a claim with nothing looks first, without the turn, whether there is anything at all for those it offers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from longshore.server.model.task import Session
+from longshore.server.store.commands import Claims, ClaimTasks, Command
+from longshore.server.store.sql.link import Link
+from longshore.server.store.sql.statement import Each
+from longshore.server.store.tables.rows import taker_of
+from longshore.server.store.tables.schema import counters, is_ready, is_unsettled, tasks
+from longshore.server.store.transaction.counters import TARGET_RUNNING
+from longshore.server.store.transaction.limits import LaneLimits
+
+_MOST: Final = 10_000
+"""Sessions that are remembered."""
+
+_READY: Final = Each(
+    lambda given: (
+        sa.select(tasks.c.seq)
+        .where(is_ready, tasks.c.target == given["target"], tasks.c.taker == given["taker"])
+        .limit(sa.literal_column("1"))
+    ),
+    {"target": sa.Text, "taker": sa.Text},
+)
+_UNSETTLED: Final = Each(
+    lambda given: (
+        sa.select(tasks.c.seq)
+        .where(
+            is_unsettled,
+            tasks.c.target == given["target"],
+            tasks.c.kind == given["kind"],
+            tasks.c.due_at <= given["now"],
+        )
+        .limit(sa.literal_column("1"))
+    ),
+    {"target": sa.Text, "kind": sa.Text, "now": sa.Double},
+)
+_RUNNING: Final = Each(
+    lambda given: sa.select(counters.c.value).where(
+        counters.c.scope == sa.literal_column(f"'{TARGET_RUNNING}'"), counters.c.name == given["target"]
+    ),
+    {"target": sa.Text},
+)
+
+
+class Precheck:
+    """Belongs to the writer's thread."""
+
+    def __init__(self, limits: LaneLimits) -> None:
+        self._limits = limits
+        self._sessions: dict[tuple[str, int], Session] = {}
+        self._dry = False
+        """The last transaction that only claimed took nothing."""
+
+    def met(self, session: Session) -> None:
+        """A claim was made for it. What it serves stays the same for as long as its epoch."""
+        if len(self._sessions) >= _MOST:
+            self._sessions.clear()
+        self._sessions[session.id, session.epoch] = session
+
+    def saw(self, results: Sequence[object]) -> None:
+        """What was answered to the commands of a transaction. One that made tasks too says nothing of the next."""
+        if all(isinstance(result, Claims) for result in results):
+            self._dry = not any(isinstance(result, Claims) and result.taken for result in results)
+
+    def nothing(self, link: Link, commands: Sequence[Command[Any]], now: float) -> bool:
+        """These are claims, and there is nothing for any of them: one round trip, outside a transaction."""
+        if not self._dry or not all(isinstance(command, ClaimTasks) for command in commands):
+            return False
+        offers = [offer for command in commands if isinstance(command, ClaimTasks) for offer in command.offers]
+        sessions = [self._sessions.get((offer.session_id, offer.epoch)) for offer in offers]
+        pairs: set[tuple[str, str]] = set()
+        for session in sessions:
+            if session is None:
+                return False
+            pairs.update((target, kind) for target in ("", *session.targets) for kind in session.kinds)
+        return not self._anything(link, sorted(pairs), now)
+
+    def _anything(self, link: Link, pairs: Sequence[tuple[str, str]], now: float) -> bool:
+        takers = [(target, taker_of(kind, alone=alone)) for target, kind in pairs for alone in (False, True)]
+        targets = sorted({target for target, _ in pairs})
+        ready = link.ask_each(_READY, takers)
+        unsettled = link.ask_each(_UNSETTLED, [(*pair, now) for pair in pairs])
+        running = link.ask_each(_RUNNING, [(target,) for target in targets])
+        found = {target for (target, _), rows in zip(takers, ready(), strict=True) if rows}
+        found |= {target for (target, _), rows in zip(pairs, unsettled(), strict=True) if rows}
+        full = {
+            target
+            for target, rows in zip(targets, running(), strict=True)
+            if target and rows and rows[0][0] >= self._limits.target
+        }
+        return bool(found - full)

@@ -1,0 +1,1 @@
+"""Queries that change nothing, and the threads that run them."""

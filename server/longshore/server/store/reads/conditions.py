@@ -1,0 +1,63 @@
+"""What decides whether tasks are claimed, read at once for any number of tasks: see `model.waiting`."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Final
+
+import sqlalchemy as sa
+
+from longshore.server.model.values import State
+from longshore.server.store.handlers.remarks import all_served, remarks_of_living
+from longshore.server.store.protocol import Conditions, Holdings, Place
+from longshore.server.store.sql.link import Link
+from longshore.server.store.sql.statement import Among, statement
+from longshore.server.store.tables.rows import SESSION_COLUMNS, lane_at, session_of
+from longshore.server.store.tables.schema import counters, is_alive, queues, sessions, tasks
+from longshore.server.store.transaction.counters import LANE_RUNNING, TARGET_RUNNING
+
+_SESSIONS: Final = statement(sa.select(*SESSION_COLUMNS).where(is_alive).order_by(sessions.c.id))
+_HELD: Final = Among(
+    lambda keys: (
+        sa.select(tasks.c.session_id, tasks.c.state, tasks.c.target, tasks.c.alone, sa.func.count())
+        .where(tasks.c.session_id.in_(keys))
+        .group_by(tasks.c.session_id, tasks.c.state, tasks.c.target, tasks.c.alone)
+    )
+)
+_PAUSED: Final = statement(sa.select(queues.c.name).where(queues.c.paused.is_(sa.true())))
+_ON_TARGETS: Final = statement(
+    sa.select(counters.c.name, counters.c.value).where(counters.c.scope == sa.literal_column(f"'{TARGET_RUNNING}'"))
+)
+_ON_LANES: Final = Among(
+    lambda keys: sa.select(counters.c.name, counters.c.value).where(
+        counters.c.scope == sa.literal_column(f"'{LANE_RUNNING}'"), counters.c.name.in_(keys)
+    )
+)
+
+
+def conditions(link: Link, places: Collection[Place], but: Collection[str]) -> Conditions:
+    """See Store.conditions. Five statements, and one for each 256 places and sessions on other servers."""
+    alive = tuple(session_of(row) for row in link.rows(_SESSIONS))
+    lanes = {lane_at(*place): place for place in places if place.instance}
+    on_lanes: dict[str, int] = dict(link.among(_ON_LANES, sorted(lanes)))
+    return Conditions(
+        sessions=alive,
+        held=_held(link, sorted(session.id for session in alive if session.id not in but)),
+        remarks=remarks_of_living(link),
+        paused=frozenset(row[0] for row in link.rows(_PAUSED)),
+        on_target=dict(link.rows(_ON_TARGETS)),
+        on_place={place: on_lanes.get(lane_at(*place), 0) for place in places},
+        served={one.target: one for one in all_served(link)},
+    )
+
+
+def _held(link: Link, session_ids: list[str]) -> dict[str, Holdings]:
+    found: dict[str, Holdings] = {}
+    for session_id, state, target, alone, count in link.among(_HELD, session_ids):
+        known = found.get(session_id, Holdings())
+        found[session_id] = Holdings(
+            known.held + count,
+            known.targets | {target},
+            known.alone or (bool(alone) and state != State.SETTLING),
+        )
+    return found

@@ -1,0 +1,379 @@
+"""Reads. Each is a function of a connection; `readers` runs them off the loop."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from longshore.server.model.task import Attempt, Debt, Destination, Payload, Session, Task, Upload
+from longshore.server.model.values import State
+from longshore.server.store.handlers.upload_homes import spool_of
+from longshore.server.store.protocol import Figures, QueueFigures, TargetFigures, TaskFilter, TaskPage
+from longshore.server.store.sql.link import Link
+from longshore.server.store.sql.statement import Among, Statement, statement
+from longshore.server.store.tables import codec
+from longshore.server.store.tables.ids import IdRange, id_ranges, seq_of
+from longshore.server.store.tables.rows import (
+    ATTEMPT_COLUMNS,
+    DEBT_COLUMNS,
+    PAYLOAD_COLUMNS,
+    SESSION_COLUMNS,
+    UPLOAD_COLUMNS,
+    Row,
+    attempt_of,
+    debt_of,
+    payload_of,
+    place_of,
+    seq_in,
+    session_of,
+    task_columns,
+    task_of,
+    upload_of,
+)
+from longshore.server.store.tables.schema import (
+    attempts,
+    counters,
+    debts,
+    events,
+    homes,
+    inline_payloads,
+    is_alive,
+    is_head,
+    is_live,
+    is_parked,
+    is_queued,
+    labels,
+    orders,
+    payloads,
+    queues,
+    requests,
+    sessions,
+    tasks,
+    uploads,
+)
+from longshore.server.store.transaction.counters import (
+    KIND_QUEUED,
+    QUEUE_STATE,
+    SPOOL,
+    TARGET_QUEUED,
+    TARGET_RUNNING,
+    UPLOADS,
+)
+
+_TASKS: Final = sa.select(*task_columns()).join_from(tasks, orders, tasks.c.seq == orders.c.seq)
+_TASK: Final = statement(_TASKS.where(tasks.c.seq == sa.bindparam("seq")))
+_TASKS_AMONG: Final = Among(lambda keys: _TASKS.where(tasks.c.seq.in_(keys)))
+_TASKS_OF_PAYLOAD: Final = statement(
+    _TASKS.where(orders.c.payload_id == sa.bindparam("payload_id")).order_by(tasks.c.seq)
+)
+_TASKS_BETWEEN: Final = statement(
+    _TASKS.where(tasks.c.seq >= sa.bindparam("first"), tasks.c.seq < sa.bindparam("beyond")).order_by(tasks.c.seq)
+)
+_HEADS: Final = Among(
+    lambda keys: sa.select(tasks.c.place, tasks.c.id).where(
+        tasks.c.place.in_(keys), is_head, tasks.c.place.is_not(None)
+    )
+)
+_ATTEMPTS: Final = statement(
+    sa.select(*ATTEMPT_COLUMNS)
+    .where(attempts.c.seq == sa.bindparam("seq"))
+    .order_by(attempts.c.number.desc())
+    .limit(sa.bindparam("most"))
+)
+_ATTEMPTS_AFTER: Final = statement(
+    sa.select(*ATTEMPT_COLUMNS)
+    .where(attempts.c.seq == sa.bindparam("seq"), attempts.c.number > sa.bindparam("after"))
+    .order_by(attempts.c.number)
+    .limit(sa.bindparam("most"))
+)
+_HISTORY: Final = statement(
+    sa.select(events.c.status)
+    .where(events.c.seq == sa.bindparam("seq"), events.c.revision > sa.bindparam("after"))
+    .order_by(events.c.revision)
+    .limit(sa.bindparam("most"))
+)
+_UPLOAD: Final = statement(
+    sa.select(*UPLOAD_COLUMNS, requests.c.first_seq, requests.c.count)
+    .join_from(requests, uploads, uploads.c.id == requests.c.upload_id)
+    .where(requests.c.request_id == sa.bindparam("request_id"), requests.c.principal == sa.bindparam("principal"))
+)
+_PAYLOAD: Final = statement(sa.select(*PAYLOAD_COLUMNS).where(payloads.c.id == sa.bindparam("payload_id")))
+_INLINE: Final = statement(
+    sa.select(inline_payloads.c.content).where(inline_payloads.c.payload_id == sa.bindparam("payload_id"))
+)
+_SESSIONS: Final = statement(
+    sa.select(*SESSION_COLUMNS).where(is_alive).order_by(sessions.c.worker, sessions.c.started_at, sessions.c.id)
+)
+_SESSION: Final = statement(sa.select(*SESSION_COLUMNS).where(is_alive, sessions.c.id == sa.bindparam("session_id")))
+_ALL_HELD: Final = statement(
+    sa.select(tasks.c.session_id, tasks.c.id, tasks.c.attempt)
+    .where(tasks.c.session_id.is_not(None))
+    .order_by(tasks.c.seq)
+)
+_HELD: Final = statement(
+    sa.select(tasks.c.session_id, tasks.c.id, tasks.c.attempt)
+    .where(tasks.c.session_id == sa.bindparam("session_id"))
+    .order_by(tasks.c.seq)
+)
+_PARKED: Final = statement(
+    sa.select(tasks.c.project, tasks.c.instance)
+    .where(is_parked, tasks.c.target == sa.bindparam("target"))
+    .distinct()
+    .order_by(tasks.c.project, tasks.c.instance)
+)
+_DEBTS: Final = Among(
+    lambda keys: (
+        sa.select(*DEBT_COLUMNS)
+        .where(debts.c.target.in_(keys), debts.c.due_at <= sa.bindparam("now"))
+        .order_by(debts.c.due_at, debts.c.id)
+        .limit(sa.bindparam("most"))
+    )
+)
+_COUNTERS: Final = statement(sa.select(counters.c.scope, counters.c.name, counters.c.value))
+_QUEUES: Final = statement(sa.select(queues.c.name, queues.c.paused))
+_OLDEST_QUEUED: Final = statement(
+    sa.select(orders.c.created_at)
+    .join_from(tasks, orders, tasks.c.seq == orders.c.seq)
+    .where(tasks.c.queue == sa.bindparam("queue"), is_live, is_queued)
+    .order_by(tasks.c.seq)
+    .limit(1)
+)
+_PARKED_COUNTS: Final = statement(sa.select(tasks.c.target, sa.func.count()).where(is_parked).group_by(tasks.c.target))
+_DEBT_COUNTS: Final = statement(sa.select(debts.c.target, sa.func.count()).group_by(debts.c.target))
+_KNOWN_UPLOADS: Final = Among(
+    lambda keys: sa.select(uploads.c.id).where(uploads.c.id.in_(keys), uploads.c.payload_id.is_(None))
+)
+_KNOWN_PAYLOADS: Final = Among(lambda keys: sa.select(payloads.c.id).where(payloads.c.id.in_(keys)))
+
+_AWAY: Final = Among(
+    lambda keys: sa.select(homes.c.id).where(
+        homes.c.id.in_(keys), homes.c.spool != "", homes.c.spool != sa.bindparam("spool", type_=sa.Text)
+    )
+)
+
+_ALL_ATTEMPTS: Final = 2**31 - 1
+
+
+def task(link: Link, task_id: str, creator: str | None) -> Task | None:
+    seq = seq_of(task_id)
+    row = None if seq is None else link.row(_TASK, seq=seq)
+    if row is None:
+        return None
+    found = task_of(row)
+    mine = creator is None or found.order.creator == creator
+    return found if found.order.id == task_id and mine else None
+
+
+def tasks_of_payload(link: Link, payload_id: str) -> Sequence[Task]:
+    return [task_of(row) for row in link.rows(_TASKS_OF_PAYLOAD, payload_id=payload_id)]
+
+
+_WEIGHT: Final[sa.ColumnElement[int]] = sum(
+    (
+        sa.func.coalesce(sa.func.length(column), 0)
+        for column in (orders.c.arguments, orders.c.labels, orders.c.work, tasks.c.result, tasks.c.error)
+    ),
+    start=sa.literal_column("0"),
+)
+"""About what a task takes beside its fixed fields. Neither database reads a large value to know its length."""
+_WEIGHTS: Final = sa.select(tasks.c.seq, _WEIGHT).join_from(tasks, orders, tasks.c.seq == orders.c.seq)
+
+
+def list_tasks(link: Link, where: TaskFilter, before: int | None, limit: int, most_bytes: int | None) -> TaskPage:
+    """Weigh first and read then: a page of 1,000 jobs with 64 KiB of arguments and of result each has 128 MiB."""
+    rows: list[Row] = []
+    for within in id_ranges(where.id_prefix) if where.id_prefix else (None,):
+        if len(rows) <= limit:
+            rows += link.rows(inlined(_weights(where, before, limit + 1 - len(rows), within)))
+    wanted: list[int] = []
+    total = 0
+    for seq, weight in rows[:limit]:
+        total += weight
+        if wanted and most_bytes is not None and total > most_bytes:
+            break
+        wanted.append(seq)
+    found = {seq_in(row): task_of(row) for row in link.among(_TASKS_AMONG, wanted)}
+    return TaskPage(tuple(found[seq] for seq in wanted), len(rows) > len(wanted))
+
+
+def _weights(where: TaskFilter, before: int | None, limit: int, within: IdRange | None) -> sa.Select[Any]:
+    conditions = list(_conditions(where))
+    if before is not None:
+        conditions.append(tasks.c.seq < before)
+    if within is not None:
+        conditions += [tasks.c.seq >= within.first, tasks.c.seq < within.beyond]
+        conditions.append(sa.func.substr(tasks.c.id, 1, len(within.prefix)) == within.prefix)
+    return _WEIGHTS.where(*conditions).order_by(tasks.c.seq.desc()).limit(limit)
+
+
+def inlined(query: sa.Select[Any]) -> Statement:
+    """A statement for one use, with its IN lists written out."""
+    return Statement(
+        lambda _: query,
+        options={"render_postcompile": True},
+    )
+
+
+def _conditions(where: TaskFilter) -> list[sa.ColumnElement[bool]]:
+    conditions: list[sa.ColumnElement[bool]] = []
+    if where.states:
+        conditions.append(tasks.c.state.in_(sorted(state.value for state in where.states)))
+        if all(not state.terminal for state in where.states):
+            conditions.append(is_live)
+    if where.kinds:
+        conditions.append(tasks.c.kind.in_(sorted(where.kinds)))
+    for column, value in (
+        (tasks.c.queue, where.queue),
+        (tasks.c.target, where.target),
+        (tasks.c.instance, where.instance),
+        (tasks.c.creator, where.creator),
+        (orders.c.request_id, where.request_id),
+    ):
+        if value:
+            conditions.append(column == value)
+    if where.created_after is not None:
+        conditions.append(orders.c.created_at >= where.created_after)
+    if where.created_before is not None:
+        conditions.append(orders.c.created_at < where.created_before)
+    if where.request_id:
+        made: sa.Select[Any] = sa.select(sa.literal_column("1")).where(
+            requests.c.request_id == where.request_id,
+            requests.c.first_seq <= tasks.c.seq,
+            tasks.c.seq < requests.c.first_seq + requests.c.count,
+        )
+        conditions.append(made.exists())
+    for name, value in (where.labels or {}).items():
+        conditions.append(
+            tasks.c.seq.in_(sa.select(labels.c.seq).where(labels.c.name == name, labels.c.value == value))
+        )
+    return conditions
+
+
+def blocking(link: Link, destinations: Sequence[Destination]) -> Mapping[str, str]:
+    keys = {destination.key: place_of(destination) for destination in destinations}
+    heads = {bytes(place): task_id for place, task_id in link.among(_HEADS, set(keys.values()))}
+    return {key: heads[place] for key, place in keys.items() if place in heads}
+
+
+def attempts_of_task(link: Link, task_id: str, last: int | None) -> Sequence[Attempt]:
+    seq = seq_of(task_id)
+    if seq is None:
+        return []
+    rows = link.rows(_ATTEMPTS, seq=seq, most=_ALL_ATTEMPTS if last is None else last)
+    return [attempt_of(row) for row in reversed(rows)]
+
+
+def attempts_after(link: Link, task_id: str, number: int, limit: int) -> Sequence[Attempt]:
+    seq = seq_of(task_id)
+    if seq is None:
+        return []
+    return [attempt_of(row) for row in link.rows(_ATTEMPTS_AFTER, seq=seq, after=number, most=limit)]
+
+
+def attempts_of(link: Link, task_ids: Sequence[str], last: int) -> Mapping[str, Sequence[Attempt]]:
+    return {task_id: attempts_of_task(link, task_id, last) for task_id in task_ids}
+
+
+def history(link: Link, task_id: str, after: int, limit: int) -> Sequence[Task]:
+    current = task(link, task_id, None)
+    if current is None:
+        return []
+    order = current.order
+    rows = link.rows(_HISTORY, seq=order.seq, after=after, most=limit)
+    return [Task(order, codec.decode_status(row[0])) for row in rows]
+
+
+def upload(link: Link, principal: str, request_id: str) -> Upload | None:
+    row = link.row(_UPLOAD, principal=principal, request_id=request_id)
+    if row is None:
+        return None
+    found = upload_of(row[:-2])
+    first_seq, count = row[-2:]
+    if first_seq is None:
+        return found
+    made = link.rows(_TASKS_BETWEEN, first=first_seq, beyond=first_seq + count)
+    return replace(found, tasks=tuple(task_of(each) for each in made))
+
+
+def payload(link: Link, payload_id: str) -> Payload | None:
+    row = link.row(_PAYLOAD, payload_id=payload_id)
+    return None if row is None else payload_of(row)
+
+
+def inline_payload(link: Link, payload_id: str) -> bytes | None:
+    row = link.row(_INLINE, payload_id=payload_id)
+    return None if row is None else bytes(row[0])
+
+
+def all_sessions(link: Link) -> Sequence[Session]:
+    held: dict[str, list[tuple[str, int]]] = {}
+    for session_id, task_id, attempt in link.rows(_ALL_HELD):
+        held.setdefault(session_id, []).append((task_id, attempt))
+    return [session_of(row, tuple(held.get(row[0], ()))) for row in link.rows(_SESSIONS)]
+
+
+def session(link: Link, session_id: str) -> Session | None:
+    row = link.row(_SESSION, session_id=session_id)
+    if row is None:
+        return None
+    held = tuple((task_id, attempt) for _, task_id, attempt in link.rows(_HELD, session_id=session_id))
+    return session_of(row, held)
+
+
+def parked(link: Link, target: str) -> Sequence[Destination]:
+    return [Destination(target, project, instance, "") for project, instance in link.rows(_PARKED, target=target)]
+
+
+def due_debts(link: Link, targets: Sequence[str], limit: int, now: float) -> Sequence[Debt]:
+    rows = link.among(_DEBTS, sorted(set(targets)), now=now, most=limit)
+    return [debt_of(row) for row in rows[:limit]]
+
+
+def counted(link: Link) -> dict[tuple[str, str], int]:
+    """All counters."""
+    return {(scope, name): value for scope, name, value in link.rows(_COUNTERS)}
+
+
+def figures(link: Link) -> Figures:
+    counts = counted(link)
+    paused = {name: bool(flag) for name, flag in link.rows(_QUEUES)}
+    by_scope: dict[str, dict[str, int]] = {}
+    for (scope, name), value in counts.items():
+        if value:
+            by_scope.setdefault(scope, {})[name] = value
+    live: dict[str, dict[State, int]] = {name: {} for name in paused}
+    for state, scope in QUEUE_STATE.items():
+        for name, value in by_scope.get(scope, {}).items():
+            live.setdefault(name, {})[state] = value
+    queue_figures = []
+    for name in sorted(live):
+        oldest = link.row(_OLDEST_QUEUED, queue=name) if State.QUEUED in live[name] else None
+        queue_figures.append(
+            QueueFigures(name, paused.get(name, False), live[name], None if oldest is None else oldest[0])
+        )
+    queued, running = by_scope.get(TARGET_QUEUED, {}), by_scope.get(TARGET_RUNNING, {})
+    waiting: dict[str, int] = dict(link.rows(_PARKED_COUNTS))
+    owed: dict[str, int] = dict(link.rows(_DEBT_COUNTS))
+    names = sorted((queued.keys() | running.keys() | waiting.keys() | owed.keys()) - {""})
+    return Figures(
+        queues=tuple(queue_figures),
+        targets=tuple(
+            TargetFigures(name, queued.get(name, 0), running.get(name, 0), waiting.get(name, 0), owed.get(name, 0))
+            for name in names
+        ),
+        spool_bytes=counts.get(SPOOL, 0),
+        open_uploads=counts.get(UPLOADS, 0),
+        queued_kinds=frozenset(by_scope.get(KIND_QUEUED, {})),
+    )
+
+
+def known_files(link: Link, ids: Sequence[str], spool: str | None) -> frozenset[str]:
+    wanted = sorted(set(ids))
+    known = frozenset(row[0] for what in (_KNOWN_UPLOADS, _KNOWN_PAYLOADS) for row in link.among(what, wanted))
+    spool = spool_of(link, spool)
+    if spool is None:
+        return known
+    return known - {row[0] for row in link.among(_AWAY, wanted, spool=spool)}

@@ -1,0 +1,1 @@
+"""The schema, and how its rows become values of the model."""

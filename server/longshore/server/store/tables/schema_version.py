@@ -1,0 +1,59 @@
+"""Which schemas this version works on: its own, and those right before and after it, so that a fleet is upgraded one
+server at a time. Revisions are numbers, one for each migration, counted without gaps.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from longshore.server.store.errors import SchemaMismatch
+from longshore.server.store.tables.schema import REVISION
+
+OURS: Final = int(REVISION)
+"""The revision of this version's schema."""
+
+EMPTY: Final = 0
+"""The revision of a database in which nothing was made yet."""
+
+_FLEET_TABLES: Final = 2
+_REMARK_TABLES: Final = 3
+
+
+class SchemaState:
+    """The schema that the database has, as far as this process knows: one object for each store, at
+    `Link.dialect.schema` for commands and queries, and at `SQLStore.schema` for the rest of the server.
+
+    It changes under a running server, from any thread: upwards when somebody migrates the database, which is noticed
+    within `health.LOOK` seconds, and, after the database was restored from a backup, downwards. So ask anew each time,
+    and let what a server of the version before has left out be no error.
+    """
+
+    __slots__ = ("revision",)
+
+    def __init__(self, revision: int = OURS) -> None:
+        self.revision = revision
+
+    @property
+    def has_fleet_tables(self) -> bool:
+        """Whether there are `homes`, `servers` and `tokens` (0002). Without them: do without."""
+        return self.revision >= _FLEET_TABLES
+
+    @property
+    def has_remarks(self) -> bool:
+        """Whether there are `remarks` and `served` (0003). Without them: do without."""
+        return self.revision >= _REMARK_TABLES
+
+
+def check(revision: int) -> None:
+    """Raises SchemaMismatch where this version cannot work on a database of that revision."""
+    if revision < OURS - 1:
+        raise SchemaMismatch(
+            f"The database has schema {revision:04}, and this version of Longshore works on {OURS - 1:04} to "
+            f"{OURS + 1:04}: stop its servers, run `longshored migrate` with this server's options, and start this "
+            "version. Or upgrade by way of the versions between, one schema at a time, without stopping."
+        )
+    if revision > OURS + 1:
+        raise SchemaMismatch(
+            f"The database has schema {revision:04}, and this version of Longshore works on {OURS - 1:04} to "
+            f"{OURS + 1:04}: start a newer version, such as the one that migrated it, or restore a backup from before."
+        )

@@ -1,0 +1,269 @@
+"""What every commit changed, written down in its own transaction: how servers that share a database hear of each other.
+
+Each commit that changed something takes the next position and leaves a row: which revisions of which tasks, and who
+held them. Positions have no gaps and are in the order of the commits, because whoever writes holds the turn (see
+`postgres`). A notification says only that there is a new position, so it is small however much changed, and a lost one
+costs nothing: whoever looks reads on from the last position it has seen. The statuses themselves come from the events.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import Final
+
+import sqlalchemy as sa
+
+from longshore.server.model.task import Task
+from longshore.server.store.protocol import Changes, TaskChange
+from longshore.server.store.sql.link import Link, Reply
+from longshore.server.store.sql.statement import statement
+from longshore.server.store.tables import codec
+from longshore.server.store.tables.rows import ORDER_COLUMNS, order_of, task_columns, task_of
+from longshore.server.store.tables.schema import events, orders, sessions, tasks
+
+CHANNEL: Final = "longshore_commits"
+
+KEPT: Final = 900.0
+"""Seconds for which a commit can be read by other servers. One that was cut off for longer reads the tasks instead."""
+
+TIDY_EVERY: Final = 256
+"""Own commits after which the oldest rows are dropped."""
+
+_AT_ONCE: Final = 200
+"""Commits read in one statement."""
+
+_CLOCKS_APART: Final = 60.0
+"""Seconds by which the time of a commit may differ from what its tasks say."""
+
+metadata: Final = sa.MetaData(naming_convention={"pk": "pk_%(table_name)s"})
+
+commits: Final = sa.Table(
+    "commits",
+    metadata,
+    sa.Column("position", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("server", sa.Text, nullable=False),
+    sa.Column("at", sa.Double, nullable=False),
+    sa.Column("body", sa.Text, nullable=False),  # JSON
+)
+
+_last = sa.select(sa.func.coalesce(sa.func.max(commits.c.position), sa.literal_column("0"))).scalar_subquery()
+_ANNOUNCE: Final = statement(
+    commits.insert()
+    .values(
+        position=_last + sa.literal_column("1"),
+        server=sa.bindparam("by"),
+        at=sa.bindparam("now"),
+        body=sa.bindparam("said"),
+    )
+    .returning(
+        commits.c.position,
+        sa.func.pg_notify(
+            sa.literal_column(f"'{CHANNEL}'"),
+            sa.cast(commits.c.position, sa.Text) + sa.literal_column("' '") + commits.c.server,
+        ),
+    )
+)
+_SKIP: Final = statement(
+    commits.insert().values(
+        position=sa.bindparam("position"),
+        server=sa.literal_column("''"),
+        at=sa.bindparam("now"),
+        body=sa.bindparam("said"),
+    )
+)
+_COMMITTED: Final = statement(
+    sa.select(commits.c.position).where(
+        commits.c.server == sa.bindparam("by"),
+        commits.c.at == sa.bindparam("now"),
+        commits.c.body == sa.bindparam("said"),
+    )
+)
+_NEWEST: Final = statement(
+    sa.select(commits.c.position, commits.c.at).order_by(commits.c.position.desc()).limit(sa.literal_column("1"))
+)
+_SINCE: Final = statement(
+    sa.select(commits.c.position, commits.c.at, commits.c.body, commits.c.server)
+    .where(commits.c.position >= sa.bindparam("seen"))
+    .order_by(commits.c.position)
+    .limit(sa.literal_column(str(_AT_ONCE)))
+)
+# The newest row stays: positions are counted from it.
+_TIDY: Final = statement(commits.delete().where(commits.c.at < sa.bindparam("before"), commits.c.position < _last))
+_wanted_rows = sa.func.unnest(
+    sa.bindparam("seqs", type_=sa.ARRAY(sa.BigInteger)), sa.bindparam("revisions", type_=sa.ARRAY(sa.BigInteger))
+).table_valued(sa.column("seq", sa.BigInteger), sa.column("revision", sa.BigInteger))
+_wanted = _wanted_rows.render_derived(name="wanted")
+_REVISIONS: Final = statement(
+    sa.select(events.c.revision, events.c.status, *ORDER_COLUMNS)
+    .select_from(_wanted)
+    .join(events, sa.and_(events.c.seq == _wanted.c.seq, events.c.revision == _wanted.c.revision))
+    .join(tasks, tasks.c.seq == events.c.seq)
+    .join(orders, orders.c.seq == events.c.seq)
+)
+_CHANGED_SINCE: Final = statement(
+    sa.select(*task_columns())
+    .join_from(tasks, orders, tasks.c.seq == orders.c.seq)
+    .where(tasks.c.updated_at >= sa.bindparam("since"))
+    .order_by(tasks.c.seq)
+)
+_ENDED_SINCE: Final = statement(
+    sa.select(sessions.c.id).where(sessions.c.ended_at >= sa.bindparam("since")).order_by(sessions.c.id)
+)
+
+
+class CommitLog:
+    """The log as one server sees it: `tell` is called with each commit's Changes, its own included, in their order.
+
+    Belongs to the writer's thread and the listener's: whoever finds something new reads it, the other one waits.
+    """
+
+    def __init__(self, *, server: str, tell: Callable[[Changes], None]) -> None:
+        self._server = server
+        self._tell = tell
+        self._lock = threading.Lock()
+        self._seen: int | None = None
+        self._seen_at = 0.0
+        self._announced = 0
+
+    @property
+    def seen(self) -> int | None:
+        """The newest position that subscribers know of; None before `begin`."""
+        return self._seen
+
+    def begin(self, link: Link) -> None:
+        """Hear of what is committed from now on."""
+        with self._lock:
+            self._seen, self._seen_at = newest(link)
+
+    def is_own(self, notification: str) -> tuple[int, bool]:
+        """The position that a notification names, and whether this server made it."""
+        position, _, server = notification.partition(" ")
+        return int(position), server == self._server
+
+    # In the writer's transaction ----------------------------------------------------------------------------------
+
+    def announce(self, link: Link, changes: Changes, now: float) -> Reply | None:
+        """Write down what is about to be committed, and notify. Its position is answered along with the COMMIT; None
+        where nothing changed."""
+        if not (changes.tasks or changes.claimable or changes.debts or changes.sessions_ended):
+            return None
+        said = _encode(changes)
+        position = link.ask(_ANNOUNCE, by=self._server, now=now, said=said)
+        link.prove(_COMMITTED, by=self._server, now=now, said=said)
+        self._announced += 1
+        if self._announced % TIDY_EVERY == 0:
+            link.tell(_TIDY, before=now - KEPT)
+        return position
+
+    # After a commit -----------------------------------------------------------------------------------------------
+
+    def committed(self, link: Link, announced: Reply | None, changes: Changes, now: float) -> None:
+        """Tell of this server's commit, and of others' before it. Raises what reading raises; then the next `catch_up`
+        tells of it."""
+        if announced is None:
+            return
+        position: int = announced.rows()[0][0]
+        with self._lock:
+            if self._seen is not None and self._seen < position - 1:
+                self._read(link, position - 1)
+            if self._seen is None or self._seen == position - 1:
+                self._seen, self._seen_at = position, now
+                self._tell(changes)
+
+    def catch_up(self, link: Link) -> None:
+        """Tell of every commit that was not told of."""
+        with self._lock:
+            self._read(link, None)
+
+    def _read(self, link: Link, until: int | None) -> None:
+        while until is None or (self._seen or 0) < until:
+            found = link.rows(_SINCE, seen=self._seen or 0)
+            # With the newest that is known: without any, the log ends before it.
+            rows = found[1:] if found and found[0][0] == self._seen else found
+            if not rows:
+                if not found and self._seen and self._seen > newest(link)[0]:
+                    # The database was restored from a backup, or lost what it had confirmed.
+                    self._resynchronise(link)
+                return
+            if rows[0][0] != (self._seen or 0) + 1:
+                self._resynchronise(link)
+                continue
+            for (position, at, _, by), changes in zip(rows, _decode(link, [row[2] for row in rows]), strict=True):
+                self._seen, self._seen_at = position, at
+                # The listener may read a commit of this server's writer before the writer tells of it.
+                self._tell(replace(changes, own=by == self._server))
+            if len(found) < _AT_ONCE:
+                return
+
+    def _resynchronise(self, link: Link) -> None:
+        """Too much was missed: tell of every task that moved since, as it is now."""
+        since = self._seen_at - _CLOCKS_APART
+        last, at = newest(link)
+        found = [task_of(row) for row in link.rows(_CHANGED_SINCE, since=since)]
+        ended = tuple(row[0] for row in link.rows(_ENDED_SINCE, since=since))
+        self._seen, self._seen_at = last, at
+        moved = tuple(TaskChange(task, _holder(task)) for task in found)
+        self._tell(Changes(moved, claimable=True, debts=True, sessions_ended=ended, own=False))
+
+
+def skip_to(link: Link, position: int, now: float) -> None:
+    """Let the next commit come after `position`: what a restore has lost is not numbered again. Servers that read the
+    log find a gap, and look at the tasks themselves."""
+    link.tell(_SKIP, position=position, now=now, said=_encode(Changes((), claimable=False)))
+
+
+def newest(link: Link) -> tuple[int, float]:
+    """Position and time of the newest commit."""
+    row = link.row(_NEWEST)
+    return (0, 0.0) if row is None else (row[0], row[1])
+
+
+def _holder(task: Task) -> tuple[str, int] | None:
+    status = task.status
+    return (status.session_id, status.attempt) if status.session_id else None
+
+
+def _encode(changes: Changes) -> str:
+    return json.dumps(
+        [
+            [[each.task.order.seq, each.task.status.revision, *(each.holder or ())] for each in changes.tasks],
+            changes.claimable,
+            changes.debts,
+            changes.sessions_ended,
+        ],
+        separators=(",", ":"),
+    )
+
+
+def _decode(link: Link, bodies: Sequence[str]) -> list[Changes]:
+    """The changes of these commits, their tasks as the events have them. Tasks that are purged are left out."""
+    read = [json.loads(body) for body in bodies]
+    known = _revisions(link, ((seq, revision) for body in read for seq, revision, *_ in body[0]))
+    return [
+        Changes(
+            tuple(
+                TaskChange(known[seq, revision], (holder[0], holder[1]) if holder else None)
+                for seq, revision, *holder in moved
+                if (seq, revision) in known
+            ),
+            claimable,
+            debts,
+            tuple(ended),
+        )
+        for moved, claimable, debts, ended in read
+    ]
+
+
+def _revisions(link: Link, keys: Iterable[tuple[int, int]]) -> dict[tuple[int, int], Task]:
+    wanted = list(keys)
+    if not wanted:
+        return {}
+    rows = link.rows(_REVISIONS, seqs=[seq for seq, _ in wanted], revisions=[revision for _, revision in wanted])
+    found = {}
+    for revision, status, *order in rows:
+        task = Task(order_of(tuple(order)), codec.decode_status(status))
+        found[task.order.seq, revision] = task
+    return found

@@ -1,0 +1,245 @@
+"""Counters: sums over tasks, uploads and payloads, too dear to recount, kept in the transaction that moves them.
+
+What a task counts for is a pure function of it (`task_counts`); a change of the task moves the counters by the
+difference, and a recount is the same function summed over all rows.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
+from typing import Final, NamedTuple, Protocol
+
+import sqlalchemy as sa
+
+from longshore.server.model.task import Status
+from longshore.server.model.values import State
+from longshore.server.store.sql.link import Link
+from longshore.server.store.sql.statement import Each, changing, inserting, statement
+from longshore.server.store.tables.schema import counters
+
+Key = tuple[str, str]
+"""(scope, name)"""
+
+QUEUE: Final = "queue"
+"""Live tasks of a queue."""
+QUEUE_PROMISED: Final = "queue_promised"
+"""Tasks that open uploads will make in a queue."""
+CREATOR: Final = "creator"
+CREATOR_PROMISED: Final = "creator_promised"
+QUEUE_STATE: Final = {state: f"queue_{state.name.lower()}" for state in State if not state.terminal}
+"""Live tasks of a queue by state."""
+KIND_QUEUED: Final = "kind_queued"
+TARGET_QUEUED: Final = "target_queued"
+TARGET_RUNNING: Final = "target_running"
+"""Attempts that run on a target, settling ones included."""
+LANE_RUNNING: Final = "lane_running"
+"""Attempts that run on an instance, settling ones included."""
+SPOOL: Final = ("spool", "")
+"""Bytes of payloads kept and of room reserved for open and abandoned uploads."""
+UPLOADS: Final = ("uploads", "")
+"""Open uploads."""
+UPLOADS_OF: Final = "uploads_of"
+"""Open uploads of a principal."""
+POSITION: Final = ("commits", "")
+"""How many commits have moved tasks, where one server has the database: a number that only grows, and no sum."""
+RESTORED: Final = "restored"
+"""Queues that a restore paused and nobody has resumed: 1 each, and no sum either."""
+ASKED: Final = "asked"
+"""When a caller with less than its share last found no room, in seconds since the epoch: in a queue, by its name."""
+ASKED_UPLOADS: Final = ("asked_uploads", "")
+ASKED_SPOOL: Final = ("asked_spool", "")
+NO_SUMS: Final = frozenset({POSITION[0], RESTORED, ASKED, ASKED_UPLOADS[0], ASKED_SPOOL[0]})
+
+
+class Counted(Protocol):
+    """What counts of a submission."""
+
+    @property
+    def queue(self) -> str: ...
+
+    @property
+    def creator(self) -> str: ...
+
+    @property
+    def kind(self) -> str: ...
+
+    @property
+    def target(self) -> str: ...
+
+
+class _Counted(NamedTuple):
+    queue: str
+    creator: str
+    kind: str
+    target: str
+
+
+def task_counts(order: Counted, status: Status, lane: str) -> tuple[Key, ...]:
+    """The counters that this task adds one to. `lane` as `rows.lane_of_work` has it."""
+    state = status.state
+    if state.terminal:
+        return ()
+    keys = [(QUEUE, order.queue), (CREATOR, order.creator), (QUEUE_STATE[state], order.queue)]
+    if state is State.QUEUED:
+        keys.append((KIND_QUEUED, order.kind))
+        keys.append((TARGET_QUEUED, order.target))
+    elif status.session_id:
+        keys.append((TARGET_RUNNING, order.target))
+        if lane:
+            keys.append((LANE_RUNNING, lane))
+    return tuple(keys)
+
+
+Moves = tuple[tuple[Key, int], ...]
+
+
+class Counts:
+    """What tasks like one another count for, and by how much each of their steps moves that."""
+
+    __slots__ = ("_lane", "_moves", "_order")
+
+    def __init__(self, order: Counted, lane: str) -> None:
+        self._order = order
+        self._lane = lane
+        self._moves: dict[tuple[int, int, bool, bool], Moves] = {}
+
+    def moves(self, before: Status | None, after: Status) -> Moves:
+        """The difference of `task_counts`. None: the task was not there."""
+        first = 0 if before is None else before.state._value_
+        held = before is not None and before.session_id != ""
+        key = (first, after.state._value_, held, after.session_id != "")
+        found = self._moves.get(key)
+        if found is None:
+            moves = Counter(task_counts(self._order, after, self._lane))
+            moves.subtract(() if before is None else task_counts(self._order, before, self._lane))
+            found = self._moves[key] = tuple((key, by) for key, by in moves.items() if by)
+        return found
+
+
+@lru_cache(maxsize=16384)
+def counts_of(queue: str, creator: str, kind: str, target: str, lane: str) -> Counts:
+    """Tasks that agree in these count alike."""
+    return Counts(_Counted(queue, creator, kind, target), lane)
+
+
+_READ: Final = Each(
+    lambda given: sa.select(counters.c.value).where(
+        counters.c.scope == given["of"], counters.c.name == given["called"]
+    ),
+    {"of": sa.Text, "called": sa.Text},
+    lock="update",
+)
+_GLANCE: Final = statement(
+    sa.select(counters.c.value).where(counters.c.scope == sa.bindparam("of"), counters.c.name == sa.bindparam("called"))
+)
+_MAKE: Final = inserting(counters, missing=True)
+_MOVE: Final = changing(
+    lambda given: (
+        counters.update()
+        .where(counters.c.scope == given["of"], counters.c.name == given["called"])
+        .values(value=counters.c.value + given["by"])
+    ),
+    {"of": sa.Text, "called": sa.Text, "by": sa.BigInteger},
+)
+_DROP_EMPTY: Final = statement(
+    counters.delete().where(counters.c.value == sa.literal_column("0"), counters.c.scope == sa.bindparam("scope"))
+)
+
+
+def _nothing() -> None:
+    """All was known."""
+
+
+class Ledger:
+    """The counters as one transaction sees them: what is stored, and by how much it will move at the end.
+
+    `made` are counters that have a row; kept from one transaction to the next, and forgotten after one that failed.
+    `known` are values that hold from the last transaction on, where nobody else writes.
+    """
+
+    def __init__(self, link: Link, made: set[Key], known: dict[Key, int | None] | None = None) -> None:
+        self._link = link
+        self._made = made
+        self._known = known
+        self._stored: dict[Key, int | None] = {} if known is None else dict(known)
+        self._moves: dict[Key, int] = {}
+        self._dropping = False
+
+    def value(self, key: Key) -> int:
+        if key not in self._stored:
+            self.ask((key,))()
+        return (self._stored[key] or 0) + self._moves.get(key, 0)
+
+    def glance(self, key: Key) -> int:
+        """About the value: read without a lock, for who may not wait for others here."""
+        if key in self._stored:
+            return self.value(key)
+        row = self._link.row(_GLANCE, of=key[0], called=key[1])
+        return (row[0] if row is not None else 0) + self._moves.get(key, 0)
+
+    def knows(self, key: Key) -> bool:
+        """Its value costs no question."""
+        return key in self._stored
+
+    def learn(self, key: Key, value: int | None) -> None:
+        """It was read along with something else. None: it has no row."""
+        self._stored.setdefault(key, value)
+
+    def ask(self, keys: Iterable[Key]) -> Callable[[], None]:
+        """Ask for these counters with one statement; they are known once what comes back is called."""
+        wanted = sorted({key for key in keys if key not in self._stored})
+        if not wanted:
+            return _nothing
+        found = self._link.ask_each(_READ, wanted)
+
+        def take() -> None:
+            for key, rows in zip(wanted, found(), strict=True):
+                self._stored[key] = rows[0][0] if rows else None
+
+        return take
+
+    def move(self, key: Key, by: int) -> None:
+        if by:
+            self._moves[key] = self._moves.get(key, 0) + by
+
+    def step(self, counts: Counts, before: Status | None, after: Status) -> None:
+        """A task takes a step: take back what counted before, and count what counts now."""
+        moves = self._moves
+        for key, by in counts.moves(before, after):
+            moves[key] = moves.get(key, 0) + by
+
+    def flush(self) -> None:
+        """Write the moves, in one order for everybody. Called once, at the end: rows stay locked until the commit."""
+        moved = sorted((key, by) for key, by in self._moves.items() if by)
+        missing = [key for key, _ in moved if self._stored.get(key) is None and key not in self._made]
+        self._link.write(_MAKE, [(*key, 0) for key in missing])
+        self._link.write(_MOVE, [(*key, by) for key, by in moved], exactly=True)
+        if self._dropping:
+            self._link.tell(_DROP_EMPTY, scope=LANE_RUNNING)
+        # Those of lanes are dropped when they are empty.
+        self._made.update(key for key in missing if key[0] != LANE_RUNNING)
+        for key, by in moved:
+            # What nobody asked for may have had a row all the same, made before this server began.
+            if key in self._stored:
+                self._stored[key] = (self._stored.get(key) or 0) + by
+        self._moves.clear()
+
+    def committed(self) -> None:
+        """The values hold for the next transaction too."""
+        if self._known is not None:
+            self._known.update(self._stored)
+
+    def drop_empty_lanes(self) -> None:
+        """At the end, forget instances where nothing runs."""
+        self._dropping = True
+
+
+def differences(stored: Mapping[Key, int], counted: Mapping[Key, int]) -> dict[Key, tuple[int, int]]:
+    """Where the two disagree: (stored, counted)."""
+    return {
+        key: (stored.get(key, 0), counted.get(key, 0))
+        for key in stored.keys() | counted.keys()
+        if stored.get(key, 0) != counted.get(key, 0)
+    }

@@ -1,0 +1,53 @@
+"""A task in the working set of a transaction."""
+
+from __future__ import annotations
+
+from longshore.server.model.task import FilePush, Status, Task
+from longshore.server.model.values import State, WaitReason
+from longshore.server.store.tables.rows import lane_of_work, place_of, taker_of
+from longshore.server.store.transaction.counters import counts_of
+
+
+class Entry:
+    """`stored` is the status that the database has; None: the task is not there yet. `changed`: it has another one."""
+
+    __slots__ = ("changed", "counts", "lane", "order", "place", "ready", "status", "stored", "target", "task")
+
+    def __init__(self, task: Task, *, stored: bool) -> None:
+        order = self.order = task.order
+        work = order.work
+        self.task = task
+        self.status = task.status
+        self.lane = lane_of_work(work)
+        self.target = order.target
+        self.place = place_of(work.destination) if isinstance(work, FilePush) else None
+        self.counts = counts_of(order.queue, order.creator, order.kind, self.target, self.lane)
+        self.stored = task.status if stored else None
+        self.changed = not stored
+        self.ready = False
+        """Of one that is not stored: its lane has room for it. Where there is no lane that is so of itself."""
+
+    @property
+    def taker(self) -> str:
+        return taker_of(self.order.kind, alone=self.status.alone)
+
+    def become(self, status: Status) -> None:
+        self.status = status
+        self.task = Task(self.order, status)
+        self.changed = True
+
+    def is_written(self) -> None:
+        """The database has what it is."""
+        self.stored = self.status
+        self.changed = False
+
+
+def first_status(*, now: float, not_before: float, free: bool) -> Status:
+    """Where a task begins: `not_before` in seconds from `now`; `free`: no live task has its destination."""
+    if not_before > 0:
+        state, reason, due_at = State.SCHEDULED, WaitReason.NOT_BEFORE, now + not_before
+    elif free:
+        state, reason, due_at = State.QUEUED, WaitReason.NONE, None
+    else:
+        state, reason, due_at = State.BLOCKED, WaitReason.EARLIER_TASK, None
+    return Status(revision=1, state=state, head=free, wait_reason=reason, due_at=due_at, updated_at=now)

@@ -1,0 +1,71 @@
+"""Payloads coming to be kept, and the room that they need."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import sqlalchemy as sa
+
+from longshore.server.model.errors import PayloadTooLarge, SpoolFull
+from longshore.server.model.task import Payload
+from longshore.server.store.commands import Bounds
+from longshore.server.store.sql.statement import statement
+from longshore.server.store.tables.schema import inline_payloads, payloads
+from longshore.server.store.transaction import shares
+from longshore.server.store.transaction.counters import ASKED_SPOOL, SPOOL
+from longshore.server.store.transaction.unit import UnitOfWork
+
+_INSERT: Final = statement(
+    payloads.insert().values(
+        {name: sa.bindparam(name) for name in ("id", "size", "crc32c", "sha256", "live", "keep_until", "doomed")}
+    )
+)
+_INSERT_INLINE: Final = statement(inline_payloads.insert())
+
+
+def check_spool(unit: UnitOfWork, bounds: Bounds, more: int, *, size: int = 0, principal: str = "") -> None:
+    """Raises SpoolFull where `more` bytes are too many, and PayloadTooLarge where `size` bytes in all, as far as known,
+    could never be kept.
+
+    `principal`: who wants them. Raises CallerShare where that one has reserved half and others wait. Empty: it has been
+    let in already.
+    """
+    most = bounds.spool_bytes
+    if most is None or more <= 0:
+        return
+    if size > most:
+        raise PayloadTooLarge(
+            f"The file has {size} bytes or more, and the spool of this server holds {most} at most (--spool-limit): it "
+            "cannot be taken, now or later.",
+            limit=str(most),
+        )
+    kept = unit.ledger.value(SPOOL)
+    if kept + more > most:
+        if principal and shares.reserved_by(unit, principal) + more <= shares.half(most):
+            shares.ask(unit, ASKED_SPOOL)
+        raise SpoolFull(
+            f"The spool holds {kept} of at most {most} bytes and has no room for {more} more: try later with the same "
+            "id.",
+            subject="spool",
+        )
+    if principal and kept + more > shares.half(most) and shares.others_ask(unit, ASKED_SPOOL):
+        held = shares.reserved_by(unit, principal)
+        shares.check_share(
+            unit, ASKED_SPOOL, principal=principal, holds=held, most=most, what="bytes of the spool", asks=more
+        )
+
+
+def keep_payload(unit: UnitOfWork, payload: Payload, content: bytes | None) -> None:
+    """Its row, for tasks that are made next. `content` None: it is in the spool."""
+    unit.write(
+        _INSERT,
+        id=payload.id,
+        size=payload.size,
+        crc32c=payload.crc32c,
+        sha256=payload.sha256,
+        live=0,
+        keep_until=0.0,
+        doomed=False,
+    )
+    if content is not None:
+        unit.write(_INSERT_INLINE, payload_id=payload.id, content=content)

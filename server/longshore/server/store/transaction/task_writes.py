@@ -1,0 +1,226 @@
+"""How tasks are written: in few shapes, each of which names only what differs from task to task.
+
+A row of `tasks` has forty columns, and a step of the usual way changes a handful of them. SQLite looks at an index, and
+at a CHECK, whenever a statement sets a column of it, changed or not; and each value that is bound costs by itself. With
+all columns in every statement a no-op task took 43 µs in SQLite for its own row, in these shapes 16 µs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from operator import attrgetter
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from longshore.server.model.task import FilePush, Job, Status
+from longshore.server.model.values import State
+from longshore.server.store.sql.link import Link
+from longshore.server.store.sql.statement import Bulk, changing, inserting, types_of
+from longshore.server.store.tables import codec
+from longshore.server.store.tables.rows import STATUS_COLUMNS, Row, order_values, status_values
+from longshore.server.store.tables.schema import labels, orders, tasks
+from longshore.server.store.transaction.loaded_task import Entry
+
+# New ones ---------------------------------------------------------------------------------------------------------
+
+_FIRST: Final = Status(revision=1, state=State.QUEUED, head=True)
+"""As `births` makes one that is ready at once."""
+_CLAIMED: Final = Status(revision=2, state=State.RUNNING, head=True, attempt=1)
+"""The same, claimed in the transaction that makes it. Nothing else has this revision and this state."""
+
+_ORDER: Final = (
+    "seq", "id", "creator", "kind", "queue", "priority", "target", "project", "instance", "lane", "expires_at",
+    "updated_at", "taker",
+)  # fmt: skip
+
+
+def _literal(value: object) -> sa.ColumnElement[Any]:
+    if isinstance(value, bool):
+        return sa.true() if value else sa.false()
+    return sa.literal_column(f"'{value}'" if isinstance(value, str) else str(value))
+
+
+def _new(sample: Status, *names: str, **fixed: bool) -> Bulk:
+    """Rows like that of `sample`, but for the columns `names`. Columns that are NULL are left to be so."""
+    values = status_values(sample) | {"live": True} | fixed
+    same = {name: _literal(value) for name, value in values.items() if name not in names and value is not None}
+    return inserting(tasks, *names, fixed=same)
+
+
+_QUEUED: Final = _new(_FIRST, *_ORDER, "ready", "paused")
+_QUEUED_PUSH: Final = _new(_FIRST, *_ORDER, "ready", "paused", "place")
+_RUN: Final = ("session_id", "worker", "started_at", "deadline_ticks")
+_RUNNING: Final = _new(_CLAIMED, *_ORDER, *_RUN, ready=False, paused=False)
+_RUNNING_PUSH: Final = _new(_CLAIMED, *_ORDER, *_RUN, "place", ready=False, paused=False)
+_COLUMNS: Final = (*(column.name for column in STATUS_COLUMNS), "live", "taker", "ready", "paused")
+_ANY: Final = inserting(tasks, *_ORDER[:-2], "place", *_COLUMNS)
+
+_INSERT_ORDER: Final = inserting(orders)
+_PLAIN: Final = ("seq", "request_id", "labels", "work", "run_timeout", "attempt_limit", "created_at", "retry_of")
+_INSERT_PLAIN_ORDER: Final = inserting(orders, *_PLAIN)
+"""Of tasks without payload, arguments and stall time-out."""
+_INSERT_LABEL: Final = inserting(labels)
+
+
+def write_new(link: Link, entries: Iterable[Entry], paused: Callable[[str], bool]) -> None:
+    """Tasks that are not stored, with what they were asked for."""
+    rows: dict[Bulk, list[Row]] = {}
+    plain: list[Row] = []
+    full: list[Row] = []
+    named: list[Row] = []
+    for entry in entries:
+        shape, row = _new_row(entry, paused)
+        rows.setdefault(shape, []).append(row)
+        order = entry.order
+        work = order.work
+        if order.payload is None and order.stall_timeout is None and isinstance(work, Job) and work.arguments is None:
+            plain.append(
+                (
+                    order.seq,
+                    order.request_id,
+                    codec.encode_map(order.labels),
+                    codec.with_retrier(codec.encode_work(work), order.retried_by),
+                    order.run_timeout,
+                    order.attempt_limit,
+                    order.created_at,
+                    order.retry_of,
+                )
+            )
+        else:
+            full.append(tuple(order_values(order).values()))
+        if order.labels:
+            named += [(name, value, order.seq) for name, value in order.labels.items()]
+    for shape, found in rows.items():
+        link.write(shape, found)
+    link.write(_INSERT_PLAIN_ORDER, plain)
+    link.write(_INSERT_ORDER, full)
+    link.write(_INSERT_LABEL, named)
+
+
+def _new_row(entry: Entry, paused: Callable[[str], bool]) -> tuple[Bulk, Row]:
+    order, status, work = entry.order, entry.status, entry.order.work
+    if isinstance(work, FilePush):
+        target, project, instance = work.destination.target, work.destination.project, work.destination.instance
+    else:
+        target, project, instance = work.target, "", work.instance
+    head = (
+        order.seq, order.id, order.creator, order.kind, order.queue, order.priority, target, project, instance,
+        entry.lane, order.expires_at,
+    )  # fmt: skip
+    place = entry.place
+    row: Row
+    if status.state is State.RUNNING and status.revision == _CLAIMED.revision:
+        row = (
+            *head, status.updated_at, order.kind, status.session_id, status.worker, status.started_at,
+            status.deadline_ticks,
+        )  # fmt: skip
+        return (_RUNNING, row) if place is None else (_RUNNING_PUSH, (*row, place))
+    if status.state is State.QUEUED and status.revision == _FIRST.revision:
+        held = paused(order.queue)
+        row = (*head, status.updated_at, order.kind, _is_ready(entry, held), held)
+        return (_QUEUED, row) if place is None else (_QUEUED_PUSH, (*row, place))
+    return _ANY, (*head, place, *_all_values(entry, paused))
+
+
+def _is_ready(entry: Entry, held: bool) -> bool:  # noqa: FBT001
+    """Where it stands for claims: what has no lane is ready at once, the rest is promoted."""
+    return not held and (not entry.lane or (entry.stored is None and entry.ready))
+
+
+def _all_values(entry: Entry, paused: Callable[[str], bool]) -> Iterable[Any]:
+    """Of the _COLUMNS."""
+    queued = entry.status.state is State.QUEUED
+    held = queued and paused(entry.order.queue)
+    values = status_values(entry.status)
+    return (*values.values(), not entry.status.state.terminal, entry.taker, queued and _is_ready(entry, held), held)
+
+
+# Changed ones -----------------------------------------------------------------------------------------------------
+
+
+def _update(names: Iterable[str], fixed: Mapping[str, sa.ColumnElement[Any]] | None = None) -> Bulk:
+    names = tuple(names)
+    return changing(
+        lambda given: (
+            tasks.update()
+            .where(tasks.c.seq == given["of_seq"], tasks.c.revision == given["of_revision"])
+            .values({name: given[name] for name in names} | dict(fixed or {}))
+        ),
+        types_of(tasks, *names, of_seq="seq", of_revision="revision"),
+    )
+
+
+_SELDOM: Final = ("head", "live")
+_UPDATE: Final = _update(_COLUMNS)
+_MOVE: Final = _update(name for name in _COLUMNS if name not in _SELDOM)
+"""For tasks that stay live and keep or lack their turn as before."""
+_MOVED: Final = [number for number, name in enumerate(_COLUMNS) if name not in _SELDOM]
+
+_FIELDS: Final = tuple(Status.__dataclass_fields__)
+
+
+def _others(*names: str) -> Callable[[Status], Any]:
+    """The fields of a status that a shape leaves as they are."""
+    return attrgetter(*(name for name in _FIELDS if name not in names))
+
+
+_CLAIM: Final = ("revision", "updated_at", "attempt", "session_id", "worker", "started_at", "deadline_ticks")
+_TAKE: Final = _update(_CLAIM, {"state": _literal(State.RUNNING.value), "ready": sa.false(), "paused": sa.false()})
+_others_of_take: Final = _others("state", *_CLAIM)
+_GRANT: Final = ("revision", "updated_at", "commit_grant", "method")
+_PERMIT: Final = _update(_GRANT, {"state": _literal(State.COMMITTING.value)})
+_others_of_permit: Final = _others("revision", "updated_at", "state", "grant", "method")
+_END: Final = ("revision", "updated_at", "finished_at", "method")
+_SUCCEED: Final = _update(
+    _END,
+    {
+        "state": _literal(State.SUCCEEDED.value), "head": sa.false(), "live": sa.false(), "session_id": sa.null(),
+        "deadline_ticks": sa.null(), "commit_grant": sa.null(),
+    },
+)  # fmt: skip
+_others_of_success: Final = _others(*_END, "state", "head", "session_id", "deadline_ticks", "grant")
+_ended: Final = attrgetter("head", "session_id", "deadline_ticks", "grant")
+_HOW_IT_ENDS: Final = (False, "", None, None)
+
+
+def write_changed(link: Link, entries: Iterable[Entry], paused: Callable[[str], bool]) -> None:
+    """Tasks that are stored, on condition of the revision that they have there."""
+    rows: dict[Bulk, list[Row]] = {}
+    for entry in sorted(entries, key=lambda entry: entry.order.seq):
+        shape, row = _changed_row(entry, paused)
+        rows.setdefault(shape, []).append(row)
+    for shape, found in rows.items():
+        link.write(shape, found, exactly=True)
+
+
+def _changed_row(entry: Entry, paused: Callable[[str], bool]) -> tuple[Bulk, Row]:
+    old, new = entry.stored, entry.status
+    if old is None:
+        raise AssertionError("the task is not stored")
+    where = (entry.order.seq, old.revision)
+    before, after = old.state, new.state
+    if after is State.SUCCEEDED:
+        if (
+            (before is State.RUNNING or before is State.COMMITTING)
+            and _ended(new) == _HOW_IT_ENDS
+            and _others_of_success(old) == _others_of_success(new)
+        ):
+            return _SUCCEED, (new.revision, new.updated_at, new.finished_at, new.method.value, *where)
+    elif after is State.RUNNING:
+        if before is State.QUEUED and _others_of_take(old) == _others_of_take(new):
+            return _TAKE, (
+                new.revision, new.updated_at, new.attempt, new.session_id, new.worker, new.started_at,
+                new.deadline_ticks, *where,
+            )  # fmt: skip
+    elif (
+        after is State.COMMITTING
+        and before is State.RUNNING
+        and new.grant is not None
+        and _others_of_permit(old) == _others_of_permit(new)
+    ):
+        return _PERMIT, (new.revision, new.updated_at, codec.encode_grant(new.grant), new.method.value, *where)
+    values = tuple(_all_values(entry, paused))
+    if old.head != new.head or after.terminal:
+        return _UPDATE, (*values, *where)
+    return _MOVE, (*[values[number] for number in _MOVED], *where)

@@ -1,0 +1,444 @@
+"""The unit of work: everything that one transaction has loaded, decided and will write.
+
+Commands change tasks in memory, through `states.decide` and nothing else; `flush` writes what changed with one
+statement for each kind of row. Rows are written on condition of the revision that was read, so that a writer that
+should not be there cannot be overwritten.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from longshore.server.model.clock import Clock
+from longshore.server.model.events import Decision, Event, Policy, Verdict
+from longshore.server.model.records import record
+from longshore.server.model.task import Session, Status, Submission, Task
+from longshore.server.model.values import State
+from longshore.server.store.errors import BatchConflict
+from longshore.server.store.protocol import Changes, TaskChange
+from longshore.server.store.sql.link import Link
+from longshore.server.store.sql.statement import Among, Bulk, Statement, statement
+from longshore.server.store.tables.ids import seq_of
+from longshore.server.store.tables.rows import Row, taker_of, task_columns, task_of
+from longshore.server.store.tables.schema import (
+    is_head,
+    is_live,
+    orders,
+    queues,
+    sequence,
+    tasks,
+)
+from longshore.server.store.transaction.counters import POSITION, Key, Ledger
+from longshore.server.store.transaction.decisions import Decider
+from longshore.server.store.transaction.event_log import Journal
+from longshore.server.store.transaction.limits import LaneLimits
+from longshore.server.store.transaction.loaded_task import Entry, first_status
+from longshore.server.store.transaction.remembered import ClaimPrecheck, Remembered
+from longshore.server.store.transaction.task_writes import write_changed, write_new
+
+_LOAD: Final = Among(
+    lambda keys: (
+        sa.select(*task_columns())
+        .join_from(tasks, orders, tasks.c.seq == orders.c.seq)
+        .where(tasks.c.seq.in_(keys))
+        .order_by(tasks.c.seq)
+    ),
+    lock=True,
+)
+_HEADED: Final = Among(
+    lambda keys: sa.select(tasks.c.place).where(tasks.c.place.in_(keys), is_head, tasks.c.place.is_not(None))
+)
+_OCCUPIED: Final = statement(
+    sa.select(sa.literal_column("1")).where(tasks.c.place == sa.bindparam("place"), is_live).limit(1)
+)
+_PAUSED: Final = statement(sa.select(queues.c.name).where(queues.c.paused.is_(sa.true())))
+_LAST_SEQ: Final = Statement(
+    lambda dialect: dialect.for_update(sa.select(sequence.c.value).where(sequence.c.name == "tasks"))
+)
+_SET_LAST_SEQ: Final = statement(sequence.update().where(sequence.c.name == "tasks").values(value=sa.bindparam("last")))
+
+
+@record
+class Request:
+    """A request that came before, and the numbers of its tasks."""
+
+    fingerprint: str
+    upload_id: str | None
+    first_seq: int | None = None
+    count: int = 0
+
+    @property
+    def seqs(self) -> range:
+        return range(0) if self.first_seq is None else range(self.first_seq, self.first_seq + self.count)
+
+
+def _nothing() -> None:
+    """All was known."""
+
+
+class UnitOfWork:
+    """One transaction's working set. Time is read once, when it has its turn."""
+
+    def __init__(
+        self,
+        *,
+        link: Link,
+        clock: Clock,
+        policy: Policy,
+        limits: LaneLimits,
+        remembered: Remembered | None = None,
+        made: set[Key] | None = None,
+        precheck: ClaimPrecheck | None = None,
+    ) -> None:
+        self.link = link
+        self.clock = clock
+        self.policy = policy
+        self.limits = limits
+        self._time: tuple[float, float] | None = None
+        self._decider: Decider | None = None
+        self._first: dict[tuple[float, bool], Status] = {}
+        self.remembered = remembered
+        self.ledger = Ledger(link, set() if made is None else made, None if remembered is None else remembered.counters)
+        self.places: set[bytes] = set()
+        """Destinations that a task has left."""
+        self.lanes: dict[str, set[str] | None] = {}
+        """Instances whose queue has changed, with the kinds of takers it changed for; None: its room has."""
+        self.requests: dict[tuple[str, str], Request | None] = {}
+        """Requests by (principal, request id) as far as they were looked for; None: there is none."""
+        self.filled: dict[tuple[str, str], tuple[int, int]] = {}
+        """The first number and the count of tasks that requests with uploads got in this transaction."""
+        self.ready_in: dict[str, int] = {}
+        """How many tasks are ready in a lane, as far as that is known."""
+        self.sessions: dict[str, tuple[Session, bool] | None] = {}
+        """Sessions by id as far as they were looked for and not changed since, and whether they are alive."""
+        self.uploads: dict[str, Row | None] = {}
+        """Rows of uploads by id as far as they were looked for and not changed since."""
+        self.sessions_ended: list[str] = []
+        self.claimable = False
+        self.risen: set[int] = set()
+        """Tasks that have become ready and are not claimed yet."""
+        self.precheck = precheck
+        self.position = 0
+        """How far the database has come with this transaction; 0: no task was moved, or the log counts."""
+        self.writes = 0
+        """Counts what has been changed: a command that raises must not have moved it."""
+        self._cache = None if remembered is None else remembered.tasks
+        self._entries: dict[int, Entry] = {}
+        self._fresh: list[Entry] = []
+        """Those that are not stored yet."""
+        self._deferred: tuple[dict[Bulk, list[Row]], dict[Bulk, list[Row]]] = ({}, {})
+        self._changes: list[TaskChange] = []
+        self._journal = Journal(link=link, now=lambda: self.now)
+        self._occupied: dict[bytes, bool] = {}
+        self._paused: frozenset[str] | None = None if remembered is None else remembered.paused
+        self._last_seq: int | None = None if remembered is None else remembered.last_seq
+        self._first_seq = self._last_seq or 0
+
+    @property
+    def now(self) -> float:
+        return (self._time or self._read_clock())[0]
+
+    @property
+    def ticks(self) -> float:
+        return (self._time or self._read_clock())[1]
+
+    def _read_clock(self) -> tuple[float, float]:
+        if self._time is None:
+            # The clock may be the database's, which tells the time when it gives the turn.
+            self.link.settle()
+            self._time = (self.clock.now(), self.clock.ticks())
+        return self._time
+
+    # Reading ------------------------------------------------------------------------------------------------------
+
+    @property
+    def remembers(self) -> bool:
+        """Tasks that were written lately cost no question."""
+        return self._cache is not None
+
+    def load(self, seqs: Iterable[int]) -> list[Entry]:
+        """The entries of these tasks, in the order of acceptance; those that do not exist are left out."""
+        wanted = sorted(set(seqs))
+        self.ask_for(wanted)()
+        return [self._entries[seq] for seq in wanted if seq in self._entries]
+
+    def ask_for(self, seqs: Iterable[int]) -> Callable[[], None]:
+        """Ask for these tasks; they are in the working set once what comes back is called."""
+        missing = [seq for seq in sorted(set(seqs)) if seq not in self._entries and not self._recall(seq)]
+        found = self.link.ask_among(_LOAD, missing)
+        return lambda: self.adopt(found.rows())
+
+    def adopt(self, rows: Iterable[Row]) -> None:
+        """Take rows of `task_columns` into the working set, those that are not there."""
+        for row in rows:
+            task = task_of(row)
+            if task.order.seq not in self._entries:
+                self._entries[task.order.seq] = Entry(task, stored=True)
+
+    def _recall(self, seq: int) -> bool:
+        """Take the entry from what earlier transactions left, if it is there."""
+        entry = None if self._cache is None else self._cache.get(seq)
+        if entry is None:
+            return False
+        self._entries[seq] = entry
+        return True
+
+    def entry(self, task_id: str) -> Entry | None:
+        """The task of this id."""
+        seq = seq_of(task_id)
+        if seq is None:
+            return None
+        found = self._entries.get(seq)
+        if found is None:
+            loaded = self.load((seq,))
+            found = loaded[0] if loaded else None
+        return found if found is not None and found.order.id == task_id else None
+
+    def entries(self) -> Iterable[Entry]:
+        """The whole working set."""
+        return self._entries.values()
+
+    def fresh(self) -> Sequence[Entry]:
+        """New tasks that the database does not know yet, in the order of acceptance: whoever asks it for tasks looks at
+        these too."""
+        return self._fresh
+
+    def look_at(self, places: Iterable[bytes]) -> Callable[[], None]:
+        """Ask in one statement which of these destinations live tasks have; known once what comes back is called.
+
+        At the start of a transaction only: each of those has a head then, which it may lose in between.
+        """
+        wanted = sorted(set(places))
+        found = self.link.ask_among(_HEADED, wanted)
+
+        def take() -> None:
+            taken = {bytes(row[0]) for row in found.rows()}
+            self._occupied.update((place, place in taken) for place in wanted)
+
+        return take
+
+    def occupied(self, place: bytes) -> bool:
+        """Whether a live task has the destination."""
+        known = self._occupied.get(place)
+        if known is None:
+            known = self._occupied[place] = self.link.row(_OCCUPIED, place=place) is not None
+        return known
+
+    @property
+    def paused(self) -> frozenset[str]:
+        """Queues of which nothing starts."""
+        if self._paused is None:
+            self.ask_paused()()
+        return self._paused or frozenset()
+
+    def is_paused(self, queue: str) -> bool:
+        """Nothing of the queue starts."""
+        return queue in self.paused
+
+    def ask_paused(self) -> Callable[[], None]:
+        """Ask which queues are paused, unless that is known."""
+        if self._paused is not None:
+            return _nothing
+        found = self.link.ask(_PAUSED)
+
+        def take() -> None:
+            self._paused = frozenset(row[0] for row in found.rows())
+
+        return take
+
+    def forget_paused(self) -> None:
+        self._paused = None
+
+    # Deciding -----------------------------------------------------------------------------------------------------
+
+    def new_seq(self) -> int:
+        """The next in the order of acceptance."""
+        if self._last_seq is None:
+            self.ask_last_seq()()
+        if self._last_seq is None:
+            raise BatchConflict("the row of the sequence is gone")
+        self._last_seq += 1
+        return self._last_seq
+
+    def ask_last_seq(self) -> Callable[[], None]:
+        """Ask for the last one that was given, unless that is known."""
+        if self._last_seq is not None:
+            return _nothing
+        found = self.link.ask(_LAST_SEQ)
+
+        def take() -> None:
+            for row in found.rows():
+                self._last_seq = self._first_seq = row[0]
+
+        return take
+
+    def skip_tasks(self, by: int, *, least: int) -> int:
+        """Leave out numbers, up to the next multiple of `by` and up to `least`; answers the last one that was given."""
+        last = self.new_seq() - 1
+        self._last_seq = max((last // by + 1) * by, least)
+        return last
+
+    def random_bits(self) -> int:
+        """80 random bits."""
+        return int(self.clock.jitter() * (1 << 40)) << 40 | int(self.clock.jitter() * (1 << 40))
+
+    def first_status(self, *, not_before: float, free: bool) -> Status:
+        """Where a task begins: `not_before` in seconds from now; `free`: no live task has its destination.
+
+        Tasks that begin alike share it: what follows from it is decided and written down once.
+        """
+        found = self._first.get((not_before, free))
+        if found is None:
+            found = self._first[not_before, free] = first_status(now=self.now, not_before=not_before, free=free)
+        return found
+
+    def add(self, order: Submission, status: Status) -> Entry:
+        """A new task."""
+        self.writes += 1
+        entry = self._entries[order.seq] = Entry(Task(order, status), stored=False)
+        self._fresh.append(entry)
+        if entry.place is not None:
+            self._occupied[entry.place] = True
+        if status.state is State.QUEUED:
+            self._queue_changed(entry, alone=status.alone)
+        self.ledger.step(entry.counts, None, status)
+        self._journal.made(order)
+        self._record(entry, None)
+        return entry
+
+    def apply(self, entry: Entry, event: Event) -> Decision:
+        """What the event does to the task. The only place where a status changes."""
+        decider = self._decider
+        if decider is None:
+            decider = self._decider = Decider(now=self.now, policy=self.policy, draw=self.clock.jitter)
+        decision = decider.decide(entry, event)
+        verdict = decision.verdict
+        if verdict is Verdict.UNCHANGED or verdict is Verdict.STALE:
+            return decision
+        self.writes += 1
+        before, after = entry.status, decision.status
+        order = entry.order
+        entry.become(after)
+        self._journal.decided(order, event, decision)
+        self.ledger.step(entry.counts, before, after)
+        self._note_room(entry, before, after)
+        if after.state.terminal and not before.state.terminal:
+            self._journal.ended(order, after)
+            if entry.place is not None:
+                self.places.add(entry.place)
+        if verdict is Verdict.CHANGED:
+            self._record(entry, (before.session_id, before.attempt) if before.session_id else None)
+        return decision
+
+    def _note_room(self, entry: Entry, before: Status, after: Status) -> None:
+        if before.session_id and not after.session_id:
+            self.lanes[entry.lane] = None
+            # Its target may have been full; whether it was is not worth a read.
+            self.claimable = True
+        if before.state is State.QUEUED and after.state is not State.RUNNING:
+            self._queue_changed(entry, alone=before.alone)
+        if after.state is State.QUEUED and before.state is not State.QUEUED:
+            self._queue_changed(entry, alone=after.alone)
+        if after.state is State.SETTLING and not after.session_id:
+            self.claimable = True
+
+    def _queue_changed(self, entry: Entry, *, alone: bool) -> None:
+        """It has come into its instance's queue, or left it."""
+        if not entry.lane:
+            self.risen.add(entry.order.seq)
+            return
+        takers = self.lanes.setdefault(entry.lane, set())
+        if takers is not None:
+            takers.add(taker_of(entry.order.kind, alone=alone))
+
+    def _record(self, entry: Entry, holder: tuple[str, int] | None) -> None:
+        self._changes.append(TaskChange(entry.task, holder))
+        self._journal.record(entry.order, entry.status)
+
+    # Writing ------------------------------------------------------------------------------------------------------
+
+    def write(self, what: Statement, **parameters: Any) -> None:
+        """Change rows of other tables, before anything else is asked."""
+        self.writes += 1
+        self.link.tell(what, **parameters)
+
+    def change(self, what: Statement, **parameters: Any) -> int:
+        """Change rows of other tables and wait for how many it were."""
+        self.writes += 1
+        return self.link.run(what, **parameters)
+
+    def defer(self, what: Bulk, row: Row, *, late: bool = False) -> None:
+        """Write a row with the next `flush`, together with others of its kind; `late`: behind the others."""
+        self.writes += 1
+        self._deferred[late].setdefault(what, []).append(row)
+
+    def move(self, key: Key, by: int) -> None:
+        """Move a counter."""
+        self.writes += 1
+        self.ledger.move(key, by)
+
+    def flush(self) -> None:
+        """Write what has changed so far, counters excepted."""
+        # First, because they may leave destinations that new ones take.
+        self.flush_stored()
+        if self._fresh:
+            write_new(self.link, self._fresh, self.is_paused)
+            for entry in self._fresh:
+                entry.is_written()
+            self._fresh = []
+        for rows in self._deferred:
+            for what, each in rows.items():
+                self.link.write(what, each)
+            rows.clear()
+        self._journal.flush()
+
+    def flush_stored(self) -> None:
+        """Write the tasks that the database knows, so that it can be asked for them. New ones are written once, when it
+        is known what the transaction makes of them: one that is claimed at once is never written as a queued one."""
+        changed = [entry for entry in self._entries.values() if entry.changed and entry.stored is not None]
+        if changed:
+            write_changed(self.link, changed, self.is_paused)
+            for entry in changed:
+                entry.is_written()
+
+    def finish(self) -> None:
+        """Write the rest, at the end."""
+        self.flush()
+        if self._last_seq is not None and self._last_seq != self._first_seq:
+            self.link.tell(_SET_LAST_SEQ, last=self._last_seq)
+        if self._changes and self.link.dialect.exclusive:
+            self.ledger.ask((POSITION,))()
+            self.ledger.move(POSITION, 1)
+            self.position = self.ledger.value(POSITION)
+        self.ledger.flush()
+
+    def reread(self) -> None:
+        """Take over what a statement has changed behind the back of the working set, which is flushed."""
+        if self._cache is not None:
+            self._cache.clear()
+        for row in self.link.among(_LOAD, sorted(self._entries)):
+            task = task_of(row)
+            entry = self._entries[task.order.seq]
+            entry.become(task.status)
+            entry.is_written()
+
+    def committed(self) -> None:
+        """The transaction is: what it knows of tasks holds for the next one."""
+        remembered = self.remembered
+        if remembered is not None:
+            remembered.tasks.committed(self._entries.values())
+            remembered.paused, remembered.last_seq = self._paused, self._last_seq
+            self.ledger.committed()
+            remembered.committed()
+
+    def changes(self) -> Changes:
+        """What to tell the engine after the commit."""
+        return Changes(
+            tasks=tuple(self._changes),
+            claimable=self.claimable or bool(self.risen),
+            debts=self._journal.owes,
+            sessions_ended=tuple(self.sessions_ended),
+        )

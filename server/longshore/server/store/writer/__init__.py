@@ -1,0 +1,1 @@
+"""The writer thread commits waiting commands in groups, each group in one transaction."""

@@ -1,0 +1,120 @@
+"""What a batch will need to know, asked before anything is decided: where the database is far, in one round trip."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from longshore.server.model.task import FilePush
+from longshore.server.store import commands
+from longshore.server.store.commands import Command
+from longshore.server.store.handlers import sessions as fleet
+from longshore.server.store.handlers import uploads
+from longshore.server.store.handlers.requests import counted, look_for_requests
+from longshore.server.store.tables.ids import seq_of
+from longshore.server.store.tables.rows import lane_of_work, place_of
+from longshore.server.store.transaction.counters import LANE_RUNNING, SPOOL, Key
+from longshore.server.store.transaction.unit import UnitOfWork
+
+
+class _Names:
+    """Everything that a batch names."""
+
+    def __init__(self) -> None:
+        self.tasks: set[int] = set()
+        self.requests: list[tuple[str, str]] = []
+        self.places: list[bytes] = []
+        self.counters: set[Key] = set()
+        self.sessions: set[str] = set()
+        self.uploads: set[str] = set()
+        self._rooms: set[tuple[str, str, bool]] = set()
+        self.makes = False
+        """Tasks are made."""
+
+    def task(self, task_id: str) -> None:
+        seq = seq_of(task_id)
+        if seq is not None:
+            self.tasks.add(seq)
+
+    def plans(self, plans: Iterable[commands.TaskPlan]) -> None:
+        self.makes = True
+        for plan in plans:
+            if isinstance(plan.work, FilePush):
+                self.places.append(place_of(plan.work.destination))
+            if lane := lane_of_work(plan.work):
+                self.counters.add((LANE_RUNNING, lane))
+
+    def _room(self, bounds: commands.Bounds, queue: str, principal: str) -> None:
+        """What many submissions look at is the same."""
+        key = (queue, principal, bounds.caller_tasks is None)
+        if key not in self._rooms:
+            self._rooms.add(key)
+            self.counters.update(counted(bounds, queue=queue, principal=principal))
+
+    def see(self, command: Command[Any]) -> None:
+        match command:
+            case commands.SubmitTasks():
+                self.requests.append((command.principal, command.request_id))
+                self.plans(command.plans)
+                for plan in command.plans:
+                    self._room(command.bounds, plan.queue, command.principal)
+                if command.payload is not None and command.bounds.spool_bytes is not None:
+                    self.counters.add(SPOOL)
+            case commands.FileReports():
+                self.sessions.add(command.session_id)
+                for task_id, _ in command.reports:
+                    self.task(task_id)
+            case commands.BeginAttempts():
+                self.sessions.add(command.session_id)
+                for task_id, _ in command.attempts:
+                    self.task(task_id)
+            case commands.RequestGrants():
+                self.sessions.add(command.session_id)
+                for task_id, _ in command.requests:
+                    self.task(task_id)
+            case commands.ClaimTasks():
+                self.sessions.update(offer.session_id for offer in command.offers)
+            case commands.CancelTask() | commands.SettleTask():
+                self.task(command.task_id)
+            case commands.RetryTask():
+                self.task(command.task_id)
+                self.makes = True
+                self.requests.append((command.principal, command.request_id))
+            case commands.OpenUpload():
+                self.requests.append((command.principal, command.request_id))
+                self.counters.update(counted(command.bounds, queue=command.queue, principal=command.principal))
+                self.counters.update(uploads.counted(command.bounds, principal=command.principal))
+            case commands.Checkpoint():
+                self.uploads.add(command.upload_id)
+            case commands.FinishUpload():
+                self.uploads.add(command.upload_id)
+                self.plans(command.plans)
+            case _:
+                pass
+
+
+def prefetch(unit: UnitOfWork, batch: Sequence[Command[Any]]) -> None:
+    """Everything that the batch names, in one question for each kind. Whatever is not foreseen is asked later."""
+    names = _Names()
+    for command in batch:
+        names.see(command)
+    taking: list[Callable[[], object]] = []
+    if names.tasks:
+        taking.append(unit.ask_for(names.tasks))
+    if names.requests:
+        taking.append(look_for_requests(unit, names.requests))
+    if names.places:
+        taking.append(unit.look_at(names.places))
+    if names.counters:
+        taking.append(unit.ledger.ask(names.counters))
+    sessions = [each for each in names.sessions if fleet.known_session(unit, each) is None]
+    if sessions:
+        taking.append(fleet.look_for_sessions(unit, sessions))
+    if names.uploads:
+        taking.append(uploads.look_for(unit, names.uploads))
+    if names.makes:
+        taking.append(unit.ask_last_seq())
+    if names.makes or names.tasks:
+        taking.append(unit.ask_paused())
+    for take in taking:
+        take()

@@ -1,0 +1,135 @@
+"""What commands cost on PostgreSQL, counted: turns, round trips, statements. How long these take is the machine's."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Iterator
+from typing import Any, NamedTuple
+
+import pytest
+
+from longshore.server.model.values import Outcome
+from longshore.server.store.commands import ClaimTasks
+from longshore.server.store.postgres.dialect import PostgresDialect
+from longshore.server.store.postgres.link import PostgresLink
+from longshore.server.store.protocol import Changes
+from longshore.server.store.transaction.commit_log import CommitLog
+from longshore.server.store.transaction.limits import LaneLimits
+from tests.conformance.store.test_store_tasks import submit
+from tests.support.stores.postgres import Cluster, opened_postgres
+from tests.support.stores.store import Fleet, ManualClock, plan, push
+
+LIMITS = LaneLimits(instance=200, target=200)
+
+
+class Cost(NamedTuple):
+    turns: int
+    round_trips: int
+    statements: int
+
+
+@pytest.fixture
+def url(postgres: Cluster) -> Iterator[str]:
+    with postgres.database() as url:
+        yield url
+
+
+@pytest.fixture
+async def fleet(url: str, clock: ManualClock) -> AsyncIterator[Fleet]:
+    """A store that has done each of these things before, and a session."""
+    async with opened_postgres(url, clock, limits=LIMITS) as store:
+        fleet = Fleet(store, clock)
+        await fleet.session()
+        await fleet.submit(plan(push("/before")))
+        taken = await fleet.claim_one()
+        await fleet.grant(taken)
+        await fleet.report(taken, Outcome.OK)
+        yield fleet
+        await fleet.whole()
+
+
+def link_of(fleet: Fleet) -> PostgresLink:
+    link = fleet.store._writer._link
+    assert isinstance(link, PostgresLink)
+    return link
+
+
+async def cost(fleet: Fleet, what: Awaitable[Any]) -> Cost:
+    link = link_of(fleet)
+    before = Cost(link.turns, link.round_trips, link.statements)
+    await what
+    assert link_of(fleet) is link
+    return Cost(
+        *(now - then for now, then in zip((link.turns, link.round_trips, link.statements), before, strict=True))
+    )
+
+
+async def test_a_task_by_itself_costs_few_round_trips(fleet: Fleet) -> None:
+    submitted = await cost(fleet, fleet.submit(plan(push("/a"))))
+    assert submitted.turns == 1
+    assert submitted.round_trips <= 3
+    assert submitted.statements <= 19
+    assert (await cost(fleet, fleet.submit(plan(push("/b"))))) == submitted
+    taken: list[Any] = []
+
+    async def claim() -> None:
+        taken.extend(await fleet.claim(room=1))
+
+    claimed = await cost(fleet, claim())
+    assert len(taken) == 1
+    assert claimed.turns == 1
+    assert claimed.round_trips <= 4
+    assert claimed.statements <= 16
+    granted = await cost(fleet, fleet.grant(taken[0]))
+    assert granted.turns == 1
+    assert granted.round_trips <= 2
+    assert granted.statements <= 12
+    reported = await cost(fleet, fleet.report(taken[0], Outcome.OK))
+    assert reported.turns == 1
+    assert reported.round_trips <= 4
+    assert reported.statements <= 18
+
+
+async def test_a_hundred_submissions_at_once_cost_what_one_does(fleet: Fleet) -> None:
+    one = await cost(fleet, fleet.submit(plan(push("/a"))))
+    before = len(fleet.changes)
+    commands = [submit(plans=(plan(push(f"/{n}", instance=f"i{n}")),), request_id=f"at-once-{n}") for n in range(100)]
+    hundred = await cost(fleet, fleet.together(*commands))
+    assert len(fleet.changes) == before + 1, "one commit"
+    assert len(fleet.changes[-1].tasks) == 100
+    assert hundred.turns == 1
+    assert hundred.round_trips == one.round_trips
+    assert hundred.statements <= one.statements + 2
+    claimed = await cost(fleet, fleet.claim(room=100))
+    assert claimed.round_trips <= 4
+
+
+async def test_who_claimed_in_vain_looks_without_a_turn_until_there_is_something(fleet: Fleet) -> None:
+    assert await fleet.claim(room=1) == []
+    assert await cost(fleet, fleet.claim(room=1)) == (0, 1, 3)
+    (task,) = await fleet.submit(plan(push("/a")))
+    assert [one.id for one in await fleet.claim(room=1)] == [task.id]
+
+
+async def test_what_is_claimed_in_its_own_commit_calls_nobody(fleet: Fleet) -> None:
+    offer = ClaimTasks(offers=(fleet.offer(),))
+    ((made,), claims) = await fleet.together(submit(plans=(plan(push("/a")),), request_id="r"), offer)
+    assert [task.id for _, task in claims.taken] == [made.id]
+    assert not fleet.changes[-1].claimable
+
+
+async def test_hearing_of_others_costs_two_statements_and_of_nothing_one(fleet: Fleet, url: str) -> None:
+    heard: list[Changes] = []
+    log = CommitLog(server="another", tell=heard.append)
+    link = PostgresDialect(url).link()
+    try:
+        log.begin(link)
+        for number in range(5):
+            await fleet.submit(plan(push(f"/{number}")))
+        before = link.statements
+        log.catch_up(link)
+        assert len(heard) == 5
+        assert link.statements - before == 2
+        log.catch_up(link)
+        assert link.statements - before == 3
+    finally:
+        link.close()

@@ -1,0 +1,148 @@
+"""P3: nobody keeps the others out of what all of them share, and a caller that is alone may use all of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from longshore.server.model.errors import (
+    CallerShare,
+    OverLimit,
+    PayloadTooLarge,
+    QueueFull,
+    SpoolFull,
+    TooManyUploads,
+)
+from longshore.server.model.task import Upload
+from longshore.server.store.commands import Bounds, Checkpoint
+from longshore.server.store.transaction import shares
+from tests.conformance.conftest import OpenStore
+from tests.support.stores.store import Fleet, ManualClock, plan, push
+
+FOUR = Bounds(uploads=4)
+
+
+async def opened(fleet: Fleet, principal: str, request_id: str, *, connect: bool = True, **more: Any) -> Upload:
+    more = {"bounds": FOUR, "reserve": 0} | more
+    return await fleet.open_upload(principal=principal, request_id=request_id, connect=connect, **more)
+
+
+async def refused(kind: type[OverLimit], coroutine: Any) -> OverLimit:
+    with pytest.raises(kind) as caught:
+        await coroutine
+    assert "ry later" in caught.value.message
+    return caught.value
+
+
+async def test_one_caller_alone_has_every_place(fleet: Fleet) -> None:
+    for number in range(4):
+        await opened(fleet, "alice", f"r{number}", connect=False)
+    await refused(TooManyUploads, opened(fleet, "alice", "r4", connect=False))
+
+
+async def test_places_that_nobody_sends_on_are_given_to_those_who_have_less(fleet: Fleet) -> None:
+    idle = [await opened(fleet, "alice", f"a{number}", connect=False, reserve=10) for number in range(4)]
+    for number in range(2):
+        await opened(fleet, "bob", f"b{number}")
+    # Half is what a caller gets of what others hold; the rest of the places is of those who hold nothing.
+    await refused(TooManyUploads, opened(fleet, "bob", "b2"))
+    await opened(fleet, "carol", "c0")
+    # What was reserved stays, and the upload is sent after all, as long as there is a place.
+    kept = await fleet.store.upload("alice", "a0")
+    assert kept is not None
+    assert (kept.id, kept.reserved) == (idle[0].id, 10)
+    again = await opened(fleet, "alice", "a0")
+    assert (again.id, again.connection) == (idle[0].id, 1)
+    error = await refused(TooManyUploads, opened(fleet, "alice", "a1"))
+    assert "stays" in error.message
+    # Places of connections that died are given up too, and durable bytes are not.
+    fleet.clock.advance(shares.SENT + 1)
+    resumed = await opened(fleet, "alice", "a0")
+    assert resumed.connection == 2
+    await opened(fleet, "dave", "d0")
+
+
+async def test_a_checkpoint_is_a_sign_of_life_that_keeps_the_place(fleet: Fleet) -> None:
+    sent = [await opened(fleet, "alice", f"a{number}") for number in range(4)]
+    for _ in range(3):
+        fleet.clock.advance(shares.SENT - 1)
+        for each in sent:
+            await fleet.run(
+                Checkpoint(
+                    upload_id=each.id, connection=each.connection, offset=None, crc32c=0, reserve=0, bounds=Bounds()
+                )
+            )
+        await refused(TooManyUploads, opened(fleet, "bob", "b0"))
+
+
+async def test_while_others_ask_a_caller_gets_no_more_than_half(fleet: Fleet) -> None:
+    sent = [await opened(fleet, "alice", f"a{number}") for number in range(4)]
+    await refused(TooManyUploads, opened(fleet, "bob", "b0"))
+    await fleet.finish(sent[0])
+    error = await refused(CallerShare, opened(fleet, "alice", "a4"))
+    assert "'alice' holds 3 of 4 places for uploads" in error.message
+    await opened(fleet, "bob", "b0")
+    # Nobody waits any more after a while, and then one may have everything again.
+    await fleet.finish(sent[1])
+    fleet.clock.advance(shares.WAITING)
+    await opened(fleet, "alice", "a5")
+
+
+async def test_a_full_queue_is_shared_when_it_empties(fleet: Fleet) -> None:
+    bounds = Bounds(queue_tasks=4)
+    made = [(await fleet.submit(plan(push(f"/a{n}")), bounds=bounds))[0] for n in range(4)]
+    error = await refused(QueueFull, fleet.submit(plan(push("/b")), principal="bob", bounds=bounds))
+    assert "'bob' has 0" in error.message
+    await fleet.cancel(made[0])
+    error = await refused(CallerShare, fleet.submit(plan(push("/a4")), bounds=bounds))
+    assert "holds 3 of 4 places in the queue 'default'" in error.message
+    assert await fleet.submit(plan(push("/b")), principal="bob", bounds=bounds)
+    # Another queue is another matter, and so is a caller with a share of its own.
+    assert await fleet.submit(plan(push("/q"), queue="other"), bounds=bounds)
+    await fleet.cancel(made[1])
+    assert await fleet.submit(plan(push("/a5")), bounds=Bounds(queue_tasks=4, caller_tasks=100))
+
+
+async def test_a_caller_that_holds_much_does_not_count_as_waiting(fleet: Fleet) -> None:
+    bounds = Bounds(queue_tasks=4)
+    made = [(await fleet.submit(plan(push(f"/a{n}")), bounds=bounds))[0] for n in range(4)]
+    await refused(QueueFull, fleet.submit(plan(push("/a4")), bounds=bounds))
+    await fleet.cancel(made[0])
+    assert await fleet.submit(plan(push("/a4")), bounds=bounds)
+
+
+async def test_a_full_spool_is_shared_when_room_arises(fleet: Fleet) -> None:
+    bounds = Bounds(spool_bytes=100)
+    big = await opened(fleet, "alice", "a0", reserve=60, size=60, bounds=bounds)
+    await opened(fleet, "alice", "a1", reserve=40, size=40, bounds=bounds)
+    await refused(SpoolFull, opened(fleet, "bob", "b0", reserve=50, size=50, bounds=bounds))
+    await fleet.reject(big)
+    await refused(CallerShare, opened(fleet, "alice", "a2", reserve=30, size=30, bounds=bounds))
+    await opened(fleet, "bob", "b0", reserve=50, size=50, bounds=bounds)
+
+
+async def test_a_file_larger_than_the_spool_is_refused_for_good(fleet: Fleet) -> None:
+    bounds = Bounds(spool_bytes=100)
+    await opened(fleet, "alice", "whole", reserve=100, size=100, bounds=bounds)
+    with pytest.raises(PayloadTooLarge, match="--spool-limit"):
+        await opened(fleet, "alice", "large", reserve=101, size=101, bounds=bounds)
+    unknown = await fleet.open_upload(principal="bob", request_id="grows", reserve=0)
+    with pytest.raises(PayloadTooLarge):
+        await fleet.run(
+            Checkpoint(upload_id=unknown.id, connection=1, offset=101, crc32c=0, reserve=128, bounds=bounds)
+        )
+
+
+async def test_servers_that_share_a_database_agree(open_store: OpenStore, clock: ManualClock) -> None:
+    async with open_store(clock) as one:
+        fleet = Fleet(one, clock)
+        sent = [await opened(fleet, "alice", f"a{number}") for number in range(4)]
+        await refused(TooManyUploads, opened(fleet, "bob", "b0"))
+        await fleet.finish(sent[0])
+    # The next process of the database knows who waits.
+    async with open_store(clock) as other:
+        fleet = Fleet(other, clock)
+        await refused(CallerShare, opened(fleet, "alice", "a4", upload_id="next"))
+        await opened(fleet, "bob", "b0", upload_id="bobs")
+        await fleet.whole()

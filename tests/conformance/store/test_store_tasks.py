@@ -1,0 +1,531 @@
+"""Submitting, cancelling, retrying, settling by hand, pausing; lists and histories."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from longshore.server.model.errors import (
+    CallerShare,
+    NotFound,
+    NotRetryable,
+    NotSettling,
+    PayloadGone,
+    QueueFull,
+    QueueNotFound,
+    RequestIdReused,
+    RevisionMismatch,
+    Superseded,
+)
+from longshore.server.model.task import AnyValue, Failure, Job, Task
+from longshore.server.model.values import Outcome, Settlement, State, WaitReason
+from longshore.server.store.commands import (
+    Bounds,
+    CancelTask,
+    DoomPayloads,
+    PauseQueue,
+    PurgeTasks,
+    RetryTask,
+    SettleTask,
+    SubmitTasks,
+)
+from longshore.server.store.protocol import TaskFilter
+from tests.conformance.conftest import OpenStore
+from tests.support.stores.store import Fleet, ManualClock, job, plan, push
+
+
+def submit(**more: Any) -> SubmitTasks:
+    values: dict[str, Any] = {"principal": "alice", "request_id": "r", "fingerprint": "same", "plans": (plan(),)}
+    return SubmitTasks(**(values | more))
+
+
+def retry(task: Task, **more: Any) -> RetryTask:
+    values: dict[str, Any] = {
+        "principal": "alice",
+        "creator": "alice",
+        "task_id": task.id,
+        "request_id": "again",
+        "force": False,
+        "expected_revision": None,
+        "bounds": Bounds(),
+    }
+    return RetryTask(**(values | more))
+
+
+async def failed(fleet: Fleet, *, path: str = "/etc/motd") -> Task:
+    """A task with a payload that a worker could not deliver."""
+    await fleet.session()
+    await fleet.upload(plan(push(path)))
+    task = await fleet.claim_one()
+    assert await fleet.report(task, Outcome.PERMANENT, error=Failure("NO_SPACE", "no space left"))
+    return await fleet.now(task)
+
+
+# Submitting -----------------------------------------------------------------------------------------------------------
+
+
+async def test_every_field_comes_back_as_it_was_given(fleet: Fleet) -> None:
+    given = plan(
+        push("/a b/ü", "web-1", project="shop", mode=0, uid=1000, gid=1001, create_parents=True, read_back=True),
+        queue="nightly",
+        priority=-7,
+        labels={"b": "2", "a": "1"},
+        expire_after=50.0,
+        run_timeout=7.5,
+        stall_timeout=3.25,
+        attempt_limit=9,
+    )
+    first, second = await fleet.submit(given, plan(job(target="default", instance="web1")))
+    order = (await fleet.now(first)).order
+    assert order == first.order
+    assert (order.work, order.kind, order.queue, order.priority) == (given.work, "file_push", "nightly", -7)
+    assert dict(order.labels) == {"a": "1", "b": "2"}
+    assert (order.run_timeout, order.stall_timeout, order.attempt_limit) == (7.5, 3.25, 9)
+    assert (order.created_at, order.expires_at) == (fleet.clock.now(), fleet.clock.now() + 50.0)
+    assert (await fleet.now(second)).order.work == job(target="default", instance="web1")
+
+
+async def test_where_a_task_begins(fleet: Fleet) -> None:
+    head, behind, later = await fleet.submit(plan(), plan(), plan(push("/b"), not_before=60.0))
+    assert (head.status.state, head.status.head) == (State.QUEUED, True)
+    assert (behind.status.state, behind.status.head) == (State.BLOCKED, False)
+    assert behind.status.wait_reason is WaitReason.EARLIER_TASK
+    assert (later.status.state, later.status.head, later.status.wait_reason, later.status.due_at) == (
+        State.SCHEDULED,
+        True,
+        WaitReason.NOT_BEFORE,
+        fleet.clock.now() + 60.0,
+    )
+
+
+async def test_the_same_request_gives_the_same_tasks(fleet: Fleet, clock: ManualClock) -> None:
+    first = await fleet.run(submit(plans=(plan(), plan(push("/b")))))
+    once, twice = await fleet.together(submit(), submit(bounds=Bounds(queue_tasks=0)))
+    assert once == twice == first
+    with pytest.raises(RequestIdReused):
+        await fleet.run(submit(fingerprint="other"))
+    await fleet.open_upload(request_id="upload")
+    with pytest.raises(RequestIdReused):
+        await fleet.run(submit(request_id="upload"))
+    assert (await fleet.run(submit(principal="bob")))[0].id != first[0].id
+
+
+async def test_the_same_request_twice_in_one_group_gives_the_same_tasks(fleet: Fleet) -> None:
+    once, twice, other = await fleet.together(submit(), submit(), submit(fingerprint="other"))
+    assert once == twice
+    assert isinstance(other, RequestIdReused)
+    assert len(await fleet.store.list_tasks(TaskFilter(), before=None, limit=9)) == 1
+
+
+async def test_the_same_request_after_a_restart(open_store: OpenStore, clock: ManualClock) -> None:
+    async with open_store(clock) as store:
+        first = await store.run(submit())
+    async with open_store(clock) as store:
+        assert await store.run(submit()) == first
+
+
+async def test_bounds_hold_after_a_restart_that_began_with_a_cancel(open_store: OpenStore, clock: ManualClock) -> None:
+    """The first transaction moves sums that it has not read; what is remembered of them must be what is stored (P3)."""
+    async with open_store(clock) as store:
+        first, _ = await Fleet(store, clock).submit(plan(), plan())
+    async with open_store(clock) as store:
+        fleet = Fleet(store, clock)
+        await fleet.cancel(first)
+        for bounds, error in ((Bounds(queue_tasks=1), QueueFull), (Bounds(caller_tasks=1), CallerShare)):
+            with pytest.raises(error):
+                await fleet.submit(plan(push("/more")), request_id="one too many", bounds=bounds)
+        await fleet.submit(plan(push("/more")), request_id="the last one", bounds=Bounds(queue_tasks=2, caller_tasks=2))
+        await fleet.whole()
+
+
+async def test_bounds_of_submits(fleet: Fleet) -> None:
+    await fleet.run(submit(bounds=Bounds(queue_tasks=1, caller_tasks=1)))
+    for bounds, error in ((Bounds(queue_tasks=1), QueueFull), (Bounds(caller_tasks=1), CallerShare)):
+        with pytest.raises(error):
+            await fleet.run(submit(request_id="s", bounds=bounds))
+    await fleet.run(submit(principal="bob", request_id="s", bounds=Bounds(queue_tasks=2, caller_tasks=1)))
+
+
+async def test_ended_tasks_make_room(fleet: Fleet) -> None:
+    (task,) = await fleet.run(submit(bounds=Bounds(queue_tasks=1, caller_tasks=1)))
+    await fleet.cancel(task)
+    await fleet.run(submit(request_id="s", bounds=Bounds(queue_tasks=1, caller_tasks=1)))
+
+
+async def test_a_kept_payload_can_be_used_again_by_its_own(fleet: Fleet) -> None:
+    upload = await fleet.upload()
+    assert upload.payload is not None
+    more = await fleet.run(submit(payload_id=upload.payload.id, plans=(plan(push("/b")),)))
+    assert more[0].order.payload == upload.payload
+    with pytest.raises(PayloadGone):
+        await fleet.run(submit(principal="bob", payload_id=upload.payload.id))
+    assert await fleet.run(submit(principal="bob", payload_id=upload.payload.id, any_creator=True))
+    with pytest.raises(PayloadGone):
+        await fleet.run(submit(request_id="s", payload_id="unknown"))
+
+
+async def test_a_doomed_payload_makes_no_tasks(fleet: Fleet) -> None:
+    upload = await fleet.upload()
+    await fleet.session()
+    await fleet.deliver(await fleet.claim_one())
+    assert upload.payload is not None
+    assert await fleet.run(DoomPayloads()) == (upload.payload.id,)
+    with pytest.raises(PayloadGone):
+        await fleet.run(submit(payload_id=upload.payload.id))
+
+
+# Cancelling -----------------------------------------------------------------------------------------------------------
+
+
+async def test_cancel_before_a_worker_has_it(fleet: Fleet) -> None:
+    head, behind, later = await fleet.submit(plan(), plan(), plan(push("/b"), not_before=60.0))
+    for task in (behind, later, head):
+        ended = await fleet.cancel(task)
+        assert (ended.status.state, ended.status.cancel_requested, ended.status.cancel_reason) == (
+            State.CANCELLED,
+            True,
+            "enough",
+        )
+        assert ended.status.finished_at == fleet.clock.now()
+        assert ended == await fleet.now(task)
+
+
+async def test_cancel_tells_who_holds_the_task(fleet: Fleet) -> None:
+    await fleet.session()
+    await fleet.submit()
+    task = await fleet.claim_one()
+    cancelled = await fleet.cancel(task)
+    assert cancelled.status.state is State.CANCELLING
+    assert fleet.changes[-1].tasks[-1].holder == ("session-1", 1)
+    again = await fleet.cancel(task)
+    assert again == cancelled, "a second cancel changes nothing"
+    assert await fleet.report(task, Outcome.STOPPED)
+    assert await fleet.state(task) is State.CANCELLED
+
+
+async def test_cancel_of_a_finished_task_answers_with_it(fleet: Fleet) -> None:
+    task = await failed(fleet)
+    assert await fleet.cancel(task) == task
+
+
+async def test_cancel_is_refused(fleet: Fleet) -> None:
+    (task,) = await fleet.submit()
+    for command in (
+        CancelTask(task_id=task.id, creator="bob", reason=""),
+        CancelTask(task_id="0" * 26, creator=None, reason=""),
+        CancelTask(task_id="nonsense", creator=None, reason=""),
+        CancelTask(task_id=task.id[:-1] + ("0" if task.id[-1] != "0" else "1"), creator=None, reason=""),
+    ):
+        with pytest.raises(NotFound):
+            await fleet.run(command)
+    with pytest.raises(RevisionMismatch):
+        await fleet.run(CancelTask(task_id=task.id, creator="alice", reason="", expected_revision=2))
+    assert await fleet.now(task) == task
+    done = await fleet.run(CancelTask(task_id=task.id, creator="alice", reason="", expected_revision=1))
+    assert done.status.state is State.CANCELLED
+
+
+# Retrying -------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_retry_is_a_new_task_at_the_end(fleet: Fleet) -> None:
+    old = await failed(fleet)
+    (other,) = await fleet.submit(plan())
+    fleet.clock.advance(100)
+    new = await fleet.run(retry(old))
+    assert new.id != old.id
+    assert (new.order.retry_of, new.order.work, new.order.payload) == (old.id, old.order.work, old.order.payload)
+    assert (new.status.state, new.status.attempt, new.order.created_at) == (State.BLOCKED, 0, fleet.clock.now())
+    assert new.order.expires_at - new.order.created_at == old.order.expires_at - old.order.created_at
+    await fleet.cancel(other)
+    assert await fleet.state(new) is State.QUEUED
+    assert await fleet.run(retry(old)) == await fleet.now(new), "the same id gives the same task"
+    assert (await fleet.run(retry(old, request_id="third"))).id != new.id
+
+
+async def test_retry_is_refused(fleet: Fleet) -> None:
+    old = await failed(fleet)
+    (live,) = await fleet.submit(plan(push("/live")))
+    for command, error in (
+        (retry(old, creator="bob"), NotFound),
+        (retry(old, task_id="0" * 26), NotFound),
+        (retry(live), NotRetryable),
+        (retry(old, expected_revision=1), RevisionMismatch),
+        (retry(old, request_id=live.order.request_id), RequestIdReused),
+        (retry(old, bounds=Bounds(queue_tasks=1)), QueueFull),
+        (retry(old, bounds=Bounds(caller_tasks=1)), CallerShare),
+    ):
+        with pytest.raises(error):
+            await fleet.run(command)
+
+
+async def test_a_retry_for_somebody_stays_theirs(fleet: Fleet) -> None:
+    old = await failed(fleet)
+    for_alice = retry(old, creator=None, principal="root")
+    new = await fleet.run(for_alice)
+    assert (new.order.creator, new.order.retried_by) == ("alice", "root")
+    assert await fleet.store.task(new.id, creator="alice") == await fleet.now(new)
+    assert await fleet.store.task(new.id, creator="root") is None
+    assert await fleet.run(for_alice) == await fleet.now(new), "the request is root's, and its id gives the same task"
+    other = await fleet.run(retry(old))
+    assert other.id != new.id, "alice may use the same id for a request of hers"
+    assert (other.order.creator, other.order.retried_by) == ("alice", "")
+    with pytest.raises(CallerShare):
+        await fleet.run(replace(for_alice, request_id="third", bounds=Bounds(caller_tasks=2)))
+    await fleet.cancel(new)
+    await fleet.cancel(other)
+    assert await fleet.store.verify_counters() == [], "each end counts for the request that made the task"
+    fleet.clock.advance(8 * 86400)
+    assert await fleet.run(PurgeTasks(age=7 * 86400)) == 3
+
+
+async def test_a_success_is_not_retried(fleet: Fleet) -> None:
+    await fleet.session()
+    await fleet.submit()
+    done = await fleet.deliver(await fleet.claim_one())
+    with pytest.raises(NotRetryable):
+        await fleet.run(retry(done))
+
+
+async def test_a_retry_is_superseded_by_a_later_delivery_unless_forced(fleet: Fleet) -> None:
+    old = await failed(fleet)
+    (later,) = await fleet.submit(plan())
+    await fleet.deliver(await fleet.claim_one())
+    with pytest.raises(Superseded):
+        await fleet.run(retry(old))
+    assert (await fleet.run(retry(old, force=True))).status.state is State.QUEUED
+    elsewhere = await failed(fleet, path="/elsewhere")
+    assert elsewhere.order.seq > later.order.seq
+    assert (await fleet.run(retry(elsewhere, request_id="elsewhere"))).order.retry_of == elsewhere.id
+
+
+async def test_a_retry_needs_the_payload(fleet: Fleet) -> None:
+    old = await failed(fleet)
+    assert old.status.retryable_until is not None
+    fleet.clock.advance(old.status.retryable_until - fleet.clock.now() - 1)
+    assert await fleet.run(DoomPayloads()) == ()
+    fleet.clock.advance(1)
+    assert len(await fleet.run(DoomPayloads())) == 1
+    with pytest.raises(PayloadGone):
+        await fleet.run(retry(old))
+
+
+# Settling by hand -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settlement", "state"),
+    [
+        (Settlement.LANDED, State.SUCCEEDED),
+        (Settlement.REMOVED, State.QUEUED),
+        (Settlement.NEITHER, State.QUEUED),
+    ],
+)
+async def test_an_operator_settles(fleet: Fleet, settlement: Settlement, state: State) -> None:
+    await fleet.session()
+    (task,) = await fleet.submit()
+    with pytest.raises(NotSettling):
+        await fleet.run(SettleTask(task_id=task.id, settlement=settlement))
+    task = await fleet.claim_one()
+    await fleet.grant(task)
+    await fleet.report(task, Outcome.UNKNOWN)
+    assert await fleet.state(task) is State.SETTLING
+    settled = await fleet.run(SettleTask(task_id=task.id, settlement=settlement))
+    assert settled.status.state is state
+    with pytest.raises(NotSettling):
+        await fleet.run(SettleTask(task_id=task.id, settlement=settlement))
+    with pytest.raises(NotFound):
+        await fleet.run(SettleTask(task_id="0" * 26, settlement=settlement))
+
+
+# Pausing --------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_paused_queue_starts_nothing_and_accepts(fleet: Fleet) -> None:
+    await fleet.session()
+    tasks = [*await fleet.submit(plan(push("/before"), queue="q"), plan(job(), queue="q"))]
+    await fleet.run(PauseQueue(queue="q", paused=True))
+    await fleet.run(PauseQueue(queue="q", paused=True))
+    tasks += await fleet.submit(plan(push("/after"), queue="q"), plan(job(), queue="q"))
+    (other,) = await fleet.submit(plan(push("/other")))
+    assert [task.id for task in await fleet.claim(room=9)] == [other.id]
+    assert [queue.paused for queue in (await fleet.store.figures()).queues if queue.queue == "q"] == [True]
+    fleet.changes.clear()
+    await fleet.run(PauseQueue(queue="q", paused=False))
+    assert fleet.changes[-1].claimable
+    assert [task.id for task in await fleet.claim(room=9)] == [task.id for task in tasks]
+
+
+async def test_a_paused_queue_does_not_hold_the_places_of_an_instance(fleet: Fleet) -> None:
+    await fleet.session()
+    await fleet.submit(*(plan(push(f"/paused{number}"), queue="q") for number in range(9)))
+    others = await fleet.submit(*(plan(push(f"/other{number}")) for number in range(2)))
+    await fleet.run(PauseQueue(queue="q", paused=True))
+    assert [task.id for task in await fleet.claim(room=9)] == [task.id for task in others]
+    await fleet.run(PauseQueue(queue="q", paused=False))
+    assert len(await fleet.claim(room=9)) == 2, "two of four places are taken"
+
+
+async def test_only_a_queue_that_is_there_is_paused_unless_it_is_to_be_made(fleet: Fleet) -> None:
+    for paused in (True, False):
+        with pytest.raises(QueueNotFound, match="there are: default"):
+            await fleet.run(PauseQueue(queue="nigthly", paused=paused, create=False))
+        await fleet.run(PauseQueue(queue="default", paused=paused, create=False))
+    assert [row.queue for row in (await fleet.store.figures()).queues] == ["default"]
+    (task,) = await fleet.submit(plan(queue="nightly"))
+    await fleet.run(PauseQueue(queue="nightly", paused=True, create=False))
+    await fleet.cancel(task)
+    await fleet.run(PauseQueue(queue="nightly", paused=False, create=False))
+    await fleet.run(PauseQueue(queue="weekly", paused=True))
+    await fleet.run(PauseQueue(queue="weekly", paused=False, create=False))
+
+
+async def test_what_comes_back_to_a_paused_queue_waits(fleet: Fleet) -> None:
+    await fleet.session()
+    await fleet.submit(plan(queue="q"))
+    task = await fleet.claim_one()
+    await fleet.run(PauseQueue(queue="q", paused=True))
+    await fleet.report(task, Outcome.HANDED_BACK)
+    assert await fleet.state(task) is State.QUEUED
+    assert await fleet.claim() == []
+    await fleet.run(PauseQueue(queue="q", paused=False))
+    assert len(await fleet.claim()) == 1
+
+
+# Lists ----------------------------------------------------------------------------------------------------------------
+
+
+async def test_lists_are_newest_first_in_pages(fleet: Fleet) -> None:
+    tasks = await fleet.submit(*(plan(push(f"/{number}")) for number in range(5)))
+    newest = [task.id for task in reversed(tasks)]
+    page = await fleet.store.list_tasks(TaskFilter(), before=None, limit=2)
+    assert [task.id for task in page] == newest[:2]
+    page = await fleet.store.list_tasks(TaskFilter(), before=page[-1].order.seq, limit=9)
+    assert [task.id for task in page] == newest[2:]
+
+
+async def test_every_filter(fleet: Fleet) -> None:
+    (first,) = await fleet.submit(plan(push(), labels={"app": "shop", "tier": "1"}), request_id="first")
+    fleet.clock.advance(10)
+    (second,) = await fleet.submit(
+        plan(job(target="other", instance="db1"), queue="q", labels={"app": "shop"}),
+        principal="bob",
+        request_id="second",
+    )
+    await fleet.cancel(second)
+    middle = fleet.clock.now() - 5
+    only_first = (
+        TaskFilter(states=frozenset({State.QUEUED, State.BLOCKED})),
+        TaskFilter(kinds=frozenset({"file_push", "none"})),
+        TaskFilter(queue="default"),
+        TaskFilter(target="default"),
+        TaskFilter(instance="web1"),
+        TaskFilter(labels={"app": "shop", "tier": "1"}),
+        TaskFilter(created_before=middle),
+        TaskFilter(request_id="first"),
+        TaskFilter(creator="alice"),
+    )
+    only_second = (
+        TaskFilter(states=frozenset({State.CANCELLED, State.RUNNING})),
+        TaskFilter(kinds=frozenset({"report"})),
+        TaskFilter(queue="q"),
+        TaskFilter(target="other", instance="db1"),
+        TaskFilter(created_after=middle),
+        TaskFilter(request_id="second", creator="bob"),
+    )
+    for where in only_first:
+        assert [task.id for task in await fleet.store.list_tasks(where, before=None, limit=9)] == [first.id], where
+    for where in only_second:
+        assert [task.id for task in await fleet.store.list_tasks(where, before=None, limit=9)] == [second.id], where
+    for where in (
+        TaskFilter(labels={"app": "shop", "tier": "2"}),
+        TaskFilter(request_id="first", creator="bob"),
+        TaskFilter(states=frozenset({State.EXPIRED})),
+    ):
+        assert not await fleet.store.list_tasks(where, before=None, limit=9)
+
+
+async def test_tasks_are_found_by_the_beginning_of_their_id(fleet: Fleet) -> None:
+    tasks = list(reversed(await fleet.submit(*(plan(push(f"/{number}")) for number in range(70)))))
+
+    async def found(prefix: str, *, before: int | None = None, limit: int = 1000, **more: Any) -> list[str]:
+        where = TaskFilter(id_prefix=prefix, **more)
+        return [task.id for task in await fleet.store.list_tasks(where, before=before, limit=limit)]
+
+    for prefix in ("1", "2", "01", "12", "0000000011", "0", tasks[0].id, tasks[0].id.lstrip("0")[:9], "Z", "U", "-"):
+        wanted = [task.id for task in tasks if begins(task.id, prefix)]
+        assert await found(prefix) == wanted, prefix
+        assert await found(prefix, limit=3) == wanted[:3], prefix
+        if len(wanted) > 3:
+            third = next(task.order.seq for task in tasks if task.id == wanted[2])
+            assert await found(prefix, before=third) == wanted[3:], prefix
+    assert len(await found("1")) == 33, "one short number, and thirty-two long ones"
+    assert await found("1", creator="bob") == []
+
+
+def begins(task_id: str, prefix: str) -> bool:
+    """The slow way: with as many zeros as there may be before it; nothing but zeros stand for themselves."""
+    zeros = range(27) if prefix.strip("0") else range(1)
+    return any(task_id.startswith("0" * number + prefix) for number in zeros)
+
+
+async def test_others_tasks_read_as_none(fleet: Fleet) -> None:
+    (task,) = await fleet.submit()
+    assert await fleet.store.task(task.id, creator="alice") == task
+    assert await fleet.store.task(task.id, creator="bob") is None
+    for wrong in ("", "nonsense", "0" * 26, "U" * 26, task.id.lower()):
+        assert await fleet.store.task(wrong) is None
+
+
+async def test_figures(fleet: Fleet) -> None:
+    await fleet.session()
+    await fleet.submit(plan(), plan(), plan(push("/b")), plan(push("/c"), not_before=9.0), plan(job(), queue="q"))
+    started = fleet.clock.now()
+    fleet.clock.advance(5)
+    (running,) = await fleet.submit(plan(push("/first"), priority=50))
+    assert (await fleet.claim_one()).id == running.id
+    figures = await fleet.store.figures()
+    default, other = figures.queues
+    assert (default.queue, default.paused, default.oldest_queued) == ("default", False, started)
+    assert dict(default.live) == {State.QUEUED: 2, State.BLOCKED: 1, State.SCHEDULED: 1, State.RUNNING: 1}
+    assert (other.queue, dict(other.live)) == ("q", {State.QUEUED: 1})
+    (target,) = figures.targets
+    assert (target.target, target.queued, target.running, target.parked, target.debts) == ("default", 2, 1, 0, 0)
+    assert figures.queued_kinds == {"file_push", "report"}
+
+
+async def test_a_page_ends_before_it_has_too_many_bytes_and_the_next_goes_on(fleet: Fleet) -> None:
+    large = AnyValue("t", bytes(1000))
+    made = [(await fleet.submit(plan(Job("report", large), queue="q")))[0] for _ in range(10)]
+    (other,) = await fleet.submit(plan(Job("report", large)))
+    newest_first = [task.id for task in reversed(made)]
+    where, found, before = TaskFilter(queue="q"), [], None
+    for _ in range(10):
+        page = await fleet.store.list_tasks(where, before=before, limit=100, most_bytes=3500)
+        assert 1 <= len(page) <= 3
+        found += [task.id for task in page]
+        before = page[-1].order.seq
+        if not page.more:
+            break
+    assert found == newest_first
+    assert page[-1] == made[0]
+    # One is always there, however large, and what fits is not cut.
+    alone = await fleet.store.list_tasks(TaskFilter(), before=None, limit=100, most_bytes=1)
+    assert ([task.id for task in alone], alone.more) == ([other.id], True)
+    whole = await fleet.store.list_tasks(where, before=None, limit=10, most_bytes=1 << 20)
+    assert (len(whole), whole.more) == (10, False)
+    counted = await fleet.store.list_tasks(where, before=None, limit=9)
+    assert (len(counted), counted.more) == (9, True)
+
+
+async def test_attempts_are_read_from_a_number_on(fleet: Fleet) -> None:
+    await fleet.session()
+    (task,) = await fleet.submit(plan(job()))
+    for _ in range(4):
+        assert await fleet.report(await fleet.claim_one(), Outcome.HANDED_BACK)
+    numbers = [each.number for each in await fleet.store.attempts_after(task.id, number=1, limit=2)]
+    assert numbers == [2, 3]
+    assert [each.number for each in await fleet.store.attempts_after(task.id, number=3, limit=9)] == [4]
+    assert not await fleet.store.attempts_after("nonsense", number=0, limit=9)

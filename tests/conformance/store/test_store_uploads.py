@@ -1,0 +1,296 @@
+"""Uploads in the store: room is taken first, bytes are counted, the same id gives the same tasks (P2, P3, P4, P5)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from longshore.server.model.errors import (
+    CallerShare,
+    QueueFull,
+    RequestIdReused,
+    SpoolFull,
+    TooManyUploads,
+    UploadTakenOver,
+)
+from longshore.server.model.task import Payload, Upload
+from longshore.server.model.values import State, UploadState
+from longshore.server.store.commands import (
+    AbandonIdleUploads,
+    Bounds,
+    Checkpoint,
+    FinishUpload,
+    ForgetUploads,
+    OpenUpload,
+    RejectUpload,
+)
+from tests.conformance.conftest import OpenStore
+from tests.support.stores.store import Fleet, ManualClock, plan, push
+
+
+def opening(**more: Any) -> OpenUpload:
+    values: dict[str, Any] = {
+        "principal": "alice",
+        "fingerprint": "same",
+        "queue": "default",
+        "tasks": 1,
+        "size": None,
+        "sha256": b"",
+        "reserve": 0,
+        "connect": True,
+        "bounds": Bounds(),
+    }
+    return OpenUpload(**(values | more))
+
+
+def checkpoint(upload: Upload, offset: int | None = None, **more: Any) -> Checkpoint:
+    values: dict[str, Any] = {
+        "upload_id": upload.id,
+        "connection": upload.connection,
+        "offset": offset,
+        "crc32c": offset or 0,
+        "reserve": 0,
+        "bounds": Bounds(),
+    }
+    return Checkpoint(**(values | more))
+
+
+def finish(upload: Upload, *, size: int = 10, **more: Any) -> FinishUpload:
+    values: dict[str, Any] = {
+        "upload_id": upload.id,
+        "connection": upload.connection,
+        "payload": Payload(upload.id, size, 7),
+        "plans": (plan(),),
+    }
+    return FinishUpload(**(values | more))
+
+
+async def test_a_new_upload_begins_at_nothing(fleet: Fleet) -> None:
+    upload = await fleet.open_upload(size=100, sha256=b"d" * 32)
+    assert (upload.state, upload.offset, upload.crc32c, upload.connection) == (UploadState.OPEN, 0, 0, 1)
+    assert await fleet.store.upload("alice", upload.request_id) == upload
+    assert await fleet.store.upload("bob", upload.request_id) is None
+
+
+async def test_asking_for_room_connects_nobody(fleet: Fleet) -> None:
+    upload = await fleet.open_upload(connect=False, request_id="r")
+    assert upload.connection == 0
+    fleet.clock.advance(3)
+    assert await fleet.open_upload(connect=False, request_id="r") == upload
+    connected = await fleet.open_upload(connect=True, request_id="r")
+    assert (connected.id, connected.connection, connected.touched_at) == (upload.id, 1, fleet.clock.now())
+
+
+async def test_it_goes_on_from_the_last_checkpoint(fleet: Fleet) -> None:
+    upload = await fleet.open_upload(request_id="r")
+    fleet.clock.advance(1)
+    after = await fleet.run(checkpoint(upload, 60, crc32c=4_000_000_000))
+    assert (after.offset, after.crc32c, after.touched_at) == (60, 4_000_000_000, fleet.clock.now())
+    again = await fleet.open_upload(request_id="r")
+    assert (again.id, again.offset, again.crc32c, again.connection) == (upload.id, 60, 4_000_000_000, 2)
+
+
+async def test_a_touch_is_a_sign_of_life_and_no_more(fleet: Fleet) -> None:
+    upload = await fleet.run(checkpoint(await fleet.open_upload(), 60))
+    fleet.clock.advance(5)
+    touched = await fleet.run(checkpoint(upload, None, crc32c=1, reserve=10_000))
+    assert (touched.offset, touched.crc32c, touched.reserved) == (60, 60, 100)
+    assert touched.touched_at == fleet.clock.now()
+
+
+async def test_an_older_connection_hears_the_truth_when_a_newer_one_has_finished(fleet: Fleet) -> None:
+    old = await fleet.open_upload(request_id="r")
+    new = await fleet.open_upload(request_id="r")
+    done = await fleet.run(finish(new))
+    assert await fleet.run(finish(old)) == done, "the same bytes: its own, as far as it can know"
+    for other in (Payload(old.id, 10, 8), Payload(old.id, 11, 7)):
+        with pytest.raises(RequestIdReused):
+            await fleet.run(finish(old, payload=other))
+    assert await fleet.store.upload("alice", "r") == done
+
+
+async def test_an_older_connection_may_not_write(fleet: Fleet) -> None:
+    old = await fleet.open_upload(request_id="r")
+    await fleet.open_upload(request_id="r")
+    for command in (checkpoint(old, 10), checkpoint(old, None), finish(old)):
+        with pytest.raises(UploadTakenOver):
+            await fleet.run(command)
+    await fleet.run(RejectUpload(upload_id=old.id, connection=old.connection))
+    found = await fleet.store.upload("alice", "r")
+    assert found is not None
+    assert (found.state, found.offset) == (UploadState.OPEN, 0)
+
+
+async def test_the_reservation_grows_with_the_bytes_and_within_the_bound(fleet: Fleet) -> None:
+    upload = await fleet.open_upload(reserve=100)
+    bounds = Bounds(spool_bytes=150)
+    assert (await fleet.run(checkpoint(upload, 80, reserve=150, bounds=bounds))).reserved == 150
+    assert (await fleet.run(checkpoint(upload, 90, reserve=20, bounds=bounds))).reserved == 150
+    with pytest.raises(SpoolFull):
+        await fleet.run(checkpoint(upload, 100, reserve=151, bounds=bounds))
+    found = await fleet.store.upload("alice", upload.request_id)
+    assert found is not None
+    assert found.offset == 90
+    assert (await fleet.store.figures()).spool_bytes == 150
+
+
+async def test_a_finished_upload_has_its_tasks_in_order_and_its_payload(fleet: Fleet) -> None:
+    upload = await fleet.open_upload(tasks=2, reserve=100, request_id="r")
+    plans = (plan(push("/a"), labels={"app": "shop"}), plan(push("/b")))
+    done = await fleet.run(finish(upload, plans=plans, size=40))
+    assert done.state is UploadState.COMPLETE
+    assert [task.order.work for task in done.tasks] == [push("/a"), push("/b")]
+    assert [task.order.seq for task in done.tasks] == sorted(task.order.seq for task in done.tasks)
+    assert [task.id for task in done.tasks] == sorted(task.id for task in done.tasks)
+    for task in done.tasks:
+        assert len(task.id) == 26
+        assert task.order.payload == done.payload == Payload(upload.id, 40, 7)
+        assert (task.order.creator, task.order.request_id, task.status.revision) == ("alice", "r", 1)
+        assert await fleet.now(task) == task
+    assert dict(done.tasks[0].order.labels) == {"app": "shop"}
+    assert await fleet.store.upload("alice", "r") == done
+    assert await fleet.store.tasks_of_payload(upload.id) == list(done.tasks)
+    figures = await fleet.store.figures()
+    assert (figures.spool_bytes, figures.open_uploads) == (40, 0)
+
+
+async def test_finishing_twice_gives_the_same_tasks(fleet: Fleet) -> None:
+    upload = await fleet.open_upload(request_id="r")
+    first = await fleet.run(finish(upload))
+    assert await fleet.run(finish(upload)) == first
+    once, twice = await fleet.together(finish(upload), finish(upload))
+    assert once == twice == first
+    # Over a bound now, and yet it is known.
+    again = await fleet.open_upload(request_id="r", bounds=Bounds(queue_tasks=0, uploads=0, spool_bytes=0))
+    assert again == first
+    assert len(await fleet.store.tasks_of_payload(upload.id)) == 1
+
+
+async def test_finishing_twice_in_one_group_gives_the_same_tasks(fleet: Fleet) -> None:
+    upload = await fleet.open_upload()
+    once, twice = await fleet.together(finish(upload), finish(upload))
+    assert once == twice
+    assert len(once.tasks) == 1
+
+
+async def test_a_finished_upload_takes_no_more(fleet: Fleet) -> None:
+    upload = await fleet.open_upload()
+    await fleet.run(finish(upload))
+    with pytest.raises(UploadTakenOver):
+        await fleet.run(checkpoint(upload, 20))
+    await fleet.run(RejectUpload(upload_id=upload.id, connection=upload.connection))
+    found = await fleet.store.upload("alice", upload.request_id)
+    assert found is not None
+    assert found.state is UploadState.COMPLETE
+
+
+async def test_another_request_under_the_same_id_is_refused(fleet: Fleet) -> None:
+    await fleet.open_upload(request_id="r", fingerprint="one")
+    with pytest.raises(RequestIdReused):
+        await fleet.open_upload(request_id="r", fingerprint="two")
+    await fleet.submit(request_id="s")
+    with pytest.raises(RequestIdReused):
+        await fleet.open_upload(request_id="s", fingerprint="same")
+    # Another principal's ids are its own.
+    assert (await fleet.open_upload(request_id="r", fingerprint="two", principal="bob")).connection == 1
+
+
+async def test_the_same_id_at_once_makes_one_upload(fleet: Fleet) -> None:
+    first, second = await fleet.together(
+        *(opening(upload_id=f"candidate-{number}", request_id="r") for number in (1, 2))
+    )
+    assert (first.id, second.id) == ("candidate-1", "candidate-1")
+    assert (first.connection, second.connection) == (1, 2)
+
+
+async def test_promised_places_count(fleet: Fleet) -> None:
+    await fleet.open_upload(tasks=3)
+    with pytest.raises(QueueFull) as full:
+        await fleet.open_upload(tasks=2, bounds=Bounds(queue_tasks=4))
+    assert full.value.subject == "queue:default"
+    assert full.value.retry_after > 0
+    with pytest.raises(QueueFull):
+        await fleet.submit(plan(), plan(push("/b")), bounds=Bounds(queue_tasks=4))
+    await fleet.submit(plan(), bounds=Bounds(queue_tasks=4))
+    await fleet.open_upload(tasks=2, queue="other", bounds=Bounds(queue_tasks=4))
+
+
+async def test_every_bound_of_uploads_is_kept(fleet: Fleet) -> None:
+    await fleet.open_upload(tasks=2, reserve=100)
+    with pytest.raises(TooManyUploads):
+        await fleet.open_upload(bounds=Bounds(uploads=1))
+    with pytest.raises(CallerShare):
+        await fleet.open_upload(bounds=Bounds(caller_uploads=1))
+    with pytest.raises(CallerShare):
+        await fleet.open_upload(tasks=2, bounds=Bounds(caller_tasks=3))
+    with pytest.raises(SpoolFull):
+        await fleet.open_upload(reserve=1, bounds=Bounds(spool_bytes=100))
+    # Nothing of the refused ones remains, and others have shares of their own.
+    assert (await fleet.store.figures()).open_uploads == 1
+    bounds = Bounds(uploads=2, caller_uploads=1, caller_tasks=3, spool_bytes=200)
+    await fleet.open_upload(principal="bob", tasks=3, reserve=100, bounds=bounds)
+
+
+async def test_a_rejected_upload_frees_its_places_at_once_and_its_bytes_with_its_file(fleet: Fleet) -> None:
+    upload = await fleet.open_upload(tasks=5, reserve=100, request_id="r")
+    await fleet.run(RejectUpload(upload_id=upload.id, connection=upload.connection))
+    assert await fleet.store.upload("alice", "r") is None
+    await fleet.submit(bounds=Bounds(queue_tasks=1))
+    assert (await fleet.store.figures()).spool_bytes == 100
+    assert await fleet.store.known_files([upload.id]) == {upload.id}
+    with pytest.raises(UploadTakenOver):
+        await fleet.run(finish(upload))
+    assert await fleet.run(AbandonIdleUploads(idle=600)) == (upload.id,)
+    assert await fleet.run(AbandonIdleUploads(idle=600)) == (upload.id,), "asked again until it is gone"
+    await fleet.run(ForgetUploads(upload_ids=(upload.id, "unknown")))
+    await fleet.run(ForgetUploads(upload_ids=(upload.id,)))
+    assert (await fleet.store.figures()).spool_bytes == 0
+    assert await fleet.store.known_files([upload.id]) == frozenset()
+
+
+async def test_the_id_of_a_rejected_upload_is_free_again(fleet: Fleet) -> None:
+    upload = await fleet.open_upload(request_id="r", fingerprint="one")
+    await fleet.run(RejectUpload(upload_id=upload.id, connection=upload.connection))
+    again = await fleet.open_upload(request_id="r", fingerprint="two")
+    assert again.id != upload.id
+    assert (await fleet.run(finish(again))).tasks[0].status.state is State.QUEUED
+
+
+async def test_silent_uploads_are_given_up(fleet: Fleet) -> None:
+    silent = await fleet.open_upload()
+    fleet.clock.advance(400)
+    alive = await fleet.open_upload()
+    complete = await fleet.open_upload()
+    await fleet.run(finish(complete))
+    fleet.clock.advance(300)
+    assert await fleet.run(AbandonIdleUploads(idle=600)) == (silent.id,)
+    with pytest.raises(UploadTakenOver):
+        await fleet.run(checkpoint(silent, 10))
+    await fleet.run(checkpoint(alive, 10))
+    await fleet.run(ForgetUploads(upload_ids=(alive.id, complete.id)))
+    assert await fleet.store.known_files([alive.id, complete.id]) == {alive.id, complete.id}
+
+
+async def test_small_payloads_ride_in_the_database(fleet: Fleet) -> None:
+    small = await fleet.upload(inline=b"0123456789")
+    large = await fleet.upload()
+    assert small.payload is not None
+    assert large.payload is not None
+    assert await fleet.store.inline_payload(small.payload.id) == b"0123456789"
+    assert await fleet.store.inline_payload(large.payload.id) is None
+    assert await fleet.store.payload(large.payload.id) == large.payload
+    assert await fleet.store.payload("unknown") is None
+
+
+async def test_uploads_survive_a_restart(open_store: OpenStore, clock: ManualClock) -> None:
+    async with open_store(clock) as store:
+        fleet = Fleet(store, clock)
+        opened = await fleet.run(checkpoint(await fleet.open_upload(request_id="open"), 60))
+        complete = await fleet.upload(request_id="complete")
+    async with open_store(clock) as store:
+        fleet = Fleet(store, clock)
+        assert await store.upload("alice", "open") == opened
+        assert await fleet.open_upload(request_id="complete") == complete
+        assert (await fleet.run(finish(opened))).tasks[0].order.seq > complete.tasks[0].order.seq
+        await fleet.whole()

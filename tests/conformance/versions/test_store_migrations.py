@@ -1,0 +1,150 @@
+"""Opening a data directory or a database of whatever version."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from longshore.server.store.errors import SchemaMismatch
+from longshore.server.store.migrations.run import migrate
+from longshore.server.store.tables.schema import REVISION, metadata, sequence
+from longshore.server.store.tables.schema_version import OURS, check
+from longshore.server.store.transaction import commit_log
+from tests.conformance.conftest import OpenStore
+from tests.support.stores.postgres import shared_cluster
+from tests.support.stores.schemas import leave_at
+from tests.support.stores.store import Fleet, ManualClock
+from tests.support.stores.storekinds import PostgresKind, SQLiteKind, StoreKind
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def new_database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[str], StoreKind]]:
+    """Makes databases with nothing in them."""
+    with ExitStack() as stack:
+
+        def make(name: str) -> StoreKind:
+            if request.param == "sqlite":
+                return SQLiteKind(tmp_path / name)
+            return PostgresKind(stack.enter_context(shared_cluster().empty_database()))
+
+        yield make
+
+
+def test_the_migrations_make_the_schema(new_database: Callable[[str], StoreKind]) -> None:
+    migrated, made = new_database("migrated"), new_database("made")
+    migrate(migrated.dialect().engine)
+    engine = made.dialect().engine
+    metadata.create_all(engine)
+    if engine.dialect.name == "postgresql":
+        commit_log.metadata.create_all(engine)
+    assert migrated.described() == made.described()
+    with migrated.dialect().engine.connect() as connection:
+        assert connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalars().all() == [REVISION]
+        assert sorted(connection.execute(sa.select(sequence.c.name)).scalars()) == ["probe", "tasks"]
+
+
+def test_migrating_twice_changes_nothing(tmp_path: Path) -> None:
+    kind = SQLiteKind(tmp_path / "database")
+    migrate(kind.dialect().engine)
+    before = kind.path.read_bytes()
+    migrate(kind.dialect().engine)
+    assert kind.path.read_bytes() == before
+
+
+async def test_a_newer_schema_is_refused_and_left_alone(
+    open_store: OpenStore, clock: ManualClock, kind: StoreKind
+) -> None:
+    async with open_store(clock) as store:
+        (task,) = await Fleet(store, clock).submit()
+    kind.execute("UPDATE alembic_version SET version_num = '9999'")
+    before = kind.described()
+    with pytest.raises(SchemaMismatch, match=r"9999.*newer version"):
+        async with open_store(clock):
+            pass
+    assert kind.described() == before
+    kind.execute(f"UPDATE alembic_version SET version_num = '{REVISION}'")
+    async with open_store(clock) as store:
+        assert await store.task(task.id) == task
+
+
+def test_a_migration_that_fails_leaves_nothing(
+    new_database: Callable[[str], StoreKind], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_arguments: object, **_more: object) -> None:
+        raise RuntimeError("power cut")
+
+    kind = new_database("database")
+    before = kind.described()
+    monkeypatch.setattr("alembic.op.bulk_insert", broken)
+    with pytest.raises(RuntimeError, match="power cut"):
+        migrate(kind.dialect().engine)
+    assert kind.described() == before
+    monkeypatch.undo()
+    migrate(kind.dialect().engine)
+    assert kind.described() != before
+
+
+# The schemas before and after -----------------------------------------------------------------------------------------
+
+
+def test_the_version_before_is_what_its_migration_made(new_database: Callable[[str], StoreKind]) -> None:
+    made, left = new_database("made"), new_database("left")
+    migrate(made.dialect().engine, to=f"{OURS - 1:04}")
+    migrate(left.dialect().engine)
+    leave_at(left, OURS - 1)
+    assert made.described() == left.described()
+
+
+async def test_a_shared_database_of_the_version_before_is_left_as_it_is_until_migrated(
+    new_database: Callable[[str], StoreKind], clock: ManualClock
+) -> None:
+    kind = new_database("database")
+    migrate(kind.dialect().engine, to=f"{OURS - 1:04}")
+    async with kind.opened(clock) as store:
+        if kind.dialect().exclusive:
+            assert (store.schema.revision, store.schema.has_remarks) == (OURS, True)
+            return
+        assert (store.schema.revision, store.schema.has_remarks) == (OURS - 1, False)
+        await store.look()
+        assert store.schema.revision == OURS - 1
+        assert migrate(kind.dialect().engine) == (OURS - 1, OURS)
+        await store.look()
+        assert (store.schema.revision, store.schema.has_remarks) == (OURS, True)
+
+
+async def test_what_a_running_store_cannot_go_on_with_is_noticed(kind: StoreKind, clock: ManualClock) -> None:
+    async with kind.opened(clock) as store:
+        kind.execute(f"UPDATE alembic_version SET version_num = '{OURS + 1:04}'")
+        await store.look()
+        assert store.schema.revision == OURS + 1
+        kind.execute(f"UPDATE alembic_version SET version_num = '{OURS + 2:04}'")
+        with pytest.raises(SchemaMismatch, match="newer version"):
+            await store.look()
+
+
+@pytest.mark.parametrize(
+    ("revision", "remedy"),
+    [(f"{OURS + 2:04}", "newer version"), ("8765", "newer version"), ("zwei", "database of its own")],
+)
+async def test_a_schema_that_this_version_does_not_know_is_refused(
+    new_database: Callable[[str], StoreKind], clock: ManualClock, revision: str, remedy: str
+) -> None:
+    kind = new_database("database")
+    migrate(kind.dialect().engine)
+    kind.execute(f"UPDATE alembic_version SET version_num = '{revision}'")
+    with pytest.raises(SchemaMismatch, match=f"{revision}.*{remedy}"):
+        async with kind.opened(clock):
+            pass
+    with pytest.raises(SchemaMismatch, match=f"{revision}.*{remedy}"):
+        migrate(kind.dialect().engine)
+
+
+def test_a_schema_older_than_the_one_before_is_not_worked_on() -> None:
+    check(OURS - 1)
+    check(OURS + 1)
+    with pytest.raises(SchemaMismatch, match="longshored migrate"):
+        check(OURS - 2)

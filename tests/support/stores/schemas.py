@@ -1,0 +1,23 @@
+"""Databases with the schemas right before and after this version's."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from longshore.server.store.tables.schema_version import OURS
+from tests.support.stores.storekinds import StoreKind
+
+BROUGHT: Final = ("remarks", "served")
+"""The tables of the newest migration."""
+
+
+def leave_at(kind: StoreKind, revision: int) -> None:
+    """Turn a database with this version's schema into one of the version before, or as the next one may leave it."""
+    if revision < OURS:
+        for table in BROUGHT:
+            kind.execute(f"DROP TABLE {table}")
+    if revision > OURS:
+        kind.execute("ALTER TABLE tasks ADD COLUMN colour TEXT NOT NULL DEFAULT 'grey'")
+        kind.execute("ALTER TABLE uploads ADD COLUMN colour TEXT")
+        kind.execute("CREATE TABLE colours (name TEXT PRIMARY KEY)")
+    kind.execute(f"UPDATE alembic_version SET version_num = '{revision:04}'")

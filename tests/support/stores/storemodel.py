@@ -1,0 +1,280 @@
+"""A second, simple store in memory: what the real one must agree with after every step.
+
+It knows the table (`statetable`), the order at a destination, who holds what, and the limits; it forgets nothing and
+optimises nothing. What chance decides (back-off) it takes over from the real store after checking its bounds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from longshore.server.model.task import Task
+from longshore.server.model.values import State
+from tests.support.stores.statetable import Event, Facts, expected
+
+HELD = (State.RUNNING, State.COMMITTING, State.CANCELLING)
+
+
+@dataclass(slots=True, eq=False)
+class Known:
+    """A task as the model knows it."""
+
+    id: str
+    seq: int
+    place: str
+    kind: str
+    target: str
+    lane: str
+    queue: str
+    priority: int
+    limit: int
+    expires_at: float
+    run_timeout: float
+    payload: str
+    state: State
+    head: bool
+    due_at: float | None = None
+    """For SCHEDULED and SETTLING. None while parked."""
+    revision: int = 1
+    attempt: int = 0
+    holder: str = ""
+    granted: tuple[int, str] | None = None
+    deadline: float | None = None
+    cancelled: bool = False
+    tries: int = 0
+    crashes: int = 0
+    solo_crashes: int = 0
+    alone: bool = False
+    begun: bool = True
+    debts: int = 0
+
+    @property
+    def live(self) -> bool:
+        return not self.state.terminal
+
+    def seen(self) -> tuple[object, ...]:
+        """What is compared."""
+        return (
+            self.state.name,
+            self.head,
+            self.revision,
+            self.attempt,
+            self.holder,
+            self.cancelled,
+            self.tries,
+            self.crashes,
+            self.solo_crashes,
+            self.alone if self.live else None,
+            self.begun if self.state is State.RUNNING else None,
+            self.granted if self.state in (State.COMMITTING, State.SETTLING) else None,
+            self.deadline,
+        )
+
+
+def seen(task: Task) -> tuple[object, ...]:
+    status = task.status
+    grant = status.grant
+    return (
+        status.state.name,
+        status.head,
+        status.revision,
+        status.attempt,
+        status.session_id,
+        status.cancel_requested,
+        status.tries,
+        status.crashes,
+        status.solo_crashes,
+        status.alone if not status.state.terminal else None,
+        status.started_at is not None if status.state is State.RUNNING else None,
+        None if grant is None else (grant.attempt, grant.session_id),
+        status.deadline_ticks,
+    )
+
+
+@dataclass(slots=True, eq=False)
+class Peer:
+    """A session."""
+
+    id: str
+    epoch: int
+    targets: frozenset[str]
+    kinds: dict[str, bool]
+    lease: float
+    alive: bool = True
+    draining: bool = False
+
+    def serves(self, task: Known) -> bool:
+        return task.kind in self.kinds and (not task.target or task.target in self.targets)
+
+    def settles(self, task: Known) -> bool:
+        return self.serves(task) and (task.kind == "file_push" or self.kinds[task.kind])
+
+
+@dataclass(slots=True)
+class Model:
+    """Every task and session, and the clock's two faces."""
+
+    instance_limit: int
+    target_limit: int
+    solo_limit: int
+    cancel_grace: float
+    settle_timeout: float
+    now: float = 0.0
+    ticks: float = 0.0
+    tasks: dict[str, Known] = field(default_factory=dict)
+    peers: dict[str, Peer] = field(default_factory=dict)
+    paused: set[str] = field(default_factory=set)
+
+    def add(self, task: Task, *, not_before: float) -> None:
+        """A new task, born as the real store says it should be: earlier live tasks for its destination come first."""
+        order = task.order
+        place = order.destination.key if order.destination is not None else ""
+        head = not place or not any(other.live for other in self.at(place))
+        state = State.SCHEDULED if not_before else State.QUEUED if head else State.BLOCKED
+        self.tasks[task.id] = Known(
+            id=task.id,
+            seq=order.seq,
+            place=place,
+            kind=order.kind,
+            target=order.target,
+            lane=f"{order.target}/{order.instance}" if order.instance else "",
+            queue=order.queue,
+            priority=order.priority,
+            limit=order.attempt_limit,
+            expires_at=order.expires_at,
+            run_timeout=order.run_timeout,
+            payload=order.payload.id if order.payload else "",
+            state=state,
+            head=head,
+            due_at=self.now + not_before if not_before else None,
+        )
+
+    def at(self, place: str) -> list[Known]:
+        return [task for task in self.tasks.values() if task.place == place]
+
+    def held_by(self, session: str) -> list[Known]:
+        return sorted((task for task in self.tasks.values() if task.holder == session), key=lambda task: task.seq)
+
+    # Events -------------------------------------------------------------------------------------------------------
+
+    def happen(
+        self,
+        task: Known,
+        event: Event,
+        *,
+        crash: bool = True,
+        session: str = "",
+        won: bool = False,
+        begins: bool = False,
+    ) -> bool:
+        """Let `event` happen; answers whether it counted (it was not refused). `begins`: who claims says when it
+        begins."""
+        before = task.state
+        last_crash = task.solo_crashes + (1 if task.alone and task.begun and crash else 0) >= self.solo_limit
+        facts = Facts(
+            state=before,
+            head=task.head,
+            must_commit=task.kind == "file_push",
+            cancelled=task.cancelled,
+            last_try=task.tries + 1 >= task.limit,
+            last_crash=last_crash if event == "lost" else task.solo_crashes >= self.solo_limit,
+            overdue=task.expires_at <= self.now,
+            won=won,
+            begun=task.begun,
+        )
+        after = expected(event, facts)
+        match after:
+            case "x":
+                return False
+            case "-" | "same":
+                return True
+            case "quiet":
+                task.head = True
+                return True
+            case "flag":
+                task.cancelled = True
+                task.revision += 1
+                return True
+            case _:
+                self._enter(task, event, before, after, crash=crash, session=session)
+                if event == "claim":
+                    task.begun = not (begins and task.alone and after is State.RUNNING)
+                elif event in ("begin", "grant"):
+                    task.begun = True
+                return True
+
+    def _enter(self, task: Known, event: Event, before: State, after: State, *, crash: bool, session: str) -> None:
+        task.revision += 1
+        if event == "transient" and before is not State.CANCELLING:
+            task.tries += 1
+        if event == "timed_out" and before is State.RUNNING:
+            task.tries += 1
+        if event == "lost" and crash and before in (State.RUNNING, State.COMMITTING):
+            task.crashes += 1
+            task.solo_crashes += task.alone and task.begun
+            task.alone = True
+        if event == "cancel":
+            task.cancelled = True
+        if event == "head":
+            task.head = True
+        if event == "claim":
+            task.attempt += 1
+            task.holder = session
+            patience = task.run_timeout if after is State.RUNNING else self.settle_timeout
+            task.deadline = self.ticks + patience
+        elif after is State.CANCELLING:
+            task.deadline = self.ticks + self.cancel_grace
+        elif event not in ("begin", "grant"):
+            task.holder = ""
+            task.deadline = None
+        if event == "grant":
+            task.granted = (task.attempt, session)
+        elif after not in (State.SETTLING,):
+            task.granted = None
+        if after.terminal:
+            task.head = False
+        task.due_at = None
+        task.state = after
+
+    def settle_again(self, task: Known) -> None:
+        """Who settled does not know; somebody else will look."""
+        task.revision += 1
+        task.holder = ""
+        task.deadline = None
+
+    def promote(self) -> None:
+        """The earliest live task of each destination is its head."""
+        for place in {task.place for task in self.tasks.values() if task.place}:
+            live = [task for task in self.at(place) if task.live]
+            if live and not any(task.head for task in live):
+                self.happen(min(live, key=lambda task: task.seq), "head")
+
+    # Room ---------------------------------------------------------------------------------------------------------
+
+    def running(self, tasks: Iterable[Known]) -> int:
+        return sum(bool(task.holder) for task in tasks)
+
+    def target_room(self, task: Known) -> int:
+        if not task.target:
+            return 1
+        return self.target_limit - self.running(each for each in self.tasks.values() if each.target == task.target)
+
+    def lane_room(self, task: Known) -> int:
+        if not task.lane:
+            return 1
+        return self.instance_limit - self.running(each for each in self.tasks.values() if each.lane == task.lane)
+
+    def claimable(self, task: Known, peer: Peer, *, idle: bool) -> bool:
+        """Whether this session may take it now."""
+        if task.state is State.SETTLING:
+            due = task.due_at is not None and task.due_at <= self.now
+            return not task.holder and due and peer.settles(task) and self.target_room(task) > 0
+        return (
+            task.state is State.QUEUED
+            and task.queue not in self.paused
+            and peer.serves(task)
+            and self.target_room(task) > 0
+            and self.lane_room(task) > 0
+            and (idle or not task.alone)
+        )

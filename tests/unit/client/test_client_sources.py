@@ -1,0 +1,612 @@
+"""Content of every kind, read to its true end or refused: never cut in silence, never a mixture of two contents."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import http.client
+import io
+import os
+import socket
+import tempfile
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from longshore.client import AsyncClient, Changing, ConfigurationError, SourceError, UploadProgress, push_spec
+from longshore.client.transfer import content as contents
+from longshore.client.transfer import sources
+from tests.support.servers.fakeservice import Cut, FakeServer, FakeService
+
+MIB = 1024 * 1024
+SPEC = push_spec("web/etc/motd")
+CONTENT = os.urandom(9 * MIB + 4321)
+UNTRUE = [Path("/proc/version"), Path("/proc/self/cgroup"), Path("/sys/kernel/mm/transparent_hugepage/enabled")]
+"""Files whose size is told as 0, or as a page."""
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[FakeServer]:
+    async with FakeServer() as server:
+        yield server
+
+
+@pytest.fixture
+def service(server: FakeServer) -> FakeService:
+    return server.service
+
+
+@pytest.fixture
+async def client(server: FakeServer) -> AsyncIterator[AsyncClient]:
+    async with AsyncClient(server=server.address, token="secret", patience=20) as client:
+        yield client
+
+
+@pytest.fixture(autouse=True)
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The directory for temporary files, which has no file with a name at any time."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
+
+
+def stored(service: FakeService) -> bytes:
+    [upload] = service.stored.values()
+    assert upload.complete
+    return bytes(upload.data)
+
+
+def content_of(path: Path) -> bytes:
+    return path.read_bytes()
+
+
+def size_of(path: Path) -> int:
+    return path.stat().st_size
+
+
+def nothing_made(service: FakeService) -> bool:
+    return not any(upload.complete for upload in service.stored.values())
+
+
+# Sizes that are not believed -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", UNTRUE, ids=str)
+@pytest.mark.parametrize("how", ["path", "buffered", "raw", "iterated"])
+async def test_a_file_that_does_not_tell_its_size_is_read_to_its_end(
+    client: AsyncClient, service: FakeService, path: Path, how: str
+) -> None:
+    expected = content_of(path)
+    assert expected
+    assert size_of(path) != len(expected)
+    match how:
+        case "path":
+            await client.upload(path, spec=SPEC)
+        case "buffered":
+            with path.open("rb") as file:
+                await client.upload(file, spec=SPEC)
+        case "raw":
+            with path.open("rb", buffering=0) as file:
+                await client.upload(file, spec=SPEC)
+        case "iterated":
+            with path.open("rb") as file:
+                await client.upload(iter(file), spec=SPEC)
+    assert stored(service) == expected
+
+
+async def test_a_long_procfs_file_survives_a_cut(client: AsyncClient, service: FakeService, tmp_path: Path) -> None:
+    # What procfs gives comes in short reads, each of which once looked like the end.
+    expected = content_of(Path("/proc/self/environ"))
+    service.uploads += [Cut(after=0), None]
+    await client.upload("/proc/self/environ", spec=SPEC)
+    assert stored(service) == expected
+
+
+async def test_from_the_middle_of_a_file_that_does_not_tell_its_size(client: AsyncClient, service: FakeService) -> None:
+    with UNTRUE[0].open("rb") as file:
+        file.read(5)
+        await client.upload(file, spec=SPEC)
+    assert stored(service) == content_of(UNTRUE[0])[5:]
+
+
+class Liar(io.BytesIO):
+    """Says of itself that it ends elsewhere than where it does."""
+
+    def __init__(self, content: bytes, told: int) -> None:
+        super().__init__(content)
+        self._told = told
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return super().seek(self._told) if whence == os.SEEK_END else super().seek(offset, whence)
+
+
+@pytest.mark.parametrize("told", [0, 7, 18, 4096])
+async def test_a_file_object_that_does_not_tell_its_size(client: AsyncClient, service: FakeService, told: int) -> None:
+    file = Liar(b"nineteen bytes long", told)
+    await client.upload(file, spec=SPEC)
+    assert stored(service) == b"nineteen bytes long"
+
+
+async def test_what_has_a_descriptor_of_something_else(
+    client: AsyncClient, service: FakeService, tmp_path: Path
+) -> None:
+    with gzip.open(tmp_path / "packed", "wb") as file:
+        file.write(CONTENT)
+    with gzip.open(tmp_path / "packed", "rb") as file:
+        await client.upload(file, spec=SPEC)
+    assert stored(service) == CONTENT
+
+
+async def test_what_was_written_and_not_flushed_is_sent(
+    client: AsyncClient, service: FakeService, tmp_path: Path
+) -> None:
+    with (tmp_path / "both").open("w+b") as file:
+        file.write(b"written")
+        file.seek(2)
+        await client.upload(file, spec=SPEC)
+    assert stored(service) == b"itten"
+
+
+class Ending:
+    """A file object that wraps an iterator, and lets the iterator's end through."""
+
+    def __init__(self) -> None:
+        self._pieces = iter([b"one", b"two"])
+
+    def read(self, _: int) -> bytes:
+        return next(self._pieces)
+
+
+async def test_a_read_that_raises_stop_iteration_is_refused(client: AsyncClient, service: FakeService) -> None:
+    """No future takes that exception, so the caller waited for ever."""
+    async with asyncio.timeout(20):
+        with pytest.raises(SourceError, match=r"Ending raised StopIteration: return b\"\" at the end"):
+            await client.upload(Ending(), spec=SPEC)  # type: ignore[arg-type]
+    assert nothing_made(service)
+
+
+@contextmanager
+def cut_response() -> Iterator[http.client.HTTPResponse]:
+    """A response whose connection ends 60 bytes before the length that it announced."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer() -> None:
+            peer, _ = listener.accept()
+            with peer:
+                peer.recv(4096)
+                peer.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n" + b"x" * 40)
+
+        answering = threading.Thread(target=answer)
+        answering.start()
+        connection = http.client.HTTPConnection(*listener.getsockname())
+        try:
+            connection.request("GET", "/")
+            yield connection.getresponse()
+        finally:
+            connection.close()
+            answering.join()
+
+
+async def test_an_http_response_that_is_cut_is_refused(client: AsyncClient, service: FakeService) -> None:
+    """Its read() gives no bytes at the cut, as at the end, and raises nothing."""
+    with cut_response() as response, pytest.raises(SourceError, match="60 bytes are missing"):
+        await client.upload(response, spec=SPEC)
+    assert nothing_made(service)
+
+
+async def test_compressed_content_that_is_cut_is_refused(
+    client: AsyncClient, service: FakeService, tmp_path: Path
+) -> None:
+    packed = gzip.compress(CONTENT)[: len(CONTENT) // 2]
+    (tmp_path / "packed").write_bytes(packed)
+    with gzip.open(tmp_path / "packed", "rb") as file, pytest.raises(SourceError, match="end-of-stream marker"):
+        await client.upload(file, spec=SPEC)
+    with gzip.GzipFile(fileobj=io.BytesIO(packed)) as unnamed, pytest.raises(SourceError, match="end-of-stream marker"):
+        await client.upload(unnamed, spec=SPEC)
+    assert nothing_made(service)
+
+
+# What is not there yet is not the end --------------------------------------------------------------------------------
+
+
+def slow_source(kind: str) -> tuple[Any, Callable[[], None]]:
+    """A non-blocking end that has 6 of 19 bytes, and what makes the rest come."""
+    if kind == "socket":
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        file: Any = ours.makefile("rb", buffering=0)
+        ours.close()
+        far = theirs.detach()
+    else:
+        near, far = os.pipe()
+        os.set_blocking(near, False)
+        file = os.fdopen(near, "rb", buffering=0 if kind == "raw" else -1)
+    os.write(far, b"first ")
+
+    def finish() -> None:
+        os.write(far, b"and the rest.")
+        os.close(far)
+
+    return file, finish
+
+
+@pytest.mark.parametrize("kind", ["raw", "buffered", "socket"])
+async def test_a_non_blocking_source_is_waited_for(client: AsyncClient, service: FakeService, kind: str) -> None:
+    file, finish = slow_source(kind)
+    with file:
+        uploading = asyncio.create_task(client.upload(file, spec=SPEC))
+        # It has all there is, and waits for the rest: a None was answered by now.
+        await asyncio.sleep(0.1)
+        assert not uploading.done()
+        finish()
+        await uploading
+    assert stored(service) == b"first and the rest."
+
+
+class Answers(io.RawIOBase):
+    """A file object without a descriptor that gives these, one after the other."""
+
+    def __init__(self, *answers: Any) -> None:
+        self.answers = [*answers]
+
+    def read(self, size: int = -1) -> Any:
+        return self.answers.pop(0) if self.answers else b""
+
+
+async def test_none_that_cannot_be_waited_for_is_refused(client: AsyncClient, service: FakeService) -> None:
+    with pytest.raises(SourceError, match=r"Answers returned None.*make it blocking"):
+        await client.upload(Answers(b"first ", None, b"and the rest."), spec=SPEC)
+    assert service.headers == []
+
+
+class Coroutines:
+    """A file object whose read is a coroutine."""
+
+    def __init__(self, *answers: bytes) -> None:
+        self.answers = [*answers]
+
+    async def read(self, size: int = -1) -> bytes:
+        return self.answers.pop(0) if self.answers else b""
+
+
+async def test_a_read_that_is_a_coroutine(client: AsyncClient, service: FakeService) -> None:
+    await client.upload(Coroutines(b"first ", b"and the rest."), spec=SPEC)  # type: ignore[arg-type]
+    assert stored(service) == b"first and the rest."
+
+
+def given(*pieces: Any) -> Iterator[Any]:
+    yield from pieces
+
+
+async def given_asynchronously(*pieces: Any) -> AsyncIterator[Any]:
+    for piece in pieces:
+        yield piece
+
+
+@pytest.mark.parametrize("giving", [given, given_asynchronously])
+async def test_empty_pieces_are_not_the_end(client: AsyncClient, service: FakeService, giving: Any) -> None:
+    pieces = (
+        b"",
+        b"first ",
+        b"",
+        bytearray(b"and "),
+        b"",
+        memoryview(b"the xrxexsxt.x")[:4],
+        memoryview(b"r.e.s.t..")[::2],
+    )
+    await client.upload(giving(*pieces), spec=SPEC)
+    assert stored(service) == b"first and the rest."
+
+
+@pytest.mark.parametrize("giving", [given, given_asynchronously, Answers])
+@pytest.mark.parametrize(
+    ("piece", "said"),
+    [
+        (None, r"None"),
+        ("text", r"gave a str .*text\.encode\(\)"),
+        ("", r"gave a str"),
+        (5, r"gave a int"),
+        ([b"x"], r"gave a list"),
+        (0, r"gave a int"),
+        (False, r"gave a bool"),
+    ],
+    ids=repr,
+)
+async def test_other_pieces_are_refused_by_their_type(
+    client: AsyncClient, service: FakeService, giving: Any, piece: Any, said: str
+) -> None:
+    with pytest.raises(SourceError, match=said) as caught:
+        await client.upload(giving(b"first ", piece, b"and the rest."), spec=SPEC)
+    assert caught.value.reason == "SOURCE_UNREADABLE"
+    assert service.headers == []
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "a NoneType is no content"),
+        (7, "a int is no content"),
+        ({"a": 1}, "gave a str"),
+        (io.StringIO("text"), "binary mode"),
+        (object(), "a object is no content"),
+        ("a\0b", "null"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+async def test_what_is_no_content_is_refused_by_its_type(
+    client: AsyncClient, service: FakeService, content: Any, said: str
+) -> None:
+    with pytest.raises(SourceError, match=said):
+        await client.upload(content, spec=SPEC)
+    assert service.headers == []
+
+
+async def test_a_text_file_and_a_closed_file_are_refused(
+    client: AsyncClient, service: FakeService, tmp_path: Path
+) -> None:
+    (tmp_path / "motd").write_text("hello")
+    with (tmp_path / "motd").open() as file, pytest.raises(SourceError, match="binary mode"):
+        await client.upload(file, spec=SPEC)  # type: ignore[arg-type]
+    with (tmp_path / "motd").open("rb") as closed:
+        pass
+    with pytest.raises(SourceError, match="closed file"):
+        await client.upload(closed, spec=SPEC)
+    assert service.headers == []
+
+
+async def test_a_silent_pipe_can_be_left(client: AsyncClient, service: FakeService, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    far = os.open(tmp_path / "fifo", os.O_RDWR)
+    try:
+        uploading = asyncio.create_task(client.upload(tmp_path / "fifo", spec=SPEC))
+        await asyncio.sleep(0.1)
+        uploading.cancel()
+        async with asyncio.timeout(5):
+            with pytest.raises(asyncio.CancelledError):
+                await uploading
+    finally:
+        os.close(far)
+
+
+# Files that are written to meanwhile ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    path = tmp_path / "log"
+    path.write_bytes(CONTENT)
+    os.utime(path, (1, 1))
+    return path
+
+
+def appending(path: Path) -> Callable[[UploadProgress], None]:
+    def append(_progress: UploadProgress) -> None:
+        with path.open("ab") as file:
+            file.write(b"more")
+
+    return append
+
+
+def rewriting(path: Path, *, keep_time: bool = False) -> Callable[[UploadProgress], None]:
+    """Writes into what was sent already, so that the file has as many bytes as before."""
+
+    def rewrite(progress: UploadProgress) -> None:
+        if not progress.sent:
+            return
+        with path.open("r+b") as file:
+            file.write(b"other")
+        if keep_time:
+            os.utime(path, ns=(1, before))
+
+    before = path.stat().st_mtime_ns
+    return rewrite
+
+
+@pytest.mark.parametrize("how", ["path", "file"])
+async def test_a_file_that_grows_is_refused_with_what_to_do(
+    client: AsyncClient, service: FakeService, log: Path, how: str
+) -> None:
+    with log.open("rb") as file, pytest.raises(SourceError, match=r"changed while.*--snapshot.*--as-of-now") as caught:
+        await client.upload(log if how == "path" else file, spec=SPEC, progress=appending(log))
+    assert caught.value.reason == "SOURCE_CHANGED"
+    assert nothing_made(service)
+
+
+async def test_a_snapshot_is_of_one_moment(
+    client: AsyncClient, service: FakeService, log: Path, temporary: Path
+) -> None:
+    named: list[str] = []
+
+    def change(progress: UploadProgress) -> None:
+        rewriting(log)(progress)
+        appending(log)(progress)
+        named.extend(each.name for each in temporary.iterdir())
+
+    service.uploads += [Cut(after=5 * MIB, durable=3 * MIB), None]
+    await client.upload(log, spec=SPEC, progress=change, changing="snapshot")
+    assert stored(service) == CONTENT
+    assert content_of(log) != CONTENT
+    assert named == []
+
+
+async def test_a_snapshot_of_what_never_rests_is_refused(
+    client: AsyncClient, service: FakeService, log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = sources.FileSource.read
+
+    def written_to_meanwhile(source: sources.FileSource, offset: int, count: int) -> bytes:
+        data = read(source, offset, count)
+        with log.open("r+b") as file:
+            file.write(os.urandom(8))
+        return data
+
+    monkeypatch.setattr(sources.FileSource, "read", written_to_meanwhile)
+    with pytest.raises(SourceError, match=r"each of the 3 times.*--as-of-now") as caught:
+        await client.upload(log, spec=SPEC, changing=Changing.SNAPSHOT)
+    assert caught.value.reason == "SOURCE_CHANGED"
+    assert service.headers == []
+
+
+async def test_as_of_now_is_cut_at_the_size_of_the_beginning(
+    client: AsyncClient, service: FakeService, log: Path
+) -> None:
+    service.uploads += [Cut(after=5 * MIB, durable=3 * MIB), None]
+    await client.upload(log, spec=SPEC, progress=appending(log), changing="as-of-now")
+    assert stored(service) == CONTENT
+    assert size_of(log) > len(CONTENT)
+
+
+async def test_as_of_now_refuses_a_file_that_does_not_only_grow(
+    client: AsyncClient, service: FakeService, log: Path
+) -> None:
+    with pytest.raises(SourceError, match=r"written to where.*--snapshot"):
+        await client.upload(log, spec=SPEC, progress=rewriting(log), changing="as-of-now")
+    with pytest.raises(SourceError, match="shorter"):
+        await client.upload(log, spec=SPEC, progress=lambda _: os.truncate(log, 10), changing="as-of-now")
+    assert nothing_made(service)
+
+
+async def test_as_of_now_of_what_has_no_size_is_refused(client: AsyncClient, service: FakeService) -> None:
+    for content in (UNTRUE[0], given(b"x")):
+        with pytest.raises(SourceError, match="as-of-now is for regular files"):
+            await client.upload(content, spec=SPEC, changing="as-of-now")
+    with pytest.raises(ConfigurationError, match=r'changing is .*"snapshot"'):
+        await client.upload(b"x", spec=SPEC, changing="copy")  # type: ignore[arg-type]
+    assert service.headers == []
+
+
+async def test_a_change_that_its_time_does_not_tell_is_noticed(
+    client: AsyncClient, service: FakeService, tmp_path: Path
+) -> None:
+    """A file written to a moment before: a second write within the same tick has the same time."""
+    path = tmp_path / "fresh"
+    path.write_bytes(CONTENT)
+    with pytest.raises(SourceError, match="written to where"):
+        await client.upload(path, spec=SPEC, progress=rewriting(path, keep_time=True))
+    assert nothing_made(service)
+
+
+async def test_a_change_whose_time_was_set_back_is_noticed(
+    client: AsyncClient, service: FakeService, log: Path
+) -> None:
+    """As `rsync --inplace --times` leaves a file: other bytes, and the same size and time of its content."""
+    with pytest.raises(SourceError, match="written to where"):
+        await client.upload(log, spec=SPEC, progress=rewriting(log, keep_time=True))
+    assert nothing_made(service)
+    service.stored.clear()
+    await client.upload(log, spec=SPEC, progress=lambda _: log.chmod(0o640))
+    assert stored(service) == content_of(log), "another mode is no other content"
+
+
+async def test_a_large_file_written_a_moment_before_is_not_read_twice(
+    client: AsyncClient, service: FakeService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "READ_AGAIN", MIB)
+    monkeypatch.setattr(contents, "READ_AGAIN", MIB)
+    read: list[int] = []
+    reading = sources.FileSource.read
+
+    def counted(self: sources.FileSource, offset: int, count: int) -> bytes:
+        data = reading(self, offset, count)
+        read.append(len(data))
+        return data
+
+    monkeypatch.setattr(sources.FileSource, "read", counted)
+    path = tmp_path / "fresh"
+    path.write_bytes(CONTENT)
+    await client.upload(path, spec=SPEC, request_id="untouched")
+    assert sum(read) == len(CONTENT)
+    # A tick has passed, so that the time of a change tells it.
+    path.write_bytes(CONTENT)
+    with pytest.raises(SourceError, match="changed while"):
+        await client.upload(path, spec=SPEC, request_id="touched", progress=rewriting(path))
+    assert not service.stored["touched"].complete
+
+
+async def test_a_buffer_that_is_written_to_is_noticed(client: AsyncClient, service: FakeService) -> None:
+    buffer = bytearray(CONTENT)
+
+    def write(_progress: UploadProgress) -> None:
+        buffer[0] ^= 1
+
+    with pytest.raises(SourceError, match="buffer was written to"):
+        await client.upload(buffer, spec=SPEC, progress=write)
+    assert nothing_made(service)
+
+
+@pytest.mark.parametrize("changing", ["refuse", "as-of-now"])
+async def test_a_cut_never_joins_two_contents(
+    client: AsyncClient, service: FakeService, log: Path, changing: Any
+) -> None:
+    """Rewritten between the cut and the resume: what is durable is of the old content, the rest would be of the new."""
+    service.uploads += [Cut(after=5 * MIB, durable=5 * MIB), None]
+
+    def replace_once(progress: UploadProgress) -> None:
+        if progress.problem is not None:
+            stat = log.stat()
+            with log.open("r+b") as file:
+                file.write(os.urandom(stat.st_size))
+            os.utime(log, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+    with pytest.raises(SourceError) as caught:
+        await client.upload(log, spec=SPEC, progress=replace_once, changing=changing)
+    assert caught.value.reason == "SOURCE_CHANGED"
+    assert nothing_made(service)
+
+
+# Names and modes -----------------------------------------------------------------------------------------------------
+
+
+async def test_a_name_that_is_not_utf_8(client: AsyncClient, service: FakeService, tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"caf\xe9")
+    path.write_bytes(b"coffee")
+    with pytest.raises(ConfigurationError, match=r"caf\\xe9 is not UTF-8.*--to web/srv/NAME"):
+        await client.push(path, "web/srv/")
+    assert service.headers == []
+    await client.push(path, "web/srv/cafe")
+    assert stored(service) == b"coffee"
+    path.unlink()
+    with pytest.raises(SourceError, match=r"caf\\xe9: No such file") as caught:
+        await client.push(path, "web/srv/cafe")
+    assert caught.value.message.encode()
+
+
+@pytest.mark.parametrize(
+    ("mode", "sent"), [(0o755, 0o755), (0o600, 0o600), (0o4755, 0o755), (0o1777, 0o777), (0o444, 0o444)]
+)
+async def test_a_file_that_is_new_gets_its_source_s_mode(
+    client: AsyncClient, service: FakeService, tmp_path: Path, mode: int, sent: int
+) -> None:
+    path = tmp_path / "script"
+    path.write_bytes(b"#!/bin/sh\n")
+    path.chmod(mode)
+    await client.push(path, "web/bin/a", "web/bin/b")
+    await client.upload(path, spec=SPEC)
+    await client.upload(path, spec=SPEC, changing="snapshot")
+    for header in service.headers:
+        for push in header.spec.file_push.pushes:
+            assert (push.HasField("mode"), push.mode_if_new) == (False, sent)
+    assert not SPEC.file_push.pushes[0].HasField("mode_if_new")
+
+
+async def test_a_mode_that_is_said_is_left_alone(client: AsyncClient, service: FakeService, tmp_path: Path) -> None:
+    path = tmp_path / "script"
+    path.write_bytes(b"#!/bin/sh\n")
+    path.chmod(0o755)
+    await client.push(path, "web/bin/a", mode="640")
+    await client.push(path, "web/bin/a", mode_if_new=0o600)
+    await client.push(path, "web/bin/a", keep_mode=False)
+    await client.push(path.read_bytes(), "web/bin/a")
+    with path.open("rb") as file:
+        await client.push(file, "web/bin/a")
+    modes = [
+        (push.mode if push.HasField("mode") else None, push.mode_if_new if push.HasField("mode_if_new") else None)
+        for header in service.headers
+        for push in header.spec.file_push.pushes
+    ]
+    assert modes == [(0o640, None), (None, 0o600), (None, None), (None, None), (None, None)]

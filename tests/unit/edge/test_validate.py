@@ -1,0 +1,350 @@
+"""Every field of a request against what the contract says of it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import pytest
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.duration_pb2 import Duration
+from hypothesis import given
+from hypothesis import strategies as st
+
+from longshore.server.edge.messages import fields
+from longshore.server.edge.messages.validate import check_request_id, submit_request, upload_request
+from longshore.server.engine.submissions import Defaults, UploadRequest
+from longshore.server.model.errors import InvalidField
+from longshore.server.model.task import AnyValue, Destination, FilePush, Job
+from longshore.server.model.values import IfExists, WhenAbsent, WhenStopped
+from longshore.v1 import task_pb2 as pb
+from longshore.v1 import task_service_pb2 as service_pb
+
+DEFAULTS = Defaults()
+
+
+def header() -> service_pb.UploadHeader:
+    """The least that is valid."""
+    return service_pb.UploadHeader(
+        request_id="r1",
+        spec=pb.TaskSpec(
+            file_push=pb.FilePushSpec(pushes=[pb.FilePush(destination=pb.Destination(instance="c1", path="/etc/motd"))])
+        ),
+    )
+
+
+def job_header() -> service_pb.UploadHeader:
+    return service_pb.UploadHeader(request_id="r1", spec=pb.TaskSpec(job=pb.JobSpec(kind="resize")))
+
+
+def accepted(message: service_pb.UploadHeader) -> UploadRequest:
+    return upload_request(message, DEFAULTS)
+
+
+def test_the_least_request_gets_the_contracts_defaults() -> None:
+    request = accepted(header())
+    assert request.task.queue == "default"
+    assert request.size is None
+    assert request.sha256 == b""
+    assert request.task.work == (FilePush(Destination("default", "", "c1", "/etc/motd")),)
+    assert (request.task.attempt_limit, request.task.run_timeout, request.task.expire_after) == (None, None, None)
+
+
+def test_everything_that_is_given_arrives() -> None:
+    message = header()
+    message.size = 0
+    message.sha256 = bytes(range(32))
+    message.take_over = True
+    spec = message.spec
+    spec.queue, spec.priority, spec.attempt_limit = "nightly", -100, 100
+    spec.labels["team/a"] = "x"
+    spec.not_before.FromMilliseconds(1500)
+    spec.expire_after.FromSeconds(60)
+    spec.run_timeout.FromSeconds(7)
+    spec.stall_timeout.FromNanoseconds(500)
+    push = spec.file_push.pushes[0]
+    push.mode, push.uid, push.gid, push.create_parents, push.read_back = 0, 0, 5, True, True
+    push.destination.target, push.destination.project = "site-1", "web"
+    push.if_exists, push.when_stopped, push.when_absent = (
+        pb.IF_EXISTS_FAIL, pb.WHEN_STOPPED_WAIT, pb.WHEN_ABSENT_WAIT,
+    )  # fmt: skip
+    request = accepted(message)
+    assert (request.size, request.sha256, request.take_over) == (0, bytes(range(32)), True)
+    task = request.task
+    assert (task.queue, task.priority, task.attempt_limit, task.labels) == ("nightly", -100, 100, {"team/a": "x"})
+    assert (task.not_before, task.expire_after, task.run_timeout, task.stall_timeout) == (1.5, 60.0, 7.0, 5e-7)
+    assert task.work == (
+        FilePush(
+            Destination("site-1", "web", "c1", "/etc/motd"),
+            mode=0,
+            uid=0,
+            gid=5,
+            create_parents=True,
+            if_exists=IfExists.FAIL,
+            when_stopped=WhenStopped.WAIT,
+            when_absent=WhenAbsent.WAIT,
+            read_back=True,
+        ),
+    )
+
+
+def test_a_job_arrives_unopened() -> None:
+    message = job_header()
+    message.spec.job.arguments.CopyFrom(AnyMessage(type_url="type.googleapis.com/team.Resize", value=b"\x08\x01"))
+    message.spec.job.target, message.spec.job.instance = "site-1", "c1"
+    assert accepted(message).task.work == Job(
+        "resize", AnyValue("type.googleapis.com/team.Resize", b"\x08\x01"), "site-1", "c1"
+    )
+
+
+def _push(message: service_pb.UploadHeader) -> pb.FilePush:
+    return message.spec.file_push.pushes[0]
+
+
+def _set(name: str, value: object) -> Callable[[service_pb.UploadHeader], None]:
+    """Set a field by its path below the header, as `spec.queue`."""
+
+    def change(message: service_pb.UploadHeader) -> None:
+        *parents, last = name.replace("pushes[0]", "pushes").split(".")
+        at: object = message
+        for parent in parents:
+            at = getattr(at, parent)
+            if parent == "pushes":
+                at = at[0]  # type: ignore[index]
+        if isinstance(value, Duration):
+            getattr(at, last).CopyFrom(value)
+        else:
+            setattr(at, last, value)
+
+    return change
+
+
+def test_in_place_and_must_not_exist_are_not_both() -> None:
+    message = header()
+    push = _push(message)
+    push.in_place, push.parents_mode = True, 0o700
+    assert isinstance(work := accepted(message).task.work, tuple)
+    assert (work[0].in_place, work[0].parents_mode) == (True, 0o700)
+    push.if_exists = pb.IF_EXISTS_FAIL
+    with pytest.raises(InvalidField, match="in_place"):
+        accepted(message)
+
+
+PUSH = "spec.file_push.pushes[0]"
+PLACE = f"{PUSH}.destination"
+
+WRONG: list[tuple[str, object]] = [
+    ("request_id", "x" * 129),
+    ("request_id", "käse"),
+    ("request_id", "a\nb"),
+    ("size", 2**63),
+    ("sha256", b""),
+    ("sha256", bytes(31)),
+    (f"{PUSH}.parents_mode", 0o1777),
+    ("spec.queue", "Upper"),
+    ("spec.queue", "x" * 64),
+    ("spec.queue", ".."),
+    ("spec.priority", 101),
+    ("spec.priority", -101),
+    ("spec.attempt_limit", 101),
+    ("spec.not_before", Duration(seconds=-1)),
+    ("spec.not_before", Duration(seconds=367 * 86400)),
+    ("spec.not_before", Duration(seconds=1, nanos=-1)),
+    ("spec.not_before", Duration(seconds=1, nanos=1_000_000_000)),
+    ("spec.expire_after", Duration()),
+    ("spec.expire_after", Duration(seconds=-5)),
+    ("spec.expire_after", Duration(seconds=366 * 86400 + 1)),
+    ("spec.run_timeout", Duration()),
+    ("spec.run_timeout", Duration(seconds=7 * 86400 + 1)),
+    ("spec.stall_timeout", Duration()),
+    ("spec.stall_timeout", Duration(seconds=8 * 86400)),
+    (f"{PUSH}.mode", 0o1000),
+    (f"{PUSH}.mode", 0o4755),
+    (f"{PUSH}.uid", 2**32 - 1),
+    (f"{PUSH}.gid", 2**32 - 1),
+    (f"{PUSH}.if_exists", 3),
+    (f"{PUSH}.when_stopped", 9),
+    (f"{PUSH}.when_absent", -1),
+    (f"{PLACE}.target", "a b"),
+    (f"{PLACE}.target", "."),
+    (f"{PLACE}.project", "x" * 64),
+    (f"{PLACE}.project", "a/b"),
+    (f"{PLACE}.project", ".."),
+    (f"{PLACE}.instance", ""),
+    (f"{PLACE}.instance", ".."),
+    (f"{PLACE}.instance", "a/b"),
+    (f"{PLACE}.instance", "x" * 64),
+    (f"{PLACE}.path", ""),
+    (f"{PLACE}.path", "etc/motd"),
+    (f"{PLACE}.path", "/"),
+    (f"{PLACE}.path", "/etc/"),
+    (f"{PLACE}.path", "/etc/."),
+    (f"{PLACE}.path", "/etc/../motd"),
+    (f"{PLACE}.path", "/.."),
+    (f"{PLACE}.path", "/etc/mo\0td"),
+    (f"{PLACE}.path", "/" + "x" * 256),
+    (f"{PLACE}.path", "/" + "é" * 128),
+    (f"{PLACE}.path", "/x" * 2049),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), WRONG, ids=lambda v: str(v)[:30].replace("\n", " "))
+def test_a_wrong_field_is_named_by_its_path(name: str, value: object) -> None:
+    message = header()
+    _set(name, value)(message)
+    with pytest.raises(InvalidField) as caught:
+        accepted(message)
+    assert caught.value.field == f"header.{name}"
+    assert re.search(r"\b(give|at most|leave|unset|no file name)\b", caught.value.message), "what is to be done?"
+
+
+@pytest.mark.parametrize(
+    ("given_path", "kept"),
+    [
+        ("//etc//motd", "/etc/motd"),
+        ("/./etc/././motd", "/etc/motd"),
+        ("/etc/...", "/etc/..."),
+        ("/etc/.hidden", "/etc/.hidden"),
+        ("/" + "x" * 255, "/" + "x" * 255),
+        ("/été\n", "/été\n"),
+    ],
+)
+def test_paths_are_normalised(given_path: str, kept: str) -> None:
+    assert fields.path("p", given_path) == kept
+
+
+@given(st.lists(st.sampled_from(["", ".", "..", "a", "b c", "..."]), max_size=6).map("/".join))
+def test_an_accepted_path_is_absolute_and_leads_nowhere_else(value: str) -> None:
+    try:
+        kept = fields.path("p", value)
+    except InvalidField:
+        return
+    parts = kept.split("/")
+    assert parts[0] == ""
+    assert not {"", ".", ".."} & set(parts[1:])
+    assert fields.path("p", kept) == kept
+
+
+def test_the_same_destination_twice_is_refused_also_when_spelt_differently() -> None:
+    message = header()
+    for path in ("/etc/hosts", "//etc/./motd"):
+        message.spec.file_push.pushes.add().destination.MergeFrom(pb.Destination(instance="c1", path=path))
+    with pytest.raises(InvalidField, match=re.escape("pushes[0]")) as caught:
+        accepted(message)
+    assert caught.value.field == "header.spec.file_push.pushes[2].destination"
+
+
+def test_a_thousand_destinations_and_no_more() -> None:
+    message = header()
+    del message.spec.file_push.pushes[:]
+    with pytest.raises(InvalidField) as caught:
+        accepted(message)
+    assert caught.value.field == "header.spec.file_push.pushes"
+    for number in range(1001):
+        message.spec.file_push.pushes.add().destination.MergeFrom(pb.Destination(instance=f"c{number}", path="/x"))
+    with pytest.raises(InvalidField):
+        accepted(message)
+    del message.spec.file_push.pushes[-1]
+    assert accepted(message).task.tasks == 1000
+
+
+@pytest.mark.parametrize(
+    ("labels", "field"),
+    [
+        ({f"k{n}": "" for n in range(33)}, "header.spec.labels"),
+        ({"": "x"}, "header.spec.labels"),
+        ({"UP": "x"}, "header.spec.labels"),
+        ({"k" * 64: "x"}, "header.spec.labels"),
+        ({"k": "x" * 256}, "header.spec.labels[k]"),
+        ({"k": "\0"}, "header.spec.labels[k]"),
+    ],
+)
+def test_labels_are_few_and_short(labels: dict[str, str], field: str) -> None:
+    message = header()
+    message.spec.labels.update(labels)
+    with pytest.raises(InvalidField) as caught:
+        accepted(message)
+    assert caught.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("clear", "field"),
+    [("spec", "header.spec"), ("work", "header.spec"), ("destination", "header.spec.file_push.pushes[0].destination")],
+)
+def test_what_is_missing_is_said(clear: str, field: str) -> None:
+    message = header()
+    owner = {"spec": message, "work": message.spec, "destination": _push(message)}[clear]
+    owner.ClearField(clear)
+    with pytest.raises(InvalidField) as caught:
+        accepted(message)
+    assert caught.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("spec.job.kind", ""),
+        ("spec.job.kind", "file_push"),
+        ("spec.job.kind", "Resize"),
+        ("spec.job.target", "A"),
+    ],
+)
+def test_a_wrong_job_is_refused(name: str, value: str) -> None:
+    message = job_header()
+    _set(name, value)(message)
+    with pytest.raises(InvalidField) as caught:
+        accepted(message)
+    assert caught.value.field == f"header.{name}"
+
+
+def test_a_job_on_an_instance_names_its_target() -> None:
+    message = job_header()
+    message.spec.job.instance = "c1"
+    with pytest.raises(InvalidField) as caught:
+        accepted(message)
+    assert caught.value.field == "header.spec.job.target"
+
+
+def test_arguments_of_a_job_are_bounded() -> None:
+    message = job_header()
+    message.spec.job.arguments.value = bytes(64 * 1024 - 4)
+    assert message.spec.job.arguments.ByteSize() == 64 * 1024
+    accepted(message)
+    message.spec.job.arguments.value += b"x"
+    with pytest.raises(InvalidField, match="Upload more as a payload"):
+        accepted(message)
+
+
+@pytest.mark.parametrize("expire_after", [None, 3600])
+def test_a_task_that_would_expire_unstarted_is_refused(expire_after: int | None) -> None:
+    message = header()
+    message.spec.not_before.FromSeconds(7 * 86400)
+    if expire_after is not None:
+        message.spec.expire_after.FromSeconds(expire_after)
+    with pytest.raises(InvalidField) as caught:
+        accepted(message)
+    assert caught.value.field == "header.spec.expire_after"
+    message.spec.expire_after.FromSeconds(8 * 86400)
+    accepted(message)
+
+
+def test_without_a_request_id_one_is_made_up() -> None:
+    made = {check_request_id("request_id", "") for _ in range(10)}
+    assert len(made) == 10
+    assert check_request_id("request_id", "mine 1") == "mine 1"
+
+
+def test_a_submission_needs_a_payload_for_files_and_none_for_jobs() -> None:
+    files = service_pb.SubmitTaskRequest(spec=header().spec)
+    with pytest.raises(InvalidField) as caught:
+        submit_request(files, DEFAULTS)
+    assert caught.value.field == "payload_id"
+    files.payload_id = "../x"
+    with pytest.raises(InvalidField):
+        submit_request(files, DEFAULTS)
+    files.payload_id = "a1" * 16
+    assert submit_request(files, DEFAULTS).payload_id == "a1" * 16
+    assert submit_request(service_pb.SubmitTaskRequest(spec=job_header().spec), DEFAULTS).payload_id == ""
+    with pytest.raises(InvalidField) as caught:
+        submit_request(service_pb.SubmitTaskRequest(), DEFAULTS)
+    assert caught.value.field == "spec"

@@ -1,0 +1,147 @@
+"""Certificates: what is wrong with them is said at the start, and at a change the last good ones stay."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from longshore.server.config.settings import SettingsError, TlsFiles
+from longshore.server.process.certificates import Certificates
+from tests.support.servers.certificates import Authority, encrypted, replace
+
+
+@pytest.fixture(scope="module")
+def authority() -> Authority:
+    return Authority()
+
+
+@pytest.fixture
+def files(tmp_path: Path, authority: Authority) -> TlsFiles:
+    certificate, key = authority.server().write(tmp_path, "server")
+    replace(tmp_path / "ca.crt", authority.certificate)
+    return TlsFiles(certificate=certificate, key=key, client_ca=tmp_path / "ca.crt")
+
+
+def test_good_ones_are_taken(files: TlsFiles) -> None:
+    assert Certificates(files).credentials() is not None
+
+
+def broken(files: TlsFiles, authority: Authority) -> dict[str, tuple[Path, bytes | None, str]]:
+    assert files.client_ca is not None
+    other = Authority().server()
+    return {
+        "no certificate": (files.certificate, None, "--tls-cert"),
+        "no key": (files.key, None, "--tls-key"),
+        "no ca": (files.client_ca, None, "--tls-client-ca"),
+        "an empty certificate": (files.certificate, b"", "--tls-cert"),
+        "DER": (files.certificate, b"\x30\x82", "--tls-cert"),
+        "a damaged certificate": (files.certificate, authority.server().certificate[:-90] + b"\n", "--tls-cert"),
+        "a key for a certificate": (files.certificate, files.key.read_bytes(), "--tls-cert"),
+        "a certificate for a key": (files.key, files.certificate.read_bytes(), "--tls-key"),
+        "another's key": (files.key, other.key, "--tls-key"),
+        "an encrypted key": (files.key, encrypted(other).key, "encrypted"),
+        "a ca without certificates": (files.client_ca, b"nothing", "--tls-client-ca"),
+        "an empty ca": (files.client_ca, b"", "--tls-client-ca"),
+    }
+
+
+CASES = [
+    "no certificate", "no key", "no ca", "an empty certificate", "DER", "a damaged certificate",
+    "a key for a certificate", "a certificate for a key", "another's key", "an encrypted key",
+    "a ca without certificates", "an empty ca",
+]  # fmt: skip
+
+
+def spoil(files: TlsFiles, authority: Authority, case: str) -> str:
+    path, content, named = broken(files, authority)[case]
+    if content is None:
+        path.unlink()
+    else:
+        replace(path, content)
+    return named
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_at_the_start_the_option_and_the_file_are_named(files: TlsFiles, authority: Authority, case: str) -> None:
+    named = spoil(files, authority, case)
+    with pytest.raises(SettingsError, match=named) as refused:
+        Certificates(files)
+    assert "PRIVATE" not in str(refused.value)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_at_a_change_the_last_good_ones_stay_and_it_is_said_once(
+    files: TlsFiles, authority: Authority, case: str
+) -> None:
+    certificates = Certificates(files)
+    before = certificates._current
+    named = spoil(files, authority, case)
+    with capture_logs() as logs:
+        certificates.look()
+        certificates.look()
+    assert certificates._current is before
+    assert [(log["event"], named in log["problem"]) for log in logs] == [("certificates_not_reloaded", True)]
+    # And when it is mended, it is taken.
+    authority.server().write(files.certificate.parent, "server")
+    assert files.client_ca is not None
+    replace(files.client_ca, authority.certificate)
+    with capture_logs() as logs:
+        certificates.look()
+    assert certificates._current is not before
+    assert [log["event"] for log in logs] == ["certificates_reloaded"]
+
+
+def test_what_did_not_change_is_not_read_into_a_new_context(files: TlsFiles, authority: Authority) -> None:
+    certificates = Certificates(files)
+    before = certificates._current
+    replace(files.certificate, files.certificate.read_bytes())
+    with capture_logs() as logs:
+        certificates.look()
+    assert (certificates._current is before, logs) == (True, [])
+
+
+def test_between_the_two_files_of_a_pair_the_old_pair_stays(files: TlsFiles, authority: Authority) -> None:
+    certificates = Certificates(files)
+    new = authority.server()
+    before = certificates._current
+    replace(files.certificate, new.certificate)
+    certificates.look()
+    assert certificates._current is before
+    replace(files.key, new.key)
+    certificates.look()
+    assert certificates._current is not before
+
+
+def test_each_listener_is_told_of_a_change(
+    files: TlsFiles, authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetchers: list[Callable[[], object]] = []
+    monkeypatch.setattr("grpc.dynamic_ssl_server_credentials", lambda _first, fetch, **_options: fetchers.append(fetch))
+    certificates = Certificates(files)
+    certificates.credentials()
+    certificates.credentials()
+    assert [fetch() for fetch in fetchers] == [None, None]
+    authority.server().write(files.certificate.parent, "server")
+    certificates.look()
+    for fetch in fetchers:
+        assert fetch() is certificates._current
+        assert fetch() is None
+
+
+def test_what_stands_beside_the_certificates_may_be_in_any_alphabet(files: TlsFiles, authority: Authority) -> None:
+    assert files.client_ca is not None
+    certificates = Certificates(files)
+    for path in (files.client_ca, files.certificate):
+        replace(path, "# Főtanúsítvány: für Läufer\n".encode() + path.read_bytes())
+    with capture_logs() as said:
+        certificates.look()
+    assert [one["event"] for one in said] == ["certificates_reloaded"]
+    assert Certificates(files).credentials() is not None
+    # Nor does binary rubbish end the server.
+    replace(files.client_ca, b"\xff\x00" * 100)
+    with capture_logs() as said:
+        certificates.look()
+    assert [one["event"] for one in said] == ["certificates_not_reloaded"]

@@ -1,0 +1,81 @@
+"""The reference pages say what the code says."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2, status_pb2
+
+from longshore.client.errors import LongshoreError, from_status
+from longshore.client.servers.patience import may_pass
+from longshore.server.edge.status import code_of
+from longshore.server.model import errors, states
+from longshore.server.model.values import State, WaitReason
+from longshore.worker.errors import Reason
+
+DOCS = Path(__file__).parents[3] / "docs"
+
+
+def _rows(page: str) -> dict[str, str]:
+    """First to second column of every table row that begins with an upper-case word."""
+    return dict(re.findall(r"^\| ([A-Z0-9_]+) \| ([^|]+) \|", (DOCS / page).read_text(), re.MULTILINE))
+
+
+def _leaves(base: type[errors.LongshoreError]) -> list[type[errors.LongshoreError]]:
+    subs = base.__subclasses__()
+    own = [base] if "reason" in vars(base) and base is not errors.LongshoreError else []
+    return own + [leaf for sub in subs for leaf in _leaves(sub)]
+
+
+@pytest.mark.parametrize("error", _leaves(errors.LongshoreError), ids=lambda error: error.reason)
+def test_every_reason_of_an_rpc_stands_in_the_reference_with_its_status(error: type[errors.LongshoreError]) -> None:
+    made = error.__new__(error)
+    assert _rows("errors.md").get(error.reason) == code_of(made).name
+
+
+@pytest.mark.parametrize("reason", list(Reason))
+def test_every_reason_of_a_task_stands_in_the_reference(reason: Reason) -> None:
+    assert reason.value in _rows("errors.md")
+
+
+def test_other_languages_are_told_to_repeat_what_the_python_client_repeats() -> None:
+    page = (DOCS / "languages.md").read_text()
+    rows = re.findall(r"^\| ([A-Z_, ]+) \| ([^|]+) \| (yes|no)\b", page, re.MULTILINE)
+    assert len(rows) >= 7
+    for statuses, reasons, answer in rows:
+        for code in (grpc.StatusCode[name.strip()] for name in statuses.split(",")):
+            known = re.findall(r"[A-Z]+_[A-Z_]+", reasons) or (["SOMETHING_ELSE"] if "any" in reasons else [])
+            for reason in [*known, *([""] if "none" in reasons else [])]:
+                assert may_pass(error_of(code, reason)) is (answer == "yes"), (code, reason)
+
+
+def error_of(code: grpc.StatusCode, reason: str) -> LongshoreError:
+    """As a call ends with it; without a reason it comes from the connection."""
+    status = status_pb2.Status(code=code.value[0], message="x")
+    if reason:
+        status.details.add().Pack(error_details_pb2.ErrorInfo(reason=reason, domain="longshore"))
+    return from_status(status)
+
+
+def test_the_state_table_and_its_page_name_the_same_states() -> None:
+    page = (DOCS / "states.md").read_text()
+    assert {state.name for state in State} == set(_rows("states.md"))
+    for failure in (states.CRASHED_TOO_OFTEN, states.UNKNOWN_OUTCOME):
+        assert failure.reason in page
+
+
+def test_every_reason_to_wait_stands_on_the_page_of_the_states() -> None:
+    page = (DOCS / "states.md").read_text()
+    assert [reason.name for reason in WaitReason if reason and reason.name not in page] == []
+
+
+def test_the_readme_names_tests_that_are_there() -> None:
+    tests = DOCS.parent / "tests"
+    named = re.findall(
+        r"`((?:unit|conformance|integration|faults|cli)/[\w.]*)`", (DOCS.parent / "README.md").read_text()
+    )
+    assert named
+    assert [name for name in named if not (tests / name).exists()] == []

@@ -1,0 +1,75 @@
+"""A decision that is shared is the one that each task would have got by itself."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import product
+
+from longshore.server.model.events import Circumstances, Claimed, Event, Policy, Reported
+from longshore.server.model.states import decide
+from longshore.server.model.task import AnyValue, Destination, FilePush, Grant, Job, Status, Submission, Task
+from longshore.server.model.values import DeliveryMethod, Outcome, State
+from longshore.server.store.transaction.decisions import Decider
+from longshore.server.store.transaction.loaded_task import Entry
+
+NOW, POLICY = 1_800_000_000.0, Policy()
+GRANT = Grant(1, "s", "/a/.tmp", DeliveryMethod.SFTP, NOW)
+STATUSES = [
+    Status(revision=3, state=state, head=True, attempt=1, session_id=session, grant=grant)
+    for state, session, grant in product(State, ("", "s"), (None, GRANT))
+]
+JOB, PUSH = Job("report", None), FilePush(Destination("default", "", "web1", "/a"))
+WORKS: tuple[Job | FilePush, ...] = (JOB, PUSH)
+ORDERS = [
+    Submission(
+        seq=7,
+        id="x",
+        creator="alice",
+        request_id="r",
+        kind="report" if work is JOB else "file_push",
+        queue="default",
+        priority=0,
+        labels={},
+        work=work,
+        payload=None,
+        run_timeout=patience,
+        stall_timeout=None,
+        attempt_limit=2,
+        expires_at=NOW + expiry,
+        created_at=NOW,
+    )
+    for work, patience, expiry in zip((*WORKS, *WORKS), (10.0, 10.0, 20.0, 20.0), (1.0, 1.0, 1.0, -1.0), strict=True)
+]
+EVENTS: list[Event] = [
+    Claimed("s", "worker", 5.0),
+    *(
+        Reported(session, attempt, outcome, result=result, method=method, left_temps=left)
+        for session, attempt, outcome, result, method, left in product(
+            ("s",),
+            (1, 2),
+            (Outcome.OK, Outcome.TRANSIENT, Outcome.UNKNOWN),
+            (None, AnyValue("t", b"x")),
+            (DeliveryMethod.UNKNOWN, DeliveryMethod.DIRECTORY),
+            (True, False),
+        )
+    ),
+]
+
+
+def test_a_shared_decision_is_what_each_task_would_get_by_itself() -> None:
+    decider = Decider(now=NOW, policy=POLICY, draw=lambda: 0.25)
+    world = Circumstances(NOW, 0.25, POLICY)
+    for event, status, order in product(EVENTS, STATUSES, ORDERS):
+        task = Task(order, status)
+        for _ in range(2):
+            assert decider.decide(Entry(task, stored=True), event) == decide(task, event, world), (event, task)
+
+
+def test_tasks_that_take_the_same_step_share_what_comes_of_it() -> None:
+    decider = Decider(now=NOW, policy=POLICY, draw=lambda: 0.25)
+    queued = Status(revision=1, state=State.QUEUED, head=True)
+    event = Claimed("s", "worker", 5.0)
+    one, other = (Entry(Task(replace(ORDERS[0], seq=seq), queued), stored=False) for seq in (1, 2))
+    assert decider.decide(one, event).status is decider.decide(other, event).status
+    later = Entry(Task(replace(ORDERS[0], run_timeout=99.0), queued), stored=False)
+    assert decider.decide(later, event).status.deadline_ticks == 104.0

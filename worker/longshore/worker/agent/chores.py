@@ -1,0 +1,146 @@
+"""What a worker does for the server besides attempts: watching instances that tasks wait for, and paying debts.
+
+Each target has two threads of its own for it, so that a daemon that hangs holds up nobody else's, and debts on one
+instance that hangs keep no other instance's tasks asleep.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from functools import partial
+from typing import Final
+
+import structlog
+
+from longshore.v1 import worker_service_pb2 as ws
+from longshore.worker.agent.outbox import Outbox
+from longshore.worker.agent.target_conditions import Conditions
+from longshore.worker.attempts.mailbox import Mailbox
+from longshore.worker.attempts.threads import Threads
+from longshore.worker.errors import AttemptError
+from longshore.worker.file_push.push import remove_temps
+from longshore.worker.targets.base import InstanceChange, InstanceState, Target, Watch
+
+_log: Final = structlog.stdlib.get_logger("longshore.worker")
+
+_Place = tuple[str, str]
+"""Real project and instance."""
+
+
+class Chores:
+    """Belongs to the agent's loop; the work is done in threads and comes back through the mailbox."""
+
+    def __init__(
+        self, targets: Mapping[str, Target], *, conditions: Conditions, mailbox: Mailbox, outbox: Outbox
+    ) -> None:
+        self._targets = targets
+        self._conditions = conditions
+        self._mailbox = mailbox
+        self._outbox = outbox
+        self._threads = {name: Threads(f"longshore-chores-{name}", limit=1) for name in targets}
+        self._payers = {name: Threads(f"longshore-debts-{name}", limit=1) for name in targets}
+        self._paying: set[str] = set()
+        """Debts whose answer is still to come: the server asks again and again."""
+        self._parked: dict[str, dict[_Place, set[str]]] = {}
+        self._watches: dict[str, Watch] = {}
+        """Each entry is touched by its target's thread only."""
+
+    def forget(self) -> None:
+        """A new connection: the server will say again who waits for what. A watch that nobody needs ends by itself."""
+        self._parked.clear()
+        self._conditions.tell()
+
+    def doubt(self, target: str) -> None:
+        """An attempt failed because of this target: ask it how it is."""
+        self._conditions.doubt(target)
+
+    def park(self, parked: ws.ParkedInstances) -> None:
+        """Watch these instances of the target, and look at them once at once: they may be ready already."""
+        target = self._targets.get(parked.target)
+        if target is None:
+            return
+        places: dict[_Place, set[str]] = defaultdict(set)
+        for ref in parked.instances:
+            # The answer names the project as the task did, empty or not.
+            places[ref.project or target.default_project, ref.instance].add(ref.project)
+        known = self._parked.get(parked.target, {})
+        self._parked[parked.target] = dict(places)
+        threads = self._threads[parked.target]
+        threads.run(partial(self._tend, target, wanted=bool(places)))
+        new = [place for place in places if place not in known]
+        if new:
+            threads.run(partial(self._probe, target, new))
+
+    def pay(self, debt: ws.Debt) -> None:
+        """Remove temps; says later whether it could."""
+        target = self._targets.get(debt.instance.target)
+        if target is None:
+            self._outbox.debt(debt.debt_id, paid=False)
+            return
+        if debt.debt_id not in self._paying:
+            self._paying.add(debt.debt_id)
+            self._payers[debt.instance.target].run(partial(self._pay, target, debt))
+
+    def close(self) -> None:
+        """End every watch, without waiting for daemons that hang."""
+        for name, threads in self._threads.items():
+            threads.run(partial(self._tend, self._targets[name], wanted=False))
+            threads.close()
+            self._payers[name].close()
+
+    # -- in the target's thread --------------------------------------------------------------------------------------
+
+    def _tend(self, target: Target, *, wanted: bool) -> None:
+        watch = self._watches.get(target.name)
+        if wanted and watch is None:
+            self._watches[target.name] = target.watch(partial(self._seen, target.name))
+        elif not wanted and watch is not None:
+            del self._watches[target.name]
+            watch.close()
+
+    def _probe(self, target: Target, places: list[_Place]) -> None:
+        for project, instance in places:
+            try:
+                state = target.probe(project, instance)
+            except AttemptError as error:
+                # The watch goes on looking.
+                _log.debug("parked_probe_failed", target=target.name, instance=instance, error=str(error))
+                continue
+            self._seen(target.name, InstanceChange(project, instance, state))
+
+    def _pay(self, target: Target, debt: ws.Debt) -> None:
+        where = debt.instance
+        paid = False
+        try:
+            removed = remove_temps(target, project=where.project, instance=where.instance, temps=tuple(debt.temps))
+            paid = True
+            _log.info("debt_paid", debt=debt.debt_id, target=where.target, instance=where.instance, removed=removed)
+        except AttemptError as error:
+            _log.warning(
+                "debt_unpaid", debt=debt.debt_id, target=where.target, instance=where.instance, error=str(error)
+            )
+        finally:
+            self._mailbox.post(partial(self._paid, debt.debt_id, paid=paid))
+
+    def _seen(self, target: str, change: InstanceChange) -> None:
+        self._mailbox.post(partial(self._tell, target, change))
+
+    # -- in the loop again -------------------------------------------------------------------------------------------
+
+    def _paid(self, debt_id: str, *, paid: bool) -> None:
+        self._paying.discard(debt_id)
+        self._outbox.debt(debt_id, paid=paid)
+
+    def _tell(self, target: str, change: InstanceChange) -> None:
+        places = self._parked.get(target)
+        if not places:
+            # Nobody waits any more. An answer that is on its way to the loop may be the last of many: once is enough.
+            if target not in self._parked:
+                self._parked[target] = {}
+                self._threads[target].run(partial(self._tend, self._targets[target], wanted=False))
+            return
+        if change.state is InstanceState.ABSENT:
+            return
+        for project in places.get((change.project, change.instance), ()):
+            self._outbox.ready(target, project, change.instance, running=change.state is InstanceState.RUNNING)

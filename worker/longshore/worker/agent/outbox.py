@@ -1,0 +1,160 @@
+"""What is to be said on the current connection, put together into as few messages as the stream will take."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Final
+
+from longshore.v1 import task_pb2 as tp
+from longshore.v1 import worker_service_pb2 as ws
+from longshore.worker.attempts.attempt import Key, ref_of
+
+_MESSAGE_BYTES: Final = 1024 * 1024
+"""A message is closed at about this size: results have up to 64 KiB each, and gRPC takes 4 MiB."""
+_MESSAGE_ITEMS: Final = 512
+
+
+class Outbox:
+    """Newest values, never a queue: progress, credits and heartbeats replace what was not sent yet.
+
+    Belongs to the agent's loop. It is emptied when a connection ends; the agent fills it anew from what it keeps.
+    """
+
+    def __init__(self) -> None:
+        self._reports: dict[Key, ws.Report] = {}
+        self._begins: set[Key] = set()
+        self._grants: dict[Key, ws.GrantRequest] = {}
+        self._progress: dict[Key, tuple[int, int]] = {}
+        self._ready: dict[tuple[str, str, str], bool] = {}
+        self._debts: dict[str, bool] = {}
+        self._conditions: dict[str, tp.TaskError | None] = {}
+        self._credits: int | None = None
+        self._heartbeat: int | None = None
+        self._goodbye = False
+        self._filled = asyncio.Event()
+
+    def report(self, key: Key, report: ws.Report) -> None:
+        """An attempt's end. Its progress is not worth a word any more."""
+        self._progress.pop(key, None)
+        self._reports[key] = report
+        self._filled.set()
+
+    def withdraw(self, key: Key) -> None:
+        """Say nothing more of an attempt that is not ours."""
+        self._reports.pop(key, None)
+        self._begins.discard(key)
+        self._grants.pop(key, None)
+        self._progress.pop(key, None)
+
+    def begin(self, key: Key) -> None:
+        """An attempt that is alone, to be started."""
+        self._begins.add(key)
+        self._filled.set()
+
+    def ask(self, key: Key, request: ws.GrantRequest) -> None:
+        """A commit to be granted."""
+        self._grants[key] = request
+        self._filled.set()
+
+    def progress(self, values: Mapping[Key, tuple[int, int]]) -> None:
+        """The newest progress of some attempts."""
+        if values:
+            self._progress.update(values)
+            self._filled.set()
+
+    def ready(self, target: str, project: str, instance: str, *, running: bool) -> None:
+        """An instance that parked tasks wait for."""
+        self._ready[target, project, instance] = running
+        self._filled.set()
+
+    def debt(self, debt_id: str, *, paid: bool) -> None:
+        """What became of a debt."""
+        self._debts[debt_id] = paid
+        self._filled.set()
+
+    def condition(self, target: str, problem: tp.TaskError | None) -> None:
+        """How a target is found: why it cannot be used, None: it can."""
+        self._conditions[target] = problem
+        self._filled.set()
+
+    def credits(self, credits: int) -> None:
+        """How many attempts may be held at once."""
+        self._credits = credits
+        self._filled.set()
+
+    def heartbeat(self, sequence: int) -> None:
+        """Alive."""
+        self._heartbeat = sequence
+        self._filled.set()
+
+    def goodbye(self) -> None:
+        """The last word, behind everything that waits."""
+        self._goodbye = True
+        self._filled.set()
+
+    def clear(self) -> None:
+        """Forget everything: the connection is gone."""
+        self._reports.clear()
+        self._begins.clear()
+        self._grants.clear()
+        self._progress.clear()
+        self._ready.clear()
+        self._debts.clear()
+        self._conditions.clear()
+        self._credits = None
+        self._heartbeat = None
+        self._goodbye = False
+        self._filled.clear()
+
+    async def take(self) -> tuple[ws.WorkRequest, bool]:
+        """The next message, and whether it is the last one. Waits until there is something to say."""
+        await self._filled.wait()
+        # One turn of the loop, so that what ended meanwhile rides in the same message.
+        await asyncio.sleep(0)
+        message = ws.WorkRequest()
+        if self._heartbeat is not None:
+            message.heartbeat.sequence = self._heartbeat
+            self._heartbeat = None
+        if self._credits is not None:
+            message.credits = self._credits
+            self._credits = None
+        for key in self._begins:
+            message.begins.add(attempt=ref_of(key))
+        self._begins.clear()
+        # Grants before reports: a handler waits for each of them.
+        for request in self._grants.values():
+            message.grant_requests.append(request)
+        self._grants.clear()
+        full = self._take_reports(message)
+        for key, (done, total) in self._progress.items():
+            message.progress.add(attempt=ref_of(key), done=done, total=total)
+        self._progress.clear()
+        for (target, project, instance), running in self._ready.items():
+            ref = ws.InstanceRef(target=target, project=project, instance=instance)
+            message.ready.add(instance=ref, running=running)
+        self._ready.clear()
+        for debt_id, paid in self._debts.items():
+            message.debts.add(debt_id=debt_id, paid=paid)
+        self._debts.clear()
+        for target, problem in self._conditions.items():
+            message.targets.add(target=target, problem=problem)
+        self._conditions.clear()
+        last = self._goodbye and not full
+        if last:
+            message.goodbye.SetInParent()
+        if not full:
+            self._filled.clear()
+        return message, last
+
+    def _take_reports(self, message: ws.WorkRequest) -> bool:
+        """Move reports into the message; True when some had to stay."""
+        room = _MESSAGE_BYTES
+        for count, key in enumerate(list(self._reports)):
+            if count == _MESSAGE_ITEMS or room <= 0:
+                return True
+            report = self._reports.pop(key)
+            message.reports.append(report)
+            if report.HasField("result"):
+                room -= report.ByteSize()
+        return False

@@ -1,0 +1,108 @@
+"""Which server the session goes to."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from longshore.client.servers.balance import Balance
+from longshore.client.servers.endpoint import Endpoint
+from longshore.client.servers.names import looked_up
+
+WELCOME: Final = 20.0
+"""Seconds for a server to say welcome: it commits the hello first, and a database may be slow."""
+_FIRST_WELCOME: Final = 5.0
+"""The same before there is a lease, while there are other servers to ask."""
+
+
+class Route:
+    """Goes round the servers, from a random one on: each once, then it is time for a pause."""
+
+    def __init__(self, given: Sequence[Endpoint], *, chance: Callable[[], float] = random.random) -> None:
+        self._given: Final = tuple(given)
+        self._chance: Final = chance
+        self._balance: Final = Balance(given, chance=chance)
+        self._tried: set[Endpoint] = set()
+        self._wanted: Endpoint | None = None
+        self._silences = 0
+        self._lost = False
+
+    @property
+    def several(self) -> bool:
+        """There is another server than the one that is spoken to."""
+        return len(self._balance.known) > 1
+
+    @property
+    def over(self) -> bool:
+        """Every server was tried, and none of them kept us; or there was none to be found."""
+        return self._lost or all(endpoint in self._tried for endpoint in self._balance.known)
+
+    async def next(self) -> Endpoint:
+        """The next server. Raises Unavailable when names cannot be looked up."""
+        if not self._tried or self.over:
+            # Names are looked up once a round.
+            self._tried.clear()
+            self._lost = True
+            self._balance.update(await looked_up(self._given))
+            self._lost = False
+        wanted, self._wanted = self._wanted, None
+        picked = wanted or self._balance.pick(but=self._tried)
+        assert picked is not None, "a round that is over begins anew"
+        return picked
+
+    def want(self, endpoint: Endpoint) -> None:
+        """Go there next."""
+        self._wanted = endpoint
+
+    def ended(self, endpoint: Endpoint, *, stood: bool) -> None:
+        """The connection there is over. `stood`: it was a good one, and what came before it does not count any more."""
+        if stood:
+            self._tried.clear()
+        self._tried.add(endpoint)
+        self._balance.failed(endpoint)
+
+    def moved(self, endpoint: Endpoint) -> None:
+        """The connection there was given up for another one, and was well."""
+        self._tried.clear()
+        self._balance.worked(endpoint)
+
+    def welcomed(self, endpoint: Endpoint) -> None:
+        """The server has taken the session."""
+        self._balance.worked(endpoint)
+
+    def fell_silent(self) -> None:
+        """A connection was given up because heartbeats were not acknowledged."""
+        self._silences += 1
+
+    def spoke(self) -> None:
+        """A connection has had its heartbeats acknowledged for a good while."""
+        self._silences = 0
+
+    def silence(self, lease: float) -> float | None:
+        """Seconds without an acknowledgement after which another server is tried; None: stay.
+
+        Half a lease leaves time to be welcomed elsewhere. When that server is silent too, the trouble is likely to be
+        everybody's (their database): twice as long each time, so that a worker does not run to and fro.
+        """
+        return lease / 2 * 2.0 ** min(self._silences, 10) if self.several else None
+
+    def welcome(self, *, lease: float | None, left: float, rounds: int) -> float:
+        """Seconds to wait for a welcome: a fair share of what is left of the lease, one for another try at those that
+        were tried included; longer from round to round, as a database may be slow everywhere."""
+        if not self.several:
+            return WELCOME
+        if lease is None:
+            return min(WELCOME, _FIRST_WELCOME * 2.0 ** min(rounds, 10))
+        untried = len(self._balance.known) - len(self._tried)
+        return min(WELCOME, max(left / (untried + 1), lease / 4 * 2.0 ** min(rounds, 10)))
+
+    def elsewhere(self, endpoint: Endpoint) -> Endpoint | None:
+        """Any server, by chance; None when that is this one, or one that failed a short while ago."""
+        known = list(self._balance.known)
+        other = known[int(self._chance() * len(known))]
+        return None if other == endpoint or self._balance.rests(other) else other
+
+    def unreachable(self, endpoint: Endpoint) -> None:
+        """It took no connection."""
+        self._balance.failed(endpoint)

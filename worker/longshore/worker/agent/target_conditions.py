@@ -1,0 +1,123 @@
+"""How each target is found: whether it answers and who it says it is, asked at the start, after each doubt, and again
+and again while it does not answer."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+import structlog
+
+from longshore.v1 import task_pb2 as tp
+from longshore.worker.agent.outbox import Outbox
+from longshore.worker.attempts.mailbox import Mailbox
+from longshore.worker.attempts.threads import Threads
+from longshore.worker.errors import AttemptError, Reason
+from longshore.worker.targets.base import Target
+
+_log: Final = structlog.stdlib.get_logger("longshore.worker")
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What a target said: who it is, or why it cannot be used."""
+
+    identity: str = ""
+    error: AttemptError | None = None
+
+
+class Conditions:
+    """Asks daemons who they are, each in a thread of its own. `known`, `tell` and `doubt` are for the agent's loop."""
+
+    def __init__(self, targets: Mapping[str, Target], *, mailbox: Mailbox, outbox: Outbox) -> None:
+        self._targets = targets
+        self._mailbox = mailbox
+        self._outbox = outbox
+        self._lock = threading.Lock()
+        self._asking: set[str] = set()
+        self._threads = {name: Threads(f"longshore-identity-{name}", limit=1) for name in targets}
+        self._identities: dict[str, str] = {}
+        self._problems: dict[str, tp.TaskError] = {}
+        self._on_identity: Callable[[], None] | None = None
+        """Called for each target that says for the first time who it is."""
+
+    def known(self) -> dict[str, str]:
+        """Identities of those that have said who they are, by name."""
+        return dict(self._identities)
+
+    @property
+    def missing(self) -> bool:
+        """Some have not said yet who they are."""
+        return len(self._identities) < len(self._targets)
+
+    def on_identity(self, listener: Callable[[], None]) -> None:
+        """Call `listener` in the loop whenever a target has said for the first time who it is."""
+        self._on_identity = listener
+
+    def ask(self) -> None:
+        """Ask those that have not said who they are, and those that cannot be used."""
+        for name in self._targets:
+            if name not in self._identities or name in self._problems:
+                self._ask(name)
+
+    def doubt(self, target: str) -> None:
+        """Ask this target: an attempt on it has failed. One that is not ours is left alone."""
+        if target in self._targets:
+            self._ask(target)
+
+    def fell_silent(self, seconds: float) -> None:
+        """Those that have said nothing at all so far, which is after so many seconds, cannot be used."""
+        for name in self._targets:
+            if name not in self._identities and name not in self._problems:
+                self._found(name, tp.TaskError(reason=Reason.TARGET_TIMEOUT, message=f"no answer for {seconds:g} s"))
+
+    def tell(self) -> None:
+        """Say of every target how it is found: the server may know it from another connection, or not at all."""
+        for name in self._targets:
+            self._outbox.condition(name, self._problems.get(name))
+
+    def close(self) -> None:
+        """End idle threads."""
+        for threads in self._threads.values():
+            threads.close()
+
+    def _ask(self, name: str) -> None:
+        with self._lock:
+            if name in self._asking:
+                return
+            self._asking.add(name)
+        self._threads[name].run(partial(self._look, self._targets[name]))
+
+    def _look(self, target: Target) -> None:
+        try:
+            answer = _Answer(identity=target.identity())
+        except AttemptError as error:
+            answer = _Answer(error=error)
+        finally:
+            with self._lock:
+                self._asking.discard(target.name)
+        self._mailbox.post(partial(self._answered, target.name, answer))
+
+    def _answered(self, name: str, answer: _Answer) -> None:
+        if answer.error is not None:
+            self._found(name, tp.TaskError(reason=answer.error.reason, message=answer.error.message, transient=True))
+            return
+        new = name not in self._identities
+        self._identities.setdefault(name, answer.identity)
+        self._found(name, None)
+        if new and self._on_identity is not None:
+            self._on_identity()
+
+    def _found(self, name: str, problem: tp.TaskError | None) -> None:
+        before = self._problems.pop(name, None)
+        if problem is not None:
+            self._problems[name] = problem
+            if before is None or before.reason != problem.reason:
+                _log.warning("target_unusable", target=name, reason=problem.reason, error=problem.message)
+        elif before is not None:
+            _log.info("target_usable", target=name, was=before.reason)
+        if problem != before:
+            self._outbox.condition(name, problem)

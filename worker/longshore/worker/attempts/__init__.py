@@ -1,0 +1,1 @@
+"""Attempts: how a handler is run, what it is given, and what is reported of it."""

@@ -1,0 +1,200 @@
+"""From how a handler ended to what is reported: the only place that decides."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any, Final
+
+from google.protobuf import any_pb2
+
+from longshore.client.errors import ConfigurationError
+from longshore.client.values import job_values as values
+from longshore.v1 import task_pb2
+from longshore.v1 import worker_service_pb2 as ws
+from longshore.worker.attempts.attempt import Attempt, ref_of
+from longshore.worker.errors import (
+    AttemptError,
+    AttemptStopped,
+    NotReadyError,
+    OutcomeUnknown,
+    PermanentError,
+    Reason,
+    StopReason,
+    TransientError,
+)
+from longshore.worker.targets.base import Settlement
+
+HANDLER_ERROR: Final = "HANDLER_ERROR"
+"""A handler raised something that is not an AttemptError."""
+RESULT_TOO_LARGE: Final = "RESULT_TOO_LARGE"
+TIMED_OUT: Final = "TIMED_OUT"
+STALLED: Final = "STALLED"
+UNKNOWN_KIND: Final = "UNKNOWN_KIND"
+
+RESULT_LIMIT: Final = 64 * 1024
+"""Bytes of a packed result that the contract allows."""
+_MESSAGE_LIMIT: Final = 2000
+_REASON_LIMIT: Final = 63
+
+_WAITS: Final = {
+    "RUNNING": task_pb2.WAIT_REASON_INSTANCE_STOPPED,
+    "EXISTS": task_pb2.WAIT_REASON_INSTANCE_ABSENT,
+}
+_SETTLED: Final = {
+    Settlement.REMOVED: ws.OUTCOME_SETTLED_REMOVED,
+    Settlement.LANDED: ws.OUTCOME_SETTLED_LANDED,
+    Settlement.NEITHER: ws.OUTCOME_SETTLED_NEITHER,
+}
+
+
+def succeeded(attempt: Attempt, value: Any) -> ws.Report:
+    """The handler returned `value`."""
+    report = ws.Report(attempt=ref_of(attempt.key), delivery_method=attempt.method, left_temps=attempt.left_temps)
+    if attempt.assignment.HasField("settle"):
+        if not isinstance(value, Settlement):
+            return _failed(attempt, TransientError(HANDLER_ERROR, f"settle returned {value!r}, not a Settlement"))
+        report.outcome = _SETTLED[value]
+        return report
+    report.outcome = ws.OUTCOME_OK
+    if value is None:
+        return report
+    try:
+        packed = pack(value)
+    except PermanentError as error:
+        # What is committed cannot fail for the sake of its answer.
+        return report if attempt.granted else _failed(attempt, error)
+    report.result.CopyFrom(packed)
+    return report
+
+
+def pack(value: Any) -> any_pb2.Any:
+    """A handler's return value as an `Any`: a message, or a dict, list, dataclass or pydantic model as JSON has them.
+
+    Raises PermanentError for anything else, and for a value that is too large.
+    """
+    try:
+        packed = values.packed(value, name="the result")
+    except ConfigurationError as error:
+        raise PermanentError(
+            HANDLER_ERROR,
+            f"the handler returned {type(value).__name__}: return a message, a dict, a list, a dataclass, a pydantic "
+            f"model, or None ({error.message})",
+        ) from error
+    assert packed is not None, "None is no result, and was told apart"
+    if packed.ByteSize() > RESULT_LIMIT:
+        raise PermanentError(
+            RESULT_TOO_LARGE, f"the result has {packed.ByteSize()} bytes; at most {RESULT_LIMIT} are kept"
+        )
+    return packed
+
+
+def raised(attempt: Attempt, error: BaseException) -> ws.Report:
+    """The handler raised `error`.
+
+    After the grant, failure may only be claimed by who knows that the commit did not happen and will not: an
+    AttemptError says so; anything else leaves the question open, and the server settles it.
+    """
+    if isinstance(error, OutcomeUnknown):
+        if attempt.granted:
+            return unknown(attempt, error.message, left_temps=error.left_temps)
+        return _failed(attempt, TransientError(error.reason, error.message), left_temps=error.left_temps)
+    if isinstance(error, AttemptError):
+        return _failed(attempt, error)
+    if isinstance(error, AttemptStopped):
+        return _stopped(attempt, error.why, error.message, left_temps=error.left_temps)
+    stop = attempt.stop
+    if stop is not None and not isinstance(error, Exception):
+        # A coroutine ended by its cancellation, which is how the stop reached it.
+        return _stopped(attempt, stop.why, stop.error().message, left_temps=False)
+    what = f"the handler raised {type(error).__name__}: {error}"
+    if attempt.granted:
+        return unknown(attempt, what)
+    return _failed(attempt, TransientError(HANDLER_ERROR, what))
+
+
+def abandoned(attempt: Attempt) -> ws.Report:
+    """The handler was told to end and does not. It will get no grant any more, and others will remove its temps."""
+    stop = attempt.stop
+    reason = stop.reason if stop is not None else TIMED_OUT
+    if attempt.granted:
+        return unknown(attempt, f"the handler hangs after its grant ({reason})")
+    if stop is not None and stop.why is StopReason.DRAIN:
+        report = ws.Report(attempt=ref_of(attempt.key), outcome=ws.OUTCOME_HANDED_BACK, left_temps=True)
+        report.error.CopyFrom(_error(reason, "the worker left while the handler was running", transient=True))
+        return report
+    error = TransientError(reason, f"the handler was told to end ({reason}) and did not; its worker went on without it")
+    return _failed(attempt, error, left_temps=True)
+
+
+def handed_back(attempt: Attempt) -> ws.Report:
+    """Never started: the worker is leaving."""
+    return ws.Report(attempt=ref_of(attempt.key), outcome=ws.OUTCOME_HANDED_BACK)
+
+
+def never_started(attempt: Attempt) -> ws.Report:
+    """Cancelled before it began."""
+    return ws.Report(attempt=ref_of(attempt.key), outcome=ws.OUTCOME_STOPPED)
+
+
+def unknown(attempt: Attempt, message: str, *, left_temps: bool = False) -> ws.Report:
+    """Granted, and nobody knows whether the commit happened."""
+    return ws.Report(
+        attempt=ref_of(attempt.key),
+        outcome=ws.OUTCOME_UNKNOWN,
+        error=_error(Reason.OUTCOME_UNKNOWN, message, transient=True),
+        delivery_method=attempt.method,
+        left_temps=left_temps,
+    )
+
+
+def _stopped(attempt: Attempt, why: StopReason, message: str, *, left_temps: bool) -> ws.Report:
+    if attempt.granted:
+        return unknown(attempt, f"told to end after the grant: {message}", left_temps=left_temps)
+    if why is StopReason.TIMEOUT:
+        reason = attempt.stop.reason if attempt.stop is not None else TIMED_OUT
+        return _failed(attempt, TransientError(reason, message), left_temps=left_temps)
+    report = ws.Report(attempt=ref_of(attempt.key), outcome=ws.OUTCOME_STOPPED, left_temps=left_temps)
+    if why is StopReason.DRAIN:
+        report.outcome = ws.OUTCOME_HANDED_BACK
+    return report
+
+
+def _failed(attempt: Attempt, error: AttemptError, *, left_temps: bool = False) -> ws.Report:
+    transient = not isinstance(error, PermanentError)
+    report = ws.Report(
+        attempt=ref_of(attempt.key),
+        outcome=ws.OUTCOME_TRANSIENT if transient else ws.OUTCOME_PERMANENT,
+        error=_error(error.reason, error.message, transient=transient),
+        delivery_method=attempt.method,
+        left_temps=left_temps or error.left_temps or attempt.left_temps,
+    )
+    if isinstance(error, NotReadyError):
+        report.outcome = ws.OUTCOME_NOT_READY
+        report.wait_reason = _WAITS[error.condition]
+    elif isinstance(error, TransientError) and error.retry_after is not None:
+        report.retry_after.FromTimedelta(timedelta(seconds=max(0.0, error.retry_after)))
+    return report
+
+
+def _error(reason: str, message: str, *, transient: bool) -> task_pb2.TaskError:
+    return task_pb2.TaskError(reason=reason[:_REASON_LIMIT], message=message[:_MESSAGE_LIMIT], transient=transient)
+
+
+def for_the_log(attempt: Attempt, report: ws.Report) -> dict[str, str | int]:
+    """What the log says of an attempt's end, without what is unset."""
+    task, error = attempt.task, report.error
+    job = task_pb2.Destination(target=task.job.target, instance=task.job.instance)
+    to = task.file_push.destination if task.HasField("file_push") else job
+    said: dict[str, str | int] = {
+        "task_id": attempt.key[0],
+        "attempt": attempt.number,
+        "kind": task.kind,
+        "target": to.target,
+        "instance": to.instance,
+        "path": to.path,
+        "creator": task.creator,
+        "outcome": ws.Outcome.Name(report.outcome).removeprefix("OUTCOME_"),
+        "reason": error.reason,
+        "message": error.message,
+    }
+    return {key: value for key, value in said.items() if value != ""}

@@ -1,0 +1,118 @@
+"""Settings of a worker process."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from longshore.client.errors import ConfigurationError
+from longshore.client.servers.endpoint import default_data_dir
+from longshore.client.servers.tls import TLS
+from longshore.worker.targets import LxdSpec, SpecError, TargetSpec, parse_target
+
+_NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,63}")
+_MOST_THREADS: Final = 1024
+
+
+class ConfigError(ValueError):
+    """A setting cannot be used. The message names the option and says what to write instead."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerConfig:
+    """Everything that may be set; durations in seconds."""
+
+    server: str | Sequence[str] | None = None
+    """HOST:PORT or unix:PATH, or several of them, with commas or as a sequence; None: $LONGSHORE_SERVER, else
+    127.0.0.1:7465."""
+    tls: TLS | None = None
+    """How servers are known, and what they are shown; None: $LONGSHORE_TLS and its like, else nothing on this machine,
+    and the system's roots for servers elsewhere."""
+    rehome: float = 300.0
+    """With several servers: after about so long the worker moves to one of them chosen by chance, so that a fleet
+    spreads over servers that came back; 0: never."""
+    targets: tuple[str, ...] = ()
+    """As `--target` takes them; see `longshore.worker.targets.spec`."""
+    concurrency: int = 8
+    """Attempts at once, 1 to 1024."""
+    name: str = ""
+    """For people, and for knowing one's own dead predecessor; empty: the host's name."""
+    data_dir: Path | None = None
+    """Where the server's token is looked for, for servers on this machine; None: $LONGSHORE_DATA_DIR, else the user's
+    own."""
+    token: str | None = None
+    token_file: Path | None = None
+    state_dir: Path | None = None
+    """Where the locks of this user's workers are; None: see `state_dir`."""
+    temp_dir: Path | None = None
+    """Where payloads are downloaded to for handlers that want a path; None: $TMPDIR, else /var/tmp."""
+    allow_files_api: bool = False
+    """Deliver through the files API where a daemon has no SFTP: neither atomic nor fenced."""
+    grace: float = 30.0
+    """How long running attempts may go on after SIGTERM."""
+    stop_grace: float = 10.0
+    """How long a handler may take to end after it was told to."""
+    max_wedged: int | None = None
+    """Handlers that may hang before the worker leaves; None: half of the concurrency, at least 1."""
+
+    def checked(self) -> WorkerConfig:
+        """The same with its gaps filled. Raises ConfigError."""
+        if not 1 <= self.concurrency <= _MOST_THREADS:
+            raise ConfigError(f"--concurrency {self.concurrency}: use 1 to {_MOST_THREADS}")
+        for option, value in (("--grace", self.grace), ("--stop-grace", self.stop_grace), ("--rehome", self.rehome)):
+            if not 0 <= value <= 86400:
+                raise ConfigError(f"{option} {value:g}: use 0 to 86400 seconds")
+        if self.max_wedged is not None and self.max_wedged < 0:
+            raise ConfigError(f"--max-wedged {self.max_wedged}: use 0 or more")
+        name = self.name or default_name()
+        if not _NAME.fullmatch(name):
+            raise ConfigError(f"--name {name!r}: use 1 to 63 of A-Z, a-z, 0-9, '.', '_' and '-'")
+        wedged = max(1, self.concurrency // 2) if self.max_wedged is None else self.max_wedged
+        return replace(self, name=name, max_wedged=wedged)
+
+    def target_specs(self) -> tuple[TargetSpec, ...]:
+        """The targets, parsed. Raises ConfigError."""
+        specs: dict[str, TargetSpec] = {}
+        for text in self.targets:
+            try:
+                spec = parse_target(text)
+            except SpecError as error:
+                raise ConfigError(str(error)) from error
+            if spec.name in specs:
+                raise ConfigError(f"--target {text!r}: there is a target {spec.name!r} already; names are unique")
+            if self.allow_files_api and isinstance(spec, LxdSpec):
+                spec = replace(spec, allow_files_api=True)
+            specs[spec.name] = spec
+        return tuple(specs.values())
+
+
+def default_name() -> str:
+    """The host's name, as far as it is fit for one."""
+    return re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname())[:63] or "worker"
+
+
+def state_dir(config: WorkerConfig, *, environ: Mapping[str, str] = os.environ) -> Path:
+    """Where this user's workers keep their locks: on this machine, and not shared with others.
+
+    $STATE_DIRECTORY is what systemd gives a unit; $XDG_RUNTIME_DIR a login session. Raises ConfigError.
+    """
+    if config.state_dir is not None:
+        return config.state_dir
+    if given := environ.get("STATE_DIRECTORY"):
+        return Path(given.partition(":")[0])
+    if given := environ.get("XDG_RUNTIME_DIR"):
+        return Path(given) / "longshore-worker"
+    try:
+        return (config.data_dir or default_data_dir(environ=environ)) / "workers"
+    except ConfigurationError:
+        raise ConfigError("--state-dir: this user has no home directory; name a folder that it may write") from None
+
+
+def temp_dir(config: WorkerConfig, *, environ: Mapping[str, str] = os.environ) -> Path:
+    """Where downloaded payloads go. Not /tmp by default, which often is memory."""
+    return config.temp_dir or Path(environ.get("TMPDIR") or "/var/tmp")

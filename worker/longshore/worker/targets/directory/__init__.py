@@ -1,0 +1,1 @@
+"""Directories of instance roots as targets."""

@@ -1,0 +1,1 @@
+"""LXD and Incus daemons as targets."""
