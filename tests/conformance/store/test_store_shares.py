@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import random
+from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
@@ -15,10 +18,12 @@ from longshore.server.model.errors import (
     TooManyUploads,
 )
 from longshore.server.model.task import Upload
-from longshore.server.store.commands import Bounds, Checkpoint
+from longshore.server.store.commands import AbandonIdleUploads, Bounds, Checkpoint
 from longshore.server.store.transaction import shares
 from tests.conformance.conftest import OpenStore
-from tests.support.stores.store import Fleet, ManualClock, plan, push
+from tests.support.postgres import shared_cluster
+from tests.support.store import Fleet, ManualClock, plan, push
+from tests.support.storekinds import PostgresKind
 
 FOUR = Bounds(uploads=4)
 
@@ -26,6 +31,18 @@ FOUR = Bounds(uploads=4)
 async def opened(fleet: Fleet, principal: str, request_id: str, *, connect: bool = True, **more: Any) -> Upload:
     more = {"bounds": FOUR, "reserve": 0} | more
     return await fleet.open_upload(principal=principal, request_id=request_id, connect=connect, **more)
+
+
+def checkpointed(upload: Upload, offset: int | None) -> Checkpoint:
+    """Bytes are durable up to there; None: the connection lives."""
+    return Checkpoint(
+        upload_id=upload.id,
+        connection=upload.connection,
+        offset=offset,
+        crc32c=0,
+        reserve=upload.reserved,
+        bounds=Bounds(),
+    )
 
 
 async def refused(kind: type[OverLimit], coroutine: Any) -> OverLimit:
@@ -63,16 +80,31 @@ async def test_places_that_nobody_sends_on_are_given_to_those_who_have_less(flee
     await opened(fleet, "dave", "d0")
 
 
+@pytest.mark.parametrize("sent", [True, False])
+async def test_an_upload_that_waits_for_a_place_is_not_given_up_while_it_is_asked_for(fleet: Fleet, sent: bool) -> None:
+    """It was: after --upload-idle, with all that was durable of it."""
+    waiting = await opened(fleet, "alice", "a0", connect=sent)
+    if sent:
+        await fleet.run(checkpointed(waiting, 5))
+        fleet.clock.advance(shares.SENT + 1)
+    others = [await opened(fleet, who, f"{who}{n}") for n in range(2) for who in ("bob", "carol")]
+    for _ in range(8):
+        await refused(TooManyUploads, opened(fleet, "alice", "a0"))
+        fleet.clock.advance(100)
+        for each in others:
+            await fleet.run(checkpointed(each, None))
+        assert await fleet.run(AbandonIdleUploads(idle=600, limit=10)) == ()
+    await fleet.finish(others[0])
+    resumed = await opened(fleet, "alice", "a0")
+    assert (resumed.id, resumed.offset) == (waiting.id, 5 if sent else 0)
+
+
 async def test_a_checkpoint_is_a_sign_of_life_that_keeps_the_place(fleet: Fleet) -> None:
     sent = [await opened(fleet, "alice", f"a{number}") for number in range(4)]
     for _ in range(3):
         fleet.clock.advance(shares.SENT - 1)
         for each in sent:
-            await fleet.run(
-                Checkpoint(
-                    upload_id=each.id, connection=each.connection, offset=None, crc32c=0, reserve=0, bounds=Bounds()
-                )
-            )
+            await fleet.run(checkpointed(each, None))
         await refused(TooManyUploads, opened(fleet, "bob", "b0"))
 
 
@@ -146,3 +178,43 @@ async def test_servers_that_share_a_database_agree(open_store: OpenStore, clock:
         await refused(CallerShare, opened(fleet, "alice", "a4", upload_id="next"))
         await opened(fleet, "bob", "b0", upload_id="bobs")
         await fleet.whole()
+
+
+async def test_servers_that_run_at_once_share_among_callers_and_not_among_servers(clock: ManualClock) -> None:
+    """Two servers on one PostgreSQL, and two callers that ask both of them all the time."""
+    bounds = Bounds(uploads=8, spool_bytes=1000, queue_tasks=100)
+    chance = random.Random(1)
+    async with AsyncExitStack() as running:
+        kind = PostgresKind(running.enter_context(shared_cluster().database()))
+        servers = [Fleet(await running.enter_async_context(kind.opened(clock)), clock) for _ in range(2)]
+
+        async def asked(name: str) -> list[Upload]:
+            """What both callers got at both servers."""
+            answers = await asyncio.gather(
+                *(
+                    opened(
+                        fleet,
+                        who,
+                        f"{who}-{number}-{name}",
+                        upload_id=f"{who}-{number}-{name}",
+                        reserve=10,
+                        bounds=bounds,
+                    )
+                    for who in ("alice", "bob")
+                    for number, fleet in enumerate(servers)
+                ),
+                return_exceptions=True,
+            )
+            assert all(isinstance(each, Upload | OverLimit) for each in answers), answers
+            return [each for each in answers if isinstance(each, Upload)]
+
+        is_open: list[Upload] = []
+        for number in range(50):
+            if len(is_open) == 8:
+                done = is_open.pop(chance.randrange(8))
+                await chance.choice(servers).finish(done, plan(push("/x", f"i{number}")))
+            is_open += await asked(f"{number}")
+            assert len(is_open) <= 8
+        assert sorted(each.principal for each in is_open) == ["alice"] * 4 + ["bob"] * 4
+        for fleet in servers:
+            await fleet.whole()

@@ -91,6 +91,9 @@ _PROGRESS: Final = statement(
         touched_at=sa.bindparam("at"),
     )
 )
+_TOUCH: Final = statement(
+    uploads.update().where(uploads.c.id == sa.bindparam("of_id")).values(touched_at=sa.bindparam("at"))
+)
 _COMPLETE: Final = statement(
     uploads.update()
     .where(uploads.c.id == sa.bindparam("of_id"))
@@ -226,9 +229,16 @@ def open_upload(unit: UnitOfWork, command: OpenUpload) -> Callable[[], Upload]:
 
 
 def _check_place(unit: UnitOfWork, upload: Upload, bounds: Bounds) -> None:
-    """Raises TooManyUploads for an upload that nobody has sent on, where others have all the places by now."""
+    """Raises TooManyUploads for an upload that nobody has sent on, where others have all the places by now.
+
+    A caller that asks again and again does not lose what is durable of it: that is a sign of life, though none that
+    makes the upload one that is being sent.
+    """
     waits = upload.connection == 0 or upload.touched_at <= unit.now - shares.SENT
     if waits and unit.ledger.value(UPLOADS) > bounds.uploads and shares.uploads_sent(unit) >= bounds.uploads:
+        alive = unit.now if upload.connection == 0 else max(upload.touched_at, unit.now - shares.SENT)
+        unit.uploads.pop(upload.id, None)
+        unit.note(_TOUCH, of_id=upload.id, at=alive)
         raise TooManyUploads(
             f"{bounds.uploads} uploads are being sent, and no more may be. This one was not, so another one has its "
             "place: try later with the same id. What is kept of it stays.",

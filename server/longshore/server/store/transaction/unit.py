@@ -365,6 +365,10 @@ class UnitOfWork:
         self.writes += 1
         self.link.tell(what, **parameters)
 
+    def note(self, what: Statement, **parameters: Any) -> None:
+        """Change rows of other tables, also where the command is then refused: what is noted is true all the same."""
+        self.link.tell(what, **parameters)
+
     def change(self, what: Statement, **parameters: Any) -> int:
         """Change rows of other tables and wait for how many it were."""
         self.writes += 1
