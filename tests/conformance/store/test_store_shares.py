@@ -21,9 +21,9 @@ from longshore.server.model.task import Upload
 from longshore.server.store.commands import AbandonIdleUploads, Bounds, Checkpoint
 from longshore.server.store.transaction import shares
 from tests.conformance.conftest import OpenStore
-from tests.support.postgres import shared_cluster
-from tests.support.store import Fleet, ManualClock, plan, push
-from tests.support.storekinds import PostgresKind
+from tests.support.stores.postgres import shared_cluster
+from tests.support.stores.store import Fleet, ManualClock, plan, push
+from tests.support.stores.storekinds import PostgresKind
 
 FOUR = Bounds(uploads=4)
 
