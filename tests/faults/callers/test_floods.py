@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from longshore.client import AsyncClient, Submission, errors, job_spec, push_spec
+from longshore.server.edge.roles import ROLES
 from longshore.v1 import task_pb2
-from tests.support.network.floods import Flooder
+from tests.support.network.floods import HEADERS, Flooder
 from tests.support.servers.processes import ServerProcess
 from tests.support.servers.rawgrpc import until
 
@@ -21,6 +22,7 @@ BOUND = 100 * MIB
 HALF_OPEN = 150 * MIB
 """300,000 are refused while they come in, and refusals on their way take room too: 90 to 110 MiB measured."""
 GIVEN_BACK = 50 * MIB
+EVERY_METHOD = tuple(ROLES)
 METHOD = "/longshore.v1.TaskService/GetTask"
 pytestmark = [pytest.mark.embedded("the database has no part in it"), pytest.mark.timeout(180)]
 
@@ -83,6 +85,32 @@ async def test_half_open_calls(tmp_path: Path, record_property: Callable[..., No
         grown = server.resident(peak=True) - before
         record_property("grown_mib", grown // MIB)
         assert grown <= HALF_OPEN, f"{grown / MIB:.0f} MiB"
+
+
+async def test_calls_of_every_method_share_one_bound(tmp_path: Path, record_property: Callable[..., None]) -> None:
+    """30 connections hold 1,000 calls each: with a bound for each method they made the server 400 MiB larger."""
+    with ServerProcess(tmp_path) as server:
+        async with healthy(server):
+            before = server.resident()
+            async with AsyncExitStack() as stack:
+                flooders = [await stack.enter_async_context(Flooder.connected(server.address)) for _ in range(30)]
+                await asyncio.gather(*(one.open_half(5_000, *EVERY_METHOD) for one in flooders))
+                await asyncio.gather(*(one.read() for one in flooders))
+            await until(lambda: server.resident() - before <= GIVEN_BACK, within=60)
+        grown = server.resident(peak=True) - before
+        record_property("grown_mib", grown // MIB)
+        assert grown <= HALF_OPEN, f"{grown / MIB:.0f} MiB"
+
+
+async def test_paths_that_cannot_be_decoded_end_no_loop_for_good(tmp_path: Path) -> None:
+    """Each ends the loop of grpc.aio that takes calls, and another takes over."""
+    with ServerProcess(tmp_path) as server:
+        async with healthy(server), Flooder.connected(server.address) as flooder:
+            await flooder.open_half(500, "/\N{LATIN SMALL LETTER Y WITH DIAERESIS}/Get")
+            await until(lambda: flooder.answers[HEADERS] == 500)
+        assert not list(server.events("engine_failed"))
+        assert "Traceback" not in server.log()
+        assert server.terminate() == 0
 
 
 async def test_one_connection_takes_a_thousand_calls_and_a_client_more(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import struct
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable
@@ -34,8 +35,9 @@ def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
 
 
 def literal(name: str, value: str) -> bytes:
-    """One header, without compression and without an entry in the table (RFC 7541, 6.2.2). Up to 126 bytes each."""
-    return b"\0" + bytes((len(name),)) + name.encode() + bytes((len(value),)) + value.encode()
+    """One header, without compression and without an entry in the table (RFC 7541, 6.2.2). Up to 126 characters of
+    Latin-1 each."""
+    return b"\0" + bytes((len(name),)) + name.encode() + bytes((len(value),)) + value.encode("latin-1")
 
 
 def call_headers(method: str, *more: tuple[str, str]) -> bytes:
@@ -161,10 +163,10 @@ class Flooder(asyncio.Protocol):
             for stream in self._streams(count)
         )
 
-    async def open_half(self, count: int, method: str) -> int:
-        """Open calls whose message never comes; answers how many."""
-        block = call_headers(method)
-        return await self.send(frame(HEADERS, END_HEADERS, stream, block) for stream in self._streams(count))
+    async def open_half(self, count: int, *methods: str) -> int:
+        """Open calls, of the methods in turns, whose message never comes; answers how many."""
+        blocks = itertools.cycle([call_headers(method) for method in methods])
+        return await self.send(frame(HEADERS, END_HEADERS, stream, next(blocks)) for stream in self._streams(count))
 
     def _streams(self, count: int) -> Iterable[int]:
         first, self._next = self._next, self._next + 2 * count
