@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from longshore.client import AsyncClient, Submission, errors, job_spec, push_spec
-from longshore.server.edge.roles import ROLES
+from longshore.server.edge.auth.roles import ROLES
 from longshore.v1 import task_pb2
 from tests.support.network.floods import HEADERS, Flooder
 from tests.support.servers.processes import ServerProcess

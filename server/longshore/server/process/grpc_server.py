@@ -23,7 +23,7 @@ import grpc
 import grpc.aio
 import structlog
 
-from longshore.server.edge.guard import Handler, looked_at
+from longshore.server.edge.auth.guard import Handler, looked_at
 from longshore.server.logs import sparing
 
 _log = structlog.get_logger("longshore.edge")
