@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-ROOTS: Final = ("server", "worker", "client")
+ROOTS: Final = ("server", "worker", "client", "protos")
 """Folders at the top of the tree that hold a part of the package `longshore`."""
 _LEFT_OUT: Final = ("_pb2", "migrations/versions")
 

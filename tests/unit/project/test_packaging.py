@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-PARTS = ("v1", "server", "worker", "client", "program")
+PARTS = ("v1", "contract", "server", "worker", "client", "program")
 
 
 def hatchling(cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

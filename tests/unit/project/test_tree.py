@@ -15,6 +15,7 @@ GENERATED = re.compile(r"_pb2(_grpc)?\.pyi?$")
 # Packages are named, never the hosts that serve them: a mirror has other hosts.
 REGISTRY_HOSTS = re.compile(r"pypi\.org|pythonhosted\.org|deb\.debian\.org|archive\.ubuntu\.com|registry\.npmjs", re.I)
 HOMES = re.compile(r"(?<![\w.])/(home|Users)/[a-z]\w*/")
+STANDARD = "|".join(sorted(sys.stdlib_module_names))
 # A test that finds a part missing says so through tests/support, which fails in CI.
 SKIPS = re.compile(r"pytest\.(mark\.)?(skip|xfail)|importor" + "skip")
 
@@ -74,6 +75,8 @@ def imports(path: Path) -> set[str]:
 @pytest.mark.parametrize(
     ("package", "forbidden"),
     [
+        # Server, worker and client import the contract's rules, which need the standard library only.
+        pytest.param("protos/longshore/contract", rf"(?!(longshore\.contract|{STANDARD})(\.|$)).*", id="contract"),
         pytest.param(
             "server/longshore/server/model",
             r"grpc|google|sqlalchemy|alembic|longshore\.(v1|worker|client|server\.(?!model)\w+)",
