@@ -27,6 +27,7 @@ from longshore.client.transfer.watch import OnTaskProgress, Watch
 from longshore.client.values import arguments
 from longshore.client.values.filters import FilterOptions, task_filter
 from longshore.client.values.specs import PushOptions, push_spec, with_new_mode
+from longshore.contract.limits import MOST_PER_PAGE
 from longshore.v1 import admin_service_pb2, task_pb2
 from longshore.v1 import task_service_pb2 as pb
 
@@ -241,7 +242,7 @@ class AsyncClient:
         `created_after`, `created_before`, `request_id`, `creator`, `id_prefix`), or both; all must hold.
         """
         left = None if limit is None else arguments.whole("limit", limit, 0, 2**63)
-        arguments.whole("page_size", page_size, 1, 1000)
+        arguments.whole("page_size", page_size, 1, MOST_PER_PAGE)
         request = pb.ListTasksRequest(filter=task_filter(filter, **options))
         while left is None or left > 0:
             request.page_size = page_size if left is None else min(page_size, left)

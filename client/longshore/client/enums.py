@@ -6,28 +6,22 @@ know is a member too, named by its number: a newer server may send one.
 
 from __future__ import annotations
 
-from enum import IntEnum
-from typing import Self
-
+from longshore.contract.enums import IfExists, OpenEnum, WhenAbsent, WhenStopped
 from longshore.v1 import task_pb2
 
-
-class _Named(IntEnum):
-    """An enumeration that prints its names."""
-
-    def __str__(self) -> str:
-        return self.name
-
-    @classmethod
-    def _missing_(cls, value: object) -> Self | None:
-        if not isinstance(value, int):
-            return None
-        member = int.__new__(cls, value)
-        member._name_, member._value_ = f"UNKNOWN_{value}", value
-        return member
+__all__ = [
+    "DeliveryMethod",
+    "IfExists",
+    "TaskState",
+    "WaitReason",
+    "WhenAbsent",
+    "WhenStopped",
+    "state_of",
+    "wait_reason_of",
+]
 
 
-class TaskState(_Named):
+class TaskState(OpenEnum):
     """Where a task stands."""
 
     BLOCKED = 1
@@ -43,7 +37,7 @@ class TaskState(_Named):
     EXPIRED = 11
 
 
-class WaitReason(_Named):
+class WaitReason(OpenEnum):
     """Why a live task is not running."""
 
     UNSPECIFIED = 0
@@ -63,7 +57,7 @@ class WaitReason(_Named):
     NEXT = 14
 
 
-class DeliveryMethod(_Named):
+class DeliveryMethod(OpenEnum):
     """How the bytes were written."""
 
     UNSPECIFIED = 0
@@ -71,28 +65,6 @@ class DeliveryMethod(_Named):
     DIRECTORY = 2
     FILES_API = 3
     IN_PLACE = 4
-
-
-class IfExists(_Named):
-    """What to do when the destination exists."""
-
-    REPLACE = 1
-    FAIL = 2
-
-
-class WhenStopped(_Named):
-    """What to do when the instance is not running."""
-
-    DELIVER = 1
-    WAIT = 2
-    FAIL = 3
-
-
-class WhenAbsent(_Named):
-    """What to do when the instance does not exist."""
-
-    FAIL = 1
-    WAIT = 2
 
 
 def state_of(task: task_pb2.Task) -> TaskState:

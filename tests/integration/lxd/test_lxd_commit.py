@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from longshore.contract.temps import temps_of
 from longshore.worker.errors import OutcomeUnknown, TransientError
 from longshore.worker.file_push.push import settle_push
 from longshore.worker.targets import Settlement
 from longshore.worker.targets.lxd.target import LxdTarget
-from longshore.worker.targets.paths import temps_of
 from longshore.worker.targets.transport import Endpoint, Timeouts
 from tests.support.network.tap import Tap
 from tests.support.workers.lxd import LxdDaemon

@@ -12,8 +12,9 @@ from contextlib import closing
 
 import pytest
 
+from longshore.contract.enums import WhenAbsent, WhenStopped
 from longshore.worker.errors import AttemptStopped, NotReadyError, PermanentError, TransientError
-from longshore.worker.file_push.push import WhenAbsent, WhenStopped, push_file
+from longshore.worker.file_push.push import push_file
 from longshore.worker.targets import Attributes, InstanceChange, InstanceState
 from longshore.worker.targets.lxd.target import LxdTarget
 from longshore.worker.targets.transport import Endpoint, Timeouts

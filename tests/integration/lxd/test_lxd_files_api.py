@@ -7,11 +7,11 @@ from contextlib import closing
 
 import pytest
 
+from longshore.contract.temps import temps_of
 from longshore.worker.errors import GrantRefused, PermanentError, StopReason
 from longshore.worker.file_push.push import remove_temps, settle_push
 from longshore.worker.targets import Attributes, Settlement
 from longshore.worker.targets.lxd.target import LxdTarget
-from longshore.worker.targets.paths import temps_of
 from longshore.worker.targets.transport import Endpoint
 from tests.support.network.tap import Tap
 from tests.support.workers.lxd import LxdDaemon

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from longshore.contract.temps import temps_of
 from longshore.server.engine.sessions import parking
 from longshore.server.model.events import Policy
-from longshore.server.model.temps import temps_of
 from longshore.server.model.values import State, WaitReason
 from longshore.v1 import task_pb2
 from longshore.v1 import worker_service_pb2 as pb

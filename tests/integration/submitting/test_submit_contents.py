@@ -12,7 +12,7 @@ import grpc
 import pytest
 
 from longshore.client import Submission, push_spec
-from longshore.server.edge.messages.validate import CONTENT_BYTES
+from longshore.contract.limits import LARGEST_CONTENT
 from longshore.server.engine.uploads.limits import UploadLimits
 from longshore.server.store.commands import Bounds
 from longshore.v1 import task_pb2
@@ -81,8 +81,8 @@ async def test_bytes_that_were_damaged_on_the_way_are_refused(server: TaskServer
 
 
 async def test_what_is_too_large_is_for_an_upload(server: TaskServer) -> None:
-    assert (await server.submit(request(bytes(CONTENT_BYTES), "largest"))).tasks
-    refusal = await refused(server.submit(request(bytes(CONTENT_BYTES + 1))))
+    assert (await server.submit(request(bytes(LARGEST_CONTENT), "largest"))).tasks
+    refusal = await refused(server.submit(request(bytes(LARGEST_CONTENT + 1))))
     assert refusal.code is grpc.StatusCode.INVALID_ARGUMENT
     refusal = await refused(server.submit(request(b"x", payload_id="a" * 32)))
     assert refusal.code is grpc.StatusCode.INVALID_ARGUMENT

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from longshore.contract.enums import WhenAbsent, WhenStopped
+from longshore.contract.temps import temps_of
 from longshore.worker.errors import AttemptError, NotReadyError, PermanentError, TransientError
-from longshore.worker.file_push.push import WhenAbsent, WhenStopped
 from longshore.worker.targets import Attributes, InstanceChange, InstanceState
 from longshore.worker.targets.directory.target import DirectoryTarget
-from longshore.worker.targets.paths import temps_of
 from tests.support.parts import require_root
 from tests.support.workers.pushing import TASK, DirectoryPlace, Recorder, Seen, deliver
 

@@ -8,6 +8,8 @@ from pathlib import Path
 import google_crc32c
 import pytest
 
+from longshore.contract.enums import WhenAbsent, WhenStopped
+from longshore.contract.temps import temps_of
 from longshore.v1 import task_pb2
 from longshore.v1 import worker_service_pb2 as ws
 from longshore.worker.attempts.attempt import Attempt
@@ -17,10 +19,8 @@ from longshore.worker.attempts.payloads import PayloadFolder
 from longshore.worker.attempts.threads import Threads
 from longshore.worker.errors import AttemptStopped, GrantRefused, PermanentError, StopReason
 from longshore.worker.file_push.handler import KIND, file_push, push_of, register, settle_file_push
-from longshore.worker.file_push.push import WhenAbsent, WhenStopped
 from longshore.worker.targets import Attributes, Settlement
 from longshore.worker.targets.directory.target import DirectoryTarget
-from longshore.worker.targets.paths import temps_of
 
 CONTENT = b"content" * 1000
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from longshore.contract.temps import temps_of
 from longshore.worker.errors import (
     AttemptError,
     AttemptStopped,
@@ -22,7 +23,6 @@ from longshore.worker.errors import (
 from longshore.worker.file_push.push import push_file, remove_temps, settle_push
 from longshore.worker.targets import Attributes, DirectorySpec, Settlement, open_target
 from longshore.worker.targets.lxd.target import LxdTarget
-from longshore.worker.targets.paths import temps_of
 from longshore.worker.targets.transport import Endpoint
 from tests.support.workers.pushing import TASK, DirectoryPlace, LxdPlace, Place, Recorder, a_push, deliver
 

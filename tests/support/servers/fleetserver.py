@@ -13,6 +13,7 @@ from typing import Any, Final, TypeVar
 import google_crc32c
 import grpc.aio
 
+from longshore.contract.enums import WhenAbsent, WhenStopped
 from longshore.server.edge.auth.interceptor import AuthInterceptor
 from longshore.server.edge.worker_service import WorkerService
 from longshore.server.engine.dispatch import Dispatcher
@@ -23,7 +24,7 @@ from longshore.server.model.access import LocalToken
 from longshore.server.model.clock import SystemClock
 from longshore.server.model.events import Policy
 from longshore.server.model.task import FILE_PUSH, AnyValue, Destination, FilePush, Job, Payload, Task
-from longshore.server.model.values import State, WhenAbsent, WhenStopped
+from longshore.server.model.values import State
 from longshore.server.spool.directory.spool import DirectorySpool
 from longshore.server.store.commands import Bounds, CancelTask, FinishUpload, OpenUpload, SubmitTasks, TaskPlan
 from longshore.server.store.protocol import Changes

@@ -6,6 +6,8 @@ from dataclasses import replace
 
 import pytest
 
+from longshore.contract import limits
+from longshore.contract.temps import temps_of
 from longshore.server.edge.messages import translate
 from longshore.server.edge.messages import worker as worker_messages
 from longshore.server.edge.messages.portion import MOST_BYTES, Room, fitting
@@ -36,7 +38,6 @@ from longshore.server.model.task import (
     Submission,
     Task,
 )
-from longshore.server.model.temps import temps_of
 from longshore.server.model.values import AttemptEnd, DeliveryMethod, State
 from longshore.server.store.commands import BeginAnswer, GrantAnswer
 from longshore.v1 import admin_service_pb2
@@ -67,7 +68,7 @@ STATUS = Status(
     cancel_requested=True,
     cancel_reason=WIDE * 500,
     error=FAILURE,
-    result=AnyValue(WIDE * worker_messages.LONGEST_TYPE, bytes(worker_messages.LARGEST_RESULT)),
+    result=AnyValue(WIDE * worker_messages.LONGEST_TYPE, bytes(limits.LARGEST_RESULT)),
     method=DeliveryMethod.DIRECTORY,
     updated_at=3.0,
     finished_at=3.0,

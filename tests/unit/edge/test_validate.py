@@ -11,12 +11,12 @@ from google.protobuf.duration_pb2 import Duration
 from hypothesis import given
 from hypothesis import strategies as st
 
+from longshore.contract.enums import IfExists, WhenAbsent, WhenStopped
 from longshore.server.edge.messages import fields
 from longshore.server.edge.messages.validate import check_request_id, submit_request, upload_request
 from longshore.server.engine.submissions import Defaults, UploadRequest
 from longshore.server.model.errors import InvalidField
 from longshore.server.model.task import AnyValue, Destination, FilePush, Job
-from longshore.server.model.values import IfExists, WhenAbsent, WhenStopped
 from longshore.v1 import task_pb2 as pb
 from longshore.v1 import task_service_pb2 as service_pb
 

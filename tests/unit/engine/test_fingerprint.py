@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from longshore.contract.enums import IfExists, WhenAbsent, WhenStopped
 from longshore.server.engine.submissions import (
     Defaults,
     SubmitRequest,
@@ -21,7 +22,6 @@ from longshore.server.engine.submissions import (
     upload_fingerprint,
 )
 from longshore.server.model.task import FILE_PUSH, AnyValue, Destination, FilePush, Job
-from longshore.server.model.values import IfExists, WhenAbsent, WhenStopped
 
 PUSH = FilePush(Destination("default", "", "c1", "/etc/motd"), mode=0o640)
 TASK = TaskRequest(work=(PUSH,), labels={"a": "1", "b": "2"})

@@ -6,6 +6,7 @@ import pytest
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.duration_pb2 import Duration
 
+from longshore.contract import limits
 from longshore.server.edge.messages import worker as edge
 from longshore.server.engine.sessions import messages as engine
 from longshore.server.model.errors import InvalidField, ProtocolVersion
@@ -151,7 +152,7 @@ def test_a_report_without_words_gets_some_and_long_ones_are_cut() -> None:
             pb.Report(
                 attempt=pb.AttemptRef(task_id="t", attempt=1),
                 outcome=pb.OUTCOME_OK,
-                result=AnyMessage(value=bytes(edge.LARGEST_RESULT + 1)),
+                result=AnyMessage(value=bytes(limits.LARGEST_RESULT + 1)),
             ),
             "reports[0].result",
         ),
@@ -179,7 +180,7 @@ def test_a_back_off_that_is_no_time_names_its_field(wrong: Duration) -> None:
 def test_a_back_off_without_end_is_cut() -> None:
     ref = pb.AttemptRef(task_id="task-1", attempt=1)
     report = pb.Report(attempt=ref, outcome=pb.OUTCOME_TRANSIENT, retry_after=Duration(seconds=2**62))
-    assert says(reports=[report]).reports[0][1].retry_after == edge.LONGEST_WAIT
+    assert says(reports=[report]).reports[0][1].retry_after == limits.LONGEST_WAIT
 
 
 @pytest.mark.parametrize("field", ["progress", "reports", "begins", "grant_requests", "ready", "debts"])

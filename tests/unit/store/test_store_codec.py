@@ -8,8 +8,9 @@ from dataclasses import replace
 
 import pytest
 
+from longshore.contract.enums import IfExists, WhenAbsent, WhenStopped
 from longshore.server.model.task import AnyValue, Destination, Failure, FilePush, Grant, Job, Status
-from longshore.server.model.values import DeliveryMethod, IfExists, State, WaitReason, WhenAbsent, WhenStopped
+from longshore.server.model.values import DeliveryMethod, State, WaitReason
 from longshore.server.store.tables import codec
 
 STRANGE = 'naïve " \\ \u2028 \0 \n \x7f \U0001f6a2 %s {}'

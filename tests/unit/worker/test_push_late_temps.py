@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
+from longshore.contract.temps import temps_of
 from longshore.worker.errors import Reason, TransientError
 from longshore.worker.file_push.push import push_file, remove_temps
 from longshore.worker.targets.base import Attributes, Delivery, no_check
 from longshore.worker.targets.directory.target import DirectoryTarget
-from longshore.worker.targets.paths import temps_of
 from tests.support.workers.pushing import TASK, Recorder, a_push
 
 

@@ -5,18 +5,15 @@ from __future__ import annotations
 import math
 from datetime import timedelta
 from enum import Enum
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
 from longshore.client.errors import ConfigurationError
+from longshore.contract import limits
 
 _M = TypeVar("_M", bound=Message)
-
-LONGEST: Final = 366 * 86400.0
-"""Seconds of the longest duration that the contract knows."""
-_MODE_MAX: Final = 0o777
 
 
 class EnumType(Protocol):
@@ -26,7 +23,14 @@ class EnumType(Protocol):
         """Names and numbers."""
 
 
-def seconds(name: str, value: timedelta | float, *, zero: bool = False, endless: bool = False) -> float:
+def seconds(
+    name: str,
+    value: timedelta | float,
+    *,
+    longest: float = limits.LONGEST_WAIT,
+    zero: bool = False,
+    endless: bool = False,
+) -> float:
     """A duration in seconds. Raises ConfigurationError for what is no number, negative, too long or not finite.
 
     `zero` allows 0, `endless` allows `math.inf`.
@@ -37,9 +41,8 @@ def seconds(name: str, value: timedelta | float, *, zero: bool = False, endless:
     value = given
     if endless and value == math.inf:
         return math.inf
-    least = "0" if zero else "more than 0"
-    if not (0 <= value <= LONGEST) or (value == 0 and not zero):
-        raise _wrong(name, value, f"give {least} to {LONGEST:.0f} seconds" + (", or math.inf" if endless else ""))
+    if wrong := limits.wrong_seconds(value, longest=longest, zero=zero):
+        raise _wrong(name, value, wrong + (", or math.inf" if endless else ""))
     return float(value)
 
 
@@ -89,10 +92,10 @@ def permissions(name: str, value: int | str) -> int:
         value = int(digits, 8)
     elif isinstance(given, bool) or not isinstance(given, int):
         raise _wrong(name, value, 'give an int such as 0o644, or octal digits such as "644"')
-    if not 0 <= value <= _MODE_MAX:
+    if wrong := limits.wrong_mode(value):
         # 644 without its 0o is the usual slip.
         hint = f" (0o{value}?)" if 0 <= value <= 777 and set(str(value)) <= set("01234567") else ""
-        raise ConfigurationError(f"{name} is {value:#o}{hint}: give 0 to 0o777", reason="INVALID_ARGUMENT")
+        raise ConfigurationError(f"{name} is {value:#o}{hint}: {wrong}", reason="INVALID_ARGUMENT")
     return value
 
 

@@ -12,10 +12,10 @@ from longshore.client import enums
 from longshore.client.errors import ConfigurationError
 from longshore.client.values import arguments
 from longshore.client.values import job_values as values
+from longshore.contract import limits
 from longshore.v1 import task_pb2
 
 _MICROSECONDS: Final = 1_000_000
-_LARGEST_ID: Final = 2**32 - 1
 _text: Final = arguments.text
 
 # Enum values are ints with a type that only checkers see.
@@ -109,8 +109,8 @@ def push_spec(
     manner: dict[str, Any] = {
         "mode": None if mode is None else arguments.permissions("mode", mode),
         "mode_if_new": None if mode_if_new is None else arguments.permissions("mode_if_new", mode_if_new),
-        "uid": None if uid is None else arguments.whole("uid", uid, 0, _LARGEST_ID),
-        "gid": None if gid is None else arguments.whole("gid", gid, 0, _LARGEST_ID),
+        "uid": None if uid is None else arguments.whole("uid", uid, 0, limits.LARGEST_OWNER),
+        "gid": None if gid is None else arguments.whole("gid", gid, 0, limits.LARGEST_OWNER),
         "create_parents": create_parents,
         "parents_mode": None if parents_mode is None else arguments.permissions("parents_mode", parents_mode),
         "in_place": in_place,
@@ -194,13 +194,13 @@ def _common(
     """What every TaskSpec may say."""
     return {
         "queue": _text("queue", queue),
-        "priority": arguments.whole("priority", priority, -100, 100),
+        "priority": arguments.whole("priority", priority, limits.LOWEST_PRIORITY, limits.HIGHEST_PRIORITY),
         "labels": checked_labels(labels),
-        "not_before": duration(not_before, name="not_before"),
+        "not_before": duration(not_before, name="not_before", zero=True),
         "expire_after": duration(expire_after, name="expire_after"),
-        "run_timeout": duration(run_timeout, name="run_timeout"),
-        "stall_timeout": duration(stall_timeout, name="stall_timeout"),
-        "attempt_limit": arguments.whole("attempt_limit", attempt_limit, 0, 100),
+        "run_timeout": duration(run_timeout, name="run_timeout", longest=limits.LONGEST_RUN),
+        "stall_timeout": duration(stall_timeout, name="stall_timeout", longest=limits.LONGEST_RUN),
+        "attempt_limit": arguments.whole("attempt_limit", attempt_limit, 0, limits.MOST_ATTEMPTS),
     }
 
 
@@ -213,12 +213,14 @@ def checked_labels(labels: Mapping[str, str] | None) -> dict[str, str] | None:
     return {_text("a label's key", key): _text(f"labels[{key!r}]", value) for key, value in labels.items()}
 
 
-def duration(value: Time, *, name: str = "a duration") -> Duration | None:
+def duration(
+    value: Time, *, name: str = "a duration", longest: float = limits.LONGEST_WAIT, zero: bool = False
+) -> Duration | None:
     """Seconds or a timedelta as the contract has it; None stays unset. Raises ConfigurationError."""
     if value is None:
         return None
     whole = Duration()
-    whole.FromMicroseconds(round(arguments.seconds(name, value, zero=True) * _MICROSECONDS))
+    whole.FromMicroseconds(round(arguments.seconds(name, value, longest=longest, zero=zero) * _MICROSECONDS))
     return whole
 
 

@@ -10,6 +10,7 @@ import grpc
 import grpc.aio
 import structlog
 
+from longshore.contract.limits import LONGEST_CANCEL_REASON
 from longshore.server.edge import upload_calls as uploads
 from longshore.server.edge.auth.principal import principal
 from longshore.server.edge.messages import chunks, listing, portion, translate
@@ -33,7 +34,6 @@ _Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 _log = structlog.get_logger("longshore.tasks")
 
-_REASON_LENGTH = 500
 _ATTEMPTS_AT_ONCE = 500
 """Attempts in one answer; each may have 16 KiB of an error."""
 
@@ -119,8 +119,8 @@ class TaskService(pb_grpc.TaskServiceServicer):
 
     async def CancelTask(self, request: pb.CancelTaskRequest, _context: _Context) -> pb.CancelTaskResponse:
         _require_id(request.task_id)
-        if len(request.reason) > _REASON_LENGTH:
-            raise InvalidField("reason", f"has {len(request.reason)} characters; at most {_REASON_LENGTH}.")
+        if len(request.reason) > LONGEST_CANCEL_REASON:
+            raise InvalidField("reason", f"has {len(request.reason)} characters; at most {LONGEST_CANCEL_REASON}.")
         caller = principal()
         task = await self._store.run(
             CancelTask(

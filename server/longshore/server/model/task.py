@@ -10,17 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from longshore.contract.enums import IfExists, WhenAbsent, WhenStopped
 from longshore.server.model.records import record
-from longshore.server.model.values import (
-    AttemptEnd,
-    DeliveryMethod,
-    IfExists,
-    State,
-    UploadState,
-    WaitReason,
-    WhenAbsent,
-    WhenStopped,
-)
+from longshore.server.model.values import AttemptEnd, DeliveryMethod, State, UploadState, WaitReason
 
 FILE_PUSH = "file_push"
 """The built-in kind."""

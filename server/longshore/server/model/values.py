@@ -109,28 +109,6 @@ class Settlement(IntEnum):
     NEITHER = 3
 
 
-class IfExists(IntEnum):
-    """What to do when the destination exists."""
-
-    REPLACE = 1
-    FAIL = 2
-
-
-class WhenStopped(IntEnum):
-    """What to do when the instance is not running."""
-
-    DELIVER = 1
-    WAIT = 2
-    FAIL = 3
-
-
-class WhenAbsent(IntEnum):
-    """What to do when the instance does not exist."""
-
-    FAIL = 1
-    WAIT = 2
-
-
 class DeliveryMethod(IntEnum):
     """How bytes were written; FILES_API and IN_PLACE are neither atomic nor fenced."""
 

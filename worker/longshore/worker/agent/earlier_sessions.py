@@ -15,7 +15,8 @@ import re
 from pathlib import Path
 from typing import Final
 
-_SESSION: Final = re.compile(r"[A-Za-z0-9-]{16,64}")
+from longshore.contract.names import wrong_session_id
+
 _MOST_SLOTS: Final = 1000
 
 
@@ -107,4 +108,4 @@ def _lock(path: Path) -> int | None:
 
 def _sessions(fd: int) -> tuple[str, ...]:
     text = os.pread(fd, 1 << 16, 0).decode("ascii", "replace")
-    return tuple(line for line in text.splitlines() if _SESSION.fullmatch(line))
+    return tuple(line for line in text.splitlines() if not wrong_session_id(line))

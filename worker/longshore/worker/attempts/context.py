@@ -22,6 +22,7 @@ from google.protobuf.message import DecodeError, Message
 
 from longshore.client.errors import ConfigurationError
 from longshore.client.values import job_values as values
+from longshore.contract.paths import wrong_temp
 from longshore.v1 import task_pb2
 from longshore.v1 import worker_service_pb2 as ws
 from longshore.worker.attempts import payloads
@@ -35,7 +36,6 @@ M = TypeVar("M", bound=Message)
 T = TypeVar("T")
 
 _TRIES: Final = 4
-_LONGEST_PATH: Final = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,8 +150,8 @@ class _Common:
         self, temp: str, method: str, crc32c: int | None, mode: int | None, uid: int | None, gid: int | None
     ) -> ws.GrantRequest:
         # Refused here: the server would end the whole session, again and again.
-        if temp and (not temp.startswith("/") or "\0" in temp or len(temp) > _LONGEST_PATH):
-            raise ValueError(f"temp {temp!r} is no absolute path of at most {_LONGEST_PATH} characters")
+        if temp and (wrong := wrong_temp(temp)):
+            raise ValueError(f"temp is {temp[:80]!r}; {wrong}")
         return ws.GrantRequest(
             attempt=ref_of(self._attempt.key),
             temp=temp,

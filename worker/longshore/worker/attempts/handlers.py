@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from longshore.contract.names import wrong_name
 
 if TYPE_CHECKING:
     from longshore.v1 import worker_service_pb2 as ws
     from longshore.worker.attempts.context import AsyncContext, Context
     from longshore.worker.targets.base import Settlement
-
-_KIND: Final = re.compile(r"[a-z0-9._-]{1,63}")
 
 Result = Any
 """What a handler returns: any protobuf message, packed into an `Any` unless it is one; a dict, a list, a dataclass or a
@@ -59,8 +58,8 @@ class Registry:
 
     def add(self, kind: str, run: Callable[..., Any], *, settle: Callable[..., Any] | None = None) -> None:
         """The same without a decorator."""
-        if not _KIND.fullmatch(kind) or kind in {".", ".."}:
-            raise ValueError(f"{kind!r} is no name of a kind: use 1 to 63 of a-z, 0-9, '.', '_' and '-'")
+        if wrong := wrong_name(kind):
+            raise ValueError(f"{kind!r} is no name of a kind: {wrong}")
         if kind in self._handlers:
             raise ValueError(f"two handlers for the kind {kind!r}: a worker runs one")
         self._handlers[kind] = Handler(kind=kind, run=run, settle=settle)

@@ -9,6 +9,8 @@ from google.protobuf import any_pb2
 
 from longshore.client.errors import ConfigurationError
 from longshore.client.values import job_values as values
+from longshore.contract.limits import LARGEST_RESULT
+from longshore.contract.names import LONGEST_NAME
 from longshore.v1 import task_pb2
 from longshore.v1 import worker_service_pb2 as ws
 from longshore.worker.attempts.attempt import Attempt, ref_of
@@ -31,10 +33,7 @@ TIMED_OUT: Final = "TIMED_OUT"
 STALLED: Final = "STALLED"
 UNKNOWN_KIND: Final = "UNKNOWN_KIND"
 
-RESULT_LIMIT: Final = 64 * 1024
-"""Bytes of a packed result that the contract allows."""
 _MESSAGE_LIMIT: Final = 2000
-_REASON_LIMIT: Final = 63
 
 _WAITS: Final = {
     "RUNNING": task_pb2.WAIT_REASON_INSTANCE_STOPPED,
@@ -81,9 +80,9 @@ def pack(value: Any) -> any_pb2.Any:
             f"model, or None ({error.message})",
         ) from error
     assert packed is not None, "None is no result, and was told apart"
-    if packed.ByteSize() > RESULT_LIMIT:
+    if packed.ByteSize() > LARGEST_RESULT:
         raise PermanentError(
-            RESULT_TOO_LARGE, f"the result has {packed.ByteSize()} bytes; at most {RESULT_LIMIT} are kept"
+            RESULT_TOO_LARGE, f"the result has {packed.ByteSize()} bytes; at most {LARGEST_RESULT} are kept"
         )
     return packed
 
@@ -177,7 +176,7 @@ def _failed(attempt: Attempt, error: AttemptError, *, left_temps: bool = False) 
 
 
 def _error(reason: str, message: str, *, transient: bool) -> task_pb2.TaskError:
-    return task_pb2.TaskError(reason=reason[:_REASON_LIMIT], message=message[:_MESSAGE_LIMIT], transient=transient)
+    return task_pb2.TaskError(reason=reason[:LONGEST_NAME], message=message[:_MESSAGE_LIMIT], transient=transient)
 
 
 def for_the_log(attempt: Attempt, report: ws.Report) -> dict[str, str | int]:

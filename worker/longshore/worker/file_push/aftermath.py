@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
+from longshore.contract.temps import is_temp
 from longshore.worker.errors import PermanentError, Reason
 from longshore.worker.file_push.model import Push
 from longshore.worker.targets.base import Attributes, Content, Settlement, Target, Written, no_check
-from longshore.worker.targets.paths import is_temp
 from longshore.worker.targets.settle import holds, settle
 
 FILES_API: Final = "FILES_API"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from longshore.contract.enums import IfExists, WhenAbsent, WhenStopped, chosen
 from longshore.v1 import task_pb2
 from longshore.v1 import worker_service_pb2 as ws
 from longshore.worker.attempts.context import Context
@@ -12,8 +13,6 @@ from longshore.worker.errors import PermanentError, Reason
 from longshore.worker.file_push.model import NEW_FILE_MODE
 from longshore.worker.file_push.push import (
     Push,
-    WhenAbsent,
-    WhenStopped,
     push_file,
     remove_temps,
     settle_push,
@@ -24,22 +23,6 @@ __all__ = ["KIND", "file_push", "push_of", "register", "remove_temps", "settle_f
 
 KIND: Final = "file_push"
 
-_WHEN_STOPPED: Final = {
-    task_pb2.WHEN_STOPPED_UNSPECIFIED: WhenStopped.DELIVER,
-    task_pb2.WHEN_STOPPED_DELIVER: WhenStopped.DELIVER,
-    task_pb2.WHEN_STOPPED_WAIT: WhenStopped.WAIT,
-    task_pb2.WHEN_STOPPED_FAIL: WhenStopped.FAIL,
-}
-_WHEN_ABSENT: Final = {
-    task_pb2.WHEN_ABSENT_UNSPECIFIED: WhenAbsent.FAIL,
-    task_pb2.WHEN_ABSENT_FAIL: WhenAbsent.FAIL,
-    task_pb2.WHEN_ABSENT_WAIT: WhenAbsent.WAIT,
-}
-_REPLACE: Final = {
-    task_pb2.IF_EXISTS_UNSPECIFIED: True,
-    task_pb2.IF_EXISTS_REPLACE: True,
-    task_pb2.IF_EXISTS_FAIL: False,
-}
 _METHODS: Final = {
     task_pb2.DELIVERY_METHOD_SFTP: "SFTP",
     task_pb2.DELIVERY_METHOD_DIRECTORY: "DIRECTORY",
@@ -84,13 +67,15 @@ def push_of(
 ) -> Push:
     """What a task says, as a value. Raises PermanentError (INVALID_ARGUMENT) for what this worker does not know."""
     spec = task.file_push
-    try:
-        when_stopped, when_absent = _WHEN_STOPPED[spec.when_stopped], _WHEN_ABSENT[spec.when_absent]
-        replace = _REPLACE[spec.if_exists]
-    except KeyError as error:
+    if_exists = chosen(spec.if_exists, IfExists, default=IfExists.REPLACE)
+    when_stopped = chosen(spec.when_stopped, WhenStopped, default=WhenStopped.DELIVER)
+    when_absent = chosen(spec.when_absent, WhenAbsent, default=WhenAbsent.FAIL)
+    if if_exists is None or when_stopped is None or when_absent is None:
         raise PermanentError(
-            Reason.INVALID_ARGUMENT, f"the task asks for something newer than this worker ({error}): upgrade the worker"
-        ) from None
+            Reason.INVALID_ARGUMENT,
+            f"the task asks for something newer than this worker (if_exists {spec.if_exists}, when_stopped "
+            f"{spec.when_stopped}, when_absent {spec.when_absent}): upgrade the worker",
+        )
     if attributes is None:
         attributes = Attributes(
             spec.mode if spec.HasField("mode") else None,
@@ -109,7 +94,7 @@ def push_of(
         create_parents=spec.create_parents,
         parents_mode=spec.parents_mode if spec.HasField("parents_mode") else None,
         in_place=spec.in_place,
-        replace=replace,
+        replace=if_exists is IfExists.REPLACE,
         when_stopped=when_stopped,
         when_absent=when_absent,
         read_back=spec.read_back,

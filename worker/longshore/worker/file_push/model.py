@@ -3,30 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from enum import Enum
 from typing import Final, Protocol
 
+from longshore.contract.enums import WhenAbsent, WhenStopped
 from longshore.worker.errors import PermanentError, Reason
 from longshore.worker.targets.base import Attributes, Content, FileKind, FileStat, Source
-from longshore.worker.targets.paths import check_instance, check_mode, normalise
+from longshore.worker.targets.paths import check_instance, check_mode, check_project, normalise
 
 NEW_FILE_MODE: Final = 0o644
 _AS_IT_IS: Final = Attributes()
-
-
-class WhenStopped(Enum):
-    """What to do when the instance is not running."""
-
-    DELIVER = "deliver"
-    WAIT = "wait"
-    FAIL = "fail"
-
-
-class WhenAbsent(Enum):
-    """What to do when there is no such instance."""
-
-    FAIL = "fail"
-    WAIT = "wait"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +95,7 @@ def already_exists(path: str) -> PermanentError:
 
 def validated(push: Push) -> Push:
     """The push with its path in normal form. Raises PermanentError for what no target can do."""
+    check_project(push.project)
     check_instance(push.instance)
     if push.attributes.mode is not None:
         check_mode(push.attributes.mode)

@@ -17,6 +17,8 @@ from typing import Final, TypeVar
 
 import tenacity
 
+from longshore.contract.enums import WhenAbsent, WhenStopped
+from longshore.contract.temps import TRIES_PER_ATTEMPT
 from longshore.worker.errors import (
     AttemptError,
     AttemptStopped,
@@ -28,16 +30,7 @@ from longshore.worker.errors import (
 )
 from longshore.worker.file_push.aftermath import IN_PLACE, only_check, remove_temps, settle_push
 from longshore.worker.file_push.folders import create_temp, make_parents
-from longshore.worker.file_push.model import (
-    Push,
-    PushContext,
-    Pushed,
-    WhenAbsent,
-    WhenStopped,
-    already_exists,
-    complete,
-    validated,
-)
+from longshore.worker.file_push.model import Push, PushContext, Pushed, already_exists, complete, validated
 from longshore.worker.targets.base import (
     Attributes,
     CommitLost,
@@ -52,15 +45,13 @@ from longshore.worker.targets.base import (
     Written,
     no_check,
 )
-from longshore.worker.targets.paths import MAX_TRIES_PER_ATTEMPT, temp_path
+from longshore.worker.targets.paths import temp_path
 from longshore.worker.targets.settle import settle
 
 __all__ = [
     "Push",
     "PushContext",
     "Pushed",
-    "WhenAbsent",
-    "WhenStopped",
     "push_file",
     "remove_temps",
     "settle_push",
@@ -180,7 +171,7 @@ class _Attempt:
             first = error
         # Set up only when needed: that takes longer than the push of a small file.
         tries = tenacity.Retrying(
-            stop=tenacity.stop_after_attempt(MAX_TRIES_PER_ATTEMPT),
+            stop=tenacity.stop_after_attempt(TRIES_PER_ATTEMPT),
             wait=tenacity.wait_random_exponential(multiplier=0.1, max=2.0),
             retry=tenacity.retry_if_exception(_soon_again),
             sleep=self._pause,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,9 +12,9 @@ from typing import Final
 from longshore.client.errors import ConfigurationError
 from longshore.client.servers.endpoint import default_data_dir
 from longshore.client.servers.tls import TLS
+from longshore.contract.names import worker_name, wrong_worker
 from longshore.worker.targets import LxdSpec, SpecError, TargetSpec, parse_target
 
-_NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,63}")
 _MOST_THREADS: Final = 1024
 
 
@@ -70,8 +69,8 @@ class WorkerConfig:
         if self.max_wedged is not None and self.max_wedged < 0:
             raise ConfigError(f"--max-wedged {self.max_wedged}: use 0 or more")
         name = self.name or default_name()
-        if not _NAME.fullmatch(name):
-            raise ConfigError(f"--name {name!r}: use 1 to 63 of A-Z, a-z, 0-9, '.', '_' and '-'")
+        if wrong := wrong_worker(name):
+            raise ConfigError(f"--name {name!r}: {wrong}")
         wedged = max(1, self.concurrency // 2) if self.max_wedged is None else self.max_wedged
         return replace(self, name=name, max_wedged=wedged)
 
@@ -93,7 +92,7 @@ class WorkerConfig:
 
 def default_name() -> str:
     """The host's name, as far as it is fit for one."""
-    return re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname())[:63] or "worker"
+    return worker_name(socket.gethostname())
 
 
 def state_dir(config: WorkerConfig, *, environ: Mapping[str, str] = os.environ) -> Path:

@@ -18,6 +18,7 @@ import structlog
 from longshore.client.servers.access import Access
 from longshore.client.servers.endpoint import Token, find_credential, parse_servers
 from longshore.client.servers.tls import find_tls
+from longshore.contract.version import PROTOCOL_VERSION
 from longshore.program import signals
 from longshore.v1 import worker_service_pb2 as ws
 from longshore.worker.agent.chores import Chores
@@ -41,7 +42,6 @@ from longshore.worker.targets import Target, open_target
 
 _log: Final = structlog.stdlib.get_logger("longshore.worker")
 
-PROTOCOL_VERSION: Final = 1
 _TICK_S: Final = 0.1
 _IDENTITY_S: Final = 3.0
 """Seconds that the first hello waits for targets to say who they are."""

@@ -10,15 +10,14 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
+from longshore.contract.names import wrong_name
 from longshore.worker.targets.base import Target
 from longshore.worker.targets.transport import Endpoint, Timeouts
 
-_NAME: Final = re.compile(r"[a-z0-9._-]{1,63}")
 _SUN_PATH_MAX: Final = 107
 _DEFAULT_PORT: Final = 8443
 _SOCKET_OPTIONS: Final = frozenset({"project", "files_api"})
@@ -59,8 +58,8 @@ def parse_target(text: str) -> TargetSpec:
     name, equals, where = text.partition("=")
     if not equals or not where:
         raise SpecError(f"--target {text!r}: write NAME=WHERE, where WHERE is {_FORMS}")
-    if not _NAME.fullmatch(name):
-        raise SpecError(f"--target {text!r}: the name {name!r} must be 1 to 63 of a-z, 0-9, '.', '_' and '-'")
+    if wrong := wrong_name(name):
+        raise SpecError(f"--target {text!r}: the name {name!r}: {wrong}")
     scheme = where.partition(":")[0]
     if scheme in ("lxd", "incus"):
         return _socket(text, name, where.partition(":")[2])

@@ -11,6 +11,8 @@ from typing import Final
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from longshore.contract.limits import MOST_PER_PAGE
+from longshore.contract.names import TASK_ID_LENGTH
 from longshore.server.model.errors import InvalidField
 from longshore.server.model.task import Task
 from longshore.server.model.values import State
@@ -18,13 +20,11 @@ from longshore.server.store.protocol import TaskFilter
 from longshore.v1 import task_service_pb2 as pb
 
 PAGE_DEFAULT: Final = 100
-PAGE_MOST: Final = 1000
 _WORDS_MOST: Final = 100
 _TOKEN_VERSION: Final = 1
 _TOKEN_MOST: Final = 200
 """Characters; ours have about 50. A longer one could nest deeper than the parser goes."""
 _SEQ_MOST: Final = 2**63 - 1
-_ID_LENGTH: Final = 26
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +44,8 @@ class ListQuery:
 
 def query_of(request: pb.ListTasksRequest, *, scope: str | None) -> ListQuery:
     """Check every field. `scope`: the creator whose tasks may be seen; None: everybody's. Raises InvalidField."""
-    if request.page_size > PAGE_MOST:
-        raise InvalidField("page_size", f"is {request.page_size}; at most {PAGE_MOST}.")
+    if request.page_size > MOST_PER_PAGE:
+        raise InvalidField("page_size", f"is {request.page_size}; at most {MOST_PER_PAGE}.")
     asked = request.filter
     for name, values in (
         ("filter.states", asked.states),
@@ -81,8 +81,8 @@ def query_of(request: pb.ListTasksRequest, *, scope: str | None) -> ListQuery:
 
 
 def _prefix(text: str) -> str:
-    if len(text) > _ID_LENGTH:
-        raise InvalidField("filter.id_prefix", f"has {len(text)} characters; an id has {_ID_LENGTH}.")
+    if len(text) > TASK_ID_LENGTH:
+        raise InvalidField("filter.id_prefix", f"has {len(text)} characters; an id has {TASK_ID_LENGTH}.")
     return text.upper()
 
 

@@ -8,22 +8,18 @@ from typing import Final
 
 import google_crc32c
 
+from longshore.contract import limits
+from longshore.contract.enums import IfExists, WhenAbsent, WhenStopped
 from longshore.server.edge.messages import fields
 from longshore.server.engine.submissions import Defaults, SubmitRequest, TaskRequest, UploadRequest
 from longshore.server.model.errors import CrcMismatch, InvalidField
 from longshore.server.model.task import FILE_PUSH, AnyValue, Destination, FilePush, Job
-from longshore.server.model.values import IfExists, WhenAbsent, WhenStopped
 from longshore.v1 import task_pb2 as pb
 from longshore.v1 import task_service_pb2 as service_pb
 
 DEFAULT: Final = "default"
 """Name of the queue and of the target that are meant when none is given."""
 
-_PUSHES: Final = 1000
-_LABELS: Final = 32
-CONTENT_BYTES: Final = 64 * 1024
-"""Of a file that comes along with its submission: what UploadLimits.inline_bytes allows by default."""
-_ARGUMENT_BYTES: Final = 64 * 1024
 _LARGEST: Final = 2**63 - 1
 
 
@@ -77,8 +73,10 @@ def _content(request: service_pb.SubmitTaskRequest) -> tuple[bytes | None, int]:
     if request.payload_id:
         raise InvalidField("content", "is there, and so is payload_id: give one of them.")
     content = request.content
-    if len(content) > CONTENT_BYTES:
-        raise InvalidField("content", f"has {len(content)} bytes; at most {CONTENT_BYTES}. Upload more than that.")
+    if len(content) > limits.LARGEST_CONTENT:
+        raise InvalidField(
+            "content", f"has {len(content)} bytes; at most {limits.LARGEST_CONTENT}. Upload more than that."
+        )
     crc32c = int(google_crc32c.value(content))
     if request.HasField("content_crc32c") and request.content_crc32c != crc32c:
         raise CrcMismatch(f"The content's CRC32C is {crc32c:08x}, and {request.content_crc32c:08x} was announced.")
@@ -92,18 +90,24 @@ def _spec(field: str, spec: pb.TaskSpec | None, defaults: Defaults) -> TaskReque
     said = {one.name for one, _ in spec.ListFields()}
     not_before = 0.0
     if "not_before" in said:
-        not_before = fields.seconds(f"{field}.not_before", spec.not_before, longest=fields.LONGEST, zero=True)
+        not_before = fields.seconds(f"{field}.not_before", spec.not_before, longest=limits.LONGEST_WAIT, zero=True)
     request = TaskRequest(
         work=_work(field, spec),
         queue=fields.name(f"{field}.queue", spec.queue) if "queue" in said else DEFAULT,
-        priority=fields.bounded(f"{field}.priority", spec.priority, -100, 100) if "priority" in said else 0,
+        priority=(
+            fields.bounded(f"{field}.priority", spec.priority, limits.LOWEST_PRIORITY, limits.HIGHEST_PRIORITY)
+            if "priority" in said
+            else 0
+        ),
         labels=_labels(f"{field}.labels", spec) if "labels" in said else {},
         not_before=not_before,
-        expire_after=_seconds(field, spec, "expire_after", said, longest=fields.LONGEST),
-        run_timeout=_seconds(field, spec, "run_timeout", said, longest=fields.LONGEST_RUN),
-        stall_timeout=_seconds(field, spec, "stall_timeout", said, longest=fields.LONGEST_RUN),
+        expire_after=_seconds(field, spec, "expire_after", said, longest=limits.LONGEST_WAIT),
+        run_timeout=_seconds(field, spec, "run_timeout", said, longest=limits.LONGEST_RUN),
+        stall_timeout=_seconds(field, spec, "stall_timeout", said, longest=limits.LONGEST_RUN),
         attempt_limit=(
-            fields.bounded(f"{field}.attempt_limit", spec.attempt_limit, 0, 100) if "attempt_limit" in said else None
+            fields.bounded(f"{field}.attempt_limit", spec.attempt_limit, 0, limits.MOST_ATTEMPTS)
+            if "attempt_limit" in said
+            else None
         ),
     )
     patience = defaults.expire_after if request.expire_after is None else request.expire_after
@@ -124,8 +128,8 @@ def _seconds(field: str, spec: pb.TaskSpec, name: str, said: Set[str], *, longes
 
 
 def _labels(field: str, spec: pb.TaskSpec) -> dict[str, str]:
-    if len(spec.labels) > _LABELS:
-        raise InvalidField(field, f"has {len(spec.labels)} entries; at most {_LABELS}.")
+    if len(spec.labels) > limits.MOST_LABELS:
+        raise InvalidField(field, f"has {len(spec.labels)} entries; at most {limits.MOST_LABELS}.")
     for key, value in spec.labels.items():
         fields.label(field, key, value)
     return dict(spec.labels)
@@ -142,8 +146,8 @@ def _work(field: str, spec: pb.TaskSpec) -> tuple[FilePush, ...] | Job:
 
 
 def _pushes(field: str, pushes: Sequence[pb.FilePush]) -> tuple[FilePush, ...]:
-    if not 1 <= len(pushes) <= _PUSHES:
-        raise InvalidField(field, f"has {len(pushes)} destinations; give 1 to {_PUSHES}.")
+    if not 1 <= len(pushes) <= limits.MOST_DESTINATIONS:
+        raise InvalidField(field, f"has {len(pushes)} destinations; give 1 to {limits.MOST_DESTINATIONS}.")
     seen: dict[str, int] = {}
     found = []
     for number, message in enumerate(pushes):
@@ -202,9 +206,9 @@ def _job(field: str, job: pb.JobSpec) -> Job:
     arguments = None
     if job.HasField("arguments"):
         size = job.arguments.ByteSize()
-        if size > _ARGUMENT_BYTES:
+        if size > limits.LARGEST_ARGUMENTS:
             raise InvalidField(
-                f"{field}.arguments", f"has {size} bytes; at most {_ARGUMENT_BYTES}. Upload more as a payload."
+                f"{field}.arguments", f"has {size} bytes; at most {limits.LARGEST_ARGUMENTS}. Upload more as a payload."
             )
         arguments = AnyValue(job.arguments.type_url, job.arguments.value)
     return Job(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from google.protobuf.duration_pb2 import Duration
 
+from longshore.contract import limits, names, paths
+from longshore.contract.version import PROTOCOL_VERSION
 from longshore.server.edge.messages import translate
 from longshore.server.engine.sessions.messages import (
     Assignment,
@@ -29,7 +30,6 @@ from longshore.server.store.commands import BeginAnswer, GrantAnswer
 from longshore.v1 import task_pb2, task_service_pb2
 from longshore.v1 import worker_service_pb2 as pb
 
-PROTOCOL_VERSION: Final = 1
 MOST_CREDITS: Final = 1000
 MOST_HELD: Final = 4 * MOST_CREDITS
 """Attempts that run, and ended ones whose reports are not acknowledged."""
@@ -39,18 +39,9 @@ MOST_ENTRIES: Final = 10_000
 """Entries of each list in one message. A message of 4 MiB has room for two million empty ones, which take seconds."""
 LONGEST_TEXT: Final = 4000
 """Characters of an error's message that are kept."""
-LARGEST_RESULT: Final = 64 * 1024
 LONGEST_TYPE: Final = 4000
 """Characters of a result's type URL: the name of a message."""
-LONGEST_PATH: Final = 4096
 LARGEST_EPOCH: Final = 1 << 40
-LONGEST_WAIT: Final = 366 * 86400.0
-
-_SESSION_ID: Final = re.compile(r"[A-Za-z0-9-]{16,64}")
-_WORKER: Final = re.compile(r"[A-Za-z0-9._-]{1,63}")
-_NAME: Final = re.compile(r"[a-z0-9._-]{1,63}")
-_TASK_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_REASON: Final = re.compile(r"[A-Z][A-Z0-9_]{0,62}")
 
 _OUTCOMES: Final = {int(outcome): outcome for outcome in Outcome}
 _METHODS: Final = {int(method): method for method in DeliveryMethod}
@@ -72,8 +63,8 @@ def hello(message: pb.WorkRequest) -> Hello:
             server=str(PROTOCOL_VERSION),
             worker=str(said.protocol_version),
         )
-    _check(_SESSION_ID, said.session_id, "hello.session_id", "16 to 64 characters of [A-Za-z0-9-]")
-    _check(_WORKER, said.worker, "hello.worker", "1 to 63 characters of [A-Za-z0-9._-]")
+    _check(names.wrong_session_id, said.session_id, "hello.session_id")
+    _check(names.wrong_worker, said.worker, "hello.worker")
     for field, count, most in (
         ("targets", len(said.targets), MOST_NAMES),
         ("kinds", len(said.kinds), MOST_NAMES),
@@ -87,10 +78,12 @@ def hello(message: pb.WorkRequest) -> Hello:
     _names("hello.targets", [one.name for one in said.targets])
     _names("hello.kinds", [one.name for one in said.kinds])
     for index, one in enumerate(said.targets):
-        if len(one.identity) > 255:
-            raise InvalidField(f"hello.targets[{index}].identity", "is longer than 255 characters.")
+        if len(one.identity) > names.LONGEST_IDENTITY:
+            raise InvalidField(
+                f"hello.targets[{index}].identity", f"is longer than {names.LONGEST_IDENTITY} characters."
+            )
     for index, dead in enumerate(said.dead_sessions):
-        _check(_SESSION_ID, dead, f"hello.dead_sessions[{index}]", "16 to 64 characters of [A-Za-z0-9-]")
+        _check(names.wrong_session_id, dead, f"hello.dead_sessions[{index}]")
     if said.session_id in said.dead_sessions:
         raise InvalidField("hello.dead_sessions", "names this very session.")
     if said.epoch > LARGEST_EPOCH:
@@ -142,21 +135,21 @@ def attempt_ref(message: pb.AttemptRef, field: str) -> AttemptRef:
     return _ref(message, field)
 
 
-def _check(pattern: re.Pattern[str], value: str, field: str, wanted: str) -> None:
-    if not pattern.fullmatch(value):
-        raise InvalidField(field, f"is {value[:80]!r}; {wanted} are wanted.")
+def _check(rule: Callable[[str], str | None], value: str, field: str) -> None:
+    if wrong := rule(value):
+        raise InvalidField(field, f"is {value[:80]!r}; {wrong}.")
 
 
-def _names(field: str, names: list[str]) -> None:
-    for index, name in enumerate(names):
-        _check(_NAME, name, f"{field}[{index}].name", "1 to 63 characters of [a-z0-9._-]")
-        if name in names[:index]:
+def _names(field: str, given: list[str]) -> None:
+    for index, name in enumerate(given):
+        _check(names.wrong_name, name, f"{field}[{index}].name")
+        if name in given[:index]:
             raise InvalidField(f"{field}[{index}].name", f"is {name!r} once more; name each once.")
 
 
 def _ref(message: pb.AttemptRef, field: str) -> AttemptRef:
-    _check(_TASK_ID, message.task_id, f"{field}.task_id", "1 to 64 characters of a task's id")
-    if not 1 <= message.attempt < 1 << 31:
+    _check(names.wrong_reported_id, message.task_id, f"{field}.task_id")
+    if not 1 <= message.attempt <= limits.LARGEST_ATTEMPT:
         raise InvalidField(f"{field}.attempt", f"is {message.attempt}; attempts count from 1.")
     return AttemptRef(message.task_id, message.attempt)
 
@@ -164,17 +157,17 @@ def _ref(message: pb.AttemptRef, field: str) -> AttemptRef:
 def _report(message: pb.Report, index: int, session_id: str) -> tuple[str, Reported]:
     ref = message.attempt
     task_id, attempt = ref.task_id, ref.attempt
-    if not (_TASK_ID.fullmatch(task_id) and 1 <= attempt < 1 << 31):
+    if names.wrong_reported_id(task_id) or not 1 <= attempt <= limits.LARGEST_ATTEMPT:
         _ref(ref, f"reports[{index}].attempt")  # which says what is wrong
     outcome = _OUTCOMES.get(message.outcome)
     if outcome is None:
         raise InvalidField(f"reports[{index}].outcome", "says nothing that this server knows.")
     result = None
     if message.HasField("result"):
-        if len(message.result.value) > LARGEST_RESULT or len(message.result.type_url) > LONGEST_TYPE:
+        if len(message.result.value) > limits.LARGEST_RESULT or len(message.result.type_url) > LONGEST_TYPE:
             raise InvalidField(
                 f"reports[{index}].result",
-                f"is larger than {LARGEST_RESULT} bytes, or its type has a long name; upload what is large.",
+                f"is larger than {limits.LARGEST_RESULT} bytes, or its type has a long name; upload what is large.",
             )
         result = AnyValue(message.result.type_url, message.result.value)
     reported = Reported(
@@ -194,13 +187,13 @@ def _report(message: pb.Report, index: int, session_id: str) -> tuple[str, Repor
 
 
 def _condition(message: pb.TargetCondition, index: int) -> tuple[str, Failure | None]:
-    _check(_NAME, message.target, f"targets[{index}].target", "1 to 63 characters of [a-z0-9._-]")
+    _check(names.wrong_name, message.target, f"targets[{index}].target")
     return message.target, _failure(message.problem, Outcome.TRANSIENT) if message.HasField("problem") else None
 
 
 def _failure(message: task_pb2.TaskError, outcome: Outcome) -> Failure:
     # A worker's carelessness with its words must not cost it the connection: what does not fit is made to.
-    reason = message.reason if _REASON.fullmatch(message.reason) else "UNSPECIFIED"
+    reason = "UNSPECIFIED" if names.wrong_reason(message.reason) else message.reason
     text = message.message[:LONGEST_TEXT] or "The worker did not say why."
     return Failure(reason, text, message.transient or outcome is Outcome.TRANSIENT)
 
@@ -218,15 +211,15 @@ def _seconds(field: str, message: Duration) -> float:
     """What is too long is cut: a handler chooses it, and must not cost its worker the connection."""
     if message.seconds < 0 or not 0 <= message.nanos < 1_000_000_000:
         raise InvalidField(field, "is no duration of 0 s or more, with 0 to 999,999,999 nanos; leave it unset instead.")
-    return min(message.seconds + message.nanos / 1e9, LONGEST_WAIT)
+    return min(message.seconds + message.nanos / 1e9, limits.LONGEST_WAIT)
 
 
 def _grant_request(message: pb.GrantRequest, index: int, session_id: str) -> tuple[str, Grant]:
     field = f"grant_requests[{index}]"
     ref = _ref(message.attempt, f"{field}.attempt")
     temp = message.temp
-    if temp and (not temp.startswith("/") or "\0" in temp or len(temp) > LONGEST_PATH):
-        raise InvalidField(f"{field}.temp", f"is no absolute path of at most {LONGEST_PATH} characters.")
+    if temp and (wrong := paths.wrong_temp(temp)):
+        raise InvalidField(f"{field}.temp", f"is {temp[:80]!r}; {wrong}.")
     grant = Grant(
         attempt=ref.attempt,
         session_id=session_id,

@@ -8,13 +8,13 @@ from typing import Final
 
 import structlog
 
+from longshore.contract.temps import temps_of
 from longshore.server.engine.sessions.connection import Connection
 from longshore.server.engine.sessions.fleet import Fleet
 from longshore.server.engine.sessions.messages import DebtOrder
 from longshore.server.model.clock import Clock
 from longshore.server.model.errors import StoreUnavailable
 from longshore.server.model.task import Debt
-from longshore.server.model.temps import temps_of
 from longshore.server.store.commands import PayDebt
 from longshore.server.store.protocol import Changes, Store
 

@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
+from longshore.contract.enums import IfExists, WhenAbsent, WhenStopped
 from longshore.server.model.task import AnyValue, Destination, Failure, FilePush, Grant, Job, Status
-from longshore.server.model.values import DeliveryMethod, IfExists, State, WaitReason, WhenAbsent, WhenStopped
+from longshore.server.model.values import DeliveryMethod, State, WaitReason
 
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 _decode = json.loads

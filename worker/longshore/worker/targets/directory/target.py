@@ -19,6 +19,7 @@ from typing import Final
 
 import google_crc32c
 
+from longshore.contract.limits import LARGEST_MODE
 from longshore.worker.errors import PermanentError, Reason, TransientError
 from longshore.worker.targets import classify
 from longshore.worker.targets.base import (
@@ -38,7 +39,7 @@ from longshore.worker.targets.base import (
     no_check,
 )
 from longshore.worker.targets.directory.rooted import RootedTree, sync_folder
-from longshore.worker.targets.paths import MODE_MAX, check_instance, check_mode, folder_of
+from longshore.worker.targets.paths import check_instance, check_mode, folder_of
 
 _FOLDER: Final = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 _POLL_S: Final = 2.0
@@ -411,7 +412,7 @@ def _file_stat(found: os.stat_result) -> FileStat:
         kind = FileKind.SYMLINK
     else:
         kind = FileKind.OTHER
-    return FileStat(kind, found.st_size, found.st_mode & MODE_MAX, found.st_uid, found.st_gid)
+    return FileStat(kind, found.st_size, found.st_mode & LARGEST_MODE, found.st_uid, found.st_gid)
 
 
 def _machine() -> str:

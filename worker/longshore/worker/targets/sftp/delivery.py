@@ -8,15 +8,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Final
 
+from longshore.contract.limits import LARGEST_OWNER
 from longshore.worker.errors import PermanentError, Reason, TransientError
 from longshore.worker.targets import classify
 from longshore.worker.targets.base import Attributes, CommitLost, FileKind, FileStat, Source, Written, no_check
 from longshore.worker.targets.paths import check_mode, folder_of, parents
 from longshore.worker.targets.sftp.session import HARDLINK, POSIX_RENAME, SftpSession, SftpStatus
 from longshore.worker.targets.sftp.wire import NO_SUCH_FILE, ProtocolError
-
-_MAX_UID: Final = 2**32 - 2
-"""The highest id; 2**32 - 1 means "leave it" to chown."""
 
 _STREAM_ERRORS: Final = (OSError, EOFError, ProtocolError)
 
@@ -65,8 +63,8 @@ class SftpTemp:
             uid, gid = attributes.uid, attributes.gid
             if uid is None or gid is None:
                 raise ValueError("SFTP sets both ids or none")
-            if max(uid, gid) > _MAX_UID:
-                raise PermanentError(Reason.INVALID_ARGUMENT, f"{what}: an id is larger than {_MAX_UID}")
+            if max(uid, gid) > LARGEST_OWNER:
+                raise PermanentError(Reason.INVALID_ARGUMENT, f"{what}: an id is larger than {LARGEST_OWNER}")
             with classified(self._session, what):
                 self._session.set_handle_owner(self._handle, uid, gid)
         if attributes.mode is not None:

@@ -17,8 +17,8 @@ from typing import Final
 
 import google_crc32c
 
+from longshore.contract.limits import LARGEST_MODE
 from longshore.worker.targets.base import FileKind, FileStat, Source, Written, chunks, no_check
-from longshore.worker.targets.paths import MODE_MAX
 from longshore.worker.targets.sftp import wire
 from longshore.worker.targets.sftp.wire import Answer, Kind, OpenFlag, ProtocolError
 from longshore.worker.targets.transport import Transport
@@ -384,4 +384,4 @@ def _file_stat(found: wire.WireAttributes) -> FileStat:
         kind = FileKind.SYMLINK
     else:
         kind = FileKind.OTHER
-    return FileStat(kind, found.size or 0, found.mode & MODE_MAX, found.uid or 0, found.gid or 0)
+    return FileStat(kind, found.size or 0, found.mode & LARGEST_MODE, found.uid or 0, found.gid or 0)
