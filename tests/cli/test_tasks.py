@@ -141,11 +141,14 @@ def test_ids_may_be_typed_short(cli: CommandLine, stage: Stage) -> None:
         assert ids(cli.json("get", text)) == [one]
     assert cli.json("attempts", short) == []
     shared = one[: next(n for n in range(26) if one[n] != other[n])]
-    for ambiguous in (shared, one.lstrip("0")[0]):
+    for ambiguous in (shared, "0"):
         done = cli.run("cancel", ambiguous)
         assert (done.code, done.out) == (2, "")
         assert "stands for several tasks: give more of the id" in done.err
     assert f"{other}  queued  nobody-runs-this" in cli.run("cancel", shared).err
+    for command in ("get", "cancel", "retry"):  # a variable that is not set, while there is one task only
+        done = cli.run(command, "")
+        assert (done.code, done.out, "an id is empty" in done.err) == (2, "", True)
     unknown = cli.run("get", "ZZZZ")
     assert (unknown.code, "begins with 'ZZZZ' (NOT_FOUND)" in unknown.err) == (6, True)
     assert ids(cli.json("cancel", short, other)) == [one, other]

@@ -11,6 +11,7 @@ import grpc.aio
 import pytest
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from longshore.client.servers.ending import Ending
 from longshore.server.model.access import Role
 from longshore.v1 import admin_service_pb2, admin_service_pb2_grpc, task_pb2
 from longshore.v1 import task_service_pb2 as pb
@@ -43,7 +44,13 @@ class Caller:
         for push in spec.file_push.pushes:
             push.destination.target = target
         messages = whole(header_of(f"r{next(_numbers)}", spec=spec), CONTENT)
-        answer = await self.tasks.Upload(messages, metadata=self.metadata)
+        call: Any = self.tasks.Upload(messages, metadata=self.metadata)
+        ending = Ending(call)
+        try:
+            answer: pb.UploadResponse = await call
+        except grpc.aio.AioRpcError as error:
+            # The status of the refusal, and not what grpc.aio makes of a write after it.
+            raise await ending.told(error) from None
         return answer.tasks[0]
 
     async def get(self, task_id: str) -> task_pb2.Task:

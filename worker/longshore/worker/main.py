@@ -150,8 +150,9 @@ def serve(
 ) -> None:
     """Run tasks for a Longshore server until SIGTERM.
 
-    Every option may be set in the environment: --grace is LONGSHORE_WORKER_GRACE. Exit codes: 0 it left as told, 1
-    the server refused it, 2 a setting is wrong, 75 too many handlers hang and it wants to be started anew.
+    Every option may be set in the environment: --grace is LONGSHORE_WORKER_GRACE.
+
+    Exit codes: 0 left as told, 1 refused by the server, 2 a wrong setting, 75 too many handlers hang: start it again.
     """
     if log_level not in log.LEVELS:
         _refuse(f"--log-level {log_level!r}: use {', '.join(log.LEVELS)}")

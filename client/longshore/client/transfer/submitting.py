@@ -16,6 +16,7 @@ from google.rpc import status_pb2
 
 from longshore.client.errors import ConfigurationError, LongshoreError, Unavailable, from_status
 from longshore.client.servers.connection import Connection
+from longshore.client.servers.ending import Ending
 from longshore.client.servers.patience import OnWait, Patience, may_pass
 from longshore.client.servers.servers import Tour
 from longshore.client.values import arguments
@@ -102,6 +103,7 @@ class Submitting:
         self._exhausted = False
         self._interrupted: BaseException | None = None
         self._call: _Call | None = None
+        self._ending: Ending | None = None
         self._connection: Connection | None = None
         self._feeder: asyncio.Task[None] | None = None
         self._refused: LongshoreError | None = None
@@ -181,15 +183,17 @@ class Submitting:
             if not self._waiting:
                 return None
             await self._begin()
-        connection, call = self._connection, self._call
+        connection, call, ending = self._connection, self._call, self._ending
         assert connection is not None
         assert call is not None
+        assert ending is not None
         try:
             with connection.used():
                 return await self._read(call)
         except grpc.aio.AioRpcError as error:
+            told = await ending.told(error)
             await self._leave()
-            return self._cut(await connection.explained(error), error)
+            return self._cut(await connection.explained(told), error)
         except LongshoreError as error:
             await self._leave()
             return self._cut(error, error.__cause__)
@@ -214,6 +218,7 @@ class Submitting:
         connection = await self._tour.connection()
         self._unsent = deque(self._waiting)
         self._call = call = connection.tasks.SubmitTasks(metadata=connection.metadata)
+        self._ending = Ending(call)
         connection.users += 1
         self._connection = connection
         self._feeder = _started(self._feed(call), name="submit_many: feed")

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import Final, TypeAlias, TypeVar
 
 import grpc
 
 from longshore.client.errors import LongshoreError, NotFound, SourceError, Unavailable
 from longshore.client.servers.connection import Connection
+from longshore.client.servers.ending import Ending
 from longshore.client.servers.endpoint import Endpoint
 from longshore.client.servers.patience import Patience
 from longshore.client.servers.servers import Tour
@@ -94,7 +95,7 @@ class Uploading:
 
     async def _over(self, connection: Connection) -> pb.UploadResponse:
         call = connection.upload(metadata=connection.metadata)
-        end = End(call)
+        ending = Ending(call)
         try:
             offset = await self._admitted(call)
             if offset is not None:
@@ -107,11 +108,11 @@ class Uploading:
                 await self._send(call, offset=offset, crc32c=crc32c, to=connection.endpoint)
             return await _within(_SEALING, call)
         except grpc.aio.AioRpcError as error:
-            raise await connection.explained(end.error or error) from error
+            raise await connection.explained(await ending.told(error)) from error
         except asyncio.InvalidStateError as error:
             # A write after the server had ended the call.
-            if end.error is not None:
-                raise await connection.explained(end.error) from error
+            if (told := await ending.awaited()) is not None:
+                raise await connection.explained(told) from error
             raise Unavailable("the server ended the upload before it was complete", reason="CUT") from error
         finally:
             call.cancel()
@@ -209,33 +210,3 @@ async def _within(seconds: float, step: Awaitable[_T]) -> _T:
             return await step
     except TimeoutError:
         raise Unavailable(f"the server did not answer for {seconds:.0f} s", reason="STALLED") from None
-
-
-class End:
-    """Remembers how the server ended a call.
-
-    A write that fails because the call has just ended overwrites its status with INTERNAL, "Internal error from Core"
-    (grpc/grpc#36066, open as of 1.85: 293 of 300 refusals in the middle of an upload). What came first is the truth.
-    """
-
-    def __init__(self, call: _Call) -> None:
-        self.error: grpc.aio.AioRpcError | None = None
-        call.add_done_callback(self._note)
-
-    def _note(self, call: _Call) -> None:
-        if self.error is not None:
-            return
-        code = _at_once(call.code())
-        if code is not grpc.StatusCode.OK:
-            trailers = _at_once(call.trailing_metadata())
-            self.error = grpc.aio.AioRpcError(code, grpc.aio.Metadata(), trailers, details=_at_once(call.details()))
-
-
-def _at_once(coroutine: Coroutine[Any, Any, _T]) -> _T:
-    """What a coroutine returns that has nothing to wait for: the call has ended, and a callback cannot await."""
-    try:
-        coroutine.send(None)
-    except StopIteration as done:
-        value: _T = done.value
-        return value
-    raise AssertionError("a call that has ended knows its status")

@@ -18,7 +18,8 @@ def load(context: typer.Context, path: Path | None) -> Path | None:
     try:
         raw = tomllib.loads(path.read_text())
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise typer.BadParameter(f"{path} cannot be used: {error}") from error
+        why = error.strerror if isinstance(error, OSError) else error
+        raise typer.BadParameter(f"{path} cannot be used: {why}") from error
     known = {parameter.name: parameter for parameter in context.command.params if parameter.name not in _NOT_IN_FILE}
     values: dict[str, Any] = {}
     for key, value in raw.items():

@@ -18,6 +18,7 @@ from longshore.client.errors import (
     Unavailable,
 )
 from longshore.client.servers.access import Access, explain
+from longshore.client.servers.ending import Ending
 from longshore.client.servers.endpoint import Endpoint
 from longshore.v1 import worker_service_pb2 as ws
 from longshore.v1 import worker_service_pb2_grpc as ws_grpc
@@ -71,6 +72,7 @@ class Connection:
         patience: float,
     ) -> None:
         call = ws_grpc.WorkerServiceStub(channel).Work(metadata=self._access.metadata(self._endpoint))
+        ending = Ending(call)
         try:
             async with asyncio.timeout(patience):
                 await call.write(hello)
@@ -83,12 +85,17 @@ class Connection:
         except TimeoutError as error:
             raise Unavailable(f"no welcome in {patience:.1f} s", reason="NO_WELCOME") from error
         except grpc.aio.AioRpcError as error:
-            raise await explain(error, endpoint=self._endpoint, tls=self._access.tls_for(self._endpoint)) from error
+            raise await self._explained(await ending.told(error)) from error
         except asyncio.InvalidStateError as error:
             # A write on a stream that has ended; its status says more.
-            raise Unavailable(f"the stream ended: {await call.details()}", reason=(await call.code()).name) from error
+            if (told := await ending.awaited()) is not None:
+                raise await self._explained(told) from error
+            raise Unavailable("the server ended the stream", reason="CUT") from error
         finally:
             call.cancel()
+
+    async def _explained(self, error: grpc.aio.AioRpcError) -> LongshoreError:
+        return await explain(error, endpoint=self._endpoint, tls=self._access.tls_for(self._endpoint))
 
     def close(self, why: LongshoreError | None = None) -> None:
         """End it soon; `run` returns, or raises `why`."""

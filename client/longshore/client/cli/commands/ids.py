@@ -54,6 +54,9 @@ async def whole(client: AsyncClient, text: str) -> str:
 
     A whole id is returned as it is, without a question. Raises NotFound, and ConfigurationError where several begin so.
     """
+    if not text:
+        # A script's variable that is not set. Every id begins with nothing, and the only task is soon cancelled.
+        raise ConfigurationError("an id is empty: give the id of a task, or its beginning")
     if len(text) >= _LENGTH:
         return text.upper() if len(text) == _LENGTH else text
     wanted = pb.TaskFilter(id_prefix=text)
