@@ -102,6 +102,16 @@ def test_what_is_acknowledged_was_acknowledged_before(tmp_path: Path, take: Call
         assert "backup" in why
 
 
+def test_the_log_beside_a_file_that_a_link_leads_to_is_guarded_too(tmp_path: Path) -> None:
+    (tmp_path / "database").mkdir()
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "database" / "longshore.db").symlink_to(tmp_path / "disk" / "longshore.db")
+    with _server(tmp_path) as server, Client(server=server.address, token_file=server.token_file) as client:
+        client.upload(b"x", spec=push_spec("web/etc/motd"))
+        _log_removed(tmp_path / "disk" / "longshore.db")
+        eventually(lambda: not server.serving(), what="NOT_SERVING")
+
+
 def test_a_file_that_is_moved_back_is_used_again(tmp_path: Path) -> None:
     (tmp_path / "database").mkdir()
     with _server(tmp_path) as server, Client(server=server.address, token_file=server.token_file) as client:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import resource
 import shutil
 import sqlite3
 import subprocess
@@ -20,7 +22,9 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from longshore.client import Client, push_spec
+from longshore.server.data.generation import Generation, mark_restored
 from longshore.v1 import task_pb2
+from tests.support.parts import require_root
 from tests.support.servers.processes import ServerProcess, WorkerProcess, eventually
 from tests.support.stores.postgres import SUPERUSER, Cluster
 
@@ -281,6 +285,57 @@ def test_a_restore_of_the_same_backup_repeats_no_number(tmp_path: Path) -> None:
                 ids.append(client.wait(task.id).id)
         assert attempts[0] < attempts[1]
         assert ids[0][:10] < ids[1][:10], "numbers of tasks"
+
+
+@pytest.mark.parametrize("how", ["link", "mount"])
+def test_a_spool_that_lies_elsewhere_is_restored_where_it_lies(tmp_path: Path, how: str) -> None:
+    """A link to another disk, or that disk itself: a mount point cannot be renamed."""
+    disk, data = tmp_path / "disk", tmp_path / "data"
+    (disk / "spool").mkdir(parents=True)
+    data.mkdir(mode=0o700)
+    spool = data / "spool"
+    with contextlib.ExitStack() as stack:
+        if how == "link":
+            spool.symlink_to(disk / "spool")
+            (data / "longshore.db").symlink_to(disk / "longshore.db")
+        else:
+            require_root()
+            spool.mkdir()
+            subprocess.run(["mount", "--bind", disk / "spool", spool], check=True)
+            stack.callback(lambda: subprocess.run(["umount", spool], check=True))
+        server = stack.enter_context(sqlite_server(tmp_path))
+        case = Case(tmp_path, server)
+        backup, restore = by_command(case, data)
+        case.play(backup)
+        server.kill()
+        restore()
+        assert list((disk / "spool" / "payloads").glob("*/*")), "what the first version needs"
+        server.start()
+        assert (data / "longshore.db").is_symlink() == spool.is_symlink() == (how == "link")
+        case.check_nothing_runs()
+        case.check_it_goes_on()
+        server.terminate()
+
+
+def test_a_full_disk_at_the_start_leaves_no_notice_for_the_next_one(tmp_path: Path) -> None:
+    """The writer tries again a second later. What `restore` has left is done with then."""
+    folder = tmp_path / "generation"
+    mark_restored(folder, 7)
+    memory = Generation(folder, alone=True)
+    assert memory.compare(7, 5) is not None
+    _, hard = before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            memory.begin(7, 6)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert memory.compare(7, 6) is not None, "nothing is written yet"
+    memory.begin(7, 6)
+    memory.close()
+    (left,) = folder.iterdir()
+    assert left.stat().st_size
+    assert Generation(folder, alone=True).compare(7, 6) is None
 
 
 # The backup itself -----------------------------------------------------------------------------------------------

@@ -123,15 +123,23 @@ class Generation:
         self._folder.mkdir(mode=0o700, exist_ok=True)
         older = [path for path, _, _ in self._files(database)]
         path = self._folder / f"{database:016x}-{secrets.token_hex(8)}"
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        inode, version = _identity(self._file)
-        self._record = Record(database, position, inode, version)
-        os.pwrite(self._file, self._record.content(), 0)
-        os.fsync(self._file)
-        sync_folder(self._folder)
-        sync_folder(self._folder.parent)
-        for each in older:
-            each.unlink(missing_ok=True)
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            inode, version = _identity(file)
+            record = Record(database, position, inode, version)
+            os.pwrite(file, record.content(), 0)
+            os.fsync(file)
+            sync_folder(self._folder)
+            sync_folder(self._folder.parent)
+            for each in older:
+                each.unlink(missing_ok=True)
+        except OSError:
+            # The older ones stay in force until the next try: a full disk must not leave an empty file as the newest.
+            os.close(file)
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+            raise
+        self._file, self._record = file, record
 
     def reached(self, position: int) -> None:
         if self._file is None or position <= self._record.position:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import sqlite3
@@ -27,8 +28,10 @@ from longshore.server.process.backup import (
     link_or_copy,
 )
 from longshore.server.spool.directory.files import sync_folder
+from longshore.server.spool.identity import NAME as IDENTITY
 
 _SIDES: Final = ("", "-wal", "-shm")
+_SPOOL_NAMES: Final = (IDENTITY, "payloads", "uploads", "trash")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +65,8 @@ def restore(settings: Settings, backup: Path, *, replace: bool) -> Restored:
             data.claim_spool(spool)
         if not replace:
             _refuse(database, spool)
+        # A link stays, and what it leads to is exchanged: it may be there to have the spool on another disk.
+        database, spool = database.resolve(), None if spool is None else spool.resolve()
         try:
             return _Restore(backup, manifest, data, database, spool).run()
         except OSError as error:
@@ -140,9 +145,15 @@ class _Restore:
             if path.exists():
                 self._aside.mkdir(mode=0o700, exist_ok=True)
                 # A spool or database of another disk stays on it, under another name.
-                near = self._aside if path.parent == self._data.path else path.parent
+                near = self._aside if path.parent == self._data.path.resolve() else path.parent
                 name = path.name if near == self._aside else f"{path.name}.{self._aside.name}"
-                path.rename(near / name)
+                try:
+                    path.rename(near / name)
+                except OSError as error:
+                    # A mount point has one name only, which is why its content moves, to a folder in it.
+                    if path != self._spool or error.errno not in (errno.EBUSY, errno.EXDEV):
+                        raise
+                    _empty(path, path / self._aside.name)
                 sync_folder(path.parent)
                 moved = True
         return moved
@@ -151,7 +162,8 @@ class _Restore:
         return any(file.path == path for file in self._manifest.files)
 
     def _fill_spool(self, spool: Path) -> None:
-        spool.mkdir(mode=0o700, parents=True)
+        # The folder is there where it is a mount point.
+        spool.mkdir(mode=0o700, parents=True, exist_ok=True)
         for file in self._manifest.files:
             folder, _, path = file.path.partition("/")
             if folder != SPOOL or not path:
@@ -180,6 +192,18 @@ class _Restore:
         for path in made:
             with contextlib.suppress(FileNotFoundError):
                 os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
+
+
+def _empty(spool: Path, aside: Path) -> None:
+    """Move everything of a spool into the folder `aside` in it, and leave what is not the spool's (`lost+found`)."""
+    own = [path for name in _SPOOL_NAMES if (path := spool / name).exists()]
+    if own:
+        aside.mkdir(mode=0o700, exist_ok=True)
+    for path in own:
+        path.rename(aside / path.name)
+    if own:
+        sync_folder(aside)
+    sync_folder(spool)
 
 
 def _copy_fresh(source: Path, target: Path) -> None:

@@ -37,7 +37,9 @@ class DatabaseFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._names: Final = tuple(f"{path}{side}" for side in _SIDES)
+        # SQLite follows a link to the file, and makes the other two beside the file itself.
+        itself = os.path.realpath(path)
+        self._names: Final = (str(path), *(f"{itself}{side}" for side in _SIDES[1:]))
         self._known: dict[str, _Identity] = {}
         self._database: _Identity | None = None
         self._open = 0
