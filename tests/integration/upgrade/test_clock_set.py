@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,8 +13,9 @@ import pytest
 
 from longshore.client import Client, push_spec
 from longshore.server.model.clock import Clock
-from longshore.server.store.handlers.clock_steps import LEAST, ClockSteps
+from longshore.server.store.handlers.clock_steps import LEAST, MOVED, ClockSteps
 from longshore.server.store.handlers.server_commands import NoteClock
+from longshore.server.store.tables import schema
 from longshore.v1 import task_pb2
 from tests.support.servers.processes import ServerProcess, WorkerProcess, eventually
 from tests.support.skewed import skewed_by
@@ -113,6 +115,18 @@ def test_a_clock_that_runs_on_moves_nothing(scene: Scene) -> None:
         assert not list(scene.server.events("clock_set"))
 
 
+def test_what_is_told_of_a_restore_is_dated_by_the_clock_as_it_is_now(scene: Scene) -> None:
+    with scene.client() as client:
+        client.pause_queue("default", create=True)
+        client.upload(b"x", spec=push_spec("web/etc/motd"))
+        scene.server.terminate()
+        shutil.rmtree(scene.server.data / "generation")
+        scene.server.start()
+        before = client.stats().restored.notice_time.seconds
+        at_run_time(scene, -6 * HOUR)
+        assert client.stats().restored.notice_time.seconds == pytest.approx(before - 6 * HOUR, abs=60.0)
+
+
 # Decisions ---------------------------------------------------------------------------------------------------------
 
 
@@ -159,6 +173,17 @@ def test_a_step_is_what_the_wall_clock_went_beyond_the_boot_time(wall: float, ti
         steps.noted(NoteClock(boot=1, ticks=500.0, wall=1000.0, step=0.0))
     due = steps.due()
     assert (0.0 if due is None else due.step) == pytest.approx(step)
+
+
+def test_every_stored_time_moves() -> None:
+    """A time that stays behind would keep what it dates for too long, or forget it at once."""
+    tables = [
+        table for table in schema.metadata.sorted_tables if table not in (schema.tokens, schema.homes, schema.servers)
+    ]
+    times = {
+        column for table in tables for column in table.columns if column.name.endswith(("_at", "_until", "until_at"))
+    }
+    assert times == set(MOVED)
 
 
 def test_many_small_steps_add_up() -> None:

@@ -21,6 +21,7 @@ from typing import Final
 import sqlalchemy as sa
 
 from longshore.server.model.clock import Clock
+from longshore.server.store.handlers.restores import DATA, NOTICED
 from longshore.server.store.handlers.server_commands import NoteClock
 from longshore.server.store.sql.link import Link
 from longshore.server.store.sql.statement import Statement, statement
@@ -31,6 +32,7 @@ from longshore.server.store.tables.schema import (
     payloads,
     requests,
     sequence,
+    served,
     sessions,
     tasks,
     uploads,
@@ -60,30 +62,48 @@ _SET: Final = statement(
 )
 
 
-def _moved(table: sa.Table, *columns: sa.Column[float]) -> Statement:
-    by = sa.bindparam("by", type_=sa.Double)
-    return statement(table.update().values({column.name: column + by for column in columns}))
-
-
 # What has no time (NULL) has none afterwards either. All times of a task move together, so that their differences hold:
 # how long it may wait, which a retry takes over, and how long it ran.
-_MOVES: Final = (
-    _moved(
-        tasks,
-        tasks.c.due_at,
-        tasks.c.expires_at,
-        tasks.c.started_at,
-        tasks.c.updated_at,
-        tasks.c.finished_at,
-        tasks.c.retryable_until,
-    ),
-    _moved(orders, orders.c.created_at),
-    _moved(attempts, attempts.c.started_at, attempts.c.granted_at, attempts.c.ended_at),
-    _moved(requests, requests.c.ended_at),
-    _moved(uploads, uploads.c.touched_at),
-    _moved(payloads, payloads.c.keep_until),
-    _moved(debts, debts.c.due_at),
-    _moved(sessions, sessions.c.started_at, sessions.c.ended_at),
+MOVED: Final = (
+    tasks.c.due_at,
+    tasks.c.expires_at,
+    tasks.c.started_at,
+    tasks.c.updated_at,
+    tasks.c.finished_at,
+    tasks.c.retryable_until,
+    orders.c.created_at,
+    attempts.c.started_at,
+    attempts.c.granted_at,
+    attempts.c.ended_at,
+    requests.c.ended_at,
+    uploads.c.touched_at,
+    payloads.c.keep_until,
+    debts.c.due_at,
+    sessions.c.started_at,
+    sessions.c.ended_at,
+    served.c.until_at,
+)
+"""Every column that has a time, but those of databases of several servers and those of tokens: a token ends at the
+moment that its maker has named."""
+
+
+def _moves() -> tuple[Statement, ...]:
+    """One statement for each table."""
+    by = sa.bindparam("by", type_=sa.Double)
+    tables: dict[sa.Table, dict[str, sa.ColumnElement[float]]] = {}
+    for column in MOVED:
+        tables.setdefault(column.table, {})[column.name] = column + by
+    return tuple(statement(table.update().values(values)) for table, values in tables.items())
+
+
+_MOVES: Final = _moves()
+_MOVE_RESTORE: Final = statement(
+    sequence.update()
+    .where(
+        sa.or_(sequence.c.name == NOTICED, sequence.c.name == DATA),
+        sequence.c.value > sa.literal_column("0"),
+    )
+    .values(value=sequence.c.value + sa.bindparam("milliseconds", type_=sa.BigInteger))
 )
 
 
@@ -157,6 +177,7 @@ def note_clock(unit: UnitOfWork, command: NoteClock) -> Callable[[], None]:
     if command.step:
         for move in _MOVES:
             unit.write(move, by=command.step)
+        unit.write(_MOVE_RESTORE, milliseconds=round(command.step * 1000))
         unit.reread()
     for called, number in (
         (_BOOT, command.boot),

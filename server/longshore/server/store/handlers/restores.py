@@ -35,8 +35,9 @@ ATTEMPTS_AHEAD: Final = 10_000
 TASKS_AHEAD: Final = 1 << 30
 POSITIONS_AHEAD: Final = 1 << 40
 
-_NOTICED: Final = "restore_noticed"
-_DATA: Final = "restore_data"
+NOTICED: Final = "restore_noticed"
+DATA: Final = "restore_data"
+"""Rows of `sequence`: milliseconds of the wall clock; 0: not known."""
 _LAST: Final = "restore_last_task"
 
 _SET: Final = Statement(
@@ -47,7 +48,7 @@ _CHANGE: Final = statement(
 )
 _NUMBERS: Final = statement(
     sa.select(sequence.c.name, sequence.c.value).where(
-        sa.or_(sequence.c.name == _NOTICED, sequence.c.name == _DATA, sequence.c.name == _LAST)
+        sa.or_(sequence.c.name == NOTICED, sequence.c.name == DATA, sequence.c.name == _LAST)
     )
 )
 _POSITION: Final = statement(
@@ -118,8 +119,8 @@ def mark_restored(unit: UnitOfWork, command: MarkRestored) -> Callable[[], None]
     link.write(_MARK, [(RESTORED, name, 1) for name in names])
     last = unit.skip_tasks(TASKS_AHEAD, least=nth * TASKS_AHEAD)
     for called, number in (
-        (_NOTICED, round(unit.now * 1000)),
-        (_DATA, round((latest[0] if latest and latest[0] else 0.0) * 1000)),
+        (NOTICED, round(unit.now * 1000)),
+        (DATA, round((latest[0] if latest and latest[0] else 0.0) * 1000)),
         (_LAST, last),
     ):
         unit.write(_SET, called=called, number=number)
@@ -143,8 +144,8 @@ def restored(link: Link) -> Restore | None:
     numbers = {name: int(value) for name, value in link.rows(_NUMBERS)}
     last = numbers.get(_LAST, 0)
     return Restore(
-        noticed_at=numbers.get(_NOTICED, 0) / 1000,
-        data_at=numbers[_DATA] / 1000 if numbers.get(_DATA) else None,
+        noticed_at=numbers.get(NOTICED, 0) / 1000,
+        data_at=numbers[DATA] / 1000 if numbers.get(DATA) else None,
         queues=tuple(names),
         live_tasks=sum(link.rows(_LIVE, queue=name, last=last)[0][0] for name in names),
     )
