@@ -66,6 +66,10 @@ SCP = push("/motd", "etc", target="web")
     [
         (said(task(SCP), crew()), ("NO_WORKER", "no worker serves target `web`; did you mean web/etc/motd?")),
         (
+            said(task(push("/etc/x", "web", target="nowhere")), crew()),
+            ("NO_WORKER", "no worker serves target `nowhere`"),
+        ),
+        (
             said(task(SCP), crew(), served={"web": Served("web", "s", "w1", NOW - 125.0)}),
             ("NO_WORKER", "no worker serves target `web`: the last one ended 2m5s ago"),
         ),

@@ -18,6 +18,31 @@ from longshore.server.model.values import WAITING, State, WaitReason
 
 DEFAULT: Final = "default"
 """The target of destinations that name none: nobody has mistaken it for an instance."""
+_ROOTS: Final = frozenset(
+    {
+        "bin",
+        "boot",
+        "dev",
+        "etc",
+        "home",
+        "lib",
+        "lib64",
+        "media",
+        "mnt",
+        "opt",
+        "proc",
+        "root",
+        "run",
+        "sbin",
+        "snap",
+        "srv",
+        "sys",
+        "tmp",
+        "usr",
+        "var",
+    }
+)
+"""Folders at the root of an instance's files, which few instances are named after."""
 
 
 class Hindrance(Enum):
@@ -178,8 +203,9 @@ def _no_worker(task: Task, view: View) -> str:
     last = view.served.get(target)
     if last is not None:
         return f"{said}: the last one ended {span(max(view.now - last.until, 0.0))} ago"
-    # `web:etc/motd` is how scp writes what is `web/etc/motd` here. Of a target that was served the name is right.
-    if target != DEFAULT and isinstance(work, FilePush):
+    # `web:etc/motd` is how scp writes what is `web/etc/motd` here: then the instance is named like a folder. In
+    # `nowhere:web/etc/motd` a target was meant. Of a target that was served the name is right.
+    if target != DEFAULT and isinstance(work, FilePush) and work.destination.instance in _ROOTS:
         place = work.destination
         said += f"; did you mean {target}/{place.instance}{place.path}?"
     elif not view.crews:
