@@ -12,6 +12,7 @@ import itertools
 import struct
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable
+from functools import partial
 from typing import Final
 
 PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -57,7 +58,8 @@ def call_headers(method: str, *more: tuple[str, str]) -> bytes:
 class Flooder(asyncio.Protocol):
     """One connection. `answers` counts the frames of the server by their kind."""
 
-    def __init__(self) -> None:
+    def __init__(self, window: int) -> None:
+        self._window = window
         self.answers: Counter[int] = Counter()
         self.closed = asyncio.Event()
         self.limit: int | None = None
@@ -71,14 +73,17 @@ class Flooder(asyncio.Protocol):
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def connected(cls, address: str) -> AsyncIterator[Flooder]:
-        """A connection to HOST:PORT or unix:PATH, on which the settings of both sides were sent. Raises OSError."""
+    async def connected(cls, address: str, *, window: int = (1 << 31) - 1) -> AsyncIterator[Flooder]:
+        """A connection to HOST:PORT or unix:PATH, on which the settings of both sides were sent. Raises OSError.
+
+        `window`: bytes of each call's answers that it takes. The default never closes, so that no answer waits.
+        """
         loop = asyncio.get_running_loop()
         if address.startswith("unix:"):
-            transport, flooder = await loop.create_unix_connection(cls, address.removeprefix("unix:"))
+            transport, flooder = await loop.create_unix_connection(partial(cls, window), address.removeprefix("unix:"))
         else:
             host, _, port = address.rpartition(":")
-            transport, flooder = await loop.create_connection(cls, host, int(port))
+            transport, flooder = await loop.create_connection(partial(cls, window), host, int(port))
         try:
             yield flooder
         finally:
@@ -89,9 +94,7 @@ class Flooder(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
-        # A window that never closes, so that the server's answers do not wait.
-        window = struct.pack(">HI", 4, (1 << 31) - 1)
-        transport.write(PREFACE + frame(SETTINGS, 0, 0, window))
+        transport.write(PREFACE + frame(SETTINGS, 0, 0, struct.pack(">HI", 4, self._window)))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed.set()
@@ -167,6 +170,14 @@ class Flooder(asyncio.Protocol):
         """Open calls, of the methods in turns, whose message never comes; answers how many."""
         blocks = itertools.cycle([call_headers(method) for method in methods])
         return await self.send(frame(HEADERS, END_HEADERS, stream, next(blocks)) for stream in self._streams(count))
+
+    async def call_whole(self, count: int, method: str, message: bytes, *metadata: tuple[str, str]) -> int:
+        """Make calls with one message each, given with its prefix; answers how many."""
+        block = call_headers(method, *metadata)
+        return await self.send(
+            frame(HEADERS, END_HEADERS, stream, block) + frame(DATA, END_STREAM, stream, message)
+            for stream in self._streams(count)
+        )
 
     def _streams(self, count: int) -> Iterable[int]:
         first, self._next = self._next, self._next + 2 * count

@@ -18,7 +18,7 @@ one to end, or open another connection where that is allowed (`connectionScaling
 
 WAITING: Final = 2_000
 MOST_WAITING: Final = 3_000
-"""Calls that wait to be taken, of all methods together (`steadfast`). Beyond the first number the core ends some, at
+"""Calls that wait to be taken, of all methods together (`grpc_server`). Beyond the first number the core ends some, at
 random, as CANCELLED without a word, and beyond the second one all. Each takes 14 KiB, also after it was reset: 42 MiB.
 With 3,000 and 4,000 for each method, calls of every method on 60 connections made the server 900 MiB larger, and it
 answered no good caller for 20 s."""

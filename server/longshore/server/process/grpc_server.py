@@ -1,8 +1,8 @@
 """A gRPC server that no call can end, and all of whose calls wait in one queue.
 
 grpc.aio registers each method of generated code in gRPC's core, which then has a queue of waiting calls for each one:
-the bound on waiting calls (`transport.WAITING`) counts for each of 24 methods, and calls of all of them made a server
-900 MiB larger. Here no method is registered, so that the core has one queue and one bound for all.
+the bound on them (`grpc_options.WAITING`) counts for each of 24 methods, and calls of all methods made a server 900 MiB
+larger. Here no method is registered, so that the core has one queue and one bound for all.
 
 The calls of such methods are named by their path, which grpc.aio decodes as UTF-8 in the loop that takes calls. One
 call by nobody with another byte in its path raises there (grpcio 1.85.1), and the loop is over: the process would live

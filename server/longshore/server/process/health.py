@@ -16,6 +16,7 @@ import grpc.aio
 import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from longshore.server.edge.auth import open_calls
 from longshore.server.model.errors import StoreUnavailable
 from longshore.server.store.errors import SchemaMismatch
 from longshore.server.store.protocol import Restore
@@ -171,7 +172,9 @@ class Health(health_pb2_grpc.HealthServicer):
             if status != last:
                 await context.write(health_pb2.HealthCheckResponse(status=status))
                 last = status
-            await changed.wait()
+            call = open_calls.current()
+            assert call is not None, "health is served without its guard"
+            await call.wait(changed.wait(), context)
 
 
 def _when(seconds: float | None) -> str:

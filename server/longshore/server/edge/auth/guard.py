@@ -19,8 +19,10 @@ import structlog
 from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import Descriptor
 
+from longshore.server.edge.auth.open_calls import PATIENCE, OpenCalls
 from longshore.server.edge.auth.principal import known
 from longshore.server.edge.auth.refusals import RefusalLog
+from longshore.server.edge.auth.roles import OPEN_SERVICES
 from longshore.server.edge.messages import wire
 from longshore.server.edge.status import abort
 from longshore.server.model.errors import LongshoreError
@@ -39,6 +41,7 @@ class Guard:
     def __init__(self, refusals: RefusalLog) -> None:
         self._refusals = refusals
         self._made: dict[str, tuple[Handler, Handler]] = {}
+        self._open = OpenCalls()
 
     def around(self, method: str, handler: Handler) -> Handler:
         """The handler that gRPC is given instead of `handler`. It takes a stream, whatever the RPC takes."""
@@ -63,10 +66,23 @@ class Guard:
 
         return grpc.stream_unary_rpc_method_handler(refused)
 
+    def _one_of_the_open(self, message: Descriptor | None) -> Behavior:
+        async def one(_messages: Any, context: Context) -> Any:
+            call = await self._open.enter(context)
+            request = await call.wait(context.read(), context, within=PATIENCE)
+            if request is grpc.aio.EOF:
+                raise wire.missing(message)
+            return request
+
+        return one
+
     def _guarded(self, method: str, handler: Handler) -> Handler:
         behave = behavior(handler)
         message = _message_of(method)
-        take = _stream if handler.request_streaming else _one(message)
+        if method.startswith(OPEN_SERVICES):
+            take = self._one_of_the_open(message)
+        else:
+            take = _stream if handler.request_streaming else _one(message)
 
         async def answer(messages: Any, context: Context) -> Any:
             try:
