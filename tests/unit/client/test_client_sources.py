@@ -373,6 +373,52 @@ async def test_a_silent_pipe_can_be_left(client: AsyncClient, service: FakeServi
         os.close(far)
 
 
+async def test_a_named_pipe_without_a_writer_can_be_left(
+    client: AsyncClient, service: FakeService, tmp_path: Path
+) -> None:
+    """Its opening waited for a writer, in a thread: neither Ctrl-C nor a time-out came through."""
+    os.mkfifo(tmp_path / "fifo")
+    uploading = asyncio.create_task(client.upload(tmp_path / "fifo", spec=SPEC))
+    _, pending = await asyncio.wait({uploading}, timeout=0.3)
+    uploading.cancel()
+    done, _ = await asyncio.wait(pending, timeout=5)
+    # So that a thread that waits comes back.
+    os.close(os.open(tmp_path / "fifo", os.O_RDWR))
+    assert done, "it waits for a writer"
+    assert uploading.cancelled()
+    assert service.headers == []
+
+
+async def test_a_named_pipe_is_read_from_its_writer_s_coming_to_its_going(
+    client: AsyncClient, service: FakeService, tmp_path: Path
+) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    uploading = asyncio.create_task(client.upload(tmp_path / "fifo", spec=SPEC))
+    await asyncio.wait({uploading}, timeout=0.2)
+    with (tmp_path / "fifo").open("wb", buffering=0) as far:
+        for piece in (b"one ", b"two ", b"three"):
+            await asyncio.wait({uploading}, timeout=0.1)
+            far.write(piece)
+    async with asyncio.timeout(20):
+        await uploading
+    assert stored(service) == b"one two three"
+
+
+async def test_a_named_pipe_whose_writer_has_gone_is_read_to_its_end(
+    client: AsyncClient, service: FakeService, tmp_path: Path
+) -> None:
+    """As `push /dev/stdin <fifo` meets it."""
+    os.mkfifo(tmp_path / "fifo")
+    held = os.open(tmp_path / "fifo", os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        (tmp_path / "fifo").write_bytes(b"written before")
+        async with asyncio.timeout(20):
+            await client.upload(tmp_path / "fifo", spec=SPEC)
+    finally:
+        os.close(held)
+    assert stored(service) == b"written before"
+
+
 # Files that are written to meanwhile ---------------------------------------------------------------------------------
 
 

@@ -98,11 +98,19 @@ def _open(name: str) -> BinaryIO:
     try:
         if path.is_dir():
             raise SourceError(f"{shown(name)} is a directory; give the files in it", reason="SOURCE_UNREADABLE")
-        return path.open("rb", buffering=0)
+        return cast("BinaryIO", io.FileIO(name, "rb", opener=_opened_at_once if path.is_fifo() else None))
     except OSError as error:
         raise unreadable(shown(name), error) from error
     except ValueError as error:
         raise SourceError(f"cannot read {name!r}: {error}", reason="SOURCE_UNREADABLE") from error
+
+
+def _opened_at_once(name: str, flags: int) -> int:
+    """Open a named pipe without waiting for its writer, for which the event loop waits later.
+
+    A thread that waits could not be called back: Ctrl-C and every time-out would wait for it.
+    """
+    return os.open(name, flags | os.O_NONBLOCK)
 
 
 def _mode_of(descriptor: int) -> int | None:

@@ -51,19 +51,24 @@ async def drawn(descriptor: int, *, name: str) -> AsyncGenerator[bytes, None]:
     A pipe, socket or terminal is waited for in the event loop and not in a thread, which could not be called back:
     Ctrl-C would wait for the other end of the pipe.
     """
+    waits = waited = True
     while True:
-        waited = await _readable(descriptor)
+        if waits:
+            waited = await _readable(descriptor)
         try:
             piece = os.read(descriptor, PIECE) if waited else await in_thread(os.read, descriptor, PIECE)
         except BlockingIOError:
             if not waited:
                 await asyncio.sleep(_AGAIN)
+            waits = True
             continue  # Somebody else who has the other descriptor of it was faster.
         except OSError as error:
             raise unreadable(name, error) from error
         if not piece:
             return
         yield piece
+        # A named pipe whose writers had gone before it was opened is never said to be at its end: reading tells.
+        waits = os.get_blocking(descriptor)
 
 
 async def _readable(descriptor: int) -> bool:
