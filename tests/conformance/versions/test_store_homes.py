@@ -21,11 +21,8 @@ from longshore.server.store.commands import (
 from longshore.server.store.handlers.janitor import PUT_OFF
 from longshore.server.store.handlers.server_commands import AnnounceServer, Heard, HearUploads, RecordHome, RetireServer
 from longshore.server.store.handlers.servers import REMEMBERED
-from longshore.server.store.migrations.run import migrate
-from longshore.server.store.postgres.dialect import PostgresDialect
 from tests.conformance.store.test_store_uploads import checkpoint, finish
-from tests.support.stores.postgres import Cluster, opened_postgres
-from tests.support.stores.store import Fleet, ManualClock, plan, push
+from tests.support.stores.store import Fleet, plan, push
 
 A = Here("server-a", "spool-1")
 B = Here("server-b", "spool-2")
@@ -297,40 +294,3 @@ async def test_a_server_whose_spool_another_one_has_is_not_missed(fleet: Fleet) 
     await opened(fleet, A)
     await fleet.run(RetireServer(here=A))
     assert await entries(fleet) == {"server-n": True}
-
-
-# The schema before -------------------------------------------------------------------------------------------------
-
-
-async def test_on_a_database_that_has_no_homes_yet_everything_else_works(postgres: Cluster, clock: ManualClock) -> None:
-    with postgres.empty_database() as url:
-        migrate(PostgresDialect(url).engine, to="0001")
-        async with opened_postgres(url, clock) as store:
-            fleet = Fleet(store, clock)
-            await fleet.session()
-            await announce(fleet, A, B)
-            small = await opened(fleet, A, "small", spooled=False)
-            await fleet.run(RecordHome(upload_id=small.id, connection=1, here=A))
-            assert await fleet.run(HearUploads(here=A, uploads=(Heard(small.id, 1, 0.0), Heard("x", 1, 0.0)))) == {"x"}
-            await fleet.run(checkpoint(small, 5, release=True))
-            again = await opened(fleet, B, "small")
-            assert (again.connection, again.offset) == (2, 5)
-            done = await fleet.run(finish(again, homed=True))
-            await delivered(fleet, done.tasks[0])
-            assert await fleet.run(DoomPayloads(spool="spool-1", free=1)) == (done.id,)
-            await fleet.run(ForgetPayloads(payload_ids=(done.id,), homes=True))
-            idle = await opened(fleet, A, "idle")
-            clock.advance(600)
-            assert await fleet.run(AbandonIdleUploads(idle=600, spool="spool-2")) == (idle.id,)
-            assert await store.known_files([idle.id], spool="spool-2") == {idle.id}
-            await fleet.run(ForgetUploads(upload_ids=(idle.id,), homes=True))
-            assert await store.home(idle.id) is None
-            assert (list(await store.servers()), dict(await store.files_by_spool())) == ([], {})
-            await fleet.run(RetireServer(here=A))
-            await fleet.whole()
-            # Migrated under the running server, it begins to tell.
-            migrate(PostgresDialect(url).engine)
-            await store.look()
-            await announce(fleet, A)
-            assert await entries(fleet) == {"server-a": True}
-            assert await home(fleet, await opened(fleet, A, "then")) == Home("spool-1", "server-a", clock.now())

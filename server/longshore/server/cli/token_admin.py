@@ -18,7 +18,7 @@ from longshore.server.data.datadir import DataDirError
 from longshore.server.model.access import Role, Secret, Token, new_secret
 from longshore.server.model.clock import Clock, SystemClock
 from longshore.server.model.errors import StoreUnavailable
-from longshore.server.store.errors import NotDurable, SchemaMismatch
+from longshore.server.store.errors import NotDurable
 from longshore.server.store.handlers import tokens
 from longshore.server.store.migrations.run import prepare, revision_of
 from longshore.server.store.sql.link import Database, Link
@@ -125,11 +125,6 @@ class Desk:
             raise DataDirError(f"--database: there is nothing of Longshore's in {self._shown} yet.")
         check(found)
         self._dialect.schema.revision = found
-        if not self._dialect.schema.has_fleet_tables:
-            raise SchemaMismatch(
-                f"The database has schema {found:04}, which knows no tokens: run `longshored migrate` with this "
-                "server's options first."
-            )
 
     @contextmanager
     def _troubles(self) -> Iterator[None]:

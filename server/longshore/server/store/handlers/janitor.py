@@ -20,7 +20,7 @@ from longshore.server.store.commands import (
 )
 from longshore.server.store.handlers.remarks import purge_remarks
 from longshore.server.store.handlers.sessions import end_session
-from longshore.server.store.handlers.upload_homes import drop_homes, is_here, reached_spools, spool_of
+from longshore.server.store.handlers.upload_homes import drop_homes, is_here, reached_spools
 from longshore.server.store.sql.statement import Among, Statement, locking, statement
 from longshore.server.store.tables.rows import Row
 from longshore.server.store.tables.schema import (
@@ -229,7 +229,7 @@ def doom_payloads(unit: UnitOfWork, command: DoomPayloads) -> Callable[[], tuple
     """See DoomPayloads."""
     unit.flush()
     link = unit.link
-    spool = spool_of(link, command.spool)
+    spool = command.spool
     if spool is not None:
         return _doom_at(unit, command, spool)
     freed = 0

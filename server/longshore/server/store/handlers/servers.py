@@ -60,15 +60,8 @@ _ALL: Final = statement(sa.select(*_COLUMNS).order_by(servers.c.started_at, serv
 _FILES: Final = statement(sa.select(homes.c.spool, sa.func.count()).where(homes.c.spool != "").group_by(homes.c.spool))
 
 
-def _known(link: Link) -> bool:
-    """The database has the tables."""
-    return link.dialect.schema.has_fleet_tables
-
-
 def announce_server(unit: UnitOfWork, command: AnnounceServer) -> Callable[[], None]:
     """See AnnounceServer."""
-    if not _known(unit.link):
-        return lambda: None
     here = command.here
     known = unit.change(_SEE, of_id=here.server, at=command.address, has=here.spool, ticks=unit.ticks)
     if not known:
@@ -87,8 +80,6 @@ def announce_server(unit: UnitOfWork, command: AnnounceServer) -> Callable[[], N
 
 def retire_server(unit: UnitOfWork, command: RetireServer) -> Callable[[], None]:
     """See RetireServer."""
-    if not _known(unit.link):
-        return lambda: None
     dead = unit.ticks - DEAD_AFTER
     if not unit.change(_LEAVE, of_id=command.here.server, since=dead):
         unit.write(_DIE, of_id=command.here.server, ticks=dead)
@@ -96,9 +87,9 @@ def retire_server(unit: UnitOfWork, command: RetireServer) -> Callable[[], None]
 
 
 def all_servers(link: Link) -> Sequence[Server]:
-    return [Server(*row) for row in link.rows(_ALL)] if _known(link) else []
+    return [Server(*row) for row in link.rows(_ALL)]
 
 
 def files_by_spool(link: Link) -> Mapping[str, int]:
     """How many uploads and payloads have a file in each spool."""
-    return dict(link.rows(_FILES)) if _known(link) else {}
+    return dict(link.rows(_FILES))

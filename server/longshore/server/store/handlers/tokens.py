@@ -41,17 +41,17 @@ _REVOKE: Final = statement(
 
 def tokens_of(link: Link, ids: Sequence[str]) -> list[Token]:
     """Those of `ids` that are there, the revoked and expired ones too."""
-    return [_token(row) for row in link.among(_BY_ID, ids)] if _there(link) else []
+    return [_token(row) for row in link.among(_BY_ID, ids)]
 
 
 def all_tokens(link: Link) -> list[Token]:
     """Every one, the oldest first."""
-    return [_token(row) for row in link.rows(_ALL)] if _there(link) else []
+    return [_token(row) for row in link.rows(_ALL)]
 
 
 def has_valid(link: Link, now: float) -> bool:
     """There is one that opens the door."""
-    return _there(link) and link.row(_VALID, now=now) is not None
+    return link.row(_VALID, now=now) is not None
 
 
 def add(link: Link, token: Token) -> None:
@@ -71,10 +71,6 @@ def add(link: Link, token: Token) -> None:
 def revoke(link: Link, token_id: str, now: float) -> bool:
     """Inside a transaction that writes; whether it was valid until now, or expired."""
     return link.run(_REVOKE, token_id=token_id, now=now) == 1
-
-
-def _there(link: Link) -> bool:
-    return link.dialect.schema.has_fleet_tables
 
 
 def _token(row: Row) -> Token:

@@ -56,30 +56,17 @@ def is_here(identity: sa.ColumnElement[str]) -> sa.ColumnElement[bool]:
     return sa.or_(homes.c.spool.is_(None), homes.c.spool == "", homes.c.spool == identity)
 
 
-def spool_of(link: Link, identity: str | None) -> str | None:
-    """Whose files are meant; None: everybody's, also while the database has no homes yet."""
-    return identity if _tracked(link) else None
-
-
-def _tracked(link: Link) -> bool:
-    return link.dialect.schema.has_fleet_tables
-
-
 def reached_spools(unit: UnitOfWork) -> frozenset[str]:
     """The spools of all servers that are alive."""
     return frozenset(row[0] for row in unit.link.rows(_ALIVE, since=unit.ticks - DEAD_AFTER))
 
 
 def find_home(link: Link, upload_id: str) -> Home | None:
-    if not _tracked(link):
-        return None
     row = link.row(_FIND, of_id=upload_id)
     return None if row is None else Home(*row)
 
 
 def set_home(unit: UnitOfWork, upload_id: str, home: Home) -> None:
-    if not _tracked(unit.link):
-        return
     unit.writes += 1
     unit.link.write(_INSERT, [(upload_id, home.spool, home.sender, home.heard_at)])
     unit.write(_UPDATE, of_id=upload_id, at=home.spool, by=home.sender, heard=home.heard_at)
@@ -87,21 +74,18 @@ def set_home(unit: UnitOfWork, upload_id: str, home: Home) -> None:
 
 def new_home(unit: UnitOfWork, upload_id: str, here: Here) -> None:
     """Of an upload that is new itself."""
-    if _tracked(unit.link):
-        unit.defer(_INSERT, (upload_id, here.spool, here.server, unit.now))
+    unit.defer(_INSERT, (upload_id, here.spool, here.server, unit.now))
 
 
 def release_home(unit: UnitOfWork, upload_id: str) -> None:
     """The connection that sent it has ended."""
-    if not _tracked(unit.link):
-        return
     unit.writes += 1
     unit.link.write(_INSERT, [(upload_id, "", "", unit.now)])
     unit.write(_RELEASE, of_id=upload_id)
 
 
 def drop_homes(unit: UnitOfWork, ids: Iterable[str]) -> None:
-    for one in ids if _tracked(unit.link) else ():
+    for one in ids:
         unit.write(_DROP, of_id=one)
 
 
@@ -109,7 +93,7 @@ def check_free(unit: UnitOfWork, upload: Upload, home: Home | None, command: Ope
     """Raises UploadInProgress where another server's connection is sending the upload, and neither is silent for long
     enough nor is to be put aside."""
     here = command.here
-    if here is None or command.take_over or not upload.connection or not _tracked(unit.link):
+    if here is None or command.take_over or not upload.connection:
         return
     if home is not None:
         if home.sender in ("", here.server) or not _alive(unit, home.sender):
@@ -152,7 +136,7 @@ def hear_uploads(unit: UnitOfWork, command: HearUploads) -> Callable[[], frozens
     heard = {one.upload_id: one for one in command.uploads}
     newest: dict[str, int] = dict(unit.link.among(_CONNECTIONS, sorted(heard)))
     ours = [one for one in heard.values() if newest.get(one.upload_id) == one.connection]
-    if ours and _tracked(unit.link):
+    if ours:
         sender = command.here.server
         rows = [(one.upload_id, unit.now - max(one.silent, 0.0)) for one in ours]
         unit.writes += 1

@@ -38,7 +38,6 @@ from longshore.server.store.handlers.upload_homes import (
     new_home,
     release_home,
     set_home,
-    spool_of,
 )
 from longshore.server.store.sql.statement import Among, locking, statement
 from longshore.server.store.tables.rows import UPLOAD_COLUMNS, upload_of
@@ -417,7 +416,7 @@ def abandon_idle_uploads(unit: UnitOfWork, command: AbandonIdleUploads) -> Calla
     """See AbandonIdleUploads."""
     for row in unit.link.rows(_IDLE, before=unit.now - command.idle, most=command.limit):
         _abandon(unit, upload_of(row), row[-2], row[-1])
-    spool = spool_of(unit.link, command.spool)
+    spool = command.spool
     if spool is None:
         rows = unit.link.rows(_ABANDONED, most=command.limit)
     else:

@@ -10,7 +10,6 @@ import sqlalchemy as sa
 
 from longshore.server.model.task import Attempt, Debt, Destination, Payload, Session, Task, Upload
 from longshore.server.model.values import State
-from longshore.server.store.handlers.upload_homes import spool_of
 from longshore.server.store.protocol import Figures, QueueFigures, TargetFigures, TaskFilter, TaskPage
 from longshore.server.store.sql.link import Link
 from longshore.server.store.sql.statement import Among, Statement, statement
@@ -373,7 +372,6 @@ def figures(link: Link) -> Figures:
 def known_files(link: Link, ids: Sequence[str], spool: str | None) -> frozenset[str]:
     wanted = sorted(set(ids))
     known = frozenset(row[0] for what in (_KNOWN_UPLOADS, _KNOWN_PAYLOADS) for row in link.among(what, wanted))
-    spool = spool_of(link, spool)
     if spool is None:
         return known
     return known - {row[0] for row in link.among(_AWAY, wanted, spool=spool)}

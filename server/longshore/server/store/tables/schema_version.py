@@ -15,7 +15,6 @@ OURS: Final = int(REVISION)
 EMPTY: Final = 0
 """The revision of a database in which nothing was made yet."""
 
-_FLEET_TABLES: Final = 2
 _REMARK_TABLES: Final = 3
 
 
@@ -32,11 +31,6 @@ class SchemaState:
 
     def __init__(self, revision: int = OURS) -> None:
         self.revision = revision
-
-    @property
-    def has_fleet_tables(self) -> bool:
-        """Whether there are `homes`, `servers` and `tokens` (0002). Without them: do without."""
-        return self.revision >= _FLEET_TABLES
 
     @property
     def has_remarks(self) -> bool:

@@ -42,8 +42,8 @@ _RESERVED: Final = statement(
 
 
 def half(most: int) -> int:
-    """The share of a caller while others ask."""
-    return max(most // 2, 1)
+    """The share of a caller while others ask; 0 where nobody may have any."""
+    return max(most // 2, min(most, 1))
 
 
 def ask(unit: UnitOfWork, of: Key) -> None:
