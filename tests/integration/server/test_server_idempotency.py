@@ -122,7 +122,7 @@ def test_a_retry_is_remembered_for_longer_than_what_it_retried(tmp_path: Path) -
 
 @pytest.mark.embedded("the backup is of SQLite and a directory")
 def test_a_backup_is_restored_as_the_manual_says(tmp_path: Path) -> None:
-    """The database first and the spool second, both while the server runs."""
+    """The database first and the spool second, both while the server runs. What was queued then waits to be let go."""
     with staged(tmp_path) as stage:
         before = stage.push(b"a" * 100_000, "web/etc/before")
         backup = tmp_path / "backup"
@@ -148,6 +148,8 @@ def test_a_backup_is_restored_as_the_manual_says(tmp_path: Path) -> None:
         # Its payload is nobody's now, and is kept all the same.
         assert len(stage.server.leftovers()) == 2
         with stage.worker():
+            assert stage.client.stats().restored.live_tasks == 1
+            stage.client.resume_queue("default")
             stage.reaches(before, task_pb2.TASK_STATE_SUCCEEDED)
             again = stage.push(b"c" * 100_000, "web/etc/later")
             stage.reaches(again, task_pb2.TASK_STATE_SUCCEEDED)

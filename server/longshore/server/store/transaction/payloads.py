@@ -33,7 +33,8 @@ def check_spool(unit: UnitOfWork, bounds: Bounds, more: int, *, size: int = 0, p
     most = bounds.spool_bytes
     if most is None or more <= 0:
         return
-    if size > most:
+    # With a bound of 0 the disk has no room at present, which may change.
+    if size > most > 0:
         raise PayloadTooLarge(
             f"The file has {size} bytes or more, and the spool of this server holds {most} at most (--spool-limit): it "
             "cannot be taken, now or later.",
