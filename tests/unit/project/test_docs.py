@@ -15,6 +15,7 @@ from longshore.server.edge.status import code_of
 from longshore.server.model import errors, states
 from longshore.server.model.values import State, WaitReason
 from longshore.worker.errors import Reason
+from scripts.push_picture import picture
 
 DOCS = Path(__file__).parents[3] / "docs"
 
@@ -79,3 +80,50 @@ def test_the_readme_names_tests_that_are_there() -> None:
     )
     assert named
     assert [name for name in named if not (tests / name).exists()] == []
+
+
+ROOMS = {
+    "server/": "server/longshore/server/",
+    "worker/": "worker/longshore/worker/",
+    "client/": "client/longshore/client/",
+    "program/": "client/longshore/program/",
+    "v1/": "protos/longshore/v1/",
+    "contract/": "protos/longshore/contract/",
+}
+"""The short paths of docs/architecture.md."""
+
+
+def test_every_file_that_the_architecture_names_is_there() -> None:
+    page = (DOCS / "architecture.md").read_text()
+    for short, room in ROOMS.items():
+        assert f"`{short}`" in page
+        assert f"`{room}`" in page
+    named = set(re.findall(r"`([\w./-]+/(?:[\w.-]+\.(?:py|proto|md))?)`", page)) - {*ROOMS, *ROOMS.values()}
+    assert len([name for name in named if name.endswith((".py", ".proto"))]) > 60
+    rooms = re.compile("|".join(f"^{re.escape(name)}" for name in ROOMS))
+    found = {name: DOCS.parent / rooms.sub(lambda match: ROOMS[match[0]], name) for name in named}
+    assert [name for name, path in found.items() if not path.exists()] == []
+
+
+def test_every_heading_that_a_page_links_to_is_there() -> None:
+    """Links to headings of our own pages, from README and from every page of docs."""
+    broken = []
+    for page in (DOCS.parent / "README.md", DOCS.parent / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))):
+        if "node_modules" in page.parts:
+            continue
+        for target in re.findall(r"\]\((?!https?:)([^)\s]+)\)", page.read_text()):
+            path, _, heading = target.partition("#")
+            other = (page.parent / path) if path else page
+            if not other.exists() or (heading and heading not in _headings(other)):
+                broken.append(f"{page.name}: {target}")
+    assert broken == []
+
+
+def _headings(page: Path) -> set[str]:
+    """As a forge names them in links."""
+    titles = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def test_the_picture_of_a_push_is_as_its_script_draws_it() -> None:
+    assert (DOCS / "push.svg").read_text() == picture()

@@ -1,0 +1,59 @@
+"""What README and docs/tutorial.md tell a newcomer to type is typed, and must print what they say."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.pages import Reader, same, steps
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """An empty folder with a short path: a unix socket's has 107 bytes at most."""
+    with tempfile.TemporaryDirectory(prefix="tour-", dir="/tmp") as place:
+        yield Path(place)
+
+
+@pytest.fixture
+def home(folder: Path) -> Iterator[Reader]:
+    """A reader whose server listens on a socket of its own instead of the port that the page names."""
+    socket = f"unix:{folder / 'socket'}"
+    reader = Reader(
+        folder,
+        {
+            "LONGSHORE_DATA_DIR": str(folder / ".local/share/longshore"),
+            "LONGSHORE_LISTEN": socket,
+            "LONGSHORE_SERVER": socket,
+        },
+    )
+    yield reader
+    reader.close()
+
+
+@pytest.fixture
+def newcomer(folder: Path) -> Iterator[Reader]:
+    """A reader with no setting of Longshore."""
+    reader = Reader(folder, {})
+    yield reader
+    reader.close()
+
+
+@pytest.mark.timeout(300)
+def test_the_readme_prints_what_it_says(tree: Path, home: Reader) -> None:
+    assert home.follow((tree / "README.md").read_text()) >= 8
+
+
+@pytest.mark.timeout(300)
+def test_the_tutorial_prints_what_it_says(tree: Path, newcomer: Reader) -> None:
+    assert newcomer.follow((tree / "docs/tutorial.md").read_text()) >= 15
+
+
+def test_a_page_that_says_something_else_is_told_so(newcomer: Reader) -> None:
+    with pytest.raises(AssertionError, match=r"-three\n\+two"):
+        newcomer.follow("```console\n$ echo one\none\n$ echo two\nthree\n```\n")
+    assert same(["0000000001W34BBF8S2G8YX5X7  succeeded  web"]) != same(["0000000001W34BBF8S2G8YX5X7  failed  web"])
+    assert [step.command for step in steps("```console\n$ a \\\n> b\nc\n```\n")] == ["a \\\nb"]
