@@ -51,7 +51,7 @@ def wrong_path(path: str) -> WrongPath | None:
     if names[-1] in ("", "."):
         return WrongPath(PathRule.SPELLING, "names a folder; give the file's own path, without a slash at the end")
     if ".." in names:
-        return WrongPath(PathRule.ESCAPE, "has a '..'; give the path without it")
+        return WrongPath(PathRule.ESCAPE, "has '..'; give the path without it")
     try:
         longest = max(len(name.encode()) for name in names)
     except UnicodeEncodeError:
