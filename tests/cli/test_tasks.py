@@ -274,6 +274,8 @@ def offered(cli: CommandLine, *words: str, **environment: str) -> list[str]:
 
 def test_names_are_completed(cli: CommandLine, stage: Stage, instance: str) -> None:
     task_id = pushed(cli, f"{instance}/etc/motd", "--queue", "nightly", "--wait")
+    # What is done is in no figure, and another queue is.
+    assert cli.run("pause", "held", "--create").code == 0
     assert offered(cli, "longshore", "list", "--state", "s") == ["scheduled", "settling", "succeeded"]
     assert "nightly" in offered(cli, "longshore", "list", "--queue", "")
     assert offered(cli, "longshore", "pause", "nigh") == ["nightly"]

@@ -33,21 +33,21 @@ def states(incomplete: str) -> list[str]:
 
 
 def queues(context: typer.Context, incomplete: str) -> list[Offer]:
-    """Queues."""
+    """Queues with live tasks, paused ones, and those of the newest tasks: figures leave out a queue that is done."""
 
     async def ask(client: AsyncClient) -> Iterable[Offer]:
-        stats = await _stats(client)
-        return [row.queue for row in stats.queues] or [task.queue for task in await _newest(client)]
+        stats, newest = await asyncio.gather(_stats(client), _newest(client))
+        return [*(row.queue for row in stats.queues), *(task.queue for task in newest)]
 
     return _offer(context, incomplete, ask)
 
 
 def targets(context: typer.Context, incomplete: str) -> list[Offer]:
-    """Targets."""
+    """Targets that the figures have, and those of the newest tasks."""
 
     async def ask(client: AsyncClient) -> Iterable[Offer]:
-        stats = await _stats(client)
-        return [row.target for row in stats.targets] or [_target(task) for task in await _newest(client)]
+        stats, newest = await asyncio.gather(_stats(client), _newest(client))
+        return [*(row.target for row in stats.targets), *(_target(task) for task in newest)]
 
     return _offer(context, incomplete, ask)
 
