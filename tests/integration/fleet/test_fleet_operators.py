@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 
 import pytest
+from google.protobuf.wrappers_pb2 import StringValue
 
-from longshore.client import push_spec
+from longshore.client import job_spec, push_spec
 from longshore.server.model.values import State
 from longshore.v1 import admin_service_pb2, task_pb2
 from tests.support.servers.cluster import Fleet, fleet_of
@@ -70,6 +72,58 @@ def test_every_server_knows_why_a_task_waits_and_who_served_it_last(fleet: Fleet
         ended = {each.name: each.end for each in one.client.workers(include_ended=True)}
         assert ended["far"] == admin_service_pb2.SESSION_END_LEFT
     fleet[1].client.cancel(task.id)
+
+
+def why(stage: Stage, task_id: str) -> tuple[str, str]:
+    task = stage.client.get(task_id)
+    return task_pb2.WaitReason.Name(task.wait_reason).removeprefix("WAIT_REASON_"), task.wait_detail
+
+
+def until(stage: Stage, file: Path) -> str:
+    """A task that runs until the file exists."""
+    [task] = stage.client.submit(spec=job_spec("until", StringValue(value=str(file)), target="default"))
+    return task.id
+
+
+BUSY = ("NO_CREDIT", "the worker that serves it is busy with 1 task")
+
+
+def is_busy(stage: Stage, task_id: str) -> bool:
+    """The task waits for the only worker, which holds something."""
+    return why(stage, task_id) == BUSY
+
+
+def test_every_server_tells_a_busy_worker_from_one_that_is_next(fleet: Fleet, tmp_path: Path) -> None:
+    """What a worker of another server holds is known from the database, and what it could hold by its own word."""
+    go_on = tmp_path / "go on"
+    with fleet.handlers("--concurrency", "1", at=[1], name="one"):
+        running = until(fleet[0], go_on)
+        fleet[0].reaches(running, task_pb2.TASK_STATE_RUNNING)
+        waiting = until(fleet[0], go_on)
+        for stage in (fleet[0], fleet[1]):
+            eventually(partial(is_busy, stage, waiting), what=f"{BUSY}")
+        go_on.touch()
+        fleet[0].reaches(waiting, task_pb2.TASK_STATE_SUCCEEDED)
+
+
+def test_a_worker_that_empties_for_a_task_that_runs_alone_has_no_room(fleet: Fleet, tmp_path: Path) -> None:
+    go_on = tmp_path / "go on"
+    with fleet[1].faulty("staged", "kill") as worker:
+        alone = fleet[1].push(NEW, "web/etc/alone", queue="solo")
+        eventually(lambda: not worker.running, what="the worker is dead")
+        fleet[1].client.pause_queue("solo")
+        fleet[1].reaches(alone, task_pb2.TASK_STATE_QUEUED)
+    with fleet.handlers("--concurrency", "2", at=[1], name="two"):
+        running = until(fleet[1], go_on)
+        fleet[1].reaches(running, task_pb2.TASK_STATE_RUNNING)
+        fleet[1].client.resume_queue("solo")
+        eventually(lambda: list(fleet.servers[1].events("emptying_for_solo_task")), what="it finishes what it holds")
+        later = until(fleet[1], go_on)
+        assert why(fleet[1], alone)[0] == "NO_IDLE_WORKER"
+        eventually(partial(is_busy, fleet[1], later), what=f"{BUSY}")
+        go_on.touch()
+        for task_id in (alone, later):
+            fleet[1].reaches(task_id, task_pb2.TASK_STATE_SUCCEEDED)
 
 
 def test_a_debt_of_one_server_is_paid_at_another(fleet: Fleet) -> None:
