@@ -105,6 +105,11 @@ def test_every_file_that_the_architecture_names_is_there() -> None:
     assert [name for name, path in found.items() if not path.exists()] == []
 
 
+@pytest.mark.parametrize("page", ["README.md", "docs/architecture.md"])
+def test_a_first_page_is_read_in_one_sitting(page: str) -> None:
+    assert len((DOCS.parent / page).read_text().splitlines()) <= 200
+
+
 def test_every_heading_that_a_page_links_to_is_there() -> None:
     """Links to headings of our own pages, from README and from every page of docs."""
     broken = []
