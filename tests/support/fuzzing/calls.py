@@ -20,7 +20,7 @@ from longshore.v1 import worker_service_pb2 as work
 from tests.support.fuzzing.messages import Known, Maker, method_of
 from tests.support.network.wire import Connection, Pairs, message
 
-HEALTH: Final = ("/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch")
+HEALTH: Final = tuple(f"/grpc.health.v1.Health/{name}" for name in ("Check", "List", "Watch"))
 METHODS: Final = (*sorted(ROLES), *HEALTH)
 PATIENCE: Final = 15.0
 """Seconds in which a call with one answer must have it."""

@@ -235,7 +235,9 @@ def test_what_is_wrong_elsewhere_is_named(command: Command, name: str, value: st
 
 
 def test_a_file_that_is_not_there_is_an_error(command: Command, tmp_path: Path) -> None:
-    assert "missing.toml" in command.refused("--config", str(tmp_path / "missing.toml"))
+    said = command.refused("--config", str(tmp_path / "missing.toml"))
+    assert "missing.toml cannot be used: No such file or directory" in said
+    assert "Errno" not in said
 
 
 def test_the_version_is_asked_for_on_the_command_line_only(command: Command) -> None:

@@ -32,6 +32,12 @@ WHILE_WELL: Final = 0.25
 WHILE_ILL: Final = 0.05
 """Seconds between looks at whether the store can be written. They cost no I/O: the writer knows."""
 
+_SHOWN: Final = 100
+"""Characters of an unknown service's name in the refusal."""
+
+_listing: Any = health_pb2
+"""The published types of this module do not know its list yet."""
+
 _SERVING: Final = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING: Final = health_pb2.HealthCheckResponse.NOT_SERVING
 _UNKNOWN: Final = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
@@ -156,11 +162,19 @@ class Health(health_pb2_grpc.HealthServicer):
     async def Check(self, request: health_pb2.HealthCheckRequest, context: Any) -> health_pb2.HealthCheckResponse:
         status = self._status(request.service)
         if status is None:
-            await context.abort(grpc.StatusCode.NOT_FOUND, f"there is no service {request.service}")
+            # Anybody may ask, with a name of 4 MiB, which would come back in the trailers.
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"there is no service {request.service[:_SHOWN]}")
         if details := self._details():
             # Short codes only: health is open to everybody.
             context.set_trailing_metadata((("longshore-health", details),))
         return health_pb2.HealthCheckResponse(status=status)
+
+    async def List(self, request: Any, context: Any) -> Any:
+        del request, context
+        names = (LIVENESS, *self._ready)
+        return _listing.HealthListResponse(
+            statuses={name: health_pb2.HealthCheckResponse(status=self._status(name)) for name in names}
+        )
 
     async def Watch(self, request: health_pb2.HealthCheckRequest, context: Any) -> None:
         last = None
