@@ -16,6 +16,7 @@ from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 
+from longshore.client.servers.endpoint import SCALING
 from longshore.v1 import task_pb2, task_service_pb2_grpc, worker_service_pb2_grpc
 from longshore.v1 import task_service_pb2 as pb
 from longshore.v1 import worker_service_pb2 as work
@@ -51,7 +52,9 @@ class Guest:
 
 @contextlib.asynccontextmanager
 async def visiting(server: ServerProcess) -> AsyncIterator[Guest]:
-    async with grpc.aio.insecure_channel(server.address, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
+    # A connection takes a thousand calls at once, and so a channel opens further ones.
+    options = (("grpc.use_local_subchannel_pool", 1), ("grpc.service_config", SCALING))
+    async with grpc.aio.insecure_channel(server.address, options=options) as channel:
         yield Guest(server, channel)
 
 

@@ -22,6 +22,7 @@ RST_STREAM: Final = 3
 SETTINGS: Final = 4
 PING: Final = 6
 GOAWAY: Final = 7
+CONTINUATION: Final = 9
 END_STREAM: Final = 1
 ACK: Final = 1
 END_HEADERS: Final = 4

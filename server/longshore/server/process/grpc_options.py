@@ -16,11 +16,11 @@ STREAMS: Final = 1000
 """Calls at once on one connection. The core refuses more with REFUSED_STREAM, and its clients keep to it: they wait for
 one to end, or open another connection where that is allowed (`connectionScaling`, as our clients do)."""
 
-WAITING: Final = 2_000
-MOST_WAITING: Final = 3_000
+WAITING: Final = 3_000
+MOST_WAITING: Final = 4_000
 """Calls that wait to be taken, of all methods together (`grpc_server`). Beyond the first number the core ends some, at
-random, as CANCELLED without a word, and beyond the second one all. Each takes 14 KiB, also after it was reset: 42 MiB.
-With 3,000 and 4,000 for each method, calls of every method on 60 connections made the server 900 MiB larger, and it
+random, as CANCELLED without a word, and beyond the second one all. Each takes 14 KiB, also after it was reset: 56 MiB.
+With that for each method, calls of every method on 60 connections made the server 900 MiB larger, and it
 answered no good caller for 20 s."""
 
 _OPTIONS: Final[Sequence[tuple[str, int]]] = (
