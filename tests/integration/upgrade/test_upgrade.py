@@ -68,6 +68,19 @@ def states(stage: Stage, tasks: Mapping[str, str]) -> dict[str, str]:
     }
 
 
+def test_an_upgrade_is_no_restore(stage: Stage) -> None:
+    """A version before wrote down nowhere how far its database had come: that is no reason to pause its queues, neither
+    at the first start nor at the next one."""
+    paused = {row.queue for row in stage.client.stats().queues if row.paused}
+    stage.server.kill()
+    stage.server.start()
+    after = stage.client.stats()
+    assert not after.HasField("restored")
+    assert {row.queue for row in after.queues if row.paused} == paused
+    assert not list(stage.server.events("restored"))
+    assert not list(stage.server.events("database_behind"))
+
+
 @pytest.mark.slow
 def test_everything_is_there_and_the_rest_is_delivered(stage: Stage, facts: Any) -> None:
     tasks: dict[str, str] = facts["tasks"]
