@@ -391,3 +391,13 @@ def test_whole_numbers_stay_whole() -> None:
     value = packed(struct)
     assert value is not None
     assert in_one_line(value) == '{"of": [1, {"a": 2}], "share": 0.5, "steps": 4}'
+
+
+@pytest.mark.parametrize("width", [40, 80, 400])
+def test_a_table_of_any_width_keeps_hostile_text_in_its_cell(width: int) -> None:
+    task = full_task()
+    task.error.CopyFrom(task_pb2.TaskError(reason="X", message="a\x07b\nqueued\rc\x1b[31m"))
+    task.state = task_pb2.TASK_STATE_FAILED
+    text = printed(render.task_list([task]), width=width)
+    whole = "".join(text.split())
+    assert r"a\x07b\nqueued\rc\x1b[31m" in whole

@@ -10,6 +10,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from longshore.program.visible import visible
+
 _GAP: Final = 2
 _FOLDED: Final = 24
 """Columns that a cell which may be folded gets at least, if it has so much to say: narrower ones are read letter by
@@ -32,7 +34,8 @@ class Rows:
 
     def add_row(self, *cells: str) -> None:
         """One cell for each column."""
-        self._rows.append(cells)
+        # Here, since a text with markup that is made below takes newlines as they are, and drops other characters.
+        self._rows.append(tuple(map(visible, cells)))
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         del console
