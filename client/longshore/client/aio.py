@@ -6,6 +6,7 @@ import asyncio
 import os
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
+from functools import partial
 from pathlib import PurePath
 from types import TracebackType
 from typing import Final, Literal, Self, TypeVar, Unpack
@@ -77,8 +78,10 @@ class AsyncClient:
         check_not_forked()
         self._pid: Final = os.getpid()
         self._endpoints: Final = parse_servers(server)
-        found = find_credential(token=token, token_file=token_file, data_dir=data_dir)
-        self._access: Final = Access(tls=tls or find_tls(), token=lambda: found)
+        find = partial(find_credential, token=token, token_file=token_file, data_dir=data_dir)
+        # A token that is found stays. The first server of a data directory makes it, perhaps after this client.
+        found = find()
+        self._access: Final = Access(tls=tls or find_tls(), token=find if found is None else lambda: found)
         self._timeout: Final = arguments.seconds("timeout", timeout)
         self._patience: Final = arguments.seconds("patience", patience, zero=True, endless=True)
         self._on_wait: Final = on_wait

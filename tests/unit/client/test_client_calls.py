@@ -6,6 +6,7 @@ import inspect
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import CancelledError
+from pathlib import Path
 
 import grpc
 import pytest
@@ -51,6 +52,15 @@ def service(server: FakeServer) -> FakeService:
 async def client(server: FakeServer) -> AsyncIterator[AsyncClient]:
     async with AsyncClient(server=server.address, token="secret", patience=5) as client:
         yield client
+
+
+async def test_a_token_that_is_made_later_is_shown(server: FakeServer, service: FakeService, tmp_path: Path) -> None:
+    """As a server makes it at its first start, which a client may have been waiting for."""
+    async with AsyncClient(server=server.address, data_dir=tmp_path, patience=0) as client:
+        await client.get("t0")
+        (tmp_path / "token").write_text("made-since")
+        await client.get("t0")
+    assert [each.get("authorization") for each in service.metadata] == [None, "Bearer made-since"]
 
 
 async def test_list_draws_pages(client: AsyncClient, service: FakeService) -> None:

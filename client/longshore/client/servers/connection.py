@@ -35,7 +35,7 @@ class Connection:
     def __init__(self, endpoint: Endpoint, access: Access) -> None:
         self.endpoint: Final = endpoint
         self._access: Final = access
-        self.metadata: Final = access.metadata(endpoint)
+        self._metadata = access.metadata(endpoint)
         self.stamp: Final = access.stamp(endpoint)
         """Which certificates it was opened with."""
         self._channel: Final = access.open(endpoint)
@@ -52,6 +52,13 @@ class Connection:
                 response_deserializer=task_service_pb2.UploadResponse.FromString,
             )
         )
+
+    @property
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """What each call carries. Looked for anew while there is none: a server that starts makes its token."""
+        if not self._metadata:
+            self._metadata = self._access.metadata(self.endpoint)
+        return self._metadata
 
     async def call(self, method: UnaryMethod[_Request, _Response], request: _Request, *, seconds: float) -> _Response:
         """One unary call, within so many seconds. Raises LongshoreError."""
