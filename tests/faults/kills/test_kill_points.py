@@ -14,9 +14,12 @@ from longshore.v1 import task_pb2
 from tests.support.servers.processes import ServerProcess, WorkerProcess, eventually
 from tests.support.stores.backends import CLUSTER, EMBEDDED
 
-UPLOADS, STREAM = ("engine.uploads", "Uploads"), ("engine.upload_stream", "UploadStream")
-SPOOL = {EMBEDDED: ("spool.directory", "DirectorySpool"), CLUSTER: ("spool.objectstore", "ObjectSpool")}
-PARTIAL = {EMBEDDED: ("spool.partial", "DirectoryPartial"), CLUSTER: ("spool.object_partial", "ObjectPartial")}
+UPLOADS, STREAM = ("engine.uploads.uploads", "Uploads"), ("engine.uploads.stream", "UploadStream")
+SPOOL = {EMBEDDED: ("spool.directory.spool", "DirectorySpool"), CLUSTER: ("spool.objects.spool", "ObjectSpool")}
+PARTIAL = {
+    EMBEDDED: ("spool.directory.partial", "DirectoryPartial"),
+    CLUSTER: ("spool.objects.partial", "ObjectPartial"),
+}
 Owner = tuple[str, str] | dict[str, tuple[str, str]]
 STEPS: dict[str, tuple[Owner, str, str]] = {
     "the upload is admitted": (UPLOADS, "_admit", "after"),
