@@ -103,7 +103,7 @@ class Fleet:
         return self._epochs[session]
 
     def offers(self, room: int) -> ClaimTasks:
-        """For all sessions, `room` each."""
+        """Make the claim of all sessions, each with room for `room` attempts."""
         offers = (
             Offer(session_id=name, epoch=epoch, room=room, idle=False, kept_for=frozenset())
             for name, epoch in self._epochs.items()
@@ -133,7 +133,7 @@ async def make_base(store: SQLStore, fleet: Fleet) -> None:
 
 
 class Database(Protocol):
-    """Where rows are copied: the few words in which the two differ."""
+    """Rows are copied in a database. This protocol has the few words in which the two makes differ."""
 
     series: str
     """A table `copies(k)` with the numbers from 1 to `{copies}`."""
@@ -266,7 +266,7 @@ def count_copies(database: Database, waiting: Counter[Key], copies: int) -> None
 
 
 async def counts_of_waiting(store: SQLStore) -> Counter[Key]:
-    """What the thousand count for."""
+    """Add up the counts of the thousand tasks that no session holds."""
     sums: Counter[Key] = Counter()
     for task in [task async for task in _all_tasks(store)]:
         if not task.status.session_id:
@@ -283,6 +283,6 @@ async def _all_tasks(store: SQLStore) -> Any:
 
 
 def numbers() -> Iterator[int]:
-    """For tasks that take the place of finished ones: other numbers than the thousand's, and none for the saturated
-    instance, of which nothing ever finishes."""
+    """Yield numbers for tasks that replace finished ones: other numbers than the thousand's, and none for the saturated
+    instance, whose tasks never finish."""
     return (number for number in itertools.count(10 * BASE) if number % 10 > 2)

@@ -16,7 +16,7 @@ CHANNEL: Final = b"stop"
 
 
 def command(*words: bytes) -> bytes:
-    """As Redis reads it."""
+    """Encode a command as Redis reads it."""
     return b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%s\r\n" % (len(word), word) for word in words)
 
 

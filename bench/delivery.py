@@ -1,4 +1,4 @@
-"""What the rows about deliveries share: a real LXD with one container, a real server, a real worker, and the peers.
+"""The rows about deliveries share this module: a real LXD with one container, a real server and worker, and the peers.
 
 The peers are what people use today: the `lxc file push` command of the LXD that runs, and pylxd's `files.put` with a
 file object, in a process of its own, its client connected beforehand. A push that has just been measured is followed by
@@ -40,7 +40,7 @@ class Site:
 
     @property
     def environment(self) -> dict[str, str]:
-        """For `lxc`, and for `longshore` as the same user runs it."""
+        """Return the environment of `lxc`, and of `longshore` as the same user runs it."""
         folder = self.daemon.folder
         theirs = {"LXD_DIR": str(self.daemon.directory), "LXD_CONF": str(folder / "conf")}
         ours = {"LONGSHORE_SERVER": self.server.address, "LONGSHORE_TOKEN_FILE": str(self.server.token_file)}

@@ -1,4 +1,4 @@
-"""From a submission's beginning to its handler's first line, on an idle system.
+"""This row measures the time from a submission's beginning to its handler's first line, on an idle system.
 
     make bench ROW=latency       [SLOWSYNC_US=1000]
 

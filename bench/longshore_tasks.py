@@ -62,7 +62,7 @@ async def send(kind: str, number: int, sent: int, pad: str) -> None:
 
 
 async def _send_many(tasks: Iterator[tuple[str, int, int, str]], at_once: int) -> int:
-    """How many were accepted. Raises LongshoreError for the first that was not."""
+    """Submit tasks, and return how many were accepted. Raises LongshoreError for the first that was not."""
     accepted = 0
     submissions = (Submission(spec=_spec(*task)) for task in tasks)
     async for one in _clients[0].submit_many(submissions, at_once=at_once):

@@ -1,4 +1,4 @@
-"""What the allocator's settings do to a server that takes large uploads: docs/decisions/0005-malloc.md.
+"""This bench compares allocator settings of a server that takes large uploads: docs/decisions/0005-malloc.md.
 
     python bench/malloc.py [ROUNDS]
 

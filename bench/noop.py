@@ -160,7 +160,7 @@ class Site:
                     worker.grown.clear()
 
     def cost(self) -> Cost:
-        """What it has cost so far. Other sites of the cluster are to be idle meanwhile."""
+        """Return what the site has cost so far. Other sites of the cluster must be idle meanwhile."""
         servers = sum(cpu(server.pid) for server in self.servers)
         if self.cluster is None:
             return Cost(servers, 0.0, 0, 0, 0, 0)
@@ -180,7 +180,7 @@ def cpu(pid: int) -> float:
 
 
 def backends_cpu(cluster: Cluster) -> float:
-    """Of the postmaster, everybody it still has, and those who have ended."""
+    """Return the CPU seconds of the postmaster, of the backends that it has, and of those that have ended."""
     pid = int((cluster.folder / "data" / "postmaster.pid").read_text().split()[0])
     postmaster = psutil.Process(pid)
     times = postmaster.cpu_times()

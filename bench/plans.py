@@ -1,4 +1,4 @@
-"""How a database finds the rows of a claim: the plans of its statements, shortened to what decides."""
+"""This module shows how a database finds the rows of a claim: its statements' plans, shortened to what decides."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def on_sqlite(path: Path) -> list[tuple[str, list[str]]]:
 
 
 def on_postgres(url: str) -> list[tuple[str, list[str]]]:
-    """With ANALYZE: rows and buffers as they were, without times. Rolled back, because claims lock rows."""
+    """Explain with ANALYZE: rows and buffers as they were, without times. Rolled back, because claims lock rows."""
     dialect = PostgresDialect(url)
     found = []
     with connect(url) as connection:

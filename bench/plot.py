@@ -12,7 +12,7 @@ WIDTH: Final = 520
 HEIGHT: Final = 22
 FONT: Final = 'font-family="sans-serif" font-size="12"'
 COLOURS: Final = {True: "#2e7d5b", False: "#b3452c", None: "#8a8f98"}
-"""Of a goal that was reached, one that was missed, and none."""
+"""A bar's colour shows a goal that was reached (True), one that was missed (False), or that there is no goal (None)."""
 
 
 def svg(comparisons: Sequence[dict[str, Any]]) -> str:

@@ -53,7 +53,7 @@ class Peer:
         return f"bench.peers.on_{self.library.lower()}"
 
     def worker(self, coroutines: int) -> list[str]:
-        """Its command."""
+        """Return the command of the peer's worker."""
         module, threads = self.module, str(THREADS)
         return {
             "Celery": [

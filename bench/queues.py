@@ -137,7 +137,7 @@ class Client:
 
 @dataclass(frozen=True, slots=True)
 class Submitted:
-    """How many were accepted, and how many seconds that took."""
+    """The figures say how many tasks were accepted, and how many seconds that took."""
 
     count: int
     seconds: float
@@ -163,7 +163,7 @@ class Site:
     parts: Mapping[str, Look]
     """CPU seconds so far, by part."""
     broker: Part | None = None
-    """None: the library is its own."""
+    """The broker runs apart from the library. None means that the library is its own broker."""
     at_once: int = 64
     """Submissions at once."""
     polls: bool = False
@@ -187,11 +187,11 @@ class Site:
 
     @property
     def runs(self) -> int:
-        """How many were recorded."""
+        """Return how many runs were recorded."""
         return self.log.stat().st_size // RECORD.size if self.log.exists() else 0
 
     async def runs_are(self, count: int, within: float = DONE) -> bool:
-        """Whether so many are recorded within these seconds."""
+        """Wait until so many runs are recorded; False when these seconds pass before."""
         deadline = time.monotonic() + within
         while self.runs < count:
             if time.monotonic() > deadline:
@@ -236,7 +236,7 @@ def log_of(folder: Path) -> Path:
 
 
 def environment_of(folder: Path) -> dict[str, str]:
-    """What every process needs that runs tasks or sends them."""
+    """Return the environment of each process that runs tasks or sends them."""
     return {"PYTHONPATH": str(ROOT), LOG: str(log_of(folder)), "PYTHONWARNINGS": "ignore"}
 
 
@@ -257,5 +257,5 @@ def client_cpu(client: Client) -> float:
 
 
 def percentile(ordered: Sequence[float], share: float) -> float:
-    """Of sorted figures: the smallest that is at least as large as this share of them."""
+    """Return the smallest of the sorted figures that is at least as large as this share of them."""
     return ordered[min(len(ordered) - 1, int(len(ordered) * share))]

@@ -46,7 +46,7 @@ LOOK: Final = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How many tasks have run, seconds from the last kill to the last of them, and all runs."""
+    """The outcome counts the tasks that ran, the seconds from the last kill to the last of them, and all runs."""
 
     done: int
     seconds: float

@@ -1,4 +1,4 @@
-"""What every row of the table has in common: turns, comparisons, goals, and how they are printed and kept.
+"""Every row of the table shares this module: turns, comparisons, goals, and how they are printed and kept.
 
 A row is a module with `async def measure(run: Run) -> None` and `main = row("name", measure, durable=…)`. It measures
 ours and each peer in turns (`Run.turns`), and says with `Run.compare` what came of it. Each comparison is one line:
@@ -31,7 +31,7 @@ SLOWSYNC: Final = "SLOWSYNC_US"
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """What is to be reached: by the ratio of medians, or (`ours`) by our own median in the unit of the comparison."""
+    """A goal bounds the ratio of medians or, with `ours`, our own median in the unit of the comparison."""
 
     at_least: float | None = None
     at_most: float | None = None
@@ -140,7 +140,7 @@ class Run:
         print(made.line(), flush=True)
 
     def environment(self) -> dict[str, str]:
-        """For a process whose syncs are to be as slow as the row says: ours and the peers' brokers alike."""
+        """Return the environment that makes a process's syncs as slow as the row says: ours and the peers' brokers'."""
         return slowed(self.slow, self.folder)
 
 

@@ -108,7 +108,7 @@ async def measure_idle(site: Site) -> None:
 
 
 async def _look(site: Site) -> Cost:
-    """What LOOK seconds cost."""
+    """Measure what LOOK seconds cost."""
     await asyncio.sleep(SETTLE)
     before = site.cost()
     await asyncio.sleep(LOOK)
@@ -162,7 +162,7 @@ async def _watches(server: ServerProcess, count: int) -> AsyncIterator[None]:
 
 
 def prepare(cluster: Cluster) -> None:
-    """As an operator has it, with statements counted."""
+    """Set the cluster up as an operator has it, with statements counted."""
     for setting, value in SERVER.items():
         cluster.execute(f"ALTER SYSTEM SET {setting} TO {value}")
     cluster.stop()
@@ -192,7 +192,7 @@ def main() -> None:
 
 
 async def measure(sites: Sequence[Site], options: argparse.Namespace) -> None:
-    """In one event loop: gRPC keeps to the first that it meets."""
+    """Measure everything in one event loop: gRPC keeps to the first loop that it meets."""
     if options.only != "idle":
         await measure_tasks(sites, options.rounds, options.tasks)
     if options.only != "tasks":

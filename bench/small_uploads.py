@@ -26,7 +26,7 @@ AT_ONCE: Final = 64
 COUNT: Final = 4_000
 """Uploads a round; all rounds stay below the server's limit of 100,000 live tasks in a queue."""
 SECONDS: Final = 2.0
-"""Of enqueuing, a round."""
+"""Celery enqueues for so many seconds in each round."""
 
 
 async def measure(run: Run) -> None:

@@ -42,7 +42,7 @@ from bench.queues import Client, Site
 from bench.rows import Goal, Run, number, row
 
 SECONDS: Final = 1.0
-"""Of submitting, in each round."""
+"""Each round submits tasks for so many seconds."""
 OTHERS: Final = 0.5
 """The same for peers without a goal."""
 PIPELINED: Final = (64, 256, 1000)
@@ -53,7 +53,7 @@ GOALS: Final = {TASKIQ["always"].name: Goal(at_least=3.0), HUEY.name: Goal(at_le
 
 async def measure(run: Run) -> None:
     install("redis", "postgresql")
-    # What is synced now and then does not show how slow syncs are.
+    # A broker that syncs only now and then does not show how slow syncs are.
     syncs = SYNCS if not run.slow else SYNCS[:1]
     peers = [*(each[sync] for sync in syncs for each in (TASKIQ, CELERY, DRAMATIQ)), HUEY, PROCRASTINATE]
     async with AsyncExitStack() as stack:

@@ -1,8 +1,8 @@
-"""Who uploads a file as users do, in the row `upload`: AsyncClient, in a process of its own.
+"""This process uploads a file as users do, with AsyncClient, for the row `upload`.
 
     python -m bench.upload_client ADDRESS TOKEN_FILE FILE
 
-Prints `ready`; for each line on stdin it uploads the file, and prints the seconds that took.
+It prints `ready`. For each line on stdin it uploads the file, and prints the seconds that this took.
 """
 
 from __future__ import annotations

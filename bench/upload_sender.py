@@ -1,8 +1,8 @@
-"""Who sends uploads to a Longshore server in the rows `upload` and `uploads16`: a process of its own, and a lean one.
+"""This lean process sends uploads to a Longshore server for the rows `upload` and `uploads16`.
 
     python -m bench.upload_sender ADDRESS TOKEN_FILE SIZE COUNT
 
-Prints `ready`; for each line on stdin it makes COUNT uploads of SIZE bytes at once, and prints the seconds up to the
+It prints `ready`. For each line on stdin it makes COUNT uploads of SIZE bytes at once, and prints the seconds up to the
 last answer. What it sends is serialized beforehand, as Go's sender has its body in memory: the figure is the
 server's. Its allocator is set up as the server's is; ours is the whole process, as it is for that sender.
 """
@@ -53,7 +53,7 @@ class Prepared:
 
 
 def header(size: int) -> bytes:
-    """Of a push that no worker takes, each into an instance of its own."""
+    """Make the header of a push that no worker takes, into an instance that no other push has."""
     name = f"bench-{secrets.token_hex(12)}"
     made = pb.UploadHeader(request_id=name, spec=push_spec(f"{name}/content"), size=size)
     return pb.UploadRequest(header=made).SerializeToString()

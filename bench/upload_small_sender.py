@@ -1,4 +1,4 @@
-"""Who makes the small uploads of the row `small-uploads`: a process of its own, on the generated contract.
+"""This process makes the small uploads of the row `small-uploads`, with the generated stubs.
 
     python -m bench.upload_small_sender ADDRESS TOKEN_FILE SIZE COUNT AT_ONCE
 
@@ -30,7 +30,7 @@ _RUN = secrets.token_hex(8)
 
 
 def header(number: int, size: int) -> bytes:
-    """Of a push that no worker takes, into one of a thousand instances and a file of its own there."""
+    """Make the header of a push that no worker takes, into one of a thousand instances and a file of its own there."""
     spec = push_spec(f"bench-{number % 1000}/{_RUN}/{number}")
     made = pb.UploadHeader(request_id=f"{_RUN}-{number}", spec=spec, size=size)
     return pb.UploadRequest(header=made).SerializeToString()

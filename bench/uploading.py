@@ -1,4 +1,4 @@
-"""What the rows about uploads share: servers and senders in processes of their own, and what they cost."""
+"""The rows about uploads share this module: servers and senders in processes of their own, and what they cost."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Peer(Process):
         self.address = ""
 
     def __exit__(self, *_exc: object) -> None:
-        # Not killed: nginx tells its workers.
+        # This ends nginx politely and does not kill it: nginx tells its workers.
         self.terminate()
 
     def forget(self) -> None:
@@ -111,7 +111,7 @@ def nginx(run: Run) -> Iterator[Peer]:
 
 
 def _free_port() -> int:
-    """For a program that cannot take one by itself."""
+    """Find a free port, for a program that cannot take one by itself."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

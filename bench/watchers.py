@@ -80,7 +80,7 @@ class Holder:
         return json.loads(line)
 
     async def arrivals(self, ids: Sequence[str]) -> dict[str, float]:
-        """When the newest revision of each came, once all have."""
+        """Wait for the newest revision of each task, and return when each came."""
         await self.say({"ids": list(ids)})
         found: dict[str, float] = await self.heard()
         return found

@@ -1,4 +1,4 @@
-"""Who holds watches open in the row `watchers`: a process of its own, whose memory counts for nobody.
+"""This process holds watches open for the row `watchers`, apart from the server, so that no figure has its memory.
 
     python -m bench.watchers_hold ADDRESS
 

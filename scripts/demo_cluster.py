@@ -61,14 +61,14 @@ class BucketSpool:
 
 
 class Stage:
-    """What is shown while it happens: lines that stay, and on a terminal a bar below them."""
+    """The stage shows the demo while it runs: lines that stay, and on a terminal a bar below them."""
 
     def __init__(self) -> None:
         self.console = Console(highlight=False, soft_wrap=True)
         self.began = time.monotonic()
 
     def say(self, text: str, *, style: str = "") -> None:
-        """A line with the seconds since the beginning."""
+        """Print a line with the seconds since the beginning."""
         self.console.print(f"{time.monotonic() - self.began:5.1f} s  {text}", style=style or None)
 
     @contextmanager
@@ -87,7 +87,7 @@ class Stage:
 
 
 def play(stage: Stage, root: Path, files: int) -> bool:
-    """The whole piece; answers whether every promise was kept."""
+    """Run the whole demo, and return whether every promise was kept."""
     with ExitStack() as stack:
         cluster = stack.enter_context(running_cluster())
         stage.say(f"PostgreSQL runs in {cluster.folder}")

@@ -29,11 +29,11 @@ class Delivery:
     digest: str
     task: task_pb2.Task
     revisions: list[int] = field(default_factory=list)
-    """In the order in which the watch brought them."""
+    """The revisions stand in the order in which the watch brought them."""
 
 
 class Load:
-    """That many files for a dozen instances, every eighth a new version of an earlier one."""
+    """The load has `files` files for a dozen instances; every eighth is a new version of an earlier one."""
 
     def __init__(self, client: AsyncClient, files: int, *, seed: int) -> None:
         self._client = client
@@ -65,12 +65,12 @@ class Load:
         told(self.ended)
 
     def _file(self, number: int) -> tuple[str, bytes]:
-        """Where it goes, and bytes that no other one has."""
+        """Make the destination of a file, and bytes that no other file has."""
         rng = random.Random(f"{self._seed}/{number}")
         place = number - INSTANCES if number % 8 == 0 and number >= INSTANCES else number
         content = b"%08d" % number + rng.randbytes(rng.choice(SIZES))
         return f"i{number % INSTANCES}/srv/f{place}", content
 
     def last_versions(self) -> dict[str, Delivery]:
-        """What should stand at each destination: ids sort by acceptance."""
+        """Return the delivery that should stand at each destination: ids sort by acceptance."""
         return {each.path: each for each in sorted(self.deliveries, key=lambda each: each.task.id)}

@@ -1,5 +1,5 @@
-"""What became of each promise in the cluster's demo, looked up where nobody can gloss over it: in the database, on the
-disk, in the object store, in the exit codes."""
+"""The verdict says whether the cluster's demo kept each promise. It looks where nobody can gloss over the truth: in the
+database, on the disk, in the object store, in the exit codes."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ class Line:
 
     promise: str
     kept: bool | None
-    """None: nothing happened that could have broken it."""
+    """The demo kept the promise, or broke it. None means that nothing happened that could have broken it."""
     found: str
 
 
 @dataclass(slots=True)
 class Account:
-    """What happened, gathered while there is still somebody to ask."""
+    """The account gathers what happened while the servers still answer."""
 
     files: int
     load: Load
@@ -153,7 +153,7 @@ class Account:
 
 
 def _leave(process: Process) -> int | None:
-    """Its exit code; None: it had to be killed, as the fleet's owner does at the end."""
+    """End a process, and return its exit code. None means that the fleet's owner must kill it at the end."""
     try:
         return process.terminate(within=STOP_WITHIN)
     except subprocess.TimeoutExpired:
@@ -161,7 +161,7 @@ def _leave(process: Process) -> int | None:
 
 
 def digest_of(fleet: Fleet, path: str) -> str:
-    """Of what stands there; empty where nothing does."""
+    """Return the SHA-256 of the file at a path of the instances, or an empty text where no file is."""
     try:
         return hashlib.sha256((fleet.instances / path).read_bytes()).hexdigest()
     except FileNotFoundError:
@@ -169,7 +169,7 @@ def digest_of(fleet: Fleet, path: str) -> str:
 
 
 def verdict(console: Console, account: Account) -> bool:
-    """The table; answers whether no promise was broken."""
+    """Print the table of promises, and return whether none was broken."""
     killed = ", ".join(account.killed) or "nobody"
     title = f"{account.files} files in {account.took:.1f} s; killed in the middle: {killed}"
     return verdict_of(console, account.lines, title)

@@ -47,7 +47,7 @@ def modules(tree: Path) -> dict[str, Path]:
 
 
 def arrows(known: Mapping[str, Path]) -> dict[str, frozenset[str]]:
-    """What each module imports of the others."""
+    """Map each module to the others that it imports."""
     return {name: frozenset(_imported(file, known)) - {name} for name, file in known.items()}
 
 
@@ -111,7 +111,7 @@ def floors(graph: Graph) -> int:
     """Rooms on the longest way down; a circle counts as one."""
     reached = reach(graph)
     depth: dict[str, int] = {}
-    # What reaches fewer rooms lies deeper, and rooms of one circle reach the same.
+    # A room that reaches fewer rooms lies deeper, and rooms of one circle reach the same.
     for room in sorted(graph, key=lambda name: len(reached[name] | {name})):
         below = [depth[other] for other in reached[room] if room not in reached[other]]
         depth[room] = 1 + max(below, default=0)

@@ -1,6 +1,6 @@
-"""How a task says that it ran: 24 bytes appended to a file, the same for all peers and for ours.
+"""A task records that it ran: it appends 24 bytes to a file, the same for all peers and for ours.
 
-Runs in the peers' environment, where nothing of Longshore is.
+This module runs in the peers' environment, where nothing of Longshore is.
 """
 
 from __future__ import annotations
@@ -40,5 +40,5 @@ def pad(size: int = 0) -> str:
 
 
 def broker() -> str:
-    """Where the broker is, in the peer's own words."""
+    """Return the address of the broker, in the peer's own words."""
     return os.environ[BROKER]

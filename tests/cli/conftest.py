@@ -28,7 +28,7 @@ def instance(stage: Stage, request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def root(stage: Stage, instance: str) -> Path:
-    """Where the instance's files are."""
+    """Return the folder with the instance's files."""
     return stage.instances / instance
 
 

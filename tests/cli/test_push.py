@@ -361,7 +361,7 @@ def test_a_new_file_gets_the_mode_of_its_source(cli: CommandLine, instance: str,
     [task] = cli.json("list", "--instance", instance)
     assert task["file_push"]["mode_if_new"] == mode & 0o777
     assert f"mode {mode & 0o777:04o} if new" in cli.run("get", task["id"]).out
-    # What is replaced keeps its own, as with lxc file push.
+    # A file that is replaced keeps its own mode, as with lxc file push.
     there.chmod(0o640)
     assert cli.run("push", "script", f"{instance}/etc/", "--wait").code == 0
     assert there.stat().st_mode & 0o7777 == 0o640

@@ -263,7 +263,7 @@ def test_completion(cli: CommandLine) -> None:
 
 
 def offered(cli: CommandLine, *words: str, **environment: str) -> list[str]:
-    """What bash offers for the last word."""
+    """Return the words that bash offers for the last word."""
     line = {"_LONGSHORE_COMPLETE": "complete_bash", "COMP_WORDS": shlex.join(words), "COMP_CWORD": str(len(words) - 1)}
     if not words[-1]:
         line["COMP_WORDS"] = shlex.join(words[:-1]) + " "
@@ -274,7 +274,7 @@ def offered(cli: CommandLine, *words: str, **environment: str) -> list[str]:
 
 def test_names_are_completed(cli: CommandLine, stage: Stage, instance: str) -> None:
     task_id = pushed(cli, f"{instance}/etc/motd", "--queue", "nightly", "--wait")
-    # What is done is in no figure, and another queue is.
+    # A queue whose tasks are done is in no figure, and another queue is.
     assert cli.run("pause", "held", "--create").code == 0
     assert offered(cli, "longshore", "list", "--state", "s") == ["scheduled", "settling", "succeeded"]
     assert "nightly" in offered(cli, "longshore", "list", "--queue", "")

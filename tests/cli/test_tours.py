@@ -1,4 +1,4 @@
-"""What README and docs/tutorial.md tell a newcomer to type is typed, and must print what they say."""
+"""These tests type the commands of README and docs/tutorial.md, which must print what the pages say."""
 
 from __future__ import annotations
 

@@ -140,7 +140,7 @@ def test_a_worker_that_never_returns_changes_nothing(stage: Stage) -> None:
         stage.client.cancel(task_id)
         stage.reaches(task_id, task_pb2.TASK_STATE_CANCELLED)
         assert file_of(stage).read_bytes() == OLD
-        # What it left behind is a debt that the next worker pays.
+        # The temp that it left behind is a debt that the next worker pays.
         assert temps_under(stage.instances)
         with stage.worker():
             eventually(lambda: not temps_under(stage.instances), what="the debt is paid")

@@ -25,7 +25,7 @@ WITHIN: Final = 60.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ended:
-    """How a command ended, and what it printed."""
+    """The value tells how a command ended, and what it printed."""
 
     code: int
     out: str
@@ -33,12 +33,12 @@ class Ended:
 
     @property
     def lines(self) -> list[str]:
-        """Of standard output."""
+        """Return the lines of standard output."""
         return self.out.splitlines()
 
     @property
     def objects(self) -> list[Any]:
-        """Standard output as JSON lines."""
+        """Return the JSON values of standard output, one a line."""
         return [json.loads(line) for line in self.lines]
 
 
@@ -65,7 +65,7 @@ class CommandLine:
         return Ended(code=done.returncode, out=done.stdout.decode(), err=done.stderr.decode())
 
     def json(self, *arguments: str) -> list[Any]:
-        """What it prints with `--output json`; it must end with 0."""
+        """Run a command with `--output json`, and return the values that it prints; it must end with 0."""
         done = self.run(*arguments, "--output", "json")
         assert done.code == 0, done
         return done.objects

@@ -56,7 +56,7 @@ class Step:
 
     @property
     def stays(self) -> bool:
-        """Whether the command has a terminal of its own."""
+        """Return whether the command has a terminal of its own."""
         return self.command.startswith("longshored") and "&" not in self.command
 
     @property

@@ -178,7 +178,7 @@ class AsyncClient:
         )
 
     async def get_upload(self, request_id: str) -> pb.Upload:
-        """How far an upload got: bytes that are durable, and its tasks once it is complete."""
+        """Return how far an upload got: the bytes that are durable, and its tasks once it is complete."""
         request = arguments.message(pb.GetUploadRequest, request_id=request_id)
         answer = await self._call(lambda to: to.tasks.GetUpload, request)
         upload = answer.upload
@@ -297,10 +297,10 @@ class AsyncClient:
         patience: float | None = None,
         timeout: float | None = None,  # noqa: ASYNC109 - the synchronous client has no other way
     ) -> task_pb2.Task:
-        """The task when it has succeeded. Raises TaskFailed, TaskCancelled or TaskExpired when it ended otherwise.
+        """Wait for a task to succeed, and return it.
 
-        `timeout`: seconds after which WaitTimedOut is raised, while the task goes on; None: wait for as long as it
-        lives.
+        Raises TaskFailed, TaskCancelled or TaskExpired when it ended otherwise. After `timeout` seconds WaitTimedOut is
+        raised, while the task goes on. None means that the call waits for as long as the task lives.
         """
         limit = None if timeout is None else arguments.seconds("timeout", timeout, zero=True)
         task: task_pb2.Task | None = None
@@ -448,7 +448,7 @@ class AsyncClient:
 
 
 def _not_done(task_id: str, seconds: float, task: task_pb2.Task | None) -> str:
-    """What there is to say of a task that was not done in time."""
+    """Make the message about a task that was not done in time."""
     seen = task_pb2.TaskState.Name(task.state).removeprefix("TASK_STATE_").lower() if task is not None else "not seen"
     why = f": {task.wait_detail}" if task is not None and task.wait_detail else ""
     return f"the task {task_id} is {seen} after {seconds:g} s, and goes on{why}"

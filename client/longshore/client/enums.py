@@ -73,5 +73,5 @@ def state_of(task: task_pb2.Task) -> TaskState:
 
 
 def wait_reason_of(task: task_pb2.Task) -> WaitReason | None:
-    """Why a live task does not run; None: no reason is known, or it runs."""
+    """Return the condition that keeps a live task from running. None means that no reason is known, or that it runs."""
     return WaitReason(task.wait_reason) if task.wait_reason else None

@@ -152,7 +152,7 @@ class Internal(LongshoreError):
 class WaitTimedOut(LongshoreError):
     """The task was not done in the time that the caller gave. It goes on: wait for it again, or cancel it.
 
-    `task` is how it was seen last; None: no server had answered by then.
+    `task` is the task as it was seen last. None means that no server had answered by then.
     """
 
     def __init__(self, message: str, *, task: task_pb2.Task | None = None) -> None:
@@ -195,7 +195,7 @@ _BY_CODE: Final[Mapping[grpc.StatusCode, type[LongshoreError]]] = {
     grpc.StatusCode.CANCELLED: Unavailable,
     grpc.StatusCode.DATA_LOSS: DataLoss,
 }
-"""Whatever is missing here is Internal."""
+"""A status code that is missing here gives Internal."""
 
 _CODES: Final[Mapping[int, grpc.StatusCode]] = {code.value[0]: code for code in grpc.StatusCode}
 

@@ -1,4 +1,4 @@
-"""Where the installed programs begin: before gRPC is imported, which reads its environment then."""
+"""The installed programs begin here: before gRPC is imported, which reads its environment then."""
 
 from __future__ import annotations
 

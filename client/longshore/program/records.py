@@ -12,7 +12,7 @@ from typing import Any, Final, TypeAlias
 from longshore.program.visible import visible
 
 Sentence: TypeAlias = Callable[[Mapping[str, Any]], str | None]
-"""Says a record's fields in words. None: they are shown as `key=value`."""
+"""A function of this type says a record's fields in words. None means that they are shown as `key=value`."""
 
 _LOUD: Final = {"warning": "33", "error": "31", "critical": "31"}
 _UNSAID: Final = frozenset({"event", "level", "timestamp", "exc_info", "exception", "stack_info", "logger"})
@@ -98,7 +98,7 @@ def took(seconds: float) -> str:
 
 
 def place(record: Mapping[str, Any]) -> str:
-    """Where a task of the record delivers, or which job it is."""
+    """Return the destination of a push in a record, or the kind of a job and where it runs."""
     if record.get("path"):
         return f"{record.get('instance', '')}{record['path']}"
     on = ":".join(str(record[key]) for key in ("target", "instance") if record.get(key))

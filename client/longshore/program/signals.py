@@ -33,7 +33,7 @@ def _nothing(*_: object) -> None:
 
 
 def listen(*, reload: Callable[[], None], leave: Callable[[], None], tell: Callable[[dict[str, object]], None]) -> None:
-    """From now on, in the running loop: SIGHUP calls `reload`, SIGUSR1 `tell` with what the process does.
+    """Handle signals in the running loop from now on: SIGHUP calls `reload`, SIGUSR1 `tell` with the process's state.
 
     Where standard error is a terminal, SIGHUP means that the terminal is gone, and calls `leave`.
     """
@@ -43,7 +43,7 @@ def listen(*, reload: Callable[[], None], leave: Callable[[], None], tell: Calla
 
 
 def state() -> dict[str, object]:
-    """Where each task of the running loop, and each thread, stands: at most 200 of either."""
+    """Return where each asyncio task of the running loop, and each thread, stands: at most 200 of either."""
     tasks = sorted(asyncio.all_tasks(), key=lambda task: task.get_name())
     frames = sys._current_frames()  # noqa: SLF001 - documented, and there is no other way
     return {

@@ -26,7 +26,7 @@ class OutputLost(Exception):
 
     @property
     def exit_code(self) -> int:
-        """What the program ends with."""
+        """Return the exit code that the program ends with."""
         return BROKEN_PIPE if self.errno == errno.EPIPE else OUTPUT_LOST
 
 
@@ -46,17 +46,17 @@ class Stream(io.TextIOBase):
 
     @property
     def encoding(self) -> str:  # type: ignore[override]
-        """As given."""
+        """Return the encoding as it was given."""
         return self._encoding
 
     @property
     def errors(self) -> str:  # type: ignore[override]
-        """What becomes of characters that the encoding lacks."""
+        """Characters that the encoding lacks become escapes."""
         return "backslashreplace"
 
     @property
     def is_utf8(self) -> bool:
-        """Every character can be written."""
+        """Return whether every character can be written."""
         return self._encoding.lower().replace("_", "-") in {"utf-8", "utf8"}
 
     def fileno(self) -> int:
@@ -68,7 +68,7 @@ class Stream(io.TextIOBase):
         return os.isatty(self._fd)
 
     def writable(self) -> bool:
-        """In principle."""
+        """The stream is one for writing, even if its descriptor is closed."""
         return True
 
     def write(self, text: str, /) -> int:
@@ -92,12 +92,12 @@ class Stream(io.TextIOBase):
         except BlockingIOError:
             if self._lossy:
                 raise
-            # Whoever started us shares the pipe and has made it non-blocking.
+            # The process that started us shares the pipe and has made it non-blocking.
             select.select([], [self._fd], [])
             return 0
 
     def flush(self) -> None:
-        """Nothing is held back."""
+        """Do nothing: the stream holds nothing back."""
 
 
 def prepare() -> None:

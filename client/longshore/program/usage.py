@@ -35,7 +35,10 @@ _PLAIN: Final = (
 
 
 def run(name: str, app: typer.Typer, *, tell: Callable[[str, str], None] | None = None) -> NoReturn:
-    """Run the program to its exit. `tell` prints a usage error and its hint; None: in prose, on standard error."""
+    """Run the program to its exit. `tell` prints a usage error and its hint.
+
+    None means that both are printed in prose, on standard error.
+    """
     try:
         code = app(prog_name=name, standalone_mode=False)
     except _UsageError as error:
@@ -66,7 +69,7 @@ def _hint(name: str, error: Exception) -> str:
 
 
 def sentence(error: Exception) -> str:
-    """What is wrong, as one sentence that begins with the option or the argument."""
+    """Describe a usage error in one sentence, which begins with the option or the argument where one is to blame."""
     kind, parameter, context = type(error).__name__, getattr(error, "param", None), getattr(error, "ctx", None)
     message = _plain(str(getattr(error, "message", None) or "")).rstrip(".")
     if kind == "NoSuchOption":
@@ -106,7 +109,7 @@ def _given(error: Exception) -> str:
 
 
 def _origin(parameter: Any, context: Any) -> str:
-    """Where the value stands, if it is not the command line."""
+    """Name the place of a value that is not on the command line."""
     source = getattr(context.get_parameter_source(parameter.name), "name", "") if context is not None else ""
     if source == "DEFAULT_MAP":
         return " (in the file of --config)"

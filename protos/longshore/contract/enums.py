@@ -1,4 +1,4 @@
-"""How a push treats its destination. A test compares every member with the `.proto` file."""
+"""Enumerations say how a push treats its destination. A test compares every member with the `.proto` file."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ class OpenEnum(IntEnum):
 
 
 class IfExists(OpenEnum):
-    """What to do when the destination exists."""
+    """The rule for a destination that exists."""
 
     REPLACE = 1
     FAIL = 2
 
 
 class WhenStopped(OpenEnum):
-    """What to do when the instance is not running."""
+    """The rule for an instance that is not running."""
 
     DELIVER = 1
     WAIT = 2
@@ -40,7 +40,7 @@ class WhenStopped(OpenEnum):
 
 
 class WhenAbsent(OpenEnum):
-    """What to do when the instance does not exist."""
+    """The rule for an instance that does not exist."""
 
     FAIL = 1
     WAIT = 2

@@ -6,7 +6,7 @@ from typing import Final
 
 DAY: Final = 86400.0
 LONGEST_WAIT: Final = 366 * DAY
-"""Seconds of the longest duration: of not_before, expire_after and retry_after."""
+"""Seconds of the longest not_before, expire_after and retry_after."""
 LONGEST_RUN: Final = 7 * DAY
 """Seconds of the longest run_timeout and stall_timeout."""
 

@@ -1,4 +1,4 @@
-"""One server, put together: store, spool, engine and edge, started in order and stopped in the opposite one."""
+"""This module puts one server together: store, spool, engine and edge start in order and stop in the opposite one."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ from longshore.v1 import (
 _log = structlog.get_logger("longshore.server")
 
 LOOK: Final = 5.0
-"""Seconds between looks at whether gRPC is still there, which is told of at once where it ends in good order."""
+"""Seconds between looks at whether gRPC is still there. gRPC tells at once where it ends in good order."""
 
 _SERVICES: Final = tuple(
     module.DESCRIPTOR.services_by_name[name].full_name
@@ -245,7 +245,7 @@ class _Server:
     async def start(self) -> None:
         """Prepare, begin the loops, then open the door.
 
-        After an error, `abandon`."""
+        Call `abandon` after an error."""
         await self._janitor.prepare()
         lock = await self._door.lock(self._data.token(), self._store, self._clock)
         server = steadfast_server(interceptors=[lock], options=transport.options(connections=self._connections))
@@ -257,7 +257,7 @@ class _Server:
         self._grpc = server
         addresses = self._door.open(server)
         if self._servers is not None and self._here is not None:
-            # Before anything is taken in: whatever it says of itself elsewhere, others must be able to find it.
+            # Before anything is taken in: others must be able to find a server, whatever it says of itself elsewhere.
             await self._servers.announce(
                 advertised(self._settings, addresses), predecessor=self._data.succeed(self._here.server)
             )
@@ -293,7 +293,7 @@ class _Server:
                 group.create_task(self._memory.run(), name="memory")
 
     async def _served(self) -> None:
-        """Raises where gRPC has ended by itself: a process that answers nobody must not stay."""
+        """Raise an error where gRPC has ended by itself: a process that answers nobody must not stay."""
         assert self._grpc is not None, "not started"
         while await self._grpc.wait_for_termination(timeout=LOOK):
             pass
@@ -307,13 +307,13 @@ class _Server:
         arguments = ["--server", address, "--concurrency", str(self._settings.worker_concurrency)]
         for target in targets:
             arguments += ["--target", target]
-        # Said here, because the environment may hold other values for workers of other servers.
+        # These options are given here, because the environment may hold other values for workers of other servers.
         arguments += ["--data-dir", str(self._data.path), "--token-file", str(self._data.token_file)]
         arguments += ["--log-format", self._settings.log_format, "--log-level", self._settings.log_level]
         return WorkerChild(arguments=[*arguments, "--parent-pid", str(os.getpid())], clock=self._clock)
 
     async def abandon(self) -> None:
-        """The start failed: let go of what it took."""
+        """Let go of what a failed start took."""
         self._leaving = True
         if self._grpc is not None:
             await self._grpc.stop(grace=None)
@@ -328,7 +328,7 @@ class _Server:
         self._leaving = True
         self._health.leave()
         if self._child is not None:
-            # Its attempts report through this server, so it leaves first.
+            # The child's attempts report through this server, so it leaves first.
             await asyncio.gather(self._child.stop(grace), self._uploads.drain(grace))
             await self._child_task
         else:

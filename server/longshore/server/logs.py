@@ -26,7 +26,7 @@ class Bulk:
     """Flat records of one event, many at a time: in JSON they are written by one call, without structlog's processors.
 
     Those take 15 µs a record, which three records a task made a sixth of what the server's loop did (bench/noop.py).
-    The records look the same. `sink` None: through structlog, as on a terminal and in tests.
+    The records look the same. `sink` None means that they go through structlog, as on a terminal and in tests.
     """
 
     def __init__(self) -> None:
@@ -34,13 +34,13 @@ class Bulk:
         self.least = logging.DEBUG
 
     def enabled(self, level: int) -> bool:
-        """Records of this level are written."""
+        """Tell whether records of this level are written."""
         return level >= self.least
 
     def info(
         self, logger: structlog.typing.FilteringBoundLogger, event: str, records: Iterable[dict[str, str | int | float]]
     ) -> None:
-        """One record for each, at level info."""
+        """Write one record for each of `records`, at level info."""
         self.log(logging.INFO, logger, event, records)
 
     def log(
@@ -50,7 +50,7 @@ class Bulk:
         event: str,
         records: Iterable[dict[str, str | int | float]],
     ) -> None:
-        """One record for each."""
+        """Write one record for each of `records`."""
         if not self.enabled(level):
             return
         if self.sink is None:
@@ -69,7 +69,8 @@ _PIECE: Final = select.PIPE_BUF - 64
 
 
 def _record(fields: dict[str, str | int | float]) -> str:
-    """All of a JSON object but its end. `json.dumps` makes an encoder each time, which takes longer than its work."""
+    """Print all of a JSON object but its end. `json.dumps` makes an encoder each time, which takes longer than its
+    work."""
     parts = [f'"{key}": {_text(value) if isinstance(value, str) else value}' for key, value in fields.items()]
     return "{" + ", ".join(parts)
 
@@ -90,7 +91,7 @@ def _whole(lines: Iterable[str]) -> Iterator[str]:
 
 
 def _stamp() -> str:
-    """As structlog's TimeStamper has it."""
+    """Print the time as structlog's TimeStamper does."""
     return datetime.now(UTC).isoformat().replace("+00:00", "Z")
 
 
@@ -149,7 +150,7 @@ class Sparing:
 
 
 class _Span:
-    """What a caller caused since its last line."""
+    """Keeps the lines that a caller caused since its last written one."""
 
     __slots__ = ("begun", "counts", "last")
 

@@ -174,7 +174,8 @@ def _run(settings: Settings) -> bool:
 
 
 async def _serve(settings: Settings, data: DataDir) -> bool:
-    """Until SIGTERM or SIGINT (True); a second one ends the drain at once. False: the engine failed."""
+    """Serve until SIGTERM or SIGINT, and answer True; a second one ends the drain at once. False means that the engine
+    failed."""
     loop = asyncio.get_running_loop()
     leave = asyncio.Event()
     first = 0.0

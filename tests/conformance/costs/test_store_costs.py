@@ -1,4 +1,4 @@
-"""What commands cost on PostgreSQL, counted: turns, round trips, statements. How long these take is the machine's."""
+"""These tests count the costs of commands on PostgreSQL: turns, round trips, statements. Time is the machine's."""
 
 from __future__ import annotations
 

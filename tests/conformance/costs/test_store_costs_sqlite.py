@@ -1,4 +1,4 @@
-"""What tasks cost on SQLite, counted in statements: how long these take is the machine's."""
+"""These tests count the statements that tasks cost on SQLite. Their time is the machine's."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def fleet(tmp_path: Path, clock: ManualClock) -> AsyncIterator[Fleet]:
 
 
 async def counted(fleet: Fleet, what: Awaitable[Any]) -> Counter[str]:
-    """How often each kind of statement ran, by its first words."""
+    """Count how often each kind of statement ran, by its first words."""
     link = fleet.store._writer._link
     assert link is not None
     ran: Counter[str] = Counter()

@@ -1,4 +1,4 @@
-"""What a command costs does not grow with what is stored: hot statements find their rows through an index, in order."""
+"""A command costs the same however much is stored: hot statements find their rows through an index, in order."""
 
 from __future__ import annotations
 

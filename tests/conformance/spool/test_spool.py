@@ -1,4 +1,4 @@
-"""What every spool promises: a directory, one that servers share, an object store."""
+"""Every spool keeps these promises: a directory, one that servers share, an object store."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ async def test_an_endpoint_that_nobody_answers_at_is_said_with_the_remedy(
     object_store: s3.ObjectStore, s3_environment: None, tmp_path: Path
 ) -> None:
     url = object_store.fresh_url().replace(object_store.endpoint, "http://127.0.0.1:1")
-    # Not for ever: another start may help.
+    # The refusal is not for ever: another start may help.
     assert "AWS_ENDPOINT_URL" in await refusal(ObjectKind(url, tmp_path), StoreUnavailable)
 
 

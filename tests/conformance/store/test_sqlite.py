@@ -1,4 +1,4 @@
-"""What only SQLite can suffer."""
+"""Only SQLite can suffer these troubles."""
 
 from __future__ import annotations
 

@@ -311,7 +311,7 @@ async def test_who_never_began_is_not_blamed_and_who_did_is(open_store: OpenStor
             revision = (await fleet.now(task)).status.revision
             assert (await fleet.begin(task, f"guilty-{number}")).begun, "the answer was lost, say"
             assert (await fleet.now(task)).status.revision == revision
-            # What its worker says of it takes the suspicion back.
+            # A report by its worker takes the suspicion back.
             if not number:
                 assert await fleet.report(task, Outcome.HANDED_BACK, f"guilty-{number}")
                 task = await claimed_alone(fleet, f"guilty-{number}")
@@ -472,7 +472,7 @@ async def test_settling_waits_for_no_room_and_counts(narrow: Fleet) -> None:
 
 
 async def test_tasks_that_nobody_takes_stand_in_nobodys_way(narrow: Fleet) -> None:
-    """Of one instance: a kind that no worker has, and tasks that wait for an idle worker."""
+    """Two sorts of tasks wait in one instance: of a kind that no worker has, and for an idle worker."""
     await narrow.submit(*(plan(job("unknown", target="default", instance="web1"), priority=9) for _ in range(5)))
     await narrow.session("doomed")
     crashed = await narrow.submit(plan(push("/a"), priority=8), plan(push("/b"), priority=8))
@@ -525,7 +525,7 @@ async def test_room_is_kept_for_a_target_that_has_nothing_yet(fleet: Fleet) -> N
     assert count_by_target([task for _, task in claims.taken]) == {"a": 1, "c": 1}
     claims = await fleet.offers(fleet.offer("s", room=1, idle=False, kept_for=("unknown",)))
     assert claims.taken == ()
-    # Who has a share left gets what another one is refused.
+    # A worker with a share left gets the tasks that another one is refused.
     claims = await fleet.offers(
         fleet.offer("s", room=3, idle=False, kept_for=("x", "y", "z")), fleet.offer("t", room=1, kept_for=("a",))
     )

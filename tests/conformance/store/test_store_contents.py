@@ -61,7 +61,7 @@ async def test_the_spools_bound_holds_also_within_a_transaction(fleet: Fleet) ->
     bounds = Bounds(spool_bytes=2 * len(CONTENT))
     results = await fleet.together(*(submission(number, bounds=bounds) for number in range(1, 5)))
     assert sum(isinstance(each, SpoolFull) for each in results) == 2
-    # Who came before is answered, however full it is.
+    # An earlier caller is answered, however full the spool is.
     assert len(await fleet.run(submission(1, bounds=Bounds(spool_bytes=0)))) == 1
 
 

@@ -1,4 +1,4 @@
-"""What time brings: due tasks, expiry, time-outs; payloads and tasks that nobody needs any more (P4, P12)."""
+"""Time brings due tasks, expiry and time-outs, and payloads and tasks that nobody needs any more (P4, P12)."""
 
 from __future__ import annotations
 

@@ -343,7 +343,10 @@ class StoreMachine(RuleBasedStateMachine):
             self.model.promote()
 
     def speaker(self, what: str, number: int, session: str, who: int, outcome: Outcome) -> tuple[Known, str, int]:
-        """Whom it is about and who says it: 0 somebody about anything, 1 the granted attempt, else the holder."""
+        """Choose the task that a message is about, and the session and attempt that send it.
+
+        With `who` 0 any session speaks of any task, with 1 the granted attempt speaks, else the holder.
+        """
         states: tuple[State, ...] = tuple(State)
         if who and what in ("begin", "grant"):
             states = (State.RUNNING,)

@@ -34,7 +34,7 @@ async def opened(fleet: Fleet, principal: str, request_id: str, *, connect: bool
 
 
 def checkpointed(upload: Upload, offset: int | None) -> Checkpoint:
-    """Bytes are durable up to there; None: the connection lives."""
+    """Make a checkpoint: the upload is durable up to `offset`. None means only that the connection lives."""
     return Checkpoint(
         upload_id=upload.id,
         connection=upload.connection,
@@ -65,7 +65,7 @@ async def test_places_that_nobody_sends_on_are_given_to_those_who_have_less(flee
     # Half is what a caller gets of what others hold; the rest of the places is of those who hold nothing.
     await refused(TooManyUploads, opened(fleet, "bob", "b2"))
     await opened(fleet, "carol", "c0")
-    # What was reserved stays, and the upload is sent after all, as long as there is a place.
+    # The reservation stays, and the upload is sent after all, as long as there is a place.
     kept = await fleet.store.upload("alice", "a0")
     assert kept is not None
     assert (kept.id, kept.reserved) == (idle[0].id, 10)

@@ -37,7 +37,7 @@ async def announce(fleet: Fleet, *servers: Here) -> None:
 
 
 async def opened(fleet: Fleet, here: Here, request_id: str = "r", **more: Any) -> Upload:
-    """Of a size that needs a file, unless it is said otherwise."""
+    """Open an upload whose size needs a file, unless `more` says otherwise."""
     values: dict[str, Any] = {"upload_id": f"00-{request_id}", "request_id": request_id, "spooled": True}
     return await fleet.open_upload(here=here, silence=SILENCE, **(values | more))
 

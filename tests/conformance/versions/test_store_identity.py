@@ -1,4 +1,4 @@
-"""Which database it is: a number that is made once."""
+"""A database is known by a number that is made once."""
 
 from __future__ import annotations
 

@@ -113,7 +113,7 @@ async def test_racing_servers_claim_each_task_once_and_in_order(servers: tuple[F
     working = [asyncio.ensure_future(work(first, "s1", held)), asyncio.ensure_future(work(second, "s2", held))]
     await fed
     done = list(await asyncio.gather(*working))
-    # Who saw an empty queue early has left; the rest is done here.
+    # A worker that saw an empty queue early has left; the rest is done here.
     done.append(await work(first, "s1", held))
     assert sum(done) == len(held) == 240
     everything = await first.store.list_tasks(TaskFilter(), before=None, limit=1000)

@@ -1,5 +1,5 @@
-"""What is answered is what is stored, whichever statement has written it: each step of a task, alone and with the next
-one in the same transaction."""
+"""The store answers with the values that it has stored, whichever statement wrote them: for each step of a task, alone
+and with the next one in the same transaction."""
 
 from __future__ import annotations
 

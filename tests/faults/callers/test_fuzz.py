@@ -24,6 +24,6 @@ def test_no_call_makes_the_server_fail_or_a_healthy_client_wait(tmp_path: Path) 
     with ServerProcess(tmp_path, *OPTIONS, environment=ENVIRONMENT) as server:
         report = run(server, calls=CALLS, seed=SEED, floor=FLOOR)
         assert report.problems == [], str(report)
-        # What is told by it: most calls get beyond the lock, and many beyond the first check.
+        # This figure tells that most calls get beyond the lock, and many beyond the first check.
         assert report.ends["OK"] > CALLS / 20
         assert server.terminate() == 0

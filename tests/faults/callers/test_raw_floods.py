@@ -55,7 +55,7 @@ async def settings(one: Flooder) -> None:
 
 
 async def huge_headers(one: Flooder) -> None:
-    """Whole blocks of 100 KiB each, far above what a call may have."""
+    """Send whole blocks of headers of 100 KiB each, far more than a call may have."""
     much = literal("x-much", "y" * 100) * 140
     for stream in range(1, 201, 2):
         await one.send(

@@ -56,6 +56,6 @@ def test_a_failover_in_mid_load_loses_nothing_acknowledged(primary: Cluster, sta
         scene.notices()
         scene.refuses()
         assert standby.execute("SELECT pg_promote()") == [(True,)]
-        # What was acknowledged is asked for at the end of the scene.
+        # The end of the scene asks for all tasks that were acknowledged.
         scene.recovers(may=IN_VAIN)
         assert standby.execute("SELECT pg_is_in_recovery()") == [(False,)]

@@ -85,7 +85,7 @@ def test_what_is_acknowledged_was_acknowledged_before(tmp_path: Path, take: Call
         try:
             eventually(lambda: len(accepted) > 20, what="senders at work")
             name = take(tmp_path / "database" / "longshore.db")
-            # What was on its way may still arrive; whoever asks from here on is refused.
+            # Calls that were on their way may still arrive; a call from here on is refused.
             with (
                 Client(server=server.address, token_file=server.token_file, patience=0.0) as client,
                 pytest.raises(Unavailable, match="its file"),

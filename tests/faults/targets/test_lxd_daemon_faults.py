@@ -77,7 +77,7 @@ def test_200_uploads_survive_kills_of_the_daemon(
     for task_id, (instance, path, digest) in sent.items():
         assert states[task_id].state == task_pb2.TASK_STATE_SUCCEEDED, states[task_id]
         assert hashlib.sha256(lxd.read(instance, path)).hexdigest() == digest
-    # What could not be removed while the daemon was away is a debt, paid since.
+    # A temp that could not be removed while the daemon was away is a debt, paid since.
 
     def left() -> str:
         return "".join(lxd.temps(name) for name in names).strip()

@@ -59,13 +59,13 @@ async def opens(settings: Settings) -> bool:
 
 
 def port(server: ServerProcess) -> int:
-    """Of its TCP listener."""
+    """Return the port of the server's TCP listener."""
     (serving,) = list(server.events("serving"))[-1:]
     return int(next(a for a in serving["addresses"] if not a.startswith("unix:")).rpartition(":")[2])
 
 
 def lists(server: ServerProcess, authority: Authority, token: str, *, client: Any = None) -> grpc.StatusCode:
-    """What ListTasks answers over TLS, on a new connection."""
+    """Return the status of ListTasks over TLS, on a new connection."""
     pair = () if client is None else (client.key, client.certificate)
     credentials = grpc.ssl_channel_credentials(authority.certificate, *pair)
     options = [("grpc.use_local_subchannel_pool", 1)]

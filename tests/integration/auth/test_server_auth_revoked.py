@@ -121,7 +121,7 @@ async def test_a_revocation_ends_every_stream_of_the_token_and_no_other(
         heart.cancel()
         await asyncio.wait({heart})
 
-    # What the upload had brought is kept for whoever has a good token of the same name.
+    # The bytes that the upload had brought are kept for a caller with a good token of the same name.
     known = await tasks.GetUpload(pb.GetUploadRequest(request_id=head.request_id), metadata=others)
     assert known.upload.offset == MIB
     again = [opening(head), *chunks(LARGE, start=MIB), finish(LARGE)]
@@ -209,7 +209,7 @@ async def test_streams_of_submissions_end_with_their_token(
     assert time.monotonic() - began < WITHIN
     accepted = {number for number, answer in answers.items() if answer.task_ids}
     assert {answer.reason for answer in answers.values()} <= {"", "UNAUTHENTICATED"}
-    # What was answered is there; what was not asked for under a good token makes no task after the end.
+    # Answered submissions have their tasks; one that came without a good token makes no task after the end.
     again: Any = tasks.SubmitTasks(metadata=spared)
     request = pb.SubmitTaskRequest(request_id=f"many-{min(accepted)}", spec=spec)
     await again.write(pb.SubmitTasksRequest(submissions=[pb.Submission(number=1, request=request)]))

@@ -1,4 +1,4 @@
-"""What each role may do and see: submitters their own, workers what they hold, operators everybody's."""
+"""Each role may do and see certain things: submitters their own, workers what they hold, operators everybody's."""
 
 from __future__ import annotations
 

@@ -178,7 +178,7 @@ async def test_a_new_server_certificate_is_taken_under_running_connections(plain
         new.server().write(plain.files.certificate.parent, "server")
         plain.certificates.look()
         assert await call(fresh, token=TOKEN)
-        # What was open goes on, its connection too; only new ones meet the new certificate.
+        # Open calls go on, and so do their connections; only new connections meet the new certificate.
         await stream.write(b"")
         assert await stream.read()
         assert await call(old, WATCH, token=TOKEN)

@@ -1,4 +1,4 @@
-"""What docs/client.md and docs/cli.md show is run, and what they list is complete."""
+"""These tests run the examples of docs/client.md and docs/cli.md, and check that the pages' lists are complete."""
 
 from __future__ import annotations
 

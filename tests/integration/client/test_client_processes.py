@@ -31,7 +31,7 @@ def stage(tmp_path: Path) -> Iterator[Stage]:
 
 
 def own_client(answers: Any, server: str, token_file: Path) -> None:
-    """What a child process does: open a client of its own and upload."""
+    """Open a client of its own in a child process, and upload."""
     began = time.monotonic()
     try:
         with Client(server=server, token_file=token_file, timeout=5, patience=0) as client:

@@ -66,7 +66,7 @@ async def test_ten_cuts_send_little_more_than_the_file(stage: Stage, proxy: Faul
     proxy.cut_after(18 * MIB)
     [task] = await client.upload(content, spec=push_spec("web/etc/big"), progress=cut_again)
     assert next(cuts, None) is None, "it was not cut ten times"
-    # What was in flight at a cut is sent again, and no more.
+    # Bytes that were in flight at a cut are sent again, and no more.
     assert proxy.sent_up < 1.2 * len(content)
     assert task.payload.size == len(content)
     assert await delivered(stage, client, task.id, "web/etc/big") == content

@@ -41,7 +41,7 @@ class Certificates:
 
 
 def address(server: ServerProcess) -> str:
-    """Of its TLS listener."""
+    """Return the address of the server's TLS listener."""
     *_, serving = server.events("serving")
     found: str = next(each for each in serving["addresses"] if not each.startswith("unix:"))
     return found
@@ -102,11 +102,11 @@ def test_certificates_are_enough_and_are_replaced_under_everything(
             lambda: all(list(server.events("certificates_reloaded")) for server in fleet.servers),
             what="servers have the new ones",
         )
-        # What stands goes on; the client notices within 2 s and connects anew.
+        # Connections that stand go on; the client notices within 2 s and connects anew.
         began = time.monotonic()
         while time.monotonic() - began < 2.5:
             deliver(client, "while")
-        # Whoever restarts has new connections only, and the worker's session moves over one.
+        # A server that restarts has new connections only, and the worker's session moves over one.
         for server in fleet.servers:
             known = address(server)
             server.kill()

@@ -72,7 +72,7 @@ def test_while_parked(fleet: Fleet) -> None:
     assert parked.wait_reason == task_pb2.WAIT_REASON_INSTANCE_ABSENT
     assert fleet[0].client.cancel(task_id).state == task_pb2.TASK_STATE_CANCELLED
     fleet.make_instances("ghost", folder="etc")
-    # What comes later is delivered, and this is not.
+    # A later task is delivered, and this one is not.
     fleet[0].reaches(fleet[0].push(b"later", "ghost/etc/later"), task_pb2.TASK_STATE_SUCCEEDED)
     assert fleet[1].client.get(task_id).state == task_pb2.TASK_STATE_CANCELLED
     assert [path.name for path in (fleet.instances / "ghost" / "etc").iterdir()] == ["later"]

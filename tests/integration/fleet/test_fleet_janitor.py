@@ -1,4 +1,4 @@
-"""What time brings happens once, however many servers look at the clock."""
+"""Work that time brings is done once, however many servers look at the clock."""
 
 from __future__ import annotations
 

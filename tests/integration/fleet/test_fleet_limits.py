@@ -66,7 +66,7 @@ def test_queues_and_shares_of_callers_are_bounded_over_all_servers(fleet: Fleet)
     assert answers == {"accepted": CALLER - 2 * QUEUE, "CALLER_SHARE": 20 - (CALLER - 2 * QUEUE)}
     assert sum(row.live["QUEUED"] for row in fleet[1].client.stats().queues) == CALLER
     cancel_all(fleet)
-    # What ended at either server makes room at both.
+    # A task that ended at either server makes room at both.
     assert reasons(concurrently(fleet, 10, submit("one"))) == {"accepted": 10}
     cancel_all(fleet)
 
@@ -103,7 +103,7 @@ def test_limits_of_instances_and_targets_hold_over_all_servers(fleet: Fleet, tmp
 
 
 def most_at_once(spans: list[tuple[Any, ...]]) -> int:
-    """Of attempts that began and ended then. An end makes room in its own transaction, so it counts first."""
+    """Count the attempts that ran at once at most. An end makes room in its own transaction, so it counts first."""
     edges = sorted([(end, -1) for _, _, end, *_ in spans] + [(start, 1) for _, start, *_ in spans])
     return max(itertools.accumulate(step for _, step in edges))
 

@@ -1,4 +1,4 @@
-"""What an operator does at one server holds at all: pause, drain, debts, settling."""
+"""An operator's action at one server holds at all: pause, drain, debts, settling."""
 
 from __future__ import annotations
 

@@ -65,12 +65,12 @@ class Sender:
         return await self.call
 
     async def rest(self, content: bytes, *, start: int) -> pb.UploadResponse:
-        """What is missing, and the finish."""
+        """Send the chunks from `start` on, and the finish."""
         await self.send(*chunks(content, start=start), finish(content))
         return await self.end()
 
     async def seen(self) -> pb.Upload:
-        """As the server tells it."""
+        """Return the upload as the server tells it."""
         request = pb.GetUploadRequest(request_id=self.header.request_id)
         return (await self.stub.GetUpload(request, metadata=self.metadata)).upload
 

@@ -63,7 +63,7 @@ async def ended(server: ServerProcess, *, within: float = PATIENCE) -> int:
 
 
 async def reason(call: Any) -> tuple[grpc.StatusCode, str, bool]:
-    """How a call was refused: code, reason, and whether it says when to come back."""
+    """Return how a call was refused: code, reason, and whether it says when to come back."""
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await call
     error: Any = refused.value

@@ -47,7 +47,7 @@ async def test_what_the_hello_does_not_hold_was_lost_on_the_way_and_costs_nothin
     status = (await server.task(lost.id)).status
     assert (status.state, status.tries, status.crashes, status.alone) == (State.QUEUED, 0, 0, False)
     assert await server.ends(lost.id) == ["NEVER_ARRIVED"]
-    # What it holds still takes a credit.
+    # An attempt that the session still holds takes a credit.
     await again.offer(2)
     assert (await again.next_assignment()).task.id == lost.id
     assert (await again.report(pb.Assignment(task=task_pb2.Task(id=kept.id), attempt=1))).accepted

@@ -41,7 +41,7 @@ async def park(
 
 
 def instances(stream: Stream, target: str = "default") -> set[str] | None:
-    """What the worker is to watch; None: it was told nothing."""
+    """Return the instances that the worker was told to watch. None means that it was told nothing."""
     listed = stream.parked.get(target)
     return None if listed is None else {one.instance for one in listed}
 
@@ -122,7 +122,7 @@ async def test_another_worker_takes_over_the_watch(server: FleetServer, worker: 
         await stream.until(lambda: instances(stream) == {"c1"})
         await stream.cut()
         await second.until(lambda: instances(second) == {"c1"})
-        # Who is draining hands it on too, and is told to watch no more.
+        # A draining worker hands the watch on too, and is told to watch no more.
         third = await worker.connect()
         await server.sessions.drain_session(other.session_id)
         await third.until(lambda: instances(third) == {"c1"})

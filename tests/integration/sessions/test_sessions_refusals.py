@@ -1,4 +1,4 @@
-"""What a server does not put up with: wrong words, strangers, and workers that do not listen."""
+"""A server does not put up with wrong words, strangers, and workers that do not listen."""
 
 from __future__ import annotations
 

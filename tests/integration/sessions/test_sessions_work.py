@@ -44,7 +44,7 @@ async def test_a_job_is_assigned_run_reported_and_acknowledged(server: FleetServ
     ack = await stream.report(assignment)
     assert ack.accepted
     assert (await server.task(task.id)).status.state is State.SUCCEEDED
-    # Whoever reports the end of an attempt is not told that it has lost it.
+    # A worker that reports the end of an attempt is not told that it has lost the attempt.
     await stream.ask_grant(assignment)
     assert stream.revocations == []
 
@@ -96,7 +96,7 @@ async def test_a_report_and_the_next_claim_share_a_commit(server: FleetServer, w
         for commit in commits
         if {State.SUCCEEDED, State.RUNNING} <= {change.task.status.state for change in commit.tasks}
     ]
-    # Not each: the writer may begin with the report before the claim is there.
+    # Not every pair shares a commit: the writer may begin with the report before the claim is there.
     assert len(shared) >= 5
 
 
@@ -333,6 +333,6 @@ async def test_a_target_that_hangs_never_takes_all_of_a_worker(server: FleetServ
             assert assignment.task.id == task.id
             assert (await stream.report(assignment)).accepted
         assert stream.assignments == []
-        # What ends makes way for its like, at once.
+        # An attempt that ends makes way for its like, at once.
         assert (await stream.report(held[0])).accepted
         assert (await stream.next_assignment()).task.job.target == "hung"

@@ -49,7 +49,7 @@ class Node:
     environment: dict[str, str]
 
     async def run(self, *arguments: str, **more: str) -> tuple[int | None, list[str], str]:
-        """Its exit code, its lines, and what it said on standard error."""
+        """Return the exit code, the lines, and the text on standard error."""
         process = await asyncio.create_subprocess_exec(
             "node",
             str(self.program),

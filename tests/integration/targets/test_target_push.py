@@ -1,4 +1,4 @@
-"""What a push promises, on every kind of target: the same tests against a container and a directory."""
+"""A push keeps its promises on every kind of target: the same tests run against a container and a directory."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_parents_have_the_mode_that_is_asked_for_and_the_owner_of_the_file(place
     )  # fmt: skip
     for folder in ("/etc/longshore/a", "/etc/longshore/a/b"):
         assert place.owner_and_mode(folder) == (1000, 1001, 0o750)
-    # What is there already stays as it is.
+    # A folder that is there already stays as it is.
     deliver(place, "/etc/longshore/a/c/file", Recorder(b"new"), create_parents=True)
     assert place.owner_and_mode("/etc/longshore/a") == (1000, 1001, 0o750)
     assert place.owner_and_mode("/etc/longshore/a/c") == (0, 0, 0o755)

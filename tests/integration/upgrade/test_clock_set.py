@@ -78,7 +78,7 @@ def test_a_clock_set_back_makes_nothing_wait_longer(scene: Scene, when: Callable
             client.wait(task.id)
             assert time.monotonic() - began < 60.0
         found = client.get(task.id)
-        # What people read is the clock as it is now.
+        # People read times of the clock as it is now.
         assert abs(found.finish_time.seconds - (time.time() - 6 * HOUR)) < 60.0
         assert found.create_time.seconds <= found.start_time.seconds <= found.finish_time.seconds
 
@@ -92,7 +92,7 @@ def test_a_clock_set_ahead_ends_nothing_early(scene: Scene, when: Callable[[Scen
         (ended,) = client.upload(os.urandom(100_000), spec=push_spec("web/etc/cancelled"))
         client.cancel(ended.id)
         when(scene, 30 * DAY)
-        # What ticks has ticked: a new task of another queue is done meanwhile.
+        # Timers have fired: a new task of another queue is done meanwhile.
         with scene.worker():
             (other,) = client.upload(b"x", spec=push_spec("web/etc/other", queue="other", not_before=1.0))
             client.wait(other.id)

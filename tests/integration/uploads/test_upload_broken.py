@@ -138,7 +138,7 @@ async def test_an_upload_broken_after_its_last_byte_is_no_task(server: TaskServe
     await server.idle()
     assert await server.tasks() == []
     assert server.sealed == []
-    # What arrived is durable, and the same request goes on from there to be one task.
+    # The bytes that arrived are durable, and the same request goes on from there to be one task.
     upload = await server.get("r1")
     assert (upload.complete, upload.active) == (False, False)
     assert (upload.offset, upload.crc32c) == (len(CONTENT), crc(CONTENT))

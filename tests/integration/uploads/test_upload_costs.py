@@ -1,4 +1,4 @@
-"""What an upload costs, in counts: messages that protobuf copies, looks at the bytes, commands for a small one."""
+"""These tests count an upload's costs: messages that protobuf copies, looks at the bytes, commands for a small one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What several servers cost an upload, and what they are told of one that takes its time."""
+"""An upload costs at most one command more with several servers, and they are told of one that takes its time."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ async def test_a_full_queue_refuses_before_bytes(tmp_path: Path) -> None:
         # All or none: a place for one of two is none.
         other = header_of("r3", spec=push_spec("a", "b", "c", queue="other"))
         await assert_refused_before_bytes(server, other, "QUEUE_FULL")
-        # What was accepted is answered all the same, and another queue has room.
+        # An accepted request is answered all the same, and another queue has room.
         again = await server.upload(whole(header_of("r1", spec=push_spec("a", "b")), CONTENT))
         assert [task.id for task in again.tasks] == [task.id for task in first.tasks]
         await server.upload(whole(header_of("r4", spec=push_spec(queue="other")), CONTENT))
@@ -167,7 +167,7 @@ def small_disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]
 async def test_a_disk_without_room_refuses_before_bytes(small_disk: Path, tmp_path: Path) -> None:
     async with TaskServer(tmp_path / "data", limits=limits(), spool_root=small_disk / "spool") as server:
         await assert_refused_before_bytes(server, header_of("r1", size=17 * MIB), "SPOOL_FULL")
-        # What is promised to one is not promised to another.
+        # Room that is promised to one upload is not promised to another.
         sender = Sender(server, header_of("r2", size=10 * MIB))
         await sender.begin()
         await assert_refused_before_bytes(server, header_of("r3", size=10 * MIB), "SPOOL_FULL")

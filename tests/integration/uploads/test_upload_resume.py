@@ -125,7 +125,7 @@ async def test_200_mib_cut_ten_times_with_restarts_sends_little_more_than_its_si
         assert answer.payload.size == size
         (path,) = server.sealed
         assert hashlib.sha256(path.read_bytes()).digest() == sha256
-        # What was on its way at each cut is sent again, and no more: a checkpoint is made at the disconnect.
+        # Bytes that were on their way at each cut are sent again, and no more: the disconnect makes a checkpoint.
         assert sent <= size + 10 * 16 * MIB
     finally:
         await server.stop(drain=0.0)

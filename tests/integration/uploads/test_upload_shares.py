@@ -35,7 +35,7 @@ async def test_uploads_without_a_byte_keep_nobody_out(tmp_path: Path) -> None:
             (task,) = await client.upload(b"x" * 100_000, spec=spec)
             assert task.creator == "other"
         async with AsyncClient(server=server.address, token=greedy, patience=0.0) as client:
-            # What it asked for is still there.
+            # The upload that it asked for is still there.
             assert await client.upload(b"x" * 100_000, spec=spec, request_id="r0")
 
 

@@ -1,4 +1,4 @@
-"""How attempts end: told to stop, out of time, hanging, failed; before the grant and after it."""
+"""Attempts end in many ways: told to stop, out of time, hanging, failed; before the grant and after it."""
 
 from __future__ import annotations
 
@@ -632,6 +632,6 @@ async def test_plain_values_come_in_and_go_out(start: Start) -> None:
     report = await ran("wrong", {"inside": True})
     assert (report.outcome, report.error.reason) == (ws.OUTCOME_PERMANENT, "HANDLER_ERROR")
     assert "the result['when'] is a datetime" in report.error.message
-    # What is committed cannot fail for the sake of its answer.
+    # An attempt whose commit is granted cannot fail because of its result.
     report = await ran("committed")
     assert (report.outcome, report.HasField("result")) == (ws.OUTCOME_OK, False)

@@ -218,7 +218,7 @@ async def test_a_payload_that_no_server_has_costs_a_try_and_a_long_pause(start: 
 async def test_a_server_on_another_machine_sends_nobody_to_what_listens_on_this_one(
     start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever listens there would be shown the token, in the clear."""
+    """A worker that went there would show the token, in the clear, to any process that listens there."""
     # The machine's own name, by which it is reached like any other: over TLS.
     monkeypatch.setattr("socket.getaddrinfo", _all_here(socket.getaddrinfo))
     authority = Authority()

@@ -126,7 +126,7 @@ async def test_a_second_signal_stops_at_once(server: FakeServer, tmp_path: Path)
         await appears(tmp_path / "entered")
         process.send_signal(signal.SIGINT)
         await peer.until(lambda: peer.credits[-1] == 0)
-        # What follows within a second may be the echo of the first.
+        # A signal that follows within a second may be the echo of the first.
         report = asyncio.create_task(peer.report())
         while not report.done():
             process.send_signal(signal.SIGINT)

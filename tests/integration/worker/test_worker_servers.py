@@ -123,7 +123,7 @@ async def test_a_refusal_leads_back_to_the_first(fleet: Fleet, code: grpc.Status
 
 
 async def test_a_black_hole_does_not_use_up_the_lease(fleet: Fleet) -> None:
-    """It takes connections and never says welcome."""
+    """The black hole takes connections and never says welcome."""
     here, there = fleet.servers
     async with FaultProxy(upstream=("127.0.0.1", there.port)) as hole:
         two = await fleet.worker(Gate().registry, server=[here.address, hole.address])

@@ -34,7 +34,7 @@ Metadata = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How a call ended."""
+    """The value tells how a call ended."""
 
     number: int
     kind: str
@@ -43,7 +43,7 @@ class Ended:
     reason: str = ""
     message: str = ""
     late: bool = False
-    """It had no answer within PATIENCE."""
+    """The call had no answer within PATIENCE."""
     sent: bytes = b""
 
     @property
@@ -232,7 +232,7 @@ class Fuzzer:
     # By hand ----------------------------------------------------------------------------------------------------------
 
     def _by_hand(self, number: int, random: Random, maker: Maker, method: str) -> Ended:
-        """What no library sends. In a thread."""
+        """Make a call, in a thread, that no library would send."""
         shown: Pairs = [(key.encode(), value.encode()) for key, value in self._metadata(random, method)]
         path, kind, raw = method.encode(), "by hand", message(maker.bytes_for(method))
         leaves = False
@@ -291,7 +291,7 @@ class Fuzzer:
 
 _CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
 _RACE: Final = "Internal error from Core"
-"""What grpc.aio says on the client's side where the answer came while it was still sending. No server said it."""
+"""grpc.aio says this on the client's side when the answer came while it was still sending. No server said it."""
 
 
 def _ended(
@@ -317,6 +317,6 @@ def _assigned(answer: bytes, known: Known) -> list[tuple[str, int]]:
 
 
 def _quiet(reading: asyncio.Future[Any]) -> asyncio.Future[Any]:
-    """Its end is looked at, whoever waits."""
+    """Look at the end of a future, even if nobody waits for it."""
     reading.add_done_callback(lambda done: None if done.cancelled() else done.exception())
     return reading

@@ -27,9 +27,9 @@ from tests.support.servers.processes import ServerProcess
 from tests.support.servers.tokens import token_of
 
 OPTIONS: Final = ("--upload-idle", "5s", "--upload-limit", "500", "--history", "60s", "--lease", "5s")
-"""Of the server: what a call leaves behind is gone soon, so that the next ones get as far."""
+"""The server runs with these options: things that a call leaves behind go soon, so that the next calls get as far."""
 ENVIRONMENT: Final = {"GRPC_VERBOSITY": "NONE"}
-"""As the installed `longshored` has it."""
+"""The installed `longshored` has this environment too."""
 ROUNDS: Final = 6
 OF_A_ROUND: Final = 1700
 """Calls of a round at most: short rounds meet whatever else the machine does as often as the quiet between them."""
@@ -60,7 +60,7 @@ WORK: Final = frozenset(
 
 @dataclass
 class Report:
-    """What a campaign saw."""
+    """The report has what a campaign saw."""
 
     seed: int
     floor: float = FLOOR
@@ -70,11 +70,11 @@ class Report:
     wrong: list[Ended] = field(default_factory=list)
     resident: list[int] = field(default_factory=list)
     quiet: list[list[float]] = field(default_factory=list)
-    """How long each call of the healthy client took, in the quiet before each round."""
+    """Each call of the healthy client took so many seconds, in the quiet before each round."""
     busy: list[list[float]] = field(default_factory=list)
     """The same, within each round."""
     late: list[list[float]] = field(default_factory=list)
-    """How late the machine woke the healthy client from its pauses, within each round."""
+    """The machine woke the healthy client so late from its pauses, within each round."""
     lines: Counter[str] = field(default_factory=Counter)
     bad_lines: list[str] = field(default_factory=list)
     span: float = 0.0
@@ -116,7 +116,7 @@ class Report:
 
     @property
     def ratio(self) -> float:
-        """How much longer the p99 of a round is than that of the quiet before it, as the median of the rounds."""
+        """Return the ratio of a round's p99 to that of the quiet before it, as the median of the rounds."""
         pairs = zip(self.quiet, self.busy, strict=True)
         return statistics.median(_quantile(busy, 0.99) / _quantile(quiet, 0.99) for quiet, busy in pairs)
 

@@ -65,7 +65,7 @@ _MOST_OF_A_MESSAGE: Final = 3 << 20
 
 @dataclass
 class Known:
-    """What the server has told so far, the newest of it."""
+    """The object keeps the newest ids that the server has told."""
 
     tasks: deque[str] = field(default_factory=lambda: deque(["none"], maxlen=200))
     requests: deque[str] = field(default_factory=lambda: deque(["none"], maxlen=50))
@@ -314,7 +314,7 @@ class Maker:
         return work.WorkRequest(hello=hello, credits=self.random.choice((0, 2)))
 
     def said_by_worker(self, held: Sequence[tuple[str, int]]) -> work.WorkRequest:
-        """What a worker with these attempts may say."""
+        """Make a message that a worker with these attempts may send."""
         random = self.random
         said = work.WorkRequest(heartbeat=work.Heartbeat(sequence=random.randrange(100)))
         for task_id, number in held:

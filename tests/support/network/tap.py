@@ -49,7 +49,7 @@ class Tap:
             _end(sock)
 
     def refuse_everything(self) -> None:
-        """From now on no connection gets anywhere."""
+        """Refuse every connection from now on."""
         self.refuse = b"HTTP"
 
     def _accept(self) -> None:

@@ -50,7 +50,7 @@ def head(path: bytes, metadata: Pairs = ()) -> bytes:
 
 @dataclass
 class Ended:
-    """How a stream ended. `reset` None: by trailers."""
+    """The value tells how a stream ended. `reset` None means that it ended by trailers."""
 
     headers: dict[bytes, bytes] = field(default_factory=dict)
     messages: bytes = b""
@@ -58,7 +58,7 @@ class Ended:
 
     @property
     def status(self) -> int | None:
-        """The gRPC status code; None: there was none."""
+        """Return the gRPC status code. None means that there was none."""
         found = self.headers.get(b"grpc-status")
         return None if found is None else int(found)
 
@@ -215,6 +215,6 @@ def _integer(block: bytes, at: int, bits: int) -> tuple[int, int]:
 
 
 def _text(block: bytes, at: int) -> tuple[bytes, int]:
-    """What is Huffman-coded, as binary metadata is, is left as it is."""
+    """Read one text of a header block. Huffman-coded text, as binary metadata is, stays coded."""
     length, start = _integer(block, at, 7)
     return block[start : start + length], start + length

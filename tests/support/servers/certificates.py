@@ -23,7 +23,7 @@ class Pair:
     key: bytes
 
     def write(self, folder: Path, name: str) -> tuple[Path, Path]:
-        """As NAME.crt and NAME.key, each replaced at once."""
+        """Write the pair as NAME.crt and NAME.key, each replaced at once."""
         paths = folder / f"{name}.crt", folder / f"{name}.key"
         for path, content in zip(paths, (self.certificate, self.key), strict=True):
             replace(path, content)
@@ -55,14 +55,14 @@ class Authority:
         return self._certificate.public_bytes(serialization.Encoding.PEM)
 
     def server(self, *names: str, expired: bool = False) -> Pair:
-        """For a server that is called by one of these names or addresses; without any: localhost and 127.0.0.1."""
+        """Make the pair of a server with these names or addresses; without any: localhost and 127.0.0.1."""
         sans = [_address_or_dns(name) for name in names or ("localhost", "127.0.0.1", "::1")]
         return self._sign("server", sans, expired=expired)
 
     def client(
         self, *, dns: str = "", uri: str = "", email: str = "", name: str = "client", expired: bool = False
     ) -> Pair:
-        """For a client with these names."""
+        """Make the pair of a client with these names."""
         sans: list[x509.GeneralName] = []
         if dns:
             sans.append(x509.DNSName(dns))

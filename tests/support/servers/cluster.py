@@ -33,18 +33,18 @@ _TREE: Final = Path(__file__).resolve().parents[3]
 
 
 class FleetSpool(Protocol):
-    """Where a fleet's payloads are."""
+    """A fleet's spool has its payloads."""
 
     @property
     def options(self) -> Sequence[str]:
-        """What each server is started with."""
+        """Return the options that each server is started with."""
         ...
 
     @property
     def environment(self) -> Mapping[str, str]: ...
 
     def leftovers(self) -> Sequence[object]:
-        """What lies there: nothing, when every task has succeeded."""
+        """List the content of the spool: nothing, when every task has succeeded."""
         ...
 
 
@@ -98,7 +98,7 @@ class Fleet:
         self.stages: list[Stage] = []
 
     def __getitem__(self, number: int) -> Stage:
-        """What is seen and done through that server."""
+        """Return the stage that sees and acts through this server."""
         return self.stages[number]
 
     @property
@@ -107,7 +107,7 @@ class Fleet:
 
     @property
     def addresses(self) -> str:
-        """Of every server, for those that take several."""
+        """Return the addresses of all servers, for programs that take several."""
         return ",".join(server.address for server in self.servers)
 
     def client(self, *numbers: int, **options: Any) -> Client:
@@ -151,7 +151,7 @@ class Fleet:
         return [decode_status(status).state for _, status in found]
 
     def rows(self, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
-        """What the database says, past every server."""
+        """Ask the database, past every server."""
         with psycopg.connect(self.url, autocommit=True) as connection:
             return connection.execute(sql.encode(), parameters).fetchall()
 

@@ -172,15 +172,16 @@ class FakeServer(worker_service_pb2_grpc.WorkerServiceServicer):
         self.ack_reports = True
         self.ack_heartbeats = True
         self.begins = False
-        """It wants to be told when attempts that are alone begin."""
+        """The server wants to be told when attempts that run alone begin."""
         self.keeps: set[str] | None = None
-        """Task ids that the next welcome still grants to the session; None: all that the hello held."""
+        """The next welcome leaves the session only these tasks. None means all that the hello held."""
         self.refusals: deque[tuple[grpc.StatusCode, str]] = deque()
         """Answers to the next connections in place of a welcome: status and reason."""
         self.payloads: dict[str, bytes] = {}
-        """By task id."""
+        """This dict has payloads by task id."""
         self.elsewhere: dict[str, str] = {}
-        """By task id, the address of the server that has the payload; empty: one that is not there."""
+        """This dict has, by task id, the address of the server that has the payload. An empty address means a server
+        that is not there."""
         self.cuts: deque[int] = deque()
         """The next downloads end after so many bytes with UNAVAILABLE."""
         self.hold_after: int | None = None

@@ -64,7 +64,7 @@ class Break:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pipe:
-    """How a stream of submissions goes: which are refused, and after how many answers the server leaves."""
+    """A pipe says which submissions of a stream are refused, and after how many answers the server leaves."""
 
     refuse: Mapping[str, Refuse] = field(default_factory=dict)
     after: int | None = None
@@ -93,9 +93,9 @@ class FakeService(task_service_pb2_grpc.TaskServiceServicer):
         self.submitted: list[str] = []
         """Request ids that came over those streams, repeated ones too."""
         self.pieces: list[int] = []
-        """How many submissions came in each message."""
+        """Each message brought so many submissions."""
         self.labels: list[dict[str, str]] = []
-        """Those of each submission."""
+        """The list has the labels of each submission."""
         self.headers: list[pb.UploadHeader] = []
         self.chunks: list[int] = []
         """Offsets of the chunks that came."""
@@ -307,7 +307,7 @@ class FakeServer:
     def __init__(self, credentials: grpc.ServerCredentials | None = None) -> None:
         self.service = FakeService()
         self.credentials = credentials
-        """For TLS; may be changed between a stop and a start."""
+        """The server uses these credentials for TLS; they may be changed between a stop and a start."""
         self.port = 0
         self._server: grpc.aio.Server | None = None
 

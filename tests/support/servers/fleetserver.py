@@ -45,7 +45,7 @@ _requests = itertools.count(1)
 
 @dataclass(slots=True, kw_only=True)
 class FleetServer:
-    """What `fleet_server` has put together."""
+    """`fleet_server` makes this server."""
 
     address: str
     data: Path
@@ -128,7 +128,7 @@ class FleetServer:
         return found
 
     async def ends(self, *task_ids: str) -> list[str | None]:
-        """How all attempts of these tasks ended, in order."""
+        """Return how all attempts of these tasks ended, in order."""
         return [
             attempt.end.value if attempt.end is not None else None
             for task_id in task_ids
@@ -142,7 +142,7 @@ class FleetServer:
         try:
             async with asyncio.timeout(within):
                 while not (found := await look()):
-                    # Not every commit changes a task, so that it would be told of.
+                    # Some commits change no task, and nobody is told of those.
                     with suppress(TimeoutError):
                         async with asyncio.timeout(LOOK_AGAIN):
                             await bell.wait()

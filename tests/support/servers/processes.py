@@ -70,7 +70,7 @@ class Process:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What it is started with: this process's, without what is said there to Longshore."""
+        """Return the environment of the process: this process's, without the variables of Longshore, and its own."""
         return {k: v for k, v in os.environ.items() if not k.startswith("LONGSHORE_")} | self._environment
 
     @property
@@ -104,7 +104,7 @@ class Process:
         self.process.send_signal(signal.SIGCONT)
 
     def stopped(self) -> bool:
-        """It stands still (state T)."""
+        """Return whether the process stands still (state T)."""
         return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
 
     def resident(self, *, peak: bool = False) -> int:
@@ -159,12 +159,12 @@ class ServerProcess(Process):
 
     @property
     def database(self) -> str:
-        """Its `--database`, in full where it was not given one."""
+        """Return the server's `--database`, in full where it was not given one."""
         return self._given("--database") or f"sqlite:///{self.data}/longshore.db"
 
     @property
     def spool(self) -> str:
-        """Its `--spool`, in full where it was not given one."""
+        """Return the server's `--spool`, in full where it was not given one."""
         return self._given("--spool") or f"file://{self.data}/spool"
 
     def _given(self, option: str) -> str:
@@ -197,7 +197,7 @@ class ServerProcess(Process):
             time.sleep(0.02)
 
     def serving(self) -> bool:
-        """What its health says."""
+        """Return whether the server's health says SERVING."""
         if not self.socket.exists():
             return False
         with grpc.insecure_channel(self.address) as channel:
@@ -209,7 +209,7 @@ class ServerProcess(Process):
         return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
     def leftovers(self) -> list[Any]:
-        """What is in the spool but its identity: nothing should be here when every task has succeeded."""
+        """List the spool's content but its identity. The list should be empty when every task has succeeded."""
         return list(self._place.leftovers())
 
     def spooled(self) -> bytes:

@@ -111,7 +111,7 @@ class SecuredServer:
 
 
 async def call(opened: grpc.aio.Channel, method: str = GET, *, token: str | None = None) -> str:
-    """Who the server says that it let in. Raises grpc.aio.AioRpcError."""
+    """Call a method, and return the principal that the server let in. Raises grpc.aio.AioRpcError."""
     channel: Any = opened  # without stubs, messages are bytes
     options: dict[str, Any] = {"timeout": 20.0}
     if token is not None:

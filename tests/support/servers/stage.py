@@ -53,7 +53,7 @@ class Stage:
         return found
 
     def outcomes(self, task_id: str) -> list[str]:
-        """How each attempt ended."""
+        """Return how each attempt ended."""
         return [attempt.outcome for attempt in self.client.attempts(task_id)]
 
 

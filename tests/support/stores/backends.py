@@ -29,12 +29,12 @@ _STARTERS: Final = ("ServerProcess", "Stage", "staged")
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where one server keeps its things."""
+    """A place has one server's database and spool."""
 
     options: Sequence[str]
     environment: Mapping[str, str]
     leftovers: Callable[[], Sequence[Any]]
-    """What lies in its spool but the identity."""
+    """The function lists the spool's content but the identity."""
     content: Callable[[], bytes]
     """The bytes of all that, one after the other."""
 
@@ -43,7 +43,7 @@ class Backend(Protocol):
     """Makes a place for each server."""
 
     def place(self, owner: object, data: Path) -> Place:
-        """For a new server with this data directory; kept as long as `owner` lives."""
+        """Make the place of a new server with this data directory. It is kept as long as `owner` lives."""
         ...
 
 

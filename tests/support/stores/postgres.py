@@ -201,7 +201,7 @@ def running_cluster(environment: Mapping[str, str] | None = None) -> Iterator[Cl
     found = programs()
     require(found is not None, "PostgreSQL's initdb and postgres (install postgresql)")
     assert found is not None
-    # Not below tmp_path: a socket's path has at most 107 characters, and the folder must let another user in.
+    # tmp_path will not do: a socket's path has at most 107 characters, and the folder must let another user in.
     folder = Path(tempfile.mkdtemp(prefix="longshore-pg-"))
     cluster = Cluster(folder, found, environment)
     try:

@@ -30,7 +30,7 @@ ENVIRONMENT: Mapping[str, str] = {
     "AWS_SECRET_ACCESS_KEY": "not a secret",
     "AWS_METADATA_ENDPOINT": "http://127.0.0.1:1",  # no test asks the machine for a role
 }
-"""What the environment must say for `--spool s3://`; the endpoint is in the URL."""
+"""`--spool s3://` needs this environment; the endpoint is in the URL."""
 
 _REQUEST = re.compile(rb"\A(?:GET|PUT|POST|HEAD|DELETE) /\S* HTTP/1\.1\r\n")
 _READY = re.compile(r"Running on http://127\.0\.0\.1:(\d+)")
@@ -42,7 +42,7 @@ class ObjectStore:
     def __init__(self, log: Path, *, refusing: bool = False) -> None:
         """`refusing`: it knows none of the credentials that it is shown."""
         self._log = log
-        # What this counts are requests before anybody is asked who he is; one makes the bucket.
+        # This counts the requests before any caller is asked who it is; one makes the bucket.
         self._environment = {**os.environ, "INITIAL_NO_AUTH_ACTION_COUNT": "1"} if refusing else None
         self._process: subprocess.Popen[bytes] | None = None
         self._numbers = itertools.count(1)

@@ -49,7 +49,7 @@ TABLE: Final = _read(_TEXT)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """What a cell depends on besides state and event.
+    """A cell of the table depends on these facts besides state and event.
 
     `last_try`: this transient error is one too many; `last_crash`: as is this crash; `overdue`: `expires_at` is over;
     `begun`: the attempt does not run alone, or is on record as begun.
@@ -68,7 +68,7 @@ class Facts:
 
 
 def expected(event: Event, facts: Facts) -> State | Nothing:
-    """What the table says: the state afterwards, or that nothing changes and why."""
+    """Look a cell up: the table has the state afterwards, or says that nothing changes and why."""
     cell = TABLE[event]["ended" if facts.state.terminal else facts.state.name]
     match cell:
         case "x" | "-" | "quiet" | "same":

@@ -101,7 +101,7 @@ def job(kind: str = "report", *, target: str = "", instance: str = "") -> Job:
 
 
 class Fleet:
-    """What a test says to a store, in few words, and what the store told its subscribers."""
+    """A fleet lets a test speak to a store in few words, and keeps what the store told its subscribers."""
 
     def __init__(self, store: SQLStore, clock: ManualClock) -> None:
         self.store = store
@@ -293,7 +293,7 @@ class Fleet:
         return await self.run(Tick())
 
     async def whole(self) -> None:
-        """What must always hold, whatever happened."""
+        """Check the counters, which must always be right."""
         assert await self.store.verify_counters() == []
 
 

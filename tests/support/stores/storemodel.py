@@ -35,7 +35,7 @@ class Known:
     state: State
     head: bool
     due_at: float | None = None
-    """For SCHEDULED and SETTLING. None while parked."""
+    """SCHEDULED and SETTLING tasks have this time. None means that the task is parked."""
     revision: int = 1
     attempt: int = 0
     holder: str = ""
@@ -54,7 +54,7 @@ class Known:
         return not self.state.terminal
 
     def seen(self) -> tuple[object, ...]:
-        """What is compared."""
+        """Return the values that the model and the store must agree on."""
         return (
             self.state.name,
             self.head,
@@ -238,7 +238,7 @@ class Model:
         task.state = after
 
     def settle_again(self, task: Known) -> None:
-        """Who settled does not know; somebody else will look."""
+        """Take the settling away from a worker that could not find out; another worker will look."""
         task.revision += 1
         task.holder = ""
         task.deadline = None
@@ -266,7 +266,7 @@ class Model:
         return self.instance_limit - self.running(each for each in self.tasks.values() if each.lane == task.lane)
 
     def claimable(self, task: Known, peer: Peer, *, idle: bool) -> bool:
-        """Whether this session may take it now."""
+        """Return whether this session may take a task now."""
         if task.state is State.SETTLING:
             due = task.due_at is not None and task.due_at <= self.now
             return not task.holder and due and peer.settles(task) and self.target_room(task) > 0

@@ -24,7 +24,7 @@ from tests.support.servers.processes import ServerProcess, WorkerProcess, eventu
 from tests.support.servers.stage import Stage
 
 IN_VAIN: Final = frozenset({grpc.StatusCode.DEADLINE_EXCEEDED})
-"""What callers get who asked before it was known that the database hangs: their own deadline."""
+"""Callers that asked before the server knew that the database hangs get this code: their own deadline passed."""
 SERVING: Final = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING: Final = health_pb2.HealthCheckResponse.NOT_SERVING
 LEASE: Final = 2.0
@@ -38,7 +38,7 @@ _TREE: Final = Path(__file__).resolve().parents[3]
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a caller without any patience got. `reason` and `retry` are None where the status has no such detail."""
+    """A caller without any patience got this answer. None for `reason` or `retry` means that the status has none."""
 
     call: str
     code: grpc.StatusCode
@@ -107,14 +107,14 @@ class Scene:
             assert self._health.Check(health_pb2.HealthCheckRequest(service=service), timeout=5).status == expected
 
     def refuses(self) -> None:
-        """Whoever submits now learns that the store is not available."""
+        """A caller that submits now learns that the store is not available."""
         before = len(self.answers)
         eventually(
             lambda: any(each.call == "submit" and each.reason for each in self.answers[before:]), what="a refusal"
         )
 
     def recovers(self, *, may: frozenset[grpc.StatusCode] = frozenset()) -> None:
-        """By itself: it serves, and what was begun goes on. `may`: other codes that callers may have got."""
+        """Wait until the server serves by itself, and begun work goes on. Callers may have got the codes `may` too."""
         eventually(lambda: self.health[-1] == SERVING, what=f"SERVING, was {self.health}")
         self.goes_on(2)
         self._is_whole(may)

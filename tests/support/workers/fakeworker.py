@@ -130,7 +130,7 @@ class Stream:
         return found
 
     async def until_ended(self, *, within: float = DEADLINE) -> Refused | None:
-        """How the stream ended; None: in good order."""
+        """Wait for the end of the stream, and return the refusal that ended it. None means a good end."""
         async with asyncio.timeout(within), self._news:
             while not self.ended:
                 await self._news.wait()

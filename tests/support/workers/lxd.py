@@ -206,7 +206,7 @@ class LxdDaemon:
         return self._enter(name, "/bin/cat", path)
 
     def _enter(self, name: str, *command: str) -> bytes:
-        # Not by `lxc exec`, which now and then loses what the command printed, and takes 20 times as long.
+        # `lxc exec` would now and then lose what the command printed, and takes 20 times as long.
         pid = json.loads(self.lxc("query", f"/1.0/instances/{name}/state"))["pid"]
         enter = [
             require_program("nsenter", "util-linux"),

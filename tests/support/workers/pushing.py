@@ -1,4 +1,4 @@
-"""What tests of file pushes share: an attempt's context that records, and places to push into."""
+"""Tests of file pushes share this module: an attempt's context that records, and places to push into."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What may be typed on the command line, and how figures are written for people."""
+"""The command line reads what people type, and writes figures for them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is printed: errors with their remedy and exit code, JSON, tasks for people."""
+"""The command line prints errors with their remedy and exit code, JSON, and tasks for people."""
 
 from __future__ import annotations
 

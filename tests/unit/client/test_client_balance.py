@@ -1,4 +1,4 @@
-"""Which server is asked next: pure, with a clock of its own."""
+"""The balance chooses the server that is asked next: pure, with a clock of its own."""
 
 from __future__ import annotations
 

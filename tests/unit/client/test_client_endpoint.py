@@ -1,4 +1,4 @@
-"""Where the client looks for the server and its token, and where it refuses to send one."""
+"""The client looks for the server and its token in several places, and refuses to send a token to some servers."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def test_order_of_tokens(tmp_path: Path) -> None:
     assert find_token(environ=environ) == "of-a-file"
     environ["LONGSHORE_TOKEN"] = "of-the-environment"
     assert find_token(environ=environ) == "of-the-environment"
-    # What is said on the command line beats what happens to stand in the environment.
+    # An option of the command line beats a variable that happens to be in the environment.
     assert find_token(data_dir=tmp_path, environ=environ) == "of-the-directory"
     assert find_token(token_file=tmp_path / "other", environ=environ) == "of-a-file"
     assert find_token(token="given", environ=environ) == "given"

@@ -65,7 +65,7 @@ async def client(servers: list[FakeServer], waits: list[float]) -> AsyncIterator
 
 
 def asked(servers: list[FakeServer]) -> list[int]:
-    """How often each was asked."""
+    """Return how often each server was asked."""
     return [len(server.service.requests) for server in servers]
 
 

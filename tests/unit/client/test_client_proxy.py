@@ -12,7 +12,7 @@ from tests.support.network.proxy import FaultProxy
 
 @pytest.fixture
 async def proxy() -> AsyncIterator[FaultProxy]:
-    """In front of a server that sends back what it gets."""
+    """Start a proxy in front of a server that sends back what it gets."""
 
     async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:

@@ -100,7 +100,7 @@ async def test_a_file_that_does_not_tell_its_size_is_read_to_its_end(
 
 
 async def test_a_long_procfs_file_survives_a_cut(client: AsyncClient, service: FakeService, tmp_path: Path) -> None:
-    # What procfs gives comes in short reads, each of which once looked like the end.
+    # A file of procfs comes in short reads, each of which once looked like the end.
     expected = content_of(Path("/proc/self/environ"))
     service.uploads += [Cut(after=0), None]
     await client.upload("/proc/self/environ", spec=SPEC)

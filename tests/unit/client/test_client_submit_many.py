@@ -90,7 +90,7 @@ async def test_no_more_wait_than_asked_for(client: AsyncClient) -> None:
     async for _ in client.submit_many(source(), at_once=10):
         done += 1
         most = max(most, taken - done)
-    # What came in one message is handed out one by one, and room for all of it arose at once.
+    # The answers of one message are handed out one by one, and room for all of them arose at once.
     assert done == 200
     assert most <= 20
 

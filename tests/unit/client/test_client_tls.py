@@ -204,7 +204,7 @@ async def test_certificates_are_replaced_while_it_runs(
         watch = client.watch("t")
         world.authority = Authority("The new one")
         if mode == "its own":
-            # What stands goes on with what it began with, and what is new comes from the new files.
+            # A connection that stands goes on with its old files; a new one uses the new files.
             world.showing(world.authority.client())
             world.file("ca.crt", world.authority.certificate)
             with pytest.raises(TLSError):

@@ -90,7 +90,7 @@ def test_temps_are_beside_their_destination_and_fit(task_id: str, attempt: int, 
     except AttemptError:
         return
     assert len(set(temps)) == TRIES_PER_ATTEMPT
-    # What a worker makes is what a server orders to be removed after the worker was lost.
+    # A worker makes the temps that a server orders to be removed after the worker was lost.
     assert tuple(temps) == temps_of(path, task_id, attempt)
     for temp in temps:
         assert posixpath.dirname(temp) == posixpath.dirname(path)

@@ -44,7 +44,7 @@ from longshore.v1 import admin_service_pb2
 from longshore.v1 import task_service_pb2 as pb
 
 RECEIVED = 4 << 20
-"""What a caller takes: gRPC's own limit."""
+"""A caller takes messages of so many bytes: gRPC's own limit."""
 WIDE = "\U0001f6a2"
 """A character of four bytes: limits are in characters, messages in bytes."""
 NAME = "n" * 63
@@ -108,7 +108,7 @@ def largest(work: FilePush | Job, number: int = 1) -> Task:
 @pytest.mark.parametrize("work", [JOB, PUSH], ids=["job", "push"])
 def test_the_largest_task_fits_an_answer_seven_times(work: FilePush | Job) -> None:
     message = translate.task(largest(work), attempts=[ATTEMPT] * translate.ATTEMPTS_SHOWN)
-    # Whoever gives a task one more large field learns here what that costs every answer.
+    # A developer who gives a task one more large field learns here how much that costs every answer.
     assert message.ByteSize() < MOST_BYTES // 7
     for field in ("labels", "error", "attempts", "cancel_reason"):
         assert field in {found.name for found, _ in message.ListFields()}, "the test forgot a field"

@@ -219,7 +219,7 @@ async def test_a_session_that_runs_alone_gets_nothing_else() -> None:
             await asyncio.sleep(0)
         assert len(bench.store.asked) == 1
         connection.drop(AttemptRef("solo", 1))
-        # Not held to be dry because it was refused the others.
+        # The session is not held to be dry because it was refused the others.
         assert (await bench.settled())[1:] == [{"a": 8}]
 
 
@@ -295,7 +295,7 @@ async def test_a_claim_whose_answer_was_lost_is_looked_up() -> None:
         rooms = await bench.settled()
     assert rooms == [{"a": 2}, {"a": 1}]
     assert AttemptRef("lost", 1) in connection.held
-    # What it held before is not assigned once more.
+    # An attempt that it held before is not assigned once more.
     assert [one.ref.task_id for one in connection.outbox.take().assignments] == ["lost"]
 
 

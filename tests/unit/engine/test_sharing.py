@@ -8,7 +8,7 @@ from longshore.server.model.sharing import Shares
 
 
 def fill(shares: Shares, *targets: str) -> dict[str, int]:
-    """What each target gets, one after the other, when there is no end of its tasks."""
+    """Return the share of each target, one after the other, when there is no end of its tasks."""
     got = dict.fromkeys(targets, 0)
     for target in targets:
         while shares.of(target):

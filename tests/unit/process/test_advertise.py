@@ -1,4 +1,4 @@
-"""Where a server says that workers reach it: given, or guessed where that can be right."""
+"""A server tells the address at which workers reach it: given, or guessed where that can be right."""
 
 from __future__ import annotations
 

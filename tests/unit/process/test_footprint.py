@@ -1,4 +1,4 @@
-"""What the server keeps of memory and descriptors: when a trim is due, and how many connections there may be."""
+"""The server watches its memory and descriptors: when a trim is due, and how many connections there may be."""
 
 from __future__ import annotations
 

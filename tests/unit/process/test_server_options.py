@@ -274,7 +274,7 @@ def test_a_number_out_of_range_is_refused_by_its_option(command: Command, option
 
 def test_the_environment_of_the_three_programs_is_known_to_each() -> None:
     ours = {variable(max(one.opts, key=len)[2:]) for one in typer.main.get_command(main._app).params}
-    # What --help and --version would be called is nobody's setting.
+    # No setting has the variables that --help and --version would have.
     ours -= {f"LONGSHORE_{name}" for name in ("HELP", "VERSION", "INSTALL_COMPLETION", "SHOW_COMPLETION")}
     theirs: set[str] = set()
     for parameter in typer.main.get_command(worker_main.app).params:

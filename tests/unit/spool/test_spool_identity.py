@@ -1,4 +1,4 @@
-"""Whose spool it is: one small file that is made once, and what it protects."""
+"""A spool's identity ties it to one database: a small file that is made once, and that servers of others refuse."""
 
 from __future__ import annotations
 

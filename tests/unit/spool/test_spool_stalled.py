@@ -73,7 +73,7 @@ class Stalled:
     def _run(self) -> None:
         sys.settrace(self._trace)
         try:
-            # What it meets is its own trouble: it has lost the upload.
+            # Its errors are its own trouble: it has lost the upload.
             with contextlib.suppress(LongshoreError):
                 self._work()
         finally:

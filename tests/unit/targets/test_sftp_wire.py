@@ -1,4 +1,4 @@
-"""Whatever a daemon sends, the parser ends in a value or a ProtocolError, and loses nothing between pieces."""
+"""The parser ends in a value or a ProtocolError for all that a daemon may send, and loses nothing between pieces."""
 
 from __future__ import annotations
 

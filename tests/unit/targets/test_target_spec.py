@@ -1,4 +1,4 @@
-"""What `--target` takes, and what it says about the rest."""
+"""`--target` takes some values, and explains why it refuses the others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a worker finds its targets: said when it changes, to the log and to the server."""
+"""A worker tells the log and the server how it finds its targets, whenever that changes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is said together, what replaces what, and what fits into one message."""
+"""The outbox decides which words go together, which replace others, and how many fit into one message."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which server a session goes to, and how long it waits there: pure."""
+"""The route chooses the server that a session goes to, and how long it waits there: pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which sessions are certainly dead: what the locks on the state folder prove, and what they do not."""
+"""Locks on the state folder prove which sessions are certainly dead; these tests show the limits of the proof too."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a coroutine that takes a Session to a command: common options, the event loop, errors, Ctrl-C."""
+"""This module makes a command of a coroutine that takes a Session: common options, the event loop, errors, Ctrl-C."""
 
 from __future__ import annotations
 
@@ -184,7 +184,7 @@ def command(
 
 
 _TYPED: Final = {"arguments": "--json", "kind": "KIND", "task": "TASK", "tasks": "TASK"}
-"""How parameters are called that are no option of the same name."""
+"""This table has the words for parameters that are no option of the same name."""
 
 
 def _check_texts(given: Mapping[str, Any]) -> None:

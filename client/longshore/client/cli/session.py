@@ -1,4 +1,4 @@
-"""What every command has: where the server is, how to print, and how to end."""
+"""A session gives every command the server's address, the way to print, and the way to end."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Session:
     changes: bool = False
     """The command changes something: what it has to tell is told on standard error if standard output fails."""
     lost: list[OutputLost] = field(default_factory=list)
-    """Why standard output failed; empty while it has not."""
+    """The list has the error with which standard output failed, and is empty while it has not failed."""
     interrupted: list[Callable[[], Iterable[str]]] = field(default_factory=list)
     """Make the lines for when Ctrl-C comes: what goes on nevertheless, and what can be done about it."""
 
@@ -123,7 +123,7 @@ class Session:
         return code
 
     def _write(self, line: str) -> None:
-        # Not through rich, which would wrap and mark up.
+        # The line does not go through rich, which would wrap it and mark it up.
         if not self.lost:
             try:
                 sys.stdout.write(line + "\n")
@@ -164,7 +164,7 @@ class Session:
             return False
 
     def _token(self) -> str:
-        """What was shown to the server, for people; the same order as in `find_credential`."""
+        """Tell people which token the server was shown. The places have the same order as in `find_credential`."""
         if self.token_file is None and self.data_dir is None:
             if os.environ.get("LONGSHORE_TOKEN"):
                 return "the token in $LONGSHORE_TOKEN"

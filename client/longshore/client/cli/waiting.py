@@ -1,4 +1,4 @@
-"""Why tasks that are waited for do not run: asked again and again, and told in one line."""
+"""This module asks again and again why the tasks that a command waits for do not run, and tells it in one line."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ _RUNS: Final = (
 
 
 class Waits:
-    """Which of the tasks that are followed wait, and since when."""
+    """This object knows which of the followed tasks wait, and since when."""
 
     def __init__(self, client: AsyncClient, display: Display, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._client: Final = client
         self.display: Final = display
         self._clock: Final = clock
         self._since: Final[dict[str, float]] = {}
-        """By task, in the order in which they began to wait."""
+        """Each waiting task has the time at which it began to wait; the earliest is first."""
 
     def seen(self, task: task_pb2.Task) -> None:
-        """A revision of a task."""
+        """Take a revision of a task."""
         if task.done or task.state in _RUNS:
             self._since.pop(task.id, None)
             if not self._since:

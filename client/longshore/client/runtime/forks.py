@@ -32,8 +32,9 @@ def closed(channel: grpc.Channel | grpc.aio.Channel) -> None:
 def check_not_forked(pid: int | None = None) -> None:
     """Raise ConfigurationError where gRPC cannot work: in a child of a fork, if the parent had channels open.
 
-    `pid` is the process that made the object to be used; None: the object is made only now. Without this check a call
-    in such a child hangs for longer than its time-out, or the child ends with a segmentation fault (both seen).
+    `pid` is the process that made the object to be used. None means that the object is made only now. Without this
+    check a call in such a child hangs for longer than its time-out, or the child ends with a segmentation fault (both
+    seen).
     """
     if _inherited or (pid is not None and pid != os.getpid()):
         raise ConfigurationError(

@@ -32,7 +32,7 @@ class LoopThread:
         self._thread.start()
 
     def run(self, coroutine: Coroutine[Any, Any, _T]) -> _T:
-        """What the coroutine returns or raises. Ctrl-C in the waiting thread cancels the coroutine first."""
+        """Run a coroutine to its end, with its result or its error. Ctrl-C in the waiting thread cancels it first."""
         try:
             check_not_forked(self._pid)
         except BaseException:
@@ -65,7 +65,7 @@ class LoopThread:
 
     @property
     def running(self) -> bool:
-        """It was not closed."""
+        """Return whether the thread runs: it was not closed."""
         return self._thread.is_alive()
 
     def close(self) -> None:

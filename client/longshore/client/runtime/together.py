@@ -12,7 +12,7 @@ _T = TypeVar("_T")
 
 
 async def all_of(coroutines: Iterable[Coroutine[Any, Any, _T]]) -> Sequence[_T]:
-    """What each returns, in their order. The first error ends the others and is raised alone."""
+    """Run coroutines at once and return their results in order. The first error ends the others and is raised alone."""
     try:
         async with asyncio.TaskGroup() as group:
             running = [group.create_task(each) for each in coroutines]

@@ -1,4 +1,4 @@
-"""How any server is spoken to: over TLS or not, and what is shown to be let in."""
+"""This module decides whether the client speaks TLS to a server, and which token it shows there."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ class Access:
         self._looked_at: float | None = None
 
     def tls_for(self, endpoint: Endpoint) -> TLS | None:
-        """The settings that this server is spoken to with; None: without TLS."""
+        """Return the TLS settings for connections to this server. None means that they go without TLS."""
         if endpoint.path:
             return None
         return self._tls if endpoint.is_local else self._tls or TLS()
 
     def metadata(self, endpoint: Endpoint) -> tuple[tuple[str, str], ...]:
-        """What each call to this server carries. Raises ConfigurationError for a token that cannot be read."""
+        """Return the metadata of calls to this server. Raises ConfigurationError for a token that cannot be read."""
         token = self._token()
         if token is None or not (token.named or endpoint.is_local):
             return ()
@@ -107,7 +107,8 @@ async def connected(channel: grpc.aio.Channel, *, seconds: float) -> bool | None
 
 
 async def explain(error: grpc.aio.AioRpcError, *, endpoint: Endpoint, tls: TLS | None) -> LongshoreError:
-    """What a call ended with. Certificates that do not fit come from gRPC as a server that cannot be reached."""
+    """Make the typed error of a call. gRPC calls a server with a certificate that does not fit unreachable; a probe of
+    the server finds that out."""
     found = explained(from_rpc_error(error), address=str(endpoint))
     if endpoint.path or not closed_mutely(found):
         return found

@@ -1,4 +1,4 @@
-"""Which of several servers is asked next."""
+"""The balance chooses which of several servers is asked next."""
 
 from __future__ import annotations
 
@@ -39,16 +39,18 @@ class Balance:
 
     @property
     def known(self) -> Collection[Endpoint]:
-        """All of them."""
+        """Return all servers."""
         return self._health.keys()
 
     def update(self, endpoints: Iterable[Endpoint]) -> None:
-        """These are the servers now; what is known of those that were there before stays."""
+        """Replace the list of servers. A server that was on the old list too keeps its health."""
         self._health = {endpoint: self._health.get(endpoint) or _Health() for endpoint in endpoints}
 
     def pick(self, *, but: Collection[Endpoint] = ()) -> Endpoint | None:
-        """The next one that is well and not among `but`; if none is, the one whose rest ends first; None: all are
-        among them."""
+        """Choose the next server that is well and not among `but`; if none is well, the one whose rest ends first.
+
+        None means that every server is among `but`.
+        """
         candidates = [endpoint for endpoint in self._health if endpoint not in but]
         if not candidates:
             return None
@@ -59,12 +61,12 @@ class Balance:
         return well[self._turn % len(well)]
 
     def rested(self) -> Collection[Endpoint]:
-        """Those that failed and have had their rest: whoever finds one well again says `worked`."""
+        """Return the servers that failed and have had their rest. A caller that finds one well again calls `worked`."""
         now = self._clock()
         return [each for each, health in self._health.items() if health.failures and health.resting_until <= now]
 
     def failed(self, endpoint: Endpoint) -> None:
-        """It could not be reached, or cannot serve now: others are asked until it has worked again."""
+        """Note that a server could not be reached, or cannot serve now: others are asked until it has worked again."""
         health = self._health.get(endpoint)
         if health is not None:
             health.failures += 1
@@ -72,13 +74,13 @@ class Balance:
             health.resting_until = self._clock() + rest * (0.5 + self._chance() / 2)
 
     def worked(self, endpoint: Endpoint) -> None:
-        """It serves."""
+        """Note that a server serves."""
         health = self._health.get(endpoint)
         if health is not None and health.failures:
             health.failures = 0
             health.resting_until = float("-inf")
 
     def rests(self, endpoint: Endpoint) -> bool:
-        """It failed a short while ago."""
+        """Return whether a server failed a short while ago, and rests."""
         health = self._health.get(endpoint)
         return health is not None and health.resting_until > self._clock()

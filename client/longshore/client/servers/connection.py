@@ -1,4 +1,4 @@
-"""A channel, what is shown to be let in, and the calls that go over it."""
+"""A connection has a channel to one server, the metadata that the server is shown, and the calls under way."""
 
 from __future__ import annotations
 
@@ -30,14 +30,17 @@ class UnaryMethod(Protocol[_Request, _Response]):
 
 
 class Connection:
-    """To one server. To be made inside a running event loop, and closed there. Raises ConfigurationError."""
+    """A connection leads to one server. Make it inside a running event loop, and close it there.
+
+    Raises ConfigurationError.
+    """
 
     def __init__(self, endpoint: Endpoint, access: Access) -> None:
         self.endpoint: Final = endpoint
         self._access: Final = access
         self._metadata = access.metadata(endpoint)
         self.stamp: Final = access.stamp(endpoint)
-        """Which certificates it was opened with."""
+        """The stamp tells which certificates the channel was opened with."""
         self._channel: Final = access.open(endpoint)
         self._closed = False
         self.users = 0
@@ -55,13 +58,14 @@ class Connection:
 
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:
-        """What each call carries. Looked for anew while there is none: a server that starts makes its token."""
+        """Return the metadata of each call. While there is none, each call looks for it anew: a server makes its token
+        when it starts."""
         if not self._metadata:
             self._metadata = self._access.metadata(self.endpoint)
         return self._metadata
 
     async def call(self, method: UnaryMethod[_Request, _Response], request: _Request, *, seconds: float) -> _Response:
-        """One unary call, within so many seconds. Raises LongshoreError."""
+        """Make one unary call, within so many seconds. Raises LongshoreError."""
         with self.used():
             try:
                 return await method(request, timeout=seconds, metadata=self.metadata)
@@ -69,9 +73,9 @@ class Connection:
                 raise await self.explained(error) from error
 
     async def ready(self, *, seconds: float) -> None:
-        """Return when it stands, or has failed, which the next call tells. Raises Unavailable when neither happens.
+        """Wait until the channel stands or fails; the next call tells which. Raises Unavailable if neither happens.
 
-        Without it a call waits for a machine that does not answer for as long as TCP does.
+        Without this wait a call waits for a machine that does not answer for as long as TCP does.
         """
         if await connected(self._channel, seconds=seconds) is None:
             raise Unavailable(
@@ -79,22 +83,22 @@ class Connection:
             )
 
     async def stands(self, *, seconds: float) -> bool:
-        """Whether it could be made in that time."""
+        """Return whether the channel stands within that time."""
         return await connected(self._channel, seconds=seconds) is True
 
     @property
     def broken(self) -> bool:
-        """It could not be made, and gRPC waits before it tries again; a new channel tries at once."""
+        """Return whether the channel failed, and gRPC waits before it tries again; a new channel tries at once."""
         state = self._channel.get_state()
         return state in {grpc.ChannelConnectivity.TRANSIENT_FAILURE, grpc.ChannelConnectivity.SHUTDOWN}
 
     async def explained(self, error: grpc.aio.AioRpcError) -> LongshoreError:
-        """What a call ended with. Certificates that do not fit come from gRPC as a server that cannot be reached."""
+        """Make the typed error of a call; see `access.explain`."""
         return await explain(error, endpoint=self.endpoint, tls=self._access.tls_for(self.endpoint))
 
     @contextmanager
     def used(self) -> Iterator[None]:
-        """Around whatever awaits a call: when the channel is closed beneath it, that raises RuntimeError.
+        """Raise RuntimeError in a block that awaits a call while the channel is closed.
 
         grpc.aio raises CancelledError then, which would look as if somebody had cancelled the task that waits.
         """
@@ -115,7 +119,7 @@ class Connection:
             self.users -= 1
 
     async def close(self) -> None:
-        """Ends every call that is under way."""
+        """Close the channel, which ends every call that is under way."""
         self._closed = True
         await self._channel.close()
         closed(self._channel)

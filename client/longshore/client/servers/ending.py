@@ -1,4 +1,4 @@
-"""How the server ended a call, while this side was still sending."""
+"""This module finds out how the server ended a call while this side was still sending."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Ending:
 
 
 def _at_once(coroutine: Coroutine[Any, Any, _T]) -> _T:
-    """What a coroutine returns that has nothing to wait for: the call has ended, and a callback cannot await."""
+    """Return the value of a coroutine that waits for nothing: the call has ended, and a callback cannot await."""
     try:
         coroutine.send(None)
     except StopIteration as done:

@@ -1,4 +1,4 @@
-"""Where servers are, and the token that they are shown."""
+"""This module reads the addresses of servers, and finds the token that they are shown."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from longshore.client.errors import ConfigurationError
 
 DEFAULT_SERVER: Final = "127.0.0.1:7465"
 SYSTEM_DATA_DIR: Final = Path("/var/lib/longshore")
-"""Where a server that runs as root keeps its data."""
+"""A server that runs as root keeps its data here."""
 
 MESSAGE_LIMIT: Final = 4 * 1024 * 1024
 """Bytes of one message either way; chunks are of 1 MiB, pages of tasks smaller."""
@@ -52,7 +52,7 @@ _TOKEN: Final = re.compile(r"[\x21-\x7e]{1,4096}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Token:
-    """What a server is shown to let us in."""
+    """A server is shown this token to let us in."""
 
     value: str = field(repr=False)
     named: bool
@@ -106,12 +106,12 @@ class Endpoint:
 
     @property
     def is_name(self) -> bool:
-        """It may have any number of addresses, which have to be looked up."""
+        """Return whether the host is a name, which may have any number of addresses and must be looked up."""
         return not self.path and not self.is_local and not _is_address(self.host)
 
     @property
     def target(self) -> str:
-        """As gRPC wants it."""
+        """Return the address as gRPC wants it."""
         if self.path:
             return f"unix:{self.path}"
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"

@@ -1,4 +1,4 @@
-"""From names to addresses: each server behind a name is one of several."""
+"""This module looks names of servers up: each address behind a name counts as a server of its own."""
 
 from __future__ import annotations
 

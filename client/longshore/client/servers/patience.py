@@ -1,4 +1,4 @@
-"""When to try again, after how long, and when to give up."""
+"""Patience decides whether a call is tried again, after how long, and when the client gives up."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ LONGEST_CUT: Final = 1.0
 that restarts again and again may be up for a second only."""
 
 _LEAVING: Final = frozenset({"DRAINING", "UPLOAD_BROKEN"})
-"""What a server says at the end of a connection, and not because it has too much to do."""
+"""A server gives these reasons because a connection ends, and not because it has too much to do."""
 
 OnWait = Callable[[LongshoreError, float], None]
 """Told before each pause: what went wrong, and how many seconds until the next try."""
 
 
 def may_pass(error: BaseException) -> bool:
-    """Another try of the same call may succeed.
+    """Return whether another try of the same call may succeed.
 
     Every call is idempotent, by its request id or by nature, so nothing is ever done twice. An early end of a stream
     can reach the caller as INTERNAL or UNKNOWN; those are cuts when Longshore itself did not send them.
@@ -111,7 +111,7 @@ class Patience:
         self._route.rested()
 
     async def run(self, once: Callable[[], Awaitable[_T]]) -> _T:
-        """What `once` returns, over as many tries as it takes. Raises its last error."""
+        """Call `once` until it succeeds, and return its answer. Raises its last error when patience is over."""
         while True:
             try:
                 answer = await once()

@@ -66,7 +66,7 @@ class Servers:
         try:
             self.balance.update(await looked_up(self._given))
         except Unavailable:
-            # What was found before may still be right.
+            # The addresses that were found before may still be right.
             if not self.balance.known:
                 raise
         self._looked_up = self._clock()

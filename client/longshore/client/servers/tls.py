@@ -16,7 +16,7 @@ import grpc
 from longshore.client.errors import ConfigurationError, LongshoreError, TLSError, Unavailable
 
 Stamp: TypeAlias = tuple[tuple[int, int, int] | None, ...]
-"""What tells that files were replaced: inode, size and time of each."""
+"""A stamp tells whether files were replaced: it has the inode, size and time of each."""
 
 _SYSTEM_ROOTS: Final = (
     "/etc/ssl/certs/ca-certificates.crt",
@@ -31,19 +31,20 @@ _NO: Final = frozenset({"", "0", "no", "false", "off"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TLS:
-    """How servers are known, and what they are shown. `TLS()` alone is TLS with the system's roots.
+    """These settings say which certificates of servers are trusted, and which one servers are shown. `TLS()` alone is
+    TLS with the system's roots.
 
     Files are PEM and are read anew for each connection, so that certificates can be replaced while a client runs.
     """
 
     ca: str | os.PathLike[str] | None = None
-    """Certificates that a server's must come from; None: those that this system trusts."""
+    """This file has the CAs that a server's certificate must come from. None means the CAs that this system trusts."""
     cert: str | os.PathLike[str] | None = None
     """Our own certificate, with what stands between it and its CA, for servers that ask for one."""
     key: str | os.PathLike[str] | None = None
-    """Its private key, unencrypted."""
+    """This file has the private key of `cert`, unencrypted."""
     server_name: str = ""
-    """The name that must stand in the server's certificate; empty: the address's own."""
+    """The server's certificate must have this name. An empty name means the host of the address."""
 
     def __post_init__(self) -> None:
         if (self.cert is None) != (self.key is None):
@@ -51,11 +52,11 @@ class TLS:
             raise ConfigurationError(f"{given} goes with {missing}: give both files, or neither")
 
     def stamp(self) -> Stamp:
-        """Another value than before means that a file was replaced. Cheap."""
+        """Return the stamp of the files: another value than before means that a file was replaced. Cheap."""
         return tuple(_stamp(file) for file in (self.ca, self.cert, self.key))
 
     def credentials(self) -> grpc.ChannelCredentials:
-        """For a new channel, from what stands in the files now. Raises ConfigurationError."""
+        """Make the credentials of a new channel from the files as they are now. Raises ConfigurationError."""
         roots = _read(self.ca, "--tls-ca") if self.ca is not None else _system_roots()
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         if self.ca is not None:
@@ -139,7 +140,7 @@ _MUTE: Final = re.compile(r"failed to connect to all addresses.*(Socket closed|C
 
 
 def explained(error: LongshoreError, *, address: str) -> LongshoreError:
-    """The same error, or a TLSError when the message tells that the handshake failed."""
+    """Return the same error, or a TLSError when the message tells that the handshake failed."""
     if not isinstance(error, Unavailable) or error.from_server:
         return error
     for sign, (reason, remedy) in _REMEDIES.items():
@@ -182,7 +183,9 @@ def probe(host: str, port: int, tls: TLS | None, *, address: str) -> TLSError | 
 
 
 def _closed_after_handshake(context: ssl.SSLContext, host: str, port: int) -> str | None:
-    """How a server refuses us after a handshake that went well; None: it does not, and has begun to talk HTTP/2.
+    """Ask a server whether it refuses us after a handshake that went well, and return the reason that it gives.
+
+    None means that it does not refuse us, and has begun to talk HTTP/2. An empty text means that it gives no reason.
 
     With TLS 1.3 our certificate is looked at last. Servers then send an alert, or, as gRPC's do, say nothing at all.
     Raises OSError when there is no connection, or no TLS.
@@ -200,7 +203,7 @@ def _closed_after_handshake(context: ssl.SSLContext, host: str, port: int) -> st
 
 
 def _unchecked() -> ssl.SSLContext:
-    """Nothing is sent over what is made with this."""
+    """Make a context that checks no certificate. Nothing is sent over a connection that is made with it."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -209,7 +212,7 @@ def _unchecked() -> ssl.SSLContext:
 
 
 def _system_roots() -> bytes | None:
-    """What this system trusts; None lets gRPC use the list that it carries."""
+    """Return the CAs that this system trusts. None lets gRPC use the list that it carries."""
     if os.environ.get("GRPC_DEFAULT_SSL_ROOTS_FILE_PATH"):
         return None  # gRPC reads that by itself.
     places = (os.environ.get("SSL_CERT_FILE"), ssl.get_default_verify_paths().cafile, *_SYSTEM_ROOTS)

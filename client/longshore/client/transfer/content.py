@@ -1,4 +1,4 @@
-"""What a caller gives to an upload, and how a source is made of it: as it is, or by a copy."""
+"""This module makes a source of the content that a caller gives to an upload: as it is, or by a copy."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _COPIES: Final = 3
 
 
 class Changing(StrEnum):
-    """What to do about a file that is written to while it is uploaded."""
+    """The caller chooses how an upload treats a file that is written to meanwhile."""
 
     REFUSE = "refuse"
     """Make no task, and say so."""
@@ -189,7 +189,7 @@ def _is_plain(file: Any) -> bool:
 
 
 def _seekable(file: Any) -> SeekableSource | None:
-    """A source that seeks; None: the file object cannot, or does not end where it says."""
+    """Make a source that seeks. None means that the file object cannot seek, or does not end where it says."""
     can = getattr(file, "seekable", None)
     if not callable(can) or can() is not True:
         return None

@@ -34,8 +34,8 @@ def unreadable(name: str, error: OSError | EOFError) -> SourceError:
 
 
 async def in_thread(call: Callable[..., _T], *arguments: object) -> _T:
-    """What a short call returns, made in a thread. A cancellation waits for the thread, whose descriptor is closed
-    next."""
+    """Make a short call in a thread, and return its result. A cancellation waits for the thread, because the descriptor
+    that it uses is closed next."""
     running = asyncio.ensure_future(asyncio.to_thread(call, *arguments))
     try:
         return await asyncio.shield(running)
@@ -46,7 +46,7 @@ async def in_thread(call: Callable[..., _T], *arguments: object) -> _T:
 
 
 async def drawn(descriptor: int, *, name: str) -> AsyncGenerator[bytes, None]:
-    """What a descriptor gives, to its end, blocking or not. Raises SourceError.
+    """Read a descriptor to its end, whether it blocks or not. Raises SourceError.
 
     A pipe, socket or terminal is waited for in the event loop and not in a thread, which could not be called back:
     Ctrl-C would wait for the other end of the pipe.
@@ -61,7 +61,7 @@ async def drawn(descriptor: int, *, name: str) -> AsyncGenerator[bytes, None]:
             if not waited:
                 await asyncio.sleep(_AGAIN)
             waits = True
-            continue  # Somebody else who has the other descriptor of it was faster.
+            continue  # Another reader that has the same file was faster.
         except OSError as error:
             raise unreadable(name, error) from error
         if not piece:
@@ -88,7 +88,7 @@ async def _readable(descriptor: int) -> bool:
 
 
 async def of_file(file: Any) -> AsyncGenerator[bytes, None]:
-    """What a file object gives, to its end. `read` may block, answer None, or be a coroutine. Raises SourceError."""
+    """Read a file object to its end. `read` may block, answer None, or be a coroutine. Raises SourceError."""
     asynchronous = inspect.iscoroutinefunction(file.read)
     while True:
         try:
@@ -113,7 +113,7 @@ def _read(file: Any) -> Any:
     try:
         return file.read(PIECE)
     except StopIteration as error:
-        # No future takes it, so whoever waits for this thread would wait for ever.
+        # No future takes it, so a caller that waits for this thread would wait for ever.
         raise SourceError(
             f'read() of the {type(file).__name__} raised StopIteration: return b"" at the end',
             reason="SOURCE_UNREADABLE",

@@ -1,4 +1,4 @@
-"""What an upload reads from: bytes at any offset, as often as a resume needs them."""
+"""An upload reads from a source: bytes at any offset, as often as a resume needs them."""
 
 from __future__ import annotations
 
@@ -31,11 +31,12 @@ class Source(Protocol):
 
     @property
     def size(self) -> int:
-        """In bytes."""
+        """The size is in bytes."""
 
     @property
     def mode(self) -> int | None:
-        """Permission bits of the regular file that the caller named; None: the caller named no file."""
+        """The source has the permission bits of the regular file that the caller named. None means that no file was
+        named."""
 
     def read(self, offset: int, count: int) -> bytes:
         """Exactly `count` bytes, or all there are to the end. Raises SourceError when the content became shorter."""
@@ -195,7 +196,7 @@ class SeekableSource:
 
 
 def _moment(told: os.stat_result) -> tuple[int, int]:
-    """What differs when a file was written to."""
+    """Return a file's size and time: one of them differs after the file was written to."""
     return told.st_size, told.st_mtime_ns
 
 

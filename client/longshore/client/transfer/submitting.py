@@ -24,7 +24,8 @@ from longshore.v1 import task_pb2
 from longshore.v1 import task_service_pb2 as pb
 
 _STARTED: Final[set[asyncio.Task[None]]] = set()
-"""Of all runs, and not of each: what is left without an end is collected with its tasks, if nothing else holds them."""
+"""This set holds the asyncio tasks of all runs, not of one: a run that is left without an end would be collected
+together with its tasks, if nothing else held them."""
 
 _Call: TypeAlias = "grpc.aio.StreamStreamCall[pb.SubmitTasksRequest, pb.SubmitTasksResponse]"
 
@@ -42,7 +43,8 @@ _PULLED: Final = 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Submission:
-    """What `submit` takes, as a value. `content`: a small file, at most 64 KiB. `request_id`: made up if empty."""
+    """A submission has the arguments of `submit`. `content` is a small file, at most 64 KiB; an empty `request_id` is
+    made up."""
 
     spec: task_pb2.TaskSpec
     payload_id: str = ""
@@ -50,7 +52,7 @@ class Submission:
     request_id: str = ""
 
     def request(self) -> pb.SubmitTaskRequest:
-        """As a message of the contract; the content with its CRC32C. Raises ConfigurationError."""
+        """Make the message of the contract, with the content's CRC32C. Raises ConfigurationError."""
         request = pb.SubmitTaskRequest(
             request_id=arguments.text("request_id", self.request_id),
             spec=self.spec,
@@ -69,7 +71,7 @@ class Submission:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Submitted:
-    """What became of one: tasks that are durable, or why there are none. `submission` has its request id."""
+    """The answer to a submission has tasks that are durable, or the error. `submission` has its request id."""
 
     submission: Submission
     task_ids: tuple[str, ...] = ()
@@ -95,9 +97,10 @@ class Submitting:
         self._at_once: Final = at_once
         self._taken = 0
         self._waiting: dict[int, tuple[Submission, pb.Submission]] = {}
-        """By number, in the order in which they were taken; each with what is sent of it, however often."""
+        """These submissions wait for their answer: by number, in the order in which they were taken. Each stands beside
+        its message, which is the same however often it is sent."""
         self._unsent: deque[int] = deque()
-        """Those of them that were not sent over this connection."""
+        """These waiting submissions were not sent over this connection yet."""
         self._moved = asyncio.Event()
         self._room = asyncio.Event()
         self._exhausted = False
@@ -109,7 +112,7 @@ class Submitting:
         self._refused: LongshoreError | None = None
 
     async def run(self) -> AsyncGenerator[Submitted, None]:
-        """Every answer, as it comes. Raises what the source raises, and LongshoreError when patience is over."""
+        """Yield each answer as it comes. Raises what the source raises, and LongshoreError when patience is over."""
         puller = _started(self._pull(), name="submit_many: pull")
         puller.add_done_callback(lambda _: self._moved.set())
         try:
@@ -131,7 +134,8 @@ class Submitting:
     # What there is to submit ---------------------------------------------------------------------------------------
 
     async def _pull(self) -> None:
-        """Take from the source what there is room for. One task for the whole run: a cut must not cancel the source."""
+        """Take submissions from the source while there is room. One asyncio task does so for the whole run: a cut must
+        not cancel the source."""
         try:
             if isinstance(self._source, AsyncIterable):
                 async for each in self._source:
@@ -142,7 +146,7 @@ class Submitting:
                     if number % _PULLED == _PULLED - 1:
                         await asyncio.sleep(0)
         except (KeyboardInterrupt, SystemExit) as error:
-            # asyncio lets them out of this task through its loop, and whoever waits for `run` would wait for ever.
+            # asyncio lets them out of this task through its loop, and a caller of `run` would wait for ever.
             self._interrupted = error
         finally:
             self._exhausted = True
@@ -173,7 +177,7 @@ class Submitting:
     # One connection ------------------------------------------------------------------------------------------------
 
     async def _once(self) -> Sequence[Submitted] | None:
-        """The next answers; None when there will be none."""
+        """Return the next answers. None means that there will be none."""
         refused, self._refused = self._refused, None
         if refused is not None:
             await self._leave()
@@ -208,7 +212,8 @@ class Submitting:
             await self._moved.wait()
 
     def _cut(self, error: LongshoreError, cause: BaseException | None) -> Sequence[Submitted]:
-        """What the end of a connection means: nothing while everything is answered. The next one connects anew."""
+        """Raise the error that ended a connection if submissions wait. Else the error means nothing, and the next call
+        connects anew."""
         if self._waiting:
             raise error from cause
         self._tour.failed(error)
@@ -236,7 +241,7 @@ class Submitting:
             connection.users -= 1
 
     async def _feed(self, call: _Call) -> None:
-        """Send what is there, as much as fits a message. What goes wrong here is told by the reading side."""
+        """Send the unsent submissions, as many as fit a message. The reading side tells the errors of this one."""
         try:
             while True:
                 if some := self._message():
@@ -279,7 +284,7 @@ class Submitting:
                 raise refused
 
     async def _heard(self, call: _Call) -> object:
-        """A message, waited for as long as nothing is due, or else for SILENCE."""
+        """Wait for a message: without limit while no answer is due, else for SILENCE."""
         reading = asyncio.ensure_future(call.read())
         # Should we be cancelled in the moment in which it fails, nobody asks what it came to.
         reading.add_done_callback(lambda done: None if done.cancelled() else done.exception())
@@ -295,7 +300,7 @@ class Submitting:
         return reading.result()
 
     def _answered(self, answer: pb.SubmissionAnswer) -> Submitted | None:
-        """None: it is to be submitted again, or was answered before."""
+        """Take one answer. None means that its submission goes out again, or that it was answered before."""
         waiting = self._waiting.get(answer.number)
         if waiting is None:
             return None

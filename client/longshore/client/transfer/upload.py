@@ -37,14 +37,15 @@ _SEALING: Final = 300.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UploadProgress:
-    """Where an upload is. After a cut `sent` goes back to what is durable, at another server perhaps to nothing."""
+    """The progress tells how far an upload is. After a cut `sent` goes back to the durable bytes, at another server
+    perhaps to 0."""
 
     sent: int
     """Bytes on their way or there."""
     size: int
     """Bytes in all."""
     problem: LongshoreError | None = None
-    """Why it waits; None while it moves."""
+    """The upload waits because of this error. None means that it moves."""
     pause: float = 0.0
     """Seconds until it tries again."""
 
@@ -79,12 +80,12 @@ class Uploading:
         self._patience: Final = Patience(limit=patience, route=tour, on_wait=self._waiting)
         self._sent = 0
         self._furthest_sent: dict[Endpoint, int] = {}
-        """By server: another one may have nothing of what the last one had."""
+        """Each server has its own figure: another one may have none of the bytes that the last one had."""
         self._furthest_durable: dict[Endpoint, int] = {}
         self._ours = False
 
     async def run(self) -> pb.UploadResponse:
-        """The server's answer, which may name more tasks than it has. Raises LongshoreError."""
+        """Return the server's answer, which may name more tasks than it has. Raises LongshoreError."""
         return await self._patience.run(self._once)
 
     async def _once(self) -> pb.UploadResponse:
@@ -189,8 +190,8 @@ class Uploading:
         return asyncio.ensure_future(asyncio.to_thread(read_batch, self._source, offset=offset, crc32c=crc32c))
 
     def _moved_to(self, offset: int, *, at: Endpoint) -> None:
-        # What was sent may be lost again, so it counts once at each server: one that keeps nothing is given up in the
-        # end.
+        # Bytes that were sent may be lost again, so they count once at each server: one that keeps nothing is given up
+        # in the end.
         self._sent = offset
         if offset > self._furthest_sent.get(at, 0):
             self._furthest_sent[at] = offset

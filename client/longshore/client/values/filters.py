@@ -1,4 +1,4 @@
-"""Which tasks `list` shows, from plain values."""
+"""This module makes the filter of `list` from plain values."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from longshore.v1 import task_service_pb2 as pb
 
 
 class FilterOptions(TypedDict, total=False):
-    """What `list` takes by name; every one that is given must hold."""
+    """`list` takes these conditions by name; a task must fulfil each one that is given."""
 
     state: str | int | Iterable[str | int]
     """States: members of `enums.TaskState`, or names such as "failed", "live" and "done"."""

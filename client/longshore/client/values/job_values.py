@@ -25,7 +25,7 @@ from longshore.v1 import task_pb2
 T = TypeVar("T")
 
 LARGEST_WHOLE: Final = 2**53
-"""Whole numbers up to here are exact in a double."""
+"""A double holds every whole number up to this one exactly."""
 _PLAIN: Final = (struct_pb2.Struct, struct_pb2.ListValue, struct_pb2.Value)
 _WRAPPERS: Final = (
     wrappers_pb2.BoolValue,
@@ -53,20 +53,20 @@ def packed(value: object, *, name: str = "the value") -> AnyMessage | None:
 
 
 def result_of(task: task_pb2.Task) -> Any:
-    """The result of a job: a dict, list or value where the handler returned one, else its message; None: there is none.
+    """Return the result of a job: a dict, list or value where the handler returned one, else its message.
 
-    A message of a type that this process has not imported is an `Any`.
+    None means that there is no result. A message of a type that this process has not imported is an `Any`.
     """
     return plain(task.result) if task.HasField("result") else None
 
 
 def arguments_of(task: task_pb2.Task) -> Any:
-    """The arguments of a job, in the same form as `result_of`; None: there are none."""
+    """Return the arguments of a job, in the same form as `result_of`. None means that it has no arguments."""
     return plain(task.job.arguments) if task.job.HasField("arguments") else None
 
 
 def plain(packed: AnyMessage) -> Any:
-    """What an Any holds: a Struct as a dict, a ListValue as a list, a wrapper as its value, else the message.
+    """Unpack an Any: a Struct as a dict, a ListValue as a list, a wrapper as its value, else the message.
 
     A message of a type that this process has not imported stays an Any. Raises ConfigurationError for damaged bytes.
     """

@@ -1,4 +1,4 @@
-"""What to do, put together from plain values: destinations, specs, durations."""
+"""This module makes destinations, specs and durations from plain values."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Time: TypeAlias = "timedelta | float | None"
 
 
 class PushOptions(TypedDict, total=False):
-    """What `push_spec` and `push` take by name."""
+    """`push_spec` and `push` take these options by name."""
 
     project: str
     default_name: str
@@ -191,7 +191,7 @@ def _common(
     *,
     attempt_limit: int,
 ) -> dict[str, Any]:
-    """What every TaskSpec may say."""
+    """Make the fields that every TaskSpec may have."""
     return {
         "queue": _text("queue", queue),
         "priority": arguments.whole("priority", priority, limits.LOWEST_PRIORITY, limits.HIGHEST_PRIORITY),

@@ -1,1 +1,1 @@
-"""What the commands of `longshored` are made of, and those besides serving. `main` puts them together."""
+"""The parts of `longshored`'s commands, and the commands besides serving. `main` puts them together."""

@@ -1,4 +1,4 @@
-"""How the commands of `longshored` end."""
+"""The exit codes with which the commands of `longshored` end."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from longshore.server.model.errors import LongshoreError
 from longshore.server.store.errors import SchemaMismatch
 
 EXIT_REFUSED: Final = 2
-"""It did not begin: a setting, the data directory or its schema."""
+"""The command did not begin: a setting, the data directory or its schema is wrong."""
 EXIT_FAILED: Final = 1
-"""It could not go on, or could not begin now: starting it again may help."""
+"""The command could not go on, or could not begin now: starting it again may help."""
 
 
 @contextmanager
 def refusals() -> Iterator[None]:
-    """What is wrong is said in one line, and the exit code says whether another try may help."""
+    """The block's errors become one line on stderr, and an exit code that says whether another try may help."""
     try:
         yield
     except (SettingsError, DataDirError, SchemaMismatch) as error:

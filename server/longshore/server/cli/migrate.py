@@ -60,13 +60,13 @@ def _done(settings: Settings) -> tuple[int, int]:
 
 
 def _data_dir(settings: Settings) -> contextlib.AbstractContextManager[DataDir]:
-    """Held for a database in it, so that no server has it; that of a shared database is nobody's business here."""
+    """The data directory is locked for SQLite's database, so that no server has it; PostgreSQL's needs no such lock."""
     data = DataDir(settings.data_dir)
     return contextlib.nullcontext(data) if is_postgres(settings.database) else data
 
 
 def _file(settings: Settings) -> Path | None:
-    """SQLite's file; None: the database is PostgreSQL's."""
+    """Return the path of SQLite's file. None means that the database is PostgreSQL's."""
     if is_postgres(settings.database):
         return None
     return sqlite_path(settings.database, DataDir(settings.data_dir).database)

@@ -13,7 +13,7 @@ from longshore.server.cli import config
 from longshore.server.config.settings import DEFAULT_LISTEN
 
 MOST: Final = 1_000_000_000
-"""Of what is counted."""
+"""The largest number that an option for a count takes."""
 
 
 def _version(wanted: bool) -> None:

@@ -147,7 +147,7 @@ class _Written:
             self._path.unlink(missing_ok=True)
 
     def write(self, secret: Secret) -> None:
-        """Durable when this returns. Raises SettingsError."""
+        """Write the secret, durable when this returns. Raises SettingsError."""
         try:
             handle = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         except FileExistsError:

@@ -1,4 +1,4 @@
-"""Where tokens are made and revoked: on the database directly, beside servers that run on it or without any."""
+"""The desk makes and revokes tokens on the database directly, beside servers that run on it or without any."""
 
 from __future__ import annotations
 
@@ -30,20 +30,21 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, slots=True)
 class Revoked:
-    """What a revocation found: `now` ended with it, `before` had been revoked already."""
+    """The tokens that a revocation found: those of `now` ended with it, those of `before` had been revoked already."""
 
     now: tuple[Token, ...]
     before: tuple[Token, ...]
 
 
 class Desk:
-    """The tokens of one database. Takes no lock of the data directory, so that a server may run on it.
+    """Makes, lists and revokes the tokens of one database. It takes no lock of the data directory, so that a server may
+    run on it.
 
     Raises SettingsError, DataDirError, SchemaMismatch, StoreUnavailable, each method too.
     """
 
     def __init__(self, settings: Settings, *, make: bool) -> None:
-        """`make`: a database that is not there is made, for the server that will start on it."""
+        """Open the database. With `make` one that is not there is made, for the server that will start on it."""
         self._url = settings.database
         self._shown = without_password(settings.database) or f"longshore.db in {settings.data_dir}"
         self._dialect, self._clock = _database(settings, make=make)
@@ -52,8 +53,8 @@ class Desk:
     def create(
         self, name: str, roles: frozenset[Role], *, expires: float | None, hand_out: Callable[[Secret], None]
     ) -> Token:
-        """A new token, valid for `expires` seconds of the database's time. Its secret is handed out before the token
-        is there: what could not be handed out opens nothing."""
+        """Make a token, valid for `expires` seconds of the database's time. Its secret is handed out before the token
+        is there: a secret that could not be handed out opens nothing."""
         secret = new_secret()
 
         def work(link: Link) -> Token:

@@ -20,11 +20,11 @@ _ANYWHERE: Final = frozenset({"0.0.0.0", "::", "", "0"})
 
 
 def check_advertised(settings: Settings) -> None:
-    """Raises SettingsError where the address is wrong, or none is given and none can be guessed."""
+    """Raise SettingsError where the address is wrong, or none is given and none can be guessed."""
     given = settings.advertise
     if not given:
         address = advertised(settings, check_listeners(settings))
-        # What lies in a folder may be on this machine only; an object store is everybody's.
+        # A folder may be on this machine only; an object store is everybody's.
         if is_postgres(settings.database) and _is_folder(settings.spool) and _is_anywhere(address):
             raise SettingsError(
                 f"--listen {address}: names every address of this machine and none. Say with --advertise HOST:PORT "
@@ -45,7 +45,7 @@ def check_advertised(settings: Settings) -> None:
 
 
 def advertised(settings: Settings, addresses: Sequence[str]) -> str:
-    """What was given, else of the addresses where the server listens the one that reaches farthest."""
+    """Return the address that was given, else of those where the server listens the one that reaches farthest."""
     if settings.advertise:
         return settings.advertise
     exposed = [address for address in addresses if is_exposed(address)]

@@ -29,10 +29,10 @@ _TURNED_AWAY: Final = re.compile(
     r"authentication failed|no password supplied|no pg_hba.conf entry|not permitted to log in"
     r'|FATAL: +(database|role) ".*" does not exist|permission denied for database|^connection is bad'
 )
-"""Why a connection is not made that no other start mends. Only the text tells, and only of a database that speaks
+"""Texts of refused connections that no other start mends. Only the text tells, and only of a database that speaks
 English: psycopg has no SQLSTATE of a refused connection."""
 _DAMAGED: Final = ("malformed", "not a database")
-"""What SQLite says of a damaged file."""
+"""Words of SQLite's errors about a damaged file."""
 _EACH_HOST: Final = "All failures were:"
 
 
@@ -75,8 +75,8 @@ async def open_store(store: SQLStore, url: str) -> None:
 
 @contextmanager
 def in_operators_words(url: str, file: Path | None = None) -> Iterator[None]:
-    """Raises what the database raises as SettingsError, DataDirError and StoreUnavailable, with a message of one line
-    that names the option and tells no password. `file`: SQLite's; None: as the URL says."""
+    """Turn the database's errors into SettingsError, DataDirError and StoreUnavailable, with a message of one line that
+    names the option and tells no password. `file` is SQLite's file; None means that the message shows the URL."""
     shown = str(file or without_password(url) or "longshore.db in the data directory")
     try:
         yield
@@ -102,7 +102,7 @@ def _driver() -> Iterator[None]:
 
 
 def _may_help(error: sa.exc.DBAPIError, why: str) -> bool:
-    """Whether another start may go better."""
+    """Tell whether another start may go better."""
     from longshore.server.store.postgres.dialect import PostgresDialect
 
     if error.orig is not None and getattr(error.orig, "sqlstate", None) is not None:

@@ -30,7 +30,7 @@ class SettingsError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """Bounds (P3). Bytes where not said otherwise; 0: unbounded, where that is allowed."""
+    """Bounds (P3). `spool_bytes` and `disk_reserve` are bytes, the others counts. 0 means unbounded, where allowed."""
 
     queue_tasks: int = 100_000
     caller_tasks: int = 0
@@ -72,15 +72,15 @@ class Settings:
     data_dir: Path
     listen: tuple[str, ...] = (DEFAULT_LISTEN,)
     tls: TlsFiles | None = None
-    """Of every listener but unix sockets; None: no TLS, and loopback only."""
+    """The PEM files of every listener but unix sockets. None means that there is no TLS, and loopback only."""
     client_roles: Mapping[str, frozenset[Role]] = field(default_factory=dict)
-    """What a client certificate's name (URI or DNS) may do."""
+    """Maps a client certificate's name (URI or DNS) to the roles that it gives."""
     database: str = ""
-    """`sqlite:///PATH` or a libpq URL `postgresql://...`; empty: longshore.db in the data directory."""
+    """`sqlite:///PATH` or a libpq URL `postgresql://...`. Empty means longshore.db in the data directory."""
     spool: str = ""
-    """`file:///PATH` or `s3://BUCKET/PREFIX`; empty: spool/ in the data directory."""
+    """`file:///PATH` or `s3://BUCKET/PREFIX`. Empty means spool/ in the data directory."""
     advertise: str = ""
-    """Where workers reach this very server, past any load balancer; empty: where it listens."""
+    """The address at which workers reach this very server, past any load balancer. Empty means where it listens."""
     attempt_limit: int = 5
     limits: Limits = field(default_factory=Limits)
     times: Times = field(default_factory=Times)
@@ -95,7 +95,7 @@ class Settings:
 
 
 def check_listeners(settings: Settings) -> tuple[str, ...]:
-    """The addresses for gRPC to bind, in the order given. Raises SettingsError."""
+    """Return the addresses for gRPC to bind, in the order given. Raises SettingsError."""
     listeners = tuple(check_listen(address, tls=settings.tls is not None) for address in settings.listen)
     if not listeners:
         raise SettingsError(f"--listen: give one address at least, such as {DEFAULT_LISTEN}.")
@@ -106,7 +106,7 @@ def check_listeners(settings: Settings) -> tuple[str, ...]:
 
 
 def check_listen(address: str, *, tls: bool = False) -> str:
-    """The address for gRPC to bind, or SettingsError. Other machines are let in with TLS only (P14)."""
+    """Return the address for gRPC to bind. Other machines are let in with TLS only (P14). Raises SettingsError."""
     if is_unix(address):
         path = address.removeprefix("unix:").removeprefix("//")
         if not path.startswith("/"):
@@ -129,22 +129,22 @@ def check_listen(address: str, *, tls: bool = False) -> str:
 
 
 def is_port(text: str) -> bool:
-    """A TCP port in plain digits; 0: any."""
+    """Tell whether the text is a TCP port in plain digits. 0 means any port."""
     return _PORT.fullmatch(text) is not None and int(text) < 65536
 
 
 def is_unix(address: str) -> bool:
-    """A unix socket, which stays plain: only this machine's users get at it."""
+    """Tell whether the address is a unix socket, which stays plain: only this machine's users get at it."""
     return address.startswith("unix:")
 
 
 def is_exposed(address: str) -> bool:
-    """Other machines may reach it."""
+    """Tell whether other machines may reach the address."""
     return not is_unix(address) and not _is_loopback(address.rpartition(":")[0].strip("[]"))
 
 
 def way_in(listeners: Sequence[str], *, tls: bool) -> str:
-    """The listener for the worker child, which has a token and no certificates. Raises SettingsError."""
+    """Choose the listener for the worker child, which has a token and no certificates. Raises SettingsError."""
     for address in (*filter(is_unix, listeners), *(address for address in listeners if not tls)):
         return address
     raise SettingsError(
@@ -163,12 +163,12 @@ def _is_loopback(host: str) -> bool:
 
 
 def is_postgres(url: str) -> bool:
-    """`--database` names a database that several servers may share."""
+    """Tell whether `--database` names a database that several servers may share."""
     return urlsplit(url).scheme in ("postgresql", "postgres")
 
 
 def sqlite_path(url: str, default: Path) -> Path:
-    """The database file of a `--database` that is not PostgreSQL's."""
+    """Return the database file of a `--database` that is not PostgreSQL's."""
     if not url:
         return default
     parts = urlsplit(url)
@@ -181,12 +181,12 @@ def sqlite_path(url: str, default: Path) -> Path:
 
 
 def without_password(url: str) -> str:
-    """A URL as it may be shown."""
+    """Replace the secrets in a URL, so that it may be shown."""
     return _PARAMETER_SECRET.sub(r"\1***", _USER_SECRET.sub(r"\1***\2", url))
 
 
 def spool_path(url: str, default: Path) -> Path:
-    """The folder of `--spool`."""
+    """Return the folder of `--spool`."""
     if not url:
         return default
     parts = urlsplit(url)

@@ -29,8 +29,8 @@ _ENDPOINTS: Final = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class S3Place:
-    """A bucket, or a folder of it. `endpoint` and `region`: empty where the environment says; `plain`: reached by HTTP
-    without TLS, on this machine."""
+    """A bucket, or a folder of it. `endpoint` and `region` are empty where the environment says them. `plain` means
+    that it is reached by HTTP without TLS, on this machine."""
 
     bucket: str
     prefix: str = ""
@@ -40,11 +40,14 @@ class S3Place:
 
 
 async def make_spool(settings: Settings, data: DataDir, store: Store) -> Spool:
-    """The spool, still to be opened, of an open store. Raises SettingsError, DataDirError (another server has it)."""
+    """Make the spool, still to be opened, of an open store.
+
+    Raises SettingsError, DataDirError (another server has it).
+    """
     try:
         database = f"{await store.run(IdentifyDatabase(candidate=secrets.randbits(62))):016x}"
     except StoreUnavailable as error:
-        # It is the first command of a server: what went wrong is the database's, and its operator reads it.
+        # This is the first command of a server: the trouble is the database's, and the server's operator reads of it.
         raise StoreUnavailable(f"--database: {store.trouble or error.message}") from error
     reserve = settings.limits.disk_reserve
     if urlsplit(settings.spool).scheme == "s3":
@@ -70,7 +73,7 @@ async def open_spool(spool: Spool, url: str) -> None:
 
 
 def s3_place(url: str, environment: Mapping[str, str]) -> S3Place:
-    """What `s3://BUCKET/PREFIX?endpoint=URL&region=NAME` names. Raises SettingsError."""
+    """Make S3Place of `s3://BUCKET/PREFIX?endpoint=URL&region=NAME`. Raises SettingsError."""
     parts = urlsplit(url)
     if "@" in parts.netloc:
         raise SettingsError(

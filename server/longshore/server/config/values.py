@@ -53,7 +53,7 @@ def parse_size(option: str, text: str) -> int:
 
 
 def parse_tls(certificate: Path | None, key: Path | None, client_ca: Path | None) -> TlsFiles | None:
-    """What the three options say together; None: no TLS. Raises SettingsError."""
+    """Make TlsFiles of the three options. None means that no TLS is asked for. Raises SettingsError."""
     if certificate is None or key is None:
         for option, given, missing in (
             ("--tls-cert", certificate, "--tls-key"),

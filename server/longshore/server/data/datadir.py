@@ -14,7 +14,7 @@ from typing import Final, Self
 _TOKEN_BYTES: Final = 32
 _SERVER: Final = re.compile(r"[0-9a-f]{16}")
 _TOKEN: Final = re.compile(r"[\x21-\x7e]{16,4096}")
-"""What travels in a header and cannot be guessed in an afternoon."""
+"""The shape of a token that travels in a header and cannot be guessed in an afternoon."""
 
 
 class DataDirError(Exception):
@@ -22,7 +22,7 @@ class DataDirError(Exception):
 
 
 class DataDirInUse(DataDirError):
-    """Another server has it. `pid` is that server's, or None where it left none."""
+    """Another server has the data directory. `pid` is that server's. None means that it left none."""
 
     def __init__(self, path: Path, pid: int | None, *, option: str = "--data-dir") -> None:
         who = f"longshored with pid {pid}" if pid is not None else "another longshored"
@@ -31,7 +31,7 @@ class DataDirInUse(DataDirError):
 
 
 class DataDir:
-    """A data directory that this process holds. A context manager: leaving it lets the directory go.
+    """A data directory that this process holds. Leaving the context manager lets the directory go.
 
     The lock is the kernel's (flock), so that it ends with the process however that ends.
     """
@@ -51,17 +51,18 @@ class DataDir:
 
     @property
     def staging(self) -> Path:
-        """Where bytes wait that go to an object store. Files without names: nothing is there after a stop."""
+        """The folder where bytes wait that go to an object store. Its files have no names: nothing is there after a
+        stop."""
         return self.path / "staging"
 
     @property
     def instances(self) -> Path:
-        """Where the embedded worker's directory target has its instance roots."""
+        """The folder where the embedded worker's directory target has its instance roots."""
         return self.path / "instances"
 
     @property
     def generation(self) -> Path:
-        """How far the database has come, outside of it: see `generation`."""
+        """The folder that says, outside of the database, how far that has come: see `generation`."""
         return self.path / "generation"
 
     @property
@@ -106,7 +107,7 @@ class DataDir:
         self._claim(path, "--database", os.O_RDWR | os.O_CREAT)
 
     def claim_spool(self, folder: Path) -> None:
-        """The same for the spool: a server sweeps what its database does not know. Raises DataDirError."""
+        """Keep other servers off the spool: a server sweeps what its database does not know. Raises DataDirError."""
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:

@@ -1,4 +1,4 @@
-"""How far a database has come, written down outside it: the folder `generation/` of the data directory.
+"""The folder `generation/` of the data directory says how far the database has come, outside of the database.
 
 A database that was put back from a backup cannot tell that by itself. So after each commit that moved tasks the server
 writes the commit's position into a small file before anybody hears of the commit, and a database that is behind its
@@ -55,8 +55,8 @@ _NAME: Final = re.compile(r"([0-9a-f]{16})-[0-9a-f]{16}")
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """The content of a file. `inode` and `version`: the file that it was written into; both 0 where that tells
-    nothing."""
+    """The content of a file. `inode` and `version` are those of the file that it was written into. Both are 0 where
+    that tells nothing."""
 
     database: int
     position: int
@@ -82,10 +82,10 @@ class Record:
 
 
 class Generation:
-    """`store.protocol.Memory` in the folder `folder`, which is made when it is not there.
+    """Keeps `store.protocol.Memory` in the folder `folder`, which is made when it is not there.
 
-    `alone`: the database has one server, so that a database that has come somewhere must have a file here. Belongs to
-    the writer's thread.
+    `alone` means that the database has one server, so that a database that has come somewhere must have a file here.
+    Belongs to the writer's thread.
     """
 
     def __init__(self, folder: Path, *, alone: bool) -> None:
@@ -173,7 +173,7 @@ class Generation:
         self._dirty = False
 
     def _complain(self, error: OSError) -> None:
-        """Once. The commits are safe; only a restore to a state after the last record would go unnoticed."""
+        """Complain once. The commits are safe; only a restore to a state after the last record would go unnoticed."""
         if not self._complained:
             self._complained = True
             _log.error("generation_not_written", folder=str(self._folder), error=error.strerror)

@@ -31,20 +31,20 @@ from longshore.v1 import admin_service_pb2_grpc as pb_grpc
 _log = structlog.get_logger("longshore.admin")
 
 _PROBLEM_BYTES = 256 << 10
-"""Of one worker's problems. It may have a thousand targets, and 16 KiB to say of each."""
+"""The most bytes of one worker's problems. A worker may have a thousand targets, and 16 KiB to say of each."""
 
 _Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdminEngine:
-    """What the service reads and delegates to."""
+    """Holds the parts of the engine that the service reads and delegates to."""
 
     store: Store
     clock: Clock
     bounds: Bounds
     spool_limit: Callable[[], int]
-    """Bytes allowed in the spool; 0: only the disk bounds it."""
+    """Bytes allowed in the spool. 0 means that only the disk bounds it."""
     watches: Callable[[], int]
     credits: Callable[[str], int]
     """Credits of a connected session; 0 for others."""
@@ -56,7 +56,7 @@ class AdminEngine:
     problems: Callable[[], Mapping[str, Mapping[str, Problem]]]
     """Targets that workers connected here cannot use, by session."""
     changed: Callable[[], None]
-    """A queue was paused or resumed: what was read of queues is not recent any more."""
+    """To be called when a queue was paused or resumed: what was read of queues is not recent any more."""
     servers: Callable[[], Awaitable[Sequence[ServerFigures]]] | None = None
     """The servers of a database that several share."""
 
@@ -177,7 +177,7 @@ class AdminService(pb_grpc.AdminServiceServicer):
         return await self._store.ended_sessions(since=self._engine.clock.now() - REMEMBERED, also=last)
 
     def _worker(self, session: Session, problems: Mapping[str, Problem], ended: Ended | None) -> pb.Worker:
-        """`ended` None: it lives."""
+        """Make the row of a session. `ended` None means that the session lives."""
         met = (
             pb.TargetProblem(
                 target=target, reason=one.reason, message=one.message, since=translate.timestamp(one.since)
@@ -205,12 +205,12 @@ class AdminService(pb_grpc.AdminServiceServicer):
 
 
 def _place(session: Session) -> tuple[str, str]:
-    """Where a session stands in the list."""
+    """Return a session's place in the list."""
     return session.worker, session.id
 
 
 def _place_of(token: str) -> tuple[str, str]:
-    """The place after which a page begins. Raises InvalidField."""
+    """Return the place after which a page begins. Raises InvalidField."""
     worker, slash, session_id = token.partition("/")
     if not slash:
         raise InvalidField("page_token", "was not made by this server; begin again without it.")
@@ -218,7 +218,7 @@ def _place_of(token: str) -> tuple[str, str]:
 
 
 def _did(action: str, **fields: object) -> None:
-    """Who did what, in the log."""
+    """Log an operator's action, and the principal that asked for it."""
     _log.info("operator", action=action, principal=principal().name, **fields)
 
 

@@ -53,10 +53,10 @@ CODES: Final[dict[type[errors.LongshoreError], grpc.StatusCode]] = {
     errors.PayloadUnreachable: grpc.StatusCode.UNAVAILABLE,
     errors.OffsetBeyondEnd: grpc.StatusCode.OUT_OF_RANGE,
 }
-"""By class; a subclass without a row of its own takes its nearest base's."""
+"""Maps each class of error to its status. A subclass without a row of its own takes its nearest base's."""
 
 _RETRY_SECONDS: Final = 1.0
-"""What RetryInfo says with UNAVAILABLE."""
+"""The delay that RetryInfo gives with UNAVAILABLE."""
 
 _LONGEST_MESSAGE: Final = 1000
 _LONGEST_METADATA: Final = 250
@@ -67,7 +67,7 @@ _log = structlog.get_logger("longshore.edge")
 
 
 def code_of(error: errors.LongshoreError) -> grpc.StatusCode:
-    """The status code for an error. Every class of the tree has one; a test asserts it."""
+    """Return the status code for an error. Every class of the tree has one; a test asserts it."""
     for base in type(error).__mro__:
         code = CODES.get(base)
         if code is not None:
@@ -140,7 +140,7 @@ async def abort(context: grpc.aio.ServicerContext[object, object], error: BaseEx
 
 
 def defect(error: BaseException) -> errors.LongshoreError:
-    """What a caller is told of something that should not have happened: the number under which the log has it whole."""
+    """Log an error that should not have happened. The caller is told the number under which the log has it whole."""
     incident = secrets.token_hex(4)
     _log.error("defect", incident=incident, exc_info=error)
     return errors.LongshoreError(

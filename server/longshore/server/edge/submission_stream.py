@@ -36,14 +36,14 @@ _TASK_BYTES: Final = 1024
 
 
 async def serve_submissions(uploads: Uploads, principal: Principal, context: _Context) -> None:
-    """One SubmitTasks call. Raises Draining when the server leaves, after the last answer."""
+    """Serve one SubmitTasks call. Raises Draining when the server leaves, after the last answer."""
     stream = _Submissions(uploads, principal)
     reader = asyncio.create_task(stream.read(context), name="submissions: read")
     try:
         with ended_by(stream.end):
             await stream.write(context)
     finally:
-        # Not left to its own fate: what it has begun is committed, and whoever sent it can ask again by its id.
+        # The reader is awaited. What it has begun is committed, and its caller can ask again by the request's id.
         reader.cancel()
         await asyncio.gather(reader, return_exceptions=True)
     if stream.error is not None:
@@ -53,7 +53,8 @@ async def serve_submissions(uploads: Uploads, principal: Principal, context: _Co
 
 
 class _Submissions:
-    """What waits for the store and what waits for the caller. Everything is called on the loop."""
+    """Keeps the submissions that wait for the store and the answers that wait for the caller. Everything is called on
+    the loop."""
 
     def __init__(self, uploads: Uploads, principal: Principal) -> None:
         self._uploads = uploads
@@ -81,7 +82,7 @@ class _Submissions:
                 if message is grpc.aio.EOF:
                     return
                 for one in message.submissions:
-                    # For each: a message holds two million empty ones, all of them with a refusal to be made.
+                    # Each one waits: a message holds two million empty ones, all of them with a refusal to be made.
                     await self._room.wait()
                     self._take(one)
         finally:

@@ -1,4 +1,4 @@
-"""Figures of targets: who serves them, what waits there, and what is wrong with them."""
+"""Figures of targets say which workers serve them, which tasks wait there, and what is wrong with them."""
 
 from __future__ import annotations
 
@@ -85,7 +85,8 @@ def _problem(
     recent: Recent,
     problems: Mapping[str, Mapping[str, Problem]],
 ) -> tuple[str, float | None]:
-    """What is wrong and since when. The worst first: nobody serves it, attempts on it fail, workers cannot use it."""
+    """Say what is wrong with a target, and since when. The worst comes first: nobody serves it, attempts on it fail,
+    workers cannot use it."""
     if not serving:
         return "no worker serves this target", None if last is None else last.until
     if recent.reason:

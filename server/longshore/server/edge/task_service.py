@@ -40,7 +40,7 @@ _ATTEMPTS_AT_ONCE = 500
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskEngine:
-    """What the service delegates to."""
+    """Holds the parts of the engine that the service delegates to."""
 
     store: Store
     uploads: Uploads
@@ -110,7 +110,7 @@ class TaskService(pb_grpc.TaskServiceServicer):
             if held is not None and isinstance(update, Task):
                 held.check(update)
             if first and isinstance(update, Task):
-                # As it is now; what comes later tells its revision and no more.
+                # The wait is shown as it is now; a later update tells its revision and no more.
                 waiting = await self._engine.outlook.of([update], recent=True)
                 yield pb.WatchTaskResponse(task=translate.task(update, waiting=waiting.get(update.id)))
             else:

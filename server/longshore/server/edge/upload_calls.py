@@ -31,7 +31,7 @@ _Context = grpc.aio.ServicerContext[Any, Any]
 async def serve_upload(
     uploads: Uploads, outlook: Outlook, principal: Principal, context: _Context
 ) -> pb.UploadResponse:
-    """One Upload call. Raises LongshoreErrors; what arrived before is then kept or not as UploadStream says."""
+    """Serve one Upload call. Raises LongshoreErrors; what arrived before is then kept or not as UploadStream says."""
     header = await _header(context, uploads.limits.idle)
     request = upload_request(header, uploads.defaults)
     async with await uploads.open(principal.name, request) as stream:
@@ -50,7 +50,7 @@ async def serve_upload(
 async def create_upload(
     uploads: Uploads, outlook: Outlook, principal: Principal, request: pb.CreateUploadRequest
 ) -> pb.CreateUploadResponse:
-    """One CreateUpload call."""
+    """Serve one CreateUpload call."""
     if not request.HasField("header"):
         raise InvalidField("header", "is missing; send it as in Upload.")
     view = await uploads.create(principal.name, upload_request(request.header, uploads.defaults))
@@ -60,7 +60,7 @@ async def create_upload(
 async def get_upload(
     uploads: Uploads, outlook: Outlook, principal: Principal, request: pb.GetUploadRequest
 ) -> pb.GetUploadResponse:
-    """One GetUpload call."""
+    """Serve one GetUpload call."""
     if not request.request_id:
         raise InvalidField("request_id", "is empty; give the one that the upload was begun with.")
     view = await uploads.get(principal.name, check_request_id("request_id", request.request_id))
@@ -70,7 +70,7 @@ async def get_upload(
 async def submit_task(
     uploads: Uploads, outlook: Outlook, principal: Principal, request: pb.SubmitTaskRequest
 ) -> pb.SubmitTaskResponse:
-    """One SubmitTask call. Operators may name anybody's payload."""
+    """Serve one SubmitTask call. Operators may name anybody's payload."""
     tasks = await uploads.submit(
         principal.name, submit_request(request, uploads.defaults), any_creator=principal.operator
     )
@@ -107,7 +107,7 @@ async def _go_ahead(stream: UploadStream, context: _Context) -> None:
         (COMPLETE, "true" if stream.complete else "false"),
     )
     sending = asyncio.ensure_future(context.send_initial_metadata(metadata))
-    # It fails where the upload has just ended, and then nobody may wait for it any more.
+    # The task fails where the upload has just ended, and then nobody may wait for it any more.
     looked_at(sending)
     try:
         await asyncio.shield(sending)

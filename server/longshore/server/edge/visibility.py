@@ -1,4 +1,4 @@
-"""Which tasks a caller may read: an operator all, a submitter its own, a worker those that it has in hands now."""
+"""Callers may read tasks: an operator all, a submitter its own, a worker those that it has in hands now."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from longshore.server.store.protocol import Store
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A task that is shown because a session of the caller holds it: what it was when it was looked at."""
+    """A task that is shown because a session of the caller holds it. `task` is as it was when it was looked at."""
 
     task: Task
 
     def check(self, update: Task) -> None:
-        """What came later is shown as long as the same attempt is held, and its end. Raises NotYourAttempt."""
+        """Raise NotYourAttempt unless the update may be shown: as long as the same attempt is held, and its end."""
         held, now = self.task.status, update.status
         if now.revision <= held.revision or (now.session_id, now.attempt) == (held.session_id, held.attempt):
             return
@@ -30,7 +30,8 @@ class Held:
 
 
 async def visible(store: Store, caller: Principal, task_id: str) -> tuple[Task, Held | None]:
-    """The task, and why it is shown if only for being held. Raises NotFound, also where it is none of the caller's."""
+    """Return the task, and Held if it is shown only because the caller holds it. Raises NotFound, also where the task
+    is none of the caller's."""
     if caller.operator or Role.SUBMIT in caller.roles:
         task = await store.task(task_id, creator=caller.scope)
         if task is not None:

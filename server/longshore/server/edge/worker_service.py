@@ -62,7 +62,7 @@ class WorkerService(pb_grpc.WorkerServiceServicer):
             if reader.done():
                 _raise_problem(reader)
                 if connection.parting:
-                    # It has said goodbye and nothing after it; what it said is being committed and answered.
+                    # The worker has said goodbye and nothing after it; what it said is being committed and answered.
                     await asyncio.wait((writer, over), return_when=asyncio.FIRST_COMPLETED)
         finally:
             for task in (reader, over):

@@ -1,8 +1,8 @@
-"""Work to workers: claims for every connection with room, in one command, as soon as there may be something.
+"""The dispatcher claims tasks for every connection with room, in one command, as soon as there may be something.
 
 Nothing is polled tightly. A claim is made when a commit made something claimable, when room arose, or when a worker
-came; one at a time, and the next at once if anything of that happened meanwhile. What was claimed reaches its worker
-through the commit (`session_commits`), never before it.
+came. Claims run one at a time, and the next at once if anything of that happened meanwhile. A claimed task reaches its
+worker through the commit (`sessions/commits.py`), never before it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from longshore.server.store.protocol import Changes, Store
 _log = structlog.get_logger("longshore.dispatch")
 
 SAFETY_POLL: Final = 5.0
-"""Seconds after which everything with room is offered whatever is known: times that pass make no commit."""
+"""Seconds after which every connection with room is offered, whatever is known: times that pass make no commit."""
 SHARE: Final = 64
 """Most tasks for one session in one claim while others have room too, so that the first does not take all."""
 PAUSE_FIRST: Final = 0.05
@@ -35,15 +35,15 @@ PAUSE_MOST: Final = 2.0
 
 @dataclass(frozen=True, slots=True)
 class _Dry:
-    """A connection that was offered and not filled. It gets nothing up to `news`, unless it be of a target that was
-    `refused` because it had its share."""
+    """Marks a connection that was offered and not filled. The connection is skipped until something newer than `news`
+    happens, except for targets in `refused`, whose share may free up."""
 
     news: int
     refused: frozenset[str]
 
 
 def _offer(connection: Connection, *, contested: bool) -> Offer:
-    """What the connection could take; not all at once if others have room too."""
+    """Offer what the connection could take; not all at once if others have room too."""
     kept_for = connection.kept_for
     room = connection.room
     return Offer(
@@ -58,7 +58,7 @@ def _offer(connection: Connection, *, contested: bool) -> Offer:
 
 
 def _refused(connection: Connection, offer: Offer, taken: Iterable[str]) -> frozenset[str]:
-    """Targets of which it could take no more after this claim."""
+    """Return the targets of which the connection could take no more after this claim."""
     shares = Shares(room=offer.room, kept_for=offer.kept_for)
     for target in taken:
         shares.take(target)
@@ -66,7 +66,8 @@ def _refused(connection: Connection, offer: Offer, taken: Iterable[str]) -> froz
 
 
 class Dispatcher:
-    """Runs until cancelled. Nothing is lost by that: what was claimed and not assigned returns with the next hello."""
+    """Claims tasks until cancelled. Cancelling loses nothing: a task that was claimed and not assigned returns with the
+    next hello."""
 
     def __init__(self, *, store: Store, sessions: Sessions, poll: float = SAFETY_POLL) -> None:
         self._store = store
@@ -79,9 +80,9 @@ class Dispatcher:
         self._dry: dict[Connection, _Dry] = {}
         """Connections that were offered and not filled."""
         self._emptying: set[Connection] = set()
-        """Left to finish what they hold, so that a task that must run alone can."""
+        """Connections that are left to finish what they hold, so that a task that must run alone can."""
         self._doubtful: set[Connection] = set()
-        """Offered in a claim whose outcome is not known."""
+        """Connections that were offered in a claim whose outcome is not known."""
         self._turn = 0
         self._unsubscribe = store.subscribe(self._on_commit)
         self._fleet.on_room(self._on_room)
@@ -98,8 +99,8 @@ class Dispatcher:
             self._bell.set()
 
     def expect(self) -> None:
-        """Tasks are about to be committed: a claim that is made now is committed with them, and their start takes one
-        commit instead of two. Call it beside the command that makes them; the commit itself rings all the same."""
+        """Claim now, because tasks are about to be committed: the claim is committed with them, and their start takes
+        one commit instead of two. Call it beside the command that makes them; the commit itself rings all the same."""
         self._news += 1
         self._bell.set()
 
@@ -144,7 +145,8 @@ class Dispatcher:
             self._learn(offered, claims, news)
 
     async def _resolve_doubts(self) -> None:
-        """A claim that failed may have been committed all the same, if the failure was in the commit's answer."""
+        """Look up what came of claims that failed. Such a claim may have been committed all the same, if the failure
+        was in the commit's answer."""
         while self._doubtful:
             connection = next(iter(self._doubtful))
             if not connection.over:
@@ -152,7 +154,7 @@ class Dispatcher:
             self._doubtful.discard(connection)
 
     def _offers(self) -> dict[Connection, Offer]:
-        """What each connection could take, beginning with another one each time."""
+        """Offer what each connection could take, beginning with another one each time."""
         live = self._fleet.connections()
         self._dry = {one: dry for one, dry in self._dry.items() if not one.over}
         self._emptying = {one for one in self._emptying if not one.over}
@@ -185,7 +187,7 @@ class Dispatcher:
         for connection, offer in offered.items():
             if offer.idle:
                 self._emptying.discard(connection)
-            # Who took a task to run alone was refused the others, and is not dry.
+            # A connection that took a task to run alone was refused the others, and is not dry.
             if len(taken[connection.id]) < offer.room and connection.id not in alone:
                 self._dry[connection] = _Dry(news, _refused(connection, offer, taken[connection.id]))
         if claims.solo_waiting:

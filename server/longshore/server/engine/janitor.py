@@ -1,4 +1,4 @@
-"""The janitor: what time brings. Due tasks, expiry, time-outs, lost leases, and what nobody needs any more.
+"""The janitor does what time brings: due tasks, expiry, time-outs, lost leases, and what nobody needs any more.
 
 Every step is a conditional command, so that any number of janitors is harmless.
 """
@@ -32,7 +32,7 @@ _log = structlog.get_logger("longshore.janitor")
 
 _DAY: Final = 24 * 3600.0
 _LONGEST_SLEEP: Final = 30.0
-"""Seconds after which it looks again whatever it was told: a safety net for other servers' commits."""
+"""Seconds after which the janitor looks again, whatever it was told: a safety net for other servers' commits."""
 _SHORTEST_SLEEP: Final = 0.005
 _TIDY_EVERY: Final = 60.0
 _TIDY_PAUSE: Final = 0.1
@@ -49,18 +49,18 @@ class JanitorSettings:
 
     lease: float = 6.0
     upload_idle: float = 600.0
-    """After so long without a sign of life an open upload is given up. Clients are told (`Upload.expire_time`)."""
+    """An open upload is given up after so long without a sign of life. Clients are told (`Upload.expire_time`)."""
     history: float = 7 * _DAY
-    """How long finished tasks, and so their request ids, are remembered."""
+    """Finished tasks, and so their request ids, are remembered for so long."""
     alone: bool = True
-    """No other server has the database: since the last one ended nobody could renew a lease."""
+    """Whether no other server has the database: since the last one ended nobody could renew a lease."""
 
 
 class Janitor:
-    """Runs until cancelled. `prepare` first, once, before anything is served.
+    """Runs the janitor's loops until cancelled. Call `prepare` first, once, before anything is served.
 
-    `here`: other servers have the database too, perhaps with spools of their own: only files of this one's spool are
-    removed.
+    `here` means that other servers have the database too, perhaps with spools of their own: only files of this one's
+    spool are removed.
     """
 
     def __init__(
@@ -75,20 +75,20 @@ class Janitor:
         self._tidy_bell = asyncio.Event()
         self._uploads_at = float("-inf")
         """When idle uploads are looked for again, in ticks."""
-        # What came due before the start is due now.
+        # Tasks that came due before the start are due now.
         self._next_at: float | None = clock.now()
         self._next_ticks: float | None = None
         self._looked_at = self._awake_since = clock.ticks()
         store.subscribe(self._on_commit)
 
     async def prepare(self) -> None:
-        """Leases run from now, unless other servers kept them."""
+        """Let leases run from now, unless other servers kept them."""
         if self._settings.alone:
             await self._store.run(ExtendLeases(lease=self._settings.lease))
         self._tidy_bell.set()  # what the server before this one had begun to remove
 
     async def run(self) -> None:
-        """All loops, until cancelled."""
+        """Run all loops until cancelled."""
         async with asyncio.TaskGroup() as loops:
             loops.create_task(self._forever(self._keep_time), name="janitor: time")
             loops.create_task(self._forever(self._reap), name="janitor: leases")
@@ -107,7 +107,7 @@ class Janitor:
         for change in changes.tasks:
             order, status = change.task.order, change.task.status
             if status.state.terminal:
-                # Without bytes it leaves nothing behind: every server hears of it, and none has to look.
+                # A task without bytes leaves nothing behind: every server hears of it, and none has to look.
                 if order.payload is not None:
                     self._tidy_bell.set()
                 continue

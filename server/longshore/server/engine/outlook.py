@@ -1,4 +1,4 @@
-"""Why tasks wait, as of now: the store's conditions, and what the connections here know, for a whole page at once."""
+"""The outlook says why tasks wait now. It reads the store's conditions and the connections here, for a page at once."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _WAITS: Final = WAITING | {State.SETTLING}
 
 
 class Outlook:
-    """Reads what is needed with a bounded number of statements, however many tasks are asked about. Calls that come
-    during a read share the next one. `instance_limit`, `target_limit`: attempts at once. `emptying`: connections that
-    finish what they hold, so that a task can run alone."""
+    """Reads why tasks wait with a bounded number of statements, however many tasks are asked about. Calls that come
+    during a read share the next one. `instance_limit` and `target_limit` bound attempts at once. `emptying` gives the
+    connections that finish what they hold, so that a task can run alone."""
 
     def __init__(
         self,
@@ -51,20 +51,20 @@ class Outlook:
         self._view_at = 0.0
         self._wanted: set[Place] = set()
         self._next: asyncio.Task[Conditions] | None = None
-        """A read that has not begun: whoever asks now joins it."""
+        """A read that has not begun: a call that comes now joins it."""
         self._now_reading: asyncio.Task[Conditions] | None = None
         self._emptying = emptying
         fleet.on_change(self.forget)
 
     def forget(self) -> None:
-        """What was read is not recent any more: a queue was paused, a worker came or went."""
+        """Forget what was read. It is not recent any more: a queue was paused, a worker came or went."""
         self._known = None
 
     async def of(self, tasks: Sequence[Task], *, recent: bool = False) -> dict[str, Waiting]:
-        """Why those of `tasks` wait that do, by their ids. Raises StoreUnavailable. Safe to cancel.
+        """Map the ids of those of `tasks` that wait to the reason. Raises StoreUnavailable. Safe to cancel.
 
-        `recent`: the answer is to something that is durable already. What was read up to `RECENT` seconds ago is good
-        enough, and nothing is answered, and nothing raised, while the database cannot be read.
+        `recent` means that the answer is to something that is durable already. What was read up to `RECENT` seconds ago
+        is good enough, and nothing is answered, and nothing raised, while the database cannot be read.
         """
         try:
             return await self._of(tasks, recent=recent)
@@ -83,7 +83,7 @@ class Outlook:
             known = await self._read(places)
             return self._explain(waiting, known, recent=recent)
         found = self._explain(waiting, known, recent=recent)
-        # How many run beside a task is of interest only where nothing else stands in its way.
+        # The number of tasks that run beside a task is of interest only where nothing else stands in its way.
         unsure = [task for task in waiting if found[task.id].reason is WaitReason.NEXT]
         missing = {_place(task) for task in unsure if task.order.instance} - known.on_place.keys()
         if missing:
@@ -91,7 +91,7 @@ class Outlook:
         return found
 
     async def _read(self, places: set[Place]) -> Conditions:
-        """Conditions that are asked for from now on."""
+        """Read the conditions, in a read that begins from now on."""
         self._wanted |= places
         if self._next is None:
             self._next = asyncio.create_task(self._take_turn(), name="outlook")
@@ -121,8 +121,8 @@ class Outlook:
         return found
 
     def _view_of(self, known: Conditions, *, recent: bool) -> View:
-        """The view of these conditions. A recent one is made twenty times a second at most: with 20 sessions it takes
-        50 µs, which is more than the rest of an answer's share of the work here."""
+        """Make the view of these conditions. A recent one is made twenty times a second at most: with 20 sessions it
+        takes 50 µs, which is more than the rest of an answer's share of the work here."""
         ticks = self._clock.ticks()
         if recent and self._viewed is known and self._view is not None and ticks - self._view_at < _VIEW_LASTS:
             return self._view
@@ -157,7 +157,7 @@ def _place(task: Task) -> Place:
 
 
 def _connected(session: Session, connection: Connection, *, emptying: bool) -> Crew:
-    """A session whose connection is here: what its worker said last."""
+    """Make the crew of a session whose connection is here, of what its worker said last."""
     hindrance = Hindrance.NONE
     if connection.draining or connection.leaving:
         hindrance = Hindrance.LEAVING
@@ -176,8 +176,8 @@ def _connected(session: Session, connection: Connection, *, emptying: bool) -> C
 
 
 def _elsewhere(session: Session, held: Holdings, remark: Remark | None) -> Crew:
-    """A session on another server: what is durable of it. One that has not said how much it takes at once (its server
-    is older) is believed to be full with what it holds."""
+    """Make the crew of a session on another server, of what is durable of it. A session that has not said how much it
+    takes at once (its server is older) is believed to be full with what it holds."""
     hindrance = Hindrance.NONE
     if session.draining:
         hindrance = Hindrance.LEAVING

@@ -1,4 +1,4 @@
-"""Several servers on one database: this one says that it is there, and finds the one that has a payload."""
+"""A server on a shared database says that it is there, and finds the server that has a payload."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ _FAREWELL: Final = 3.0
 
 @dataclass(frozen=True, slots=True)
 class ServerFigures:
-    """A server for operators. `unseen`: seconds since its last sign of life; None: only its files are known. `files`:
-    uploads and payloads in its spool, which others may have too."""
+    """Shows a server to operators. `unseen` is the seconds since its last sign of life; None means that only its files
+    are known. `files` counts the uploads and payloads in its spool, which others may have too."""
 
     server: Server
     unseen: float | None
@@ -36,8 +36,8 @@ class ServerFigures:
 
 
 class Servers:
-    """This server among those of its database. `announce` once before others may need it, then `run` until cancelled,
-    and `leave` at a clean end."""
+    """Announces this server to those of its database, and knows the others. Call `announce` once before others may need
+    it, then `run` until cancelled, and `leave` at a clean end."""
 
     def __init__(self, *, store: Store, clock: Clock, here: Here, version: str) -> None:
         self._store = store
@@ -46,15 +46,18 @@ class Servers:
         self._announcement = AnnounceServer(here=here, address="", version=version)
 
     async def announce(self, address: str, *, predecessor: str = "") -> None:
-        """Workers reach it at `address`. `predecessor`: the server that had this data directory before, and is known
-        to have ended: its uploads need not wait until it counts as dead. Raises StoreUnavailable."""
+        """Tell the others that workers reach this server at `address`. `predecessor` is the server that had this data
+        directory before, and is known to have ended: its uploads need not wait until it counts as dead.
+
+        Raises StoreUnavailable.
+        """
         self._announcement = replace(self._announcement, address=address)
         await self._store.run(self._announcement)
         if predecessor:
             await self._store.run(RetireServer(here=replace(self._here, server=predecessor)))
 
     async def run(self) -> None:
-        """A sign of life every few seconds. While the database is away nobody can miss one."""
+        """Give a sign of life every few seconds. While the database is away nobody can miss one."""
         while True:
             await asyncio.sleep(ANNOUNCE_EVERY)
             try:
@@ -63,7 +66,7 @@ class Servers:
                 _log.warning("server_not_announced", error=error.message)
 
     async def leave(self) -> None:
-        """Take the entry away, if the database lets us: it dies by itself otherwise."""
+        """Take the entry away, if the database lets us. Otherwise the entry dies by itself."""
         try:
             async with asyncio.timeout(_FAREWELL):
                 await self._store.run(RetireServer(here=self._here))
@@ -92,7 +95,7 @@ class Servers:
         )
 
     async def figures(self) -> Sequence[ServerFigures]:
-        """All servers, and all spools with files that no server has; the living first."""
+        """List all servers, and all spools with files that no server has, the living first."""
         servers, files = await self._store.servers(), await self._store.files_by_spool()
         ticks = self._clock.ticks()
         reached = {server.spool for server in servers if server.alive(ticks)}

@@ -1,4 +1,4 @@
-"""What somebody asks for, and the plans that come of it: defaults filled in, and a fingerprint to know it again by."""
+"""A request becomes plans of tasks: defaults are filled in, and a fingerprint is made to know the request again by."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _DAY: Final = 24 * 3600.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Defaults:
-    """What a request leaves open. Times in seconds."""
+    """The server's values for what a request leaves open. Times in seconds."""
 
     run_timeout: float = 3600.0
     expire_after: float = 7 * _DAY
@@ -26,7 +26,7 @@ class Defaults:
 
 @record
 class TaskRequest:
-    """A validated TaskSpec; None: the server's default. `work` is one push per destination, or one job."""
+    """A validated TaskSpec. None means the server's default. `work` is one push per destination, or one job."""
 
     work: tuple[FilePush, ...] | Job
     labels: Mapping[str, str]
@@ -40,7 +40,7 @@ class TaskRequest:
 
     @property
     def tasks(self) -> int:
-        """How many tasks it makes."""
+        """Count the tasks that the request makes."""
         return 1 if isinstance(self.work, Job) else len(self.work)
 
 
@@ -65,11 +65,11 @@ class SubmitRequest:
     payload_id: str = ""
     content: bytes | None = None
     crc32c: int = 0
-    """Of the content."""
+    """CRC32C of the content."""
 
 
 def plans(request: TaskRequest, defaults: Defaults) -> tuple[TaskPlan, ...]:
-    """One plan per task, in the order of the destinations."""
+    """Make one plan per task, in the order of the destinations."""
     works: tuple[FilePush | Job, ...] = (request.work,) if isinstance(request.work, Job) else request.work
     return tuple(
         TaskPlan(
@@ -89,7 +89,8 @@ def plans(request: TaskRequest, defaults: Defaults) -> tuple[TaskPlan, ...]:
 
 
 def upload_fingerprint(request: UploadRequest) -> str:
-    """Equal for two headers exactly when they ask for the same. `request_id` and `take_over` are no part of that."""
+    """Make a fingerprint that is equal for two headers exactly when they ask for the same. `request_id` and `take_over`
+    are no part of that."""
     sha256 = request.sha256.hex()
     return _fingerprint(
         f'{{"call":"upload","sha256":"{sha256}","size":{_number(request.size)},"task":{_task(request.task)}}}'
@@ -97,7 +98,7 @@ def upload_fingerprint(request: UploadRequest) -> str:
 
 
 def submit_fingerprint(request: SubmitRequest) -> str:
-    """The same for submissions. Bytes that come along are known by their size and CRC32C, as an upload's are."""
+    """Make the same for a submission. Bytes that come along are known by their size and CRC32C, as an upload's are."""
     content = "" if request.content is None else f'"content":[{request.crc32c},{len(request.content)}],'
     payload = _text(request.payload_id)
     return _fingerprint(f'{{"call":"submit",{content}"payload":{payload},"task":{_task(request.task)}}}')
@@ -131,11 +132,12 @@ def _task(request: TaskRequest) -> str:
 
 def _push(push: FilePush) -> str:
     place = push.destination
-    # Said only where they are asked for: a request without them has the fingerprint that it had before there were any.
+    # These members appear only where they are asked for: a request without them has the fingerprint that it had before
+    # there were any.
     in_place = '"in_place":true,' if push.in_place else ""
     parents = "" if push.parents_mode is None else f'"parents_mode":{push.parents_mode},'
     where = ",".join(map(_text, (place.target, place.project, place.instance, place.path)))
-    # Left out where it is unset: requests of before this member keep their fingerprints.
+    # This member is left out where it is unset: requests of before it keep their fingerprints.
     if_new = "" if push.mode_if_new is None else f'"mode_if_new":{push.mode_if_new},'
     return (
         f'{{"create_parents":{_TRUTH[push.create_parents]},"destination":[{where}],"gid":{_number(push.gid)},'
@@ -162,5 +164,5 @@ def _number(value: int | None) -> str:
 
 
 def _micros(seconds: float | None) -> str:
-    """Whole microseconds: floats print differently where integers cannot."""
+    """Print whole microseconds: floats print differently where integers cannot."""
     return "null" if seconds is None else str(round(seconds * 1e6))

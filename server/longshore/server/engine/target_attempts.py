@@ -1,4 +1,4 @@
-"""How the newest attempts on each target went: a daemon that hangs shows in no other figure."""
+"""The server remembers how the newest attempts on each target went: a daemon that hangs shows in no other figure."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ KEPT: Final = 20
 _MOST: Final = 10_000
 """Targets that are remembered; the one that was heard of least recently goes first."""
 _OF_THE_TARGET: Final = "TARGET_"
-"""How the reasons begin that blame a target."""
+"""The prefix of the reasons that blame a target."""
 
 
 @dataclass(frozen=True, slots=True)
 class Recent:
-    """Of the newest attempts on a target, how many failed because of it. `since`: when the first of those that failed
-    one after the other up to now did, in wall-clock seconds; None, with an empty `reason`: the newest did not."""
+    """Counts how many of the newest attempts on a target failed because of it. `since` is when the first of those that
+    failed one after the other up to now did, in wall-clock seconds. None, with an empty `reason`, means that the newest
+    attempt did not fail because of the target."""
 
     attempts: int = 0
     failures: int = 0
@@ -31,16 +32,16 @@ class Recent:
 
 
 class TargetAttempts:
-    """Listens to commits, those of other servers too. It knows what ended since this server started."""
+    """Remembers the attempts that ended since this server started. It hears of commits, those of other servers too."""
 
     def __init__(self, *, store: Store, clock: Clock) -> None:
         self._clock = clock
         self._ended: OrderedDict[str, deque[tuple[str, float]]] = OrderedDict()
-        """By target, the newest last: the reason if it is the target's fault, else empty, and when."""
+        """Maps targets to their ends, the newest last: the reason if it is the target's fault, else empty, and when."""
         store.subscribe(self._on_commit)
 
     def of(self, target: str) -> Recent:
-        """How it went."""
+        """Return how the newest attempts on the target went."""
         ended = self._ended.get(target)
         if not ended:
             return Recent()
@@ -56,7 +57,7 @@ class TargetAttempts:
         return [target for target, ended in self._ended.items() if ended[-1][0]]
 
     def passed(self, target: str) -> None:
-        """A worker can use the target again: what was before says nothing of now."""
+        """Forget the attempts on a target that a worker can use again: what was before says nothing of now."""
         self._ended.pop(target, None)
 
     def _on_commit(self, changes: Changes) -> None:
@@ -81,8 +82,8 @@ class TargetAttempts:
 
 
 def _blame(status: Status) -> str | None:
-    """The reason if an attempt that has just ended failed because of its target; empty if the target did its part;
-    None if that end says nothing of it: the worker was lost, somebody cancelled, time was over."""
+    """Return the reason if an attempt that has just ended failed because of its target, empty if the target did its
+    part. None means that the end says nothing of the target: the worker was lost, somebody cancelled, time was over."""
     if status.state is State.SUCCEEDED or status.wait_reason in PARKED:
         return ""
     failed = status.state is State.FAILED or (
@@ -94,4 +95,4 @@ def _blame(status: Status) -> str | None:
 
 
 _OF_NO_TARGET: Final = frozenset({"OUTCOME_UNKNOWN", "PAYLOAD_UNAVAILABLE", "STALLED", "TIMED_OUT", "WORKER_CRASHED"})
-"""Ends in which the target had no word."""
+"""Reasons of ends that say nothing of the target."""

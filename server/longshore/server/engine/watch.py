@@ -1,4 +1,4 @@
-"""Watches: every revision of a task once, in order, to whoever asks.
+"""A watch sends every revision of a task once, in order, to the caller that asks.
 
 The events table is the truth; the hub only tells a watcher that there is something new. What a commit brings is handed
 to the watchers of that task directly when it continues what they have seen, so that a live watcher costs no read.
@@ -19,15 +19,15 @@ KEEPALIVE: Final = 15.0
 """Seconds of silence after which a watcher is told that the connection is alive."""
 
 LOOKS: Final = 10
-"""At the silence of each watch in that time: a keepalive comes up to a tenth of it late, or early."""
+"""Looks at the silence of each watch in that time: a keepalive comes up to a tenth of it late, or early."""
 
 BUFFERED: Final = 64
-"""Revisions kept for a slow watcher; beyond, it reads them from the store when it gets there."""
+"""Revisions kept for a slow watcher. When more came, it reads them from the store when it gets there."""
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where an attempt is: units done of `total` (0: not known)."""
+    """Tells where an attempt is: units done of `total`. 0 means that the total is not known."""
 
     attempt: int
     done: int
@@ -36,12 +36,12 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class KeepAlive:
-    """Nothing happened."""
+    """Tells that nothing happened."""
 
 
 @dataclass(frozen=True, slots=True)
 class Leaving:
-    """The server is leaving; resume elsewhere."""
+    """Tells that the server is leaving: the caller resumes elsewhere."""
 
     reason: str
 
@@ -50,7 +50,7 @@ Update = Task | Progress | KeepAlive | Leaving
 
 
 class ProgressSource(Protocol):
-    """Where byte progress comes from: the newest of a task, and a call when it moves."""
+    """Gives the newest byte progress of a task, and calls a listener when it moves."""
 
     def latest(self, task_id: str) -> Progress | None: ...
 
@@ -58,7 +58,7 @@ class ProgressSource(Protocol):
 
 
 class _Watcher:
-    """One open watch: revisions that came meanwhile, and a bell. There may be ten thousand, so it is kept small: an
+    """Keeps the revisions of one open watch, and a bell. There may be ten thousand watchers, so each is kept small: an
     asyncio.Event and a deque would be 1.3 KB, a time-out for each as much again."""
 
     __slots__ = ("_waiting", "looks", "overflowed", "pending", "rung", "silent")
@@ -68,9 +68,9 @@ class _Watcher:
         self.overflowed = False
         self.rung = False
         self.silent = False
-        """Rung because nothing had happened for the time of a keepalive."""
+        """Whether it is rung because nothing had happened for the time of a keepalive."""
         self.looks = 0
-        """Of the hub, since something happened."""
+        """Looks of the hub since something happened."""
         self._waiting: asyncio.Future[None] | None = None
 
     def offer(self, task: Task) -> None:
@@ -93,7 +93,8 @@ class _Watcher:
             self.ring(silent=True)
 
     async def wait(self) -> bool:
-        """Until it is rung; whether that was for silence alone. For one at a time; cancelling it loses nothing."""
+        """Wait until it is rung; answers whether that was for silence alone. Only one may wait at a time. Cancelling
+        loses nothing."""
         if not self.rung:
             self._waiting = asyncio.get_running_loop().create_future()
             try:
@@ -106,7 +107,7 @@ class _Watcher:
         return silent
 
     def take(self) -> tuple[list[Task], bool]:
-        """What came, and whether the store must be asked for it."""
+        """Take the revisions that came; answers with them, and with whether the store must be asked for them."""
         taken, overflowed = self.pending, self.overflowed
         self.pending, self.overflowed = [], False
         return taken, overflowed
@@ -126,7 +127,7 @@ class WatchHub:
         self._unsubscribe = store.subscribe(self._on_commit)
 
     def statistics(self) -> int:
-        """Open watches."""
+        """Count the open watches."""
         return self._count
 
     def drain(self) -> None:
@@ -143,7 +144,7 @@ class WatchHub:
             self._timer.cancel()
 
     def _look(self) -> None:
-        """One timer for all watches, which looks several times in the time of a keepalive."""
+        """Let every watch look at its silence. One timer serves all, and looks several times in a keepalive's time."""
         self._timer = None
         if self._count:
             for watchers in self._watchers.values():
@@ -163,8 +164,8 @@ class WatchHub:
                 watcher.offer(change.task)
 
     async def watch(self, task_id: str, *, after: int | None, creator: str | None) -> AsyncIterator[Update]:
-        """Every revision of the task after `after`, ending with the terminal one; without `after`, the task as it is
-        first.
+        """Yield every revision of the task after `after`, ending with the terminal one. `after` None means that the
+        task as it is comes first.
 
         Raises NotFound, RevisionAhead. Cancelling the iteration closes the watch.
         """
@@ -214,7 +215,7 @@ class WatchHub:
                 after = task.status.revision
 
     async def _live(self, task_id: str, watcher: _Watcher, seen: int) -> AsyncIterator[Update]:
-        # What is known is said at once: who looks once, as `get` does, waits for no movement.
+        # Known progress is sent at once: a caller that looks once, as `get` does, waits for no movement.
         progress = self._progress.latest(task_id)
         if progress is not None:
             yield progress

@@ -1,4 +1,4 @@
-"""Who may come in, and what each may do there."""
+"""Tokens and roles: they decide which callers may use a server, and what each of them may do."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SECRET_BYTES: Final = 32
 
 
 class Role(StrEnum):
-    """What a caller may do. Several together add up."""
+    """A role says what a caller may do. The rights of several roles add up."""
 
     SUBMIT = "submit"
     """Upload, submit, and everything with one's own tasks."""
@@ -35,7 +35,7 @@ ALL_ROLES: Final = frozenset(Role)
 
 
 def parse_roles(words: Iterable[str]) -> frozenset[Role]:
-    """Roles by name. Raises ValueError, which says what is wrong with them."""
+    """Read roles from their names. Raises ValueError, which says what is wrong with them."""
     found = set()
     for word in words:
         try:
@@ -49,12 +49,12 @@ def parse_roles(words: Iterable[str]) -> frozenset[Role]:
 
 
 def roles_text(roles: Iterable[Role]) -> str:
-    """As they are stored and shown: by name, with commas, in one order."""
+    """Write roles as they are stored and shown: by name, with commas, in one order."""
     return ",".join(role for role in Role if role in set(roles))
 
 
 def check_name(name: str) -> str:
-    """A principal's name. Raises ValueError, which says what is wrong with it."""
+    """Check a principal's name and return it. Raises ValueError, which says what is wrong with it."""
     if name == LOCAL_NAME:
         raise ValueError(f"{name!r} is the owner of the data directory; choose another name.")
     if not _NAME.fullmatch(name):
@@ -77,7 +77,7 @@ class Token:
     revoked_at: float | None
 
     def refused(self, now: float) -> str:
-        """Why it opens nothing any more; empty: it does."""
+        """Say why the token is refused. An empty text means that it is valid."""
         if self.revoked_at is not None:
             return "revoked"
         if self.expires_at is not None and now >= self.expires_at:
@@ -100,17 +100,17 @@ class Secret:
 
     @property
     def digest(self) -> bytes:
-        """SHA-256. The secret has 256 random bits, so that a slow hash would add nothing."""
+        """The SHA-256 of the secret. The secret has 256 random bits, so that a slow hash would add nothing."""
         return hashlib.sha256(self.secret.encode()).digest()
 
 
 def new_secret() -> Secret:
-    """One that nobody has."""
+    """Make a token that nobody has yet."""
     return Secret(secrets.token_hex(_ID_BYTES), secrets.token_urlsafe(_SECRET_BYTES))
 
 
 def read_secret(text: str) -> Secret | None:
-    """What a caller showed; None: it has not the form of a token."""
+    """Read the token that a caller showed. None means that the text has not the form of a token."""
     match = _TOKEN.fullmatch(text)
     return None if match is None else Secret(match[1], match[2])
 
@@ -122,5 +122,5 @@ class LocalToken:
         self._digest = hashlib.sha256(token.encode()).digest()
 
     def matches(self, shown: str) -> bool:
-        """Digests have one length, so that the comparison tells nothing about the token's."""
+        """Compare digests, which have one length, so that the comparison tells nothing about the token's length."""
         return hmac.compare_digest(hashlib.sha256(shown.encode()).digest(), self._digest)

@@ -8,7 +8,7 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """Where a store gets its time from. On PostgreSQL that is the database."""
+    """The source of a store's time. On PostgreSQL that is the database."""
 
     def now(self) -> float:
         """Wall clock in seconds since the epoch: for what people read, due times and expiry."""

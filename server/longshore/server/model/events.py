@@ -1,4 +1,4 @@
-"""What can happen to a task, and what a decision about it says. The table itself is `states`."""
+"""Events that can happen to a task, and decisions about them. The table itself is `states`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Policy:
     """The numbers that the table needs. Times in seconds."""
 
     solo_limit: int = 3
-    """Crashes while alone, after the handler began, that fail a task. One could be anybody's fault."""
+    """Crashes while alone, after the handler began, that fail a task. A single one could have any cause."""
     back_off_first: float = 1.0
     back_off_most: float = 300.0
     cancel_grace: float = 30.0
@@ -40,18 +40,18 @@ class BecameHead:
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """Its time has come, or the instance it is parked for is ready."""
+    """The task's time has come, or the instance that it is parked for is ready."""
 
 
 @record
 class Claimed:
-    """A session takes it."""
+    """A session takes the task."""
 
     session_id: str
     worker: str
     ticks: float
     begins: bool = False
-    """It says when an attempt that runs alone begins."""
+    """Whether the session says when an attempt that runs alone begins."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +64,14 @@ class Began:
 
 @record
 class GrantAsked:
-    """The attempt wants to commit."""
+    """The attempt asks for a grant."""
 
     grant: Grant
 
 
 @record
 class Reported:
-    """The attempt's worker says how it ended."""
+    """The attempt's worker says how the attempt ended."""
 
     session_id: str
     attempt: int
@@ -86,8 +86,8 @@ class Reported:
 
 @dataclass(frozen=True, slots=True)
 class SessionLost:
-    """The lease of the session that holds the attempt ended; `crash` is false where the session lives but never got
-    it."""
+    """The lease of the session that holds the attempt ended. `crash` is false where the session lives but never got
+    the attempt."""
 
     session_id: str
     attempt: int
@@ -103,7 +103,7 @@ class TimedOut:
 
 @dataclass(frozen=True, slots=True)
 class CancelAsked:
-    """Somebody asks for an end."""
+    """A caller asks for the task to be cancelled."""
 
     reason: str
     ticks: float
@@ -137,16 +137,16 @@ Event = (
 
 
 class Verdict(Enum):
-    """What an event did."""
+    """The kind of effect that an event had."""
 
     CHANGED = "changed"
-    """A new revision."""
+    """The task has a new revision."""
     QUIET = "quiet"
-    """A new status that nobody can see (a head that is not due yet): no revision, no event."""
+    """The task has a new status that nobody can see (a head that is not due yet): no revision, no event."""
     UNCHANGED = "unchanged"
-    """Nothing to do, and that is right."""
+    """There is nothing to do, and that is right."""
     STALE = "stale"
-    """Refused: something else had been committed first."""
+    """The event is refused: something else had been committed first."""
 
 
 @record
@@ -160,7 +160,8 @@ class Ending:
 
 @record
 class Decision:
-    """What becomes of the task. `debts`: attempts whose temps may be left behind, with the one temp if it is known."""
+    """A decision says what becomes of the task. `debts` has attempts that may leave temps behind, and the temp if
+    known."""
 
     verdict: Verdict
     status: Status
@@ -170,7 +171,7 @@ class Decision:
 
 @record
 class Circumstances:
-    """What the world adds to a decision: the wall clock (seconds) and a random draw in [0, 1)."""
+    """The facts from outside that a decision needs: the wall clock (seconds) and a random draw in [0, 1)."""
 
     now: float
     jitter: float

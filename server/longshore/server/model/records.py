@@ -1,9 +1,9 @@
-"""Frozen slotted dataclasses for the hot path, which cost to make what an ordinary object does.
+"""Makes frozen slotted dataclasses for the hot path that cost no more to make than an ordinary object.
 
 A frozen dataclass sets each field through `object.__setattr__`, and `dataclasses.replace` asks for each by name:
 measured with the 24 fields of a task's status, 2.7 µs to make one and 5.7 µs to make it again with two fields changed.
-Here the fields are set while the object still has a class that is not frozen, and then it gets its own: 0.4 µs. What
-comes of it is the same in every respect: a dataclass, frozen, slotted, comparable, hashable.
+Here the fields are set while the object still has a class that is not frozen, and then it gets its own: 0.4 µs. The
+result is the same in every respect: a dataclass, frozen, slotted, comparable, hashable.
 """
 
 from __future__ import annotations

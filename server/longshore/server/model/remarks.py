@@ -1,4 +1,4 @@
-"""What workers say of themselves, and what is remembered of those that are gone."""
+"""Remarks of workers about themselves, and what is remembered of workers that are gone."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Remark:
-    """What a session says of itself. `credits` None: it has not said; `problems`: targets that it cannot use."""
+    """A remark of a session about itself. `credits` None means that it has not said; `problems` has the targets that it
+    cannot use."""
 
     credits: int | None = None
     problems: Mapping[str, Problem] = field(default_factory=dict)
@@ -37,7 +38,8 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """The session that was the last to stop serving a target, and when it did. `named`: live tasks name the target."""
+    """The session that was the last to stop serving a target, and when. `named` says that live tasks name the
+    target."""
 
     target: str
     session_id: str

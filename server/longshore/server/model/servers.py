@@ -1,4 +1,4 @@
-"""Several servers on one database: which one is meant, and which spool has a file."""
+"""Servers that share one database, and the spools that have the files of its uploads."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ later for other servers, because it may have spoken since the last sign."""
 class Here:
     """This server, as others know it: `server` is random for each process, `spool` the identity of its spool.
 
-    Where there is none, the database is this server's alone, and nothing is written down of servers and homes.
+    Where there is no `Here`, the database is this server's alone, and no servers and homes are written down.
     """
 
     server: str
@@ -26,10 +26,11 @@ class Here:
 
 @dataclass(frozen=True, slots=True)
 class Home:
-    """Which spool has the file of an upload, or of the payload that it became; empty: none has one yet.
+    """The spool that has the file of an upload, or of the payload that it became. Empty means that no spool has one
+    yet.
 
-    `sender`: the server whose connection sends it; empty: none does. `heard_at`: when that connection last said
-    something, wall clock of the database.
+    `sender` is the server whose connection sends the upload; empty means that none does. `heard_at` is when that
+    connection last said something, by the wall clock of the database.
     """
 
     spool: str
@@ -37,7 +38,7 @@ class Home:
     heard_at: float
 
     def away(self, here: Here) -> bool:
-        """The file is in another spool than this server's."""
+        """Whether the file is in another spool than this server's."""
         return bool(self.spool) and self.spool != here.spool
 
 

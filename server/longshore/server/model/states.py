@@ -138,7 +138,8 @@ class _Table:
         endings: tuple[Ending, ...],
         debts: tuple[tuple[int, str], ...] = (),
     ) -> Decision:
-        """From a worker back to waiting, unless a cancel or the expiry ends it: the dagger of the table."""
+        """Take the task from a worker back to waiting, unless a cancel or the expiry ends it: the dagger of the
+        table."""
         if base.cancel_requested:
             return self._finish(
                 State.CANCELLED,
@@ -193,7 +194,8 @@ class _Table:
         )
 
     def _began(self, event: Began) -> Decision:
-        """Only what is on record as begun can be blamed for the loss of its worker: see `_crashed`."""
+        """Record that the attempt began. Only such an attempt can be blamed for the loss of its worker: see
+        `_crashed`."""
         status = self._status
         if status.attempt != event.attempt or status.session_id != event.session_id:
             return self._stale()
@@ -206,7 +208,7 @@ class _Table:
         if status.attempt != grant.attempt or status.session_id != grant.session_id:
             return self._stale()
         if status.state is State.RUNNING:
-            # Who wants to commit has begun, whether it said so or not.
+            # An attempt that asks for a grant has begun, whether its worker said so or not.
             started = self._world.now if status.started_at is None else status.started_at
             return self._change(
                 changed(status, state=State.COMMITTING, grant=grant, method=grant.method, started_at=started)
@@ -221,7 +223,7 @@ class _Table:
         if status.state is State.SETTLING:
             return self._reported_settling(event)
         if status.state is State.SUCCEEDED:
-            # A report sent twice because its acknowledgement was lost.
+            # The worker sends a report twice if its acknowledgement was lost.
             same = event.attempt == status.attempt and event.outcome is Outcome.OK
             return self._unchanged() if same else self._stale()
         if event.attempt != status.attempt or event.session_id != status.session_id:
@@ -236,14 +238,14 @@ class _Table:
             if event.outcome is Outcome.OK:
                 return self._stale() if self._order.must_commit else self._succeeded(event)
             if event.outcome in _SETTLEMENTS:
-                # It was never granted: there is nothing to settle, and nothing may be believed of it.
+                # The attempt was never granted: there is nothing to settle, and its report is not believed.
                 return self._stale()
             ending = Ending(event.attempt, AttemptEnd(event.outcome.name), event.error)
             return self._finish(State.CANCELLED, endings=(ending,), debts=self._debts_of(event))
         return self._stale()
 
     def _reported_after_grant(self, event: Reported) -> Decision:
-        """The granted attempt speaks: what it says of its own commit is the truth."""
+        """Believe the granted attempt: what it says of its own commit is the truth."""
         if event.outcome is Outcome.OK:
             return self._succeeded(event)
         if event.outcome is Outcome.UNKNOWN:
@@ -276,7 +278,7 @@ class _Table:
         return self._finish(State.SUCCEEDED, base=base, endings=endings, debts=self._debts_of(event))
 
     def _not_done(self, event: Reported) -> Decision:
-        """RUNNING or granted, and the worker says that nothing was and nothing will be put in place."""
+        """Take a RUNNING or granted attempt back: its worker says that nothing was and nothing will be put in place."""
         world = self._world
         ending = self._endings(Ending(event.attempt, AttemptEnd(event.outcome.name), event.error))
         debts = self._debts_of(event)
@@ -390,7 +392,7 @@ class _Table:
         )
 
     def _settle_again(self, ending: Ending, *, pause: bool) -> Decision:
-        """No timer and no failure leaves SETTLING: only proof or an operator does."""
+        """Stay in SETTLING. No timer and no failure leaves that state: only proof or an operator does."""
         world = self._world
         wait = world.policy.back_off(min(self._status.attempt, 10), world.jitter) if pause else 0.0
         return self._change(
@@ -422,7 +424,8 @@ class _Table:
         return (ending,)
 
     def _crashed(self, status: Status) -> Status:
-        # Alone, and begun. Where workers die by themselves, one that is lost before its handler ran proves nothing.
+        # Only an attempt that ran alone and had begun counts. Where workers die by themselves, the loss of one before
+        # its handler ran proves nothing.
         counts = status.alone and status.started_at is not None
         return changed(
             status,

@@ -52,7 +52,7 @@ class FilePush:
     read_back: bool = False
     mode_if_new: int | None = None
     parents_mode: int | None = None
-    """Of the folders that are created; None: 0755."""
+    """The mode of the folders that are created. None means 0755."""
     in_place: bool = False
 
 
@@ -86,7 +86,7 @@ class Payload:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why something did not succeed: `reason` for programs, `message` for people."""
+    """A failure says why something did not succeed: `reason` for programs, `message` for people."""
 
     reason: str
     message: str
@@ -110,7 +110,7 @@ class Grant:
 
 @record
 class Submission:
-    """What was asked for; never changes. `seq` is the order of acceptance, `lane` the instance for limits."""
+    """The part of a task that never changes: what the caller asked for. `seq` is the order of acceptance."""
 
     seq: int
     id: str
@@ -125,13 +125,13 @@ class Submission:
     run_timeout: float
     """Seconds."""
     stall_timeout: float | None
-    """Seconds; None: unbounded."""
+    """Seconds. None means that a stall is not limited."""
     attempt_limit: int
     expires_at: float
     created_at: float
     retry_of: str = ""
     retried_by: str = ""
-    """The principal that retried the task for its creator, and whose request made this one. Empty: the creator did."""
+    """The principal that retried the task for its creator, and whose request made this one. Empty means the creator."""
 
     @property
     def requester(self) -> str:
@@ -156,21 +156,21 @@ class Submission:
 
     @property
     def must_commit(self) -> bool:
-        """A success without a grant is impossible for this kind."""
+        """Whether this kind can only succeed with a grant."""
         return self.kind == FILE_PUSH
 
 
 @record
 class Status:
-    """Where a task stands at one revision."""
+    """The part of a task that changes, at one revision."""
 
     revision: int
     state: State
     head: bool
-    """It is its turn at the destination. Always true where there is no destination."""
+    """The task is the head of its destination. Always true where there is no destination."""
     wait_reason: WaitReason = WaitReason.NONE
     due_at: float | None = None
-    """For SCHEDULED and SETTLING: not before; None while parked."""
+    """The earliest time at which a SCHEDULED or SETTLING task goes on. None while the task is parked."""
     attempt: int = 0
     tries: int = 0
     crashes: int = 0
@@ -183,8 +183,9 @@ class Status:
     worker: str = ""
     """Name of the newest attempt's worker."""
     started_at: float | None = None
-    """When the newest attempt started. None while one that is to run alone is claimed and has not begun: should its
-    worker be lost now, the handler is innocent. Of a worker that does not say when it begins, the time of the claim."""
+    """When the newest attempt started; for a worker that does not say when it begins, the time of the claim. None means
+    that an attempt that is to run alone is claimed and has not begun: if its worker is lost now, the handler is not to
+    blame."""
     deadline_ticks: float | None = None
     """When the running attempt, its cancel or its settling is given up."""
     grant: Grant | None = None
@@ -257,7 +258,7 @@ class Debt:
     task_id: str
     attempt: int
     temp: str = ""
-    """The one temp, where a grant named it; empty: all that the attempt could have made."""
+    """The one temp, where a grant named it. Empty means all temps that the attempt could have made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,4 +278,4 @@ class Session:
     connected: bool = True
     draining: bool = False
     held: tuple[tuple[str, int], ...] = field(default=())
-    """(task id, attempt) of what it has been assigned and has not ended."""
+    """(task id, attempt) of each attempt that the session was assigned and that has not ended."""

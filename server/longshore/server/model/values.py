@@ -7,7 +7,7 @@ from typing import Final
 
 
 class State(IntEnum):
-    """Where a task stands; numbered as in the contract."""
+    """The state of a task; numbered as in the contract."""
 
     BLOCKED = 1
     SCHEDULED = 2
@@ -33,7 +33,7 @@ WAITING: Final = frozenset({State.BLOCKED, State.SCHEDULED, State.QUEUED})
 
 
 class WaitReason(IntEnum):
-    """Why a task waits; numbered as in the contract."""
+    """The condition that keeps a task from running; numbered as in the contract."""
 
     NONE = 0
     NOT_BEFORE = 1
@@ -43,7 +43,7 @@ class WaitReason(IntEnum):
     EARLIER_TASK = 5
     SETTLING = 6
     NO_WORKER = 7
-    """From here on: found out when a task is read, and never stored."""
+    """This reason and those below are found out when a task is read, and never stored."""
     NO_HANDLER = 8
     QUEUE_PAUSED = 9
     INSTANCE_LIMIT = 10
@@ -88,21 +88,21 @@ class AttemptEnd(StrEnum):
     SETTLED_LANDED = "SETTLED_LANDED"
     SETTLED_NEITHER = "SETTLED_NEITHER"
     OVERTAKEN = "OVERTAKEN"
-    """A settling attempt whose question was answered by somebody else meanwhile."""
+    """A settling attempt whose question something else answered meanwhile."""
 
 
 class SessionEnd(IntEnum):
     """How a session ended; numbered as in the contract."""
 
     NONE = 0
-    """It lives, or the server that saw its end was older than this."""
+    """The session lives, or a server of an older version saw its end."""
     LEFT = 1
     LOST = 2
     REPLACED = 3
 
 
 class Settlement(IntEnum):
-    """What settling found; numbered as in the contract."""
+    """The finding of a settlement; numbered as in the contract."""
 
     REMOVED = 1
     LANDED = 2
@@ -120,11 +120,11 @@ class DeliveryMethod(IntEnum):
 
 
 class UploadState(IntEnum):
-    """Where an upload stands."""
+    """The state of an upload."""
 
     OPEN = 1
     """Bytes may arrive."""
     COMPLETE = 2
-    """Sealed; its tasks exist."""
+    """The payload is sealed, and its tasks exist."""
     ABANDONED = 3
-    """Given up: its file is to be removed, then the row."""
+    """The upload is given up: its file is removed next, then its row."""

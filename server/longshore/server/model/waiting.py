@@ -17,7 +17,7 @@ from longshore.server.model.task import FILE_PUSH, FilePush, Task
 from longshore.server.model.values import WAITING, State, WaitReason
 
 DEFAULT: Final = "default"
-"""The target of destinations that name none: nobody has mistaken it for an instance."""
+"""The target of destinations that name none. Nobody mistakes this name for an instance, so no hint is given for it."""
 _ROOTS: Final = frozenset(
     {
         "bin",
@@ -46,45 +46,45 @@ _ROOTS: Final = frozenset(
 
 
 class Hindrance(Enum):
-    """Why a session takes nothing, whatever room it has."""
+    """The reason why a session takes nothing, however much room it has."""
 
     NONE = "none"
     AWAY = "away"
-    """Its connection is gone; its lease is not over."""
+    """The session's connection is gone; its lease is not over."""
     LEAVING = "leaving"
-    """It drains, or says goodbye."""
+    """The session drains, or says goodbye."""
     ALONE = "alone"
-    """An attempt runs alone on it."""
+    """An attempt runs alone on the session's worker."""
     EMPTYING = "emptying"
-    """It finishes what it holds, so that a task can run alone on it."""
+    """The session finishes what it holds, so that a task can run alone on its worker."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Crew:
-    """One living session, as far as claims are concerned. `kinds` maps a kind to "its handler can settle"; `kept_for`
-    are targets of which it holds nothing."""
+    """A crew is one living session, as claims see it. `kinds` maps a kind to "its handler can settle"; `kept_for` are
+    targets of which the session holds nothing."""
 
     targets: frozenset[str]
     kinds: Mapping[str, bool]
     room: int
-    """Attempts that it could take now."""
+    """Attempts that the session could take now."""
     kept_for: frozenset[str] = frozenset()
     held: int = 0
     hindrance: Hindrance = Hindrance.NONE
 
     @property
     def idle(self) -> bool:
-        """It holds nothing and could take something."""
+        """Whether the session holds nothing and could take something."""
         return not self.held and self.room > 0
 
     def has_room(self, target: str) -> bool:
-        """It could take an attempt of the target now."""
+        """Whether the session could take an attempt of the target now."""
         return self.room > 0 and Shares(room=self.room, kept_for=self.kept_for).of(target) > 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class View:
-    """What decides about claims, at one moment. Limits are attempts at once; times are wall-clock seconds."""
+    """The facts that decide about claims, at one moment. Limits are attempts at once; times are wall-clock seconds."""
 
     now: float
     crews: Sequence[Crew]
@@ -99,8 +99,8 @@ class View:
     _serving: dict[tuple[str, str], tuple[bool, list[Crew]]] = field(default_factory=dict, repr=False, compare=False)
 
     def serving(self, target: str, kind: str) -> tuple[bool, list[Crew]]:
-        """Whether a session serves the target, and the sessions that serve it and run the kind. Looked for once: a page
-        has a thousand tasks, and a fleet hundreds of sessions."""
+        """Say whether a session serves the target, and which sessions serve it and run the kind. The answer is looked
+        for once and kept: a page has a thousand tasks, and a fleet hundreds of sessions."""
         found = self._serving.get((target, kind))
         if found is None:
             there = [crew for crew in self.crews if not target or target in crew.targets]
@@ -111,16 +111,16 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """Why a task waits: for programs, and in a sentence for people."""
+    """The wait reason of a task: `reason` for programs, and `detail`, a sentence, for people."""
 
     reason: WaitReason
     detail: str
 
 
 def why(task: Task, view: View, *, beside: int | None) -> Waiting | None:
-    """Why the task waits; None: it runs or is done.
+    """Say why the task waits. None means that the task runs or is done.
 
-    `beside`: attempts that run on its instance; None: that is not known, and counts as none.
+    `beside` counts the attempts that run on its instance; None means that the count is not known, and is taken as 0.
     """
     status = task.status
     match status.state:
@@ -203,8 +203,8 @@ def _no_worker(task: Task, view: View) -> str:
     last = view.served.get(target)
     if last is not None:
         return f"{said}: the last one ended {span(max(view.now - last.until, 0.0))} ago"
-    # `web:etc/motd` is how scp writes what is `web/etc/motd` here: then the instance is named like a folder. In
-    # `nowhere:web/etc/motd` a target was meant. Of a target that was served the name is right.
+    # scp writes `web:etc/motd` for the destination `web/etc/motd`. Read as a destination, the instance is then named
+    # like a folder. `nowhere:web/etc/motd` does mean a target. The name of a target that was served is right.
     if target != DEFAULT and isinstance(work, FilePush) and work.destination.instance in _ROOTS:
         place = work.destination
         said += f"; did you mean {target}/{place.instance}{place.path}?"
@@ -214,7 +214,7 @@ def _no_worker(task: Task, view: View) -> str:
 
 
 def _also(task: Task, view: View) -> str:
-    """A task that waits for something else says too when nobody could run it then."""
+    """Add to the detail of a task that waits for something else that no worker serves its target either."""
     target = task.order.target
     if not target or view.serving(target, task.order.kind)[0]:
         return ""

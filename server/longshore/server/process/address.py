@@ -52,7 +52,7 @@ def _add(server: grpc.aio.Server, listen: str, credentials: grpc.ServerCredentia
 
 
 def _why_not(listen: str) -> str:
-    """Why gRPC could not bind the address, in the kernel's words: gRPC keeps them to itself."""
+    """Say why gRPC could not bind the address, in the kernel's words: gRPC keeps them to itself."""
     try:
         _try(listen)
     except OSError as error:
@@ -90,8 +90,8 @@ def _try(listen: str) -> None:
 
 @contextlib.contextmanager
 def _alone(path: Path, listen: str) -> Iterator[None]:
-    """One start at a time in the socket's folder, which is made where it is missing: two that look at the same time
-    would both find nobody there."""
+    """Let one start at a time into the socket's folder, which is made where it is missing. Two that look at the same
+    time would both find nobody there."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -64,8 +64,8 @@ class File:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """What a backup has. `missing`: payloads that the database names and the spool did not have; `payloads`: where
-    those are that are not in the backup, empty where they are."""
+    """Says what a backup has. `missing` are the payloads that the database names and the spool did not have. `payloads`
+    says where those are that are not in the backup; empty means that they are in it."""
 
     format: int
     version: str
@@ -296,7 +296,7 @@ def _make_parent(path: Path) -> None:
 
 
 def _make_folder(folder: Path, *, below: Path) -> None:
-    """With its parents, for this user only (what `parents=True` makes is not)."""
+    """Make a folder with its parents, for this user only (what `parents=True` makes is not)."""
     if folder != below and not folder.is_dir():
         _make_folder(folder.parent, below=below)
         folder.mkdir(mode=0o700, exist_ok=True)

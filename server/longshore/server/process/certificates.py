@@ -36,7 +36,7 @@ class _Unusable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _Content:
-    """What stands in the files. `client_ca` empty: clients show no certificate."""
+    """The content of the files. An empty `client_ca` means that clients show no certificate."""
 
     certificate: bytes
     key: bytes
@@ -64,7 +64,8 @@ class Certificates:
         self._content = content
 
     def credentials(self) -> grpc.ServerCredentials:
-        """For one listener. Each needs its own: gRPC asks whether anything is new since it asked for that listener."""
+        """Make the credentials of one listener. Each listener needs its own: gRPC asks whether anything is new since it
+        asked for that listener."""
         given = self._current
 
         def fetch() -> grpc.ServerCertificateConfiguration | None:
@@ -89,7 +90,7 @@ class Certificates:
             await asyncio.to_thread(self.look)
 
     def look(self) -> None:
-        """Take what stands in the files, if it is new and can be used."""
+        """Take the content of the files, if it is new and can be used."""
         rejected: object
         try:
             content = _read(self._files)
@@ -132,7 +133,8 @@ def _bytes(option: str, path: Path) -> bytes:
 
 
 def _checked(files: TlsFiles, content: _Content) -> grpc.ServerCertificateConfiguration:
-    """What gRPC takes. It checks nothing before the first handshake, so Python's own TLS does."""
+    """Make the configuration that gRPC takes. gRPC checks nothing before the first handshake, so Python's own TLS
+    does."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     if b"-----BEGIN CERTIFICATE-----" not in content.certificate:
         raise _Unusable(f"--tls-cert {files.certificate}: there is no certificate in it; PEM is wanted.")
@@ -149,7 +151,8 @@ def _checked(files: TlsFiles, content: _Content) -> grpc.ServerCertificateConfig
         ) from None
     if files.client_ca is not None:
         try:
-            # As a file: given as text, comments in other alphabets, which many bundles have, would be a TypeError.
+            # The authorities are given as a file: as text, comments in other alphabets, which many bundles have, would
+            # be a TypeError.
             with _as_file(content.client_ca) as authorities:
                 context.load_verify_locations(cafile=authorities)
         except (ssl.SSLError, OSError) as error:

@@ -71,8 +71,8 @@ class WorkerChild:
 
 
 def _spawn(arguments: Sequence[str]) -> subprocess.Popen[bytes]:
-    """By subprocess, which uses vfork: an event loop's own spawning may fork, and gRPC's threads do not survive
-    that."""
+    """Start a worker by subprocess, which uses vfork: an event loop's own spawning may fork, and gRPC's threads do not
+    survive that."""
     command = [sys.executable, "-m", "longshore.worker.main", *arguments]
     # LONGSHORE_TLS_CERT and the like are this server's own, or for servers elsewhere. The way to this one is plain.
     environment = {name: value for name, value in os.environ.items() if not _TLS.match(name)}

@@ -16,7 +16,7 @@ from longshore.server.store.protocol import Changes, Store, TaskChange
 _log = structlog.get_logger("longshore.tasks")
 
 _NAMES: Final = ("", *(state.name for state in State))
-"""By number: `name` looks it up anew each time."""
+"""Maps numbers to names: `name` looks it up anew each time."""
 _LEVELS: Final = {State.FAILED: logging.WARNING, State.EXPIRED: logging.WARNING}
 
 

@@ -1,4 +1,4 @@
-"""How gRPC's core is set up for this server: sizes, signs of life, and what bounds a flood.
+"""These options set gRPC's core up for this server: sizes, signs of life, and what bounds a flood.
 
 A caller is known only after the core has read the headers of a call, so whatever holds back somebody who shows no token
 is in the core. The options are those of `grpc_types.h` and `chttp2`, at grpcio 1.85.

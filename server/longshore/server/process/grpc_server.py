@@ -34,7 +34,7 @@ _Stopped: Any = _inside["_RequestCallError"]
 """Raised for a call that was asked for when the server stops."""
 
 UNKNOWN: Final = f"/unknown/{secrets.token_hex(8)}"
-"""Under which calls arrive whose path is not UTF-8. No method has this name, and nobody can guess it."""
+"""The path under which calls arrive whose own path is not UTF-8. No method has it, and nobody can guess it."""
 
 
 AHEAD: Final = 32
@@ -65,19 +65,19 @@ class _Calls(_cygrpc.AioServer):  # type: ignore[misc]
         self._asked: deque[asyncio.Task[Any]] = deque()
         """Calls that the core was asked for, in the order in which it gives them."""
         self.last: Any = None
-        """The call that was taken last; None: it is not known yet."""
+        """The call that was taken last. None means that it is not known yet."""
         self._answering: set[asyncio.Task[Any]] = set()
         super().add_generic_rpc_handlers((self._handlers,))
 
     def add_generic_rpc_handlers(self, _handlers: Any) -> None:
-        """Nothing: generated code gives each handler a second time to `add_registered_method_handlers`."""
+        """Do nothing: generated code gives each handler a second time to `add_registered_method_handlers`."""
 
     def add_registered_method_handlers(self, handlers: Mapping[str, Handler]) -> None:
         """Serve the methods without registering them in the core."""
         self._handlers.add(handlers)
 
     async def take(self) -> Any:
-        """The next call, in the order of their arrival. Raises _Stopped when the server stops."""
+        """Take the next call, in the order of their arrival. Raises _Stopped when the server stops."""
         while len(self._asked) < AHEAD:
             asked = asyncio.get_running_loop().create_task(self._request_call())
             looked_at(asked)
@@ -127,10 +127,10 @@ class _Taker(_cygrpc.AioServer):  # type: ignore[misc]
         await self.start()
         await self._over.wait()
         leaving = asyncio.create_task(self.shutdown(None))
-        # It says first that it stops, and waits then for the loop, which ends with the call that it waits for.
+        # `shutdown` says first that it stops, and waits then for the loop, which ends with the call that it waits for.
         await asyncio.sleep(0)
         self._stopping.set_exception(_Stopped())
-        # Nobody may wait for it, and asyncio would log that.
+        # Nobody may wait for the future, and asyncio would log that.
         self._stopping.exception()
         await leaving
         if self._defect is not None:
@@ -160,7 +160,8 @@ class _Taker(_cygrpc.AioServer):  # type: ignore[misc]
 def steadfast_server(
     *, interceptors: Sequence[grpc.aio.ServerInterceptor], options: Sequence[tuple[str, int]]
 ) -> grpc.aio.Server:
-    """As grpc.aio.server, for services whose methods are registered, as those of generated code are."""
+    """Make a server as grpc.aio.server does, for services whose methods are registered, as those of generated code
+    are."""
     _quiet()
     plain = _cygrpc.AioServer
     _cygrpc.AioServer = _Calls

@@ -1,7 +1,7 @@
-"""What grpc health says: whether to send this server work now, and whether the process lives.
+"""The grpc health service says whether to send this server work now, and whether the process lives.
 
-Not the ready-made servicer: it writes to a watcher while it holds the lock that each change of status needs, and
-health is open to everybody, so one watcher that does not read would keep all others, and the drain, waiting.
+The ready-made servicer is not used: it writes to a watcher while it holds the lock that each change of status needs,
+and health is open to everybody, so one watcher that does not read would keep all others, and the drain, waiting.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class Health(health_pb2_grpc.HealthServicer):
     async def watch_schema(self) -> None:
         """Learn of migrations. Raises SchemaMismatch after one beyond what this version works on.
 
-        Not in `run`: it waits for the database, and health must not."""
+        This is not part of `run`, because it waits for the database, and health must not."""
         _warn(self._store.schema)
         while True:
             await self._look_at_restore()
@@ -141,7 +141,7 @@ class Health(health_pb2_grpc.HealthServicer):
     # The service ------------------------------------------------------------------------------------------------------
 
     def _status(self, service: str) -> Any:
-        """None for a service that is none of ours."""
+        """Return the health of a service. None means that the service is none of ours."""
         if service == LIVENESS:
             return _SERVING
         if service not in self._ready:
@@ -149,7 +149,7 @@ class Health(health_pb2_grpc.HealthServicer):
         return _SERVING if self._is_ready else _NOT_SERVING
 
     def _details(self) -> str:
-        """What an operator should know of a server, in codes with commas; empty: nothing."""
+        """Return what an operator should know of a server, in codes with commas. Empty means that there is nothing."""
         found = []
         if self._leaving:
             found.append("draining")

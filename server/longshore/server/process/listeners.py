@@ -1,4 +1,4 @@
-"""The server's door: where it listens, with which certificates, and who is let in."""
+"""The server's door has its addresses, its certificates, and the lock that lets callers in."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from longshore.server.store.protocol import Store
 
 
 class Door:
-    """Made before anything else is begun, so that what is wrong with the settings is said first.
+    """Opens the server's addresses. It is made before anything else is begun, so that wrong settings are said first.
 
     Raises SettingsError.
     """
@@ -31,10 +31,11 @@ class Door:
         self._client_roles = None if settings.tls is None or settings.tls.client_ca is None else settings.client_roles
         self._tokens: TokenBook | None = None
         self.addresses: tuple[str, ...] = ()
-        """Where it is open."""
+        """The addresses at which the door is open."""
 
     async def lock(self, local: str, store: Store, clock: Clock) -> grpc.aio.ServerInterceptor:
-        """Who is let in. Raises SettingsError where other machines get at the door and nobody there has a key."""
+        """Make the interceptor that lets callers in. Raises SettingsError where other machines get at the door and
+        nobody there has a key."""
         exposed = next(filter(is_exposed, self._listeners), None)
         if exposed is not None and not self._client_roles and not await store.has_valid_token():
             raise SettingsError(
@@ -47,7 +48,7 @@ class Door:
 
     @property
     def listeners(self) -> int:
-        """How many addresses it has."""
+        """Count the addresses that the door has."""
         return len(self._listeners)
 
     def open(self, server: grpc.aio.Server) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""What a server process sets of itself before it starts: the allocator, and the collector."""
+"""A server process tunes its allocator before it starts, and its garbage collector when it has started."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def tune_malloc() -> bool:
     zeroed by the kernel each time: uploads of 1 GiB ran at 0.84 of a Go net/http handler with the defaults, at 1.53
     with the thresholds raised (docs/decisions/0005-malloc.md). One arena for all threads, because each would keep a
     heap of its own, and a low trim threshold, because memory is a promise too. It concerns this process only;
-    `--no-malloc-tuning` leaves the allocator alone. Not on other C libraries.
+    `--no-malloc-tuning` leaves the allocator alone. Other C libraries are left alone too.
     """
     if not sys.platform.startswith("linux"):
         return False
@@ -38,7 +38,7 @@ def tune_malloc() -> bool:
 
 
 def tune_collector() -> None:
-    """What is there after the start stays: leave it out of every collection, and collect less often."""
+    """Leave what is there after the start out of every collection, because it stays, and collect less often."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)

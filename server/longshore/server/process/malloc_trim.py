@@ -1,4 +1,4 @@
-"""The server's memory: what the allocator keeps after a rush is given back to the system."""
+"""A server gives the memory that the allocator keeps after a rush back to the system."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Memory:
         """The fewest resident bytes so far, and those after the last trim."""
         self._looked = clock(), busy()
         self._since: float | None = None
-        """When the trim that is due became so; None: no trim is due."""
+        """When the trim that is due became so. None means that no trim is due."""
         self._pause = SOON
         self._next = float("-inf")
         """Before this time only more growth makes a trim due."""

@@ -56,7 +56,7 @@ def limit_now() -> int:
 
 
 def for_connections(limit: int, *, uploads: int, listeners: int = 1) -> int:
-    """How many connections each listener may have, of `limit` descriptors and beside `uploads` uploads at once.
+    """Return how many connections each listener may have, of `limit` descriptors and beside `uploads` uploads at once.
 
     All listeners together get at least half of the descriptors, also where the uploads would need more than the rest.
     """
@@ -66,7 +66,7 @@ def for_connections(limit: int, *, uploads: int, listeners: int = 1) -> int:
 
 
 def count_open() -> int:
-    """How many descriptors this process has."""
+    """Count the descriptors that this process has."""
     return sum(1 for _ in _OPEN.iterdir())
 
 
@@ -74,7 +74,7 @@ class OpenFiles:
     """Warns once when a listener may have as many connections as it can, and again only after there were far fewer."""
 
     def __init__(self, *, limit: int, connections: int, count: Callable[[], int] = count_open) -> None:
-        """`connections`: how many each listener may have."""
+        """`connections` is how many each listener may have."""
         self._limit = limit
         self._connections = connections
         self._count = count

@@ -36,8 +36,8 @@ _SPOOL_NAMES: Final = (IDENTITY, "payloads", "uploads", "trash")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Restored:
-    """What was put in place. `aside`: where the former files are; None: there were none. `live_tasks`: tasks that
-    would run again."""
+    """Tells what was put in place. `aside` is where the former files are; None means that there were none. `live_tasks`
+    counts the tasks that would run again."""
 
     manifest: Manifest
     database: Path
@@ -48,7 +48,7 @@ class Restored:
 def restore(settings: Settings, backup: Path, *, replace: bool) -> Restored:
     """Put the backup in place of the data directory's database, spool and token.
 
-    Nothing is touched before every digest is checked. `replace`: what is there is moved aside, else it is refused.
+    Nothing is touched before every digest is checked. With `replace` what is there is moved aside, else it is refused.
     The database comes last, so that what an interruption leaves is no server's data yet, and a second try mends it.
     Raises SettingsError, DataDirError.
     """
@@ -181,7 +181,7 @@ class _Restore:
         sync_folder(spool.parent)
 
     def _give_to_owner(self, fresh: Path) -> None:
-        """Where root restores for a server of another user: what was made is that user's, like the data directory."""
+        """Give what was made to the data directory's owner, where root restores for a server of another user."""
         owner = self._data.path.stat()
         if os.geteuid() != 0 or owner.st_uid == 0:
             return
@@ -224,7 +224,7 @@ def _live_tasks(database: Path) -> int:
 
 @contextlib.contextmanager
 def _looked_into(database: Path) -> Iterator[sqlite3.Connection]:
-    """Without a trace: `immutable` makes no -wal and no -shm."""
+    """Open the backup's database without a trace: `immutable` makes no -wal and no -shm."""
     connection = sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro&immutable=1", uri=True)
     try:
         yield connection

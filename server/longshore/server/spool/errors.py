@@ -1,4 +1,5 @@
-"""Why a spool is not opened. Not for callers over the network: a server that meets one does not start."""
+"""Errors of a spool that is not opened. No caller over the network sees them: a server that meets one does not
+start."""
 
 from __future__ import annotations
 

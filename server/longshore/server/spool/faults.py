@@ -1,4 +1,4 @@
-"""What the disk says, in the words of the model: one table from errno to error."""
+"""Turns errors of the disk into the model's errors: one table from errno to error."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 DAMAGED: Final = frozenset({errno.EIO, errno.ENOENT, errno.ESTALE, errno.EUCLEAN, errno.ENOTDIR, errno.EBADMSG})
 
 _RETRY_FULL: Final = 5.0
-"""Seconds until another try: payloads go when their tasks are done, not sooner."""
+"""Seconds until another try: payloads are removed when their tasks are done, not sooner."""
 
 
 def fault(error: OSError, what: str) -> LongshoreError:
-    """`error` met while doing `what` (a phrase such as "writing an upload")."""
+    """Turn `error`, met while doing `what` (a phrase such as "writing an upload"), into an error of the model."""
     if error.errno in FULL:
         return SpoolFull(
             f"The disk of the spool is full ({what}). Try later with the same request id.",
@@ -31,7 +31,7 @@ def fault(error: OSError, what: str) -> LongshoreError:
 
 @contextmanager
 def translated(what: str) -> Iterator[None]:
-    """Raise what the disk says as SpoolFull, SpoolDamaged or StoreUnavailable."""
+    """Raise errors of the disk as SpoolFull, SpoolDamaged or StoreUnavailable."""
     try:
         yield
     except OSError as error:

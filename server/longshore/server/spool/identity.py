@@ -1,7 +1,7 @@
-"""Which spool this is, and which database it belongs to: one small file, made once, that nobody changes.
+"""The identity of a spool and of its database: one small file, made once, that nobody changes.
 
-A server removes what its database does not know. So a spool that another database filled is never swept: it is not
-opened.
+A server removes files that its database does not know. So a spool that another database filled is not opened, and never
+swept.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Identity:
 
     @classmethod
     def read(cls, content: bytes, *, where: str, database: str) -> Self:
-        """What a spool says of itself. Raises SpoolRefused where it belongs to another database."""
+        """Read what a spool says of itself. Raises SpoolRefused if it belongs to another database."""
         try:
             raw = json.loads(content)
             found = cls(str(raw["spool"]), str(raw["database"]))

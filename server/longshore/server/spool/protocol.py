@@ -1,12 +1,12 @@
-"""What the engine needs of a spool: open, write, seal, read, delete.
+"""The interface of a spool for the engine: open, write, seal, read, delete.
 
 Rows come before files: an upload is committed before its file is made, so that a crash leaves no file that no row
 knows. A payload has the id of the upload that brought it.
 
 A spool that several servers reach (an object store, a shared directory) has no locks: the server that lost an upload
-may be asleep, and go on when it wakes. So what such a server can still do harms nobody. Connections of an upload are
-numbered by the database, never twice the same; what one of them writes, no other one writes to or relies on; and what
-is read as a payload is found by its size and checksum, so that a late seal of other bytes is never taken for it.
+may be asleep, and go on when it wakes. So nothing that such a server can still do may harm. Connections of an upload
+are numbered by the database, never twice the same; what one of them writes, no other one writes to or relies on; and
+what is read as a payload is found by its size and checksum, so that a late seal of other bytes is never taken for it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class PartialFile(Protocol):
 
     @property
     def sealed(self) -> bool:
-        """It has its final name and takes no more bytes."""
+        """Whether the upload has its final name and takes no more bytes."""
         ...
 
     async def write(self, data: bytes, crc32c: int | None = None) -> None:
@@ -61,12 +61,12 @@ class PartialFile(Protocol):
         ...
 
     async def seal(self, payload_id: str) -> None:
-        """Durable, and to be read as the payload of this size and checksum. Sealing again is harmless. `payload_id` is
-        the upload's own id."""
+        """Make the bytes durable, and readable as the payload of this size and checksum. Sealing again is harmless.
+        `payload_id` is the upload's own id."""
         ...
 
     async def close(self) -> None:
-        """Let go of it; what is durable stays for a resume."""
+        """Close the file; its durable bytes stay for a resume."""
         ...
 
 
@@ -74,19 +74,19 @@ class Spool(Protocol):
     """A store of bytes by id."""
 
     async def open(self) -> None:
-        """Raises SpoolRefused: it cannot be used as it was set up, or belongs to another database."""
+        """Open the spool. Raises SpoolRefused if it cannot be used as it was set up, or belongs to another database."""
         ...
 
     async def close(self) -> None: ...
 
     @property
     def identity(self) -> str:
-        """32 random hexadecimal digits kept in the spool itself: servers that read the same ones have the same spool.
-        Known once it is open."""
+        """The 32 random hexadecimal digits kept in the spool itself: servers that read the same ones have the same
+        spool. They are known once the spool is open."""
         ...
 
     async def create(self, upload_id: str, *, connection: int = 1) -> PartialFile:
-        """The file of an upload that has none yet. `connection`: the upload's, as the database counts them."""
+        """Make the file of an upload that has none yet. `connection` is the upload's, as the database counts them."""
         ...
 
     async def resume(self, upload_id: str, offset: int, crc32c: int, *, connection: int = 2) -> PartialFile:
@@ -104,7 +104,8 @@ class Spool(Protocol):
         ...
 
     def path(self, payload: Payload) -> Path | None:
-        """Where a worker on the same disk may read it; None where there is no such place, or no such payload."""
+        """The path where a worker on the same disk may read the payload. None means that there is no such path or
+        payload."""
         ...
 
     async def delete_upload(self, upload_id: str) -> None:
@@ -120,7 +121,7 @@ class Spool(Protocol):
         ...
 
     async def files_older_than(self, seconds: float) -> Sequence[str]:
-        """Ids of which everything has been untouched for so long."""
+        """Ids whose files have all been untouched for so long."""
         ...
 
     async def to_trash(self, ids: Sequence[str]) -> None:

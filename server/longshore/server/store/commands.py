@@ -1,4 +1,4 @@
-"""What may be done to the durable state.
+"""Commands: each is one change of the store, as a value.
 
 A command is a re-executable value: run again after a rollback, or after a commit whose answer was lost, it gives the
 same result. It checks first and changes afterwards; a `LongshoreError` that it raises fails its own caller and nobody
@@ -57,7 +57,7 @@ class TaskPlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bounds:
-    """Limits that are checked where they are taken, in the same transaction. None: unbounded."""
+    """Limits that are checked in the transaction that takes from them. None means that there is no limit."""
 
     queue_tasks: int = 100_000
     """Live tasks in one queue, promised ones of open uploads included."""
@@ -72,7 +72,7 @@ class Bounds:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IdentifyDatabase(Command[int]):
-    """Which database this is: a number made once, at random (`candidate`, 62 bits), and the same for ever after."""
+    """Identify the database by a number that is made once, at random (`candidate`, 62 bits), and never changes."""
 
     candidate: int
 
@@ -88,8 +88,9 @@ class OpenUpload(Command[Upload]):
     offset; with `connect`, its `connection` is counted up, so that an older connection's commands are refused from now
     on. A new one takes `tasks` places in `queue` and `reserve` bytes.
 
-    Of several servers (`here`): an upload that another one is being sent is left to it, unless its connection has been
-    silent for `silence` seconds, or `take_over`. What is in another spool than this server's begins again at offset 0.
+    With several servers (`here`), an upload that another server is being sent is left to that server, unless its
+    connection has been silent for `silence` seconds, or `take_over` is set. An upload whose file is in another spool
+    than this server's begins again at offset 0.
 
     Raises RequestIdReused (another fingerprint, or the id made tasks without an upload), QueueFull, CallerShare,
     SpoolFull, TooManyUploads, UploadInProgress.
@@ -97,7 +98,7 @@ class OpenUpload(Command[Upload]):
 
     lane: ClassVar[Lane] = Lane.SUBMIT
     upload_id: str
-    """Of a new upload; an existing one keeps its own."""
+    """The id that a new upload gets; an existing upload keeps its own."""
     principal: str
     request_id: str
     fingerprint: str
@@ -110,17 +111,17 @@ class OpenUpload(Command[Upload]):
     bounds: Bounds
     here: Here | None = None
     spooled: bool = False
-    """It is going to have a file, which is known beforehand: its home is recorded at once."""
+    """The upload is known beforehand to get a file: its home is recorded at once."""
     take_over: bool = False
     silence: float = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint(Command[Upload]):
-    """`offset` bytes with `crc32c` are on disk; raise the reservation to `reserve` bytes if it is lower.
+    """Record that `offset` bytes with `crc32c` are on disk; raise the reservation to `reserve` bytes if it is lower.
 
-    `offset` None touches only (a sign of life). `release`: the connection has ended, and a server that wants to may
-    continue at once. Raises UploadTakenOver (another connection number, or no longer open), SpoolFull.
+    `offset` None only touches the upload (a sign of life). `release` says that the connection has ended, and that any
+    server may continue at once. Raises UploadTakenOver (another connection number, or no longer open), SpoolFull.
     """
 
     lane: ClassVar[Lane] = Lane.SUBMIT
@@ -135,11 +136,12 @@ class Checkpoint(Command[Upload]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FinishUpload(Command[Upload]):
-    """The payload is sealed on disk: make it and its tasks. Done already: the same answer again.
+    """Make the payload, which is sealed on disk, and its tasks. If that is done already, the answer is the same again.
 
     Raises UploadTakenOver, RequestIdReused (another connection has finished it, with other bytes), and nothing else:
     the room was taken by OpenUpload. `inline` is the content of a small payload that is kept in the database instead of
-    the spool; None: it is in the spool. `homed`: a home was recorded for it all the same, which goes.
+    the spool; None means that the content is in the spool. `homed` says that a home was recorded for such a payload all
+    the same; the home is then dropped.
     """
 
     lane: ClassVar[Lane] = Lane.SUBMIT
@@ -153,7 +155,7 @@ class FinishUpload(Command[Upload]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RejectUpload(Command[None]):
-    """The bytes are wrong: give the upload up now (its file is removed by the janitor). Stale connections do
+    """Give the upload up now, because its bytes are wrong (the janitor removes its file). Stale connections do
     nothing."""
 
     upload_id: str
@@ -173,7 +175,7 @@ class AbandonIdleUploads(Command[tuple[str, ...]]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ForgetUploads(Command[None]):
-    """The files of these abandoned uploads are gone: drop the rows. `homes`: those of their homes too."""
+    """Drop the rows of abandoned uploads whose files are gone; with `homes` the rows of their homes too."""
 
     lane: ClassVar[Lane] = Lane.MAINTENANCE
     upload_ids: tuple[str, ...]
@@ -208,9 +210,9 @@ class SubmitTasks(Command[tuple[Task, ...]]):
 class RetryTask(Command[Task]):
     """Make a new task like an unsuccessful one, at the end of its destination's order.
 
-    `creator` None may retry anybody's. Raises NotFound, PayloadGone, NotRetryable, Superseded, RevisionMismatch,
-    RequestIdReused, QueueFull, CallerShare. The new task has the old one's creator, who sees and cancels it and whose
-    share it takes, and its durations, counted anew; the request is the principal's.
+    With `creator` None anybody's task may be retried. Raises NotFound, PayloadGone, NotRetryable, Superseded,
+    RevisionMismatch, RequestIdReused, QueueFull, CallerShare. The new task has the old one's creator, who sees and
+    cancels it and whose share it takes, and its durations, counted anew; the request is the principal's.
     """
 
     lane: ClassVar[Lane] = Lane.SUBMIT
@@ -225,7 +227,7 @@ class RetryTask(Command[Task]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CancelTask(Command[Task]):
-    """Ask for an end. `creator` None may cancel anybody's. Raises NotFound, RevisionMismatch."""
+    """Ask for a task to be cancelled; with `creator` None it may be anybody's. Raises NotFound, RevisionMismatch."""
 
     task_id: str
     creator: str | None
@@ -235,7 +237,7 @@ class CancelTask(Command[Task]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SettleTask(Command[Task]):
-    """An operator's settlement. Raises NotFound, NotSettling."""
+    """Settle a task as an operator says. Raises NotFound, NotSettling."""
 
     task_id: str
     settlement: Settlement
@@ -258,24 +260,25 @@ class PauseQueue(Command[None]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Offer:
-    """What one session could take now."""
+    """An offer says what one session could take now."""
 
     session_id: str
     epoch: int
     room: int
-    """Attempts it could take, 1 or more."""
+    """Attempts that the session could take, 1 or more."""
     idle: bool
-    """It holds nothing: it may take a task that must run alone (then only that one)."""
+    """Whether the session holds nothing: it may then take a task that must run alone, and only that one."""
     begins: bool = False
-    """It says when an attempt that runs alone begins; else that counts as begun when it is claimed."""
+    """Whether the session says when an attempt that runs alone begins. Otherwise the attempt counts as begun when it is
+    claimed."""
     kept_for: frozenset[str] = frozenset()
-    """Targets that it serves and holds nothing of: room for one attempt each is kept for them (`Shares`)."""
+    """Targets that the session serves and holds nothing of: room for one attempt each is kept for them (`Shares`)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Claims:
-    """`taken`: (session id, task as claimed). `solo_waiting`: a task that must run alone waits for one of the sessions
-    that are not idle; those sessions' ids, so that one of them can be left to run dry."""
+    """The answer to ClaimTasks. `taken` has (session id, task as claimed). `solo_waiting` has the ids of sessions that
+    are not idle while a task that must run alone waits for one of them: one of them can be left to run dry."""
 
     taken: tuple[tuple[str, Task], ...]
     solo_waiting: tuple[str, ...] = ()
@@ -304,8 +307,8 @@ class BeginAnswer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BeginAttempts(Command[tuple[BeginAnswer, ...]]):
-    """The handlers of these attempts, (task id, number) each, are about to start: from now on the loss of the session
-    counts against the tasks. A session that has ended or has a newer epoch is refused each."""
+    """Record that the handlers of these attempts, (task id, number) each, are about to start: from now on the loss of
+    the session counts against the tasks. A session that has ended or has a newer epoch is refused each."""
 
     session_id: str
     epoch: int
@@ -324,7 +327,7 @@ class GrantAnswer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestGrants(Command[tuple[GrantAnswer, ...]]):
-    """Ask for commits. A session that has ended or has a newer epoch is refused each."""
+    """Ask for grants. A session that has ended or has a newer epoch is refused each."""
 
     session_id: str
     epoch: int
@@ -334,7 +337,7 @@ class RequestGrants(Command[tuple[GrantAnswer, ...]]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileReports(Command[tuple[bool, ...]]):
-    """Ends of attempts; answers for each whether it counted. Older epochs count for nothing."""
+    """Report ends of attempts; the answer says for each whether it counted. Reports of older epochs do not count."""
 
     session_id: str
     epoch: int
@@ -344,15 +347,15 @@ class FileReports(Command[tuple[bool, ...]]):
 
 @dataclass(frozen=True, slots=True)
 class SessionOpened:
-    """`session.held` are the attempts of the hello's list that are still its own."""
+    """The answer to OpenSession. `session.held` are the attempts of the hello's list that are still its own."""
 
     session: Session
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenSession(Command[SessionOpened]):
-    """A connection of a worker process: a later epoch, lease renewed. `epoch` is the one that the worker counts; 0: the
-    next one.
+    """Open a session, or connect it anew: a later epoch, lease renewed. `epoch` is the one that the worker counts; 0
+    means the next one.
 
     Attempts the store thinks it holds and `held` does not name never arrived: they are queued again at no cost (a
     granted one is settled). `dead_sessions` of the same principal end now, as lost. Raises Forbidden (the session id
@@ -375,8 +378,8 @@ class OpenSession(Command[SessionOpened]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RenewLeases(Command[frozenset[str]]):
-    """Signs of life: (session id, epoch) each; answers with the ids whose lease is renewed (the others ended or moved
-    on)."""
+    """Renew the leases of sessions, (session id, epoch) each. The answer has the ids whose lease is renewed; the others
+    ended or have a newer epoch."""
 
     lane: ClassVar[Lane] = Lane.LEASE
     sessions: tuple[tuple[str, int], ...]
@@ -385,8 +388,8 @@ class RenewLeases(Command[frozenset[str]]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Disconnect(Command[None]):
-    """The stream of this epoch is gone; the lease runs on. With `goodbye` the session ends: what it holds was handed
-    back."""
+    """Record that the stream of this epoch is gone; the lease runs on. With `goodbye` the session ends: what it holds
+    was handed back."""
 
     session_id: str
     epoch: int
@@ -395,8 +398,8 @@ class Disconnect(Command[None]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NoteRemark(Command[None]):
-    """What the session says of itself now. Nothing happens if it has ended or lives on another connection, or if the
-    database has no place for it."""
+    """Record what the session says of itself now. Nothing happens if the session has ended or lives on another
+    connection, or if the database has no place for the remark."""
 
     session_id: str
     epoch: int
@@ -412,7 +415,7 @@ class DrainSession(Command[Session]):
 
 @dataclass(frozen=True, slots=True)
 class Woken:
-    """How many `tasks`; `more` if the limit was reached."""
+    """The answer to WakeParked: how many `tasks` were woken, and `more` if the limit was reached."""
 
     tasks: int
     more: bool
@@ -420,10 +423,10 @@ class Woken:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WakeParked(Command[Woken]):
-    """Tasks parked for this instance are ready (all of the target's if `instance` is empty): wake up to `limit`.
+    """Wake up to `limit` tasks that are parked for this instance (for all of the target's if `instance` is empty).
 
-    `running` false wakes only those that wait for the instance to exist. Run it again while there are more: leases
-    wait behind each transaction, and a hundred thousand tasks may be parked.
+    `running` false wakes only those that wait for the instance to exist. Run the command again while there are more:
+    leases wait behind each transaction, and a hundred thousand tasks may be parked.
     """
 
     target: str
@@ -435,11 +438,12 @@ class WakeParked(Command[Woken]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PayDebt(Command[None]):
-    """The temps are gone. A debt whose temp is not known is asked for once more after `again` seconds: the lost worker
-    might have been asleep and made it later. Until then it cannot be paid: several servers may ask for it at once.
+    """Pay a debt: its temps are gone. A debt whose temp is not known is asked for once more after `again` seconds: the
+    lost worker might have been asleep and made it later. Until then the debt cannot be paid: several servers may ask
+    for it at once.
 
-    `paid` false: it could not be done now. The debt is asked for again after `again` seconds, and until then makes way
-    for others of its target.
+    `paid` false means that the temps could not be removed now. The debt is asked for again after `again` seconds, and
+    until then makes way for others of its target.
     """
 
     lane: ClassVar[Lane] = Lane.MAINTENANCE
@@ -453,8 +457,8 @@ class PayDebt(Command[None]):
 
 @dataclass(frozen=True, slots=True)
 class Ticked:
-    """`changed` tasks; `more` if the limit was reached; `next_at`: wall clock of the next due or expiring task, if
-    any."""
+    """The answer to Tick: how many tasks `changed`, and `more` if the limit was reached. `next_at` is the wall clock of
+    the next due or expiring task, if any."""
 
     changed: int
     more: bool
@@ -465,7 +469,8 @@ class Ticked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tick(Command[Ticked]):
-    """Whatever time has brought: due tasks, expired ones, attempts over their deadline. At most `limit` of each."""
+    """Carry out what time has made due: due tasks, expired tasks, attempts over their deadline. At most `limit` of
+    each."""
 
     limit: int = 500
 
@@ -475,7 +480,8 @@ class ReapSessions(Command[tuple[str, ...]]):
     """End sessions whose lease is over; their attempts are lost. Answers with their ids.
 
     The caller runs it only when the store has been writable for a full lease, and says with `before` (ticks) when it
-    saw that: what ended later is left for the next time. None: whatever has ended when the command is carried out.
+    saw that: what ended later is left for the next time. None means every lease that is over when the command is
+    carried out.
     """
 
     limit: int = 50
@@ -484,19 +490,19 @@ class ReapSessions(Command[tuple[str, ...]]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExtendLeases(Command[None]):
-    """At a server's start: every lease and deadline runs from now. (After a reboot old ticks mean nothing.)"""
+    """Start every lease and deadline anew from now, at a server's start. (After a reboot old ticks mean nothing.)"""
 
     lease: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DoomPayloads(Command[tuple[str, ...]]):
-    """Payloads that nothing needs any more: every task succeeded, or all are past `retryable_until`. Marks them, so
-    that no task can be made from them, and answers with every marked one. `free`: bytes to free by evicting retryable
-    ones too, the oldest first.
+    """Mark the payloads that nothing needs any more, so that no task can be made from them; the answer has every marked
+    one. Nothing needs a payload when every task succeeded, or all are past `retryable_until`. `free` is how many bytes
+    to free by evicting retryable ones too, the oldest first.
 
-    With a `spool` (its identity) only those are evicted and answered that are there, or in the database: the rest is
-    for the servers that have it.
+    With a `spool` (its identity) only payloads that are there, or in the database, are evicted and answered: the rest
+    is for the servers that have it.
     """
 
     lane: ClassVar[Lane] = Lane.MAINTENANCE
@@ -507,8 +513,7 @@ class DoomPayloads(Command[tuple[str, ...]]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ForgetPayloads(Command[None]):
-    """The bytes of these doomed payloads are gone: drop them, and their reservation of spool bytes. `homes`: and their
-    homes."""
+    """Drop doomed payloads whose bytes are gone, and their reservation of spool bytes; with `homes` their homes too."""
 
     lane: ClassVar[Lane] = Lane.MAINTENANCE
     payload_ids: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""What the engine needs of a store. SQLite and PostgreSQL implement it; one conformance suite holds both to it."""
+"""The interface of a store for the engine. SQLite and PostgreSQL implement it; one conformance suite tests both."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from longshore.server.store.commands import Command
 R = TypeVar("R")
 
 _NAMED: Final = 10
-"""Queues that an advice names."""
+"""How many queues an advice names."""
 
 
 @record
@@ -31,9 +31,9 @@ class TaskChange:
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What one commit did, in order. `claimable`: something became claimable, or room for it arose. `own`: this server
-    made the commit; whoever counts or logs would count and log what others do once for each server.
-    `clock_set`: all stored times moved, because the wall clock did."""
+    """The changes of one commit, in order. `claimable` says that a task became claimable, or that room for one arose.
+    `own` says that this server made the commit: counters and logs skip the others, which each server would otherwise
+    count and log again. `clock_set` says that all stored times moved, because the wall clock was set."""
 
     tasks: tuple[TaskChange, ...]
     claimable: bool
@@ -45,7 +45,7 @@ class Changes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskFilter:
-    """Which tasks to list; every field that is set must hold. Times are wall-clock seconds."""
+    """A filter for tasks to list: every field that is set must hold. Times are wall-clock seconds."""
 
     states: frozenset[State] = frozenset()
     kinds: frozenset[str] = frozenset()
@@ -58,7 +58,7 @@ class TaskFilter:
     request_id: str = ""
     creator: str = ""
     id_prefix: str = ""
-    """In upper case. Zeros in front of it may be left out."""
+    """The prefix is in upper case. Zeros in front of it may be left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +124,7 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Holdings:
-    """What one session holds: attempts, on which targets, and whether one of them runs alone."""
+    """The holdings of one session: how many attempts, on which targets, and whether one of them runs alone."""
 
     held: int = 0
     targets: frozenset[str] = frozenset()
@@ -133,12 +133,12 @@ class Holdings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conditions:
-    """What decides whether tasks are claimed, at one moment: see `model.waiting`."""
+    """The facts that decide whether tasks are claimed, at one moment: see `model.waiting`."""
 
     sessions: tuple[Session, ...] = ()
-    """Those whose lease has not ended, without what they hold."""
+    """The sessions whose lease has not ended, without what they hold."""
     held: Mapping[str, Holdings] = field(default_factory=dict)
-    """What sessions hold, by their ids; not of those that were left out."""
+    """The holdings of each session, by its id; sessions that were left out are not in it."""
     remarks: Mapping[str, Remark] = field(default_factory=dict)
     paused: frozenset[str] = frozenset()
     """Names of paused queues."""
@@ -159,22 +159,22 @@ class Behind:
 
 
 class Memory(Protocol):
-    """What is remembered outside the database of how far it has come. Belongs to the writer's thread."""
+    """Remembers outside the database how far the database has come (its generation). Belongs to the writer's thread."""
 
     def compare(self, database: int, position: int) -> Behind | None:
-        """Whether the database is behind what is remembered of it; None: it is not. Raises OSError."""
+        """Compare the database with what is remembered of it. None means that it is not behind. Raises OSError."""
         ...
 
     def begin(self, database: int, position: int) -> None:
-        """Remember that it has come so far, durably, and what is said of it from now on. Raises OSError."""
+        """Remember durably that the database has come so far, and follow it from now on. Raises OSError."""
         ...
 
     def reached(self, position: int) -> None:
-        """A commit is durable, and nobody has heard of it yet. Never raises what the disk does."""
+        """Note a commit that is durable and that nobody has heard of yet. Never raises an error of the disk."""
         ...
 
     def settle(self) -> None:
-        """Make durable what was said last. Never raises what the disk does."""
+        """Make durable what was said last. Never raises an error of the disk."""
         ...
 
     def close(self) -> None: ...
@@ -192,7 +192,7 @@ class Restore:
 
     @property
     def advice(self) -> str:
-        """What to do, for people."""
+        """Advise people what to do."""
         more = len(self.queues) - _NAMED
         names = " ".join(self.queues[:_NAMED]) + (f" and {more} more" if more > 0 else "")
         return (
@@ -203,7 +203,7 @@ class Restore:
 
 
 class Store(Protocol):
-    """Durable state. Safe to use from the event loop that opened it only.
+    """A store keeps the durable state. It may be used from the event loop that opened it only.
 
     `run` enqueues a command and returns its result when the transaction that carried it is committed. Cancelling the
     await does not take the command back. Raises the command's own LongshoreErrors, StoreOverloaded, StoreUnavailable.
@@ -220,8 +220,8 @@ class Store(Protocol):
     async def run(self, command: Command[R]) -> R: ...
 
     def begin(self, command: Command[R]) -> Future[R]:
-        """`run` for who has many under way, and wants no coroutine for each. Raises StoreOverloaded,
-        StoreUnavailable now; all else is in the future."""
+        """Enqueue a command like `run`, without a coroutine for each, for a caller that has many under way. Raises
+        StoreOverloaded and StoreUnavailable at once; every other error is in the future."""
         ...
 
     def subscribe(self, listener: Callable[[Changes], None]) -> Callable[[], None]:
@@ -231,7 +231,7 @@ class Store(Protocol):
 
     @property
     def trouble(self) -> str:
-        """Why the last commit failed, for operators; empty: none did."""
+        """The error of the last commit that failed, for operators. Empty means that none did."""
         ...
 
     @property
@@ -252,7 +252,7 @@ class Store(Protocol):
         """Newest first: descending `seq`, below `before`; at most `limit`.
 
         With `most_bytes` the page ends, after its first task, before one with which arguments, results, labels and
-        errors would have more than so many bytes. What is left out is not read. None: the count alone bounds it.
+        errors would have more than so many bytes. What is left out is not read. None means that only `limit` bounds it.
         """
         ...
 
@@ -273,13 +273,13 @@ class Store(Protocol):
         ...
 
     async def upload(self, principal: str, request_id: str) -> Upload | None:
-        """Not abandoned; complete ones with payload and tasks."""
+        """The upload of this request, unless it is abandoned; a complete one has its payload and tasks."""
         ...
 
     async def payload(self, payload_id: str) -> Payload | None: ...
 
     async def inline_payload(self, payload_id: str) -> bytes | None:
-        """The content of a payload kept in the database; None: it is in the spool."""
+        """The content of a payload kept in the database. None means that the content is in the spool."""
         ...
 
     async def sessions(self) -> Sequence[Session]: ...
@@ -297,12 +297,12 @@ class Store(Protocol):
     async def figures(self) -> Figures: ...
 
     async def conditions(self, places: Iterable[Place], *, but: Collection[str] = ()) -> Conditions:
-        """What decides whether tasks at these places are claimed. Of the sessions in `but` nobody asks what they
-        hold. A bounded number of statements, whatever is asked for."""
+        """The facts that decide whether tasks at these places are claimed. What the sessions in `but` hold is left
+        out. The number of statements is bounded, whatever is asked for."""
         ...
 
     async def remarks(self) -> Mapping[str, Remark]:
-        """What living sessions say of themselves, by their ids."""
+        """The remarks of living sessions about themselves, by their ids."""
         ...
 
     async def served(self) -> Sequence[Served]:
@@ -313,18 +313,18 @@ class Store(Protocol):
         """Sessions that ended at `since` or later, the newest thousand, and those of `also` that have ended."""
 
     async def restored(self) -> Restore | None:
-        """What is to be told of a restore from a backup; None where no queue is paused for one."""
+        """The restore from a backup that was noticed. None means that no queue is paused for one."""
         ...
 
     async def known_files(self, ids: Sequence[str], *, spool: str | None = None) -> frozenset[str]:
-        """Those of `ids` (uploads or payloads) that have a row: the spool's sweep leaves them alone. With a `spool`
-        (its identity) those are left out that have their file in another one."""
+        """Find the ids (of uploads or payloads) that have a row: the spool's sweep leaves their files alone. With a
+        `spool` (its identity) the answer omits those whose file is in another spool."""
         ...
 
     # Of several servers only.
 
     async def home(self, upload_id: str) -> Home | None:
-        """Of an upload, or of the payload that it became."""
+        """The home of an upload, or of the payload that it became."""
         ...
 
     async def servers(self) -> Sequence[Server]:
@@ -336,9 +336,9 @@ class Store(Protocol):
         ...
 
     async def tokens(self, ids: Sequence[str]) -> Sequence[Token]:
-        """Those of `ids` that are there, the revoked and expired ones too."""
+        """The tokens with these ids that exist, revoked and expired ones included."""
         ...
 
     async def has_valid_token(self) -> bool:
-        """There is one that is neither revoked nor expired."""
+        """Whether a token exists that is neither revoked nor expired."""
         ...

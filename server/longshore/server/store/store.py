@@ -1,4 +1,4 @@
-"""The store: the writer for commands, the readers for queries, one face for both."""
+"""The store joins the writer for commands and the readers for queries behind one interface."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class SQLStore:
 
     @property
     def schema(self) -> SchemaState:
-        """What the database is known to have: see there."""
+        """The schema that the database is known to have: see SchemaState."""
         return self._dialect.schema
 
     async def open(self) -> None:
@@ -104,7 +104,7 @@ class SQLStore:
         self.schema.revision = prepare(self._dialect)
 
     async def look(self) -> None:
-        """Learn which schema the database has now, for somebody may have migrated it. Raises StoreUnavailable, and
+        """Learn which schema the database has now, because it may have been migrated. Raises StoreUnavailable, and
         SchemaMismatch where this version cannot go on with it."""
         found = await self._readers.read(latest)
         check(found)
@@ -225,5 +225,5 @@ class SQLStore:
         return await self._readers.read(tokens.has_valid, self._clock.now())
 
     async def verify_counters(self) -> Sequence[str]:
-        """Recount everything; answers where the stored sums differ, in words. For tests and for the doubtful."""
+        """Recount everything, and answer in words where the stored sums differ. For tests, and for a check by hand."""
         return await self._readers.read(discrepancies)

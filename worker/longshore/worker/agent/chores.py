@@ -1,6 +1,6 @@
-"""What a worker does for the server besides attempts: watching instances that tasks wait for, and paying debts.
+"""A worker has two chores besides attempts: it watches instances that tasks wait for, and pays debts.
 
-Each target has two threads of its own for it, so that a daemon that hangs holds up nobody else's, and debts on one
+Each target has two threads of its own for them, so that a daemon that hangs holds up nobody else's, and debts on one
 instance that hangs keep no other instance's tasks asleep.
 """
 

@@ -1,8 +1,9 @@
-"""Which earlier sessions of this worker are certainly dead.
+"""This module finds the earlier sessions of this worker that are certainly dead.
 
-A worker process holds a lock (flock) on a file for as long as it lives, and writes its session id into it. Who gets
-the lock later knows that the process of the session in the file has ended, and tells the server, which then need not
-wait for its lease. Only the kernel gives such a lock back, so a stopped or slow process is never taken for a dead one.
+A worker process holds a lock (flock) on a file for as long as it lives, and writes its session id into it. A process
+that gets the lock later knows that the process of the session in the file has ended, and tells the server, which then
+need not wait for its lease. Only the kernel gives such a lock back, so a stopped or slow process is never taken for a
+dead one.
 
 The file holds one session id a line: first the holder's own, then the dead ones that no server has heard of yet.
 """

@@ -1,4 +1,4 @@
-"""Heartbeats, and how long the server believes this worker alive."""
+"""The lease says when heartbeats are due, and how long the server believes this worker alive."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 
 class Lease:
-    """Counted from the sending of the newest heartbeat whose renewal the server has made durable.
+    """The lease counts from the sending of the newest heartbeat whose renewal the server has made durable.
 
-    Nothing is stopped when it ends: it is about liveness, safety is the grant's, and a server whose database is away
-    must not cost the fleet its work. `clock` says when a heartbeat is due; `lease_clock` goes on while the machine
-    sleeps.
+    No attempt is stopped when it ends: the lease is about liveness, safety is the grant's, and a server whose database
+    is away must not cost the fleet its work. `clock` says when a heartbeat is due; `lease_clock` goes on while the
+    machine sleeps.
     """
 
     def __init__(self, *, clock: Callable[[], float], lease_clock: Callable[[], float]) -> None:
@@ -24,12 +24,12 @@ class Lease:
 
     @property
     def seconds(self) -> float:
-        """Its length, as the server said."""
+        """Return the length of the lease, as the server said it."""
         return self._seconds
 
     @property
     def confirmed(self) -> bool:
-        """It has not ended, as of the last look."""
+        """Return whether the lease had not ended at the last look."""
         return self._end is not None
 
     @property
@@ -58,11 +58,12 @@ class Lease:
         return self._sequence
 
     def due(self) -> bool:
-        """It is time for a heartbeat."""
+        """Return whether it is time for a heartbeat."""
         return self._clock() >= self._due_at
 
     def acknowledged(self, sequence: int) -> None:
-        """From the sending: the server may have taken its time to answer, and it counts from when it heard."""
+        """Renew the lease from the time at which the heartbeat was sent. The answer may have taken its time, and the
+        server counts from when it heard the heartbeat."""
         sent = self._sent.get(sequence)
         if sent is not None:
             self._end = sent + self._seconds
@@ -70,7 +71,7 @@ class Lease:
             del self._sent[older]
 
     def ended(self) -> bool:
-        """It has ended since the last look; said once."""
+        """Return whether the lease has ended since the last look; True comes once."""
         if self._end is None or self._lease_clock() <= self._end:
             return False
         self._end = None

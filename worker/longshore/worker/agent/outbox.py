@@ -1,4 +1,4 @@
-"""What is to be said on the current connection, put together into as few messages as the stream will take."""
+"""The outbox collects what the worker has to say on the current connection, in as few messages as the stream takes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Outbox:
         self._filled = asyncio.Event()
 
     def report(self, key: Key, report: ws.Report) -> None:
-        """An attempt's end. Its progress is not worth a word any more."""
+        """Report an attempt's end. Progress of it that was not sent yet is dropped."""
         self._progress.pop(key, None)
         self._reports[key] = report
         self._filled.set()
@@ -48,48 +48,48 @@ class Outbox:
         self._progress.pop(key, None)
 
     def begin(self, key: Key) -> None:
-        """An attempt that is alone, to be started."""
+        """Ask to start an attempt that runs alone."""
         self._begins.add(key)
         self._filled.set()
 
     def ask(self, key: Key, request: ws.GrantRequest) -> None:
-        """A commit to be granted."""
+        """Ask for the grant of a commit."""
         self._grants[key] = request
         self._filled.set()
 
     def progress(self, values: Mapping[Key, tuple[int, int]]) -> None:
-        """The newest progress of some attempts."""
+        """Tell the newest progress of some attempts."""
         if values:
             self._progress.update(values)
             self._filled.set()
 
     def ready(self, target: str, project: str, instance: str, *, running: bool) -> None:
-        """An instance that parked tasks wait for."""
+        """Tell of an instance that parked tasks wait for, and whether it runs."""
         self._ready[target, project, instance] = running
         self._filled.set()
 
     def debt(self, debt_id: str, *, paid: bool) -> None:
-        """What became of a debt."""
+        """Tell whether a debt is paid."""
         self._debts[debt_id] = paid
         self._filled.set()
 
     def condition(self, target: str, problem: tp.TaskError | None) -> None:
-        """How a target is found: why it cannot be used, None: it can."""
+        """Tell why a target cannot be used. None means that it can."""
         self._conditions[target] = problem
         self._filled.set()
 
     def credits(self, credits: int) -> None:
-        """How many attempts may be held at once."""
+        """Tell how many attempts this worker is ready to hold at once."""
         self._credits = credits
         self._filled.set()
 
     def heartbeat(self, sequence: int) -> None:
-        """Alive."""
+        """Tell the server that this worker is alive."""
         self._heartbeat = sequence
         self._filled.set()
 
     def goodbye(self) -> None:
-        """The last word, behind everything that waits."""
+        """Say goodbye after everything that waits to be sent."""
         self._goodbye = True
         self._filled.set()
 

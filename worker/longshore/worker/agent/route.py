@@ -1,4 +1,4 @@
-"""Which server the session goes to."""
+"""The route decides which server the session connects to next."""
 
 from __future__ import annotations
 
@@ -80,16 +80,20 @@ class Route:
         self._silences = 0
 
     def silence(self, lease: float) -> float | None:
-        """Seconds without an acknowledgement after which another server is tried; None: stay.
+        """Return the seconds without an acknowledgement after which the worker tries another server. None means never.
 
-        Half a lease leaves time to be welcomed elsewhere. When that server is silent too, the trouble is likely to be
-        everybody's (their database): twice as long each time, so that a worker does not run to and fro.
+        Half a lease leaves time to be welcomed elsewhere. If that server is silent too, the cause is likely to be one
+        that all servers share (their database). The time therefore doubles with each silent server, so that a worker
+        does not run to and fro.
         """
         return lease / 2 * 2.0 ** min(self._silences, 10) if self.several else None
 
     def welcome(self, *, lease: float | None, left: float, rounds: int) -> float:
-        """Seconds to wait for a welcome: a fair share of what is left of the lease, one for another try at those that
-        were tried included; longer from round to round, as a database may be slow everywhere."""
+        """Return the seconds to wait for a welcome: a fair share of the time that is left of the lease.
+
+        Each server that was not tried yet has a share, and one share is kept for another try at the others. The wait
+        grows from round to round, as a database may be slow everywhere.
+        """
         if not self.several:
             return WELCOME
         if lease is None:
@@ -104,5 +108,5 @@ class Route:
         return None if other == endpoint or self._balance.rests(other) else other
 
     def unreachable(self, endpoint: Endpoint) -> None:
-        """It took no connection."""
+        """Note that a server took no connection."""
         self._balance.failed(endpoint)

@@ -28,19 +28,19 @@ from longshore.worker.clock import boot_time
 from longshore.worker.errors import PermanentError, StopReason
 
 _OF_THE_TARGET: Final = "TARGET_"
-"""How the reasons begin that blame a target."""
+"""A reason that begins with this word blames a target."""
 _log: Final = structlog.stdlib.get_logger("longshore.worker")
 
 
 class Starts(Protocol):
-    """What runs handlers."""
+    """This protocol runs handlers."""
 
     def start(self, attempt: Attempt, handler: Handler) -> None:
-        """Run it; `Agent.ended` is called once, from any thread."""
+        """Run a handler. `Agent.ended` is called once, from any thread."""
 
 
 class Outside(Protocol):
-    """What the server asks of a worker besides attempts."""
+    """This protocol does what the server asks of a worker besides attempts."""
 
     def park(self, parked: ws.ParkedInstances) -> None:
         """Watch these instances."""
@@ -57,17 +57,17 @@ class Outside(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """How much at once, and how patient; seconds."""
+    """The limits say how much runs at once, and how long the agent waits, in seconds."""
 
     concurrency: int = 8
     max_wedged: int = 4
-    """More handlers than this that do not end when told to, and the worker leaves to be started anew."""
+    """The worker leaves, to be started anew, when more handlers than this do not end although they were told to."""
     stop_grace: float = 10.0
-    """How long a handler may take to end after it was told to, before it is given up."""
+    """A handler may take so long to end after it was told to; then it is given up."""
 
 
 class Agent:
-    """Attempts from assignment to acknowledged report."""
+    """The agent holds each attempt from its assignment to its acknowledged report."""
 
     def __init__(
         self,
@@ -114,7 +114,7 @@ class Agent:
         self._starts = starts
 
     def statistics(self) -> dict[str, int]:
-        """How many attempts are in which condition."""
+        """Count the attempts in each condition."""
         return {
             "waiting": len(self._pending),
             "running": len(self._running),
@@ -124,7 +124,7 @@ class Agent:
 
     @property
     def lease(self) -> float:
-        """How long the server believes in a silent worker, in seconds; 30 until it has said so."""
+        """Return the seconds for which the server believes a silent worker alive; 30 until the server has said so."""
         return self._lease.seconds
 
     @property
@@ -144,28 +144,29 @@ class Agent:
 
     @property
     def idle(self) -> bool:
-        """Nothing runs, and the server knows all there is to know."""
+        """Return whether no attempt waits or runs, and every report is acknowledged."""
         return not (self._pending or self._running or self._unacked)
 
     @property
     def busy(self) -> bool:
-        """Attempts are waiting or running."""
+        """Return whether attempts are waiting or running."""
         return bool(self._pending or self._running)
 
     @property
     def deadline(self) -> float | None:
-        """Monotonic time after which a leaving worker waits for no handler any more; None: it waits for ever."""
+        """Return the monotonic time until which a leaving worker waits for its handlers. None means that it waits for
+        ever."""
         return None if self._leave_at is None else self._leave_at + self._limits.stop_grace
 
     # -- the connection ----------------------------------------------------------------------------------------------
 
     def held(self) -> list[ws.AttemptRef]:
-        """Everything still run or still to be reported."""
+        """List the attempts that wait, run, or are reported and not acknowledged."""
         keys = [attempt.key for attempt in self._pending] + list(self._running) + list(self._unacked)
         return [ref_of(key) for key in keys]
 
     def credits(self) -> int:
-        """Attempts this worker is ready to hold at once."""
+        """Return how many attempts this worker is ready to hold at once."""
         if self.leaving.is_set():
             return 0
         held = len(self._pending) + len(self._running)
@@ -174,7 +175,7 @@ class Agent:
         return max(0, self._limits.concurrency - len(self._wedged))
 
     def _has_alone(self) -> bool:
-        # Asked at each attempt's end, and seldom so: not a look at all of them each time.
+        # Each attempt's end asks this, and the answer is seldom yes. The flag saves a look at all of them each time.
         if self._maybe_alone:
             self._maybe_alone = any(attempt.alone for attempt in (*self._pending, *self._running.values()))
         return self._maybe_alone
@@ -223,7 +224,7 @@ class Agent:
         for debt in message.debts:
             self._outside.pay(debt)
         if message.HasField("welcome"):
-            # What waits to begin asks this server too. Its revocations are taken by now.
+            # An attempt that waits to begin asks this server too. The server's revocations are taken by now.
             self._admit()
         if message.HasField("drain"):
             _log.info("worker_drain", reason=message.drain.reason)
@@ -300,7 +301,7 @@ class Agent:
             self._tell_stop(attempt, StopReason.TIMEOUT, outcomes.TIMED_OUT)
         elif (
             task.HasField("stall_timeout")
-            # Who waits for the server's answer does not stall.
+            # A handler that waits for the server's answer does not stall.
             and not attempt.waiting
             and now - attempt.alive_at >= task.stall_timeout.ToNanoseconds() / 1e9
         ):
@@ -330,8 +331,9 @@ class Agent:
         self._say_credits()
 
     def _is_begun(self, attempt: Attempt) -> bool:
-        """Whether it may start. One that is alone may when the server has on record that it does: should this process
-        die from then on, the handler is suspected. What has not begun is pending, and is told again to each server."""
+        """Return whether an attempt may start. An attempt that runs alone may once the server has on record that it
+        does: if this process dies from then on, the handler is suspected. Until then it is pending, and each server is
+        asked anew."""
         if not attempt.alone or attempt.begun or not self._begins:
             return True
         if self._connected and self._asked_to_begin != attempt.key:

@@ -1,5 +1,5 @@
-"""How each target is found: whether it answers and who it says it is, asked at the start, after each doubt, and again
-and again while it does not answer."""
+"""A worker asks each target whether it answers and who it says it is: at the start, after each doubt, and again and
+again while it does not answer."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _log: Final = structlog.stdlib.get_logger("longshore.worker")
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """What a target said: who it is, or why it cannot be used."""
+    """A target has answered who it is, or has failed with an error."""
 
     identity: str = ""
     error: AttemptError | None = None
@@ -69,7 +69,7 @@ class Conditions:
             self._ask(target)
 
     def fell_silent(self, seconds: float) -> None:
-        """Those that have said nothing at all so far, which is after so many seconds, cannot be used."""
+        """Report each target that has not answered at all in these first seconds: it cannot be used."""
         for name in self._targets:
             if name not in self._identities and name not in self._problems:
                 self._found(name, tp.TaskError(reason=Reason.TARGET_TIMEOUT, message=f"no answer for {seconds:g} s"))

@@ -35,7 +35,7 @@ def ref_of(key: Key) -> ws.AttemptRef:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """Why an attempt is to end, with the reason its report will carry, and since when (monotonic seconds)."""
+    """A stop tells why an attempt must end, which reason its report will carry, and since when (monotonic seconds)."""
 
     why: StopReason
     reason: str
@@ -79,7 +79,7 @@ class Attempt:
         self.revoked = False
         """No longer this worker's: nobody wants a report."""
         self.abandoned = False
-        """Its handler does not end; the agent has reported without it."""
+        """The handler does not end, and the agent has reported without it."""
         self.started = clock()
         self.progress: tuple[int, int] | None = None
         self.unsent = False
@@ -164,12 +164,12 @@ class Attempt:
 
     @property
     def stop(self) -> Stop | None:
-        """Why it is to end; None while nobody said so."""
+        """Return why the attempt must end. None means that it was not told to."""
         return self._stop
 
     @property
     def waiting(self) -> bool:
-        """Its handler waits for the answer to a grant request."""
+        """Return whether the handler waits for the answer to a grant request."""
         return self._waiting is not None
 
     def tell_stop(self, why: StopReason, reason: str = "") -> bool:

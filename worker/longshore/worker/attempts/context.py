@@ -1,4 +1,4 @@
-"""What a handler is given: its task, its payload, and the ways to speak with the server.
+"""A context gives a handler its task, its payload, and the ways to speak with the server.
 
 `Context` is for plain functions, which run in threads and may block; `AsyncContext` has the same names for `async def`
 handlers. Both are thin: what they know together is in `Attempt`.
@@ -40,7 +40,7 @@ _TRIES: Final = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Surroundings:
-    """What a worker lends to all of its attempts."""
+    """A worker lends these things to all of its attempts."""
 
     downloads: Downloads
     folder: PayloadFolder
@@ -49,7 +49,7 @@ class Surroundings:
 
 
 class _Common:
-    """What takes no time, and so is the same for both."""
+    """Both contexts share these methods: they take no time, or are called from a thread."""
 
     def __init__(self, attempt: Attempt, surroundings: Surroundings) -> None:
         self._attempt = attempt
@@ -244,7 +244,7 @@ class AsyncPayload:
         self._threads = threads
 
     async def read(self, size: int = -1) -> bytes:
-        """As `PayloadStream.read`. Cancellation: the bytes being read are lost; open the payload anew."""
+        """Read as `PayloadStream.read` does. A cancellation loses the bytes being read: open the payload anew."""
         return await self._threads.call(partial(self._stream.read, size))
 
     def __aiter__(self) -> AsyncPayload:

@@ -1,4 +1,4 @@
-"""Which function runs which kind of task."""
+"""A registry tells which function runs which kind of task."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from longshore.worker.targets.base import Settlement
 
 Result = Any
-"""What a handler returns: any protobuf message, packed into an `Any` unless it is one; a dict, a list, a dataclass or a
-pydantic model, which goes as JSON does (`google.protobuf.Struct`, `ListValue`); None for nothing."""
+"""A handler returns any protobuf message, which is packed into an `Any` unless it is one; or a dict, a list, a
+dataclass or a pydantic model, which goes as JSON does (`google.protobuf.Struct`, `ListValue`). None means that there is
+no result."""
 
 # Strings: both contexts are defined above this module, and nothing here needs them at run time.
 Run = Callable[["Context"], Result] | Callable[["AsyncContext"], Awaitable[Result]]
@@ -57,7 +58,7 @@ class Registry:
         return register
 
     def add(self, kind: str, run: Callable[..., Any], *, settle: Callable[..., Any] | None = None) -> None:
-        """The same without a decorator."""
+        """Register a function without a decorator."""
         if wrong := wrong_name(kind):
             raise ValueError(f"{kind!r} is no name of a kind: {wrong}")
         if kind in self._handlers:
@@ -70,7 +71,7 @@ class Registry:
             self.add(handler.kind, handler.run, settle=handler.settle)
 
     def get(self, kind: str) -> Handler | None:
-        """The handler of a kind, or None."""
+        """Return the handler of a kind. None means that the registry has none."""
         return self._handlers.get(kind)
 
     def __iter__(self) -> Iterator[Handler]:

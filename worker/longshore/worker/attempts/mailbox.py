@@ -1,4 +1,4 @@
-"""From any thread into the agent's loop."""
+"""The mailbox brings calls from any thread into the agent's loop."""
 
 from __future__ import annotations
 

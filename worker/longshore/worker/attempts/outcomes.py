@@ -1,4 +1,4 @@
-"""From how a handler ended to what is reported: the only place that decides."""
+"""This module alone decides which report an attempt makes of the way in which its handler ended."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def succeeded(attempt: Attempt, value: Any) -> ws.Report:
     try:
         packed = pack(value)
     except PermanentError as error:
-        # What is committed cannot fail for the sake of its answer.
+        # An attempt whose commit is granted cannot fail because of its result.
         return report if attempt.granted else _failed(attempt, error)
     report.result.CopyFrom(packed)
     return report
@@ -180,7 +180,7 @@ def _error(reason: str, message: str, *, transient: bool) -> task_pb2.TaskError:
 
 
 def for_the_log(attempt: Attempt, report: ws.Report) -> dict[str, str | int]:
-    """What the log says of an attempt's end, without what is unset."""
+    """Return the fields that the log gives of an attempt's end, without those that are unset."""
     task, error = attempt.task, report.error
     job = task_pb2.Destination(target=task.job.target, instance=task.job.instance)
     to = task.file_push.destination if task.HasField("file_push") else job

@@ -31,16 +31,16 @@ from longshore.worker.errors import AttemptStopped, PermanentError, Reason, Stop
 from longshore.worker.targets.base import CHUNK
 
 PAYLOAD_DAMAGED: Final = "PAYLOAD_DAMAGED"
-"""What was read is not what was uploaded."""
+"""The bytes that were read are not those that were uploaded."""
 
 _DOWNLOAD: Final = "/longshore.v1.WorkerService/DownloadPayload"
 _OPTIONS: Final = [*CHANNEL_OPTIONS, (grpc.experimental.ChannelOptions.SingleThreadedUnaryStream, 1)]
-"""Who reads polls by itself: otherwise gRPC starts a thread for each call."""
+"""The thread that reads a download polls by itself; without this option gRPC starts a thread for each call."""
 _COPY: Final = 1024 * 1024
 _RESUMES: Final = 8
 """Cuts in a row, without a byte between them, after which a download is given up."""
 _HOPS: Final = 8
-"""How often in a row, without a byte, servers may send us on to another."""
+"""Servers may send us on to another one so often in a row, without a byte."""
 _FIRST_UNREACHABLE: Final = 3.0
 _LONGEST_UNREACHABLE: Final = 300.0
 """Seconds until another try at a payload whose server is gone: four times as long from attempt to attempt."""
@@ -58,7 +58,7 @@ _LOST: Final = frozenset(
 
 
 class Downloads(Protocol):
-    """Where payloads are downloaded from."""
+    """This protocol downloads payloads."""
 
     def open(self, attempt: Attempt, offset: int) -> Generator[bytes]:
         """The payload's bytes from `offset` on. Resumes by itself; raises AttemptStopped and AttemptError."""
@@ -100,7 +100,7 @@ class GrpcDownloads:
                     raise _unreachable(attempt, f"{elsewhere}, and so on") from elsewhere
                 endpoint = elsewhere.endpoint
                 if endpoint.is_local and not self._here().is_local:
-                    # Its own machine, not ours: whoever listens there on ours would be shown our token, in the clear.
+                    # Its own machine, not ours: a process that listens there on ours would see our token, in the clear.
                     raise _unreachable(
                         attempt,
                         f"{elsewhere}, which is an address of that server's own machine: give it --advertise HOST:PORT",
@@ -113,7 +113,7 @@ class GrpcDownloads:
                     raise TransientError(
                         Reason.PAYLOAD_UNAVAILABLE, f"the payload cannot be downloaded: {cut}"
                     ) from cut
-                # The server that has it may be gone: ours knows who else may have it.
+                # The server that has it may be gone: ours knows which other one may have it.
                 endpoint = None
                 attempt.wait(_pause(failures))
 
@@ -140,7 +140,7 @@ class GrpcDownloads:
                 raise TransientError(Reason.PAYLOAD_UNAVAILABLE, str(error)) from error
             self._channels[endpoint] = channel, stamp
         if known is not None:
-            # Whoever still reads from it resumes on the new one.
+            # A download that still reads from it resumes on the new one.
             known[0].close()
         return channel
 
@@ -193,7 +193,7 @@ def _unreachable(attempt: Attempt, why: str) -> TransientError:
 
 
 def _classified(attempt: Attempt, error: grpc.RpcError) -> Exception:
-    # What a call raises is the call itself; the base class knows nothing of that.
+    # The error that a call raises is the call itself; the base class knows nothing of that.
     call: Any = error
     code, said = call.code(), call.details()
     if code is grpc.StatusCode.PERMISSION_DENIED:

@@ -67,7 +67,7 @@ def remove_temps(target: Target, *, project: str, instance: str, temps: tuple[st
 
 
 def only_check(check: Callable[[], None]) -> Callable[[int], None]:
-    """For reads that report no progress."""
+    """Make a progress callback, for reads that report none, that only calls `check`."""
 
     def advance(_: int) -> None:
         check()

@@ -1,5 +1,5 @@
-"""What a push creates above and beside its destination, and why it cannot: the cause that a person can do something
-about."""
+"""A push creates folders and a temp above and beside its destination. If it cannot, this module finds the cause that a
+person can do something about."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from longshore.worker.targets.classify import no_new_files
 from longshore.worker.targets.paths import folder_of, parents
 
 _UNCLEAR: Final = frozenset({Reason.PARENT_MISSING, Reason.NOT_A_DIRECTORY, Reason.ALREADY_EXISTS})
-"""What a target says where something is wrong with the folders above a path: not with which one, nor always what."""
+"""A target gives these reasons when the folders above a path are wrong: they do not tell which one, nor always how."""
 
 
 def make_parents(delivery: Delivery, push: Push, attributes: Attributes) -> None:
@@ -44,9 +44,9 @@ def create_temp(delivery: Delivery, push: Push, temp: str, attributes: Attribute
 
 
 def _explained(delivery: Delivery, push: Push) -> PermanentError | None:
-    """What is wrong with the folders above a destination where a file or a folder could not be created.
+    """Find out which folder above a destination kept a file or a folder from being created.
 
-    None: nothing is, they are all there. Raises `AttemptError` where that cannot be found out.
+    None means that all of them are there now, and are folders. Raises `AttemptError` where that cannot be found out.
     """
     where = push.instance
     for folder in parents(push.path):

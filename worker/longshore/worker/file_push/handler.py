@@ -65,7 +65,7 @@ def settle_file_push(context: Context, order: ws.SettleOrder) -> Settlement:
 def push_of(
     task: task_pb2.Task, attempt: int, *, attributes: Attributes | None = None, crc32c: int | None = None
 ) -> Push:
-    """What a task says, as a value. Raises PermanentError (INVALID_ARGUMENT) for what this worker does not know."""
+    """Make a push of a task. Raises PermanentError (INVALID_ARGUMENT) for values that this worker does not know."""
     spec = task.file_push
     if_exists = chosen(spec.if_exists, IfExists, default=IfExists.REPLACE)
     when_stopped = chosen(spec.when_stopped, WhenStopped, default=WhenStopped.DELIVER)

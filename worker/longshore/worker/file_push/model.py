@@ -1,4 +1,4 @@
-"""What a push is asked for and what it leaves: values, and the rules between them. Pure."""
+"""This module has the values that a push is asked for and that it leaves, and the rules between them. Pure."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Push:
     attributes: Attributes = _AS_IT_IS
     create_parents: bool = False
     parents_mode: int | None = None
-    """Permission bits of the folders that are created; None: 0755. Their owner is the file's."""
+    """The folders that are created get these permission bits, and the owner of the file. None means 0755."""
     in_place: bool = False
     """Write into the file that is there. Where none is, the file is put there as otherwise."""
     replace: bool = True
@@ -45,7 +45,7 @@ class Push:
 
 @dataclass(frozen=True, slots=True)
 class Pushed:
-    """What stands at the destination now, and how it came there."""
+    """The result of a push tells the content that the destination has now, and how it came there."""
 
     method: str
     content: Content
@@ -53,7 +53,7 @@ class Pushed:
 
 
 class PushContext(Protocol):
-    """What a push needs of its attempt."""
+    """A push needs these methods of its attempt."""
 
     def check(self) -> None:
         """Raise `AttemptStopped` if the attempt was told to end."""

@@ -60,7 +60,7 @@ __all__ = [
 _T = TypeVar("_T")
 
 _SETTLE_S: Final = 15.0
-"""How long a worker tries to settle its own commit before it leaves that to the server."""
+"""A worker tries for so many seconds to settle its own commit, before it leaves that to the server."""
 
 
 def push_file(
@@ -199,7 +199,7 @@ class _Attempt:
             try:
                 self._verify(delivery, temp, content, self._write(delivery, temp, content))
             except _TempTaken:
-                # Not ours, so not ours to remove. The next try has another name.
+                # The file is not ours, so we do not remove it. The next try has another name.
                 raise TransientError(Reason.ALREADY_EXISTS, f"somebody has put a file at {temp}: remove it") from None
             except BaseException:
                 self._discard(delivery, temp)
@@ -271,7 +271,7 @@ class _Attempt:
         except AttemptError:
             try:
                 with self._target.open(self._push.project, self._push.instance, hurry=True) as other:
-                    # Not there proves little: what was sent last, its making, may yet be carried out.
+                    # A temp that is not there proves little: the target may yet carry out the last request, its making.
                     self._left_temps |= not other.remove(temp)
             except AttemptError as error:
                 if error.reason != Reason.INSTANCE_NOT_FOUND:

@@ -27,40 +27,41 @@ class WorkerConfig:
     """Everything that may be set; durations in seconds."""
 
     server: str | Sequence[str] | None = None
-    """HOST:PORT or unix:PATH, or several of them, with commas or as a sequence; None: $LONGSHORE_SERVER, else
-    127.0.0.1:7465."""
+    """A server's address is HOST:PORT or unix:PATH; several stand with commas between them, or in a sequence. None
+    means $LONGSHORE_SERVER, else 127.0.0.1:7465."""
     tls: TLS | None = None
-    """How servers are known, and what they are shown; None: $LONGSHORE_TLS and its like, else nothing on this machine,
-    and the system's roots for servers elsewhere."""
+    """These settings say which certificates of servers are trusted, and which one servers are shown. None means
+    $LONGSHORE_TLS and its like, else no TLS on this machine, and the system's roots for servers elsewhere."""
     rehome: float = 300.0
-    """With several servers: after about so long the worker moves to one of them chosen by chance, so that a fleet
-    spreads over servers that came back; 0: never."""
+    """A worker that knows several servers moves after about so long to one of them, chosen by chance, so that a fleet
+    spreads over servers that came back. 0 means that it never moves."""
     targets: tuple[str, ...] = ()
-    """As `--target` takes them; see `longshore.worker.targets.spec`."""
+    """Each target is spelled as `--target` takes it; see `longshore.worker.targets.spec`."""
     concurrency: int = 8
     """Attempts at once, 1 to 1024."""
     name: str = ""
-    """For people, and for knowing one's own dead predecessor; empty: the host's name."""
+    """The name tells people which worker this is, and lets the worker know its own dead predecessor. An empty name
+    means the host's."""
     data_dir: Path | None = None
-    """Where the server's token is looked for, for servers on this machine; None: $LONGSHORE_DATA_DIR, else the user's
-    own."""
+    """The worker looks here for the token of a server on this machine. None means $LONGSHORE_DATA_DIR, else the user's
+    own folder."""
     token: str | None = None
     token_file: Path | None = None
     state_dir: Path | None = None
-    """Where the locks of this user's workers are; None: see `state_dir`."""
+    """This folder has the locks of this user's workers. None means the folder that `state_dir` finds."""
     temp_dir: Path | None = None
-    """Where payloads are downloaded to for handlers that want a path; None: $TMPDIR, else /var/tmp."""
+    """Payloads are downloaded into this folder for handlers that want a path. None means $TMPDIR, else /var/tmp."""
     allow_files_api: bool = False
     """Deliver through the files API where a daemon has no SFTP: neither atomic nor fenced."""
     grace: float = 30.0
-    """How long running attempts may go on after SIGTERM."""
+    """Running attempts may go on for so long after SIGTERM."""
     stop_grace: float = 10.0
-    """How long a handler may take to end after it was told to."""
+    """A handler may take so long to end after it was told to."""
     max_wedged: int | None = None
-    """Handlers that may hang before the worker leaves; None: half of the concurrency, at least 1."""
+    """So many handlers may hang before the worker leaves. None means half of the concurrency, at least 1."""
 
     def checked(self) -> WorkerConfig:
-        """The same with its gaps filled. Raises ConfigError."""
+        """Check the settings, and return them with their gaps filled. Raises ConfigError."""
         if not 1 <= self.concurrency <= _MOST_THREADS:
             raise ConfigError(f"--concurrency {self.concurrency}: use 1 to {_MOST_THREADS}")
         for option, value in (("--grace", self.grace), ("--stop-grace", self.stop_grace), ("--rehome", self.rehome)):
@@ -96,7 +97,7 @@ def default_name() -> str:
 
 
 def state_dir(config: WorkerConfig, *, environ: Mapping[str, str] = os.environ) -> Path:
-    """Where this user's workers keep their locks: on this machine, and not shared with others.
+    """Return the folder in which this user's workers keep their locks: on this machine, and not shared with others.
 
     $STATE_DIRECTORY is what systemd gives a unit; $XDG_RUNTIME_DIR a login session. Raises ConfigError.
     """
@@ -113,5 +114,5 @@ def state_dir(config: WorkerConfig, *, environ: Mapping[str, str] = os.environ) 
 
 
 def temp_dir(config: WorkerConfig, *, environ: Mapping[str, str] = os.environ) -> Path:
-    """Where downloaded payloads go. Not /tmp by default, which often is memory."""
+    """Return the folder for downloaded payloads. The default is not /tmp, which often is memory."""
     return config.temp_dir or Path(environ.get("TMPDIR") or "/var/tmp")

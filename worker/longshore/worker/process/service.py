@@ -55,10 +55,10 @@ _SAME_SIGNAL: Final = 1.0
 
 
 class Exit(IntEnum):
-    """How a worker process ends."""
+    """A worker process ends with one of these exit codes."""
 
     LEFT = 0
-    """It was told to leave, and left."""
+    """The worker was told to leave, and left."""
     REFUSED = 1
     """Every server refused its first hello: another start may go better, once the server or a token is put right."""
     SETTINGS = 2
@@ -102,11 +102,11 @@ class Worker:
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """What it runs."""
+        """Return the kinds that this worker runs."""
         return tuple(handler.kind for handler in self._registry)
 
     def statistics(self) -> dict[str, int]:
-        """How many attempts are waiting, running, wedged, and unacknowledged."""
+        """Count the attempts that are waiting, running, wedged, and unacknowledged."""
         return self._agent.statistics() if self._agent is not None else {}
 
     def run(self) -> Exit:

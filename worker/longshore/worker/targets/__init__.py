@@ -1,4 +1,4 @@
-"""Where a worker delivers: LXD and Incus daemons, and directories of instance roots."""
+"""A worker delivers to targets: LXD and Incus daemons, and directories of instance roots."""
 
 from __future__ import annotations
 

@@ -141,7 +141,7 @@ class Delivery(Protocol):
         """User and group of a new file when nobody says otherwise."""
 
     def stat(self, path: str, *, follow: bool = True) -> FileStat | None:
-        """What is at a path; None when there is nothing. With `follow`, a symlink's destination inside the instance."""
+        """Look at a path. None means that nothing is there. `follow` looks at a symlink's end inside the instance."""
 
     def make_parents(self, path: str, attributes: Attributes) -> None:
         """Create the missing folders above a path, with this mode and owner. Attributes that are None are 0755, and the
@@ -182,7 +182,8 @@ class Delivery(Protocol):
 
 
 class InPlaceDelivery(Protocol):
-    """What is left where a daemon has no SFTP: neither atomic nor fenced. The operator must have allowed it."""
+    """An in-place delivery writes where a daemon has no SFTP. It is neither atomic nor fenced, and the operator must
+    have allowed it."""
 
     @property
     def method(self) -> str:

@@ -1,4 +1,4 @@
-"""From what a target said to what the task should do: the only place that decides.
+"""This module alone decides what a target's error means for the task.
 
 Kernels speak in errno, Go daemons in the kernel's words for it, pylxd and requests in exceptions. One table holds all:
 a row is a reason, whether waiting may help, the errnos, and the words that a daemon uses for the same thing.

@@ -1,4 +1,4 @@
-"""What `--target` says.
+"""This module reads the value of `--target`.
 
 ::
 
@@ -121,7 +121,7 @@ def _https(text: str, name: str, where: str) -> LxdSpec:
 
 
 def _options(text: str, query: str, allowed: frozenset[str]) -> dict[str, str]:
-    # Not parse_qsl: it would turn a '+' in a file's name into a space.
+    # parse_qsl would turn a '+' in a file's name into a space.
     pairs = [(key, unquote(value)) for key, _, value in (item.partition("=") for item in query.split("&") if item)]
     options = dict(pairs)
     if len(options) < len(pairs):

@@ -31,23 +31,23 @@ _MAX_HEAD: Final = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """How long to wait for a daemon, in seconds (> 0)."""
+    """The time-outs limit how long the worker waits for a daemon, in seconds (> 0)."""
 
     connect_s: float = 5.0
-    """For a connection, the TLS handshake included."""
+    """A connection may take so long, its TLS handshake included."""
     answer_s: float = 30.0
-    """For the next bytes in either direction, while something is awaited."""
+    """The next bytes in either direction may take so long, while something is awaited."""
     cleanup_s: float = 5.0
-    """The same, while cleaning up after a failure."""
+    """Both may take so long while the worker cleans up after a failure."""
 
     def quick(self) -> Timeouts:
-        """Those for cleaning up."""
+        """Return the time-outs for cleaning up."""
         return Timeouts(min(self.connect_s, self.cleanup_s), self.cleanup_s, self.cleanup_s)
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where a daemon listens: `socket_path`, or else `host` and `port` with TLS."""
+    """A daemon listens at `socket_path`, or else at `host` and `port` with TLS."""
 
     socket_path: str = ""
     host: str = ""
@@ -55,14 +55,15 @@ class Endpoint:
     cert: str = ""
     key: str = ""
     server_cert: str = ""
-    """PEM file of the one certificate that is accepted; empty: any that a public authority vouches for."""
+    """This PEM file has the one certificate that is accepted. An empty path means any that a public authority vouches
+    for."""
 
     def __str__(self) -> str:
         return self.socket_path or f"{self.host}:{self.port}"
 
     @property
     def url(self) -> str:
-        """As an https URL; empty for a unix socket."""
+        """Return the address as an https URL; it is empty for a unix socket."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return "" if self.socket_path else f"https://{host}:{self.port}"
 

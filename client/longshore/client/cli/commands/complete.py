@@ -85,7 +85,7 @@ def destinations(context: typer.Context, incomplete: str) -> list[Offer]:
 
 
 def files_and_destinations(context: typer.Context, incomplete: str) -> list[Offer]:
-    """Of `push`: files first, then also where they go."""
+    """Offer the arguments of `push`: files first, and destinations too once a file is given."""
     given = context.params.get("files") or []
     here = [f"{path}/" if path.is_dir() else str(path) for path in sorted(Path().glob(f"{_literally(incomplete)}*"))]
     return [*here, *(destinations(context, incomplete) if given else [])]
@@ -161,5 +161,5 @@ def _instance(task: task_pb2.Task) -> str:
 
 
 def _literally(text: str) -> str:
-    """Of a glob's signs."""
+    """Return a pattern that matches this text alone: each sign of a glob stands in brackets."""
     return "".join(f"[{sign}]" if sign in "*?[" else sign for sign in text)

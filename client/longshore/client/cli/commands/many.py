@@ -91,7 +91,7 @@ class Listed:
 
 
 async def running_progress(client: AsyncClient, task: task_pb2.Task) -> task_pb2.Progress | None:
-    """How far the attempt is that runs; None: none runs, or it reported nothing."""
+    """Return how far the running attempt of a task is. None means that none runs, or that it has reported nothing."""
     if task.state not in {task_pb2.TASK_STATE_RUNNING, task_pb2.TASK_STATE_COMMITTING}:
         return None
     told: asyncio.Future[task_pb2.Progress | None] = asyncio.get_running_loop().create_future()
@@ -111,5 +111,5 @@ async def running_progress(client: AsyncClient, task: task_pb2.Task) -> task_pb2
             return None
         finally:
             news.cancel()
-            # What the watch met is nothing to tell: the task itself was read.
+            # An error of the watch is not told: the task itself was read.
             await asyncio.gather(news, return_exceptions=True)

@@ -36,7 +36,7 @@ def reads(parse: Callable[[str], _T]) -> Callable[[Any], _T]:
 
 
 def changing_of(*, snapshot: bool, as_of_now: bool) -> Changing:
-    """What to do about a file that is written to meanwhile. Raises ConfigurationError."""
+    """Choose how an upload treats a file that is written to meanwhile. Raises ConfigurationError."""
     if snapshot and as_of_now:
         raise ConfigurationError("--snapshot and --as-of-now are two ways to send a file that changes; give one")
     return Changing.SNAPSHOT if snapshot else Changing.AS_OF_NOW if as_of_now else Changing.REFUSE

@@ -34,7 +34,7 @@ from longshore.client.values.specs import parse_destination, push_spec
 from longshore.v1 import task_pb2
 
 MOST_ID: Final = (1 << 32) - 2
-"""Of users and groups; the next one means "no change" to the kernel."""
+"""The largest id of a user or a group is this number; the next one means "no change" to the kernel."""
 STDIN: Final = "-"
 _AT_LAST: Final = 2.0
 """Seconds for a last look at a task that was not done in time."""
@@ -311,7 +311,7 @@ async def after_acceptance(
     ended: dict[str, task_pb2.Task] = {}
 
     async def one(task: task_pb2.Task) -> None:
-        # What changes on the way is for `watch`; the outcome is what was asked for.
+        # The caller asked for the outcome; `watch` shows the changes on the way.
         title = f"→ {render.place(task)}"
         done = await follow(client, task.id, waits=waits, title=title, changed=lambda _: None)
         ended[task.id] = done
@@ -352,7 +352,7 @@ def code_after(session: Session, tasks: Sequence[task_pb2.Task], *, wait: bool, 
 
 
 def _unfinished(plans: Iterable[Plan]) -> Iterator[str]:
-    """What Ctrl-C leaves of uploads."""
+    """Say what is left of uploads that Ctrl-C has ended, and how to continue them."""
     for plan in plans:
         if plan.file == STDIN:
             yield "standard input was not accepted, and no task was made"
@@ -362,7 +362,7 @@ def _unfinished(plans: Iterable[Plan]) -> Iterator[str]:
 
 
 def _going_on(task_ids: Collection[str]) -> Iterator[str]:
-    """What Ctrl-C leaves of accepted tasks."""
+    """Say which accepted tasks go on after Ctrl-C, and how to watch or cancel them."""
     if task_ids:
         ids = " ".join(sorted(task_ids))
         yield "1 accepted task goes on:" if len(task_ids) == 1 else f"{len(task_ids)} accepted tasks go on:"

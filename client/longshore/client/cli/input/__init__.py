@@ -1,1 +1,1 @@
-"""What can be told of an argument without asking a server."""
+"""This package reads and checks arguments without asking a server."""

@@ -1,5 +1,5 @@
-"""What can be told of names, paths and durations before a server is asked: the same rules as the server's, in the words
-of the command line. What is let through here may still be refused there."""
+"""This module checks names, paths and durations before a server is asked: by the server's rules, in the words of the
+command line. The server may still refuse a value that passes here."""
 
 from __future__ import annotations
 
@@ -92,6 +92,6 @@ def destination(text: str, to: task_pb2.Destination) -> task_pb2.Destination:
 
 
 def together(*, not_before: float | None, expire_after: float | None) -> None:
-    """What two options say together. Raises ConfigurationError."""
+    """Check two options that must fit together. Raises ConfigurationError."""
     if not_before is not None and expire_after is not None and not_before >= expire_after:
         raise ConfigurationError("--not-before is not before --expire-after: the task would expire unstarted")

@@ -1,4 +1,4 @@
-"""What is typed on the command line, read; every function here is pure and raises ValueError with a remedy."""
+"""This module reads what a user types on the command line. Its pure functions raise ValueError with a remedy."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def format_size(size: int) -> str:
 
 
 def format_duration(seconds: float) -> str:
-    """For people, at most two units: `40ms`, `1.4s`, `12s`, `3m05s`, `2h10m`, `7d3h`."""
+    """Write a duration for people, in at most two units: `40ms`, `1.4s`, `12s`, `3m05s`, `2h10m`, `7d3h`."""
     if 0 < seconds < 0.9995:
         return f"{max(round(seconds * 1000), 1)}ms"
     if seconds < 10:

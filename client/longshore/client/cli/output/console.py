@@ -24,11 +24,11 @@ class VisibleConsole(Console):
     """
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """As the base class has it, of a text in which all is seen."""
+        """Parse markup as the base class does, in a text whose every character is visible."""
         return super().render_str(visible(text), **options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """As the base class has it. Controls are rich's own, and stay."""
+        """Render as the base class does, with all text made visible. Controls are rich's own, and stay."""
         for segment in super().render(renderable, options):
             if segment.control or segment.text.isprintable():
                 yield segment
@@ -37,7 +37,7 @@ class VisibleConsole(Console):
 
 
 def console(*, stderr: bool) -> Console:
-    """Of one of the two streams."""
+    """Make a console that writes to standard output, or to standard error."""
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() else _WIDE
     return VisibleConsole(stderr=stderr, width=width, soft_wrap=not stream.isatty(), highlight=False, emoji=False)

@@ -89,7 +89,7 @@ class Display:
 
     @contextmanager
     def aside(self) -> Iterator[None]:
-        """For printing on standard output: the bars may be on the same screen, and know nothing of it."""
+        """Take the bars away while the block prints on standard output, which may be the same screen."""
         if self._live:
             self._bars.stop()
         try:
@@ -120,7 +120,7 @@ class Display:
         self._told_why = why or self._told_why
 
     def moving(self) -> None:
-        """It goes on, so that the next pause is news again."""
+        """Note that the work goes on, so that the next pause is news again."""
         self._told = None
 
 
@@ -136,7 +136,7 @@ class Bar:
         self._counts = False
 
     def uploaded(self, progress: UploadProgress) -> None:
-        """For `AsyncClient.upload`."""
+        """Draw the progress that `AsyncClient.upload` tells."""
         if progress.problem is not None:
             self._display.waiting(progress.problem, progress.pause)
         else:
@@ -144,11 +144,11 @@ class Bar:
         self._draw(progress.sent, progress.size)
 
     def delivered(self, progress: task_pb2.Progress) -> None:
-        """For `AsyncClient.watch`."""
+        """Draw the progress that `AsyncClient.watch` tells."""
         self._draw(progress.done, progress.total)
 
     def counts(self) -> None:
-        """What it is about is counted, as a job does, and has no bytes."""
+        """Show the progress as a count, as a job has it, and not as bytes."""
         self._counts = True
 
     def _draw(self, done: int, total: int) -> None:

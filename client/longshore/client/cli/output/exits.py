@@ -64,7 +64,7 @@ _BY_ERROR: Final[Mapping[type[errors.LongshoreError], ExitCode]] = {
     errors.Unauthenticated: ExitCode.UNAUTHENTICATED,
     errors.PermissionDenied: ExitCode.UNAUTHENTICATED,
 }
-"""A subclass without a row takes its base's; what has none is INTERNAL."""
+"""A subclass without a row takes the code of its base; an error without any row is INTERNAL."""
 
 _BY_STATE: Final[Mapping[int, ExitCode]] = {
     task_pb2.TASK_STATE_FAILED: ExitCode.FAILED,
@@ -74,7 +74,7 @@ _BY_STATE: Final[Mapping[int, ExitCode]] = {
 _WORST_FIRST: Final = (ExitCode.FAILED, ExitCode.EXPIRED, ExitCode.CANCELLED, ExitCode.OK)
 
 _NO_TOKEN: Final = "No token, or a wrong one."
-"""How a server begins that knows nothing about what it was shown."""
+"""A server's answer begins with this text when the server knows nothing about the token that it was shown."""
 _CAUSE: Final = re.compile(r": ([A-Z][A-Za-z ]+)(?: \(\d+\))?$")
 
 
@@ -93,8 +93,11 @@ def code_for_tasks(tasks: Iterable[task_pb2.Task]) -> ExitCode:
 
 
 def explain(error: errors.LongshoreError, *, server: str, token: str, local: bool = True) -> list[str]:
-    """What is wrong, and a remedy where there is one: one line or two. `token` tells what was shown to the server;
-    `local`: that is on this machine and is spoken to without TLS, so that its data directory is here."""
+    """Say in one line what is wrong, and in a second one the remedy, where there is one.
+
+    `token` tells what was shown to the server. `local` means that the server is on this machine and is spoken to
+    without TLS, so that its data directory is here.
+    """
     match error:
         case errors.TLSError():
             return [_sentence(error.message)]
@@ -128,7 +131,7 @@ def _way_in(error: errors.LongshoreError, *, local: bool) -> str:
 
 
 def brief(error: errors.LongshoreError) -> str:
-    """What is in the way, in a few words, for when it is tried again."""
+    """Say in a few words why a call did not succeed, for a message that it is tried again."""
     if isinstance(error, errors.Unavailable) and not error.from_server and not isinstance(error, errors.TLSError):
         return f"the server does not answer{_cause(error)}"
     return f"{_sentence(error.message)} ({error.reason})"
@@ -157,7 +160,7 @@ def usage_error(message: str) -> ExitCode:
 
 
 def _reason_of(error: errors.LongshoreError) -> str:
-    """Of an error that the client raised by itself, the name of its class in the manner of reasons."""
+    """Make a reason from the class of an error that the client raised by itself: its name, spelled as reasons are."""
     if isinstance(error, errors.ConfigurationError):
         return "USAGE"
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(error).__name__).upper()

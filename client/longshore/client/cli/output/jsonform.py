@@ -20,7 +20,7 @@ _STATE: Final = "TASK_STATE_"
 
 
 def to_json(message: Message) -> dict[str, Any]:
-    """What `json.dumps` takes."""
+    """Make a message into a dict that `json.dumps` takes."""
     if isinstance(message, admin_service_pb2.GetStatsResponse):
         return _figures(message)
     if not isinstance(message, task_pb2.Task):

@@ -65,7 +65,7 @@ def state(task: task_pb2.Task) -> str:
 
 
 def place(task: task_pb2.Task) -> str:
-    """Where it goes, as one would type it, or which job it is."""
+    """Return the destination of a push, as one would type it, or the kind of a job and where it runs."""
     if task.HasField("file_push"):
         return destination(task.file_push.destination)
     on = ":".join(part for part in (task.job.target, task.job.instance) if part)
@@ -80,7 +80,7 @@ def destination(to: task_pb2.Destination) -> str:
 
 
 def why(task: task_pb2.Task, *, now: datetime | None = None) -> str:
-    """What there is to say beside the state: what it waits for, or what it met."""
+    """Explain a task's state: the condition that it waits for, or the error that it met."""
     said: list[str] = []
     if waiting := waits(task, now=now):
         said.append(waiting)
@@ -89,7 +89,7 @@ def why(task: task_pb2.Task, *, now: datetime | None = None) -> str:
     if task.cancel_requested and not task.done:
         said.append("a cancel is asked for")
     if task.state == task_pb2.TASK_STATE_CANCELLED:
-        # What an attempt met before is no reason for this end: `get` shows it in a row of its own.
+        # An earlier attempt's error is no reason for this end: `get` shows it in a row of its own.
         said += [task.cancel_reason] if task.cancel_reason else []
     elif task.error.reason and task.state != task_pb2.TASK_STATE_SUCCEEDED and not _says_the_same(task):
         said.append(error(task))
@@ -103,12 +103,15 @@ def _says_the_same(task: task_pb2.Task) -> bool:
 
 
 def error(task: task_pb2.Task) -> str:
-    """What its newest attempt that failed met."""
+    """Return the error of the newest failed attempt, with its reason."""
     return f"{task.error.message.rstrip('.')} ({task.error.reason})"
 
 
 def waits(task: task_pb2.Task, *, now: datetime | None = None) -> str:
-    """Why it waits: in the server's words, or by the reason alone where the server is older. Empty: it does not."""
+    """Say why a task waits: in the server's words, or by the reason alone where the server is older.
+
+    An empty text means that the task does not wait, or that no reason is known.
+    """
     if task.done or task.wait_detail:
         return "" if task.done else task.wait_detail
     if task.wait_reason not in _WAITS:
@@ -149,7 +152,7 @@ def revision(task: task_pb2.Task) -> str:
 
 
 def _clock(task: task_pb2.Task) -> str:
-    """When the revision was made, with the date where that is not today. Servers before 0.2 do not say: now, then."""
+    """Return the time of a revision, with the date if that is not today; now if a server before 0.2 gives none."""
     now = datetime.now().astimezone()
     made = task.update_time.ToDatetime(tzinfo=UTC).astimezone() if task.HasField("update_time") else now
     return f"{made:%H:%M:%S}" if made.date() == now.date() else f"{made:%Y-%m-%d %H:%M:%S}"
@@ -174,8 +177,10 @@ def task_list(tasks: Sequence[task_pb2.Task], *, header: bool = True) -> Rows:
 
 
 def task_detail(task: task_pb2.Task, *, progress: task_pb2.Progress | None = None) -> Table:
-    """Everything there is to say about a task, one thing in a row; what is unset is left out. `progress` is that of the
-    attempt that runs; None: it is not known."""
+    """Make a table of all that a task has, one field in a row; unset fields are left out.
+
+    `progress` is the progress of the running attempt. None means that it is not known.
+    """
     made = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     made.add_column(style="bold", no_wrap=True)
     made.add_column(overflow="fold")
@@ -236,7 +241,7 @@ def progress_line(progress: task_pb2.Progress, task: task_pb2.Task) -> str:
 
 
 def _attempts(task: task_pb2.Task) -> str:
-    """How often a worker had it, and what that cost: an error that may pass costs a try, a lost worker none."""
+    """Say how many attempts a task had, and how many tries: an error that may pass costs a try, a lost worker none."""
     if not task.attempt:
         return ""
     told = [f"{task.tries} of {task.attempt_limit} tries used"] if task.tries else []
@@ -373,7 +378,7 @@ def _restored(restored: admin_service_pb2.Restored) -> str:
 
 
 def _problem(target: admin_service_pb2.TargetStats) -> str:
-    """What is wrong with a target, since when, and who served it last."""
+    """Say which problem a target has, since when, and which worker served it last."""
     said = target.problem
     if target.HasField("last_served"):
         ago = _ago(target.last_served, now=datetime.now(UTC))

@@ -64,7 +64,7 @@ class Rows:
         return made
 
     def _lines(self, cells: tuple[str, ...]) -> Iterable[RenderableType]:
-        """What it is and how it stands; then, beneath, each of the other cells that says something."""
+        """Print the first cells of a row in one line, and beneath it each of the other cells that says something."""
         named = list(zip(self._columns, cells, strict=True))
         head = [cell for column, cell in named[:_HEAD] if column not in self._right]
         yield Text.from_markup("  ".join(cell for cell in head if cell))

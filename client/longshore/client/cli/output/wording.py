@@ -62,7 +62,7 @@ _SUBSCRIPT: Final = re.compile(r"\[[^\]]*\]$")
 
 
 def words_for(field: str) -> str:
-    """What a person gave for that field. A field without a word of ours keeps its path: the server may be newer."""
+    """Name the option or argument that sets a field. A field without one keeps its path: the server may be newer."""
     path = field.removeprefix("header.")
     push = _PUSH.fullmatch(path)
     if push is not None:

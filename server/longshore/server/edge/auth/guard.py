@@ -1,4 +1,4 @@
-"""What stands around every RPC: messages are parsed, errors become statuses, and nothing else escapes.
+"""The guard stands around every RPC: messages are parsed, errors become statuses, and nothing else escapes.
 
 Every handler becomes one that takes a stream, also where the RPC has one message: gRPC starts those before the message
 is there, and lets them read it. So a refusal waits for nothing, and bytes that are no message are refused here and not
@@ -112,7 +112,7 @@ class Guard:
 
 
 def behavior(handler: Handler) -> Behavior:
-    """The function in a handler."""
+    """Return the function in a handler."""
     found: Any
     if handler.request_streaming:
         found = handler.stream_stream if handler.response_streaming else handler.stream_unary
@@ -156,7 +156,7 @@ def _one(message: Descriptor | None) -> Behavior:
 
 
 def _message_of(method: str) -> Descriptor | None:
-    """The type of the RPC's messages; None: of an RPC that no contract here has."""
+    """Return the type of the RPC's messages. None means that no contract here has the RPC."""
     service, _, name = method.strip("/").rpartition("/")
     try:
         found: Any = descriptor_pool.Default().FindServiceByName(service)

@@ -1,7 +1,7 @@
-"""The lock on every RPC: who calls is found out, and whether its roles open the method, before a message is read.
+"""The interceptor finds out which principal calls an RPC, and whether its roles open the method.
 
-A call with a token that this server knows waits for nothing here. Streams are kept count of, so that they end with
-their token.
+It does so before a message is read. A call with a token that this server knows waits for nothing here. Streams are
+kept count of, so that they end with their token.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ _Continuation: TypeAlias = "Callable[[grpc.HandlerCallDetails], Awaitable[Handle
 
 
 class AuthInterceptor(grpc.aio.ServerInterceptor):
-    """Lets in who shows a token of the data directory or of the database, or a certificate with a role.
+    """Lets in each call that shows a token of the data directory or of the database, or a certificate with a role.
 
-    `client_roles` None: clients show no certificates. A token is looked at first, and decides. What it lets in is
-    guarded: see `guard`.
+    `client_roles` None means that clients show no certificates. A token is looked at first, and decides. Each handler
+    that a call is let in to is guarded: see `guard`.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):
         return handler
 
     async def _credential(self, shown: str | None) -> Credential | None:
-        """None: the local token."""
+        """Find the credential that the shown token stands for. None means that it is the local token."""
         if shown is None:
             raise wrong_token()
         if self._local.matches(shown):
@@ -84,7 +84,7 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):
         return self._tokens.recall(secret) or await self._tokens.ask(secret)
 
     def _by_certificate(self, handler: Handler | None, method: str, roles: Mapping[str, frozenset[Role]]) -> Handler:
-        """Only the handler's context knows the certificate."""
+        """Make a handler that checks the certificate first. Only the handler's context knows the certificate."""
 
         async def admit(context: Context) -> None:
             caller: Principal | None = None
@@ -118,7 +118,10 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):
 
 
 def certified(context: Mapping[str, Iterable[bytes]], roles: Mapping[str, frozenset[Role]]) -> Principal:
-    """Whose certificate it is: its first name that has a role, URIs before DNS names. Raises Unauthenticated."""
+    """Return the principal of a certificate: its first name that has a role, URIs before DNS names.
+
+    Raises Unauthenticated.
+    """
     shown = next(iter(context.get("x509_pem_cert") or ()), b"")
     if not shown:
         raise wrong_token()
@@ -138,11 +141,12 @@ async def _not_there(_messages: Any, context: Context) -> Any:
 
 
 _UNKNOWN: Final[Handler] = grpc.stream_unary_rpc_method_handler(_not_there)
-"""What gRPC itself says of a method that is not there."""
+"""The handler of a method that is not there, which answers as gRPC itself does."""
 
 
 def _shown(metadata: Any) -> str | None:
-    """The token of the call; None: it shows none. What is no token is an empty one. Raises Unauthenticated for two."""
+    """Return the token of the call. None means that it shows none. A header without a bearer token counts as an empty
+    token. Raises Unauthenticated for two headers."""
     shown: str | None = None
     for key, value in metadata or ():
         if key == "authorization":
@@ -195,7 +199,7 @@ def _ending(handler: Handler, tokens: TokenBook, credential: Credential) -> Hand
 
 
 async def _end(stream: OpenStream, context: Context) -> None:
-    """Say why, where the token is the reason."""
+    """End the call with the token's error, where the token is the reason of its end."""
     if stream.error is None:
         return
     task = asyncio.current_task()
@@ -210,7 +214,7 @@ _Around: TypeAlias = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 def _is_stream(handler: Handler | None) -> bool:
-    """Of a handler as the service made it: the guard's all take a stream."""
+    """Tell whether the RPC is a stream. `handler` is as the service made it, because the guard's all take a stream."""
     return handler is not None and (handler.request_streaming or handler.response_streaming)
 
 

@@ -22,7 +22,7 @@ PATIENCE: Final = 10.0
 
 
 class OpenCall:
-    """One call. It can be ended while it waits for its caller or for news, and not while it is being answered: a status
+    """One call can be ended while it waits for its caller or for news, and not while it is being answered: a status
     comes after the answers before it, and a caller that reads none keeps them waiting."""
 
     def __init__(self, peer: str) -> None:
@@ -32,11 +32,11 @@ class OpenCall:
 
     @property
     def waits(self) -> bool:
-        """Whether it can be ended now."""
+        """Tell whether the call can be ended now."""
         return self._limit is not None and not self._ended
 
     def end(self) -> None:
-        """End it where it waits."""
+        """End the call where it waits."""
         if self._limit is not None:
             self._ended = True
             self._limit.reschedule(asyncio.get_running_loop().time())
@@ -65,7 +65,7 @@ _current: ContextVar[OpenCall | None] = ContextVar("open_call", default=None)
 
 
 def current() -> OpenCall | None:
-    """The open call that this task serves; None: it serves none."""
+    """Return the open call that this asyncio task serves. None means that it serves none."""
     return _current.get()
 
 

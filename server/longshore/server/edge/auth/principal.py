@@ -1,4 +1,4 @@
-"""Who is calling. The interceptor finds out, and leaves the principal where services read it with `principal()`."""
+"""The interceptor finds out which principal calls, and leaves it where services read it with `principal()`."""
 
 from __future__ import annotations
 
@@ -21,29 +21,29 @@ class Principal:
 
     @property
     def operator(self) -> bool:
-        """Sees and changes everybody's tasks."""
+        """Tell whether it sees and changes everybody's tasks."""
         return Role.OPERATE in self.roles
 
     @property
     def works(self) -> bool:
-        """Has sessions, and reads what they hold."""
+        """Tell whether it has sessions, and reads what they hold."""
         return Role.WORK in self.roles
 
     @property
     def scope(self) -> str | None:
-        """The creator whose tasks it may see; None: everybody's."""
+        """Return the creator whose tasks this principal may see. None means that it sees everybody's."""
         return None if self.operator else self.name
 
 
 LOCAL: Final = Principal(LOCAL_NAME, ALL_ROLES)
-"""Whoever holds the generated token: the user that owns the data directory."""
+"""The principal of the generated token, whose holder is the user that owns the data directory."""
 
 
 class Stream(Protocol):
-    """A call that may outlive what it was let in with, and then must end."""
+    """A call that may outlive the token that let it in, and then must end."""
 
     def end_by(self, end: Callable[[LongshoreError], None] | None) -> None:
-        """How to end it, instead of cancelling its handler; None: by cancelling again."""
+        """Set what ends the call, instead of cancelling its handler. None means that it is cancelled again."""
         ...
 
 
@@ -52,17 +52,17 @@ _stream: ContextVar[Stream | None] = ContextVar("longshore_stream", default=None
 
 
 def principal() -> Principal:
-    """The caller of the RPC at hand."""
+    """Return the caller of the RPC at hand."""
     return _principal.get()
 
 
 def known() -> Principal | None:
-    """The caller of the RPC at hand; None: nobody was found out, or asked for."""
+    """Return the caller of the RPC at hand. None means that no principal was found out, or asked for."""
     return _principal.get(None)
 
 
 def enter(caller: Principal, stream: Stream | None = None) -> None:
-    """The caller of the RPC at hand is this one. For the interceptor."""
+    """Set the caller of the RPC at hand. For the interceptor."""
     _principal.set(caller)
     if stream is not None:
         _stream.set(stream)
@@ -70,8 +70,8 @@ def enter(caller: Principal, stream: Stream | None = None) -> None:
 
 @contextmanager
 def ended_by(end: Callable[[LongshoreError], None]) -> Iterator[None]:
-    """Within: when the caller's token is over, `end` is called instead of cancelling the handler, which must then come
-    to its end by itself, with this error. For handlers that must not be cancelled while they write."""
+    """Call `end` when the caller's token is over within the block, instead of cancelling the handler, which must then
+    come to its end by itself, with this error. For handlers that must not be cancelled while they write."""
     stream = _stream.get()
     if stream is None:
         yield

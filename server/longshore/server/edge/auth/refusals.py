@@ -34,7 +34,8 @@ class RefusalLog:
         self._sparing = lines
 
     def refused(self, error: LongshoreError, *, method: str, peer: str, principal: str = "") -> None:
-        """A call was refused; an empty `principal`: by nobody known. What the caller showed is in no line."""
+        """Log a refused call. An empty `principal` means that the caller is not known. The token that the caller showed
+        is in no line."""
         if not isinstance(error, SAID):
             return
         self._sparing.say(

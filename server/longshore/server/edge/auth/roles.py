@@ -1,4 +1,4 @@
-"""Which roles each RPC is for. One row for every RPC of the contract; what has no row is refused.
+"""This table says which roles open each RPC. Every RPC of the contract has a row; an RPC without a row is refused.
 
 A role opens the RPC; whose tasks, sessions and payloads it then sees is decided where they are read.
 """
@@ -12,7 +12,7 @@ from longshore.server.model.access import Role, roles_text
 from longshore.server.model.errors import Forbidden
 
 OPEN_SERVICES: Final = ("/grpc.health.v1.Health/",)
-"""For everybody, without a token."""
+"""Services that everybody may call, without a token."""
 
 _SUBMIT: Final = frozenset({Role.SUBMIT})
 _OPERATE: Final = frozenset({Role.OPERATE})
@@ -42,13 +42,13 @@ ROLES: Final[Mapping[str, frozenset[Role]]] = {
     "/longshore.v1.AdminService/PauseQueue": _OPERATE,
     "/longshore.v1.AdminService/ResumeQueue": _OPERATE,
     "/longshore.v1.AdminService/SettleTask": _OPERATE,
-    # What can be asked is no secret, but none of a stranger's business.
+    # The list of RPCs is no secret, but none of a stranger's business.
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": frozenset(Role),
 }
 
 
 def check_role(method: str, roles: Set[Role]) -> None:
-    """Raises Forbidden unless one of the roles opens the method."""
+    """Raise Forbidden unless one of the roles opens the method."""
     wanted = ROLES.get(method)
     if wanted is None:
         raise Forbidden(f"{method} is for nobody: no role opens it.", method=method)

@@ -34,19 +34,19 @@ LOOK_UP: Final = 0.05
 AT_ONCE: Final = 256
 """Unknown tokens in one look-up."""
 WAITING: Final = 4096
-"""Unknown tokens that may wait for theirs."""
+"""Unknown tokens that may wait for their look-up."""
 PATIENCE: Final = 10.0
-"""Seconds that a caller waits for it."""
+"""Seconds that a caller waits for the look-up of its token."""
 MISSING_FOR: Final = 1.0
 """Seconds for which a token that was not there is not looked up again."""
 MISSING: Final = 10_000
-"""How many of them are remembered."""
+"""The most such tokens that are remembered."""
 
 Lookup = Callable[[Sequence[str]], Awaitable[Sequence[Token]]]
 
 
 class OpenStream:
-    """A stream that was let in with a token. `error`: why it must end."""
+    """A stream that was let in with a token. `error` says why it must end."""
 
     __slots__ = ("_end", "_task", "error", "interruptible")
 
@@ -54,14 +54,15 @@ class OpenStream:
         self._task = task
         self._end: Callable[[LongshoreError], None] | None = None
         self.interruptible = True
-        """Its handler is not inside a write, which gRPC would not forgive: no status could be sent any more."""
+        """Whether the handler is outside a write. gRPC would not forgive a write's cancel: no status could be sent any
+        more."""
         self.error: LongshoreError | None = None
 
     def end_by(self, end: Callable[[LongshoreError], None] | None) -> None:
         self._end = end
 
     def end(self, error: LongshoreError) -> None:
-        """Once; the handler sees to the rest."""
+        """End the stream, once; the handler sees to the rest."""
         if self.error is not None:
             return
         self.error = error
@@ -83,7 +84,7 @@ class Credential:
         self.idle = 0
 
     def check(self, now: float) -> None:
-        """Raises Unauthenticated where it opens nothing any more."""
+        """Raise Unauthenticated where the token opens nothing any more."""
         why = self.token.refused(now)
         if why:
             since = self.token.expires_at if self.token.revoked_at is None else self.token.revoked_at
@@ -93,7 +94,7 @@ class Credential:
 
 
 def _since(seconds: float | None) -> str:
-    """To the minute. None, and what no calendar has, is not said."""
+    """Print a time to the minute. None, and a time that no calendar has, is left out."""
     try:
         return "" if seconds is None else f" since {datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M} UTC"
     except (ValueError, OverflowError):
@@ -101,7 +102,7 @@ def _since(seconds: float | None) -> str:
 
 
 class TokenBook:
-    """Tokens by id. `run` must run. Belongs to one event loop."""
+    """Keeps tokens by id. `run` must run. Belongs to one event loop."""
 
     def __init__(
         self, *, look_up: Lookup, clock: Clock, refresh: float = REFRESH, trust: float = TRUST, idle: int = IDLE
@@ -121,7 +122,10 @@ class TokenBook:
     # Of calls -------------------------------------------------------------------------------------------------------
 
     def recall(self, secret: Secret) -> Credential | None:
-        """The credential, if this server knows it. Raises Unauthenticated, StoreUnavailable."""
+        """Return the credential if this server knows it. None means that it does not.
+
+        Raises Unauthenticated, StoreUnavailable.
+        """
         known = self._known.get(secret.id)
         if known is None:
             return None
@@ -130,7 +134,7 @@ class TokenBook:
         return known
 
     async def ask(self, secret: Secret) -> Credential:
-        """The credential of a token that this server does not know. Raises Unauthenticated, StoreUnavailable."""
+        """Look up the credential of a token that is not known here. Raises Unauthenticated, StoreUnavailable."""
         if self._missing.get(secret.id, 0.0) > self._clock.ticks():
             raise wrong_token()
         waiting = self._asked.get(secret.id)
@@ -160,7 +164,7 @@ class TokenBook:
             known.check(self._clock.now())
 
     def open(self, credential: Credential) -> OpenStream:
-        """The call at hand is a stream. The caller must call `close` in the end."""
+        """Count the call at hand as a stream of the credential. The caller must call `close` in the end."""
         stream = OpenStream(asyncio.current_task())
         credential.streams.add(stream)
         # Forgotten since the call was let in: known again, so that the next look ends the stream if it must.
@@ -220,7 +224,7 @@ class TokenBook:
             del self._known[token.id]
 
     def _expire(self, ids: Sequence[str]) -> None:
-        """End what has run out meanwhile: that much is known without the database."""
+        """End the streams of tokens that have run out meanwhile: that much is known without the database."""
         now = self._clock.now()
         for token_id in ids:
             known = self._known[token_id]
@@ -269,7 +273,7 @@ class TokenBook:
 
 
 def wrong_token() -> Unauthenticated:
-    """What is said of every token that is none of ours."""
+    """Make the refusal of a call without a token, or with one that is none of ours."""
     return Unauthenticated(
         "No token, or a wrong one. Send `authorization: Bearer TOKEN` with one that `longshored token create` made, or "
         "the one from the file `token` in the server's data directory; the command line takes it from --token-file."

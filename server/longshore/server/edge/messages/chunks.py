@@ -25,7 +25,7 @@ _CRC_TAG: Final = _FIELDS["crc32c"].number << 3 | _FIXED32
 _DATA_TAG: Final = _FIELDS["data"].number << 3 | _LENGTH
 _HEAD: Final = struct.Struct("<BQBIB")
 _LENGTH_BYTES: Final = 4
-"""Of a varint: more than enough for the largest message that gRPC lets in."""
+"""The most bytes of a varint that are read: more than enough for the largest message that gRPC lets in."""
 
 
 @dataclass(frozen=True, slots=True)

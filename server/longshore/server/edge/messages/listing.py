@@ -43,7 +43,10 @@ class ListQuery:
 
 
 def query_of(request: pb.ListTasksRequest, *, scope: str | None) -> ListQuery:
-    """Check every field. `scope`: the creator whose tasks may be seen; None: everybody's. Raises InvalidField."""
+    """Check every field. `scope` is the creator whose tasks may be seen. None means that everybody's may.
+
+    Raises InvalidField.
+    """
     if request.page_size > MOST_PER_PAGE:
         raise InvalidField("page_size", f"is {request.page_size}; at most {MOST_PER_PAGE}.")
     asked = request.filter

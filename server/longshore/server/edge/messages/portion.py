@@ -23,7 +23,8 @@ from longshore.v1 import task_pb2
 M = TypeVar("M", bound=Message)
 
 MOST_BYTES: Final = 2 << 20
-"""Of the entries of one answer. A task has at most about 300 KiB, a worker with 1,000 targets and 1,000 kinds 130."""
+"""The most bytes of the entries of one answer. A task has at most about 300 KiB, a worker with 1,000 targets and 1,000
+kinds 130."""
 _AROUND: Final = 8
 """Bytes that a list takes for an entry beside the entry: its tag and its length."""
 _LOOKED_UP_AT_ONCE: Final = 50
@@ -31,23 +32,23 @@ _LOOKED_UP_AT_ONCE: Final = 50
 
 
 class Room:
-    """What is left of an answer for entries of lists."""
+    """Counts the bytes that are left of an answer for entries of lists."""
 
     def __init__(self, most: int = MOST_BYTES) -> None:
         self._left = most
 
     def fits(self, entry: Message) -> bool:
-        """Whether the entry fits, and if so, take its place. Once one did not, none does."""
+        """Take the place of the entry, and answer whether it fits. Once one did not, none does."""
         return self.takes(entry.ByteSize())
 
     def takes(self, size: int) -> bool:
-        """The same for an entry of so many bytes."""
+        """Take the place of an entry of so many bytes, and answer whether it fits."""
         self._left -= size + _AROUND
         return self._left >= 0
 
 
 def fitting(entries: Iterable[M], room: Room, *, at_least: int = 0) -> list[M]:
-    """The first entries, as many as there is room for, and in any case `at_least` of them."""
+    """Take the first entries, as many as there is room for, and in any case `at_least` of them."""
     taken: list[M] = []
     for entry in entries:
         if not room.fits(entry) and len(taken) >= at_least:
@@ -59,7 +60,8 @@ def fitting(entries: Iterable[M], room: Room, *, at_least: int = 0) -> list[M]:
 async def shown(
     store: Store, outlook: Outlook, tasks: Sequence[Task], *, at_least: int = 0, recent: bool = False
 ) -> list[task_pb2.Task]:
-    """The first tasks, as many as an answer holds, with what has to be looked up for them. `recent`: see `Outlook.of`.
+    """Translate the first tasks, as many as an answer holds, with what has to be looked up for them. `recent` is that
+    of `Outlook.of`.
 
     New ones that run at once, the usual case, cost no read. Raises StoreUnavailable.
     """
@@ -88,7 +90,8 @@ async def _translated(store: Store, tasks: Sequence[Task], waiting: Mapping[str,
 
 
 def _runs_first(task: Task) -> bool:
-    """It was claimed in the very commit that made it, as a rule: what its attempt is, its status says."""
+    """Tell whether the task runs its first attempt. As a rule the commit that made it claimed it too, and its status
+    says what the attempt is."""
     status = task.status
     return status.state is State.RUNNING and status.attempt == 1 and status.started_at is not None
 

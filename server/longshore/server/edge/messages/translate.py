@@ -15,18 +15,18 @@ from longshore.v1 import task_pb2 as pb
 from longshore.v1 import task_service_pb2 as service_pb
 
 ATTEMPTS_SHOWN = 5
-"""How many attempts a Task carries; ListAttempts has all."""
+"""The most attempts that a Task carries; ListAttempts has all."""
 
 
 def timestamp(seconds: float) -> Timestamp:
-    """Seconds since the epoch as a Timestamp, to the microsecond."""
+    """Translate seconds since the epoch into a Timestamp, to the microsecond."""
     message = Timestamp()
     _set_timestamp(message, seconds)
     return message
 
 
 def duration(seconds: float) -> Duration:
-    """Seconds (zero or more) as a Duration, to the microsecond."""
+    """Translate seconds (zero or more) into a Duration, to the microsecond."""
     message = Duration()
     _set_duration(message, seconds)
     return message
@@ -45,22 +45,22 @@ def _set_duration(message: Duration, seconds: float) -> None:
 
 
 def any_message(value: model.AnyValue) -> AnyMessage:
-    """A google.protobuf.Any, unopened."""
+    """Translate into a google.protobuf.Any, unopened."""
     return AnyMessage(type_url=value.type_url, value=value.value)
 
 
 def failure(value: model.Failure) -> pb.TaskError:
-    """Why something did not succeed."""
+    """Translate the reason why something did not succeed."""
     return pb.TaskError(reason=value.reason, message=value.message, transient=value.transient)
 
 
 def payload(value: model.Payload) -> pb.Payload:
-    """What a task works on."""
+    """Translate the payload of a task."""
     return pb.Payload(id=value.id, size=value.size, crc32c=value.crc32c, sha256=value.sha256)
 
 
 def file_push(value: model.FilePush) -> pb.FilePush:
-    """One file to one destination."""
+    """Translate the push of one file to one destination."""
     place = value.destination
     return pb.FilePush(
         destination=pb.Destination(
@@ -81,7 +81,7 @@ def file_push(value: model.FilePush) -> pb.FilePush:
 
 
 def job(value: model.Job) -> pb.JobSpec:
-    """A call of a handler."""
+    """Translate a call of a handler."""
     message = pb.JobSpec()
     _fill_job(message, value)
     return message
@@ -100,7 +100,7 @@ def _fill_job(message: pb.JobSpec, value: model.Job) -> None:
 
 
 def attempt(value: model.Attempt) -> pb.Attempt:
-    """One run of a task."""
+    """Translate one attempt of a task."""
     message = pb.Attempt(
         number=value.number,
         worker=value.worker,
@@ -126,8 +126,8 @@ def task(
     blocked_by: str = "",
     waiting: Waiting | None = None,
 ) -> pb.Task:
-    """A whole Task. `attempts` are the last few; `blocked_by` is shown for a BLOCKED task only. `waiting` None: what
-    the task waits for is said as far as the task itself knows."""
+    """Translate a whole Task. `attempts` are the last few; `blocked_by` is shown for a BLOCKED task only. `waiting`
+    None means that the wait reason is shown as far as the task itself knows it."""
     message = pb.Task()
     fill_task(message, value)
     if waiting is not None:
@@ -141,8 +141,8 @@ def task(
 
 
 def fill_task(message: pb.Task, value: model.Task) -> None:
-    """The same, into an empty message where it is wanted. Field by field, and only what is not the field's default:
-    with keywords for all of them a task took 8 µs, and one is sent for each assignment."""
+    """Translate a Task into an empty message where it is wanted. It sets field by field, and only what is not the
+    field's default: with keywords for all of them a task took 8 µs, and one is sent for each assignment."""
     order, status = value.order, value.status
     message.id = order.id
     message.revision = status.revision
@@ -217,7 +217,8 @@ def tasks(
     blocked_by: Mapping[str, str] | None = None,
     waiting: Mapping[str, Waiting] | None = None,
 ) -> list[pb.Task]:
-    """Tasks with what was looked up for them: attempts and why they wait by task id, heads by destination key."""
+    """Translate tasks with what was looked up for them: attempts and why they wait by task id, heads by destination
+    key."""
     attempts, blocked_by, waiting = attempts or {}, blocked_by or {}, waiting or {}
     return [
         task(
@@ -231,7 +232,7 @@ def tasks(
 
 
 def upload(value: model.Upload, *, active: bool, expires_at: float) -> service_pb.Upload:
-    """An upload without its tasks. A complete one has its size for an offset."""
+    """Translate an upload without its tasks. A complete one has its size for an offset."""
     complete = value.state is UploadState.COMPLETE
     return service_pb.Upload(
         id=value.id,

@@ -29,7 +29,7 @@ def check_request_id(field: str, value: str) -> str:
 
 
 def upload_request(header: service_pb.UploadHeader, defaults: Defaults) -> UploadRequest:
-    """A header as a request. Raises InvalidField with paths that begin with `header`."""
+    """Make a request of a header. Raises InvalidField with paths that begin with `header`."""
     size = header.size if header.HasField("size") else None
     if size is not None:
         fields.bounded("header.size", size, 0, _LARGEST)
@@ -45,7 +45,7 @@ def upload_request(header: service_pb.UploadHeader, defaults: Defaults) -> Uploa
 
 
 def submit_request(request: service_pb.SubmitTaskRequest, defaults: Defaults) -> SubmitRequest:
-    """A submission without bytes. Raises InvalidField."""
+    """Make a request of a submission without an upload. Raises InvalidField, CrcMismatch."""
     task = _spec("spec", request.spec if request.HasField("spec") else None, defaults)
     content, crc32c = _content(request)
     if request.payload_id:
@@ -65,7 +65,10 @@ def submit_request(request: service_pb.SubmitTaskRequest, defaults: Defaults) ->
 
 
 def _content(request: service_pb.SubmitTaskRequest) -> tuple[bytes | None, int]:
-    """The bytes that come along, and their CRC32C; None: there are none. Raises InvalidField, CrcMismatch."""
+    """Return the content that comes along, and its CRC32C. None means that there is none.
+
+    Raises InvalidField, CrcMismatch.
+    """
     if not request.HasField("content"):
         if request.HasField("content_crc32c"):
             raise InvalidField("content_crc32c", "is there and content is not.")
@@ -86,7 +89,7 @@ def _content(request: service_pb.SubmitTaskRequest) -> tuple[bytes | None, int]:
 def _spec(field: str, spec: pb.TaskSpec | None, defaults: Defaults) -> TaskRequest:
     if spec is None:
         raise InvalidField(field, "is missing; say what to do with the bytes.")
-    # What is not said needs no look, and no path to name it by: most of a spec is left out in most requests.
+    # An absent field needs no look, and no path to name it by: most of a spec is left out in most requests.
     said = {one.name for one, _ in spec.ListFields()}
     not_before = 0.0
     if "not_before" in said:

@@ -21,15 +21,15 @@ MARGIN: Final = 1 << 20
 4 MiB, which make messages of a few bytes more, is the usual case."""
 
 _MOST_FIELDS: Final = 10_000
-"""Of a message that are walked; each takes about 1 µs of the loop, and a message holds four million."""
+"""The most fields of a message that are walked. Each takes about 1 µs of the loop, and a message holds four million."""
 _DEEPEST: Final = 100
-"""As protobuf has it."""
+"""The most messages within one another that are walked, as protobuf has it."""
 
 Parse = Callable[[bytes], Any]
 
 
 def reader(parse: Parse, message: Descriptor | None) -> Parse:
-    """`parse` with refusals of ours. `message` None: the type has no name, and no string is looked for.
+    """Return `parse` with refusals of ours. `message` None means that the type has no name: no string is looked for.
 
     The result raises InvalidField, MalformedMessage, MessageTooLarge.
     """
@@ -79,7 +79,8 @@ class _Walk:
         self._left = _MOST_FIELDS
 
     def undecodable(self, message: Descriptor) -> str:
-        """The path of the first such string; empty: there is none, or something else is wrong before it."""
+        """Return the path of the first such string. Empty means that there is none, or that something else is wrong
+        before it."""
         try:
             return self._look(message, 0, len(self._raw), "", _DEEPEST)
         except (IndexError, ValueError):

@@ -52,7 +52,7 @@ _FAILING: Final = frozenset({Outcome.TRANSIENT, Outcome.PERMANENT, Outcome.NOT_R
 
 
 def hello(message: pb.WorkRequest) -> Hello:
-    """The first message of a connection. Raises InvalidField, ProtocolVersion."""
+    """Read the first message of a connection. Raises InvalidField, ProtocolVersion."""
     if not message.HasField("hello"):
         raise InvalidField("hello", "must be in the first message of a stream.")
     said = message.hello
@@ -102,7 +102,7 @@ def hello(message: pb.WorkRequest) -> Hello:
 
 
 def worker_says(message: pb.WorkRequest, *, session_id: str, first: bool = False) -> WorkerSays:
-    """Everything but the hello. Raises InvalidField."""
+    """Read everything of a message but the hello. Raises InvalidField."""
     if message.HasField("hello") and not first:
         raise InvalidField("hello", "must be in the first message only; open a new stream to say it again.")
     credits_ = message.credits if message.HasField("credits") else None
@@ -199,7 +199,7 @@ def _failure(message: task_pb2.TaskError, outcome: Outcome) -> Failure:
 
 
 def _wait_reason(value: int) -> WaitReason:
-    """Only what a task can be parked for; the table makes a back-off of anything else."""
+    """Return the wait reason if a task can be parked for it, else NONE, of which the table makes a back-off."""
     return WaitReason(value) if value and value in PARKED else WaitReason.NONE
 
 
@@ -208,7 +208,7 @@ def _method(value: int) -> DeliveryMethod:
 
 
 def _seconds(field: str, message: Duration) -> float:
-    """What is too long is cut: a handler chooses it, and must not cost its worker the connection."""
+    """Cut a duration that is too long: a handler chooses it, and must not cost its worker the connection."""
     if message.seconds < 0 or not 0 <= message.nanos < 1_000_000_000:
         raise InvalidField(field, "is no duration of 0 s or more, with 0 to 999,999,999 nanos; leave it unset instead.")
     return min(message.seconds + message.nanos / 1e9, limits.LONGEST_WAIT)
@@ -238,9 +238,9 @@ def _grant_request(message: pb.GrantRequest, index: int, session_id: str) -> tup
 
 
 def server_says(says: ServerSays, *, version: str) -> pb.WorkResponse:
-    """One message to a worker."""
+    """Translate one message to a worker."""
     message = pb.WorkResponse(heartbeat_ack=says.heartbeat_ack or 0)
-    # What is said thousands of times a second is put together in its place, and not elsewhere first.
+    # Lists that are sent thousands of times a second are put together in their place, and not elsewhere first.
     for assignment in says.assignments:
         _fill_assignment(message.assignments.add(), assignment)
     for ack in says.acks:

@@ -20,7 +20,7 @@ PAUSE_MOST: Final = 1.0
 
 
 class Batcher(Generic[K, V]):
-    """One batch is under way at a time; `in` tells whether a key waits or is under way.
+    """Has one batch under way at a time; `in` tells whether a key waits or is under way.
 
     One command per session is all that a transaction takes, so several at once would only stand in line. While the
     store is unavailable the batch is tried again, with what came meanwhile, until `run` is cancelled; a cancelled
@@ -55,7 +55,7 @@ class Batcher(Generic[K, V]):
         await self._idle.wait()
 
     async def run(self) -> None:
-        """Flush until cancelled. Whatever `flush` raises but StoreUnavailable comes out of here."""
+        """Flush until cancelled. Every error of `flush` but StoreUnavailable comes out of here."""
         pause, most = PAUSE_FIRST, MOST
         while True:
             await self._bell.wait()
@@ -81,7 +81,7 @@ class Batcher(Generic[K, V]):
             self._flying = {key: self._waiting.pop(key) for key in tuple(islice(self._waiting, most))}
 
     def _put_back(self) -> None:
-        """To the end, where nothing newer has come for the same key."""
+        """Put the batch at the end, where nothing newer has come for the same key."""
         for key, value in self._flying.items():
             self._waiting.setdefault(key, value)
         self._flying = {}

@@ -1,7 +1,7 @@
-"""From commits to what workers are told: assignments, cancels, revocations.
+"""Commits become messages to workers here: assignments, cancels, revocations.
 
-Derived from each commit, in the order of the commits and before anybody who awaits the same commit goes on: nothing is
-told that is not durable, and a cancel can never overtake the assignment it speaks of.
+The messages are derived from each commit, in the order of the commits and before anybody who awaits the same commit
+goes on. So nothing is told that is not durable, and a cancel can never overtake the assignment that it speaks of.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from longshore.server.store.protocol import Changes, Store
 
 
 class Commits:
-    """Tells each connection what the commits mean for it. `spool` None: workers download every payload but those that
-    are still at hand in `small`."""
+    """Tells each connection what the commits mean for it. `spool` None means that workers download every payload but
+    those that are still at hand in `small`."""
 
     def __init__(
         self,
@@ -45,7 +45,7 @@ class Commits:
         self._small = SmallPayloads() if small is None else small
 
     def on_commit(self, changes: Changes) -> None:
-        """The store's listener."""
+        """Tell the connections of a commit. The store calls it as a listener."""
         for change in changes.tasks:
             status = change.task.status
             holder = (status.session_id, status.attempt) if status.session_id else None
@@ -88,7 +88,7 @@ class Commits:
         if session is None or session.epoch != connection.epoch:
             return
         for ref in (AttemptRef(*one) for one in session.held):
-            # What was here before may have ended since the store was asked, and would be run twice.
+            # An attempt that was here before may have ended since the store was asked, and would be run twice.
             if ref in before or ref in connection.held or ref in connection.reports:
                 continue
             task = await self._store.task(ref.task_id)
@@ -114,7 +114,8 @@ class Commits:
         connection.outbox.cancel(CancelOrder(AttemptRef(task.id, task.status.attempt), grace))
 
     def _lost(self, task: Task, session_id: str, attempt: int, *, ended: tuple[str, ...]) -> None:
-        """A session does not hold the attempt any more. Who reported its end learns it by the acknowledgement."""
+        """Take the attempt from a session that does not hold it any more. A session that reported its end learns it by
+        the acknowledgement."""
         self._progress.forget(task.id, attempt)
         connection = self._fleet.connection(session_id)
         ref = AttemptRef(task.id, attempt)

@@ -25,7 +25,7 @@ FLUSH_PATIENCE: Final = 5.0
 
 @record
 class Holding:
-    """What is known here of an attempt that the worker holds."""
+    """Keeps what this server knows of an attempt that the worker holds."""
 
     payload: Payload | None
     settles: bool
@@ -40,7 +40,7 @@ class Holding:
 
 
 class Connection:
-    """Belongs to `Sessions`, which makes and ends it. The truth is the store's; this is what must be at hand.
+    """Keeps at hand what a session's worker holds and says. The truth is the store's. `Sessions` makes and ends it.
 
     Reports, begins and grant requests are gathered, committed and answered by `run`, until it is cancelled.
     """
@@ -58,22 +58,22 @@ class Connection:
     ) -> None:
         self.session = session
         self.local = local
-        """The worker is on this machine."""
+        """Whether the worker is on this machine."""
         self.begins = begins
-        """It says when attempts that are to run alone begin."""
+        """Whether the worker says when attempts that are to run alone begin."""
         self.outbox = Outbox()
         self.credits = 0
         self.heard_at = ticks
         self.problems: dict[str, Problem] = dict(problems or {})
-        """Targets that it cannot use, by its own word."""
+        """Targets that the worker cannot use, by its own word."""
         self.noted: Remark | None = None
-        """What of its words is durable; None: nothing that this connection said."""
+        """The remark of this connection that is durable. None means that it has made none durable."""
         self.noting = False
         self.draining = session.draining
         self.leaving = False
-        """It said goodbye, or was told to go away: it gets no more work."""
+        """Whether the worker said goodbye, or was told to go away: it gets no more work."""
         self.parting = False
-        """It said goodbye: what it said before is being committed, and nothing more counts."""
+        """Whether the worker said goodbye: what it said before is being committed, and nothing more counts."""
         self.reports: Batcher[AttemptRef, Reported] = Batcher(self._file)
         self.begun: Batcher[AttemptRef, None] = Batcher(self._begin)
         self.grants: Batcher[AttemptRef, Grant] = Batcher(self._ask)
@@ -81,7 +81,7 @@ class Connection:
         self._on_room = on_room
         self._held: dict[AttemptRef, Holding | None] = dict.fromkeys(AttemptRef(*ref) for ref in session.held)
         self._ending: set[AttemptRef] = set()
-        """Held, and reported; the report is not committed yet."""
+        """Attempts that are held and reported, whose report is not committed yet."""
         self._alone = 0
         self._busy_on: Counter[str] = Counter()
         """Attempts that run, by target."""
@@ -100,12 +100,13 @@ class Connection:
 
     @property
     def held(self) -> Mapping[AttemptRef, Holding | None]:
-        """Assigned and not ended; None: kept from an earlier connection, and not looked at yet."""
+        """Map the attempts that are assigned and not ended to what is known of them. None means that the attempt was
+        kept from an earlier connection, and is not looked at yet."""
         return self._held
 
     @property
     def busy(self) -> int:
-        """Attempts that run: held, and their end not reported.
+        """Count the attempts that run: they are held, and their end is not reported.
 
         A worker has room again when it says that one ended. The report and the claim of the next one are then committed
         together, which halves the commits.
@@ -114,19 +115,19 @@ class Connection:
 
     @property
     def room(self) -> int:
-        """Attempts it could take now; less than 1: none."""
+        """Count the attempts that the worker could take now. Less than 1 means none."""
         if self.draining or self.leaving or self.over or self._alone:
             return 0
         return self.credits - self.busy
 
     @property
     def remark(self) -> Remark:
-        """What it says of itself now."""
+        """Return the credits and the problems that the worker says it has now."""
         return Remark(self.credits, dict(self.problems))
 
     @property
     def kept_for(self) -> frozenset[str]:
-        """Targets that it serves and nothing runs on."""
+        """Return the targets that the worker serves and on which nothing runs."""
         return frozenset(target for target in self.session.targets if not self._busy_on[target])
 
     @property
@@ -135,7 +136,7 @@ class Connection:
         return Shares(room=self.room, kept_for=self.kept_for)
 
     def hold(self, ref: AttemptRef, holding: Holding) -> None:
-        """It has the attempt from now on, or more is known of one that it has."""
+        """Note that the worker has the attempt from now on, or that more is known of one that it has."""
         known = self._held.get(ref)
         self._held[ref] = holding
         if ref not in self._ending:
@@ -143,7 +144,7 @@ class Connection:
             self._count(holding, +1)
 
     def report(self, ref: AttemptRef, report: Reported) -> None:
-        """It says that an attempt ended: to be committed, and answered."""
+        """Take the worker's report that an attempt ended, to be committed and answered."""
         self.reports.put(ref, report)
         if ref in self._held and ref not in self._ending:
             self._ending.add(ref)
@@ -151,7 +152,7 @@ class Connection:
             self._on_room(self)
 
     def drop(self, ref: AttemptRef) -> Holding | None:
-        """It has the attempt no more."""
+        """Forget an attempt that the worker has no more. None means that nothing was known of it."""
         if ref not in self._held:
             return None
         holding = self._held.pop(ref)
@@ -163,7 +164,8 @@ class Connection:
         return holding
 
     def _count(self, holding: Holding | None, by: int) -> None:
-        """An attempt that runs came or went. What is not looked at yet is not counted: no credits are known by then."""
+        """Count an attempt that begins or ceases to run. An attempt that is not looked at yet is not counted: no
+        credits are known by then."""
         if holding is not None:
             self._alone += by * holding.alone
             self._busy_on[holding.target] += by
@@ -172,16 +174,17 @@ class Connection:
 
     @property
     def over(self) -> bool:
-        """Nothing it says counts any more."""
+        """Tell whether the connection is over: nothing that its worker says counts any more."""
         return self._over.is_set()
 
     @property
     def error(self) -> BaseException | None:
-        """Why it is over; None: in good order."""
+        """Return the error that ended the connection. None means that it is open, or ended in good order."""
         return self._error
 
     def end(self, error: BaseException | None, *, flush: bool = False) -> None:
-        """It is over; the first reason counts. With `flush` what is in the outbox may be told before, for a while."""
+        """End the connection; the first reason counts. With `flush` what is in the outbox may be told before, for a
+        while."""
         if not self.outbox.closed:
             self._error = error
         self.outbox.close()

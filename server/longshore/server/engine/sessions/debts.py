@@ -34,7 +34,7 @@ class _Asked:
 
 
 class Debts:
-    """Each debt is with one connection at a time. Runs until cancelled."""
+    """Asks for each debt at one connection at a time. Runs until cancelled."""
 
     def __init__(self, *, store: Store, fleet: Fleet, clock: Clock, ask_again: float = ASK_AGAIN) -> None:
         self._store = store
@@ -54,7 +54,7 @@ class Debts:
             self._bell.set()
 
     def reported(self, connection: Connection, debt_id: str, *, paid: bool) -> None:
-        """What a worker says of a debt it was asked for; anybody else's word does not count."""
+        """Take in what a worker says of a debt that it was asked for. Any other worker's word does not count."""
         asked = self._asked.get(debt_id)
         if asked is None or asked.connection is not connection:
             return

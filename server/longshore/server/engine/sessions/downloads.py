@@ -1,4 +1,4 @@
-"""A payload's bytes for the session that holds the attempt, and for nobody else."""
+"""A download gives a payload's bytes to the session that holds the attempt, and to nobody else."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ASK_AGAIN: Final = 1.0
 async def download(
     sessions: Sessions, *, session_id: str, ref: AttemptRef, offset: int, principal: str
 ) -> AsyncIterator[tuple[int, bytes]]:
-    """(offset, bytes) from `offset` to the payload's end. The session may be connected to another server.
+    """Yield (offset, bytes) from `offset` to the payload's end. The session may be connected to another server.
 
     Raises NotYourAttempt (at any time: the attempt may be lost on the way), PayloadGone (it works on none),
     PayloadElsewhere, PayloadUnreachable, OffsetBeyondEnd, SpoolDamaged, StoreUnavailable.
@@ -51,8 +51,8 @@ async def download(
 class _Right:
     """A session's right to a payload's bytes: it holds the attempt that works on it.
 
-    What is connected here knows at once. For the rest the store is asked, again and again: a session moves to other
-    servers while it downloads from this one.
+    For a session that is connected here the answer is known at once. For others the store is asked, again and again: a
+    session moves to other servers while it downloads from this one.
     """
 
     def __init__(self, sessions: Sessions, session_id: str, ref: AttemptRef, principal: str) -> None:
@@ -63,7 +63,7 @@ class _Right:
         self._asked_at: float | None = None
 
     async def payload(self) -> Payload:
-        """What the attempt works on. Raises NotYourAttempt, PayloadGone, StoreUnavailable."""
+        """Return the payload that the attempt works on. Raises NotYourAttempt, PayloadGone, StoreUnavailable."""
         connection = self._connection()
         holding = connection.held[self._ref] if connection is not None else None
         payload = holding.payload if holding is not None else await self._stored()
@@ -72,8 +72,8 @@ class _Right:
         return payload
 
     async def check(self) -> None:
-        """Raises NotYourAttempt as soon as it is lost; at most ASK_AGAIN seconds later where the session is connected
-        to another server."""
+        """Raise NotYourAttempt as soon as the right is lost; at most ASK_AGAIN seconds later where the session is
+        connected to another server."""
         if self._connection() is not None:
             self._asked_at = None
             return
@@ -85,7 +85,7 @@ class _Right:
                 return  # while nobody can write, nobody loses an attempt
 
     def _connection(self) -> Connection | None:
-        """The connection here that holds the attempt; None: ask the store."""
+        """Return the connection here that holds the attempt. None means that the store must be asked."""
         connection = self._sessions.fleet.connection(self._session_id)
         if connection is None or connection.session.principal != self._principal or self._ref not in connection.held:
             return None

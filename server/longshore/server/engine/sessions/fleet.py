@@ -1,4 +1,4 @@
-"""The connections that are open here, and a bell for each kind of change among them."""
+"""The fleet knows the connections that are open here, and rings a bell for each kind of change among them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from longshore.server.engine.sessions.connection import Connection
 
 
 class Fleet:
-    """At most one connection per session. Listeners are called on the loop, synchronously."""
+    """Keeps at most one connection per session. Listeners are called on the loop, synchronously."""
 
     def __init__(self) -> None:
         self._connections: dict[str, Connection] = {}
@@ -22,7 +22,7 @@ class Fleet:
         return tuple(self._connections.values())
 
     def serving(self, target: str) -> list[Connection]:
-        """Connections that can do something on a target now, the oldest first."""
+        """List the connections that can do something on a target now, the oldest first."""
         return [
             one
             for one in self._connections.values()
@@ -38,18 +38,18 @@ class Fleet:
         self.changed()
 
     def remove(self, connection: Connection) -> None:
-        """It is gone, unless a newer one of its session has its place already."""
+        """Remove the connection, unless a newer one of its session has its place already."""
         if self._connections.get(connection.id) is connection:
             del self._connections[connection.id]
             self.changed()
 
     def room(self, connection: Connection) -> None:
-        """Its credits changed, or it holds less."""
+        """Tell the listeners that the connection's credits changed, or that it holds less."""
         for listener in self._on_room:
             listener(connection)
 
     def changed(self) -> None:
-        """Somebody came, went, or drains."""
+        """Tell the listeners that a connection came, went, or drains."""
         for listener in self._on_change:
             listener()
 

@@ -1,4 +1,4 @@
-"""Signs of life: gathered from all connections and made durable in one command."""
+"""The keeper gathers signs of life from all connections, and makes them durable in one command."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _log = structlog.get_logger("longshore.leases")
 
 
 class LeaseKeeper:
-    """Renews every sixth of a lease. A worker that counts from the sending of its heartbeat, as it must, is always more
-    careful than the server, which counts from the commit."""
+    """Renews leases every sixth of a lease. A worker that counts from the sending of its heartbeat, as it must, is
+    always more careful than the server, which counts from the commit."""
 
     def __init__(
         self, *, store: Store, clock: Clock, lease: float, connections: Callable[[], Iterable[Connection]]
@@ -31,7 +31,7 @@ class LeaseKeeper:
         self._swept_at = clock.ticks()
 
     def heard(self, connection: Connection, sequence: int | None) -> None:
-        """It said something; `sequence` of its heartbeat, if it was one."""
+        """Note that the worker said something. `sequence` is that of its heartbeat; None means that it was none."""
         connection.heard_at = self._clock.ticks()
         self._note(connection, sequence)
 

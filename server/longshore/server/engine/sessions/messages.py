@@ -1,4 +1,4 @@
-"""What worker and server say to each other in a session, as values: the contract's messages without protobuf."""
+"""The messages of worker and server in a session are values here: those of the contract without protobuf."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class AttemptRef(NamedTuple):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hello:
     """The first message of a connection. `targets` maps names to identities, `kinds` to "its handler can settle";
-    `epoch` is the one that the connection is to have, 0 for the next; `begins`: it says when attempts that are to run
-    alone begin."""
+    `epoch` is the one that the connection is to have, 0 for the next. `begins` means that the worker says when attempts
+    that are to run alone begin."""
 
     session_id: str
     worker: str
@@ -50,7 +50,7 @@ class Ready:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerSays:
-    """One message after the hello. Empty: just alive."""
+    """One message after the hello. An empty one says that the worker is alive."""
 
     credits: int | None = None
     heartbeat: int | None = None
@@ -63,7 +63,7 @@ class WorkerSays:
     debts: tuple[tuple[str, bool], ...] = ()
     """(debt id, it is paid)."""
     targets: tuple[tuple[str, Failure | None], ...] = ()
-    """(target, why it cannot be used); None: it can."""
+    """(target, why it cannot be used). None means that it can."""
     goodbye: bool = False
 
 
@@ -90,12 +90,13 @@ class Assignment:
 
     @property
     def settles(self) -> bool:
-        """It is to find out what became of a commit, and delivers nothing."""
+        """Tell whether the attempt is to find out what became of a commit, and delivers nothing."""
         return self.task.status.state is State.SETTLING
 
     @property
     def alone(self) -> bool:
-        """Nothing else may run beside it. Who settles needs no protection from its neighbours, nor they from it."""
+        """Tell whether nothing else may run beside the attempt. A settling attempt needs no protection from its
+        neighbours, nor they from it."""
         return self.task.status.alone and not self.settles
 
 
@@ -125,7 +126,7 @@ class ReportAck:
 
 @dataclass(frozen=True, slots=True)
 class ParkedInstances:
-    """Instances (their path is empty) that the session is to watch on a target; none: nothing any more."""
+    """Instances (their path is empty) that the session is to watch on a target. An empty tuple ends the watching."""
 
     target: str
     instances: tuple[Destination, ...]
@@ -142,7 +143,7 @@ class DebtOrder:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerSays:
-    """One message to a worker. `drain` and `go_away` are reasons; None: not said."""
+    """One message to a worker. `drain` and `go_away` are reasons; None means that the worker is not told to do so."""
 
     welcome: Welcome | None = None
     heartbeat_ack: int | None = None

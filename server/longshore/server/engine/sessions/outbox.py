@@ -1,4 +1,4 @@
-"""What is still to be told to one worker: bounded, coalesced, and taken in as few messages as possible."""
+"""The outbox keeps what is still to be told to one worker: bounded, coalesced, taken in as few messages as possible."""
 
 from __future__ import annotations
 
@@ -21,29 +21,29 @@ from longshore.server.model.task import Job
 from longshore.server.store.commands import BeginAnswer, GrantAnswer
 
 BYTES_AT_ONCE: Final = 2 << 20
-"""Of all lists of one message, about; a worker takes 4 MiB. A list of 5,000 parked instances may have 2.4 MB: it goes
-with little else."""
+"""About the most bytes of all lists of one message; a worker takes 4 MiB. A list of 5,000 parked instances may have
+2.4 MB: it goes with little else."""
 LEAST_BYTES: Final = 1 << 18
-"""For the other lists beside it."""
+"""Bytes that the other lists have beside one of parked instances in any case."""
 ASSIGNMENTS_AT_ONCE: Final = 256
 ASSIGNED_BYTES_AT_ONCE: Final = 1 << 20
-"""Arguments in one message: a job may carry 64 KiB."""
+"""About the most bytes of assignments in one message: a job may carry arguments of 64 KiB."""
 OTHERS_AT_ONCE: Final = 4096
-"""Acknowledgements, grants, cancels, revocations, each."""
+"""The most acknowledgements, grants, cancels and revocations in one message, of each."""
 BULKY_AT_ONCE: Final = 32
-"""Debts."""
+"""The most debts in one message."""
 _SMALL: Final = 128
-"""At most what an acknowledgement, a grant, a cancel, a begin or a revocation takes."""
+"""The most bytes that an acknowledgement, a grant, a cancel, a begin or a revocation takes."""
 _NAMES: Final = 480
-"""At most what an instance takes: a target, a project and an instance of up to 63 characters each. Those of a project
-may have four bytes each."""
+"""The most bytes that an instance takes: a target, a project and an instance of up to 63 characters each. Those of a
+project may have four bytes each."""
 
 _K = TypeVar("_K")
 _V = TypeVar("_V")
 
 
 class Outbox:
-    """Newer words take the place of older ones about the same thing. `len` counts entries.
+    """Keeps entries for one worker. A newer one takes the place of an older one about the same thing. `len` counts all.
 
     Everything is put in synchronously by the engine and taken out by one writer, which awaits `ready`.
     """
@@ -109,7 +109,7 @@ class Outbox:
         self._bell.set()
 
     def revoke(self, revocation: Revocation) -> None:
-        """An assignment that is still here is taken back instead: the worker never hears of it."""
+        """Revoke an attempt. An assignment that is still here is taken back instead: the worker never hears of it."""
         ref = revocation.ref
         self._cancels.pop(ref, None)
         if self._assignments.pop(ref, None) is None:
@@ -137,14 +137,14 @@ class Outbox:
         self._bell.set()
 
     def close(self) -> None:
-        """What is in it may still be taken; then there is nothing more."""
+        """Close the outbox. Entries that are in it may still be taken; then there is nothing more."""
         self._closed = True
         self._bell.set()
 
     # Taking out -----------------------------------------------------------------------------------------------------
 
     async def ready(self) -> bool:
-        """Wait until there is something to take; False: closed, and nothing is left."""
+        """Wait until there is something to take. False means that the outbox is closed, and nothing is left."""
         while not len(self):
             if self._closed:
                 return False
@@ -155,7 +155,7 @@ class Outbox:
         return True
 
     def take(self) -> ServerSays:
-        """The next message. Assignments go before cancels of the same attempts, which wait for the next one."""
+        """Take the next message. Assignments go before cancels of the same attempts, which wait for the next one."""
         parked = _take(self._parked, 1)
         room = max(BYTES_AT_ONCE - sum(_NAMES * len(one.instances) for one in parked), LEAST_BYTES)
         assignments = self._take_assignments(min(room, ASSIGNED_BYTES_AT_ONCE))

@@ -33,7 +33,7 @@ _Place = tuple[str, str, str]
 
 
 class Parking:
-    """Per target one connected session is elected and has the full list; when it goes, another takes over.
+    """Elects one connected session per target, which has the full list; when it goes, another takes over.
 
     Runs until cancelled. Memory grows with the instances that are waited for, never with the tasks that wait.
     """
@@ -64,12 +64,13 @@ class Parking:
                 self._bell.set()
 
     def _was_waited_for(self, task: Task) -> bool:
-        """It may have left the list: which task a place was on the list for is not remembered."""
+        """Tell whether the task may have left the list. Which task a place was on the list for is not remembered."""
         places = self._places.get(task.order.target)
         return bool(places) and (task.order.target, task.order.project, task.order.instance) in (places or ())
 
     def ready(self, connection: Connection, ready: Ready) -> None:
-        """A worker says that an instance is ready, or exists. Only of targets that it serves."""
+        """Take in a worker's word that an instance is ready, or exists. It counts for targets only that the worker
+        serves."""
         if ready.target not in connection.session.targets:
             return
         place = (ready.target, ready.project, ready.instance)

@@ -1,4 +1,4 @@
-"""Byte progress: the newest of each running attempt, in memory, for whoever watches.
+"""The board keeps the newest byte progress of each running attempt in memory, for its watches.
 
 Nothing is queued: a report overwrites the one before it, and a watcher is only told that there is something newer.
 """
@@ -11,7 +11,7 @@ from longshore.server.engine.watch import Progress
 
 
 class ProgressBoard:
-    """The newest progress of every attempt held through this server; as large as what is held, never larger."""
+    """Keeps the newest progress of every attempt held through this server, and so has one entry for each at most."""
 
     def __init__(self) -> None:
         self._latest: dict[str, Progress] = {}
@@ -22,17 +22,17 @@ class ProgressBoard:
         return len(self._latest)
 
     def latest(self, task_id: str) -> Progress | None:
-        """The newest progress of the attempt that runs; None: none was reported."""
+        """Return the newest progress of the attempt that runs. None means that none was reported."""
         return self._latest.get(task_id)
 
     def update(self, task_id: str, progress: Progress) -> None:
-        """Take the place of what was known. The caller has made sure that the attempt is the one that runs."""
+        """Replace the known progress. The caller has made sure that the attempt is the one that runs."""
         self._latest[task_id] = progress
         for listener in tuple(self._listeners.get(task_id, {}).values()):
             listener()
 
     def forget(self, task_id: str, attempt: int) -> None:
-        """The attempt is over; a newer one's progress stays."""
+        """Forget the progress of an attempt that is over; a newer one's stays."""
         known = self._latest.get(task_id)
         if known is not None and known.attempt <= attempt:
             del self._latest[task_id]

@@ -1,5 +1,5 @@
-"""What workers say of themselves beside their work: kept here, logged when it changes, and made durable for the other
-servers."""
+"""A remark is what a worker says of itself beside its work. It is kept here, logged when it changes, and made durable
+for the other servers."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ _log = structlog.get_logger("longshore.sessions")
 
 
 class Remarks:
-    """`credits`: other servers want to know how much a session takes. `pause`: seconds between two tries while the
-    store cannot be written."""
+    """Keeps and logs the remarks of workers. `credits` means that other servers want to know how much a session takes.
+    `pause` is the seconds between two tries while the store cannot be written."""
 
     def __init__(self, *, store: Store, clock: Clock, credits: bool, pause: float) -> None:
         self._store = store
@@ -36,7 +36,7 @@ class Remarks:
         self._on_passed.append(listener)
 
     def heard(self, connection: Connection, conditions: Iterable[tuple[str, Failure | None]]) -> None:
-        """The worker says how it finds targets. Targets that it does not serve are left out."""
+        """Take in how a worker finds targets. Targets that it does not serve are left out."""
         for target, failure in conditions:
             if target not in connection.session.targets:
                 continue

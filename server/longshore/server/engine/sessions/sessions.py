@@ -1,6 +1,6 @@
-"""Sessions of workers: who is connected, what each holds, and what each must be told.
+"""Sessions of workers: this server knows the open connections, what each holds, and what each must be told.
 
-The state that matters is the store's. Here are only the open connections; what they hold is what their hello and the
+The state that matters is the store's. Only the open connections are here; what they hold is what their hello and the
 commits since then say.
 """
 
@@ -39,14 +39,14 @@ OUTBOX_LIMIT: Final = 10_000
 """Entries that may wait for one worker: several times what the most credits can bring."""
 DRAINED: Final = "An operator drains this worker."
 LOOK_AGAIN: Final = 10.0
-"""Seconds after which drains that were asked for elsewhere are looked for."""
+"""Seconds between two looks for drains that were asked for at another server."""
 LAST_WORDS: Final = 5.0
 """Seconds for the last reports of a leaving worker to be committed."""
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerFigures:
-    """A session as the store knows it, and what its connection here says; credits are 0 where it has none here."""
+    """Shows a session as the store knows it, and what its connection here says. Credits are 0 where it has none."""
 
     session: Session
     credits: int
@@ -56,8 +56,8 @@ class WorkerFigures:
 class Sessions:
     """All connections of this server. `run` must be running while connections are opened. Times in seconds.
 
-    `share_spool`: workers on this machine are told where payloads lie, instead of downloading them. `servers`: payloads
-    may be in the spools of other servers. `small`: contents that go along with their assignments.
+    With `share_spool` workers on this machine are told where payloads lie, instead of downloading them. With `servers`
+    payloads may be in the spools of other servers. `small` has contents that go along with their assignments.
     """
 
     def __init__(
@@ -126,7 +126,8 @@ class Sessions:
     # Connections ----------------------------------------------------------------------------------------------------
 
     async def open(self, hello: Hello, *, principal: str, local: bool) -> Connection:
-        """A worker has said hello: a new epoch of its session. The caller must call `closed` in the end.
+        """Open a connection after a worker's hello, as a new epoch of its session. The caller must call `closed` in the
+        end.
 
         Raises Draining, Forbidden (another principal's session), TargetIdentity, EpochSuperseded, StoreUnavailable.
         """
@@ -206,11 +207,11 @@ class Sessions:
         return connection
 
     def closed(self, connection: Connection) -> None:
-        """The stream is gone. The lease runs on, unless the worker has said goodbye."""
+        """Note that the stream is gone. The lease runs on, unless the worker has said goodbye."""
         if connection not in self._streams:
             return
         if connection.parting:
-            # Its last words are being committed; `_part` ends it.
+            # The worker's last words are being committed; `_part` ends the connection.
             self._forget(connection)
             return
         self._end(connection, None)
@@ -255,7 +256,8 @@ class Sessions:
     # What workers say -----------------------------------------------------------------------------------------------
 
     def receive(self, connection: Connection, says: WorkerSays) -> None:
-        """A message; dropped when the connection is over, which a newer epoch makes it."""
+        """Take a message in. A message is dropped after a goodbye, and when the connection is over, which a newer epoch
+        makes it."""
         if connection.over or connection.parting:
             return
         self._keeper.heard(connection, says.heartbeat)
@@ -359,7 +361,7 @@ class Sessions:
     # Figures --------------------------------------------------------------------------------------------------------
 
     def credits(self, session_id: str) -> int:
-        """What the worker said last; 0 where it is not connected here."""
+        """Return the credits that the worker said last; 0 where it is not connected here."""
         connection = self.fleet.connection(session_id)
         return connection.credits if connection is not None else 0
 
@@ -380,13 +382,13 @@ class Sessions:
 
 
 def _pass_on(runner: asyncio.Task[None], connection: Connection) -> None:
-    """A defect in what a connection does ends it, and with it nobody else."""
+    """End the connection with the defect that its runner met, and no other connection with it."""
     if not runner.cancelled() and (error := runner.exception()) is not None:
         connection.end(error)
 
 
 def _waiting(connection: Connection) -> int:
-    """What is still to be told, or to be committed and then told."""
+    """Count what is still to be told to a worker, or to be committed and then told."""
     return sum(len(each) for each in (connection.outbox, connection.reports, connection.begun, connection.grants))
 
 

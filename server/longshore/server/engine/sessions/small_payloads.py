@@ -1,4 +1,4 @@
-"""Contents of small uploads of a moment ago: they go to a worker with its assignment, which saves it a download."""
+"""Contents of small uploads are kept for a moment: they go to a worker with its assignment, which saves a download."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Final
 LARGEST: Final = 16 * 1024
 """Bytes of one content. A worker may have a thousand assignments under way, and nobody else bounds what they hold."""
 ROOM: Final = 8 << 20
-"""Bytes of all of them."""
+"""Bytes of all contents together."""
 
 
 class SmallPayloads:
-    """The newest ones, by payload id. Only a short way: what is not here any more is downloaded."""
+    """Keeps the newest contents by payload id, as a best effort. A worker downloads any payload that has left it."""
 
     def __init__(self, *, largest: int = LARGEST, room: int = ROOM) -> None:
         self._largest = largest
@@ -24,7 +24,8 @@ class SmallPayloads:
         return len(self._contents)
 
     def put(self, payload_id: str, content: bytes) -> None:
-        """Keep it for a while, if it is small enough. Not yet durable is fine: nobody is assigned what is not."""
+        """Keep a content for a while, if it is small enough. It need not be durable yet: nobody is assigned a payload
+        before it is."""
         if len(content) > self._largest:
             return
         # One that came before under this id was refused, by a cut say, and these are the bytes that count.
@@ -36,5 +37,5 @@ class SmallPayloads:
             self._bytes -= len(oldest)
 
     def get(self, payload_id: str) -> bytes:
-        """The content; empty where it is not here."""
+        """Return the content. Empty means that it is not here."""
         return self._contents.get(payload_id, b"")

@@ -14,12 +14,13 @@ from longshore.server.spool.protocol import PartialFile, Spool
 
 
 class Content:
-    """What has arrived. Memory: at most one write under way and one being gathered, a few MiB together.
+    """Takes the bytes of an upload that arrive. Its memory is at most one write under way and one being gathered, a few
+    MiB together.
 
-    `partial` None: nothing is in the spool yet, and nothing will be if it stays small. `hashed`: SHA-256 is
-    wanted; it is taken on the way from byte 0 on, and by reading back after a resume. `before_file` is awaited before
-    a file is made. Cancelling an await of any
-    method leaves the work behind it running; `settle` waits for it.
+    `partial` None means that nothing is in the spool yet, and nothing will be if the content stays small. `hashed`
+    means that SHA-256 is wanted; it is taken on the way from byte 0 on, and by reading back after a resume.
+    `before_file` is awaited before a file is made. Cancelling an await of any method leaves the work behind it running;
+    `settle` waits for it.
     """
 
     def __init__(
@@ -44,10 +45,10 @@ class Content:
         self._gathered: list[bytes] = []
         self._gathered_bytes = 0
         self._gathered_crc: int | None = 0
-        """CRC32C of what is gathered; None: not known."""
+        """CRC32C of what is gathered. None means that it is not known."""
         self._writing: asyncio.Task[None] | None = None
         self._failure: BaseException | None = None
-        """What a write met. Nothing may be written after it: that would close the gap which the lost bytes left."""
+        """The error that a write met. Nothing may be written after it: that would close the gap of the lost bytes."""
 
     @property
     def offset(self) -> int:
@@ -63,7 +64,7 @@ class Content:
 
     @property
     def spooled(self) -> bool:
-        """Some of it is in the spool, or was."""
+        """Tell whether some of the content is in the spool, or was."""
         return self._partial is not None
 
     @property
@@ -72,7 +73,7 @@ class Content:
 
     @property
     def inline(self) -> bytes | None:
-        """All of it, when it stayed in memory."""
+        """Return the whole content when it stayed in memory. None means that it did not."""
         return b"".join(self._gathered) if self._partial is None and self._writing is None else None
 
     async def append(self, data: bytes, crc32c: int | None = None) -> None:
@@ -103,8 +104,8 @@ class Content:
             await self._written()
 
     async def sync(self) -> tuple[int, int] | None:
-        """Make what is written durable; answers (offset, crc32c) of it. None: nothing is in the spool. May run
-        beside `append`."""
+        """Make what is written durable; answers (offset, crc32c) of it. None means that nothing is in the spool. May
+        run beside `append`."""
         return None if self._partial is None else await self._partial.sync()
 
     async def sha256(self) -> bytes:
@@ -116,7 +117,7 @@ class Content:
         return await self._partial.sha256()
 
     async def seal(self) -> None:
-        """After `settle`: durable under its final name. Nothing to do for what stays in memory."""
+        """Make the file durable under its final name, after `settle`. Content that stays in memory needs nothing."""
         if self._partial is not None:
             await self._partial.seal(self._upload_id)
 
@@ -133,7 +134,7 @@ class Content:
         self._writing = asyncio.create_task(self._write(data, crc32c), name=f"upload write {self._upload_id}")
 
     async def _written(self) -> None:
-        """Wait for the write under way. Not by awaiting the task: that would cancel it when the waiter is cancelled."""
+        """Wait for the write under way. Awaiting the task itself would cancel it when the waiter is cancelled."""
         writing = self._writing
         if writing is None:
             return

@@ -17,8 +17,8 @@ _log = structlog.get_logger("longshore.uploads")
 
 
 async def give_signs(store: Store, here: Here, streams: Callable[[], Iterable[UploadStream]]) -> None:
-    """Until cancelled: one command every few seconds for all connections that are as old as that, and none where there
-    are none. A connection whose upload another server has taken over is ended."""
+    """Send one command every few seconds, until cancelled, for all connections that are as old as that, and none where
+    there are none. A connection whose upload another server has taken over is ended."""
     while True:
         await asyncio.sleep(HEARD_EVERY)
         heard = {sign.upload_id: (stream, sign) for stream in streams() if (sign := stream.sign()) is not None}

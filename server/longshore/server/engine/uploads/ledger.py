@@ -1,4 +1,4 @@
-"""What one stream has sent, and whether it may: the rules for chunks and for the finish. Pure."""
+"""The ledger has the rules for the chunks and the finish of one upload stream. It is pure."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from longshore.server.model.errors import (
 
 
 class Ledger:
-    """Books of one stream.
+    """Keeps the books of one upload stream: what it has sent, and whether it may.
 
-    `held` bytes with `held_crc` are there already; `size` is the declared size. `final`: the held bytes are a
-    whole file that was finished before, so that this stream can only repeat it. `chunk_bytes`: the largest chunk.
+    `held` bytes with `held_crc` are there already; `size` is the declared size. `final` means that the held bytes are a
+    whole file that was finished before, so that this stream can only repeat it. `chunk_bytes` is the largest chunk.
     """
 
     def __init__(self, *, held: int, held_crc: int, size: int | None, final: bool, chunk_bytes: int) -> None:
@@ -29,11 +29,11 @@ class Ledger:
         self._start: int | None = None
         self._next = 0
         self._repeated_crc = 0
-        """Of what was sent again from byte 0 on, up to `held`."""
+        """CRC32C of what was sent again from byte 0 on, up to `held`."""
 
     @property
     def next(self) -> int | None:
-        """Where the next chunk must start; None before the first."""
+        """Return where the next chunk must start. None means that no chunk has come yet."""
         return None if self._start is None else self._next
 
     def take(self, offset: int, crc32c: int, data: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""Who may send to this process: so many streams at once, and at most half of them for one caller while others ask."""
+"""Places bound the upload streams of this process, and give one caller at most half of them while others ask."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ WAITING: Final = 30.0
 
 
 class Places:
-    """Streams of uploads. The store has the same rule for open uploads, over all servers."""
+    """Bounds the streams of uploads. The store has the same rule for open uploads, over all servers."""
 
     def __init__(self, most: int, clock: Clock) -> None:
         self._most = most
         self._share = max(most // 2, 1)
         self._clock = clock
         self._asked_at: float | None = None
-        """When a caller with less than its share found no place. None: none has."""
+        """When a caller with less than its share found no place. None means that this has not happened."""
 
     def check(self, principal: str, holders: Sequence[str], *, taken: int) -> None:
-        """Raise TooManyUploads or CallerShare unless `principal` may have one more. `holders`: who has the others."""
+        """Raise TooManyUploads or CallerShare unless `principal` may have one more. `holders` names the callers that
+        have the others."""
         if taken < self._share:
             return
         now = self._clock.ticks()

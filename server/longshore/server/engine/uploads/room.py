@@ -16,7 +16,7 @@ _RETRY: Final = 5.0
 class Room:
     """Keeps uploads from promising each other the same bytes, and from the disk's reserve.
 
-    The store bounds what the spool holds in all; this knows what the disk has.
+    The store bounds what the spool holds in all; a Room knows what the disk has.
     """
 
     def __init__(self, *, spool: Spool, clock: Clock) -> None:
@@ -44,7 +44,8 @@ class Room:
             )
 
     def take(self, wanted: int) -> bool:
-        """Whether so many bytes are known to fit; they then count as written. `require` finds out what is not known."""
+        """Tell whether so many bytes are known to fit; they then count as written. `require` finds out what is not
+        known."""
         if self._asked_at is None or self._clock.ticks() - self._asked_at > _FRESH:
             return False
         if self._free - self._promised < wanted:
@@ -53,12 +54,13 @@ class Room:
         return True
 
     def promise(self, of: str, unwritten: int) -> None:
-        """`of` may still write so many bytes. Replaces what was promised to it before; 0 ends it."""
+        """Promise `of` that it may still write so many bytes, in place of what was promised to it before. 0 ends the
+        promise."""
         before = self._promises.pop(of, 0)
         if unwritten > 0:
             self._promises[of] = unwritten
         change = max(unwritten, 0) - before
         self._promised += change
-        # What is no promise any more may be written: it counts as used until the disk is asked again, which happens
-        # before anybody is refused.
+        # Bytes that are not promised any more may be written: they count as used until the disk is asked again, which
+        # happens before anybody is refused.
         self._free += min(change, 0)

@@ -1,4 +1,4 @@
-"""One connection that sends an upload: chunks in order, checkpoints on the way, a finish or an end."""
+"""A stream takes one connection's part of an upload: chunks in order, checkpoints on the way, a finish or an end."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _TASKS_NAMED: Final = 10
 
 
 class Keeper(Protocol):
-    """What a stream needs of those who keep it."""
+    """Gives an upload stream what it needs of its server."""
 
     store: Store
     room: Room
@@ -51,14 +51,14 @@ class Keeper(Protocol):
     here: Here | None
     small: SmallPayloads
     expect: Callable[[], None]
-    """Tasks are about to be committed."""
+    """To be called when tasks are about to be committed."""
 
     def own(self, work: Coroutine[Any, Any, R], name: str) -> asyncio.Task[R]:
         """Run `work` to its end whatever becomes of the caller."""
         ...
 
     def received(self, count: int) -> None:
-        """Bytes came in."""
+        """Count bytes that came in."""
         ...
 
 
@@ -94,14 +94,14 @@ class UploadStream:
         self._busy = False
         self._heard_at = self._opened_at = keeper.clock.ticks()
         self._signed = False
-        """Other servers have been told that it is sent here."""
+        """Whether other servers have been told that the upload is sent here."""
         self._done = content is None
-        """Everything is durable: nothing is under way."""
+        """Whether everything is durable, and nothing is under way."""
         self._rejected = False
         self._reserved = upload.reserved
         self._offset = content.offset if content is not None else (upload.payload.size if upload.payload else 0)
         self._durable = upload.offset, upload.crc32c
-        """What the store knows to be on disk."""
+        """The offset that the store knows to be on disk, and the CRC32C up to it."""
         self._marked = self._offset
         self._marked_at = self._heard_at
         self._checkpointing: asyncio.Task[None] | None = None
@@ -111,22 +111,22 @@ class UploadStream:
 
     @property
     def upload(self) -> Upload:
-        """As it was when this connection opened it."""
+        """Return the upload as it was when this connection opened it."""
         return self._upload
 
     @property
     def offset(self) -> int:
-        """From which byte on this connection is to send; the size of a complete upload."""
+        """Return the byte from which on this connection is to send; the size of a complete upload."""
         return self._offset
 
     @property
     def complete(self) -> bool:
-        """It was complete before: chunks and finish are only compared with what is kept."""
+        """Tell whether the upload was complete before: chunks and finish are only compared with what is kept."""
         return self._upload.state is UploadState.COMPLETE
 
     @property
     def closing(self) -> bool:
-        """Its connection has ended, and what it leaves behind is being completed."""
+        """Tell whether the connection has ended, and what it leaves behind is being completed."""
         return self._detaching is not None
 
     @property
@@ -136,7 +136,7 @@ class UploadStream:
         return 0.0 if busy else self._keeper.clock.ticks() - self._heard_at
 
     def sign(self) -> Heard | None:
-        """What other servers are to know of it. None: nothing yet, or nothing any more."""
+        """Return what other servers are to know of the upload. None means nothing yet, or nothing any more."""
         content = self._content
         if content is None or self._done or self._detaching is not None:
             return None
@@ -202,7 +202,8 @@ class UploadStream:
             self._rest(self._limits.idle)
 
     async def finish(self, size: int, crc32c: int) -> Upload:
-        """Everything has arrived: check it, seal it, commit it. It runs to its end even when the caller is cancelled.
+        """Check, seal and commit the upload: everything has arrived. It runs to its end even when the caller is
+        cancelled.
 
         Raises SizeMismatch, CrcMismatch, Sha256Mismatch: the upload is given up, and its request id may start anew;
         RequestIdReused: it was complete before, with other bytes. After any other error it can be finished again.
@@ -218,7 +219,7 @@ class UploadStream:
         await asyncio.wait({self._detaching}, timeout=self._limits.detach)
 
     def _leave(self) -> None:
-        """Nothing is left to be done but to close the file, which nobody needs to wait for."""
+        """Close the file, the only thing that is left to do. Nobody needs to wait for it."""
         if self._content is not None and self._content.spooled:
             _ = self._keeper.own(self._content.close(), f"close upload {self._upload.id}")
         self._keeper.room.promise(self._upload.id, 0)
@@ -236,7 +237,7 @@ class UploadStream:
             self._keeper.room.promise(self._upload.id, self._reserved - self._content.offset)
 
     async def _make_room(self, content: Content, end: int) -> None:
-        """Before bytes beyond the reservation are written, for an upload of undeclared size."""
+        """Reserve more room before bytes beyond the reservation are written, for an upload of undeclared size."""
         if end <= self._reserved:
             return
         step = self._limits.reserve_step
@@ -362,17 +363,17 @@ class UploadStream:
             )
 
     async def _reject(self, content: Content, error: LongshoreError) -> None:
-        """The bytes are wrong: give the upload up, so that the same request id can start anew."""
+        """Give an upload up whose bytes are wrong, so that the same request id can start anew."""
         self._rejected = True
         self._say(_log.warning, "upload_rejected", reason=error.reason)
-        # Nothing of it may be on its way to the spool any more when the janitor removes what is there.
+        # No bytes of the upload may be on their way to the spool any more when the janitor removes what is there.
         with contextlib.suppress(LongshoreError):
             await content.settle()
         await content.close()
         try:
             await self._keeper.store.run(RejectUpload(upload_id=self._upload.id, connection=self._upload.connection))
         except LongshoreError as trouble:
-            # It stays open with its last checkpoint, and its next finish is compared again.
+            # The upload stays open with its last checkpoint, and its next finish is compared again.
             self._say(_log.warning, "upload_reject_failed", error=trouble.message)
 
     async def _detach(self) -> None:

@@ -56,7 +56,7 @@ _log = structlog.get_logger("longshore.uploads")
 
 @dataclass(frozen=True, slots=True)
 class UploadView:
-    """An upload as its owner sees it. `active`: a connection is sending it; `expires_at`: wall clock."""
+    """An upload as its owner sees it. `active` means that a connection is sending it; `expires_at` is wall clock."""
 
     upload: Upload
     active: bool
@@ -71,9 +71,9 @@ class _Slot:
     def __init__(self) -> None:
         self.stream: UploadStream | None = None
         self.released = asyncio.Event()
-        """The next connection may have the upload."""
+        """Set when the next connection may have the upload."""
         self.left = asyncio.Event()
-        """The connection is over, and so is everything it left behind."""
+        """Set when the connection is over, and so is everything that it left behind."""
 
 
 def _taken_over() -> UploadTakenOver:
@@ -81,13 +81,13 @@ def _taken_over() -> UploadTakenOver:
 
 
 class Uploads:
-    """All uploads of this process. Knows no gRPC.
+    """Serves all uploads of this process. It knows no gRPC.
 
     `expect` is called when tasks are about to be committed, so that their claim can share the commit.
     `relieve` frees spool bytes by evicting payloads that are kept for a retry only; it is asked once before
-    SpoolFull is said. `small`: where what workers need next is kept at hand. `here`: other servers have the database
-    too, and `run` must be running. Everything that a connection leaves behind (a last checkpoint, a commit) runs in
-    tasks that `close` waits for.
+    SpoolFull is said. `small` keeps at hand what workers need next. `here` means that other servers have the database
+    too, and then `run` must be running. Everything that a connection leaves behind (a last checkpoint, a commit) runs
+    in tasks that `close` waits for.
     """
 
     def __init__(
@@ -160,7 +160,7 @@ class Uploads:
         return await self._view(principal, await self._admit(principal, request, connect=False))
 
     async def get(self, principal: str, request_id: str) -> UploadView:
-        """How far an upload got. Raises NotFound."""
+        """Return how far an upload got. Raises NotFound."""
         upload = await self.store.upload(principal, request_id)
         if upload is None:
             raise NotFound(f"There is no upload {request_id!r} of yours, or it was given up: start anew.")
@@ -170,14 +170,15 @@ class Uploads:
         """Make tasks without an upload. Raises RequestIdReused, QueueFull, CallerShare, PayloadGone, SpoolFull,
         StoreOverloaded, Draining.
 
-        `any_creator`: the payload may be anybody's.
+        `any_creator` means that the payload may be anybody's.
         """
         return await self.begin_submit(principal, request, any_creator=any_creator)
 
     def begin_submit(
         self, principal: str, request: SubmitRequest, *, any_creator: bool = False
     ) -> asyncio.Future[tuple[Task, ...]]:
-        """`submit`, not waited for: raises Draining, StoreOverloaded and StoreUnavailable at once, the rest later."""
+        """Begin a `submit` without waiting: Draining, StoreOverloaded and StoreUnavailable are raised at once, the rest
+        later."""
         self._refuse_when_draining()
         payload, content = None, b""
         if request.content is not None:
@@ -202,7 +203,7 @@ class Uploads:
         return begun
 
     async def _submit_where_room(self, command: SubmitTasks, size: int) -> tuple[Task, ...]:
-        """`command`, once there is room on the disk for its content."""
+        """Run `command` once there is room on the disk for its content."""
         try:
             try:
                 await self.room.require(size)
@@ -212,7 +213,7 @@ class Uploads:
                 await self._relieve(size)
                 await self.room.require(size)
         except SpoolFull:
-            # What came before is answered all the same; nothing new finds room.
+            # A request that came before is answered all the same; nothing new finds room.
             return await self.store.run(replace(command, bounds=replace(command.bounds, spool_bytes=0)))
         self.room.take(size)
         self.expect()
@@ -256,12 +257,12 @@ class Uploads:
         return task
 
     def received(self, count: int) -> None:
-        """Bytes came in."""
+        """Count bytes that came in."""
         self._bytes_received += count
 
     def _done(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
-        # Its awaiter may be gone: then this is the only one to look.
+        # The task's awaiter may be gone: then this is the only one to look.
         error = None if task.cancelled() else task.exception()
         if error is not None and not isinstance(error, LongshoreError):
             _log.error("upload_defect", task=task.get_name(), exc_info=error)
@@ -313,7 +314,7 @@ class Uploads:
         slot.left.set()
 
     def _hand_back(self, opening: asyncio.Task[UploadStream]) -> None:
-        """The caller was cancelled while its stream was being opened."""
+        """Let go of a stream whose caller was cancelled while it was being opened."""
         if not opening.cancelled() and opening.exception() is None:
             _ = self.own(opening.result().detach(), "detach an upload that nobody waited for")
 
@@ -328,7 +329,7 @@ class Uploads:
     # Opening ------------------------------------------------------------------------------------------------------
 
     async def _resumed(self, slot: _Slot, key: tuple[str, str], request: UploadRequest, upload: Upload) -> UploadStream:
-        """The stream of an upload that a connection before may have begun to write."""
+        """Make the stream of an upload that a connection before may have begun to write."""
         try:
             partial = await self._spool.resume(upload.id, upload.offset, upload.crc32c, connection=upload.connection)
         except SpoolDamaged:
@@ -385,7 +386,8 @@ class Uploads:
         return slot.stream
 
     def _moving_in(self, request: UploadRequest, upload: Upload) -> Callable[[], Awaitable[None]] | None:
-        """What is to be done before the upload gets a file; nothing where its home was recorded when it was opened."""
+        """Return what records the upload's home before it gets a file. None means that nothing is to be done: no home
+        is needed without other servers, or it was recorded when the upload was opened."""
         here = self.here
         if here is None or upload.connection > 1 or self._needs_file(request):
             return None

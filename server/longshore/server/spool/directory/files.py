@@ -1,4 +1,4 @@
-"""Folders and files made so that they last."""
+"""Makes folders and files durable."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def sync_folder(folder: Path) -> None:
 
 
 def made_once(path: Path, content: bytes) -> bytes:
-    """The content of a small file, which is made with `content` when it is not there. Of any number that make it at the
-    same time one does, and all read the same; nobody sees a part of it."""
+    """Read a small file, which is made with `content` when it is not there. If several callers make it at the same
+    time, one of them does, and all read the same; nobody sees a part of it."""
     with contextlib.suppress(FileNotFoundError):
         return path.read_bytes()
     fresh = path.with_name(f"{path.name}.{os.urandom(8).hex()}")

@@ -1,7 +1,7 @@
 """Names in a directory spool.
 
-A directory that one server holds: `uploads/ID.part`, `payloads/XX/ID` (XX: the id's first two characters).
-One that several servers share: `uploads/ID.CONNECTION.part`, `payloads/XX/ID.SIZE.CRC32C`. There a file belongs to the
+A directory that one server holds has `uploads/ID.part` and `payloads/XX/ID` (XX: the id's first two characters).
+A shared one has `uploads/ID.CONNECTION.part` and `payloads/XX/ID.SIZE.CRC32C`. There a file belongs to the
 one connection in its name, and two different contents never have the same final name.
 """
 
@@ -19,20 +19,23 @@ _FINAL: Final = re.compile(rf"({ID.pattern})(?:\.\d+\.[0-9a-f]{{8}})?")
 
 
 def checked(one: str) -> str:
-    """An id that can be nothing but a name. Ids come from the server itself, so another one is a defect."""
+    """Return the id if it is safe as a file name. Ids come from the server itself, so any other id is a defect.
+
+    Raises ValueError.
+    """
     if not ID.fullmatch(one):
         raise ValueError(f"{one!r} is no id of the spool")
     return one
 
 
 def connection_of(part: Path) -> int:
-    """Which connection's file it is; 0 where the name does not say."""
+    """The number of the connection that the file belongs to; 0 where the name does not say."""
     match = _PART.fullmatch(part.name)
     return int(match[2] or 0) if match else 0
 
 
 class Names(Protocol):
-    """Where the files of an id are."""
+    """The paths of the files of an id."""
 
     shared: bool
 
@@ -46,7 +49,7 @@ class Names(Protocol):
 
 
 class OwnNames:
-    """Of a directory that one server holds."""
+    """Names the files of a directory that one server holds."""
 
     shared = False
 
@@ -66,7 +69,7 @@ class OwnNames:
 
 
 class SharedNames:
-    """Of a directory that several servers share."""
+    """Names the files of a directory that several servers share."""
 
     shared = True
 
@@ -80,13 +83,13 @@ class SharedNames:
         return self.payloads / checked(payload_id)[:2] / f"{payload_id}.{size}.{crc32c:08x}"
 
     def of(self, one: str) -> list[Path]:
-        """Newest connections first, sealed ones last."""
+        """The files of the newest connections come first, sealed ones last."""
         parts = _matching(self.uploads, _PART, checked(one))
         return sorted(parts, key=connection_of, reverse=True) + _matching(self.payloads / one[:2], _FINAL, one)
 
 
 def files(uploads: Path, payloads: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
-    """Ids and entries of everything that looks like a spool's."""
+    """Yield the id and the entry of every file that looks like a spool's."""
     with os.scandir(uploads) as entries:
         for entry in entries:
             if match := _PART.fullmatch(entry.name):

@@ -47,7 +47,7 @@ class DirectoryPartial:
         """(offset, crc32c): one object, so that a sync beside a write sees a pair that belongs together."""
         self._sealed = sealed
         self._named = sealed
-        """The part's name is durable."""
+        """Whether the part's name is durable."""
         self._damage: str | None = None
         self._writers = writers
         self._syncers = syncers
@@ -96,7 +96,7 @@ class DirectoryPartial:
             while rest:
                 count = os.pwrite(self._fd, rest, at)
                 rest, at = rest[count:], at + count
-        # Not read a second time where whoever took the bytes has done that.
+        # The bytes are not read a second time if the caller that took them has computed their checksum.
         crc = google_crc32c.extend(crc, data) if crc32c is None else combined(crc, crc32c, len(data))
         self._written = at, crc
 
@@ -143,14 +143,14 @@ class DirectoryPartial:
             elif not self._sealed:
                 self._part.rename(final)
             self._sealed = True
-            # Again for one that was sealed before: its server may have died before the names were durable.
+            # An upload that was sealed before is synced again: its server may have died before the names were durable.
             sync_folder(final.parent)
             if not self._names.shared:
                 sync_folder(self._part.parent)
 
     def _link(self, final: Path) -> None:
-        """The final name says what is in the file. So one that is there already was sealed before with the same bytes,
-        by this connection or by another one; it may be somebody's payload by now, and stays."""
+        """Give the part its final name, which says what is in the file. A file that has the name already was sealed
+        before with the same bytes, by this connection or another one; it may be a payload in use by now, and stays."""
         if self._sealed:
             return
         with contextlib.suppress(FileExistsError):

@@ -1,4 +1,4 @@
-"""Continuing an upload whose file is there already. Runs in threads."""
+"""Continues an upload whose file is there already. Runs in threads."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _BLOCK: Final = 1 << 20
 
 
 def in_place(part: Path, final: Path, offset: int, crc: int) -> tuple[int, tuple[int, int], bool]:
-    """(descriptor, (offset, crc32c), sealed) where nobody else can have the file: it is cut at `offset`; one that was
-    sealed before is opened as it is."""
+    """Open the file again where nobody else can have it; answers (descriptor, (offset, crc32c), sealed). The file is
+    cut at `offset`; one that was sealed before is opened as it is."""
     sealed = not part.exists() and final.exists()
     flags = os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if not offset and not sealed else 0)
     with translated("opening an upload again"):
@@ -38,15 +38,15 @@ def in_place(part: Path, final: Path, offset: int, crc: int) -> tuple[int, tuple
 
 
 def copied(names: Names, upload_id: str, offset: int, crc: int, connection: int) -> int:
-    """A descriptor of this connection's own file with the first `offset` bytes, where another server may still have
-    the old file open and write to it.
+    """Copy the first `offset` bytes into this connection's own file, and answer its descriptor. Another server may
+    still have the old file open and write to it.
 
     The copy is durable before the files of older connections go, and only theirs go: a server that was asleep in the
     middle of this finds newer files and leaves them.
     """
     part = names.part(upload_id, connection)
     with translated("opening an upload again"):
-        # Made before the folder is read: on a network file system that is what makes this machine look anew.
+        # The file is made before the folder is read: on a network file system that makes this machine look anew.
         fd = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         with translated("copying an upload"):
@@ -78,7 +78,7 @@ def _copy_first(sources: list[Path], to: int, offset: int, crc: int) -> None:
             if os.fstat(fd).st_size >= offset and _copy(fd, to, offset) == crc:
                 return
         except OSError as error:
-            # Removed below us by a newer connection, or lost: another file may still have it.
+            # A newer connection has removed the file, or it is lost: another file may still have the bytes.
             if error.errno not in DAMAGED:
                 raise
         finally:
@@ -87,7 +87,7 @@ def _copy_first(sources: list[Path], to: int, offset: int, crc: int) -> None:
 
 
 def _copy(fd: int, to: int, size: int) -> int:
-    """Answers the CRC32C of what was copied; `to` is no longer than that afterwards."""
+    """Copy at most `size` bytes, and answer their CRC32C; `to` is no longer than that afterwards."""
     os.ftruncate(to, 0)
     at = crc = 0
     while at < size:
@@ -103,7 +103,7 @@ def _copy(fd: int, to: int, size: int) -> int:
 
 
 def _crc_from(fd: int, start: int, end: int, crc: int) -> int:
-    """CRC32C of everything, given that of the bytes before `start`."""
+    """Compute the CRC32C of everything, given that of the bytes before `start`."""
     at = start
     while at < end:
         block = os.pread(fd, min(_BLOCK, end - at), at)

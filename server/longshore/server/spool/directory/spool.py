@@ -1,5 +1,5 @@
 """A spool in a directory: `uploads/`, `payloads/XX/` (XX: the id's first two characters), `trash/SECONDS-NAME`, and the
-file `identity`. What the other files are called: see `names`."""
+file `identity`. `names` says what the other files are called."""
 
 from __future__ import annotations
 
@@ -37,12 +37,13 @@ SYNCERS: Final = 16
 
 
 class DirectorySpool:
-    """Spool in the folder `root`, which is made when it is not there; folders 0700, files 0600.
+    """The spool in the folder `root`, which is made when it is not there; folders 0700, files 0600.
 
-    `reserve`: bytes of the disk that uploads leave free, so that a database on the same disk can still commit. Ids
-    begin with two hexadecimal digits, which spread them over 256 folders. `shared`: other servers may have the folder
-    too, on this machine or on others; a resume copies then. `database`: whose spool it is. Raises what `faults` says of
-    the disk's errors, and StoreUnavailable for all that is missing while the folder is not the one that was opened.
+    `reserve` is how many bytes of the disk uploads leave free, so that a database on the same disk can still commit.
+    Ids begin with two hexadecimal digits, which spread them over 256 folders. `shared` says that other servers may have
+    the folder too, on this machine or on others; a resume copies then. `database` is the database that the spool
+    belongs to. Raises the errors into which `faults` turns the disk's, and StoreUnavailable for every missing file
+    while the folder is not the one that was opened.
     """
 
     def __init__(
@@ -65,7 +66,7 @@ class DirectorySpool:
         self._now = now
         self._writers = ThreadPoolExecutor(WRITERS, thread_name_prefix="spool-write")
         self._syncers = ThreadPoolExecutor(SYNCERS, thread_name_prefix="spool-sync")
-        # Unlinking is slow and slows the syncs of others: one at a time.
+        # Files are unlinked one at a time: unlinking is slow and slows the syncs of others.
         self._chores = ThreadPoolExecutor(1, thread_name_prefix="spool-chores")
 
     async def open(self) -> None:
@@ -96,7 +97,7 @@ class DirectorySpool:
     async def resume(self, upload_id: str, offset: int, crc32c: int, *, connection: int = 2) -> DirectoryPartial:
         names, part = self._names, self._names.part(upload_id, connection)
         if names.shared:
-            # Copied by the threads that sync: a large one keeps nobody from writing.
+            # The threads that sync do the copy, so that a large one keeps nobody from writing.
             fd = await self._run(self._syncers, lambda: reopen.copied(names, upload_id, offset, crc32c, connection))
             return self._partial(part, fd, (offset, crc32c), sealed=False)
         final = names.final(upload_id, 0, 0)
@@ -215,8 +216,8 @@ class DirectorySpool:
         self._identity = Identity.read(identity, where=str(self._root), database=self._database).spool
 
     def _told_from_absence(self, work: Callable[[], R]) -> R:
-        """Where a file is missing, the whole spool may be: not mounted (any more), or something else in its place. Then
-        nothing is lost, and another server may still have it."""
+        """Tell damage from an absent spool. Where a file is missing, the whole spool may be: not mounted (any more), or
+        replaced by something else. Then nothing is lost, and another server may still have the spool."""
         try:
             return work()
         except SpoolDamaged as damage:

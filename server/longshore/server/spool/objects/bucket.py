@@ -1,4 +1,4 @@
-"""A bucket, or a folder of one, through obstore: the few requests that a spool makes, and what their errors become.
+"""A bucket, or a folder of one, through obstore: the few requests that a spool makes, and their errors.
 
 obstore's coroutines run on threads of its own and take `bytes` without a copy; signing (SHA-256) happens there too.
 Cancelling one of them may leave its request running.
@@ -61,8 +61,8 @@ class Objects:
     """Requests to one bucket, below `prefix`. Raises SpoolFull, SpoolDamaged, StoreUnavailable."""
 
     def __init__(self, *, bucket: str, prefix: str, endpoint: str = "", region: str = "", plain: bool = False) -> None:
-        """`plain`: HTTP without TLS is meant. What is not given, and all secrets, come from the environment (AWS_...)
-        or from the machine's role. Raises ValueError where obstore makes nothing of it."""
+        """Prepare the requests. `plain` means HTTP without TLS. Options that are not given, and all secrets, come from
+        the environment (AWS_...) or from the machine's role. Raises ValueError if obstore refuses the options."""
         named: dict[str, Any] = {}
         if endpoint:
             named["endpoint"] = endpoint
@@ -78,16 +78,16 @@ class Objects:
 
     @property
     def puts(self) -> asyncio.Semaphore:
-        """Taken before a segment is read into memory."""
+        """The semaphore that a put takes before its segment is read into memory."""
         return self._puts
 
     async def put(self, path: str, data: bytes, md5: str) -> None:
-        """Durable, and proven to be what was given. What is there already is not put again: it may be somebody's who
-        relies on it.
+        """Store an object durably, and prove that the store has the bytes that it was given. An object that is there
+        already is not put again: another server may rely on it.
 
-        A store answers a put with the object's e-tag, which is its MD5 almost everywhere. Equal: that is the proof.
-        Otherwise (encrypted with a KMS key, or damaged on the way by what checks nothing) it is read back. The request
-        is signed with the content's SHA-256 besides, which most stores check and some do not.
+        A store answers a put with the object's e-tag, which is its MD5 almost everywhere. An equal MD5 is the proof.
+        Otherwise (encrypted with a KMS key, or damaged on the way where nothing checks) the object is read back. The
+        request is signed with the content's SHA-256 besides, which most stores check and some do not.
         """
         for overwrite in (False, True, True):
             with translated("storing an upload"):
@@ -98,7 +98,7 @@ class Objects:
         raise StoreUnavailable("The object store keeps other bytes than it is given. Try again.")
 
     async def _put(self, path: str, data: bytes, *, overwrite: bool) -> str:
-        """The object's e-tag; empty where there is none to be had."""
+        """Put an object and answer its e-tag. Empty means that the store gives none."""
         mode: PutMode = "overwrite" if overwrite else "create"
         try:
             put = await obstore.put_async(self._store, path, data, mode=mode, use_multipart=False)
@@ -127,7 +127,7 @@ class Objects:
         return True
 
     async def get(self, path: str) -> bytes | None:
-        """A small object; None where there is none."""
+        """Read a small object. None means that there is none."""
         with translated("reading a file"):
             try:
                 found = await obstore.get_async(self._store, path)
@@ -138,7 +138,7 @@ class Objects:
                 return None
 
     async def get_range(self, path: str, start: int, length: int) -> bytes | None:
-        """Bytes of an object; None where there is no such object. Raises SpoolDamaged when it ends before."""
+        """Read bytes of an object. None means that there is no such object. Raises SpoolDamaged if it ends before."""
         with translated("reading a payload"):
             try:
                 found = (await obstore.get_range_async(self._store, path, start=start, length=length)).to_bytes()
@@ -153,7 +153,7 @@ class Objects:
         return found
 
     async def list(self, prefix: str) -> AsyncIterator[Listed]:
-        """Everything below a folder, however deep."""
+        """Yield every object below a folder, however deep."""
         pages = obstore.list(self._store, prefix=prefix, chunk_size=1000).__aiter__()
         while True:
             with translated("looking into the spool"):
@@ -171,7 +171,7 @@ class Objects:
                 await obstore.copy_async(self._store, source, target)
 
     async def delete(self, paths: Sequence[str]) -> None:
-        """What is not there is no error."""
+        """Delete these objects. An object that is not there is no error."""
         if paths:
             async with self._chores:
                 with translated("removing files"):
@@ -180,7 +180,7 @@ class Objects:
 
 @contextmanager
 def translated(what: str) -> Iterator[None]:
-    """Raise what the object store says as SpoolFull, SpoolDamaged or StoreUnavailable, met while doing `what`."""
+    """Raise errors of the object store, met while doing `what`, as SpoolFull, SpoolDamaged or StoreUnavailable."""
     try:
         yield
     except AlreadyExistsError:
@@ -209,12 +209,12 @@ def fault(error: Exception, what: str) -> LongshoreError:
 
 
 def no_answer(error: LongshoreError) -> bool:
-    """The object store was not reached, or said nothing that we know: it may be back later."""
+    """Whether the object store was not reached, or answered nothing that we know: it may be back later."""
     return isinstance(error, StoreUnavailable) and not (error.__cause__ is not None and _code(error.__cause__))
 
 
 def remedy(error: LongshoreError) -> str:
-    """What an operator can do about an error of this module that is met at the start."""
+    """Advise an operator what to do about an error of this module that is met at the start."""
     code = _code(error.__cause__) if error.__cause__ is not None else ""
     if code == "NoSuchBucket":
         return "Make the bucket, or name another one."
@@ -231,12 +231,12 @@ def remedy(error: LongshoreError) -> str:
 
 
 def summary(error: BaseException) -> str:
-    """What an error says without the long form that obstore appends."""
+    """The text of an error without the long form that obstore appends."""
     return " ".join(str(error).split("\n\nDebug source")[0].split())
 
 
 def _code(error: BaseException) -> str:
-    """The store's own word for an error, or its HTTP status; empty where it said nothing."""
+    """The store's own code for an error, or its HTTP status. Empty means that it gave neither."""
     text = str(error)
     found = _CODE.search(text) or _STATUS.search(text)
     return found[1] if found else ""

@@ -14,13 +14,13 @@ from longshore.server.spool.objects.segments import SEGMENT, Mark, Segment
 from longshore.server.spool.objects.staging import SLOTS, Staging, StagingFile
 
 Reader = Callable[[str, Sequence[Segment], int, int], AsyncIterator[bytes]]
-"""(id, chain, offset, size of a piece): its bytes."""
+"""Reads the bytes of a chain, called with (id, chain, offset, size of a piece)."""
 
 _PIECE: Final = 1 << 20
 
 
 class _Waiting:
-    """A segment in the staging file. `put`: the task that puts it, once no more bytes come to it."""
+    """A segment in the staging file. `put` is the asyncio task that puts it, once no more bytes come to it."""
 
     __slots__ = ("first", "last", "put", "slot")
 
@@ -37,7 +37,7 @@ class _Waiting:
 class ObjectPartial:
     """PartialFile in an object store. Full segments are put while the next one is written; `sync` puts the rest.
 
-    Memory: none of its own; a segment is read from the staging file when one of the process's puts is free.
+    It takes no memory of its own: a segment is read from the staging file when one of the process's puts is free.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class ObjectPartial:
         self._id = upload_id
         self._folder = folder
         self._chain = list(chain)
-        """What the store has acknowledged."""
+        """The segments that the store has acknowledged."""
         self._durable = end
         self._written = end
         self._waiting: deque[_Waiting] = deque()
@@ -119,7 +119,7 @@ class ObjectPartial:
         self._sealed = True
 
     async def close(self) -> None:
-        """Waits for what is under way: nothing is put for this connection afterwards."""
+        """Wait for what is under way: nothing is put for this connection afterwards."""
         if self._closed:
             return
         self._closed = True
@@ -133,7 +133,7 @@ class ObjectPartial:
         await self._staging.run(self._file.close)
 
     async def _make_room(self) -> None:
-        """Wait until a segment can take bytes. Raises what an earlier one met."""
+        """Wait until a segment can take bytes. Raises the error of an earlier segment."""
         self._collect()
         while self._filling is None and not self._free:
             await self._put([self._waiting[0]])
@@ -157,7 +157,7 @@ class ObjectPartial:
         return data[count:]
 
     def _cut(self) -> None:
-        """No more bytes for the segment that is being filled: put it."""
+        """End the segment that is being filled, and put it."""
         filling, self._filling = self._filling, None
         if filling is not None:
             self._waiting.append(filling)
@@ -175,10 +175,10 @@ class ObjectPartial:
             await self._objects.put(f"{self._folder}/{segment.name}", data, md5)
 
     async def _put(self, some: Sequence[_Waiting]) -> None:
-        """Wait for these. Raises what the first of them met."""
+        """Wait for the puts of these segments. Raises the first error."""
         puts = {one.put for one in some if one.put is not None}
         if puts:
-            # Not by awaiting them: a put goes on when its waiter is cancelled.
+            # `asyncio.wait` does not cancel them: a put goes on when its waiter is cancelled.
             await asyncio.wait(puts)
         self._collect()
         for put in (one.put for one in some):
@@ -186,7 +186,8 @@ class ObjectPartial:
                 put.result()
 
     def _collect(self) -> None:
-        """Take over what the store has acknowledged, in order. Raises what the first one met that it has not."""
+        """Take over the segments that the store has acknowledged, in order. Raises the error of the first that
+        failed."""
         while self._waiting:
             put = self._waiting[0].put
             if put is None or not put.done():

@@ -1,9 +1,9 @@
-"""Segments: what a payload is made of in an object store. One segment is one object, put with one request, so that
+"""Segments are the pieces of a payload in an object store. One segment is one object, put with one request, so that
 there is nothing half done to be swept.
 
-An object's name says which bytes it has, and the checksum of everything before it and up to its end. So segments form
-a chain from (0, 0) to (size, crc32c), whoever put them: a payload is any chain that ends at its size and checksum, and
-what a superseded connection put after another checkpoint is on no chain, or is the same bytes.
+An object's name says which bytes it has, and the checksum of everything before it and up to its end. So segments form a
+chain from (0, 0) to (size, crc32c), no matter which connection put them: a payload is any chain that ends at its size
+and checksum, and what a superseded connection put after another checkpoint is on no chain, or is the same bytes.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Segment:
 
 
 def parse(name: str, size: int) -> Segment | None:
-    """The segment of an object's name and size; None for what is no segment, or not whole."""
+    """Read the segment of an object's name and size. None means that the object is no segment, or is not whole."""
     match = _NAME.fullmatch(name)
     if match is None:
         return None
@@ -59,7 +59,7 @@ def parse(name: str, size: int) -> Segment | None:
 
 
 def chain(segments: Iterable[Segment], end: Mark) -> tuple[Segment, ...] | None:
-    """Segments that lead from nothing to `end`, in order; None where there is a gap."""
+    """Find the segments that lead from nothing to `end`, in order. None means that there is a gap."""
     before: dict[Mark, Segment | None] = {(0, 0): None}
     for segment in sorted(segments):
         if segment.first in before and segment.last not in before:

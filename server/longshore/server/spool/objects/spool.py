@@ -1,5 +1,5 @@
 """A spool in an object store: `payloads/XX/ID/SEGMENT` (XX: the id's first two characters), `trash/SECONDS/ID/SEGMENT`,
-and the object `identity`. What segments are: see there.
+and the object `identity`. `segments` says what segments are.
 
 Any number of servers share it. Nothing is ever moved or changed in place: a resume finds the chain to its checkpoint,
 sealing checks that the chain is whole, and the database says which size and checksum the payload has.
@@ -40,8 +40,8 @@ _LEAST_BLOCK: Final = 256 << 10
 
 
 class ObjectSpool:
-    """Spool in `objects`. `staging`: where chunks wait on the local disk. `database`: whose spool it is. `where`: how
-    to speak of it. `now`: wall clock, against which the store's own times are held."""
+    """The spool in `objects`. Chunks wait on the local disk in `staging`. `database` is the database that the spool
+    belongs to, `where` the words for it in messages, `now` the wall clock with which the store's times are compared."""
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ class ObjectSpool:
         content = await self._objects.get(NAME)
         if content is None:
             await self._objects.create(NAME, Identity.new(self._database).content())
-            # Read back: another server may have been faster.
+            # The identity is read back, because another server may have been faster.
             content = await self._objects.get(NAME)
         self._identity = Identity.read(content or b"", where=self._where, database=self._database).spool
         await self._empty_trash()
@@ -124,7 +124,7 @@ class ObjectSpool:
 
     async def free_bytes(self) -> int:
         free = await self._staging.free_bytes()
-        # The store has no end; what is full is the local disk that bytes pass through.
+        # The store has no end; only the local disk that bytes pass through can be full.
         return _ENDLESS if free > SLOTS * SEGMENT else min(free - SLOTS * SEGMENT, 0)
 
     async def files_older_than(self, seconds: float) -> Sequence[str]:
@@ -186,13 +186,13 @@ class ObjectSpool:
         )
 
     async def _check_whole(self, one: str, segments: Sequence[Segment]) -> None:
-        """Raise SpoolDamaged unless each of these is there, and whole."""
+        """Raise SpoolDamaged unless each of these segments is there, and whole."""
         missing = set(segments).difference(await self._segments(one)) if segments else set()
         if missing:
             raise SpoolDamaged(f"Byte {min(missing).start} of an upload is missing in the object store.")
 
     async def _read(self, one: str, segments: Sequence[Segment], offset: int, size: int) -> AsyncGenerator[bytes, None]:
-        """The bytes of a chain from `offset` on; the next block is fetched while one goes out."""
+        """Yield the bytes of a chain from `offset` on; the next block is fetched while one goes out."""
         self._readers += 1
         ahead: asyncio.Task[bytes] | None = None
         try:
@@ -227,9 +227,9 @@ class ObjectSpool:
         return max(min(_BLOCK, _READING // (2 * max(self._readers, 1))), _LEAST_BLOCK)
 
     async def _try(self) -> None:
-        """Everything that a spool must be allowed to do, so that a start says what is missing. Raises SpoolRefused, and
-        StoreUnavailable while there is no answer."""
-        # Young enough for the trash, which another server may be emptying at the same time.
+        """Try every request that a spool makes, so that a start says which permission is missing. Raises SpoolRefused,
+        and StoreUnavailable while there is no answer."""
+        # The object is young, so that another server that empties the trash at the same time leaves it alone.
         folder = f"{_TRASH}/{int(self._now())}"
         path = f"{folder}/{secrets.token_hex(8)}"
         try:

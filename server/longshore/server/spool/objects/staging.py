@@ -1,6 +1,6 @@
-"""Bytes that wait on the local disk to be put into an object store: a file without a name for each upload.
+"""Keeps bytes on the local disk until they are put into an object store: a file without a name for each upload.
 
-Nothing of it outlives the process. What is in it is not durable, and nobody is told that it is.
+The file does not outlive the process. Its bytes are not durable, and nobody is told that they are.
 """
 
 from __future__ import annotations

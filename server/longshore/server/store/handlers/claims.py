@@ -1,4 +1,4 @@
-"""Claiming: which ready task goes to which session.
+"""Claims give ready tasks to sessions that have room.
 
 The cost is bounded by the room that is offered, the targets and the kinds: claims read ready tasks only, through an
 index that begins with target and kind, and never more of them than could be taken.
@@ -54,14 +54,14 @@ _among = tasks.alias("among")
 
 
 def _whole(make: Callable[..., sa.Select[Any]], given: Given) -> sa.Select[Any]:
-    """With all that would have to be asked next: the task, how many run in its lane, and how many are ready there."""
+    """Select with each number all that would be asked next: the task, how many run in its lane, how many are ready."""
     running = sa.select(counters.c.value).where(
         counters.c.scope == sa.literal_column(f"'{LANE_RUNNING}'"), counters.c.name == tasks.c.lane
     )
     ready: sa.Select[Any] = sa.select(sa.func.count()).where(
         _among.c.lane == tasks.c.lane, _among.c.ready.is_(sa.true())
     )
-    # What has no lane is ready all at once: not to be counted, with a hundred thousand of them waiting.
+    # Tasks without a lane are all ready at once, and a hundred thousand of them may wait: they are not counted.
     among = sa.case((tasks.c.lane == sa.literal_column("''"), sa.literal_column("0")), else_=ready.scalar_subquery())
     columns = (*task_columns(), running.scalar_subquery().label("running"), among.label("among"))
     return make(given, *columns).join_from(tasks, orders, tasks.c.seq == orders.c.seq)
@@ -87,7 +87,7 @@ class _Taker:
     shares: Shares
     idle: bool
     claimed: Claimed
-    """What happens to the tasks that it takes."""
+    """The event that happens to each task that the session takes."""
 
     def serves(self, target: str, kind: str) -> bool:
         return kind in self.session.kinds and (not target or target in self.session.targets)
@@ -104,11 +104,11 @@ Pair = tuple[str, str]
 
 
 class _Round:
-    """One ClaimTasks at work."""
+    """Carries out one ClaimTasks."""
 
     def __init__(self, unit: UnitOfWork, command: ClaimTasks) -> None:
         self._unit = unit
-        # What an earlier claim of this transaction took is to be found with its taker, and no more with what is ready.
+        # A task that an earlier claim of this transaction took must be found with its session, not as a ready task.
         unit.flush_stored()
         self._takers = self._able(command.offers)
         self._taken: list[tuple[str, Entry]] = []
@@ -118,7 +118,7 @@ class _Round:
         self._serving_pair: dict[Pair, list[_Taker]] = {}
 
     def run(self) -> tuple[list[tuple[str, Entry]], tuple[str, ...]]:
-        """Settling first: somebody's outcome is unknown until then. Then what must run alone, then the rest."""
+        """Give out settlings first: an outcome is unknown until then. Tasks that run alone follow, then the rest."""
         pairs = list(self._pairs())
         unsettled = self._ask_unsettled(pairs)
         alone = self._ask_ready(pairs, alone=True)
@@ -133,7 +133,7 @@ class _Round:
         return self._taken, tuple(sorted(self._solo_waiting))
 
     def _crowded(self) -> list[str]:
-        """Lanes where more may be left ready than there is room for. What is settled takes of the room alone."""
+        """Lanes where more tasks may be left ready than there is room for. A settling takes room, but no ready task."""
         unit = self._unit
         lanes = {entry.lane for _, entry in self._taken if entry.lane}
         return sorted(
@@ -155,7 +155,7 @@ class _Round:
             for _, session in sessions:
                 unit.precheck.met(session)
         busy = {entry.status.session_id for entry in unit.fresh()}
-        """With what was made in this transaction and claimed by an earlier command of it. None of that runs alone."""
+        """Sessions with tasks that this transaction made, and has claimed already. None of those tasks runs alone."""
         held = unit.link.ask_each(_HELD, [(session.id,) for _, session in sessions])
         unit.ledger.ask((TARGET_RUNNING, target) for _, session in sessions for target in session.targets)()
         return [
@@ -172,7 +172,7 @@ class _Round:
     # Candidates ---------------------------------------------------------------------------------------------------
 
     def _pairs(self) -> Iterator[Pair]:
-        """(target, kind) that somebody with room serves; an empty target is a job without one."""
+        """Yield each (target, kind) that a session with room serves. An empty target stands for a job without one."""
         pairs: set[Pair] = set()
         for taker in self._takers:
             if taker.shares.room < 1:
@@ -190,12 +190,12 @@ class _Round:
         return max(0, self._unit.limits.target - self._unit.ledger.value((TARGET_RUNNING, target)))
 
     def _room_for(self, target: str, kind: str, *, alone: bool) -> int:
-        """How many attempts the takers could take. What must run alone waits for an idle one, whatever its share."""
+        """How many attempts the takers could take. A task that runs alone needs an idle session, whatever its share."""
         serving = [taker.shares for taker in self._takers if taker.serves(target, kind)]
         return sum(shares.room if alone else shares.of(target) for shares in serving)
 
     def _ask_ready(self, pairs: list[Pair], *, alone: bool) -> Callable[[], list[_Candidate]]:
-        """As many of each pair as could be taken, at most."""
+        """Ask for ready tasks of each pair, at most as many as could be taken."""
         sets = []
         for target, kind in pairs:
             most = min(self._room_for(target, kind, alone=alone), self._room_on(target))
@@ -242,7 +242,7 @@ class _Round:
         return lambda: list(zip(asked, found(), strict=True))
 
     def _ask(self, numbers: Each, whole: Each, sets: list[Row]) -> Callable[[], list[list[Entry]]]:
-        """The tasks for each of `sets`: by number where they are likely to be known, else with all that they are."""
+        """Ask for the tasks of each of `sets`: by number where tasks are remembered, else with all their columns."""
         unit = self._unit
         found = unit.link.ask_each(numbers if unit.remembers else whole, sets)
 
@@ -255,7 +255,7 @@ class _Round:
         return answer
 
     def _learn(self, row: Row) -> int:
-        """Take over what `_whole` says of a task; answers its number."""
+        """Take over the answer of `_whole` for a task, and return its number."""
         *task, running, ready = row
         self._unit.adopt((tuple(task),))
         seq = seq_in(row)
@@ -293,13 +293,13 @@ class _Round:
             if self._has_room(entry):
                 self._give(self._roomiest(self._serving(entry), entry.target), entry)
             else:
-                # It stood in the way of others, and does no more when this is over: see `trim_lanes`.
+                # The task stood in the way of others, and no longer does so after this claim: see `trim_lanes`.
                 self._unit.claimable = True
                 if entry.lane and not room_in(self._unit, entry.lane):
                     self._full.add(entry.lane)
 
     def _serving(self, entry: Entry) -> list[_Taker]:
-        """Those that could run it."""
+        """The takers that could run the task."""
         pair = (entry.target, entry.order.kind)
         found = self._serving_pair.get(pair)
         if found is None:
@@ -310,12 +310,12 @@ class _Round:
         self._unit.ledger.ask((LANE_RUNNING, entry.lane) for _, _, entry in candidates if entry.lane)()
 
     def _has_room(self, entry: Entry) -> bool:
-        """Its target and its instance may run one more. The claims of this round count already."""
+        """Whether its target and its instance may run one more. The claims of this round count already."""
         lane = entry.lane
         return self._room_on(entry.target) > 0 and (not lane or room_in(self._unit, lane) > 0)
 
     def _roomiest(self, takers: list[_Taker], target: str) -> _Taker | None:
-        """Work is spread: the one with the most room next."""
+        """Choose the taker with the most room, so that work is spread. None means that no taker has a share left."""
         roomiest = None
         for taker in takers:
             if taker.shares.of(target) > 0 and (roomiest is None or taker.shares.room > roomiest.shares.room):

@@ -40,7 +40,7 @@ from longshore.server.store.tables.schema import (
 from longshore.server.store.transaction.unit import UnitOfWork
 
 LEAST: Final = 1.0
-"""Seconds. Less is how exactly two clocks are read one after the other on a busy machine, or a clock that is slewed."""
+"""Seconds. Smaller differences come from reading two clocks one after the other on a busy machine, or from slewing."""
 NOTE_EVERY: Final = 5.0
 """Seconds between readings that are written down. Between two of one boot it does not matter how old the first is."""
 
@@ -62,7 +62,7 @@ _SET: Final = statement(
 )
 
 
-# What has no time (NULL) has none afterwards either. All times of a task move together, so that their differences hold:
+# A column without a time (NULL) stays without one. All times of a task move together, so that their differences hold:
 # how long it may wait, which a retry takes over, and how long it ran.
 MOVED: Final = (
     tasks.c.due_at,
@@ -117,7 +117,7 @@ class Reading:
 
 
 def this_boot() -> int:
-    """A number of 62 bits that another boot of the machine does not have; 0: it cannot be told."""
+    """A number of 62 bits that no other boot of the machine has. 0 means that the boot cannot be told."""
     try:
         return int(_BOOT_ID.read_text("ascii").replace("-", "").strip(), 16) >> 66
     except (OSError, ValueError):
@@ -125,7 +125,7 @@ def this_boot() -> int:
 
 
 class ClockSteps:
-    """What one server knows of its clock. Belongs to the writer's thread."""
+    """Notices steps of one server's wall clock. Belongs to the writer's thread."""
 
     def __init__(self, clock: Clock, *, boot: int) -> None:
         self._clock = clock
@@ -140,7 +140,7 @@ class ClockSteps:
             self._known = Reading(found[_BOOT], found[_TICKS] / 1000, found[_WALL] / 1000)
 
     def due(self) -> NoteClock | None:
-        """What is to be carried out before anything else; None: nothing."""
+        """Return the command that must be carried out before anything else. None means that there is none."""
         now = Reading(self._boot, self._clock.ticks(), self._clock.now())
         step = self._step(now)
         if not step and now.ticks - self._noted_at < NOTE_EVERY:
@@ -150,7 +150,7 @@ class ClockSteps:
         return NoteClock(boot=now.boot, ticks=now.ticks, wall=wall, step=step)
 
     def noted(self, done: NoteClock) -> None:
-        """It is committed."""
+        """Remember a reading that was committed."""
         self._known = Reading(done.boot, done.ticks, done.wall)
         self._noted_at = done.ticks
 
@@ -167,7 +167,7 @@ class ClockSteps:
         return before is not None and before.boot == now.boot != 0 and now.ticks >= before.ticks
 
     def _expected(self, now: Reading) -> float:
-        """What the wall clock should say, in the same boot."""
+        """The time that the wall clock should say, in the same boot."""
         before = self._known
         return now.wall if before is None else before.wall + now.ticks - before.ticks
 

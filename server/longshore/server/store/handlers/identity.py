@@ -1,4 +1,5 @@
-"""Which database this is. A spool remembers it, so that no other database's server takes its payloads for leftovers."""
+"""The identity of the database. A spool remembers it, so that no other database's server takes its payloads for
+leftovers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Commands of time: what is due, what is over, what nobody needs any more."""
+"""The janitor's commands act on what is due, what is over, and what nothing needs any more."""
 
 from __future__ import annotations
 
@@ -243,10 +243,10 @@ def doom_payloads(unit: UnitOfWork, command: DoomPayloads) -> Callable[[], tuple
 
 
 def _doom_at(unit: UnitOfWork, command: DoomPayloads, spool: str) -> Callable[[], tuple[str, ...]]:
-    """With several servers: mark what nothing needs wherever it is, for whoever has it to remove.
+    """Mark payloads that nothing needs, where several servers share the database; the server that has one removes it.
 
-    What no living server has is put off instead. Marked, it would be looked at by everybody after every task: 50,000
-    payloads of a lost server took 0.85 s each time.
+    A payload that no living server has is put off instead. If it were marked, every server would look at it after every
+    task: 50,000 payloads of a lost server took 0.85 s each time.
     """
     link = unit.link
     freed = 0
@@ -288,7 +288,7 @@ def forget_payloads(unit: UnitOfWork, command: ForgetPayloads) -> Callable[[], N
 
 
 def purge_tasks(unit: UnitOfWork, command: PurgeTasks) -> Callable[[], int]:
-    """See PurgeTasks. What hangs on a task goes with it (ON DELETE CASCADE)."""
+    """See PurgeTasks. Rows that refer to a task go with it (ON DELETE CASCADE)."""
     unit.flush()
     before = unit.now - command.age
     purged = 0

@@ -1,4 +1,4 @@
-"""What sessions say of themselves, how they ended, and who served a target last."""
+"""Stores what sessions say of themselves, how they ended, and which session served a target last."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from longshore.server.store.transaction.counters import TARGET_QUEUED, TARGET_RU
 from longshore.server.store.transaction.unit import UnitOfWork
 
 MOST_ENDED: Final = 1000
-"""Ended sessions that are told of at once, the newest: one that starts anew every second must not fill an answer."""
+"""Ended sessions in one answer, the newest: a worker that starts anew every second must not fill it."""
 
 _MAKE: Final = Statement(
     lambda dialect: dialect.insert_missing(remarks).values(
@@ -69,7 +69,7 @@ def _some(*conditions: sa.ColumnElement[bool]) -> sa.ColumnElement[bool]:
     return sa.select(sa.literal_column("1")).where(*conditions).correlate(served).exists()
 
 
-# Not by all tasks of the target, of which a million may be done. A BLOCKED task has a head, which is seen.
+# Not all tasks of the target are searched: a million of them may be done. A BLOCKED task has a head, which is seen.
 _names_it: Final = sa.or_(
     _some(
         counters.c.scope.in_((sa.literal_column(f"'{TARGET_QUEUED}'"), sa.literal_column(f"'{TARGET_RUNNING}'"))),
@@ -111,7 +111,7 @@ _ENDINGS: Final = Among(
 
 
 def _known(link: Link) -> bool:
-    """The database has the tables."""
+    """Whether the database has the tables."""
     return link.dialect.schema.has_remarks
 
 
@@ -119,14 +119,14 @@ def _known(link: Link) -> bool:
 
 
 def write_remark(unit: UnitOfWork, session_id: str, remark: Remark) -> None:
-    """The living session says this of itself."""
+    """Write what a living session says of itself."""
     if _known(unit.link):
         unit.write(_MAKE, of_id=session_id)
         unit.write(_SAY, of_id=session_id, said=remark.credits, of_targets=_encoded(remark.problems))
 
 
 def note_end(unit: UnitOfWork, session: Session, how: SessionEnd) -> None:
-    """The session has ended, and with it what it served."""
+    """Write how the session ended, and that it stopped to serve its targets."""
     if not _known(unit.link):
         return
     unit.write(_MAKE, of_id=session.id)
@@ -138,13 +138,13 @@ def note_end(unit: UnitOfWork, session: Session, how: SessionEnd) -> None:
 
 
 def forget_end(unit: UnitOfWork, session_id: str) -> None:
-    """The session is back: what was known of it is said anew, or not at all."""
+    """Drop what was written of a session that is back: it says its remark anew, or none."""
     if _known(unit.link):
         unit.write(_DROP, of_id=session_id)
 
 
 def purge_remarks(unit: UnitOfWork, before: float) -> None:
-    """Forget sessions that have been dropped, and targets that nobody has served since, or names."""
+    """Forget sessions that were dropped, and targets not served since `before` that no live task names."""
     if _known(unit.link):
         unit.write(_DROP_ORPHANS)
         unit.write(_DROP_SERVED, before=before)
@@ -154,19 +154,19 @@ def purge_remarks(unit: UnitOfWork, before: float) -> None:
 
 
 def remarks_of_living(link: Link) -> Mapping[str, Remark]:
-    """What living sessions say, by their ids."""
+    """The remarks of living sessions, by their ids."""
     if not _known(link):
         return {}
     return {session_id: Remark(credits, _decoded(text)) for session_id, credits, text in link.rows(_ALIVE)}
 
 
 def all_served(link: Link) -> Sequence[Served]:
-    """Targets that a session has stopped to serve; nobody looks whether live tasks name them."""
+    """Targets that a session has stopped to serve, without a look whether live tasks name them."""
     return [Served(*row) for row in link.rows(_ALL_SERVED)] if _known(link) else []
 
 
 def all_served_named(link: Link) -> Sequence[Served]:
-    """The same, and whether live tasks name them."""
+    """Targets that a session has stopped to serve, and whether live tasks name them."""
     rows = link.rows(_ALL_SERVED_NAMED) if _known(link) else []
     return [Served(row[0], row[1], row[2], row[3], bool(row[4])) for row in rows]
 

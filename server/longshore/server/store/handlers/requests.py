@@ -1,4 +1,4 @@
-"""Requests: what makes a second call with the same id answer with the same tasks (P4)."""
+"""Requests make a second call with the same id answer with the same tasks (P4)."""
 
 from __future__ import annotations
 
@@ -79,12 +79,12 @@ def find_request(unit: UnitOfWork, principal: str, request_id: str) -> Request |
     made = unit.filled.get((principal, request_id))
     if request is None or made is None:
         return request
-    # That is written at the end.
+    # The transaction writes these numbers at its end, so the row does not have them yet.
     return replace(request, first_seq=made[0], count=made[1])
 
 
 def check_same(request: Request, fingerprint: str, *, request_id: str, upload: bool) -> None:
-    """Raises RequestIdReused where the request is another one."""
+    """Raise RequestIdReused if the request is another one."""
     if request.fingerprint != fingerprint or (request.upload_id is not None) is not upload:
         raise RequestIdReused(
             f"The request id {request_id!r} came before with a different request: choose another id.",
@@ -97,7 +97,7 @@ def tasks_of_request(unit: UnitOfWork, request: Request) -> tuple[Task, ...]:
 
 
 def record_request(unit: UnitOfWork, *, principal: str, request_id: str, request: Request) -> None:
-    """A request that did not come before. One with an upload gets its tasks later."""
+    """Record a request that did not come before. A request with an upload gets its tasks later."""
     unit.requests[principal, request_id] = request
     if request.upload_id is not None:
         unit.defer(_INSERT_WITH_UPLOAD, (request_id, principal, request.fingerprint, request.upload_id))
@@ -107,20 +107,20 @@ def record_request(unit: UnitOfWork, *, principal: str, request_id: str, request
 
 
 def fill_request(unit: UnitOfWork, *, principal: str, request_id: str, made: list[Entry]) -> None:
-    """The bytes are there: these are its tasks."""
+    """Give the request its tasks, now that the bytes of its upload are there."""
     unit.defer(_FILL, (request_id, principal, made[0].order.seq, len(made)), late=True)
     unit.filled[principal, request_id] = (made[0].order.seq, len(made))
 
 
 def drop_request(unit: UnitOfWork, *, principal: str, request_id: str) -> None:
-    """Its upload was given up: the id is free again."""
+    """Drop a request whose upload was given up: the id is free again."""
     unit.flush()
     unit.write(_DROP, principal=principal, request_id=request_id)
     unit.requests.pop((principal, request_id), None)
 
 
 def counted(bounds: Bounds, *, queue: str, principal: str) -> list[Key]:
-    """What `check_room` looks at."""
+    """The counters that `check_room` reads."""
     keys = [(QUEUE, queue), (QUEUE_PROMISED, queue)]
     if bounds.caller_tasks is not None:
         keys += [(CREATOR, principal), (CREATOR_PROMISED, principal)]
@@ -128,7 +128,7 @@ def counted(bounds: Bounds, *, queue: str, principal: str) -> list[Key]:
 
 
 def check_room(unit: UnitOfWork, bounds: Bounds, *, queue: str, principal: str, tasks: int) -> None:
-    """Raises QueueFull or CallerShare where `tasks` more are too many, promised ones included."""
+    """Raise QueueFull or CallerShare if `tasks` more are too many, promised ones included."""
     in_queue = unit.ledger.value((QUEUE, queue)) + unit.ledger.value((QUEUE_PROMISED, queue))
     if in_queue + tasks > shares.half(bounds.queue_tasks):
         _check_half(unit, bounds, queue=queue, principal=principal, tasks=tasks, in_queue=in_queue)
@@ -143,7 +143,7 @@ def check_room(unit: UnitOfWork, bounds: Bounds, *, queue: str, principal: str, 
 
 
 def _check_half(unit: UnitOfWork, bounds: Bounds, *, queue: str, principal: str, tasks: int, in_queue: int) -> None:
-    """The same for a queue of which more than half is in use."""
+    """Do the check of `check_room` for a queue of which more than half is in use."""
     most = bounds.queue_tasks
     asked = ASKED, queue
     if in_queue + tasks > most:
@@ -168,7 +168,7 @@ def _check_half(unit: UnitOfWork, bounds: Bounds, *, queue: str, principal: str,
 
 
 def _held(unit: UnitOfWork, principal: str) -> int:
-    """Live tasks of a caller, promised ones included, about."""
+    """About how many live tasks a caller has, promised ones included."""
     return unit.ledger.glance((CREATOR, principal)) + unit.ledger.glance((CREATOR_PROMISED, principal))
 
 

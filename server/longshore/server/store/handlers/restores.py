@@ -1,7 +1,7 @@
-"""A database that is older than what was done with it already: noticed, marked, and told of.
+"""Restores: a database that is older than what was done with it is marked, and its operators are told.
 
 Every queue of such a database is paused: its live tasks may have run, and what they put in place may have been replaced
-since. What was given away in the time that is lost is not given away again, as far as that can be known:
+since. Numbers, attempts and sessions of the lost time are not used again, as far as they can be known:
 
 - numbers of tasks and positions of commits jump ahead, further with each restore that is known (ids have 80 random bits
   besides);
@@ -37,7 +37,7 @@ POSITIONS_AHEAD: Final = 1 << 40
 
 NOTICED: Final = "restore_noticed"
 DATA: Final = "restore_data"
-"""Rows of `sequence`: milliseconds of the wall clock; 0: not known."""
+"""Rows of `sequence`: milliseconds of the wall clock. 0 means that the time is not known."""
 _LAST: Final = "restore_last_task"
 
 _SET: Final = Statement(
@@ -108,7 +108,7 @@ def mark_restored(unit: UnitOfWork, command: MarkRestored) -> Callable[[], None]
     nth = max(_position(link), command.known) // POSITIONS_AHEAD + 1
     latest = link.row(_LATEST)
     for (session_id,) in link.rows(_ALIVE):
-        # What the session held is no crash of it.
+        # The loss of its attempts is not counted as a crash.
         fleet.end_session(unit, session_id, SessionEnd.LEFT)
     unit.flush()
     link.tell(_SKIP_ATTEMPTS, least=nth * ATTEMPTS_AHEAD)
@@ -137,7 +137,7 @@ def _skip_positions(unit: UnitOfWork, ahead: int) -> None:
 
 
 def restored(link: Link) -> Restore | None:
-    """What is to be told of a restore; None where none was noticed, or no queue is paused for it any more."""
+    """Describe the restore that was noticed. None means that none was, or that no queue is paused for it any more."""
     names = [row[0] for row in link.rows(_PAUSED)]
     if not names:
         return None

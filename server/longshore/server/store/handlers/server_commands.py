@@ -11,8 +11,8 @@ from longshore.server.store.commands import Command
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnnounceServer(Command[None]):
-    """A sign of life of this server, to be repeated every few seconds. Entries of others that are long dead go, as
-    long as no file is left in their spool or another server has it."""
+    """Record a sign of life of this server, every few seconds. The command drops entries of servers that are long dead,
+    if no file is left in their spool or another server has the spool."""
 
     here: Here
     address: str
@@ -21,15 +21,16 @@ class AnnounceServer(Command[None]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetireServer(Command[None]):
-    """This server leaves. Its entry goes, unless files are left in its spool that no other server has: then it stays,
-    as a dead one, to tell where they are."""
+    """Drop the entry of this server, which leaves. If files are left in its spool, and no other server has the spool,
+    the entry stays, as a dead one, to tell where they are."""
 
     here: Here
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordHome(Command[None]):
-    """The upload is about to get a file in this server's spool (rows come before files). Raises UploadTakenOver."""
+    """Record that the upload gets a file in this server's spool next (rows come before files). Raises
+    UploadTakenOver."""
 
     upload_id: str
     connection: int
@@ -38,7 +39,7 @@ class RecordHome(Command[None]):
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """`connection` of an upload is served, and has said nothing for `silent` seconds."""
+    """A sign of life: this server serves `connection` of an upload, which has said nothing for `silent` seconds."""
 
     upload_id: str
     connection: int
@@ -47,8 +48,8 @@ class Heard:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HearUploads(Command[frozenset[str]]):
-    """Signs of life of the uploads that this server is sent; answers with those that another connection has, or that
-    are open no more."""
+    """Record signs of life of the uploads that this server is sent. The answer has those that another connection has,
+    or that are open no more."""
 
     here: Here
     uploads: tuple[Heard, ...]
@@ -56,7 +57,7 @@ class HearUploads(Command[frozenset[str]]):
 
 @dataclass(frozen=True, slots=True)
 class Met:
-    """Which database it is, and how far it has come."""
+    """The identity of the database, and how far it has come."""
 
     database: int
     position: int
@@ -71,7 +72,7 @@ class MeetDatabase(Command[Met]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MarkRestored(Command[None]):
-    """The database is behind what was done with it, which had come to the position `known` at least: see `restores`.
+    """Mark the database as restored: it is behind the position `known`, which it had reached at least: see `restores`.
     Runs alone in its transaction."""
 
     known: int
@@ -79,8 +80,8 @@ class MarkRestored(Command[None]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NoteClock(Command[None]):
-    """Write down what both clocks say: see `clock_steps`. `step`: seconds by which the wall clock was set, which all
-    stored times move by; 0: it was not. Runs alone in its transaction."""
+    """Write down what both clocks say: see `clock_steps`. All stored times move by `step`, the seconds by
+    which the wall clock was set; 0 means that it was not set. Runs alone in its transaction."""
 
     boot: int
     ticks: float

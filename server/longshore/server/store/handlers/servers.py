@@ -1,4 +1,4 @@
-"""Entries of servers: who is there, at which address, with which spool."""
+"""Entries of servers: which servers are there, at which address, with which spool."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _other = servers.alias("other")
 
 
 def _needless(since: sa.ColumnElement[float]) -> sa.ColumnElement[bool]:
-    """No file is in its spool, or another server that was seen after `since` has the same spool."""
+    """A condition for entries without use: the spool has no file, or a server seen after `since` has the same spool."""
     files: sa.Select[Any] = sa.select(sa.literal_column("1")).where(homes.c.spool == servers.c.spool)
     others: sa.Select[Any] = sa.select(sa.literal_column("1")).where(
         _other.c.spool == servers.c.spool, _other.c.id != servers.c.id, _other.c.seen_ticks > since

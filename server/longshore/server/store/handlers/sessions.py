@@ -128,7 +128,7 @@ def find_session(unit: UnitOfWork, session_id: str) -> tuple[Session, bool] | No
 
 
 def known_session(unit: UnitOfWork, session_id: str) -> tuple[Session, bool] | None:
-    """What is known of it without a question; its lease may have been renewed since."""
+    """Return the session as it is remembered, without a query. Its lease may have been renewed since."""
     return None if unit.remembered is None else unit.remembered.sessions.get(session_id)
 
 
@@ -157,7 +157,7 @@ def session_at(unit: UnitOfWork, session_id: str, epoch: int) -> Session | None:
 
 
 def held_by(unit: UnitOfWork, session_id: str) -> list[Entry]:
-    """What the session holds now."""
+    """The tasks that the session holds now."""
     known = {entry.order.seq for entry in unit.entries() if entry.status.session_id == session_id}
     stored = {row[0] for row in unit.link.rows(_HELD, session_id=session_id)}
     return [entry for entry in unit.load(known | stored) if entry.status.session_id == session_id]
@@ -169,7 +169,7 @@ def with_held(unit: UnitOfWork, session: Session) -> Session:
 
 
 def end_session(unit: UnitOfWork, session_id: str, how: SessionEnd) -> None:
-    """The session is over and what it holds is lost. One that LEFT had handed back what it knew of."""
+    """End the session; the attempts that it holds are lost. A session that LEFT had handed back those it knew of."""
     for entry in held_by(unit, session_id):
         unit.apply(entry, SessionLost(session_id, entry.status.attempt, crash=how is not SessionEnd.LEFT))
     found = find_session(unit, session_id)
@@ -348,7 +348,7 @@ def _grant(unit: UnitOfWork, command: RequestGrants, task_id: str, grant: Grant,
 
 
 def _why_not(status: Status, session_id: str, attempt: int) -> str:
-    """Why an attempt may not go on."""
+    """Say why an attempt may not go on."""
     if status.state in (State.CANCELLING, State.CANCELLED):
         return "CANCELLED"
     return "REVOKED" if (status.attempt, status.session_id) != (attempt, session_id) else "STALE"
@@ -396,7 +396,7 @@ def pay_debt(unit: UnitOfWork, command: PayDebt) -> Callable[[], None]:
     if row is not None:
         temp, asked, due_at = row
         if not temp and due_at > unit.now:
-            pass  # Another server had it paid as well, or put off; the next time it is due counts.
+            pass  # Another server had the debt paid too, or put it off: the debt is asked for when it is due again.
         elif not command.paid:
             unit.write(_PUT_OFF, of_id=command.debt_id, at=unit.now + command.again)
         elif not temp and asked < _WORTH_ASKING_TWICE:

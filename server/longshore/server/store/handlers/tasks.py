@@ -54,7 +54,7 @@ _QUEUE_NAMES: Final = statement(
         sa.select(queues.c.name), sa.select(counters.c.name).where(counters.c.scope == sa.literal_column(f"'{QUEUE}'"))
     )
 )
-"""Queues that were paused or resumed once, and those that held a task once: their counters stay."""
+"""Finds queues that were paused or resumed once, and queues that held a task once: their counters stay."""
 _ALWAYS_THERE: Final = "default"
 _NAMES_SHOWN: Final = 20
 _MAKE_QUEUE: Final = Statement(
@@ -196,7 +196,7 @@ def retry_task(unit: UnitOfWork, command: RetryTask) -> Callable[[], Task]:
 def _check_not_superseded(unit: UnitOfWork, old: Entry) -> None:
     if old.order.destination is None:
         return
-    # What this batch has delivered is written first, so that one question is enough.
+    # The deliveries of this batch are written first, so that one query is enough.
     unit.flush()
     row = unit.link.row(_DELIVERED_SINCE, place=place_of(old.order.destination), after=old.order.seq)
     if row is not None:

@@ -40,22 +40,22 @@ _REVOKE: Final = statement(
 
 
 def tokens_of(link: Link, ids: Sequence[str]) -> list[Token]:
-    """Those of `ids` that are there, the revoked and expired ones too."""
+    """The tokens with these ids that exist, revoked and expired ones included."""
     return [_token(row) for row in link.among(_BY_ID, ids)]
 
 
 def all_tokens(link: Link) -> list[Token]:
-    """Every one, the oldest first."""
+    """All tokens, the oldest first."""
     return [_token(row) for row in link.rows(_ALL)]
 
 
 def has_valid(link: Link, now: float) -> bool:
-    """There is one that opens the door."""
+    """Whether a token exists that is neither revoked nor expired."""
     return link.row(_VALID, now=now) is not None
 
 
 def add(link: Link, token: Token) -> None:
-    """Inside a transaction that writes."""
+    """Add a token. The caller has begun a transaction that writes."""
     link.run(
         _INSERT,
         id=token.id,
@@ -69,7 +69,8 @@ def add(link: Link, token: Token) -> None:
 
 
 def revoke(link: Link, token_id: str, now: float) -> bool:
-    """Inside a transaction that writes; whether it was valid until now, or expired."""
+    """Revoke a token, and answer whether it was valid until now, or expired. The caller has begun a transaction that
+    writes."""
     return link.run(_REVOKE, token_id=token_id, now=now) == 1
 
 
@@ -79,7 +80,7 @@ def _token(row: Row) -> Token:
         id=token_id,
         name=name,
         digest=bytes(digest),
-        # Those of a newer version are not for us to check: without them the token opens less, not more.
+        # Roles of a newer version are left out: without them the token permits less, not more.
         roles=frozenset(Role(role) for role in roles.split(",") if role in _ROLES),
         created_at=created_at,
         expires_at=expires_at,

@@ -1,8 +1,8 @@
 """Homes: which spool has the file of an upload or payload, and which server sends it.
 
-Written on databases of several servers only (`Here`), as soon as they have the table. What stays in the database
-(inline payloads) has no home, and an upload of a few seconds that never had a file has none either: its own row then
-says when it was touched.
+Homes are written only in databases of several servers (`Here`), as soon as they have the table. A payload that stays
+in the database (inline) has no home, and an upload of a few seconds that never had a file has none either: its own row
+then says when it was touched.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _CONNECTIONS: Final = Among(
 
 
 def is_here(identity: sa.ColumnElement[str]) -> sa.ColumnElement[bool]:
-    """Of a row joined with `homes` on the left: its file is in the spool of this identity, or it has none."""
+    """A condition for rows left-joined with `homes`: the file is in the spool of this identity, or there is no file."""
     return sa.or_(homes.c.spool.is_(None), homes.c.spool == "", homes.c.spool == identity)
 
 
@@ -73,12 +73,12 @@ def set_home(unit: UnitOfWork, upload_id: str, home: Home) -> None:
 
 
 def new_home(unit: UnitOfWork, upload_id: str, here: Here) -> None:
-    """Of an upload that is new itself."""
+    """Record the home of an upload that is new itself."""
     unit.defer(_INSERT, (upload_id, here.spool, here.server, unit.now))
 
 
 def release_home(unit: UnitOfWork, upload_id: str) -> None:
-    """The connection that sent it has ended."""
+    """Record that the connection that sent the upload has ended."""
     unit.writes += 1
     unit.link.write(_INSERT, [(upload_id, "", "", unit.now)])
     unit.write(_RELEASE, of_id=upload_id)
@@ -90,7 +90,7 @@ def drop_homes(unit: UnitOfWork, ids: Iterable[str]) -> None:
 
 
 def check_free(unit: UnitOfWork, upload: Upload, home: Home | None, command: OpenUpload) -> None:
-    """Raises UploadInProgress where another server's connection is sending the upload, and neither is silent for long
+    """Raise UploadInProgress if another server's connection is sending the upload, and neither is silent for long
     enough nor is to be put aside."""
     here = command.here
     if here is None or command.take_over or not upload.connection:
@@ -100,7 +100,7 @@ def check_free(unit: UnitOfWork, upload: Upload, home: Home | None, command: Ope
             return
         heard_at = home.heard_at
     else:
-        # It has no file, and nobody has written down who sends it: its first seconds, or its sender was killed in them.
+        # The upload has no file and no recorded sender: it is seconds old, or its sender was killed in those seconds.
         heard_at = upload.touched_at
     silent = unit.now - heard_at
     if silent < command.silence + HEARD_EVERY:

@@ -160,7 +160,7 @@ def look_for(unit: UnitOfWork, upload_ids: Iterable[str]) -> Callable[[], None]:
 
 
 def counted(bounds: Bounds, *, principal: str) -> list[Key]:
-    """What `_check_uploads` and `check_spool` look at."""
+    """The counters that `_check_uploads` and `check_spool` read."""
     keys = [UPLOADS]
     if bounds.caller_uploads is not None:
         keys.append((UPLOADS_OF, principal))
@@ -181,10 +181,10 @@ def _writable(unit: UnitOfWork, upload_id: str, connection: int) -> Row:
 
 
 def _check_uploads(unit: UnitOfWork, bounds: Bounds, principal: str) -> None:
-    """Raises TooManyUploads or CallerShare.
+    """Raise TooManyUploads or CallerShare if the caller may not open another upload.
 
-    Where all places are taken, a caller with less than half of them gets one that nobody sends on. What was reserved
-    and sent of that upload stays, and it takes a place again when it is sent: see `_check_place`.
+    Where all places are taken, a caller with less than half of them gets the place of an upload that nobody sends on.
+    What was reserved and sent of that upload stays, and it takes a place again when it is sent: see `_check_place`.
     """
     most, open_ones = bounds.uploads, unit.ledger.value(UPLOADS)
     if open_ones >= shares.half(most):
@@ -217,7 +217,7 @@ def open_upload(unit: UnitOfWork, command: OpenUpload) -> Callable[[], Upload]:
     check_same(request, command.fingerprint, request_id=command.request_id, upload=True)
     found = _find(unit, request.upload_id or "")
     if found is None:
-        # Cannot be: an upload given up takes its request along.
+        # This cannot happen: an upload that is given up takes its request along.
         raise LookupError(f"the upload {request.upload_id!r} of a request is gone")
     upload = found[0]
     if upload.state is UploadState.COMPLETE:
@@ -228,10 +228,10 @@ def open_upload(unit: UnitOfWork, command: OpenUpload) -> Callable[[], Upload]:
 
 
 def _check_place(unit: UnitOfWork, upload: Upload, bounds: Bounds) -> None:
-    """Raises TooManyUploads for an upload that nobody has sent on, where others have all the places by now.
+    """Raise TooManyUploads for an upload that nobody has sent on, if others have all the places by now.
 
-    A caller that asks again and again does not lose what is durable of it: that is a sign of life, though none that
-    makes the upload one that is being sent.
+    A caller that asks again and again does not lose the durable part of its upload: asking is a sign of life, though
+    the upload does not count as being sent.
     """
     waits = upload.connection == 0 or upload.touched_at <= unit.now - shares.SENT
     if waits and unit.ledger.value(UPLOADS) > bounds.uploads and shares.uploads_sent(unit) >= bounds.uploads:
@@ -246,7 +246,7 @@ def _check_place(unit: UnitOfWork, upload: Upload, bounds: Bounds) -> None:
 
 
 def _connected(unit: UnitOfWork, upload: Upload, command: OpenUpload) -> Upload:
-    """The upload with its next connection, here."""
+    """Connect the upload to this server: it gets its next connection."""
     _check_place(unit, upload, command.bounds)
     here = command.here
     if here is not None:
@@ -254,7 +254,7 @@ def _connected(unit: UnitOfWork, upload: Upload, command: OpenUpload) -> Upload:
         check_free(unit, upload, home, command)
         if home is not None and home.away(here):
             upload = replace(upload, offset=0, crc32c=0)
-        # A later connection than the first one always goes on in a file.
+        # Every connection after the first goes on in a file.
         if upload.connection or command.spooled:
             set_home(unit, upload.id, Home(here.spool, here.server, unit.now))
     upload = replace(upload, connection=upload.connection + 1, touched_at=unit.now)
@@ -314,7 +314,7 @@ def _new_upload(unit: UnitOfWork, command: OpenUpload) -> Callable[[], Upload]:
 
 
 def _count_open(unit: UnitOfWork, upload: Upload, queue: str, promised: int, sign: int) -> None:
-    """An open upload begins (1) or ends (-1) to count."""
+    """Count an open upload (1), or count it no more (-1)."""
     unit.move(UPLOADS, sign)
     unit.move((UPLOADS_OF, upload.principal), sign)
     unit.move((QUEUE_PROMISED, queue), sign * promised)
@@ -386,8 +386,8 @@ def finish_upload(unit: UnitOfWork, command: FinishUpload) -> Callable[[], Uploa
 
 
 def _check_same_bytes(done: Upload, payload: Payload) -> None:
-    """Another connection, at another server, may have finished it meanwhile, with bytes of its own: whoever sent these
-    must not be told that they were taken. Raises RequestIdReused."""
+    """Raise RequestIdReused if the upload was finished with other bytes. Another connection, at another server, may
+    have done so meanwhile: the caller that sent these bytes must not be told that they were taken."""
     kept = done.payload
     if kept is not None and (kept.size, kept.crc32c) != (payload.size, payload.crc32c):
         raise RequestIdReused(
@@ -397,7 +397,7 @@ def _check_same_bytes(done: Upload, payload: Payload) -> None:
 
 
 def _abandon(unit: UnitOfWork, upload: Upload, queue: str, promised: int) -> None:
-    """Its places are free at once, its bytes when the file is gone."""
+    """Give an upload up. Its places are free at once, its bytes when the file is gone."""
     unit.uploads.pop(upload.id, None)
     unit.write(_ABANDON, of_id=upload.id)
     drop_request(unit, principal=upload.principal, request_id=upload.request_id)

@@ -1,7 +1,7 @@
-"""Whether a claim is worth its turn, where several servers share a database.
+"""Tells whether a claim is worth its turn, where several servers share a database.
 
-Each commit that makes something claimable is heard by every server, and all of them but one come too late. Who came
-back from a claim with nothing looks first, without the turn, whether there is anything at all for those it offers.
+Every server hears of each commit that makes something claimable, and all of them but one come too late. A server whose
+last claim took nothing looks first, without the turn, whether there is anything at all for the sessions it offers.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from longshore.server.store.transaction.counters import TARGET_RUNNING
 from longshore.server.store.transaction.limits import LaneLimits
 
 _MOST: Final = 10_000
-"""Sessions that are remembered."""
+"""How many sessions are remembered at most."""
 
 _READY: Final = Each(
     lambda given: (
@@ -53,27 +53,27 @@ _RUNNING: Final = Each(
 
 
 class Precheck:
-    """Belongs to the writer's thread."""
+    """Looks whether claims would find anything, before they take the turn. Belongs to the writer's thread."""
 
     def __init__(self, limits: LaneLimits) -> None:
         self._limits = limits
         self._sessions: dict[tuple[str, int], Session] = {}
         self._dry = False
-        """The last transaction that only claimed took nothing."""
+        """Whether the last transaction that only claimed took nothing."""
 
     def met(self, session: Session) -> None:
-        """A claim was made for it. What it serves stays the same for as long as its epoch."""
+        """Remember a session for which a claim was made. What it serves does not change within one epoch."""
         if len(self._sessions) >= _MOST:
             self._sessions.clear()
         self._sessions[session.id, session.epoch] = session
 
     def saw(self, results: Sequence[object]) -> None:
-        """What was answered to the commands of a transaction. One that made tasks too says nothing of the next."""
+        """Note the answers of a transaction. One that did more than claim says nothing about the next claim."""
         if all(isinstance(result, Claims) for result in results):
             self._dry = not any(isinstance(result, Claims) and result.taken for result in results)
 
     def nothing(self, link: Link, commands: Sequence[Command[Any]], now: float) -> bool:
-        """These are claims, and there is nothing for any of them: one round trip, outside a transaction."""
+        """Whether these are all claims and would find nothing. Costs one round trip at most, outside a transaction."""
         if not self._dry or not all(isinstance(command, ClaimTasks) for command in commands):
             return False
         offers = [offer for command in commands if isinstance(command, ClaimTasks) for offer in command.offers]

@@ -1,8 +1,9 @@
-"""What the last commit left, besides tasks: so that a transaction asks for nothing that it knows.
+"""Caches rows other than tasks that earlier transactions read or wrote, so that the next one need not query them.
 
-Only for a database that nobody else writes to. Should somebody all the same, an operator's shell or a restored backup,
-the database says so (SQLite: PRAGMA data_version), and everything is asked for anew. So it is after a transaction that
-failed, and after each command that changes more than its tasks and their sums.
+The cache is used only for a database that nobody else writes to. If somebody does so all the same, from an operator's
+shell or by restoring a backup, the database says so (SQLite: PRAGMA data_version), and everything is read anew.
+Everything is also read anew after a transaction that failed, and after each command that changes more than its tasks
+and their sums.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from longshore.server.store.sql.link import Link
 from longshore.server.store.transaction.counters import Key
 
 MOST: Final = 20_000
-"""Counters, and sessions, that are remembered."""
+"""How many counters, and how many sessions, are remembered at most."""
 
 _HOT: Final[frozenset[type[Command[Any]]]] = frozenset(
     {
@@ -34,27 +35,27 @@ _HOT: Final[frozenset[type[Command[Any]]]] = frozenset(
         commands.FinishUpload,
     }
 )
-"""They make, move and end tasks and uploads, and change nothing else that is remembered here."""
+"""These commands make, move and end tasks and uploads, and change nothing else that is remembered here."""
 
 
 class RowMemory:
-    """Belongs to the writer's thread. `tasks` goes with it."""
+    """Remembers rows from one transaction to the next, and tasks in `tasks`. Belongs to the writer's thread."""
 
     def __init__(self) -> None:
         self.tasks = TaskCache()
         self.counters: dict[Key, int | None] = {}
-        """None: there is no row."""
+        """The values of counters. None means that the counter has no row."""
         self.sessions: dict[str, tuple[Session, bool]] = {}
-        """And whether they are alive. Of the lease it says nothing: that is renewed."""
+        """Sessions by id, and whether they are alive. Their leases are old, because renewals are not kept here."""
         self.paused: frozenset[str] | None = None
         self.last_seq: int | None = None
         self.holds = False
-        """Sessions stay as they are in this transaction."""
+        """Whether this transaction leaves sessions as they are."""
         self._link: Link | None = None
         self._version = 0
 
     def begin(self, link: Link, batch: Sequence[Command[Any]]) -> None:
-        """A transaction has begun that carries out these: forget what cannot be relied upon in it."""
+        """Forget what cannot be relied upon in the transaction that now begins and carries out `batch`."""
         version = link.version()
         if link is not self._link or version != self._version:
             self.forget()
@@ -64,12 +65,12 @@ class RowMemory:
             self._forget_all_but_tasks()
 
     def committed(self) -> None:
-        """It is committed, and what it knew is here by now."""
+        """The transaction is committed, and has stored here what it knows."""
         if not self.holds:
             self._forget_all_but_tasks()
 
     def forget(self) -> None:
-        """Something went wrong."""
+        """Forget everything, after something went wrong."""
         self._link = None
         self.tasks.clear()
         self._forget_all_but_tasks()

@@ -1,7 +1,7 @@
-"""Tasks as the last commit left them, so that claiming, granting and ending what was just submitted costs no read.
+"""Caches tasks as the last commit left them, so that to claim, grant and end a task just submitted costs no read.
 
-Only for a database that nobody else writes to. Should somebody all the same, the write conditioned on the revision
-fails, the cache is emptied, and the batch is tried again on what is stored.
+The cache is used only for a database that nobody else writes to. If somebody does so all the same, the write that is
+conditioned on the revision fails, the cache is emptied, and the batch is tried again on what is stored.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from longshore.server.model.task import FilePush, Job
 from longshore.server.store.transaction.loaded_task import Entry
 
 CAPACITY: Final = 8192
-"""Tasks; about 3 KB each."""
+"""How many tasks are kept; each takes about 3 KB."""
 
 LARGEST: Final = 4096
 """Bytes of a job's arguments; tasks with more are read each time."""
@@ -30,7 +30,7 @@ class TaskCache:
         return self._entries.get(seq)
 
     def committed(self, entries: Iterable[Entry]) -> None:
-        """These are stored now, and belong to nobody else any more."""
+        """Keep these entries: they are stored now, and no transaction uses them any more."""
         kept = self._entries
         for entry in entries:
             seq = entry.order.seq

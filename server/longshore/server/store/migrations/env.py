@@ -1,4 +1,4 @@
-"""What Alembic runs: the steps, on the connection and in the transaction of the store that opens."""
+"""Alembic runs this file: the steps, on the connection and in the transaction of the store that opens."""
 
 from __future__ import annotations
 

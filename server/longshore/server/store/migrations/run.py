@@ -1,4 +1,4 @@
-"""Bringing a database to this version's schema."""
+"""Brings a database to this version's schema."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _LATEST: Final = statement(_STEPS)
 
 
 def prepare(dialect: Dialect) -> int:
-    """What a server does when it opens its database; answers with the revision that it then works on.
+    """Check the schema when a server opens its database, and answer with the revision that the server then works on.
 
     An empty database gets the schema. One that is this server's alone is upgraded; one that others share is left at
     the revision before this version's, because somebody has to say when all are ready. Raises SchemaMismatch.
@@ -43,7 +43,7 @@ def migrate(engine: sa.Engine, *, to: str = REVISION) -> tuple[int, int]:
     if found >= int(to):
         check(max(found, OURS - 1))
         return found, found
-    # Imported late: a server whose schema is current starts without it.
+    # Alembic is imported late: a server whose schema is current starts without it.
     from alembic import command
     from alembic.config import Config
 
@@ -51,7 +51,7 @@ def migrate(engine: sa.Engine, *, to: str = REVISION) -> tuple[int, int]:
     config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
     config.set_main_option("path_separator", "os")
     with engine.begin() as connection:
-        # Read again, inside: another process may have been faster.
+        # The revision is read again, inside the transaction: another process may have been faster.
         found = revision_of(connection)
         if found >= int(to):
             return found, found
@@ -61,14 +61,14 @@ def migrate(engine: sa.Engine, *, to: str = REVISION) -> tuple[int, int]:
 
 
 def revision_of(connection: sa.Connection) -> int:
-    """The newest step that was taken, or EMPTY. Raises SchemaMismatch where it is none of ours."""
+    """The newest step that was taken, or EMPTY. Raises SchemaMismatch if it is none of ours."""
     if not sa.inspect(connection).has_table("alembic_version"):
         return EMPTY
     return _number(connection.execute(_STEPS).scalars().all())
 
 
 def latest(link: Link) -> int:
-    """The same for a database that has been opened."""
+    """The newest step of a database that has been opened, or EMPTY. Raises SchemaMismatch like `revision_of`."""
     return _number([row[0] for row in link.rows(_LATEST)])
 
 

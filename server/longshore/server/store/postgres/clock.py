@@ -23,7 +23,7 @@ def _boot() -> float:
 class DatabaseClock:
     """`model.clock.Clock` by the database's clock. Safe to use from any thread.
 
-    Until the database has answered for the first time it is this machine's.
+    Until the database has answered for the first time, the clock is this machine's.
     """
 
     def __init__(self) -> None:
@@ -32,7 +32,7 @@ class DatabaseClock:
         self._ticks = float("-inf")
 
     def heard(self, now: float) -> None:
-        """The database says that it is `now`, in seconds since the epoch."""
+        """Take over the database's time: `now`, in seconds since the epoch."""
         with self._lock:
             self._offset = now - _boot()
 

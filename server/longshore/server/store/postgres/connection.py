@@ -1,4 +1,4 @@
-"""Connections to PostgreSQL: how they are made, what is asked of the server, and what became of a lost COMMIT."""
+"""Makes connections to PostgreSQL, checks the server's settings, and finds out what became of a lost COMMIT."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ _PARAMETERS: Final[dict[str, str | int]] = {
     "keepalives_interval": 2,
     "keepalives_count": 3,
     "tcp_user_timeout": 10_000,
-    # Of several hosts the one that can be written.
+    # The driver chooses the one of several hosts that can be written.
     "target_session_attrs": "read-write",
     "application_name": "longshored",
 }
@@ -98,7 +98,7 @@ class Connection(psycopg.Connection[Any]):
 
 
 def _answered(steps: Generator[Any, Any, R], flush: Callable[[], int], patience: float) -> Generator[Any, Any, R]:
-    """What psycopg waits with, until it takes too long. psycopg asks ten times a second.
+    """Wrap the generator that psycopg waits with, and give up when it takes too long. psycopg asks ten times a second.
 
     In a pipeline it goes over to reading while a part of what it had to send is still in libpq's buffer (3.3.9; its
     `_fetch` takes for granted that nothing is). There it stayed, and a statement of a MiB was waited for until the end.
@@ -138,7 +138,7 @@ def _prepare(connection: Connection) -> None:
     connection.execute(_SETTINGS, {name: f"{round(1000 * seconds)}ms" for name, seconds in timeouts.items()})
     synchronous, fsync, full_pages, encoding, connection.timeline = connection.execute(_FACTS).fetchone() or ("",) * 5
     if synchronous not in _DURABLE:
-        # Any role may set it back for itself.
+        # Any role may set `synchronous_commit` for its own session.
         connection.execute("SET synchronous_commit TO on")
     for name, value in (("fsync", fsync), ("full_page_writes", full_pages)):
         if value != "on":
@@ -152,8 +152,8 @@ def resolve(url: str, lost: Connection, proof: tuple[str, Mapping[str, Any]] | N
 
     The database is asked until it knows: the old server process may still be at work, or the database recovering. The
     transaction's number tells when that is over, and nothing more: after a crash the numbers of transactions that left
-    no trace are given out again. What is committed is told by `proof`, a question to which it alone answers with a row;
-    without one it counts as not committed.
+    no trace are given out again. `proof` tells whether it is committed: a query that answers with a row only then.
+    Without one the transaction counts as not committed.
     """
     deadline = time.monotonic() + RESOLVE
     why = "it is still under way"
@@ -166,7 +166,8 @@ def resolve(url: str, lost: Connection, proof: tuple[str, Mapping[str, Any]] | N
                 if fate in _OVER:
                     done = proof is not None and connection.execute(proof[0].encode(), proof[1]).fetchone() is not None
                     if done:
-                        # On this disk it is. Whether the standbys have it, which COMMIT waits for, the next one tells.
+                        # The transaction is on this disk. COMMIT also waits for the standbys: this statement tells
+                        # whether they have it.
                         connection.execute(_CONFIRM)
                     return done
         except psycopg.Error as error:
@@ -182,6 +183,6 @@ def _fate(connection: Connection, transaction: str) -> str | None:
     try:
         row = connection.execute("SELECT pg_xact_status(%s::xid8)", (transaction,)).fetchone()
     except psycopg.errors.InvalidParameterValue:
-        # It is in the future: the database crashed before anything of it was on disk.
+        # The number is in the future: the database crashed before anything of the transaction was on disk.
         return "aborted"
     return None if row is None else row[0]

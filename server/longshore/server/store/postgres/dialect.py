@@ -2,8 +2,8 @@
 
 **The turn.** A transaction that writes first takes one lock of the whole database, the turn, and keeps it until its
 end. So commits form one sequence, across all servers, in which each sees all before it (READ COMMITTED: a statement
-sees what is committed when it begins), and everything that a batch decides from sets of rows (who is head of a
-destination, what a lane has room for, what a queue may take, the next number) holds until its commit, as on SQLite.
+sees what is committed when it begins), and everything that a batch decides from sets of rows (the head of a
+destination, the room of a lane, the room of a queue, the next number) holds until its commit, as on SQLite.
 Without it, almost every batch would meet the others anyway, at the row of the sequence or at the counters of a queue or
 target, only later and ready to deadlock. Group commit carries the load: while others have the turn, the next batch
 grows.
@@ -50,7 +50,7 @@ _BROKEN: Final = ("08", "25006", "53", "57", "58", "XX")
 
 
 class PostgresDialect:
-    """PostgreSQL's own ways. With a `clock`, each transaction sets it."""
+    """The dialect of PostgreSQL. With a `clock`, each transaction sets it."""
 
     def __init__(self, url: str, clock: DatabaseClock | None = None) -> None:
         self.schema = SchemaState()
@@ -91,12 +91,13 @@ class PostgresDialect:
     def may_pass(self, error: BaseException) -> bool:
         if isinstance(error, psycopg.Error) and error.sqlstate is not None:
             return error.sqlstate in _TRY_AGAIN or error.sqlstate in _GONE
-        # Without a state: the connection broke under a statement. One that could not be made comes wrapped.
+        # An error without a state means that the connection broke under a statement. If no connection could be made,
+        # the error comes wrapped.
         return isinstance(error, psycopg.OperationalError) and not isinstance(error, Silence)
 
 
 def _first_table(statement: sa.Select[Any]) -> sa.FromClause:
-    """Of a join only the first table's rows are locked: the rest hangs on them."""
+    """Find the first table of a join. Only its rows are locked, because the other tables' rows depend on them."""
     for source in statement.get_final_froms():
         first = source
         while isinstance(first, sa.Join):
@@ -107,7 +108,7 @@ def _first_table(statement: sa.Select[Any]) -> sa.FromClause:
 
 
 def _begin(connection: sa.Connection) -> None:
-    """Migrations: one server makes the schema, the others wait and find it made."""
+    """Begin a migration's transaction: one server makes the schema, the others wait and find it made."""
     connection.exec_driver_sql("BEGIN")
     connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({TURN})")
 
@@ -116,7 +117,7 @@ class PostgresStore(SQLStore):
     """The store in the database `url` (a libpq URL or connection string), which any number of servers may share.
 
     Holds four connections: the writer's, two for reads, one that listens. All must reach the same server directly or
-    through a pooler in session mode. `clock` None: the database's, which is then at `clock`.
+    through a pooler in session mode. `clock` None means the database's clock, which is then at `clock`.
     """
 
     def __init__(
@@ -155,7 +156,7 @@ class PostgresStore(SQLStore):
             link.close()
 
     def _tell(self, changes: Changes) -> None:
-        """From any thread: the loop gets them in the order of the calls."""
+        """Hand changes to the loop, from any thread. The loop gets them in the order of the calls."""
         self._on_loop(self._deliver, changes)
 
     def _complain(self, error: Exception) -> None:

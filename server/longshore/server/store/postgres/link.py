@@ -1,4 +1,4 @@
-"""A connection to PostgreSQL, which is far: what nobody waits for is sent along with what somebody does.
+"""A connection to PostgreSQL, which is far: statements that nobody waits for are sent along with the next wait.
 
 The connection is in libpq's pipeline mode from its first transaction on. Statements are kept until an answer is wanted
 (`settle`): that is one round trip for all of them, however many. It ends with a Sync, not with a mere Flush, and all is
@@ -80,7 +80,7 @@ class _Coming:
 
     @property
     def heard(self) -> str | None:
-        """What was answered so far: the statement's name. Does not wait."""
+        """The database's name for the statement, if it has answered so far. Does not wait."""
         return self._cursor.statusmessage
 
 
@@ -118,7 +118,8 @@ class PostgresLink(Link):
         return cast("Connection", self.driver_connection)
 
     def close(self) -> None:
-        # The connection first: to leave the pipeline in good order is to wait for a database that may be gone.
+        # The connection is closed first: to leave the pipeline in good order is to wait for a database that may be
+        # gone.
         self.connection.close()
         with suppress(psycopg.Error):
             self._exit.close()
@@ -141,12 +142,12 @@ class PostgresLink(Link):
         self._send(_BEGIN_SNAPSHOT)
 
     def end_snapshot(self) -> None:
-        # Not ROLLBACK: at that the driver forgets all that is prepared.
+        # COMMIT is used because at a ROLLBACK the driver forgets all that is prepared.
         self._send("COMMIT")
         self.settle()
 
     def commit(self) -> None:
-        """Raises CommitUnknown where the connection is lost and the database does not know or say what became of it."""
+        """Commit. Raises CommitUnknown if the connection is lost and the database does not tell what became of it."""
         if self._facts is not None:
             # The transaction's number must be known before its COMMIT is sent.
             self.settle()
@@ -185,7 +186,7 @@ class PostgresLink(Link):
         try:
             self._sync()
         except psycopg.Error:
-            # What was still on its way behind the failure.
+            # This is the error of a statement that was still on its way behind the failure.
             if self.connection.closed:
                 raise
         self._send("ROLLBACK", prepare=False)
@@ -288,7 +289,7 @@ def _given(types: Mapping[str, Any]) -> sa.TableValuedAlias:
 
 
 def compile_each(what: Each, dialect: Dialect) -> tuple[str, Mapping[str, Any]]:
-    """For all sets at once: `given` is a JSON text, a list of objects with the names of `types` and `nth`."""
+    """Compile for all sets at once: `given` is a JSON text, a list of objects with the names of `types` and `nth`."""
     given = _given({**what.types, "nth": sa.Integer})
     found = what.select(dialect, dict(given.c)).correlate(given).lateral("found")
     both = sa.select(given.c.nth, *found.c).select_from(given.join(found, sa.true()))
@@ -306,7 +307,7 @@ def _compile_bulk(what: Bulk, dialect: Dialect, *, exactly: bool) -> tuple[str, 
 
 
 def _with_array(sql: str) -> str:
-    """One array in the place of a list's only element."""
+    """Put one array in the place of a list's only element."""
     before, _, after = sql.partition("IN (%(keys)s)")
     return f"{before}= ANY(%(keys)s){after}"
 
@@ -314,7 +315,7 @@ def _with_array(sql: str) -> str:
 def _encode(rows: Sequence[Mapping[str, Any]]) -> str:
     text = _json(rows)
     if _NUL in text:
-        # PostgreSQL refuses it in texts: see `postgres_connection`.
+        # PostgreSQL refuses a NUL in texts: see `postgres_connection`.
         text = _json([{name: _without_nul(value) for name, value in row.items()} for row in rows])
     return text
 

@@ -15,7 +15,8 @@ from longshore.server.store.sql.link import Link
 from longshore.server.store.transaction.commit_log import CHANNEL, CommitLog
 
 POLL: Final = 2.0
-"""Seconds of silence after which it looks without being told: notifications are fast, the log is what is true."""
+"""Seconds of silence after which the listener reads the log unasked: notifications are fast, but the log is the
+truth."""
 
 RECONNECT: Final = 0.5
 """Seconds between tries to connect again."""
@@ -54,7 +55,7 @@ class Listener:
                 link = self._connect()
                 self._listen(link)
             except (psycopg.Error, sa.exc.DBAPIError, OSError):
-                # The database is gone. Whether it can be written is the writer's to say; here is only to come back.
+                # The database is gone. The writer says whether it can be written; the listener only connects again.
                 self._pause()
             except Exception as error:  # noqa: BLE001  a defect; subscribers need the rest all the same
                 self._complain(error)
@@ -71,7 +72,8 @@ class Listener:
         connection.execute(f"LISTEN {CHANNEL}")
         self._log.catch_up(link)
         while not self._closing:
-            # First, what came along with the answers of the last look: the socket says nothing of it any more.
+            # Notifications that came with the answers of the last look are taken first: the socket is not readable for
+            # them any more.
             heard = [notification.payload for notification in connection.notifies(timeout=0)]
             if any(self._is_news(each) for each in heard):
                 self._log.catch_up(link)

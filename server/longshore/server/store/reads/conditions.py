@@ -1,4 +1,4 @@
-"""What decides whether tasks are claimed, read at once for any number of tasks: see `model.waiting`."""
+"""Reads the facts that decide whether tasks are claimed, at once for any number of tasks: see `model.waiting`."""
 
 from __future__ import annotations
 

@@ -177,12 +177,13 @@ _WEIGHT: Final[sa.ColumnElement[int]] = sum(
     ),
     start=sa.literal_column("0"),
 )
-"""About what a task takes beside its fixed fields. Neither database reads a large value to know its length."""
+"""About how much a task takes beside its fixed fields. Neither database reads a large value to know its length."""
 _WEIGHTS: Final = sa.select(tasks.c.seq, _WEIGHT).join_from(tasks, orders, tasks.c.seq == orders.c.seq)
 
 
 def list_tasks(link: Link, where: TaskFilter, before: int | None, limit: int, most_bytes: int | None) -> TaskPage:
-    """Weigh first and read then: a page of 1,000 jobs with 64 KiB of arguments and of result each has 128 MiB."""
+    """List tasks. They are weighed before they are read: a page of 1,000 jobs, each with 64 KiB of arguments and 64 KiB
+    of result, has 128 MiB."""
     rows: list[Row] = []
     for within in id_ranges(where.id_prefix) if where.id_prefix else (None,):
         if len(rows) <= limit:

@@ -12,14 +12,14 @@ from longshore.server.model.errors import StoreUnavailable
 from longshore.server.store.sql.link import Link
 
 PATIENCE: Final = 30.0
-"""Seconds for a read, with the wait for a thread: while the database is silent nobody is to wait in line."""
+"""Seconds for a read, the wait for a thread included: while the database is silent no caller may wait in line."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
 class Readers:
-    """The pool. Each read sees one state: that of the last commit before it, or a later one."""
+    """The pool of reading threads. Each read sees one state: that of the last commit before it, or a later one."""
 
     def __init__(self, *, connect: Callable[[], Link], threads: int) -> None:
         self._connect = connect
@@ -59,7 +59,7 @@ class Readers:
             cause = error.__cause__
             if kept is None or cause is None or not kept.dialect.may_pass(cause):
                 raise
-        # The connection broke while it lay idle: once more, with a new one.
+        # The connection broke while it lay idle: read once more, with a new one.
         return self._read(query)
 
     def _read(self, query: Callable[[Link], R]) -> R:

@@ -1,4 +1,4 @@
-"""What differs between databases, as the one seam that the rest of the store knows."""
+"""The differences between databases: the one seam that the rest of the store knows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from longshore.server.store.tables.schema_version import SchemaState
 
 
 class Cursor(Protocol):
-    """What we use of a DB-API cursor."""
+    """The part of a DB-API cursor that the store uses."""
 
     @property
     def rowcount(self) -> int: ...
@@ -26,25 +26,25 @@ class Cursor(Protocol):
 
 
 class Dialect(Protocol):
-    """A database's own ways. Implemented once per database; everything else is written for all of them."""
+    """A dialect has the ways of one database. Everything else is written once for all databases."""
 
     @property
     def engine(self) -> sa.Engine:
-        """Where connections come from. Its parameter style is by name."""
+        """The source of connections. Its parameter style is by name."""
         ...
 
     @property
     def schema(self) -> SchemaState:
-        """What the database is known to have, for all connections to it."""
+        """The schema that the database is known to have, for all connections to it."""
         ...
 
     @property
     def exclusive(self) -> bool:
-        """Nobody else writes to the database: what the last commit left still holds."""
+        """Whether nobody else writes to the database, so that the rows of the last commit still hold."""
         ...
 
     def insert_missing(self, table: sa.Table) -> sa.Insert:
-        """An INSERT that leaves rows alone whose key exists."""
+        """Build an INSERT that leaves rows alone whose key exists."""
         ...
 
     def for_update(self, statement: sa.Select[Any]) -> sa.Select[Any]:
@@ -56,10 +56,10 @@ class Dialect(Protocol):
         ...
 
     def is_unavailable(self, error: BaseException) -> bool:
-        """The database is locked, full, gone or broken: nothing that a different command would mend."""
+        """Whether the database is locked, full, gone or broken: a different command would fail too."""
         ...
 
     def may_pass(self, error: BaseException) -> bool:
-        """Nothing was committed, and the same transaction may well succeed when it is tried again at once: a deadlock,
-        a lock that took too long, a connection that was lost."""
+        """Whether nothing was committed, and the same transaction may well succeed when it is tried again at once:
+        after a deadlock, a lock that took too long, a connection that was lost."""
         ...

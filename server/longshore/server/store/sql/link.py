@@ -1,8 +1,8 @@
 """A connection that runs statements.
 
-Where the database is at the other end of a connection, what counts is how often somebody waits for it. So there are
-two ways to run a statement: to wait for its answer (`rows`, `row`, `run`), and to have it sent along with the next one
-that somebody waits for (`ask`, `tell`, `write`). A caller that asks early and reads late saves round trips.
+Where the database is at the other end of a connection, the number of waits for it decides the cost. So there are two
+ways to run a statement: to wait for its answer (`rows`, `row`, `run`), and to have it sent along with the next one
+that a caller waits for (`ask`, `tell`, `write`). A caller that asks early and reads late saves round trips.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ class Database(Dialect, Protocol):
     """A dialect that connects to its database."""
 
     def link(self) -> Link:
-        """A new connection."""
+        """Open a new connection."""
         ...
 
 
 class Reply(Protocol):
-    """What a statement answers, or will have answered as soon as somebody wants to know."""
+    """The answer of a statement; a call that reads it waits until it is there."""
 
     def rows(self) -> list[Row]: ...
 
 
 class Answered:
-    """A reply that is there."""
+    """A reply that is there already."""
 
     __slots__ = ("_rows",)
 
@@ -43,7 +43,7 @@ class Answered:
 
 
 class Link:
-    """A connection to the database, which is at hand: whatever is asked is answered at once. Belongs to one thread at a
+    """A connection to a database that is at hand: each question is answered at once. Belongs to one thread at a
     time."""
 
     def __init__(self, dialect: Dialect) -> None:
@@ -81,23 +81,23 @@ class Link:
         self._cursor.execute("COMMIT")
 
     def prove(self, what: Statement, **parameters: Any) -> None:
-        """In a transaction: if, and only if, it is committed, `what` will answer with a row. That is asked where the
+        """Name a query that answers with a row if, and only if, this transaction is committed. It is asked where the
         answer to COMMIT is lost; a transaction without a proof counts as not committed then, and may be repeated."""
 
     def failed(self, error: BaseException) -> None:
-        """What was asked of the connection failed with this; after some errors nothing is believed any more."""
+        """Note that a statement failed with this error; after some errors nothing is believed any more."""
 
     def rollback(self) -> None:
         self._cursor.execute("ROLLBACK")
 
     def version(self) -> int:
-        """In a transaction: another number than before if somebody else has written to the database since."""
+        """A number that changes when somebody else writes to the database. Called in a transaction."""
         self._cursor.execute("PRAGMA data_version")
         version: int = self._cursor.fetchall()[0][0]
         return version
 
     def settle(self) -> None:
-        """Wait until everything that was sent is answered. Raises what went wrong."""
+        """Wait until everything that was sent is answered. Raises the error of a statement that failed."""
 
     # Statements whose answer is waited for ------------------------------------------------------------------------
 
@@ -111,13 +111,13 @@ class Link:
         return found[0] if found else None
 
     def run(self, what: Statement, **parameters: Any) -> int:
-        """Execute; answers how many rows changed."""
+        """Execute the statement, and answer how many rows changed."""
         sql, constants = what.sql(self._dialect)
         self._cursor.execute(sql, {**constants, **parameters} if constants else parameters)
         return self._cursor.rowcount
 
     def among(self, what: Among, keys: Iterable[Any], **parameters: Any) -> list[Row]:
-        """The rows for all `keys`."""
+        """Read the rows for all `keys`."""
         return self.ask_among(what, keys, **parameters).rows()
 
     # Statements that go along with the next ------------------------------------------------------------------------
@@ -134,7 +134,7 @@ class Link:
         return Answered(found)
 
     def ask_each(self, what: Each, sets: Sequence[Row]) -> Callable[[], list[list[Row]]]:
-        """The rows for each of `sets`, in their order."""
+        """Ask for the rows of each of `sets`, in their order."""
         found: list[list[Row]] = []
         if sets:
             sql, constants = what.one.numbered(self._dialect, what.types)
@@ -144,12 +144,12 @@ class Link:
         return lambda: found
 
     def tell(self, what: Statement, **parameters: Any) -> None:
-        """Execute; how many rows change is of no interest."""
+        """Execute the statement; the number of rows that change is not asked for."""
         self.run(what, **parameters)
 
     def write(self, what: Bulk, rows: Sequence[Row], *, exactly: bool = False) -> None:
-        """Execute for all `rows`. `exactly`: each must change one row. If not, the transaction must not be committed:
-        BatchConflict is raised, here or by whatever waits next."""
+        """Execute the statement for all `rows`. With `exactly` each must change one row. If not, the transaction must
+        not be committed: BatchConflict is raised, here or by the next call that waits."""
         if not rows:
             return
         sql, constants = what.one.numbered(self._dialect, what.types)

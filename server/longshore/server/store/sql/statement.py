@@ -94,7 +94,7 @@ class Among:
         wrap = locking if lock else statement
         self._statements = {size: wrap(make([sa.bindparam(name) for name in _KEYS[size]])) for size in _SIZES}
         self.any: Final = wrap(make([sa.bindparam("keys")]))
-        """With one parameter in the list, for a database that takes an array in its place."""
+        """The statement with one parameter in the list, for a database that takes an array in its place."""
 
     def split(self, keys: Sequence[Any]) -> Iterator[tuple[Statement, tuple[str, ...], Row]]:
         """The statements that together cover `keys`, with the names and values of their parameters."""
@@ -105,7 +105,7 @@ class Among:
 
 
 Given = Mapping[str, sa.ColumnElement[Any]]
-"""What stands for the values of one row: parameters, or the columns of a set of rows."""
+"""The expressions for the values of one row: parameters, or the columns of a set of rows."""
 
 Types = Mapping[str, type[sa.types.TypeEngine[Any]]]
 
@@ -125,9 +125,9 @@ class Each:
         self._lock = lock
         self.types = types
         self.one: Final = Statement(lambda dialect: self.select(dialect, parameters(types)))
-        """For one set of values."""
+        """The statement for one set of values."""
         self.far: tuple[str, Mapping[str, Any]] | None = None
-        """For all sets at once; kept here by the connections of a database that is far."""
+        """The statement for all sets at once; kept here by the connections of a database that is far."""
 
     def select(self, dialect: Dialect, given: Given) -> sa.Select[Any]:
         select = self._make(given)
@@ -139,7 +139,7 @@ class Each:
 class Bulk:
     """An INSERT, UPDATE or DELETE for each of many rows: tuples whose columns and types `types` names in their order.
 
-    `make` gets what stands for the values and, where these are columns, what they are columns of.
+    `make` gets the expressions for the values and, where these are columns, the set of rows that they are columns of.
     """
 
     __slots__ = ("far", "make", "one", "types")
@@ -153,14 +153,14 @@ class Bulk:
         self.types = types
         self.one: Final = Statement(lambda dialect: make(dialect, parameters(types), None))
         self.far: dict[bool, tuple[str, Mapping[str, Any]]] = {}
-        """For all rows at once, without and with the check that each has changed one."""
+        """The statement for all rows at once, without and with the check that each has changed one row."""
 
 
 def inserting(
     table: sa.Table, *names: str, missing: bool = False, fixed: Mapping[str, sa.ColumnElement[Any]] | None = None
 ) -> Bulk:
-    """Insert rows with these columns (all of them if none is named). `missing`: leave alone what is there already.
-    `fixed`: further columns that are the same in all rows, as literals or as one of the given columns."""
+    """Insert rows with these columns (all of them if none is named). `missing`: leave alone rows that are there
+    already. `fixed`: further columns that are the same in all rows, as literals or as one of the given columns."""
     columns = [table.c[name] for name in names] if names else list(table.c)
     same = fixed or {}
 

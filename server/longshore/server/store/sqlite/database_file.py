@@ -29,7 +29,7 @@ _Identity = tuple[int, int]
 
 
 class DatabaseFile:
-    """Belongs to one dialect, whose connections say when they are opened and closed. From any thread.
+    """Watches the files for one dialect, whose connections say when they are opened and closed. Works in any thread.
 
     A connection that is closed while its file is lost stays open instead: the last one to a removed file would take
     the only copy of the data with it, which `/proc/PID/fd` still shows.
@@ -48,14 +48,14 @@ class DatabaseFile:
         self._kept: list[object] = []
 
     def before_opening(self) -> None:
-        """Raises DatabaseLost where a connection would open, or make, another file than the first one did."""
+        """Raise DatabaseLost if a connection would open, or make, another file than the first one did."""
         if self._open or self._damage is not None:
             self.check()
         elif self._database is not None and self._identity(self._names[0]) != self._database:
             raise self._lost(self._names[0])
 
     def opened(self) -> None:
-        """A connection is open, and has read something: all three files are there."""
+        """Note a connection that is open and has read something: all three files are there."""
         with self._lock:
             if not self._open:
                 # The last connection to be closed removes the log, and the first one makes it anew.
@@ -65,7 +65,7 @@ class DatabaseFile:
             self._open += 1
 
     def closing(self, connection: object) -> bool:
-        """Whether the connection may be closed; else it is kept here."""
+        """Whether the connection may be closed; otherwise it is kept here."""
         if self._is_lost():
             self._kept.append(connection)
             return False
@@ -74,7 +74,7 @@ class DatabaseFile:
         return True
 
     def check(self) -> None:
-        """Raises DatabaseLost unless all files are those that were opened."""
+        """Raise DatabaseLost unless all files are those that were opened."""
         if self._damage is not None:
             raise self._damage
         for name, known in self._known.items():
@@ -88,7 +88,7 @@ class DatabaseFile:
                 raise self._damaged("it is empty")
 
     def failed(self, error: BaseException) -> None:
-        """A statement failed. After damage nothing is believed any more, whatever else could still be read."""
+        """Note that a statement failed. After damage nothing is believed any more, even if more could still be read."""
         if isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGED:
             self._damaged(str(error))
 

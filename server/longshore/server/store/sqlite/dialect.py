@@ -47,7 +47,7 @@ class SQLiteLink(Link):
         self._file = dialect.file
         self._file.before_opening()
         super().__init__(dialect)
-        # From its first read on a connection has the write-ahead log open.
+        # A connection has the write-ahead log open from its first read on.
         self._cursor.execute(_READ)
         self._cursor.fetchall()
         self._file.opened()
@@ -58,7 +58,7 @@ class SQLiteLink(Link):
 
     def commit(self) -> None:
         super().commit()
-        # Durable in the file that is open. Nobody hears of it unless that is still the database.
+        # The commit is durable in the file that is open. Nobody hears of it unless that is still the database.
         self._file.check()
 
     def failed(self, error: BaseException) -> None:
@@ -74,7 +74,7 @@ class SQLiteLink(Link):
 
 
 class SQLiteDialect:
-    """SQLite's own ways: a transaction that may write takes its lock at once, and rows need none."""
+    """The dialect of SQLite: a transaction that may write takes its lock at once, and rows need none."""
 
     def __init__(self, path: Path) -> None:
         self.schema = SchemaState()

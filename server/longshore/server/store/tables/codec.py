@@ -31,7 +31,7 @@ _IN_PLACE = ',"in_place":true'
 
 @lru_cache(maxsize=256, typed=True)
 def _number(value: float | None) -> str:
-    """The times of a transaction come again and again."""
+    """Write a number as JSON. The result is cached, because the times of a transaction come again and again."""
     return _encode(value)
 
 
@@ -58,7 +58,7 @@ def _grant_of(fields: list[Any]) -> Grant:
 
 
 def encode_grant(grant: Grant) -> str:
-    """The list that `_grant_of` reads."""
+    """Write the list that `_grant_of` reads."""
     return (
         f"[{grant.attempt},{_quoted(grant.session_id)},{_quoted(grant.temp)},{grant.method._value_},"
         f"{_number(grant.granted_at)},{_number(grant.crc32c)},{_number(grant.mode)},{_number(grant.uid)},"
@@ -71,7 +71,7 @@ def decode_grant(text: str) -> Grant:
 
 
 def encode_work(work: FilePush | Job) -> str:
-    """What to do, without a job's arguments: those have columns of their own."""
+    """Write a task's work as JSON, without a job's arguments: those have columns of their own."""
     if isinstance(work, Job):
         return _encode_job(work.kind, work.target, work.instance)
     place = work.destination
@@ -86,12 +86,12 @@ def encode_work(work: FilePush | Job) -> str:
 
 
 def _said(key: str, value: int | None) -> str:
-    """A member that versions before did not have; None: left out."""
+    """Write a member that earlier versions did not have. A value of None is left out."""
     return "" if value is None else f',"{key}":{value}'
 
 
 _RETRIED_BY = '"retried_by":'
-"""Of a key in a work's JSON. Inside a string each quote has a backslash before it, so that no path reads like this."""
+"""A key in a work's JSON. Inside a string each quote has a backslash before it, so that no path reads like this."""
 
 
 def with_retrier(work: str, principal: str) -> str:
@@ -100,7 +100,7 @@ def with_retrier(work: str, principal: str) -> str:
 
 
 def retrier_of(work: str) -> str:
-    """The principal that retried it for its creator; empty: the creator did, or it is no retry."""
+    """The principal that retried the task for its creator. Empty means that the creator did, or that it is no retry."""
     return str(_decode(work)["retried_by"]) if _RETRIED_BY in work else ""
 
 

@@ -15,7 +15,7 @@ _ALPHABET: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _AS_PYTHON_HAS_IT: Final = str.maketrans(
     _ALPHABET + "ILOUabcdefghijklmnopqrstuvwxyz", "0123456789abcdefghijklmnopqrstuv" + "_" * 30
 )
-"""To the digits that `int` reads in base 32. What is no digit of ours becomes an underscore, which is refused below."""
+"""Maps our digits to those that `int` reads in base 32. Any other character becomes an underscore, which is refused."""
 _PAIRS: Final = [high + low for high in _ALPHABET for low in _ALPHABET]
 _LENGTH: Final = 26
 _RANDOM_BITS: Final = 80
@@ -36,7 +36,7 @@ def task_id(seq: int, random: int) -> str:
 
 @lru_cache(maxsize=8192)
 def seq_of(task_id: str) -> int | None:
-    """The `seq` inside an id; None where it is no id. The rest of it must still be compared."""
+    """The `seq` inside an id. None means that the text is no id. The rest of the id must still be compared."""
     if len(task_id) != _LENGTH:
         return None
     try:
@@ -56,10 +56,11 @@ class IdRange:
 
 
 def id_ranges(prefix: str) -> Iterator[IdRange]:
-    """Where ids are that begin with `prefix` (in upper case), or with zeros and then that; the highest `seq` first.
+    """Yield the ranges of ids that begin with `prefix` (in upper case), or with zeros and then that; the highest `seq`
+    first.
 
-    One with nothing but zeros stands for itself. A range for each number of zeros that were left out, so that each is
-    found by the primary key: there are ten at most, as no `seq` is 0.
+    A prefix with nothing but zeros stands for itself. Each number of zeros that may be left out has a range of its own,
+    so that each is found by the primary key: there are ten at most, as no `seq` is 0.
     """
     for zeros in range(_SEQ_LENGTH if prefix.strip("0") else 1):
         whole = "0" * zeros + prefix

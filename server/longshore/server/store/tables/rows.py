@@ -1,4 +1,4 @@
-"""Rows to values and back."""
+"""Turns rows into values of the model, and back."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ _METHODS: Final = {method.value: method for method in DeliveryMethod}
 
 
 def task_columns() -> tuple[sa.Column[Any], ...]:
-    """What `task_of` reads, of `tasks` joined with `orders`."""
+    """The columns that `task_of` reads, of `tasks` joined with `orders`."""
     return (*STATUS_COLUMNS, *ORDER_COLUMNS)
 
 
@@ -91,7 +91,7 @@ def status_of(row: Row) -> Status:
 
 
 def order_of(row: Row) -> Submission:
-    """From a row that begins with the ORDER_COLUMNS."""
+    """Make the submission of a row that begins with the ORDER_COLUMNS."""
     (
         seq, id_, creator, request_id, kind, queue, priority, labels, work, arguments_type,
         arguments, payload_id, payload_size, payload_crc32c, payload_sha256, run_timeout,
@@ -128,12 +128,12 @@ def seq_in(row: Row) -> int:
 
 
 def task_of(row: Row) -> Task:
-    """From a row of `task_columns`."""
+    """Make the task of a row of `task_columns`."""
     return Task(order_of(row[_STATUS_WIDTH:]), status_of(row))
 
 
 def lane_of_work(work: FilePush | Job) -> str:
-    """The instance for limits; empty where there is none. Neither targets nor instances have slashes."""
+    """The lane of a work. Empty means that it has none. Neither targets nor instances have slashes."""
     if isinstance(work, FilePush):
         place = work.destination
         return lane_at(place.target, place.project, place.instance)
@@ -141,35 +141,37 @@ def lane_of_work(work: FilePush | Job) -> str:
 
 
 def lane_at(target: str, project: str, instance: str) -> str:
-    """The same for a place."""
+    """The lane of a target, project and instance. Empty means that there is none."""
     return f"{target}/{instance}/{_project(project)}" if instance else ""
 
 
 def _project(project: str) -> str:
-    """`default` is what an empty project means on all targets but those that were given another one, which only their
-    workers know. Where it is not, two instances are taken for one: they wait for each other, and nothing worse.
+    """Take the project `default` for the empty one. They are the same on all targets but those that were given another
+    project, which only their workers know. There two instances are taken for one: they wait for each other, and nothing
+    worse happens.
     """
     return "" if project == "default" else project
 
 
 def taker_of(kind: str, *, alone: bool) -> str:
-    """Which workers could take a task: those with its kind; marked where it must run alone, on an idle one.
+    """The taker of a task: its kind, with a mark if it must run alone, on an idle worker.
 
-    Tasks of one instance that differ in it do not stand in each other's way: the one may find no worker for ever.
+    Tasks of one instance with different takers do not stand in each other's way: one of them may find no worker for
+    ever.
     """
     return f"{kind}!" if alone else kind
 
 
 @lru_cache(maxsize=8192)
 def place_of(destination: Destination) -> bytes:
-    """What stands for a destination in the order of deliveries."""
+    """The digest that stands for a destination in the order of deliveries."""
     if destination.project != _project(destination.project):
         destination = replace(destination, project=_project(destination.project))
     return blake2b(destination.key.encode("utf-8", "surrogateescape"), digest_size=16).digest()
 
 
 def status_values(status: Status) -> dict[str, Any]:
-    """In the order of STATUS_COLUMNS."""
+    """The values of a status, in the order of STATUS_COLUMNS."""
     result = status.result
     return {
         "revision": status.revision,
@@ -256,7 +258,7 @@ UPLOAD_COLUMNS: Final[tuple[sa.Column[Any], ...]] = (
 
 
 def upload_of(row: Row) -> Upload:
-    """Without its tasks."""
+    """Make the upload of a row, without its tasks."""
     (
         id_, principal, request_id, fingerprint, state, offset, crc32c, size, sha256, reserved,
         connection, touched_at, payload_id, payload_size, payload_crc32c, payload_sha256, _, _,

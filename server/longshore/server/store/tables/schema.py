@@ -1,6 +1,6 @@
 """The tables, with everything that the database can check by itself.
 
-Enumerations are stored as their numbers, times as seconds in double precision. Two rules for whoever adds to this page:
+Enumerations are stored as their numbers, times as seconds in double precision. Two rules for changes to this page:
 a query finds a partial index only when it repeats the index's condition word for word, with literals and not with
 parameters, so conditions have names here; and each change needs a migration (see `migrations`).
 """
@@ -38,7 +38,7 @@ _FIRST_TERMINAL: Final = State.SUCCEEDED.value
 tasks: Final = sa.Table(
     "tasks",
     metadata,
-    # What indexes and claims need of the submission.
+    # The columns of the submission that indexes and claims need.
     sa.Column("seq", _Seq, primary_key=True, autoincrement=False),
     sa.Column("id", sa.Text, nullable=False),
     sa.Column("creator", sa.Text, nullable=False),
@@ -48,7 +48,7 @@ tasks: Final = sa.Table(
     sa.Column("target", sa.Text, nullable=False),
     sa.Column("project", sa.Text, nullable=False),
     sa.Column("instance", sa.Text, nullable=False),
-    sa.Column("lane", sa.Text, nullable=False),  # the instance for limits; empty: none
+    sa.Column("lane", sa.Text, nullable=False),  # the instance for limits; empty if there is none
     sa.Column("place", sa.LargeBinary),  # digest of the destination's key: PostgreSQL indexes no 4 KiB and knows no NUL
     sa.Column("expires_at", sa.Double, nullable=False),
     # The status.
@@ -76,7 +76,7 @@ tasks: Final = sa.Table(
     sa.Column("updated_at", sa.Double, nullable=False),
     sa.Column("finished_at", sa.Double),
     sa.Column("retryable_until", sa.Double),
-    # Where it stands for claims; no part of the status.
+    # Columns for claims; they are no part of the status.
     sa.Column("live", sa.Boolean, nullable=False),  # apart from `state`, so that moving on touches fewer indexes
     sa.Column("taker", sa.Text, nullable=False),  # who could take it: see `rows.taker_of`
     sa.Column("ready", sa.Boolean, nullable=False),  # its lane has room for it
@@ -112,7 +112,7 @@ STATE: Final[dict[State, sa.ColumnElement[int]]] = {state: sa.literal_column(str
 is_waiting: Final = tasks.c.state <= STATE[State.QUEUED]
 
 # Conditions of partial indexes. SQLite writes an index anew whenever a statement sets a column that the index or its
-# condition names, changed or not: what seldom changes (`live`, `head`) is set by statements of its own.
+# condition names, changed or not: columns that seldom change (`live`, `head`) are set by statements of their own.
 is_live: Final = tasks.c.live.is_(sa.true())
 is_head: Final = tasks.c.head.is_(sa.true())
 is_ready: Final = tasks.c.ready.is_(sa.true())
@@ -371,10 +371,10 @@ sequence: Final = sa.Table(
     sa.Column("name", sa.Text, primary_key=True),
     sa.Column("value", sa.BigInteger, nullable=False),
 )
-"""`tasks`: the last `seq` that was given away. `probe`: written to learn whether writing works. `database`: which one
-it is, a random number; made when it is first asked for."""
+"""The row `tasks` has the last `seq` that was given away. `probe` is written to learn whether writing works. `database`
+is the identity of the database, a random number, made when it is first asked for."""
 
-# Of several servers -------------------------------------------------------------------------------------------------
+# Several servers ----------------------------------------------------------------------------------------------------
 # Tables of their own, so that a server of this version works on a database without them: see `migrate`.
 
 homes: Final = sa.Table(
@@ -382,8 +382,8 @@ homes: Final = sa.Table(
     metadata,
     # Uploads, and the payloads they become, that have a file in a spool; on databases of several servers only.
     sa.Column("id", sa.Text, primary_key=True),
-    sa.Column("spool", sa.Text, nullable=False),  # the spool's identity; empty: one that every server reaches
-    sa.Column("sender", sa.Text, nullable=False),  # the server whose connection sends it; empty: none
+    sa.Column("spool", sa.Text, nullable=False),  # the spool's identity; empty while no spool has its file
+    sa.Column("sender", sa.Text, nullable=False),  # the server whose connection sends it; empty if none does
     sa.Column("heard_at", sa.Double, nullable=False),  # when that server last heard from its connection
 )
 sa.Index("homes_spool", homes.c.spool, homes.c.id)
@@ -412,7 +412,7 @@ tokens: Final = sa.Table(
     sa.CheckConstraint("name <> '' AND roles <> ''", name="given"),
 )
 
-# Of workers that say more than they do, and of those that are gone --------------------------------------------------
+# Remarks of workers, and workers that are gone ----------------------------------------------------------------------
 # Tables of their own, for the same reason.
 
 remarks: Final = sa.Table(
@@ -420,9 +420,9 @@ remarks: Final = sa.Table(
     metadata,
     # What a session says of itself, and how it ended. No foreign key: a server of the version before drops sessions.
     sa.Column("session_id", sa.Text, primary_key=True),
-    sa.Column("credits", sa.Integer),  # NULL: it has not said
+    sa.Column("credits", sa.Integer),  # NULL if it has not said
     sa.Column("problems", sa.Text, nullable=False),  # JSON: targets that it cannot use
-    sa.Column("ending", sa.SmallInteger, nullable=False),  # model.values.SessionEnd; 0: it lives
+    sa.Column("ending", sa.SmallInteger, nullable=False),  # model.values.SessionEnd; 0 while it lives
     sa.CheckConstraint("ending BETWEEN 0 AND 3", name="ending"),
 )
 

@@ -1,4 +1,4 @@
-"""Which schemas this version works on: its own, and those right before and after it, so that a fleet is upgraded one
+"""The schemas that this version works on: its own, and those right before and after it, so that a fleet is upgraded one
 server at a time. Revisions are numbers, one for each migration, counted without gaps.
 """
 
@@ -22,9 +22,9 @@ class SchemaState:
     """The schema that the database has, as far as this process knows: one object for each store, at
     `Link.dialect.schema` for commands and queries, and at `SQLStore.schema` for the rest of the server.
 
-    It changes under a running server, from any thread: upwards when somebody migrates the database, which is noticed
-    within `health.LOOK` seconds, and, after the database was restored from a backup, downwards. So ask anew each time,
-    and let what a server of the version before has left out be no error.
+    The schema changes under a running server, from any thread: upwards when somebody migrates the database, which is
+    noticed within `health.LOOK` seconds, and, after the database was restored from a backup, downwards. So ask anew
+    each time, and take rows that a server of the version before has left out for no error.
     """
 
     __slots__ = ("revision",)
@@ -34,12 +34,12 @@ class SchemaState:
 
     @property
     def has_remarks(self) -> bool:
-        """Whether there are `remarks` and `served` (0003). Without them: do without."""
+        """Whether the tables `remarks` and `served` exist (0003). A server does without them where they do not."""
         return self.revision >= _REMARK_TABLES
 
 
 def check(revision: int) -> None:
-    """Raises SchemaMismatch where this version cannot work on a database of that revision."""
+    """Raise SchemaMismatch if this version cannot work on a database of that revision."""
     if revision < OURS - 1:
         raise SchemaMismatch(
             f"The database has schema {revision:04}, and this version of Longshore works on {OURS - 1:04} to "

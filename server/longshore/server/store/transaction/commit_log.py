@@ -1,9 +1,9 @@
-"""What every commit changed, written down in its own transaction: how servers that share a database hear of each other.
+"""The commit log lets servers that share a database hear of each other. Each commit writes its changes into it.
 
 Each commit that changed something takes the next position and leaves a row: which revisions of which tasks, and who
-held them. Positions have no gaps and are in the order of the commits, because whoever writes holds the turn (see
+held them. Positions have no gaps and are in the order of the commits, because a writer holds the turn (see
 `postgres`). A notification says only that there is a new position, so it is small however much changed, and a lost one
-costs nothing: whoever looks reads on from the last position it has seen. The statuses themselves come from the events.
+costs nothing: a reader reads on from the last position it has seen. The statuses themselves come from the events.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ _ENDED_SINCE: Final = statement(
 class CommitLog:
     """The log as one server sees it: `tell` is called with each commit's Changes, its own included, in their order.
 
-    Belongs to the writer's thread and the listener's: whoever finds something new reads it, the other one waits.
+    Belongs to the writer's thread and the listener's: the one that finds something new reads it, the other one waits.
     """
 
     def __init__(self, *, server: str, tell: Callable[[Changes], None]) -> None:
@@ -130,11 +130,11 @@ class CommitLog:
 
     @property
     def seen(self) -> int | None:
-        """The newest position that subscribers know of; None before `begin`."""
+        """The newest position that subscribers know of. None means that `begin` was not called yet."""
         return self._seen
 
     def begin(self, link: Link) -> None:
-        """Hear of what is committed from now on."""
+        """Follow the commits from now on."""
         with self._lock:
             self._seen, self._seen_at = newest(link)
 
@@ -146,8 +146,8 @@ class CommitLog:
     # In the writer's transaction ----------------------------------------------------------------------------------
 
     def announce(self, link: Link, changes: Changes, now: float) -> Reply | None:
-        """Write down what is about to be committed, and notify. Its position is answered along with the COMMIT; None
-        where nothing changed."""
+        """Write down what is about to be committed, and notify. The position is answered along with the COMMIT. None
+        means that nothing changed."""
         if not (changes.tasks or changes.claimable or changes.debts or changes.sessions_ended):
             return None
         said = _encode(changes)
@@ -161,8 +161,8 @@ class CommitLog:
     # After a commit -----------------------------------------------------------------------------------------------
 
     def committed(self, link: Link, announced: Reply | None, changes: Changes, now: float) -> None:
-        """Tell of this server's commit, and of others' before it. Raises what reading raises; then the next `catch_up`
-        tells of it."""
+        """Tell of this server's commit, and of others' before it. Raises the errors of reading; then the next
+        `catch_up` tells of the commit."""
         if announced is None:
             return
         position: int = announced.rows()[0][0]
@@ -181,7 +181,7 @@ class CommitLog:
     def _read(self, link: Link, until: int | None) -> None:
         while until is None or (self._seen or 0) < until:
             found = link.rows(_SINCE, seen=self._seen or 0)
-            # With the newest that is known: without any, the log ends before it.
+            # The rows begin with the newest that is known. Without it, the log ends before that position.
             rows = found[1:] if found and found[0][0] == self._seen else found
             if not rows:
                 if not found and self._seen and self._seen > newest(link)[0]:
@@ -199,7 +199,7 @@ class CommitLog:
                 return
 
     def _resynchronise(self, link: Link) -> None:
-        """Too much was missed: tell of every task that moved since, as it is now."""
+        """Tell of every task that moved since, as it is now, because too much was missed."""
         since = self._seen_at - _CLOCKS_APART
         last, at = newest(link)
         found = [task_of(row) for row in link.rows(_CHANGED_SINCE, since=since)]
@@ -210,8 +210,8 @@ class CommitLog:
 
 
 def skip_to(link: Link, position: int, now: float) -> None:
-    """Let the next commit come after `position`: what a restore has lost is not numbered again. Servers that read the
-    log find a gap, and look at the tasks themselves."""
+    """Let the next commit come after `position`, so that positions a restore has lost are not used again. Servers that
+    read the log find a gap, and look at the tasks themselves."""
     link.tell(_SKIP, position=position, now=now, said=_encode(Changes((), claimable=False)))
 
 

@@ -54,7 +54,7 @@ NO_SUMS: Final = frozenset({POSITION[0], RESTORED, ASKED, ASKED_UPLOADS[0], ASKE
 
 
 class Counted(Protocol):
-    """What counts of a submission."""
+    """The fields of a submission that counters depend on."""
 
     @property
     def queue(self) -> str: ...
@@ -96,7 +96,7 @@ Moves = tuple[tuple[Key, int], ...]
 
 
 class Counts:
-    """What tasks like one another count for, and by how much each of their steps moves that."""
+    """The counters of tasks that are alike, and by how much each of their steps moves them."""
 
     __slots__ = ("_lane", "_moves", "_order")
 
@@ -106,7 +106,7 @@ class Counts:
         self._moves: dict[tuple[int, int, bool, bool], Moves] = {}
 
     def moves(self, before: Status | None, after: Status) -> Moves:
-        """The difference of `task_counts`. None: the task was not there."""
+        """The difference of `task_counts` between two statuses. `before` None means that the task was not there."""
         first = 0 if before is None else before.state._value_
         held = before is not None and before.session_id != ""
         key = (first, after.state._value_, held, after.session_id != "")
@@ -120,7 +120,7 @@ class Counts:
 
 @lru_cache(maxsize=16384)
 def counts_of(queue: str, creator: str, kind: str, target: str, lane: str) -> Counts:
-    """Tasks that agree in these count alike."""
+    """The counts of tasks with these properties: such tasks count alike."""
     return Counts(_Counted(queue, creator, kind, target), lane)
 
 
@@ -149,7 +149,7 @@ _DROP_EMPTY: Final = statement(
 
 
 def _nothing() -> None:
-    """All was known."""
+    """Do nothing, because all was known."""
 
 
 class Ledger:
@@ -173,18 +173,18 @@ class Ledger:
         return (self._stored[key] or 0) + self._moves.get(key, 0)
 
     def glance(self, key: Key) -> int:
-        """About the value: read without a lock, for who may not wait for others here."""
+        """About the value: it is read without a lock, for a caller that may not wait for others here."""
         if key in self._stored:
             return self.value(key)
         row = self._link.row(_GLANCE, of=key[0], called=key[1])
         return (row[0] if row is not None else 0) + self._moves.get(key, 0)
 
     def knows(self, key: Key) -> bool:
-        """Its value costs no question."""
+        """Whether the value is known, so that it costs no query."""
         return key in self._stored
 
     def learn(self, key: Key, value: int | None) -> None:
-        """It was read along with something else. None: it has no row."""
+        """Take over a value that was read along with something else. None means that the counter has no row."""
         self._stored.setdefault(key, value)
 
     def ask(self, keys: Iterable[Key]) -> Callable[[], None]:
@@ -205,7 +205,7 @@ class Ledger:
             self._moves[key] = self._moves.get(key, 0) + by
 
     def step(self, counts: Counts, before: Status | None, after: Status) -> None:
-        """A task takes a step: take back what counted before, and count what counts now."""
+        """Count a step of a task: take back what counted before, and count what counts now."""
         moves = self._moves
         for key, by in counts.moves(before, after):
             moves[key] = moves.get(key, 0) + by
@@ -218,26 +218,26 @@ class Ledger:
         self._link.write(_MOVE, [(*key, by) for key, by in moved], exactly=True)
         if self._dropping:
             self._link.tell(_DROP_EMPTY, scope=LANE_RUNNING)
-        # Those of lanes are dropped when they are empty.
+        # Counters of lanes are dropped when they are empty, so they are not remembered as made.
         self._made.update(key for key in missing if key[0] != LANE_RUNNING)
         for key, by in moved:
-            # What nobody asked for may have had a row all the same, made before this server began.
+            # A counter that nobody asked for may have a row all the same, made before this server began.
             if key in self._stored:
                 self._stored[key] = (self._stored.get(key) or 0) + by
         self._moves.clear()
 
     def committed(self) -> None:
-        """The values hold for the next transaction too."""
+        """Keep the values: they hold for the next transaction too."""
         if self._known is not None:
             self._known.update(self._stored)
 
     def drop_empty_lanes(self) -> None:
-        """At the end, forget instances where nothing runs."""
+        """Forget instances where nothing runs, at the end of the transaction."""
         self._dropping = True
 
 
 def differences(stored: Mapping[Key, int], counted: Mapping[Key, int]) -> dict[Key, tuple[int, int]]:
-    """Where the two disagree: (stored, counted)."""
+    """The counters in which the two disagree: (stored, counted)."""
     return {
         key: (stored.get(key, 0), counted.get(key, 0))
         for key in stored.keys() | counted.keys()

@@ -1,4 +1,4 @@
-"""Decisions of one transaction. Many tasks take the same step in it, and what is decided for one holds for all.
+"""Decides the steps of tasks in one transaction. Many tasks take the same step, and one decision holds for all.
 
 A batch makes tasks with the same first status, claims them for the same session, and hears that they went well.
 `decide` is a pure function, so tasks that have the very same status, and differ in nothing that it looks at, share the
@@ -18,7 +18,7 @@ from longshore.server.store.transaction.loaded_task import Entry
 
 
 class _Certain:
-    """Circumstances in which nothing is left to chance."""
+    """Circumstances without a random draw: a step that asks for one is a defect."""
 
     __slots__ = ("now", "policy")
 
@@ -32,7 +32,7 @@ class _Certain:
 
 
 class Decider:
-    """Belongs to one transaction, whose time is `now`. `draw` is uniform in [0, 1)."""
+    """Decides for one transaction, whose time is `now`. `draw` is uniform in [0, 1)."""
 
     def __init__(self, *, now: float, policy: Policy, draw: Callable[[], float]) -> None:
         self._now = now
@@ -40,7 +40,7 @@ class Decider:
         self._draw = draw
         self._certain = cast("Circumstances", _Certain(now, policy))
         self._known: dict[Hashable, tuple[Status, Event, Decision]] = {}
-        """By what a decision depends on; statuses and claims by identity, and kept so that it stays theirs."""
+        """Decisions by what they depend on: statuses and claims by identity, and kept so that it stays theirs."""
 
     def decide(self, entry: Entry, event: Event) -> Decision:
         status = entry.status

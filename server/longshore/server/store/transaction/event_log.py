@@ -1,6 +1,6 @@
-"""What a transaction writes beside the tasks: events, attempts, debts, and what ends mean for requests and payloads.
+"""Collects the rows that a transaction writes beside tasks: events, attempts, debts, and uses of requests and payloads.
 
-Collected while commands are decided, written with one statement for each kind of row.
+The rows are collected while commands are decided, and written with one statement for each kind of row.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ _END_ATTEMPT_WELL: Final = changing(
     ),
     _ATTEMPT,
 )
-"""It may have an error: who was given up after its grant is believed when it says that it went well."""
+"""Ends an attempt well. The attempt may have an error: one that was given up after its grant is believed when it
+reports success."""
 _INSERT_DEBT: Final = inserting(debts, missing=True)
 _REQUEST_ENDED: Final = changing(
     lambda given: (
@@ -82,24 +83,25 @@ class Journal:
         self._plain_attempts: list[Row] = []
         self._grants: list[Row] = []
         self._endings: dict[tuple[int, int], Ending] = {}
-        """By task and number: who was given up may be heard of in the same transaction, and the last word counts."""
+        """Endings by task and number. An attempt that was given up may report in the same transaction: the last word
+        counts."""
         self._debts: list[Row] = []
         self._requests_ended: dict[tuple[str, str], int] = {}
         self._payload_uses: dict[str, tuple[int, float]] = {}
         self._last: Status | None = None
         self._text = ""
         self.owes = False
-        """A debt was made."""
+        """Whether a debt was made."""
 
     def record(self, order: Submission, status: Status) -> None:
-        """A new revision."""
+        """Record a new revision as an event."""
         if status is not self._last:
-            # Tasks that take the same step share their status: see `deciding`.
+            # Tasks that take the same step share their status: see `decisions`.
             self._last, self._text = status, codec.encode_status(status)
         self._events.append((order.seq, status.revision, self._text))
 
     def decided(self, order: Submission, event: Event, decision: Decision) -> None:
-        """What a decision means for the task's attempts and for its target."""
+        """Record what a decision means for the task's attempts and for its target."""
         after = decision.status
         if isinstance(event, Claimed):
             begun = (order.seq, after.attempt, event.worker, event.session_id, self._now())
@@ -124,12 +126,12 @@ class Journal:
                 )  # fmt: skip
 
     def made(self, order: Submission) -> None:
-        """A new task needs its payload."""
+        """Record that a new task needs its payload."""
         if order.payload is not None:
             self._use_payload(order.payload.id, 1, 0.0)
 
     def ended(self, order: Submission, after: Status) -> None:
-        """A task needs its payload no more, unless for a retry."""
+        """Record that a task needs its payload no more, unless for a retry."""
         key = (order.request_id, order.requester)
         self._requests_ended[key] = self._requests_ended.get(key, 0) + 1
         if order.payload is not None:
@@ -140,7 +142,7 @@ class Journal:
         self._payload_uses[payload_id] = (used + more, max(kept, until))
 
     def flush(self) -> None:
-        """Write what was collected. The tasks are there already."""
+        """Write what was collected. The tasks are in the database already."""
         well, ill = self._ends()
         link = self._link
         link.write(_INSERT_EVENT, self._events)
@@ -169,7 +171,7 @@ class Journal:
             self._payload_uses.clear()
 
     def _ends(self) -> tuple[list[Row], list[Row]]:
-        """Attempts that ended well, and the others."""
+        """Rows of the attempts that ended well, and of the others."""
         well: list[Row] = []
         ill: list[Row] = []
         for (seq, number), ending in self._endings.items():

@@ -9,7 +9,8 @@ from longshore.server.store.transaction.counters import counts_of
 
 
 class Entry:
-    """`stored` is the status that the database has; None: the task is not there yet. `changed`: it has another one."""
+    """One task in the working set. `stored` is the status that the database has; None means that the task is not in the
+    database yet. `changed` says that the task has another status."""
 
     __slots__ = ("changed", "counts", "lane", "order", "place", "ready", "status", "stored", "target", "task")
 
@@ -25,7 +26,7 @@ class Entry:
         self.stored = task.status if stored else None
         self.changed = not stored
         self.ready = False
-        """Of one that is not stored: its lane has room for it. Where there is no lane that is so of itself."""
+        """Whether the lane of a task that is not stored has room for it. A task without a lane needs no flag."""
 
     @property
     def taker(self) -> str:
@@ -37,13 +38,13 @@ class Entry:
         self.changed = True
 
     def is_written(self) -> None:
-        """The database has what it is."""
+        """Note that the database now has the current status."""
         self.stored = self.status
         self.changed = False
 
 
 def first_status(*, now: float, not_before: float, free: bool) -> Status:
-    """Where a task begins: `not_before` in seconds from `now`; `free`: no live task has its destination."""
+    """The first status of a task. `not_before` is in seconds from `now`; `free`: no live task has its destination."""
     if not_before > 0:
         state, reason, due_at = State.SCHEDULED, WaitReason.NOT_BEFORE, now + not_before
     elif free:

@@ -1,4 +1,4 @@
-"""How tasks come into being."""
+"""Makes new tasks."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def make_tasks(
     retry_of: str = "",
     retried_by: str = "",
 ) -> list[Entry]:
-    """One task for each plan, in their order."""
+    """Make one task for each plan, in their order."""
     made = []
     for plan in plans:
         seq = unit.new_seq()

@@ -1,4 +1,4 @@
-"""Payloads coming to be kept, and the room that they need."""
+"""Keeps new payloads, and checks the room that they need."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _INSERT_INLINE: Final = statement(inline_payloads.insert())
 
 
 def check_spool(unit: UnitOfWork, bounds: Bounds, more: int, *, size: int = 0, principal: str = "") -> None:
-    """Raises SpoolFull where `more` bytes are too many, and PayloadTooLarge where `size` bytes in all, as far as known,
-    could never be kept.
+    """Raise SpoolFull if `more` bytes are too many, and PayloadTooLarge if `size` bytes in all, as far as known, could
+    never be kept.
 
-    `principal`: who wants them. Raises CallerShare where that one has reserved half and others wait. Empty: it has been
-    let in already.
+    `principal` wants the bytes: CallerShare is raised if it has reserved half and others wait. An empty one means that
+    the upload has been let in already.
     """
     most = bounds.spool_bytes
     if most is None or more <= 0:
@@ -57,7 +57,7 @@ def check_spool(unit: UnitOfWork, bounds: Bounds, more: int, *, size: int = 0, p
 
 
 def keep_payload(unit: UnitOfWork, payload: Payload, content: bytes | None) -> None:
-    """Its row, for tasks that are made next. `content` None: it is in the spool."""
+    """Write the payload's row, for tasks that are made next. `content` None means that it is in the spool."""
     unit.write(
         _INSERT,
         id=payload.id,

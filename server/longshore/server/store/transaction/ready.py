@@ -1,4 +1,4 @@
-"""What follows from the changes of a batch: whose turn it is at a destination, and who is ready in an instance's queue.
+"""Decides after a batch which task is the head of a destination, and which tasks are ready in an instance's queue.
 
 A lane is one instance of one target. Of its QUEUED tasks only as many are `ready` as it has room, the best first,
 counted for each kind of taker by itself; claims look at ready tasks alone, so that neither a long queue nor a saturated
@@ -73,9 +73,9 @@ _SET_READY: Final = changing(
 
 
 def follow(unit: UnitOfWork) -> None:
-    """Whatever follows from what the batch has decided and written: heads first, then the lanes.
+    """Make tasks heads and ready, as follows from what the batch has decided and written: heads first, then the lanes.
 
-    What the lanes are asked goes along with the question for the heads; those that a new head changes are asked again.
+    The lanes are asked in the same round as the heads; those that a new head changes are asked again.
     """
     if not unit.places and not any(unit.lanes):
         unit.lanes.clear()
@@ -93,7 +93,7 @@ def follow(unit: UnitOfWork) -> None:
 
 
 def _next_heads(unit: UnitOfWork, places: list[bytes], first: list[list[Row]]) -> list[int]:
-    """Who comes next at these destinations: of the stored tasks, else of the new ones, which were accepted later."""
+    """Find the next head of each destination: a stored task, else a new one, because new ones were accepted later."""
     seqs = [rows[0][0] for rows in first if rows and not rows[0][1]]
     wanted = {place for place, rows in zip(places, first, strict=True) if not rows}
     for entry in unit.fresh() if wanted else ():
@@ -112,7 +112,7 @@ def _promote(unit: UnitOfWork, seqs: list[int]) -> None:
 
 
 def _changed(unit: UnitOfWork) -> dict[str, set[str] | None]:
-    """The lanes that have changed since this was asked last."""
+    """Take the lanes that have changed since the last call."""
     lanes = {lane: takers for lane, takers in sorted(unit.lanes.items(), key=lambda item: item[0]) if lane}
     unit.lanes.clear()
     return lanes
@@ -159,7 +159,7 @@ class _Refill:
         self._best = self._ask_best(self._early)
 
     def also(self, lane: str, takers: set[str] | None) -> set[str] | None:
-        """These takers and those that the lane is asked about already."""
+        """Join these takers with those that the lane is asked about already."""
         if lane not in self._lanes:
             return takers
         before = self._lanes[lane]
@@ -217,13 +217,13 @@ class _Refill:
 
 
 def trim_lanes(unit: UnitOfWork, lanes: Iterable[str]) -> None:
-    """After claims: where more are ready than there is room left, choose anew.
+    """Choose the ready tasks anew, after claims, in lanes where more tasks are ready than there is room left.
 
-    Only lanes with several kinds of takers come to that; for the others a claim takes from ready and room alike.
+    Only a lane with several kinds of takers gets there; in any other a claim takes as much from ready as from room.
     """
     unknown = [lane for lane in lanes if lane and lane not in unit.ready_in]
     ready = unit.link.ask_each(_READY, [(lane,) for lane in unknown])
-    # Of a lane with new tasks in it, it is known.
+    # For lanes with new tasks in them the number is known already.
     unit.ready_in.update((lane, len(rows)) for lane, rows in zip(unknown, ready(), strict=True))
     for lane in lanes:
         if lane and unit.ready_in[lane] > room_in(unit, lane):

@@ -1,4 +1,4 @@
-"""What a transaction asks of the caches in `store.memory`. None of them is needed: with None, everything is queried."""
+"""The interfaces of the caches in `store.memory`. A transaction needs none of them: without, everything is queried."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ class RememberedTasks(Protocol):
     """Live tasks as the last commit left them."""
 
     def get(self, seq: int) -> Entry | None:
-        """The task of that number; None where it is not remembered."""
+        """The task of that number. None means that it is not remembered."""
         ...
 
     def committed(self, entries: Iterable[Entry]) -> None:
-        """These are stored now, and belong to no transaction any more."""
+        """Keep these entries: they are stored now, and belong to no transaction any more."""
         ...
 
     def clear(self) -> None:
@@ -30,7 +30,7 @@ class Remembered(Protocol):
     """Rows as the last commit left them."""
 
     counters: dict[Key, int | None]
-    """None means that the counter has no row."""
+    """The values of counters. None means that the counter has no row."""
     sessions: dict[str, tuple[Session, bool]]
     """Each session, and whether it is alive."""
     paused: frozenset[str] | None
@@ -38,20 +38,20 @@ class Remembered(Protocol):
     last_seq: int | None
     """The last task number that was given away; None means that it is not remembered."""
     holds: bool
-    """Sessions stay as they are in this transaction."""
+    """Whether this transaction leaves sessions as they are."""
 
     @property
     def tasks(self) -> RememberedTasks:
-        """Tasks go with the rest."""
+        """The cache of tasks, which goes with the rest."""
         ...
 
     def committed(self) -> None:
-        """The transaction is committed, and what it knew is here by now."""
+        """The transaction is committed, and has stored here what it knows."""
         ...
 
 
 class ClaimPrecheck(Protocol):
-    """Says beforehand whether a claim is worth its turn."""
+    """Tells beforehand whether a claim is worth its turn."""
 
     def met(self, session: Session) -> None:
         """A claim has met this session."""

@@ -1,12 +1,12 @@
-"""Fair shares of what all callers use: nobody keeps the others out, and a caller that is alone may use everything.
+"""Fair shares keep a caller from keeping the others out, and let a caller that is alone use everything.
 
 A caller that found no room and holds less than half is remembered for `WAITING` seconds, in a counter that holds a
 time. While one is, a caller that holds half or more gets nothing further. So what becomes free goes to those that have
 less, and where nobody else asks, nothing is refused for the sake of shares.
 
-What this reads is looked at only where more than half is in use. It is read with the sum locked that the room is
-taken from, so that servers that share a database agree; what callers hold is read without a lock of its own, since
-other transactions lock those sums in another order.
+Shares are looked at only where more than half is in use. They are read while the sum that the room is taken from is
+locked, so that servers that share a database agree. The sums of what callers hold are read without a lock, because
+other transactions lock them in another order.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from longshore.server.store.transaction.unit import UnitOfWork
 WAITING: Final = 30.0
 """Seconds for which a caller that was refused counts as waiting: clients ask again every few seconds."""
 _NOTED: Final = 5.0
-"""Seconds after which it is noted anew that somebody waits."""
+"""Seconds after which a wait is noted anew."""
 SENT: Final = 120.0
-"""Seconds since the last sign of life of an upload that some connection sends. Slow ones give one that often: a
+"""Seconds since the last sign of life within which an upload counts as being sent. Slow ones give one that often: a
 checkpoint is due with the first chunk that comes 60 s after the last, and a silent connection is ended after 60 s."""
 
 _SENT: Final = statement(
@@ -47,7 +47,7 @@ def half(most: int) -> int:
 
 
 def ask(unit: UnitOfWork, of: Key) -> None:
-    """Note that a caller with less than its share waits. Done although the caller is refused."""
+    """Note that a caller with less than its share waits. The note stays although the caller is refused."""
     noted = unit.ledger.value(of)
     if abs(unit.now - noted) > _NOTED:
         unit.ledger.move(of, int(unit.now) - noted)
@@ -59,7 +59,7 @@ def others_ask(unit: UnitOfWork, of: Key) -> bool:
 
 
 def check_share(unit: UnitOfWork, of: Key, *, principal: str, holds: int, most: int, what: str, asks: int = 1) -> None:
-    """Raises CallerShare where this caller holds half or more of `what` and others wait for some."""
+    """Raise CallerShare if this caller holds half or more of `what` and others wait for some."""
     if holds + asks > half(most) and others_ask(unit, of):
         raise CallerShare(
             f"{principal!r} holds {holds} of {most} {what}, and other callers wait for some: a caller gets at most "

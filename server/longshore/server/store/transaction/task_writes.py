@@ -1,4 +1,4 @@
-"""How tasks are written: in few shapes, each of which names only what differs from task to task.
+"""Writes tasks in few shapes, each of which names only the columns that differ from task to task.
 
 A row of `tasks` has forty columns, and a step of the usual way changes a handful of them. SQLite looks at an index, and
 at a CHECK, whenever a statement sets a column of it, changed or not; and each value that is bound costs by itself. With
@@ -25,7 +25,7 @@ from longshore.server.store.transaction.loaded_task import Entry
 # New ones ---------------------------------------------------------------------------------------------------------
 
 _FIRST: Final = Status(revision=1, state=State.QUEUED, head=True)
-"""As `births` makes one that is ready at once."""
+"""The status with which a task begins that is ready at once."""
 _CLAIMED: Final = Status(revision=2, state=State.RUNNING, head=True, attempt=1)
 """The same, claimed in the transaction that makes it. Nothing else has this revision and this state."""
 
@@ -42,7 +42,7 @@ def _literal(value: object) -> sa.ColumnElement[Any]:
 
 
 def _new(sample: Status, *names: str, **fixed: bool) -> Bulk:
-    """Rows like that of `sample`, but for the columns `names`. Columns that are NULL are left to be so."""
+    """Insert rows like that of `sample`, except for the columns `names`. Columns that are NULL are left out."""
     values = status_values(sample) | {"live": True} | fixed
     same = {name: _literal(value) for name, value in values.items() if name not in names and value is not None}
     return inserting(tasks, *names, fixed=same)
@@ -59,12 +59,12 @@ _ANY: Final = inserting(tasks, *_ORDER[:-2], "place", *_COLUMNS)
 _INSERT_ORDER: Final = inserting(orders)
 _PLAIN: Final = ("seq", "request_id", "labels", "work", "run_timeout", "attempt_limit", "created_at", "retry_of")
 _INSERT_PLAIN_ORDER: Final = inserting(orders, *_PLAIN)
-"""Of tasks without payload, arguments and stall time-out."""
+"""Inserts the submissions of tasks without payload, arguments and stall time-out."""
 _INSERT_LABEL: Final = inserting(labels)
 
 
 def write_new(link: Link, entries: Iterable[Entry], paused: Callable[[str], bool]) -> None:
-    """Tasks that are not stored, with what they were asked for."""
+    """Insert tasks that are not stored yet, together with their submissions."""
     rows: dict[Bulk, list[Row]] = {}
     plain: list[Row] = []
     full: list[Row] = []
@@ -124,12 +124,12 @@ def _new_row(entry: Entry, paused: Callable[[str], bool]) -> tuple[Bulk, Row]:
 
 
 def _is_ready(entry: Entry, held: bool) -> bool:  # noqa: FBT001
-    """Where it stands for claims: what has no lane is ready at once, the rest is promoted."""
+    """Whether claims see the task: a task without a lane is ready at once, any other is made ready by its lane."""
     return not held and (not entry.lane or (entry.stored is None and entry.ready))
 
 
 def _all_values(entry: Entry, paused: Callable[[str], bool]) -> Iterable[Any]:
-    """Of the _COLUMNS."""
+    """The values of the _COLUMNS, in their order."""
     queued = entry.status.state is State.QUEUED
     held = queued and paused(entry.order.queue)
     values = status_values(entry.status)
@@ -154,7 +154,7 @@ def _update(names: Iterable[str], fixed: Mapping[str, sa.ColumnElement[Any]] | N
 _SELDOM: Final = ("head", "live")
 _UPDATE: Final = _update(_COLUMNS)
 _MOVE: Final = _update(name for name in _COLUMNS if name not in _SELDOM)
-"""For tasks that stay live and keep or lack their turn as before."""
+"""Writes tasks that stay live and are heads, or not, as before."""
 _MOVED: Final = [number for number, name in enumerate(_COLUMNS) if name not in _SELDOM]
 
 _FIELDS: Final = tuple(Status.__dataclass_fields__)
@@ -185,7 +185,7 @@ _HOW_IT_ENDS: Final = (False, "", None, None)
 
 
 def write_changed(link: Link, entries: Iterable[Entry], paused: Callable[[str], bool]) -> None:
-    """Tasks that are stored, on condition of the revision that they have there."""
+    """Update tasks that are stored, on condition of the revision that the database has."""
     rows: dict[Bulk, list[Row]] = {}
     for entry in sorted(entries, key=lambda entry: entry.order.seq):
         shape, row = _changed_row(entry, paused)

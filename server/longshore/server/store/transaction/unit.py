@@ -76,11 +76,11 @@ class Request:
 
 
 def _nothing() -> None:
-    """All was known."""
+    """Do nothing, because all was known."""
 
 
 class UnitOfWork:
-    """One transaction's working set. Time is read once, when it has its turn."""
+    """The working set of one transaction. The clock is read once, when the transaction has its turn."""
 
     def __init__(
         self,
@@ -105,9 +105,10 @@ class UnitOfWork:
         self.places: set[bytes] = set()
         """Destinations that a task has left."""
         self.lanes: dict[str, set[str] | None] = {}
-        """Instances whose queue has changed, with the kinds of takers it changed for; None: its room has."""
+        """Maps each lane whose ready tasks must be recomputed to the takers affected. None means all takers, because
+        the free room of the instance changed."""
         self.requests: dict[tuple[str, str], Request | None] = {}
-        """Requests by (principal, request id) as far as they were looked for; None: there is none."""
+        """Requests by (principal, request id) as far as they were looked for. None means that there is none."""
         self.filled: dict[tuple[str, str], tuple[int, int]] = {}
         """The first number and the count of tasks that requests with uploads got in this transaction."""
         self.ready_in: dict[str, int] = {}
@@ -122,13 +123,13 @@ class UnitOfWork:
         """Tasks that have become ready and are not claimed yet."""
         self.precheck = precheck
         self.position = 0
-        """How far the database has come with this transaction; 0: no task was moved, or the log counts."""
+        """How far the database has come with this transaction. 0 means that no task moved, or that the log counts."""
         self.writes = 0
         """Counts what has been changed: a command that raises must not have moved it."""
         self._cache = None if remembered is None else remembered.tasks
         self._entries: dict[int, Entry] = {}
         self._fresh: list[Entry] = []
-        """Those that are not stored yet."""
+        """Tasks that are not stored yet."""
         self._deferred: tuple[dict[Bulk, list[Row]], dict[Bulk, list[Row]]] = ({}, {})
         self._changes: list[TaskChange] = []
         self._journal = Journal(link=link, now=lambda: self.now)
@@ -156,7 +157,7 @@ class UnitOfWork:
 
     @property
     def remembers(self) -> bool:
-        """Tasks that were written lately cost no question."""
+        """Whether tasks that were written lately are remembered, so that they cost no query."""
         return self._cache is not None
 
     def load(self, seqs: Iterable[int]) -> list[Entry]:
@@ -202,8 +203,8 @@ class UnitOfWork:
         return self._entries.values()
 
     def fresh(self) -> Sequence[Entry]:
-        """New tasks that the database does not know yet, in the order of acceptance: whoever asks it for tasks looks at
-        these too."""
+        """New tasks that the database does not know yet, in the order of acceptance. A caller that queries tasks must
+        look at these too."""
         return self._fresh
 
     def look_at(self, places: Iterable[bytes]) -> Callable[[], None]:
@@ -229,13 +230,13 @@ class UnitOfWork:
 
     @property
     def paused(self) -> frozenset[str]:
-        """Queues of which nothing starts."""
+        """The paused queues: none of their tasks starts."""
         if self._paused is None:
             self.ask_paused()()
         return self._paused or frozenset()
 
     def is_paused(self, queue: str) -> bool:
-        """Nothing of the queue starts."""
+        """Whether the queue is paused."""
         return queue in self.paused
 
     def ask_paused(self) -> Callable[[], None]:
@@ -255,7 +256,7 @@ class UnitOfWork:
     # Deciding -----------------------------------------------------------------------------------------------------
 
     def new_seq(self) -> int:
-        """The next in the order of acceptance."""
+        """Take the next number in the order of acceptance."""
         if self._last_seq is None:
             self.ask_last_seq()()
         if self._last_seq is None:
@@ -286,7 +287,7 @@ class UnitOfWork:
         return int(self.clock.jitter() * (1 << 40)) << 40 | int(self.clock.jitter() * (1 << 40))
 
     def first_status(self, *, not_before: float, free: bool) -> Status:
-        """Where a task begins: `not_before` in seconds from now; `free`: no live task has its destination.
+        """The first status of a task. `not_before` is in seconds from now; `free`: no live task has its destination.
 
         Tasks that begin alike share it: what follows from it is decided and written down once.
         """
@@ -296,7 +297,7 @@ class UnitOfWork:
         return found
 
     def add(self, order: Submission, status: Status) -> Entry:
-        """A new task."""
+        """Add a new task."""
         self.writes += 1
         entry = self._entries[order.seq] = Entry(Task(order, status), stored=False)
         self._fresh.append(entry)
@@ -310,7 +311,7 @@ class UnitOfWork:
         return entry
 
     def apply(self, entry: Entry, event: Event) -> Decision:
-        """What the event does to the task. The only place where a status changes."""
+        """Apply the event to the task. No other place changes a status."""
         decider = self._decider
         if decider is None:
             decider = self._decider = Decider(now=self.now, policy=self.policy, draw=self.clock.jitter)
@@ -346,7 +347,7 @@ class UnitOfWork:
             self.claimable = True
 
     def _queue_changed(self, entry: Entry, *, alone: bool) -> None:
-        """It has come into its instance's queue, or left it."""
+        """Note that the task has come into its instance's queue, or left it."""
         if not entry.lane:
             self.risen.add(entry.order.seq)
             return
@@ -370,7 +371,7 @@ class UnitOfWork:
         self.link.tell(what, **parameters)
 
     def change(self, what: Statement, **parameters: Any) -> int:
-        """Change rows of other tables and wait for how many it were."""
+        """Change rows of other tables, and wait for the number of rows changed."""
         self.writes += 1
         return self.link.run(what, **parameters)
 
@@ -386,7 +387,7 @@ class UnitOfWork:
 
     def flush(self) -> None:
         """Write what has changed so far, counters excepted."""
-        # First, because they may leave destinations that new ones take.
+        # Stored tasks come first, because they may leave destinations that new ones take.
         self.flush_stored()
         if self._fresh:
             write_new(self.link, self._fresh, self.is_paused)
@@ -430,7 +431,7 @@ class UnitOfWork:
             entry.is_written()
 
     def committed(self) -> None:
-        """The transaction is: what it knows of tasks holds for the next one."""
+        """The transaction is committed: what it knows of tasks holds for the next one."""
         remembered = self.remembered
         if remembered is not None:
             remembered.tasks.committed(self._entries.values())
@@ -439,7 +440,7 @@ class UnitOfWork:
             remembered.committed()
 
     def changes(self) -> Changes:
-        """What to tell the engine after the commit."""
+        """The changes to tell the engine after the commit."""
         return Changes(
             tasks=tuple(self._changes),
             claimable=self.claimable or bool(self.risen),

@@ -1,4 +1,4 @@
-"""One group of commands in one transaction."""
+"""Carries out one group of commands in one transaction."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from longshore.server.store.transaction.unit import UnitOfWork
 from longshore.server.store.writer.prefetch import prefetch
 
 Answer = Callable[[], object]
-"""What a command answers, asked when the whole batch is decided."""
+"""Gives the answer of a command; called when the whole batch is decided."""
 
 _HANDLERS: Final[Mapping[type[Command[Any]], Callable[[UnitOfWork, Any], Answer]]] = {
     commands.IdentifyDatabase: identity.identify_database,
@@ -78,7 +78,7 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """A command that was not, and changed nothing."""
+    """A command that was refused, and changed nothing."""
 
     error: LongshoreError
 

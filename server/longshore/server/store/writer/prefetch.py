@@ -1,4 +1,4 @@
-"""What a batch will need to know, asked before anything is decided: where the database is far, in one round trip."""
+"""Asks what a batch will need, before anything is decided: in one round trip where the database is far."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class _Names:
         self.uploads: set[str] = set()
         self._rooms: set[tuple[str, str, bool]] = set()
         self.makes = False
-        """Tasks are made."""
+        """Whether the batch makes tasks."""
 
     def task(self, task_id: str) -> None:
         seq = seq_of(task_id)
@@ -45,7 +45,7 @@ class _Names:
                 self.counters.add((LANE_RUNNING, lane))
 
     def _room(self, bounds: commands.Bounds, queue: str, principal: str) -> None:
-        """What many submissions look at is the same."""
+        """Note the counters of a submission, once for all submissions that read the same ones."""
         key = (queue, principal, bounds.caller_tasks is None)
         if key not in self._rooms:
             self._rooms.add(key)
@@ -94,7 +94,7 @@ class _Names:
 
 
 def prefetch(unit: UnitOfWork, batch: Sequence[Command[Any]]) -> None:
-    """Everything that the batch names, in one question for each kind. Whatever is not foreseen is asked later."""
+    """Ask for everything that the batch names, with one query for each kind. What is not foreseen is asked later."""
     names = _Names()
     for command in batch:
         names.see(command)

@@ -40,7 +40,7 @@ QUOTA: Final = {Lane.LEASE: 200, Lane.CONTROL: 500, Lane.SUBMIT: 500, Lane.MAINT
 
 SUBMIT_COUNT: Final = 20_000
 SUBMIT_BYTES: Final = 64 << 20
-"""What may wait in the SUBMIT lane."""
+"""The bounds of what may wait in the SUBMIT lane."""
 
 PROBE_BROKEN: Final = 1.0
 """Seconds between tries while the database cannot be written."""
@@ -49,7 +49,7 @@ PROBE_IDLE: Final = 5.0
 """Seconds without a commit after which an idle writer makes sure that it still could."""
 
 TRIES: Final = 3
-"""How often a batch is tried that fails for what may pass."""
+"""How often a batch is tried while its error may pass."""
 
 STALL: Final = 5.0
 """Ticks in one transaction after which the database counts as not writable: no lease could be renewed meanwhile."""
@@ -80,20 +80,22 @@ def bytes_of(command: Command[Any]) -> int:
 
 
 class Log(Protocol):
-    """Where commits are written down for other servers, and who then tells subscribers of everybody's, in order."""
+    """Writes commits down for other servers, and then tells subscribers of every server's commits, in order."""
 
     def announce(self, link: Link, changes: Changes, now: float) -> Reply | None:
-        """Inside the transaction. The commit's position, to be read after it; None: nothing to tell."""
+        """Announce the changes, inside the transaction. The reply has the commit's position, and is read after the
+        commit. None means that there is nothing to tell."""
         ...
 
     def committed(self, link: Link, announced: Reply | None, changes: Changes, now: float) -> None:
-        """The transaction is. What this raises is no failure of the commit: the listener will tell of it."""
+        """Tell subscribers of a transaction that is committed. An error here is no failure of the commit: the listener
+        then tells of it."""
         ...
 
 
 @dataclass(slots=True, eq=False)
 class _Waiting:
-    """A command and who waits for it."""
+    """A command that waits, and the future of its caller."""
 
     command: Command[Any]
     future: asyncio.Future[Any]
@@ -106,7 +108,7 @@ class Writer:
     `make_unit` begins the working set of a transaction, `forget` drops what is remembered between them; `deliver` is
     called on the loop with what each commit changed, unless a `log` does it; `may_pass` as the dialect has it. A
     `memory` is told of each commit before anybody else, and says at each new connection whether the database is behind.
-    `steps`: of a clock that may be set.
+    `steps` notices that the wall clock was set; None where that is not watched for.
     """
 
     def __init__(
@@ -163,7 +165,7 @@ class Writer:
 
     @property
     def trouble(self) -> str:
-        """The last error, for operators; empty: there was none."""
+        """The last error, for operators. Empty means that there was none."""
         return self._trouble
 
     def _note(self, error: BaseException) -> None:
@@ -178,7 +180,7 @@ class Writer:
         if self._loop is None or self._closing:
             raise StoreUnavailable("The store is closed.")
         if self._is_stalled():
-            # Who waits already is answered when it is known; nobody else is to wait for what may never come.
+            # Commands that wait already are answered in the end; no other command may wait for what may never come.
             raise StoreUnavailable(f"The database has not answered for {STALL:g} s: try again.")
         waiting = _Waiting(command, self._loop.create_future(), 0)
         with self._wake:
@@ -236,7 +238,8 @@ class Writer:
     def _commit(self, batch: Sequence[_Waiting], *, again: bool = True) -> None:
         """Carry out `batch`; where it fails for the fault of a command, carry out its halves.
 
-        Once `again` on what is stored now, where somebody else had written to it.
+        With `again`, a batch that fails because another writer changed its rows is tried once more, on what is stored
+        now.
         """
         try:
             outcomes, changes = self._persist([each.command for each in batch])
@@ -269,7 +272,7 @@ class Writer:
         return self._transaction(commands)
 
     def _transaction(self, commands: Sequence[Command[Any]]) -> tuple[list[Outcome], Changes | None]:
-        """Answers no changes where the log tells of them."""
+        """Carry out one transaction. The changes are None where the log tells of them."""
         link = self._open_link()
         self._keep_time()
         began = self._busy_since = self._clock.ticks()
@@ -297,11 +300,11 @@ class Writer:
             self._writable_since = now
         if self._log is None:
             return outcomes, changes
-        # Whoever waits for this commit waits for this too, and it may have to read what others committed before it.
+        # The callers of this commit wait for this too, and it may have to read what others committed before it.
         self._busy_since = began
         try:
             self._log.committed(link, announced, changes, unit.now)
-        except Exception as error:  # noqa: BLE001  it is committed: whoever waits must hear that; the listener tells the rest
+        except Exception as error:  # noqa: BLE001  it is committed: callers must hear that; the listener tells the rest
             if not self._is_unavailable(error):
                 self._call(self._complain, error)
             self._drop(link)
@@ -350,8 +353,8 @@ class Writer:
         return self._link
 
     def _meet(self, memory: Memory) -> None:
-        """Before anything else on a new connection: a database that is behind what is remembered of it is marked as
-        restored, which pauses its queues. It may have been exchanged while the old connection was away."""
+        """Compare the database with the memory, before anything else on a new connection. A database that is behind is
+        marked as restored, which pauses its queues. It may have been exchanged while the old connection was away."""
         met = self._ask(MeetDatabase(candidate=secrets.randbits(62)))
         behind = memory.compare(met.database, met.position)
         if behind is not None:
@@ -361,7 +364,7 @@ class Writer:
         memory.begin(met.database, met.position)
 
     def _keep_time(self) -> None:
-        """Before anything else goes by the wall clock: see `clock_steps`."""
+        """Look whether the wall clock was set, before anything else goes by it: see `clock_steps`."""
         if self._steps is None or self._noting or (due := self._steps.due()) is None:
             return
         self._noting = True

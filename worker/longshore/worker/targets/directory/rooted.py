@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from typing import Final
 
 _MAX_SYMLINKS: Final = 40
-"""As many as Linux follows."""
+"""Linux follows as many symlinks."""
 _LOOK: Final = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 
 

@@ -75,7 +75,7 @@ class DirectoryTemp:
         return Written(size, crc)
 
     def set_attributes(self, attributes: Attributes) -> None:
-        """Of the file; see `_set_attributes`."""
+        """Give the temp its owner and mode; see `_set_attributes`."""
         with _classified(f"setting owner and mode of a file in {folder_of(self.path)}"):
             _set_attributes(self._descriptor, attributes)
 
@@ -104,9 +104,9 @@ class DirectoryDelivery:
         self._check = check
         self._temps: list[DirectoryTemp] = []
         self._made: dict[str, int] = {}
-        """By the path of each temp, a descriptor of the folder in which it was made. The path may lead elsewhere by
-        now: of 1,500 pushes below folders that were exchanged meanwhile, 767 left their temp or looked for it in vain.
-        """
+        """This dict maps the path of each temp to a descriptor of the folder in which the temp was made. The path may
+        lead elsewhere by now: of 1,500 pushes below folders that were exchanged meanwhile, 767 left their temp or
+        looked for it in vain."""
         # A worker that is not root cannot give files away, and should not have to.
         self.default_owner: Final = (os.geteuid(), os.getegid())
 

@@ -36,7 +36,8 @@ _STATES: Final = {
     "Frozen": InstanceState.FROZEN,
     "Stopped": InstanceState.STOPPED,
 }
-"""Of what the daemons report. Anything else (Error, Starting, Stopping ...) is not running yet, or not any more."""
+"""This table maps the status that a daemon reports to a state. An instance with any other status (Error, Starting,
+Stopping ...) is not running yet, or not any more."""
 
 
 class Body(Protocol):
@@ -90,7 +91,7 @@ class LxdClient:
         return str(found)
 
     def state(self, project: str, instance: str) -> InstanceState:
-        """What one instance is doing; ABSENT when the daemon does not know it."""
+        """Return the state of one instance: ABSENT when the daemon does not know it."""
         with _classified(f"looking at instance {instance}"):
             try:
                 with self._client(project) as client:
@@ -222,7 +223,7 @@ class EventStream:
 
     def close(self) -> None:
         """Close it at once."""
-        # Not by its own close_connection, which leaves the socket open when it was not connected.
+        # The stream's own close_connection would leave the socket open when it was not connected.
         self._stream.sock.close()
 
     def _pending(self) -> bool:

@@ -21,7 +21,7 @@ from longshore.worker.targets.sftp.wire import ProtocolError
 from longshore.worker.targets.transport import Endpoint, Timeouts, Transport, UpgradeRefused, connect, upgrade
 
 _UNKNOWN_RESOURCE: Final = frozenset({400, 404, 405, 501})
-"""What daemons without the SFTP endpoint answer; 404 also for an instance that has just gone."""
+"""Daemons without the SFTP endpoint answer with one of these; 404 also means an instance that has just gone."""
 
 
 class LxdTarget:
@@ -129,7 +129,7 @@ class LxdTarget:
         return SftpSession(transport, received=upgrade(transport, resource, "sftp"))
 
     def _refusal(self, place: Place, refused: UpgradeRefused, what: str) -> AttemptError:
-        """Which of the two is missing, the instance or SFTP, only another question can tell."""
+        """Make the error of a refused upgrade. Only another question tells which is missing, the instance or SFTP."""
         if refused.status in _UNKNOWN_RESOURCE:
             if self._client.state(place.project, place.instance) is InstanceState.ABSENT:
                 return classify.from_http(404, "instance not found", what)

@@ -52,7 +52,8 @@ class SessionPool:
         self._changed = threading.Condition()
         self._reaper: threading.Thread | None = None
         self._reaper_rests = False
-        """It has nothing to wait for. Otherwise it wakes by itself: what is idle later is due later."""
+        """The reaper has nothing to wait for. Otherwise it wakes by itself: a session that is idle later is due later.
+        """
         self._closed = False
 
     def take(self, place: Place, connect: Callable[[], SftpSession]) -> SftpSession:

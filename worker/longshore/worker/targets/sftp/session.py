@@ -72,19 +72,19 @@ class SftpSession:
 
     @property
     def usable(self) -> bool:
-        """In step and connected, as far as can be seen without asking."""
+        """Return whether the session is in step and connected, as far as can be seen without asking."""
         return not self._transport.broken and not self._open and not self._transport.readable()
 
     def set_check(self, check: Callable[[], None]) -> None:
-        """What to call while waiting."""
+        """Set the check that is called while the session waits."""
         self._transport.check = check
 
     def set_timeout(self, answer_s: float) -> None:
-        """How long to wait for each answer, in seconds."""
+        """Set the seconds to wait for each answer."""
         self._transport.answer_s = answer_s
 
     def abort(self) -> None:
-        """Break the session from another thread; whoever uses it ends with an error."""
+        """Break the session from another thread; a thread that uses it ends with an error."""
         self._transport.abort()
 
     def close(self) -> None:
@@ -186,7 +186,7 @@ class SftpSession:
     # -- names -------------------------------------------------------------------------------------------------------
 
     def stat(self, path: str, *, follow: bool) -> FileStat | None:
-        """What is at a path, or None."""
+        """Look at a path. None means that nothing is there."""
         try:
             answer = self._call(Kind.STAT if follow else Kind.LSTAT, _path(path))
         except SftpStatus as status:

@@ -43,7 +43,7 @@ class Kind(IntEnum):
 
 
 class OpenFlag(IntEnum):
-    """How to open a file."""
+    """These flags say how a file is opened."""
 
     READ = 0x01
     WRITE = 0x02
