@@ -8,13 +8,15 @@ from pathlib import Path
 import pytest
 
 from tests.support.commandline import CommandLine
+from tests.support.servers.processes import eventually
 from tests.support.servers.stage import Stage, staged
 
 
 @pytest.fixture(scope="session")
 def stage(tmp_path_factory: pytest.TempPathFactory, backend: str) -> Iterator[Stage]:
-    """A server and a worker for a directory of instance roots."""
+    """A server, and a worker that is connected, for a directory of instance roots."""
     with staged(tmp_path_factory.mktemp("cli")) as stage, stage.worker():
+        eventually(stage.client.workers, what="the worker")
         yield stage
 
 
