@@ -131,6 +131,36 @@ async def test_a_name_counts_as_a_whole_and_for_what_it_is(server: SecuredServer
         assert (await refusal(channel)).code() is grpc.StatusCode.UNAUTHENTICATED
 
 
+SPIFFE_NAME = bytes([0x86, len(SPIFFE)]) + SPIFFE.encode()
+
+
+@pytest.mark.parametrize(
+    ("names", "status"),
+    [
+        pytest.param(b"\x30\x00", grpc.StatusCode.UNAUTHENTICATED, id="no names"),
+        pytest.param(b"\x82\x02\xff\xfe" + SPIFFE_NAME, grpc.StatusCode.UNAUTHENTICATED, id="a name that is no text"),
+        # gRPC itself refuses these in the handshake.
+        pytest.param(b"\x87\x03abc" + SPIFFE_NAME, grpc.StatusCode.UNAVAILABLE, id="an IP address of three bytes"),
+        pytest.param(SPIFFE_NAME + b"\x86", grpc.StatusCode.UNAVAILABLE, id="names that are cut"),
+    ],
+)
+async def test_a_certificate_with_odd_names_opens_nothing_and_harms_nobody(
+    server: SecuredServer, names: bytes, status: grpc.StatusCode
+) -> None:
+    whole = names if names[0] == 0x30 else bytes([0x30, len(names)]) + names
+    odd = server.client_authority.odd_client(names=whole, common_names=("by-common-name", "ci.example.org"))
+    async with server.channel(client=odd) as channel:
+        assert (await refusal(channel)).code() is status
+    async with server.channel(client=server.client_authority.client(uri=SPIFFE)) as channel:
+        assert await call(channel) == f"{SPIFFE}:submit,work"
+
+
+async def test_a_very_long_name_is_told_of_in_part(server: SecuredServer) -> None:
+    async with server.channel(client=server.client_authority.client(uri="u" * 70_000)) as channel:
+        error = await refusal(channel)
+        assert (error.code(), len(error.details() or "") < 2000) == (grpc.StatusCode.UNAUTHENTICATED, True)
+
+
 async def test_a_method_that_is_not_there_is_said_to_be_so_to_a_certificate_too(server: SecuredServer) -> None:
     method = f"{GET}OfTomorrow"
     async with server.channel(client=server.client_authority.client(dns="ci.example.org")) as channel:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import datetime as dt
 import ipaddress
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+from cryptography.x509.oid import ExtensionOID, NameOID
 
 DAY = dt.timedelta(days=1)
 
@@ -44,7 +45,7 @@ class Authority:
     def __init__(self, name: str = "Longshore's tests") -> None:
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = _name(name)
-        builder = _builder(self._name, self._name, self._key.public_key(), starts=-DAY, ends=DAY)
+        builder = _builder(self._name, self._name, self._key.public_key(), starts=-DAY, ends=90 * DAY)
         self._certificate = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), True).sign(
             self._key, hashes.SHA256()
         )
@@ -57,7 +58,7 @@ class Authority:
     def server(self, *names: str, expired: bool = False) -> Pair:
         """Make the pair of a server with these names or addresses; without any: localhost and 127.0.0.1."""
         sans = [_address_or_dns(name) for name in names or ("localhost", "127.0.0.1", "::1")]
-        return self._sign("server", sans, expired=expired)
+        return self._sign(_name("server"), sans, expired=expired)
 
     def client(
         self, *, dns: str = "", uri: str = "", email: str = "", name: str = "client", expired: bool = False
@@ -70,15 +71,25 @@ class Authority:
             sans.append(x509.UniformResourceIdentifier(uri))
         if email:
             sans.append(x509.RFC822Name(email))
-        return self._sign(name, sans, expired=expired)
+        return self._sign(_name(name), sans, expired=expired)
 
-    def _sign(self, name: str, sans: list[x509.GeneralName], *, expired: bool) -> Pair:
+    def odd_client(self, *, names: bytes, common_names: Sequence[str] = ()) -> Pair:
+        """Make the pair of a client whose extension of alternative names is just these bytes."""
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, each) for each in common_names])
+        return self._sign(subject, [], names=names)
+
+    def _sign(
+        self, subject: x509.Name, sans: list[x509.GeneralName], *, names: bytes | None = None, expired: bool = False
+    ) -> Pair:
         key = ec.generate_private_key(ec.SECP256R1())
-        starts, ends = (-2 * DAY, -DAY) if expired else (-DAY, DAY)
-        builder = _builder(_name(name), self._name, key.public_key(), starts=starts, ends=ends)
+        starts, ends = (-2 * DAY, -DAY) if expired else (-DAY, 90 * DAY)
+        builder = _builder(subject, self._name, key.public_key(), starts=starts, ends=ends)
         builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), True)
         if sans:
             builder = builder.add_extension(x509.SubjectAlternativeName(sans), False)
+        elif names is not None:
+            odd = x509.UnrecognizedExtension(ExtensionOID.SUBJECT_ALTERNATIVE_NAME, names)
+            builder = builder.add_extension(odd, False)
         signed = builder.sign(self._key, hashes.SHA256())
         return Pair(
             signed.public_bytes(serialization.Encoding.PEM),

@@ -52,5 +52,52 @@ def test_what_cannot_be_read_has_no_names(authority: Authority) -> None:
         assert names_of(nothing) == ()
 
 
+URI, DNS, MAIL, ADDRESS, PARTY = 0x86, 0x82, 0x81, 0x87, 0xA5
+GOOD = b"spiffe://example.org/ci"
+
+
+def der(*names: tuple[int, bytes]) -> bytes:
+    """Encode alternative names of any content, each at most 127 bytes long."""
+    parts = [bytes([tag, len(content)]) + content for tag, content in names]
+    return bytes([0x30, len(b"".join(parts))]) + b"".join(parts)
+
+
+@pytest.mark.parametrize(
+    ("names", "read"),
+    [
+        pytest.param(der(), (), id="no names"),
+        pytest.param(der((URI, b""), (URI, GOOD)), ("", GOOD.decode()), id="an empty name"),
+        pytest.param(der((URI, GOOD + b"\0x")), (GOOD.decode() + "\0x",), id="a NUL"),
+        pytest.param(der((DNS, "bücher.example.org".encode())), ("bücher.example.org",), id="a name beyond ASCII"),
+        pytest.param(
+            der((MAIL, "ü@example.org".encode()), (URI, GOOD)), (GOOD.decode(),), id="an address beyond ASCII"
+        ),
+        pytest.param(der((URI, GOOD), (URI, b"\xff\xfe")), (), id="a name that is no text"),
+        pytest.param(der((URI, GOOD), (ADDRESS, b"abc")), (), id="an IP address of three bytes"),
+        pytest.param(der((URI, GOOD), (PARTY, b"")), (), id="a kind of name that nobody uses"),
+        pytest.param(der((URI, GOOD)) + b"\0\0", (), id="more after the names"),
+        pytest.param(der((URI, GOOD))[:-1], (), id="names that are cut"),
+        pytest.param(b"", (), id="no sequence"),
+    ],
+)
+def test_of_odd_names_all_are_read_or_none(authority: Authority, names: bytes, read: tuple[str, ...]) -> None:
+    assert names_of(authority.odd_client(names=names).certificate) == read
+
+
+def test_common_names_are_no_names(authority: Authority) -> None:
+    common = ("ci.example.org", "boss.example.org")
+    assert names_of(authority.odd_client(names=der(), common_names=common).certificate) == ()
+    assert names_of(authority.odd_client(names=der((URI, GOOD)), common_names=common).certificate) == (GOOD.decode(),)
+
+
+def test_two_extensions_with_names_have_none(authority: Authority) -> None:
+    whole = authority.client(uri=GOOD.decode()).certificate
+    once = base64.b64decode(b"".join(whole.splitlines()[1:-1]))
+    # The other extension of these certificates, basicConstraints, becomes one with names.
+    basic_constraints, alternative_names = b"\x55\x1d\x13", b"\x55\x1d\x11"
+    assert once.count(basic_constraints) == 1
+    assert names_of(_pem(once.replace(basic_constraints, alternative_names))) == ()
+
+
 def _pem(der: bytes) -> bytes:
     return b"-----BEGIN CERTIFICATE-----\n" + base64.b64encode(der) + b"\n-----END CERTIFICATE-----\n"

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from structlog.testing import capture_logs
 
 from longshore.server.config.settings import SettingsError, TlsFiles
@@ -145,3 +148,43 @@ def test_what_stands_beside_the_certificates_may_be_in_any_alphabet(files: TlsFi
     with capture_logs() as said:
         certificates.look()
     assert [one["event"] for one in said] == ["certificates_not_reloaded"]
+
+
+DAY = 86400.0
+
+
+def test_the_certificate_and_its_end_are_logged_when_it_is_read(files: TlsFiles, authority: Authority) -> None:
+    read = [x509.load_pem_x509_certificate(files.certificate.read_bytes())]
+    with capture_logs() as logs:
+        certificates = Certificates(files)
+        authority.server().write(files.certificate.parent, "server")
+        certificates.look()
+    read.append(x509.load_pem_x509_certificate(files.certificate.read_bytes()))
+    assert [log["event"] for log in logs] == ["certificates_loaded", "certificates_reloaded"]
+    for log, certificate in zip(logs, read, strict=True):
+        assert log["log_level"] == "info"
+        assert log["certificate"] == certificate.fingerprint(hashes.SHA256()).hex()
+        assert log["subject"] == certificate.subject.rfc4514_string() == "CN=server"
+        assert datetime.fromisoformat(log["not_after"]) == certificate.not_valid_after_utc
+        assert log["days_left"] == (certificate.not_valid_after_utc - datetime.now(UTC)).days
+
+
+def test_a_certificate_that_ends_soon_is_warned_of_at_the_start_and_once_a_day(files: TlsFiles) -> None:
+    end = x509.load_pem_x509_certificate(files.certificate.read_bytes()).not_valid_after_utc.timestamp()
+    now = end - 15 * DAY
+    with capture_logs() as early:
+        certificates = Certificates(files, wall=lambda: now)
+        certificates.look()
+    assert [(log["event"], log["days_left"]) for log in early] == [("certificates_loaded", 15)]
+    with capture_logs() as logs:
+        for hours in range(16 * 24 + 1):
+            now = end - 15 * DAY + hours * 3600
+            certificates.look()
+    assert {log["event"] for log in logs} == {"certificate_ends_soon"}
+    assert [log["days_left"] for log in logs] == [*range(14, -2, -1)]
+    with capture_logs() as late:
+        Certificates(files, wall=lambda: now)
+    assert [(log["event"], log["log_level"]) for log in late] == [
+        ("certificates_loaded", "info"),
+        ("certificate_ends_soon", "warning"),
+    ]

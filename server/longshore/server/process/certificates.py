@@ -6,14 +6,14 @@ gRPC asks for them at each handshake, so that connections that are open go on wi
 from __future__ import annotations
 
 import asyncio
-import base64
-import hashlib
+import math
 import os
-import re
 import ssl
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -21,13 +21,16 @@ import grpc
 import structlog
 
 from longshore.server.config.settings import SettingsError, TlsFiles
+from longshore.server.edge.auth.certificates import names_of
 
 _log = structlog.get_logger("longshore.tls")
 
 LOOK: Final = 2.0
 """Seconds between looks at the files."""
 
-_BLOCK: Final = re.compile(rb"^-----BEGIN CERTIFICATE-----([^-]*)-----END", re.MULTILINE)
+ENDS_SOON: Final = 14
+"""Days before its end from which on the server's certificate is warned of, when it is read and then once a day."""
+_DAY: Final = 86400.0
 
 
 class _Unusable(Exception):
@@ -52,9 +55,10 @@ class Certificates:
     Raises SettingsError when the files cannot be used at the start; later the last good ones are kept.
     """
 
-    def __init__(self, files: TlsFiles, *, look: float = LOOK) -> None:
+    def __init__(self, files: TlsFiles, *, look: float = LOOK, wall: Callable[[], float] = time.time) -> None:
         self._files = files
         self._look = look
+        self._wall = wall
         self._rejected: object = None
         try:
             content = _read(files)
@@ -62,6 +66,8 @@ class Certificates:
         except _Unusable as error:
             raise SettingsError(str(error)) from None
         self._content = content
+        self._tell("certificates_loaded")
+        self._warn_if_it_ends()
 
     def credentials(self) -> grpc.ServerCredentials:
         """Make the credentials of one listener. Each listener needs its own: gRPC asks whether anything is new since it
@@ -90,7 +96,11 @@ class Certificates:
             await asyncio.to_thread(self.look)
 
     def look(self) -> None:
-        """Take the content of the files, if it is new and can be used."""
+        """Take the content of the files, if it is new and can be used. Warn once a day of a certificate that ends."""
+        self._take()
+        self._warn_if_it_ends()
+
+    def _take(self) -> None:
         rejected: object
         try:
             content = _read(self._files)
@@ -111,10 +121,24 @@ class Certificates:
             else:
                 self._content = content
                 self._rejected = None
-                _log.info("certificates_reloaded", certificate=_fingerprint(content.certificate))
+                self._tell("certificates_reloaded")
                 return
         self._rejected = rejected
-        _log.warning("certificates_not_reloaded", problem=problem, certificate=_fingerprint(self._content.certificate))
+        _log.warning("certificates_not_reloaded", problem=problem, **self._told())
+
+    def _tell(self, event: str) -> None:
+        """Log the server's own certificate, which has just been read."""
+        self._own = _own(self._content.certificate)
+        self._warn_at = math.inf if self._own is None else self._own.ends - ENDS_SOON * _DAY
+        _log.info(event, **self._told())
+
+    def _warn_if_it_ends(self) -> None:
+        if self._wall() >= self._warn_at:
+            self._warn_at = self._wall() + _DAY
+            _log.warning("certificate_ends_soon", **self._told())
+
+    def _told(self) -> dict[str, object]:
+        return {} if self._own is None else self._own.fields(self._wall())
 
 
 def _read(files: TlsFiles) -> _Content:
@@ -181,10 +205,38 @@ def _as_file(content: bytes) -> Iterator[str]:
         os.close(handle)
 
 
-def _fingerprint(pem: bytes) -> str:
-    """SHA-256 of the server's own certificate, as openssl and browsers show it, without colons."""
-    block = _BLOCK.search(pem)
+@dataclass(frozen=True, slots=True)
+class _Own:
+    """What is told of the server's own certificate. `ends` is in seconds of the wall clock."""
+
+    fingerprint: str
+    subject: str  # its first names, where the subject is empty
+    ends: float
+
+    def fields(self, now: float) -> dict[str, object]:
+        """Return the fields of a log record. `certificate` is the SHA-256 as openssl and browsers show it, without
+        colons; `days_left` is negative for a certificate that has ended."""
+        return {
+            "certificate": self.fingerprint,
+            "subject": self.subject,
+            "not_after": datetime.fromtimestamp(self.ends, UTC).isoformat(timespec="seconds"),
+            "days_left": int((self.ends - now) // _DAY),
+        }
+
+
+def _own(pem: bytes) -> _Own | None:
+    """Read the first certificate of a chain. None means that it cannot be read: OpenSSL, which has taken it, reads more
+    forms than this does."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives.hashes import SHA256
+
     try:
-        return "" if block is None else hashlib.sha256(base64.b64decode(block[1])).hexdigest()
-    except ValueError:
-        return ""  # only shown: OpenSSL, which has taken it, reads more forms than this does
+        certificate = x509.load_pem_x509_certificate(pem)
+        subject = certificate.subject.rfc4514_string()
+    except (ValueError, x509.InvalidVersion):
+        return None
+    return _Own(
+        fingerprint=certificate.fingerprint(SHA256()).hex(),
+        subject=subject or ", ".join(names_of(pem)[:3]),
+        ends=certificate.not_valid_after_utc.timestamp(),
+    )
