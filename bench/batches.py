@@ -60,13 +60,13 @@ class Load:
             clock = SystemClock()
             more: dict[str, Any] = {}
             try:
-                from longshore.server.data.generation import Generation
+                from longshore.server.data.generation import GenerationFile
                 from longshore.server.store.handlers.clock_steps import ClockSteps, this_boot
             except ImportError:
                 pass  # a version from before: `--against`
             else:
                 # As the server has it: what is written down outside the database costs too.
-                more["memory"] = Generation(Path(database).with_name("generation"), alone=True)
+                more["generation"] = GenerationFile(Path(database).with_name("generation"), alone=True)
                 more["steps"] = ClockSteps(clock, boot=this_boot())
             self._store = SQLiteStore(path=Path(database), clock=clock, policy=Policy(), limits=limits, **more)
             self._store._writer._loop = Deaf()

@@ -122,7 +122,7 @@ async def test_what_somebody_else_writes_is_seen_though_the_store_remembers(tmp_
 def memory_of(fleet: Fleet) -> RowMemory:
     link = fleet.store._writer._link
     assert link is not None
-    remembered = fleet.store._writer._make_unit(link, ()).remembered
+    remembered = fleet.store._writer._make_unit(link, ()).memory
     assert isinstance(remembered, RowMemory)
     return remembered
 

@@ -22,7 +22,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from longshore.client import Client, push_spec
-from longshore.server.data.generation import Generation, mark_restored
+from longshore.server.data.generation import GenerationFile, mark_restored
 from longshore.v1 import task_pb2
 from tests.support.parts import require_root
 from tests.support.servers.processes import ServerProcess, WorkerProcess, eventually
@@ -321,21 +321,21 @@ def test_a_full_disk_at_the_start_leaves_no_notice_for_the_next_one(tmp_path: Pa
     """The writer tries again a second later. What `restore` has left is done with then."""
     folder = tmp_path / "generation"
     mark_restored(folder, 7)
-    memory = Generation(folder, alone=True)
-    assert memory.compare(7, 5) is not None
+    generation = GenerationFile(folder, alone=True)
+    assert generation.compare(7, 5) is not None
     _, hard = before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
     try:
         with pytest.raises(OSError, match="File too large"):
-            memory.begin(7, 6)
+            generation.begin(7, 6)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert memory.compare(7, 6) is not None, "nothing is written yet"
-    memory.begin(7, 6)
-    memory.close()
+    assert generation.compare(7, 6) is not None, "nothing is written yet"
+    generation.begin(7, 6)
+    generation.close()
     (left,) = folder.iterdir()
     assert left.stat().st_size
-    assert Generation(folder, alone=True).compare(7, 6) is None
+    assert GenerationFile(folder, alone=True).compare(7, 6) is None
 
 
 # The backup itself -----------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from longshore.server.model.states import decide
 from longshore.server.model.task import AnyValue, Destination, FilePush, Grant, Job, Status, Submission, Task
 from longshore.server.model.values import DeliveryMethod, Outcome, State
 from longshore.server.store.transaction.decisions import Decider
-from longshore.server.store.transaction.loaded_task import Entry
+from longshore.server.store.transaction.loaded_task import LoadedTask
 
 NOW, POLICY = 1_800_000_000.0, Policy()
 GRANT = Grant(1, "s", "/a/.tmp", DeliveryMethod.SFTP, NOW)
@@ -62,14 +62,14 @@ def test_a_shared_decision_is_what_each_task_would_get_by_itself() -> None:
     for event, status, order in product(EVENTS, STATUSES, ORDERS):
         task = Task(order, status)
         for _ in range(2):
-            assert decider.decide(Entry(task, stored=True), event) == decide(task, event, world), (event, task)
+            assert decider.decide(LoadedTask(task, stored=True), event) == decide(task, event, world), (event, task)
 
 
 def test_tasks_that_take_the_same_step_share_what_comes_of_it() -> None:
     decider = Decider(now=NOW, policy=POLICY, draw=lambda: 0.25)
     queued = Status(revision=1, state=State.QUEUED, head=True)
     event = Claimed("s", "worker", 5.0)
-    one, other = (Entry(Task(replace(ORDERS[0], seq=seq), queued), stored=False) for seq in (1, 2))
+    one, other = (LoadedTask(Task(replace(ORDERS[0], seq=seq), queued), stored=False) for seq in (1, 2))
     assert decider.decide(one, event).status is decider.decide(other, event).status
-    later = Entry(Task(replace(ORDERS[0], run_timeout=99.0), queued), stored=False)
+    later = LoadedTask(Task(replace(ORDERS[0], run_timeout=99.0), queued), stored=False)
     assert decider.decide(later, event).status.deadline_ticks == 104.0

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from longshore.server.config.settings import SettingsError, is_postgres, sqlite_path, without_password
 from longshore.server.data.datadir import DataDir, DataDirError
-from longshore.server.data.generation import Generation
+from longshore.server.data.generation import GenerationFile
 from longshore.server.model.clock import Clock, SystemClock
 from longshore.server.model.errors import StoreUnavailable
 from longshore.server.model.events import Policy
@@ -43,15 +43,17 @@ def make_store(url: str, data: DataDir, *, policy: Policy, limits: LaneLimits) -
         clock = SystemClock()
         path = sqlite_path(url, data.database)
         data.claim_database(path)
-        memory = Generation(data.generation, alone=True)
+        generation = GenerationFile(data.generation, alone=True)
         steps = ClockSteps(clock, boot=this_boot())
-        store: SQLStore = SQLiteStore(path=path, clock=clock, policy=policy, limits=limits, memory=memory, steps=steps)
+        store: SQLStore = SQLiteStore(
+            path=path, clock=clock, policy=policy, limits=limits, generation=generation, steps=steps
+        )
         return store, clock
     with _driver():
         from longshore.server.store.postgres.dialect import PostgresStore
 
-        memory = Generation(data.generation, alone=False)
-        store = PostgresStore(url=url, policy=policy, limits=limits, memory=memory)
+        generation = GenerationFile(data.generation, alone=False)
+        store = PostgresStore(url=url, policy=policy, limits=limits, generation=generation)
     return store, store.clock
 
 

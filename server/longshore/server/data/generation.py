@@ -81,8 +81,8 @@ class Record:
         return said + b"%08x\n" % zlib.crc32(said)
 
 
-class Generation:
-    """Keeps `store.protocol.Memory` in the folder `folder`, which is made when it is not there.
+class GenerationFile:
+    """Keeps `store.protocol.Generation` in the folder `folder`, which is made when it is not there.
 
     `alone` means that the database has one server, so that a database that has come somewhere must have a file here.
     Belongs to the writer's thread.

@@ -158,7 +158,7 @@ class Behind:
     known: int
 
 
-class Memory(Protocol):
+class Generation(Protocol):
     """Remembers outside the database how far the database has come (its generation). Belongs to the writer's thread."""
 
     def compare(self, database: int, position: int) -> Behind | None:

@@ -20,7 +20,16 @@ from longshore.server.store.handlers.upload_homes import find_home
 from longshore.server.store.memory.claim_precheck import Precheck
 from longshore.server.store.memory.rows import RowMemory
 from longshore.server.store.migrations.run import latest, prepare
-from longshore.server.store.protocol import Changes, Conditions, Figures, Memory, Place, Restore, TaskFilter, TaskPage
+from longshore.server.store.protocol import (
+    Changes,
+    Conditions,
+    Figures,
+    Generation,
+    Place,
+    Restore,
+    TaskFilter,
+    TaskPage,
+)
 from longshore.server.store.reads import queries
 from longshore.server.store.reads.conditions import conditions
 from longshore.server.store.reads.readers import Readers
@@ -49,32 +58,32 @@ class SQLStore:
         policy: Policy,
         limits: LaneLimits,
         log: Log | None = None,
-        memory: Memory | None = None,
+        generation: Generation | None = None,
         steps: ClockSteps | None = None,
     ) -> None:
         self._dialect = dialect
         self._clock = clock
         self._listeners: list[Callable[[Changes], None]] = []
         self._readers = Readers(connect=dialect.link, threads=READERS)
-        remembered = RowMemory() if dialect.exclusive else None
-        made: set[Key] = set()
+        memory = RowMemory() if dialect.exclusive else None
+        counter_rows: set[Key] = set()
         precheck = None if dialect.exclusive else Precheck(limits)
 
         def forget() -> None:
-            if remembered is not None:
-                remembered.forget()
-            made.clear()
+            if memory is not None:
+                memory.forget()
+            counter_rows.clear()
 
         def make_unit(link: Link, batch: Sequence[Command[Any]]) -> UnitOfWork:
-            if remembered is not None:
-                remembered.begin(link, batch)
+            if memory is not None:
+                memory.begin(link, batch)
             return UnitOfWork(
                 link=link,
                 clock=clock,
                 policy=policy,
                 limits=limits,
-                remembered=remembered,
-                made=made,
+                memory=memory,
+                counter_rows=counter_rows,
                 precheck=precheck,
             )
 
@@ -87,7 +96,7 @@ class SQLStore:
             may_pass=dialect.may_pass,
             log=log,
             precheck=precheck,
-            memory=memory,
+            generation=generation,
             steps=steps,
         )
 

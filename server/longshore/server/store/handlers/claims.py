@@ -22,7 +22,7 @@ from longshore.server.store.sql.statement import Each, Given
 from longshore.server.store.tables.rows import Row, seq_in, taker_of, task_columns
 from longshore.server.store.tables.schema import counters, is_ready, is_unsettled, orders, tasks
 from longshore.server.store.transaction.counters import LANE_RUNNING, TARGET_RUNNING
-from longshore.server.store.transaction.loaded_task import Entry
+from longshore.server.store.transaction.loaded_task import LoadedTask
 from longshore.server.store.transaction.ready import room_in, trim_lanes
 from longshore.server.store.transaction.unit import UnitOfWork
 
@@ -96,8 +96,8 @@ class _Taker:
         return self.serves(target, kind) and (kind == FILE_PUSH or bool(self.session.kinds[kind]))
 
 
-_Candidate = tuple[int, int, Entry]
-"""(urgency, seq, entry): sorts by priority, highest first, then by acceptance. No two have the same number."""
+_Candidate = tuple[int, int, LoadedTask]
+"""(urgency, seq, task): sorts by priority, highest first, then by acceptance. No two have the same number."""
 
 Pair = tuple[str, str]
 """(target, kind)"""
@@ -111,13 +111,13 @@ class _Round:
         # A task that an earlier claim of this transaction took must be found with its session, not as a ready task.
         unit.flush_stored()
         self._takers = self._able(command.offers)
-        self._taken: list[tuple[str, Entry]] = []
+        self._taken: list[tuple[str, LoadedTask]] = []
         self._full: set[str] = set()
         """Lanes without room for a task that was ready there."""
         self._solo_waiting: set[str] = set()
         self._serving_pair: dict[Pair, list[_Taker]] = {}
 
-    def run(self) -> tuple[list[tuple[str, Entry]], tuple[str, ...]]:
+    def run(self) -> tuple[list[tuple[str, LoadedTask]], tuple[str, ...]]:
         """Give out settlings first: an outcome is unknown until then. Tasks that run alone follow, then the rest."""
         pairs = list(self._pairs())
         unsettled = self._ask_unsettled(pairs)
@@ -135,10 +135,10 @@ class _Round:
     def _crowded(self) -> list[str]:
         """Lanes where more tasks may be left ready than there is room for. A settling takes room, but no ready task."""
         unit = self._unit
-        lanes = {entry.lane for _, entry in self._taken if entry.lane}
+        lanes = {loaded.lane for _, loaded in self._taken if loaded.lane}
         return sorted(
             self._full
-            | {lane for lane in lanes if lane not in unit.ready_in or unit.ready_in[lane] > room_in(unit, lane)}
+            | {lane for lane in lanes if lane not in unit.ready_counts or unit.ready_counts[lane] > room_in(unit, lane)}
         )
 
     def _able(self, offers: Sequence[Offer]) -> list[_Taker]:
@@ -153,11 +153,11 @@ class _Round:
         ]
         if unit.precheck is not None:
             for _, session in sessions:
-                unit.precheck.met(session)
-        busy = {entry.status.session_id for entry in unit.fresh()}
+                unit.precheck.add_session(session)
+        busy = {loaded.status.session_id for loaded in unit.new_tasks()}
         """Sessions with tasks that this transaction made, and has claimed already. None of those tasks runs alone."""
         held = unit.link.ask_each(_HELD, [(session.id,) for _, session in sessions])
-        unit.ledger.ask((TARGET_RUNNING, target) for _, session in sessions for target in session.targets)()
+        unit.counters.ask((TARGET_RUNNING, target) for _, session in sessions for target in session.targets)()
         return [
             _Taker(
                 session,
@@ -187,7 +187,7 @@ class _Round:
         """How many more attempts the target may run."""
         if not target:
             return sum([taker.shares.room for taker in self._takers])
-        return max(0, self._unit.limits.target - self._unit.ledger.value((TARGET_RUNNING, target)))
+        return max(0, self._unit.limits.target - self._unit.counters.value((TARGET_RUNNING, target)))
 
     def _room_for(self, target: str, kind: str, *, alone: bool) -> int:
         """How many attempts the takers could take. A task that runs alone needs an idle session, whatever its share."""
@@ -204,12 +204,12 @@ class _Round:
         found = self._ask(_READY, _READY_WHOLE, sets)
 
         def answer() -> list[_Candidate]:
-            fresh = self._fresh()
+            new_tasks = self._new_and_ready()
             candidates: list[_Candidate] = []
-            for (target, taker, most), entries in zip(sets, found(), strict=True):
+            for (target, taker, most), loaded_tasks in zip(sets, found(), strict=True):
                 found_here = [
-                    (-entry.order.priority, entry.order.seq, entry)
-                    for entry in (*entries, *fresh.get((target, taker), ()))
+                    (-loaded.order.priority, loaded.order.seq, loaded)
+                    for loaded in (*loaded_tasks, *new_tasks.get((target, taker), ()))
                 ]
                 found_here.sort()
                 candidates += found_here[:most]
@@ -218,18 +218,18 @@ class _Round:
 
         return answer
 
-    def _fresh(self) -> dict[Pair, list[Entry]]:
+    def _new_and_ready(self) -> dict[Pair, list[LoadedTask]]:
         """New tasks that the database does not know yet and that are ready, by target and taker."""
         unit = self._unit
-        found: dict[Pair, list[Entry]] = {}
-        for entry in unit.fresh():
-            if entry.status.state is State.QUEUED and (
-                entry.ready if entry.lane else not unit.is_paused(entry.order.queue)
+        found: dict[Pair, list[LoadedTask]] = {}
+        for loaded in unit.new_tasks():
+            if loaded.status.state is State.QUEUED and (
+                loaded.ready if loaded.lane else not unit.is_paused(loaded.order.queue)
             ):
-                found.setdefault((entry.target, entry.taker), []).append(entry)
+                found.setdefault((loaded.target, loaded.taker), []).append(loaded)
         return found
 
-    def _ask_unsettled(self, pairs: list[Pair]) -> Callable[[], list[tuple[Pair, list[Entry]]]]:
+    def _ask_unsettled(self, pairs: list[Pair]) -> Callable[[], list[tuple[Pair, list[LoadedTask]]]]:
         sets = []
         asked = []
         for target, kind in pairs:
@@ -241,14 +241,14 @@ class _Round:
         found = self._ask(_UNSETTLED, _UNSETTLED_WHOLE, sets)
         return lambda: list(zip(asked, found(), strict=True))
 
-    def _ask(self, numbers: Each, whole: Each, sets: list[Row]) -> Callable[[], list[list[Entry]]]:
+    def _ask(self, numbers: Each, whole: Each, sets: list[Row]) -> Callable[[], list[list[LoadedTask]]]:
         """Ask for the tasks of each of `sets`: by number where tasks are remembered, else with all their columns."""
         unit = self._unit
-        found = unit.link.ask_each(numbers if unit.remembers else whole, sets)
+        found = unit.link.ask_each(numbers if unit.remembers_tasks else whole, sets)
 
-        def answer() -> list[list[Entry]]:
+        def answer() -> list[list[LoadedTask]]:
             rows = found()
-            if unit.remembers:
+            if unit.remembers_tasks:
                 return [unit.load(row[0] for row in each) for each in rows]
             return [unit.load(self._learn(row) for row in each) for each in rows]
 
@@ -257,62 +257,62 @@ class _Round:
     def _learn(self, row: Row) -> int:
         """Take over the answer of `_whole` for a task, and return its number."""
         *task, running, ready = row
-        self._unit.adopt((tuple(task),))
+        self._unit.load_rows((tuple(task),))
         seq = seq_in(row)
-        for entry in self._unit.load((seq,)):
-            if entry.lane:
-                self._unit.ledger.learn((LANE_RUNNING, entry.lane), running)
-                self._unit.ready_in.setdefault(entry.lane, ready)
+        for loaded in self._unit.load((seq,)):
+            if loaded.lane:
+                self._unit.counters.learn((LANE_RUNNING, loaded.lane), running)
+                self._unit.ready_counts.setdefault(loaded.lane, ready)
         return seq
 
     # Taking -------------------------------------------------------------------------------------------------------
 
-    def _settle(self, unsettled: list[tuple[Pair, list[Entry]]]) -> None:
-        for (target, kind), entries in unsettled:
+    def _settle(self, unsettled: list[tuple[Pair, list[LoadedTask]]]) -> None:
+        for (target, kind), loaded_tasks in unsettled:
             takers = [taker for taker in self._takers if taker.settles(target, kind)]
-            for entry in entries:
+            for loaded in loaded_tasks:
                 if self._room_on(target) > 0:
-                    self._give(self._roomiest(takers, target), entry)
+                    self._give(self._roomiest(takers, target), loaded)
 
     def _run_alone(self, candidates: list[_Candidate]) -> None:
         self._ask_lanes(candidates)
-        for _, _, entry in candidates:
-            if not self._has_room(entry):
+        for _, _, loaded in candidates:
+            if not self._has_room(loaded):
                 continue
-            serving = self._serving(entry)
+            serving = self._serving(loaded)
             idle = [taker for taker in serving if taker.idle and taker.shares.room > 0]
             if idle:
-                self._give(idle[0], entry)
+                self._give(idle[0], loaded)
                 idle[0].shares.room = 0
             else:
                 self._solo_waiting.update(taker.session.id for taker in serving)
 
     def _run_rest(self, candidates: list[_Candidate]) -> None:
         self._ask_lanes(candidates)
-        for _, _, entry in candidates:
-            if self._has_room(entry):
-                self._give(self._roomiest(self._serving(entry), entry.target), entry)
+        for _, _, loaded in candidates:
+            if self._has_room(loaded):
+                self._give(self._roomiest(self._serving(loaded), loaded.target), loaded)
             else:
                 # The task stood in the way of others, and no longer does so after this claim: see `trim_lanes`.
                 self._unit.claimable = True
-                if entry.lane and not room_in(self._unit, entry.lane):
-                    self._full.add(entry.lane)
+                if loaded.lane and not room_in(self._unit, loaded.lane):
+                    self._full.add(loaded.lane)
 
-    def _serving(self, entry: Entry) -> list[_Taker]:
+    def _serving(self, loaded: LoadedTask) -> list[_Taker]:
         """The takers that could run the task."""
-        pair = (entry.target, entry.order.kind)
+        pair = (loaded.target, loaded.order.kind)
         found = self._serving_pair.get(pair)
         if found is None:
             found = self._serving_pair[pair] = [taker for taker in self._takers if taker.serves(*pair)]
         return found
 
     def _ask_lanes(self, candidates: list[_Candidate]) -> None:
-        self._unit.ledger.ask((LANE_RUNNING, entry.lane) for _, _, entry in candidates if entry.lane)()
+        self._unit.counters.ask((LANE_RUNNING, loaded.lane) for _, _, loaded in candidates if loaded.lane)()
 
-    def _has_room(self, entry: Entry) -> bool:
+    def _has_room(self, loaded: LoadedTask) -> bool:
         """Whether its target and its instance may run one more. The claims of this round count already."""
-        lane = entry.lane
-        return self._room_on(entry.target) > 0 and (not lane or room_in(self._unit, lane) > 0)
+        lane = loaded.lane
+        return self._room_on(loaded.target) > 0 and (not lane or room_in(self._unit, lane) > 0)
 
     def _roomiest(self, takers: list[_Taker], target: str) -> _Taker | None:
         """Choose the taker with the most room, so that work is spread. None means that no taker has a share left."""
@@ -322,23 +322,23 @@ class _Round:
                 roomiest = taker
         return roomiest
 
-    def _give(self, taker: _Taker | None, entry: Entry) -> None:
+    def _give(self, taker: _Taker | None, loaded: LoadedTask) -> None:
         if taker is None:
             return
         session = taker.session
-        was_ready = entry.status.state is State.QUEUED
-        decision = self._unit.apply(entry, taker.claimed)
+        was_ready = loaded.status.state is State.QUEUED
+        decision = self._unit.apply(loaded, taker.claimed)
         if decision.verdict is not Verdict.CHANGED:
-            raise AssertionError(f"a {entry.status.state.name} task was offered for a claim")
-        self._unit.risen.discard(entry.order.seq)
-        if was_ready and entry.lane in self._unit.ready_in:
-            self._unit.ready_in[entry.lane] -= 1
-        taker.shares.take(entry.target)
+            raise AssertionError(f"a {loaded.status.state.name} task was offered for a claim")
+        self._unit.newly_ready.discard(loaded.order.seq)
+        if was_ready and loaded.lane in self._unit.ready_counts:
+            self._unit.ready_counts[loaded.lane] -= 1
+        taker.shares.take(loaded.target)
         taker.idle = False
-        self._taken.append((session.id, entry))
+        self._taken.append((session.id, loaded))
 
 
 def claim_tasks(unit: UnitOfWork, command: ClaimTasks) -> Callable[[], Claims]:
     """See ClaimTasks. Runs last in a batch, when everything else is decided and written."""
     taken, solo_waiting = _Round(unit, command).run()
-    return lambda: Claims(tuple((session_id, entry.task) for session_id, entry in taken), solo_waiting)
+    return lambda: Claims(tuple((session_id, loaded.task) for session_id, loaded in taken), solo_waiting)

@@ -182,12 +182,12 @@ def tick(unit: UnitOfWork, command: Tick) -> Callable[[], Ticked]:
     due = [row[0] for row in link.rows(_DUE, now=unit.now, most=most)]
     overdue = [row[0] for row in link.rows(_OVERDUE, ticks=unit.ticks, most=most)]
     changed = 0
-    for entry in unit.load(expired):
-        changed += unit.apply(entry, ExpiryReached()).verdict is Verdict.CHANGED
-    for entry in unit.load(due):
-        changed += unit.apply(entry, Due()).verdict is Verdict.CHANGED
-    for entry in unit.load(overdue):
-        changed += unit.apply(entry, TimedOut(entry.status.attempt)).verdict is Verdict.CHANGED
+    for loaded in unit.load(expired):
+        changed += unit.apply(loaded, ExpiryReached()).verdict is Verdict.CHANGED
+    for loaded in unit.load(due):
+        changed += unit.apply(loaded, Due()).verdict is Verdict.CHANGED
+    for loaded in unit.load(overdue):
+        changed += unit.apply(loaded, TimedOut(loaded.status.attempt)).verdict is Verdict.CHANGED
     if link.row(_SETTLE_DUE, now=unit.now) is not None:
         unit.claimable = True
     more = max(len(expired), len(due), len(overdue)) >= most
@@ -303,5 +303,5 @@ def purge_tasks(unit: UnitOfWork, command: PurgeTasks) -> Callable[[], int]:
     unit.write(_DROP_SESSIONS, before=before)
     purge_remarks(unit, before)
     unit.sessions.clear()
-    unit.ledger.drop_empty_lanes()
+    unit.counters.drop_empty_lanes()
     return lambda: purged

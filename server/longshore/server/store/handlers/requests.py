@@ -16,8 +16,8 @@ from longshore.server.store.tables.rows import PAYLOAD_COLUMNS, payload_of
 from longshore.server.store.tables.schema import payloads, requests
 from longshore.server.store.transaction import shares
 from longshore.server.store.transaction.counters import ASKED, CREATOR, CREATOR_PROMISED, QUEUE, QUEUE_PROMISED, Key
-from longshore.server.store.transaction.loaded_task import Entry
-from longshore.server.store.transaction.unit import Request, UnitOfWork
+from longshore.server.store.transaction.loaded_task import LoadedTask
+from longshore.server.store.transaction.unit import RequestRecord, UnitOfWork
 
 _ZERO: Final[sa.ColumnElement[int]] = sa.literal_column("0")
 
@@ -58,7 +58,7 @@ _PAYLOAD: Final = locking(
 )
 
 
-def look_for_requests(unit: UnitOfWork, keys: Iterable[tuple[str, str]]) -> Callable[[], None]:
+def ask_requests(unit: UnitOfWork, keys: Iterable[tuple[str, str]]) -> Callable[[], None]:
     """Ask in one statement which of these (principal, request id) came before; known once what comes back is called."""
     wanted = set(keys)
     found = unit.link.ask_among(_FIND, sorted({request_id for _, request_id in wanted}))
@@ -67,23 +67,23 @@ def look_for_requests(unit: UnitOfWork, keys: Iterable[tuple[str, str]]) -> Call
         unit.requests.update(dict.fromkeys(wanted))
         for principal, request_id, *rest in found.rows():
             if (principal, request_id) in wanted:
-                unit.requests[principal, request_id] = Request(*rest)
+                unit.requests[principal, request_id] = RequestRecord(*rest)
 
     return take
 
 
-def find_request(unit: UnitOfWork, principal: str, request_id: str) -> Request | None:
+def find_request(unit: UnitOfWork, principal: str, request_id: str) -> RequestRecord | None:
     if (principal, request_id) not in unit.requests:
-        look_for_requests(unit, ((principal, request_id),))()
+        ask_requests(unit, ((principal, request_id),))()
     request = unit.requests[principal, request_id]
-    made = unit.filled.get((principal, request_id))
+    made = unit.request_tasks.get((principal, request_id))
     if request is None or made is None:
         return request
     # The transaction writes these numbers at its end, so the row does not have them yet.
     return replace(request, first_seq=made[0], count=made[1])
 
 
-def check_same(request: Request, fingerprint: str, *, request_id: str, upload: bool) -> None:
+def check_same(request: RequestRecord, fingerprint: str, *, request_id: str, upload: bool) -> None:
     """Raise RequestIdReused if the request is another one."""
     if request.fingerprint != fingerprint or (request.upload_id is not None) is not upload:
         raise RequestIdReused(
@@ -92,11 +92,11 @@ def check_same(request: Request, fingerprint: str, *, request_id: str, upload: b
         )
 
 
-def tasks_of_request(unit: UnitOfWork, request: Request) -> tuple[Task, ...]:
-    return tuple(entry.task for entry in unit.load(request.seqs))
+def tasks_of_request(unit: UnitOfWork, request: RequestRecord) -> tuple[Task, ...]:
+    return tuple(loaded.task for loaded in unit.load(request.seqs))
 
 
-def record_request(unit: UnitOfWork, *, principal: str, request_id: str, request: Request) -> None:
+def record_request(unit: UnitOfWork, *, principal: str, request_id: str, request: RequestRecord) -> None:
     """Record a request that did not come before. A request with an upload gets its tasks later."""
     unit.requests[principal, request_id] = request
     if request.upload_id is not None:
@@ -106,10 +106,10 @@ def record_request(unit: UnitOfWork, *, principal: str, request_id: str, request
         unit.defer(_INSERT, row)
 
 
-def fill_request(unit: UnitOfWork, *, principal: str, request_id: str, made: list[Entry]) -> None:
+def fill_request(unit: UnitOfWork, *, principal: str, request_id: str, made: list[LoadedTask]) -> None:
     """Give the request its tasks, now that the bytes of its upload are there."""
     unit.defer(_FILL, (request_id, principal, made[0].order.seq, len(made)), late=True)
-    unit.filled[principal, request_id] = (made[0].order.seq, len(made))
+    unit.request_tasks[principal, request_id] = (made[0].order.seq, len(made))
 
 
 def drop_request(unit: UnitOfWork, *, principal: str, request_id: str) -> None:
@@ -119,7 +119,7 @@ def drop_request(unit: UnitOfWork, *, principal: str, request_id: str) -> None:
     unit.requests.pop((principal, request_id), None)
 
 
-def counted(bounds: Bounds, *, queue: str, principal: str) -> list[Key]:
+def room_counters(bounds: Bounds, *, queue: str, principal: str) -> list[Key]:
     """The counters that `check_room` reads."""
     keys = [(QUEUE, queue), (QUEUE_PROMISED, queue)]
     if bounds.caller_tasks is not None:
@@ -129,12 +129,12 @@ def counted(bounds: Bounds, *, queue: str, principal: str) -> list[Key]:
 
 def check_room(unit: UnitOfWork, bounds: Bounds, *, queue: str, principal: str, tasks: int) -> None:
     """Raise QueueFull or CallerShare if `tasks` more are too many, promised ones included."""
-    in_queue = unit.ledger.value((QUEUE, queue)) + unit.ledger.value((QUEUE_PROMISED, queue))
+    in_queue = unit.counters.value((QUEUE, queue)) + unit.counters.value((QUEUE_PROMISED, queue))
     if in_queue + tasks > shares.half(bounds.queue_tasks):
         _check_half(unit, bounds, queue=queue, principal=principal, tasks=tasks, in_queue=in_queue)
     if bounds.caller_tasks is None:
         return
-    of_caller = unit.ledger.value((CREATOR, principal)) + unit.ledger.value((CREATOR_PROMISED, principal))
+    of_caller = unit.counters.value((CREATOR, principal)) + unit.counters.value((CREATOR_PROMISED, principal))
     if of_caller + tasks > bounds.caller_tasks:
         raise CallerShare(
             f"{principal!r} has {of_caller} of at most {bounds.caller_tasks} live tasks: try later with the same id.",
@@ -169,7 +169,7 @@ def _check_half(unit: UnitOfWork, bounds: Bounds, *, queue: str, principal: str,
 
 def _held(unit: UnitOfWork, principal: str) -> int:
     """About how many live tasks a caller has, promised ones included."""
-    return unit.ledger.glance((CREATOR, principal)) + unit.ledger.glance((CREATOR_PROMISED, principal))
+    return unit.counters.peek((CREATOR, principal)) + unit.counters.peek((CREATOR_PROMISED, principal))
 
 
 def kept_payload(unit: UnitOfWork, payload_id: str) -> Payload:

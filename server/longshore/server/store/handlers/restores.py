@@ -117,7 +117,7 @@ def mark_restored(unit: UnitOfWork, command: MarkRestored) -> Callable[[], None]
     for name in names:
         tasks.pause_queue(unit, PauseQueue(queue=name, paused=True, create=True))
     link.write(_MARK, [(RESTORED, name, 1) for name in names])
-    last = unit.skip_tasks(TASKS_AHEAD, least=nth * TASKS_AHEAD)
+    last = unit.skip_seqs(TASKS_AHEAD, least=nth * TASKS_AHEAD)
     for called, number in (
         (NOTICED, round(unit.now * 1000)),
         (DATA, round((latest[0] if latest and latest[0] else 0.0) * 1000)),
@@ -131,7 +131,7 @@ def mark_restored(unit: UnitOfWork, command: MarkRestored) -> Callable[[], None]
 
 def _skip_positions(unit: UnitOfWork, ahead: int) -> None:
     if unit.link.dialect.exclusive:
-        unit.move(POSITION, ahead - unit.ledger.value(POSITION))
+        unit.move(POSITION, ahead - unit.counters.value(POSITION))
     else:
         skip_to(unit.link, ahead, unit.now)
 

@@ -34,7 +34,7 @@ from longshore.server.store.sql.statement import Among, Statement, locking, stat
 from longshore.server.store.tables import codec
 from longshore.server.store.tables.rows import SESSION_COLUMNS, session_of
 from longshore.server.store.tables.schema import debts, is_alive, is_parked, sessions, targets, tasks
-from longshore.server.store.transaction.loaded_task import Entry
+from longshore.server.store.transaction.loaded_task import LoadedTask
 from longshore.server.store.transaction.unit import UnitOfWork
 
 _FIND: Final = Among(
@@ -123,16 +123,16 @@ _WORTH_ASKING_TWICE: Final = 1
 def find_session(unit: UnitOfWork, session_id: str) -> tuple[Session, bool] | None:
     """The session without what it holds, and whether it is alive."""
     if session_id not in unit.sessions:
-        look_for_sessions(unit, (session_id,))()
+        ask_sessions(unit, (session_id,))()
     return unit.sessions[session_id]
 
 
-def known_session(unit: UnitOfWork, session_id: str) -> tuple[Session, bool] | None:
+def remembered_session(unit: UnitOfWork, session_id: str) -> tuple[Session, bool] | None:
     """Return the session as it is remembered, without a query. Its lease may have been renewed since."""
-    return None if unit.remembered is None else unit.remembered.sessions.get(session_id)
+    return None if unit.memory is None else unit.memory.sessions.get(session_id)
 
 
-def look_for_sessions(unit: UnitOfWork, session_ids: Iterable[str]) -> Callable[[], None]:
+def ask_sessions(unit: UnitOfWork, session_ids: Iterable[str]) -> Callable[[], None]:
     """Ask in one statement for these sessions; known once what comes back is called, until they are changed."""
     wanted = sorted(set(session_ids))
     found = unit.link.ask_among(_FIND, wanted)
@@ -148,30 +148,30 @@ def look_for_sessions(unit: UnitOfWork, session_ids: Iterable[str]) -> Callable[
 
 def session_at(unit: UnitOfWork, session_id: str, epoch: int) -> Session | None:
     """The session, if it is alive and this is its newest connection."""
-    found = known_session(unit, session_id)
+    found = remembered_session(unit, session_id)
     if found is None:
         found = find_session(unit, session_id)
-        if found is not None and unit.remembered is not None and unit.remembered.holds:
-            unit.remembered.sessions[session_id] = found
+        if found is not None and unit.memory is not None and unit.memory.keeps_memory:
+            unit.memory.sessions[session_id] = found
     return found[0] if found is not None and found[1] and found[0].epoch == epoch else None
 
 
-def held_by(unit: UnitOfWork, session_id: str) -> list[Entry]:
+def held_by(unit: UnitOfWork, session_id: str) -> list[LoadedTask]:
     """The tasks that the session holds now."""
-    known = {entry.order.seq for entry in unit.entries() if entry.status.session_id == session_id}
+    known = {loaded.order.seq for loaded in unit.loaded() if loaded.status.session_id == session_id}
     stored = {row[0] for row in unit.link.rows(_HELD, session_id=session_id)}
-    return [entry for entry in unit.load(known | stored) if entry.status.session_id == session_id]
+    return [loaded for loaded in unit.load(known | stored) if loaded.status.session_id == session_id]
 
 
 def with_held(unit: UnitOfWork, session: Session) -> Session:
-    held = tuple((entry.order.id, entry.status.attempt) for entry in held_by(unit, session.id))
+    held = tuple((loaded.order.id, loaded.status.attempt) for loaded in held_by(unit, session.id))
     return replace(session, held=held)
 
 
 def end_session(unit: UnitOfWork, session_id: str, how: SessionEnd) -> None:
     """End the session; the attempts that it holds are lost. A session that LEFT had handed back those it knew of."""
-    for entry in held_by(unit, session_id):
-        unit.apply(entry, SessionLost(session_id, entry.status.attempt, crash=how is not SessionEnd.LEFT))
+    for loaded in held_by(unit, session_id):
+        unit.apply(loaded, SessionLost(session_id, loaded.status.attempt, crash=how is not SessionEnd.LEFT))
     found = find_session(unit, session_id)
     unit.sessions.pop(session_id, None)
     if unit.change(_END, of_id=session_id, at=unit.now):
@@ -225,9 +225,9 @@ def open_session(unit: UnitOfWork, command: OpenSession) -> Callable[[], Session
         unit.write(_REOPEN, of_id=session.id, **values)
         forget_end(unit, session.id)
     named = set(command.held)
-    for entry in held_by(unit, session.id):
-        if (entry.order.id, entry.status.attempt) not in named:
-            unit.apply(entry, SessionLost(session.id, entry.status.attempt, crash=False))
+    for loaded in held_by(unit, session.id):
+        if (loaded.order.id, loaded.status.attempt) not in named:
+            unit.apply(loaded, SessionLost(session.id, loaded.status.attempt, crash=False))
     opened = with_held(unit, session)
     return lambda: SessionOpened(opened)
 
@@ -318,11 +318,11 @@ def begin_attempts(unit: UnitOfWork, command: BeginAttempts) -> Callable[[], tup
 def _begin(unit: UnitOfWork, command: BeginAttempts, task_id: str, attempt: int, *, alive: bool) -> BeginAnswer:
     if not alive:
         return BeginAnswer(task_id, attempt, False, "REVOKED")
-    entry = unit.entry(task_id)
-    if entry is None:
+    loaded = unit.find_task(task_id)
+    if loaded is None:
         return BeginAnswer(task_id, attempt, False, "STALE")
-    before = entry.status
-    if unit.apply(entry, Began(command.session_id, attempt)).verdict is not Verdict.STALE:
+    before = loaded.status
+    if unit.apply(loaded, Began(command.session_id, attempt)).verdict is not Verdict.STALE:
         return BeginAnswer(task_id, attempt, True)
     return BeginAnswer(task_id, attempt, False, _why_not(before, command.session_id, attempt))
 
@@ -337,12 +337,12 @@ def request_grants(unit: UnitOfWork, command: RequestGrants) -> Callable[[], tup
 def _grant(unit: UnitOfWork, command: RequestGrants, task_id: str, grant: Grant, *, alive: bool) -> GrantAnswer:
     if not alive:
         return GrantAnswer(task_id, grant.attempt, False, "REVOKED")
-    entry = unit.entry(task_id)
-    if entry is None:
+    loaded = unit.find_task(task_id)
+    if loaded is None:
         return GrantAnswer(task_id, grant.attempt, False, "STALE")
-    before = entry.status
+    before = loaded.status
     asked = changed(grant, session_id=command.session_id, granted_at=unit.now)
-    if unit.apply(entry, GrantAsked(asked)).verdict is not Verdict.STALE:
+    if unit.apply(loaded, GrantAsked(asked)).verdict is not Verdict.STALE:
         return GrantAnswer(task_id, grant.attempt, True)
     return GrantAnswer(task_id, grant.attempt, False, _why_not(before, command.session_id, grant.attempt))
 
@@ -361,9 +361,9 @@ def file_reports(unit: UnitOfWork, command: FileReports) -> Callable[[], tuple[b
         return lambda: refused
     counted = []
     for task_id, report in command.reports:
-        entry = unit.entry(task_id)
+        loaded = unit.find_task(task_id)
         mine = report if report.session_id == command.session_id else changed(report, session_id=command.session_id)
-        counted.append(entry is not None and unit.apply(entry, mine).verdict is not Verdict.STALE)
+        counted.append(loaded is not None and unit.apply(loaded, mine).verdict is not Verdict.STALE)
     answers = tuple(counted)
     return lambda: answers
 
@@ -383,8 +383,8 @@ def wake_parked(unit: UnitOfWork, command: WakeParked) -> Callable[[], Woken]:
     else:
         rows = unit.link.rows(_PARKED_ON_TARGET, **where)
     count = 0
-    for entry in unit.load(row[0] for row in rows):
-        count += unit.apply(entry, Due()).verdict is Verdict.CHANGED
+    for loaded in unit.load(row[0] for row in rows):
+        count += unit.apply(loaded, Due()).verdict is Verdict.CHANGED
     woken = Woken(count, more=count >= command.limit)
     return lambda: woken
 

@@ -33,10 +33,10 @@ from longshore.server.store.sql.statement import Statement, statement
 from longshore.server.store.tables.rows import place_of
 from longshore.server.store.tables.schema import counters, is_delivered, is_live, is_queued, orders, queues, tasks
 from longshore.server.store.transaction.counters import QUEUE, RESTORED, SPOOL
-from longshore.server.store.transaction.loaded_task import Entry
+from longshore.server.store.transaction.loaded_task import LoadedTask
 from longshore.server.store.transaction.new_tasks import make_tasks
 from longshore.server.store.transaction.payloads import check_spool, keep_payload
-from longshore.server.store.transaction.unit import Request, UnitOfWork
+from longshore.server.store.transaction.unit import RequestRecord, UnitOfWork
 
 _USES_PAYLOAD: Final = statement(
     sa.select(sa.literal_column("1"))
@@ -84,19 +84,19 @@ _READY_WITHOUT_LANE: Final = statement(
 )
 
 
-def _owned(unit: UnitOfWork, task_id: str, creator: str | None) -> Entry:
-    entry = unit.entry(task_id)
-    if entry is None or (creator is not None and entry.order.creator != creator):
+def _owned(unit: UnitOfWork, task_id: str, creator: str | None) -> LoadedTask:
+    loaded = unit.find_task(task_id)
+    if loaded is None or (creator is not None and loaded.order.creator != creator):
         raise NotFound(f"There is no task {task_id!r} of yours; its retention may be over.", task_id=task_id)
-    return entry
+    return loaded
 
 
-def _check_revision(entry: Entry, expected: int | None) -> None:
-    revision = entry.status.revision
+def _check_revision(loaded: LoadedTask, expected: int | None) -> None:
+    revision = loaded.status.revision
     if expected is not None and revision != expected:
         raise RevisionMismatch(
             f"The task is at revision {revision}, not {expected}: read it anew and decide again.",
-            task_id=entry.order.id,
+            task_id=loaded.order.id,
             revision=str(revision),
         )
 
@@ -120,9 +120,9 @@ def submit_tasks(unit: UnitOfWork, command: SubmitTasks) -> Callable[[], tuple[T
         unit,
         principal=command.principal,
         request_id=command.request_id,
-        request=Request(command.fingerprint, None, made[0].order.seq, len(made)),
+        request=RequestRecord(command.fingerprint, None, made[0].order.seq, len(made)),
     )
-    return lambda: tuple(entry.task for entry in made)
+    return lambda: tuple(loaded.task for loaded in made)
 
 
 def _named_payload(unit: UnitOfWork, command: SubmitTasks) -> Payload | None:
@@ -132,10 +132,10 @@ def _named_payload(unit: UnitOfWork, command: SubmitTasks) -> Payload | None:
     if not command.any_creator:
         uses = unit.link.row(_USES_PAYLOAD, payload_id=payload.id, creator=command.principal)
         mine = any(
-            entry.order.creator == command.principal
-            and entry.order.payload is not None
-            and entry.order.payload.id == payload.id
-            for entry in unit.entries()
+            loaded.order.creator == command.principal
+            and loaded.order.payload is not None
+            and loaded.order.payload.id == payload.id
+            for loaded in unit.loaded()
         )
         if uses is None and not mine:
             raise PayloadGone(f"No task of yours keeps the payload {payload.id!r}.", payload_id=payload.id)
@@ -188,12 +188,12 @@ def retry_task(unit: UnitOfWork, command: RetryTask) -> Callable[[], Task]:
         unit,
         principal=command.principal,
         request_id=command.request_id,
-        request=Request(fingerprint, None, made[0].order.seq, 1),
+        request=RequestRecord(fingerprint, None, made[0].order.seq, 1),
     )
     return lambda: made[0].task
 
 
-def _check_not_superseded(unit: UnitOfWork, old: Entry) -> None:
+def _check_not_superseded(unit: UnitOfWork, old: LoadedTask) -> None:
     if old.order.destination is None:
         return
     # The deliveries of this batch are written first, so that one query is enough.
@@ -209,23 +209,23 @@ def _check_not_superseded(unit: UnitOfWork, old: Entry) -> None:
 
 def cancel_task(unit: UnitOfWork, command: CancelTask) -> Callable[[], Task]:
     """See CancelTask."""
-    entry = _owned(unit, command.task_id, command.creator)
-    _check_revision(entry, command.expected_revision)
-    unit.apply(entry, CancelAsked(command.reason, unit.ticks))
-    return lambda: entry.task
+    loaded = _owned(unit, command.task_id, command.creator)
+    _check_revision(loaded, command.expected_revision)
+    unit.apply(loaded, CancelAsked(command.reason, unit.ticks))
+    return lambda: loaded.task
 
 
 def settle_task(unit: UnitOfWork, command: SettleTask) -> Callable[[], Task]:
     """See SettleTask."""
-    entry = _owned(unit, command.task_id, None)
-    if entry.status.state is not State.SETTLING:
+    loaded = _owned(unit, command.task_id, None)
+    if loaded.status.state is not State.SETTLING:
         raise NotSettling(
-            f"The task is {entry.status.state.name}; only a SETTLING task can be settled by hand.",
-            task_id=entry.order.id,
-            state=entry.status.state.name,
+            f"The task is {loaded.status.state.name}; only a SETTLING task can be settled by hand.",
+            task_id=loaded.order.id,
+            state=loaded.status.state.name,
         )
-    unit.apply(entry, SettledByHand(command.settlement))
-    return lambda: entry.task
+    unit.apply(loaded, SettledByHand(command.settlement))
+    return lambda: loaded.task
 
 
 def pause_queue(unit: UnitOfWork, command: PauseQueue) -> Callable[[], None]:

@@ -54,7 +54,7 @@ from longshore.server.store.transaction.counters import (
 )
 from longshore.server.store.transaction.new_tasks import make_tasks
 from longshore.server.store.transaction.payloads import check_spool, keep_payload
-from longshore.server.store.transaction.unit import Request, UnitOfWork
+from longshore.server.store.transaction.unit import RequestRecord, UnitOfWork
 
 _FIND: Final = Among(
     lambda keys: sa.select(*UPLOAD_COLUMNS).where(uploads.c.id.in_(keys)).order_by(uploads.c.id), lock=True
@@ -136,18 +136,18 @@ _FORGETTABLE: Final = Among(
 )
 _DELETE: Final = statement(uploads.delete().where(uploads.c.id == sa.bindparam("of_id")))
 
-Row = tuple[Upload, str, int]
+_FoundUpload = tuple[Upload, str, int]
 """(upload, its queue, places promised there)"""
 
 
-def _find(unit: UnitOfWork, upload_id: str) -> Row | None:
+def _find(unit: UnitOfWork, upload_id: str) -> _FoundUpload | None:
     if upload_id not in unit.uploads:
-        look_for(unit, (upload_id,))()
+        ask_uploads(unit, (upload_id,))()
     row = unit.uploads[upload_id]
     return None if row is None else (upload_of(row), row[-2], row[-1])
 
 
-def look_for(unit: UnitOfWork, upload_ids: Iterable[str]) -> Callable[[], None]:
+def ask_uploads(unit: UnitOfWork, upload_ids: Iterable[str]) -> Callable[[], None]:
     """Ask in one statement for these uploads; known once what comes back is called, until they are changed."""
     wanted = sorted(set(upload_ids))
     found = unit.link.ask_among(_FIND, wanted)
@@ -159,7 +159,7 @@ def look_for(unit: UnitOfWork, upload_ids: Iterable[str]) -> Callable[[], None]:
     return take
 
 
-def counted(bounds: Bounds, *, principal: str) -> list[Key]:
+def upload_counters(bounds: Bounds, *, principal: str) -> list[Key]:
     """The counters that `_check_uploads` and `check_spool` read."""
     keys = [UPLOADS]
     if bounds.caller_uploads is not None:
@@ -169,7 +169,7 @@ def counted(bounds: Bounds, *, principal: str) -> list[Key]:
     return keys
 
 
-def _writable(unit: UnitOfWork, upload_id: str, connection: int) -> Row:
+def _writable(unit: UnitOfWork, upload_id: str, connection: int) -> _FoundUpload:
     """The upload, if this connection may write it. Raises UploadTakenOver."""
     found = _find(unit, upload_id)
     if found is None or found[0].state is not UploadState.OPEN or found[0].connection != connection:
@@ -186,9 +186,9 @@ def _check_uploads(unit: UnitOfWork, bounds: Bounds, principal: str) -> None:
     Where all places are taken, a caller with less than half of them gets the place of an upload that nobody sends on.
     What was reserved and sent of that upload stays, and it takes a place again when it is sent: see `_check_place`.
     """
-    most, open_ones = bounds.uploads, unit.ledger.value(UPLOADS)
+    most, open_ones = bounds.uploads, unit.counters.value(UPLOADS)
     if open_ones >= shares.half(most):
-        mine = unit.ledger.glance((UPLOADS_OF, principal))
+        mine = unit.counters.peek((UPLOADS_OF, principal))
         if open_ones < most:
             if bounds.caller_uploads is None:
                 shares.check_share(
@@ -202,7 +202,7 @@ def _check_uploads(unit: UnitOfWork, bounds: Bounds, principal: str) -> None:
                 "later with the same id.",
                 subject="uploads",
             )
-    if bounds.caller_uploads is not None and unit.ledger.value((UPLOADS_OF, principal)) >= bounds.caller_uploads:
+    if bounds.caller_uploads is not None and unit.counters.value((UPLOADS_OF, principal)) >= bounds.caller_uploads:
         raise CallerShare(
             f"{principal!r} has {bounds.caller_uploads} uploads open, and no more may be: try later with the same id.",
             subject=f"principal:{principal}",
@@ -234,7 +234,7 @@ def _check_place(unit: UnitOfWork, upload: Upload, bounds: Bounds) -> None:
     the upload does not count as being sent.
     """
     waits = upload.connection == 0 or upload.touched_at <= unit.now - shares.SENT
-    if waits and unit.ledger.value(UPLOADS) > bounds.uploads and shares.uploads_sent(unit) >= bounds.uploads:
+    if waits and unit.counters.value(UPLOADS) > bounds.uploads and shares.uploads_sent(unit) >= bounds.uploads:
         alive = unit.now if upload.connection == 0 else max(upload.touched_at, unit.now - shares.SENT)
         unit.uploads.pop(upload.id, None)
         unit.note(_TOUCH, of_id=upload.id, at=alive)
@@ -286,7 +286,7 @@ def _new_upload(unit: UnitOfWork, command: OpenUpload) -> Callable[[], Upload]:
         unit,
         principal=command.principal,
         request_id=command.request_id,
-        request=Request(command.fingerprint, upload.id),
+        request=RequestRecord(command.fingerprint, upload.id),
     )
     unit.uploads.pop(upload.id, None)
     unit.write(
@@ -382,7 +382,7 @@ def finish_upload(unit: UnitOfWork, command: FinishUpload) -> Callable[[], Uploa
         touched_at=unit.now,
         payload=payload,
     )
-    return lambda: replace(complete, tasks=tuple(entry.task for entry in made))
+    return lambda: replace(complete, tasks=tuple(loaded.task for loaded in made))
 
 
 def _check_same_bytes(done: Upload, payload: Payload) -> None:

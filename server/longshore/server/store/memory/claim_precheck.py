@@ -61,18 +61,18 @@ class Precheck:
         self._dry = False
         """Whether the last transaction that only claimed took nothing."""
 
-    def met(self, session: Session) -> None:
+    def add_session(self, session: Session) -> None:
         """Remember a session for which a claim was made. What it serves does not change within one epoch."""
         if len(self._sessions) >= _MOST:
             self._sessions.clear()
         self._sessions[session.id, session.epoch] = session
 
-    def saw(self, results: Sequence[object]) -> None:
+    def note_results(self, results: Sequence[object]) -> None:
         """Note the answers of a transaction. One that did more than claim says nothing about the next claim."""
         if all(isinstance(result, Claims) for result in results):
             self._dry = not any(isinstance(result, Claims) and result.taken for result in results)
 
-    def nothing(self, link: Link, commands: Sequence[Command[Any]], now: float) -> bool:
+    def finds_nothing(self, link: Link, commands: Sequence[Command[Any]], now: float) -> bool:
         """Whether these are all claims and would find nothing. Costs one round trip at most, outside a transaction."""
         if not self._dry or not all(isinstance(command, ClaimTasks) for command in commands):
             return False
@@ -83,9 +83,9 @@ class Precheck:
             if session is None:
                 return False
             pairs.update((target, kind) for target in ("", *session.targets) for kind in session.kinds)
-        return not self._anything(link, sorted(pairs), now)
+        return not self._finds_something(link, sorted(pairs), now)
 
-    def _anything(self, link: Link, pairs: Sequence[tuple[str, str]], now: float) -> bool:
+    def _finds_something(self, link: Link, pairs: Sequence[tuple[str, str]], now: float) -> bool:
         takers = [(target, taker_of(kind, alone=alone)) for target, kind in pairs for alone in (False, True)]
         targets = sorted({target for target, _ in pairs})
         ready = link.ask_each(_READY, takers)

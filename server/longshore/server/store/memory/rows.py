@@ -49,7 +49,7 @@ class RowMemory:
         """Sessions by id, and whether they are alive. Their leases are old, because renewals are not kept here."""
         self.paused: frozenset[str] | None = None
         self.last_seq: int | None = None
-        self.holds = False
+        self.keeps_memory = False
         """Whether this transaction leaves sessions as they are."""
         self._link: Link | None = None
         self._version = 0
@@ -60,13 +60,13 @@ class RowMemory:
         if link is not self._link or version != self._version:
             self.forget()
             self._link, self._version = link, version
-        self.holds = all(type(command) in _HOT for command in batch)
-        if not self.holds or len(self.counters) > MOST or len(self.sessions) > MOST:
+        self.keeps_memory = all(type(command) in _HOT for command in batch)
+        if not self.keeps_memory or len(self.counters) > MOST or len(self.sessions) > MOST:
             self._forget_all_but_tasks()
 
     def committed(self) -> None:
         """The transaction is committed, and has stored here what it knows."""
-        if not self.holds:
+        if not self.keeps_memory:
             self._forget_all_but_tasks()
 
     def forget(self) -> None:

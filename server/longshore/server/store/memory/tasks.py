@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from longshore.server.model.task import FilePush, Job
-from longshore.server.store.transaction.loaded_task import Entry
+from longshore.server.store.transaction.loaded_task import LoadedTask
 
 CAPACITY: Final = 8192
 """How many tasks are kept; each takes about 3 KB."""
@@ -24,27 +24,27 @@ class TaskCache:
     """The live tasks that were written last. Belongs to the writer's thread."""
 
     def __init__(self) -> None:
-        self._entries: OrderedDict[int, Entry] = OrderedDict()
+        self._loaded: OrderedDict[int, LoadedTask] = OrderedDict()
 
-    def get(self, seq: int) -> Entry | None:
-        return self._entries.get(seq)
+    def get(self, seq: int) -> LoadedTask | None:
+        return self._loaded.get(seq)
 
-    def committed(self, entries: Iterable[Entry]) -> None:
-        """Keep these entries: they are stored now, and no transaction uses them any more."""
-        kept = self._entries
-        for entry in entries:
-            seq = entry.order.seq
-            if entry.status.state.terminal:
+    def committed(self, loaded_tasks: Iterable[LoadedTask]) -> None:
+        """Keep these tasks: they are stored now, and no transaction uses them any more."""
+        kept = self._loaded
+        for loaded in loaded_tasks:
+            seq = loaded.order.seq
+            if loaded.status.state.terminal:
                 kept.pop(seq, None)
             elif seq in kept:
                 kept.move_to_end(seq)
-            elif _small(entry.order.work):
-                kept[seq] = entry
+            elif _small(loaded.order.work):
+                kept[seq] = loaded
         while len(kept) > CAPACITY:
             kept.popitem(last=False)
 
     def clear(self) -> None:
-        self._entries.clear()
+        self._loaded.clear()
 
 
 def _small(work: FilePush | Job) -> bool:

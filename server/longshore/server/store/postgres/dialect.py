@@ -33,7 +33,7 @@ from longshore.server.store.postgres.clock import DatabaseClock
 from longshore.server.store.postgres.connection import Silence, connect
 from longshore.server.store.postgres.link import TURN, PostgresLink
 from longshore.server.store.postgres.listener import Listener
-from longshore.server.store.protocol import Changes, Memory
+from longshore.server.store.protocol import Changes, Generation
 from longshore.server.store.store import SQLStore
 from longshore.server.store.tables.schema_version import SchemaState
 from longshore.server.store.transaction.commit_log import CommitLog
@@ -127,13 +127,15 @@ class PostgresStore(SQLStore):
         clock: Clock | None = None,
         policy: Policy,
         limits: LaneLimits,
-        memory: Memory | None = None,
+        generation: Generation | None = None,
     ) -> None:
         own = DatabaseClock() if clock is None else None
         self.clock: Clock = clock or own or DatabaseClock()
         self._log = CommitLog(server=secrets.token_hex(8), tell=self._tell)
         dialect = PostgresDialect(url, own)
-        super().__init__(dialect=dialect, clock=self.clock, policy=policy, limits=limits, log=self._log, memory=memory)
+        super().__init__(
+            dialect=dialect, clock=self.clock, policy=policy, limits=limits, log=self._log, generation=generation
+        )
         self._listener = Listener(connect=dialect.link, log=self._log, complain=self._complain)
         self._loop: asyncio.AbstractEventLoop | None = None
 

@@ -14,7 +14,7 @@ from longshore.server.model.clock import Clock
 from longshore.server.model.events import Policy
 from longshore.server.store.errors import DatabaseLost
 from longshore.server.store.handlers.clock_steps import ClockSteps
-from longshore.server.store.protocol import Memory
+from longshore.server.store.protocol import Generation
 from longshore.server.store.sql.link import Link
 from longshore.server.store.sqlite.database_file import DatabaseFile
 from longshore.server.store.store import SQLStore
@@ -143,10 +143,10 @@ class SQLiteStore(SQLStore):
         clock: Clock,
         policy: Policy,
         limits: LaneLimits,
-        memory: Memory | None = None,
+        generation: Generation | None = None,
         steps: ClockSteps | None = None,
     ) -> None:
         super().__init__(
-            dialect=SQLiteDialect(path), clock=clock, policy=policy, limits=limits, memory=memory, steps=steps
+            dialect=SQLiteDialect(path), clock=clock, policy=policy, limits=limits, generation=generation, steps=steps
         )
         self.path = path

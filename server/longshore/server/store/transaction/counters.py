@@ -152,16 +152,16 @@ def _nothing() -> None:
     """Do nothing, because all was known."""
 
 
-class Ledger:
+class Counters:
     """The counters as one transaction sees them: what is stored, and by how much it will move at the end.
 
-    `made` are counters that have a row; kept from one transaction to the next, and forgotten after one that failed.
-    `known` are values that hold from the last transaction on, where nobody else writes.
+    `counter_rows` are counters that have a row; kept from one transaction to the next, and forgotten after one that
+    failed. `known` are values that hold from the last transaction on, where nobody else writes.
     """
 
-    def __init__(self, link: Link, made: set[Key], known: dict[Key, int | None] | None = None) -> None:
+    def __init__(self, link: Link, counter_rows: set[Key], known: dict[Key, int | None] | None = None) -> None:
         self._link = link
-        self._made = made
+        self._counter_rows = counter_rows
         self._known = known
         self._stored: dict[Key, int | None] = {} if known is None else dict(known)
         self._moves: dict[Key, int] = {}
@@ -172,7 +172,7 @@ class Ledger:
             self.ask((key,))()
         return (self._stored[key] or 0) + self._moves.get(key, 0)
 
-    def glance(self, key: Key) -> int:
+    def peek(self, key: Key) -> int:
         """About the value: it is read without a lock, for a caller that may not wait for others here."""
         if key in self._stored:
             return self.value(key)
@@ -213,13 +213,13 @@ class Ledger:
     def flush(self) -> None:
         """Write the moves, in one order for everybody. Called once, at the end: rows stay locked until the commit."""
         moved = sorted((key, by) for key, by in self._moves.items() if by)
-        missing = [key for key, _ in moved if self._stored.get(key) is None and key not in self._made]
+        missing = [key for key, _ in moved if self._stored.get(key) is None and key not in self._counter_rows]
         self._link.write(_MAKE, [(*key, 0) for key in missing])
         self._link.write(_MOVE, [(*key, by) for key, by in moved], exactly=True)
         if self._dropping:
             self._link.tell(_DROP_EMPTY, scope=LANE_RUNNING)
         # Counters of lanes are dropped when they are empty, so they are not remembered as made.
-        self._made.update(key for key in missing if key[0] != LANE_RUNNING)
+        self._counter_rows.update(key for key in missing if key[0] != LANE_RUNNING)
         for key, by in moved:
             # A counter that nobody asked for may have a row all the same, made before this server began.
             if key in self._stored:

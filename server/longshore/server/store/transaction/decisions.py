@@ -14,7 +14,7 @@ from longshore.server.model.events import Circumstances, Claimed, Decision, Even
 from longshore.server.model.states import decide
 from longshore.server.model.task import Status
 from longshore.server.model.values import Outcome, State
-from longshore.server.store.transaction.loaded_task import Entry
+from longshore.server.store.transaction.loaded_task import LoadedTask
 
 
 class _Certain:
@@ -42,26 +42,26 @@ class Decider:
         self._known: dict[Hashable, tuple[Status, Event, Decision]] = {}
         """Decisions by what they depend on: statuses and claims by identity, and kept so that it stays theirs."""
 
-    def decide(self, entry: Entry, event: Event) -> Decision:
-        status = entry.status
+    def decide(self, loaded: LoadedTask, event: Event) -> Decision:
+        status = loaded.status
         key: Hashable
         if type(event) is Claimed:
-            key = (id(status), id(event), entry.order.run_timeout)
+            key = (id(status), id(event), loaded.order.run_timeout)
         elif (
             type(event) is Reported
             and event.outcome is Outcome.OK
             and (status.state is State.RUNNING or status.state is State.COMMITTING)
         ):
             if event.result is not None:
-                return decide(entry.task, event, self._certain)
-            order = entry.order
+                return decide(loaded.task, event, self._certain)
+            order = loaded.order
             key = (
                 id(status), event.session_id, event.attempt, event.method, event.left_temps, event.error is None,
-                order.must_commit, entry.place is None,
+                order.must_commit, loaded.place is None,
             )  # fmt: skip
         else:
-            return decide(entry.task, event, Circumstances(self._now, self._draw(), self._policy))
+            return decide(loaded.task, event, Circumstances(self._now, self._draw(), self._policy))
         found = self._known.get(key)
         if found is None:
-            found = self._known[key] = (status, event, decide(entry.task, event, self._certain))
+            found = self._known[key] = (status, event, decide(loaded.task, event, self._certain))
         return found[2]

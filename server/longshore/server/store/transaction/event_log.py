@@ -72,7 +72,7 @@ _PAYLOAD_USE: Final = changing(
 )
 
 
-class Journal:
+class EventLog:
     """The collected rows of one transaction."""
 
     def __init__(self, *, link: Link, now: Callable[[], float]) -> None:
@@ -90,7 +90,7 @@ class Journal:
         self._payload_uses: dict[str, tuple[int, float]] = {}
         self._last: Status | None = None
         self._text = ""
-        self.owes = False
+        self.makes_debts = False
         """Whether a debt was made."""
 
     def record(self, order: Submission, status: Status) -> None:
@@ -117,7 +117,7 @@ class Journal:
         if decision.debts and isinstance(order.work, FilePush):
             place = order.work.destination
             for attempt, temp in decision.debts:
-                self.owes = True
+                self.makes_debts = True
                 self._debts.append(
                     (
                         f"{order.id}-{attempt}", place.target, place.project, place.instance, place.path, order.id,

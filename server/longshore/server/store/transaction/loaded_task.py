@@ -8,7 +8,7 @@ from longshore.server.store.tables.rows import lane_of_work, place_of, taker_of
 from longshore.server.store.transaction.counters import counts_of
 
 
-class Entry:
+class LoadedTask:
     """One task in the working set. `stored` is the status that the database has; None means that the task is not in the
     database yet. `changed` says that the task has another status."""
 

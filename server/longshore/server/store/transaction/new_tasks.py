@@ -8,7 +8,7 @@ from longshore.server.model.task import FilePush, Payload, Submission
 from longshore.server.store.commands import TaskPlan
 from longshore.server.store.tables.ids import task_id
 from longshore.server.store.tables.rows import place_of
-from longshore.server.store.transaction.loaded_task import Entry
+from longshore.server.store.transaction.loaded_task import LoadedTask
 from longshore.server.store.transaction.unit import UnitOfWork
 
 
@@ -21,7 +21,7 @@ def make_tasks(
     payload: Payload | None,
     retry_of: str = "",
     retried_by: str = "",
-) -> list[Entry]:
+) -> list[LoadedTask]:
     """Make one task for each plan, in their order."""
     made = []
     for plan in plans:

@@ -40,7 +40,7 @@ def check_spool(unit: UnitOfWork, bounds: Bounds, more: int, *, size: int = 0, p
             "cannot be taken, now or later.",
             limit=str(most),
         )
-    kept = unit.ledger.value(SPOOL)
+    kept = unit.counters.value(SPOOL)
     if kept + more > most:
         if principal and shares.reserved_by(unit, principal) + more <= shares.half(most):
             shares.ask(unit, ASKED_SPOOL)

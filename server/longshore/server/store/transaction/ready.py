@@ -18,7 +18,7 @@ from longshore.server.store.sql.statement import Each, Given, changing
 from longshore.server.store.tables.rows import Row
 from longshore.server.store.tables.schema import is_live, is_offered, is_ready, tasks
 from longshore.server.store.transaction.counters import LANE_RUNNING
-from longshore.server.store.transaction.loaded_task import Entry
+from longshore.server.store.transaction.loaded_task import LoadedTask
 from longshore.server.store.transaction.unit import UnitOfWork
 
 _FIRST: Final = Each(
@@ -72,7 +72,7 @@ _SET_READY: Final = changing(
 )
 
 
-def follow(unit: UnitOfWork) -> None:
+def update_heads_and_ready(unit: UnitOfWork) -> None:
     """Make tasks heads and ready, as follows from what the batch has decided and written: heads first, then the lanes.
 
     The lanes are asked in the same round as the heads; those that a new head changes are asked again.
@@ -83,31 +83,31 @@ def follow(unit: UnitOfWork) -> None:
     places = sorted(unit.places)
     unit.places.clear()
     first = unit.link.ask_each(_FIRST, [(place,) for place in places])
-    early = _Refill(unit, _changed(unit))
+    early = _ReadyUpdate(unit, _changed(unit))
     _promote(unit, _next_heads(unit, places, first()))
     again = {lane: early.also(lane, takers) for lane, takers in _changed(unit).items()}
-    late = _Refill(unit, again)
+    late = _ReadyUpdate(unit, again)
     early.decide(but=again)
     late.decide()
-    _set_ready(unit, early.rise + late.rise, early.fall + late.fall)
+    _set_ready(unit, early.promoted + late.promoted, early.demoted + late.demoted)
 
 
 def _next_heads(unit: UnitOfWork, places: list[bytes], first: list[list[Row]]) -> list[int]:
     """Find the next head of each destination: a stored task, else a new one, because new ones were accepted later."""
     seqs = [rows[0][0] for rows in first if rows and not rows[0][1]]
     wanted = {place for place, rows in zip(places, first, strict=True) if not rows}
-    for entry in unit.fresh() if wanted else ():
-        if entry.place in wanted and not entry.status.state.terminal:
-            wanted.discard(entry.place)
-            if not entry.status.head:
-                seqs.append(entry.order.seq)
+    for loaded in unit.new_tasks() if wanted else ():
+        if loaded.place in wanted and not loaded.status.state.terminal:
+            wanted.discard(loaded.place)
+            if not loaded.status.head:
+                seqs.append(loaded.order.seq)
     return seqs
 
 
 def _promote(unit: UnitOfWork, seqs: list[int]) -> None:
     """The earliest live task of each destination that was left becomes its head."""
-    for entry in unit.load(seqs):
-        unit.apply(entry, BecameHead())
+    for loaded in unit.load(seqs):
+        unit.apply(loaded, BecameHead())
     unit.flush_stored()
 
 
@@ -118,40 +118,40 @@ def _changed(unit: UnitOfWork) -> dict[str, set[str] | None]:
     return lanes
 
 
-def offered(unit: UnitOfWork, lanes: Container[str]) -> dict[str, list[Entry]]:
+def new_queued_tasks(unit: UnitOfWork, lanes: Container[str]) -> dict[str, list[LoadedTask]]:
     """New tasks that the database does not know yet and that are queued in these lanes, by lane."""
-    found: dict[str, list[Entry]] = {}
-    for entry in unit.fresh():
+    found: dict[str, list[LoadedTask]] = {}
+    for loaded in unit.new_tasks():
         if (
-            entry.lane
-            and entry.lane in lanes
-            and entry.status.state is State.QUEUED
-            and not unit.is_paused(entry.order.queue)
+            loaded.lane
+            and loaded.lane in lanes
+            and loaded.status.state is State.QUEUED
+            and not unit.is_paused(loaded.order.queue)
         ):
-            found.setdefault(entry.lane, []).append(entry)
+            found.setdefault(loaded.lane, []).append(loaded)
     return found
 
 
 def room_in(unit: UnitOfWork, lane: str) -> int:
     """How many more attempts the instance may run."""
-    return max(0, unit.limits.instance - unit.ledger.value((LANE_RUNNING, lane)))
+    return max(0, unit.limits.instance - unit.counters.value((LANE_RUNNING, lane)))
 
 
-class _Refill:
+class _ReadyUpdate:
     """Finds the best QUEUED tasks of some lanes, as many as each has room for, which are to be ready, and no others.
 
-    `rise` and `fall` are the tasks that have to change for that. Everything is asked at the beginning, as far as room
-    and takers are known then.
+    `promoted` and `demoted` are the tasks that have to change for that. Everything is asked at the beginning, as far as
+    room and takers are known then.
     """
 
     def __init__(self, unit: UnitOfWork, lanes: dict[str, set[str] | None]) -> None:
         self._unit = unit
         self._lanes = lanes
-        self.rise: list[int] = []
-        self.fall: list[int] = []
-        link, ledger = unit.link, unit.ledger
-        known = {lane for lane in lanes if ledger.knows((LANE_RUNNING, lane))}
-        self._counters = ledger.ask((LANE_RUNNING, lane) for lane in lanes)
+        self.promoted: list[int] = []
+        self.demoted: list[int] = []
+        link, counters = unit.link, unit.counters
+        known = {lane for lane in lanes if counters.knows((LANE_RUNNING, lane))}
+        self._counters = counters.ask((LANE_RUNNING, lane) for lane in lanes)
         self._open = [lane for lane, takers in lanes.items() if takers is None]
         self._takers = link.ask_each(_TAKERS, [(lane,) for lane in self._open])
         self._ready = link.ask_each(_READY, [(lane,) for lane in lanes])
@@ -170,13 +170,13 @@ class _Refill:
         return unit.link.ask_each(_BEST, [(lane, taker, room_in(unit, lane)) for lane, taker in pairs])
 
     def decide(self, but: Container[str] = ()) -> None:
-        """Fill `rise` and `fall`, without the lanes of `but`."""
+        """Fill `promoted` and `demoted`, without the lanes of `but`."""
         unit, lanes = self._unit, self._lanes
-        ready_in: dict[str, int] = {}
+        ready_counts: dict[str, int] = {}
         self._counters()
-        fresh = offered(unit, lanes)
+        new_tasks = new_queued_tasks(unit, lanes)
         waiting = {
-            lane: {row[0] for row in rows} | {entry.taker for entry in fresh.get(lane, ())}
+            lane: {row[0] for row in rows} | {loaded.taker for loaded in new_tasks.get(lane, ())}
             for lane, rows in zip(self._open, self._takers(), strict=True)
         }
         early = set(self._early)
@@ -195,25 +195,28 @@ class _Refill:
                 continue
             best = [(-priority, seq, ready) for priority, seq, ready in rows]
             best += [
-                (-entry.order.priority, entry.order.seq, entry.ready)
-                for entry in fresh.get(lane, ())
-                if entry.taker == taker
+                (-loaded.order.priority, loaded.order.seq, loaded.ready)
+                for loaded in new_tasks.get(lane, ())
+                if loaded.taker == taker
             ]
             for _, seq, ready in sorted(best)[:room]:
                 keep.add(seq)
                 if not ready:
-                    self.rise.append(seq)
-                    ready_in[lane] = ready_in.get(lane, 0) + 1
+                    self.promoted.append(seq)
+                    ready_counts[lane] = ready_counts.get(lane, 0) + 1
         for (lane, takers), rows in zip(lanes.items(), self._ready(), strict=True):
             if lane in but:
                 continue
             room = room_in(unit, lane)
-            ready_now = [*rows, *((entry.order.seq, entry.taker) for entry in fresh.get(lane, ()) if entry.ready)]
-            fall = [
+            ready_now = [
+                *rows,
+                *((loaded.order.seq, loaded.taker) for loaded in new_tasks.get(lane, ()) if loaded.ready),
+            ]
+            demoted = [
                 seq for seq, taker in ready_now if seq not in keep and (takers is None or not room or taker in takers)
             ]
-            self.fall += fall
-            unit.ready_in[lane] = ready_in.get(lane, 0) + len(ready_now) - len(fall)
+            self.demoted += demoted
+            unit.ready_counts[lane] = ready_counts.get(lane, 0) + len(ready_now) - len(demoted)
 
 
 def trim_lanes(unit: UnitOfWork, lanes: Iterable[str]) -> None:
@@ -221,23 +224,23 @@ def trim_lanes(unit: UnitOfWork, lanes: Iterable[str]) -> None:
 
     Only a lane with several kinds of takers gets there; in any other a claim takes as much from ready as from room.
     """
-    unknown = [lane for lane in lanes if lane and lane not in unit.ready_in]
+    unknown = [lane for lane in lanes if lane and lane not in unit.ready_counts]
     ready = unit.link.ask_each(_READY, [(lane,) for lane in unknown])
     # For lanes with new tasks in them the number is known already.
-    unit.ready_in.update((lane, len(rows)) for lane, rows in zip(unknown, ready(), strict=True))
+    unit.ready_counts.update((lane, len(rows)) for lane, rows in zip(unknown, ready(), strict=True))
     for lane in lanes:
-        if lane and unit.ready_in[lane] > room_in(unit, lane):
+        if lane and unit.ready_counts[lane] > room_in(unit, lane):
             unit.lanes[lane] = None
-    refill = _Refill(unit, _changed(unit))
+    refill = _ReadyUpdate(unit, _changed(unit))
     refill.decide()
-    _set_ready(unit, refill.rise, refill.fall)
+    _set_ready(unit, refill.promoted, refill.demoted)
 
 
-def _set_ready(unit: UnitOfWork, rise: list[int], fall: list[int]) -> None:
-    unit.risen.update(rise)
-    unit.risen.difference_update(fall)
-    ready = {entry.order.seq: entry for entry in unit.fresh()}
-    values = [(seq, False) for seq in fall] + [(seq, True) for seq in rise]
+def _set_ready(unit: UnitOfWork, promoted: list[int], demoted: list[int]) -> None:
+    unit.newly_ready.update(promoted)
+    unit.newly_ready.difference_update(demoted)
+    ready = {loaded.order.seq: loaded for loaded in unit.new_tasks()}
+    values = [(seq, False) for seq in demoted] + [(seq, True) for seq in promoted]
     for seq, is_ready_now in values:
         if seq in ready:
             ready[seq].ready = is_ready_now

@@ -48,14 +48,14 @@ def half(most: int) -> int:
 
 def ask(unit: UnitOfWork, of: Key) -> None:
     """Note that a caller with less than its share waits. The note stays although the caller is refused."""
-    noted = unit.ledger.value(of)
+    noted = unit.counters.value(of)
     if abs(unit.now - noted) > _NOTED:
-        unit.ledger.move(of, int(unit.now) - noted)
+        unit.counters.move(of, int(unit.now) - noted)
 
 
 def others_ask(unit: UnitOfWork, of: Key) -> bool:
     """Whether a caller with less than its share waits."""
-    return abs(unit.now - unit.ledger.value(of)) < WAITING
+    return abs(unit.now - unit.counters.value(of)) < WAITING
 
 
 def check_share(unit: UnitOfWork, of: Key, *, principal: str, holds: int, most: int, what: str, asks: int = 1) -> None:

@@ -20,7 +20,7 @@ from longshore.server.store.sql.statement import Bulk, changing, inserting, type
 from longshore.server.store.tables import codec
 from longshore.server.store.tables.rows import STATUS_COLUMNS, Row, order_values, status_values
 from longshore.server.store.tables.schema import labels, orders, tasks
-from longshore.server.store.transaction.loaded_task import Entry
+from longshore.server.store.transaction.loaded_task import LoadedTask
 
 # New ones ---------------------------------------------------------------------------------------------------------
 
@@ -63,16 +63,16 @@ _INSERT_PLAIN_ORDER: Final = inserting(orders, *_PLAIN)
 _INSERT_LABEL: Final = inserting(labels)
 
 
-def write_new(link: Link, entries: Iterable[Entry], paused: Callable[[str], bool]) -> None:
+def write_new(link: Link, loaded_tasks: Iterable[LoadedTask], paused: Callable[[str], bool]) -> None:
     """Insert tasks that are not stored yet, together with their submissions."""
     rows: dict[Bulk, list[Row]] = {}
     plain: list[Row] = []
     full: list[Row] = []
     named: list[Row] = []
-    for entry in entries:
-        shape, row = _new_row(entry, paused)
+    for loaded in loaded_tasks:
+        shape, row = _new_row(loaded, paused)
         rows.setdefault(shape, []).append(row)
-        order = entry.order
+        order = loaded.order
         work = order.work
         if order.payload is None and order.stall_timeout is None and isinstance(work, Job) and work.arguments is None:
             plain.append(
@@ -98,17 +98,17 @@ def write_new(link: Link, entries: Iterable[Entry], paused: Callable[[str], bool
     link.write(_INSERT_LABEL, named)
 
 
-def _new_row(entry: Entry, paused: Callable[[str], bool]) -> tuple[Bulk, Row]:
-    order, status, work = entry.order, entry.status, entry.order.work
+def _new_row(loaded: LoadedTask, paused: Callable[[str], bool]) -> tuple[Bulk, Row]:
+    order, status, work = loaded.order, loaded.status, loaded.order.work
     if isinstance(work, FilePush):
         target, project, instance = work.destination.target, work.destination.project, work.destination.instance
     else:
         target, project, instance = work.target, "", work.instance
     head = (
         order.seq, order.id, order.creator, order.kind, order.queue, order.priority, target, project, instance,
-        entry.lane, order.expires_at,
+        loaded.lane, order.expires_at,
     )  # fmt: skip
-    place = entry.place
+    place = loaded.place
     row: Row
     if status.state is State.RUNNING and status.revision == _CLAIMED.revision:
         row = (
@@ -118,22 +118,22 @@ def _new_row(entry: Entry, paused: Callable[[str], bool]) -> tuple[Bulk, Row]:
         return (_RUNNING, row) if place is None else (_RUNNING_PUSH, (*row, place))
     if status.state is State.QUEUED and status.revision == _FIRST.revision:
         held = paused(order.queue)
-        row = (*head, status.updated_at, order.kind, _is_ready(entry, held), held)
+        row = (*head, status.updated_at, order.kind, _is_ready(loaded, held), held)
         return (_QUEUED, row) if place is None else (_QUEUED_PUSH, (*row, place))
-    return _ANY, (*head, place, *_all_values(entry, paused))
+    return _ANY, (*head, place, *_all_values(loaded, paused))
 
 
-def _is_ready(entry: Entry, held: bool) -> bool:  # noqa: FBT001
+def _is_ready(loaded: LoadedTask, held: bool) -> bool:  # noqa: FBT001
     """Whether claims see the task: a task without a lane is ready at once, any other is made ready by its lane."""
-    return not held and (not entry.lane or (entry.stored is None and entry.ready))
+    return not held and (not loaded.lane or (loaded.stored is None and loaded.ready))
 
 
-def _all_values(entry: Entry, paused: Callable[[str], bool]) -> Iterable[Any]:
+def _all_values(loaded: LoadedTask, paused: Callable[[str], bool]) -> Iterable[Any]:
     """The values of the _COLUMNS, in their order."""
-    queued = entry.status.state is State.QUEUED
-    held = queued and paused(entry.order.queue)
-    values = status_values(entry.status)
-    return (*values.values(), not entry.status.state.terminal, entry.taker, queued and _is_ready(entry, held), held)
+    queued = loaded.status.state is State.QUEUED
+    held = queued and paused(loaded.order.queue)
+    values = status_values(loaded.status)
+    return (*values.values(), not loaded.status.state.terminal, loaded.taker, queued and _is_ready(loaded, held), held)
 
 
 # Changed ones -----------------------------------------------------------------------------------------------------
@@ -184,21 +184,21 @@ _ended: Final = attrgetter("head", "session_id", "deadline_ticks", "grant")
 _HOW_IT_ENDS: Final = (False, "", None, None)
 
 
-def write_changed(link: Link, entries: Iterable[Entry], paused: Callable[[str], bool]) -> None:
+def write_changed(link: Link, loaded_tasks: Iterable[LoadedTask], paused: Callable[[str], bool]) -> None:
     """Update tasks that are stored, on condition of the revision that the database has."""
     rows: dict[Bulk, list[Row]] = {}
-    for entry in sorted(entries, key=lambda entry: entry.order.seq):
-        shape, row = _changed_row(entry, paused)
+    for loaded in sorted(loaded_tasks, key=lambda loaded: loaded.order.seq):
+        shape, row = _changed_row(loaded, paused)
         rows.setdefault(shape, []).append(row)
     for shape, found in rows.items():
         link.write(shape, found, exactly=True)
 
 
-def _changed_row(entry: Entry, paused: Callable[[str], bool]) -> tuple[Bulk, Row]:
-    old, new = entry.stored, entry.status
+def _changed_row(loaded: LoadedTask, paused: Callable[[str], bool]) -> tuple[Bulk, Row]:
+    old, new = loaded.stored, loaded.status
     if old is None:
         raise AssertionError("the task is not stored")
-    where = (entry.order.seq, old.revision)
+    where = (loaded.order.seq, old.revision)
     before, after = old.state, new.state
     if after is State.SUCCEEDED:
         if (
@@ -220,7 +220,7 @@ def _changed_row(entry: Entry, paused: Callable[[str], bool]) -> tuple[Bulk, Row
         and _others_of_permit(old) == _others_of_permit(new)
     ):
         return _PERMIT, (new.revision, new.updated_at, codec.encode_grant(new.grant), new.method.value, *where)
-    values = tuple(_all_values(entry, paused))
+    values = tuple(_all_values(loaded, paused))
     if old.head != new.head or after.terminal:
         return _UPDATE, (*values, *where)
     return _MOVE, (*[values[number] for number in _MOVED], *where)

@@ -31,12 +31,12 @@ from longshore.server.store.tables.schema import (
     sequence,
     tasks,
 )
-from longshore.server.store.transaction.counters import POSITION, Key, Ledger
+from longshore.server.store.transaction.caches import ClaimPrecheck, Memory
+from longshore.server.store.transaction.counters import POSITION, Counters, Key
 from longshore.server.store.transaction.decisions import Decider
-from longshore.server.store.transaction.event_log import Journal
+from longshore.server.store.transaction.event_log import EventLog
 from longshore.server.store.transaction.limits import LaneLimits
-from longshore.server.store.transaction.loaded_task import Entry, first_status
-from longshore.server.store.transaction.remembered import ClaimPrecheck, Remembered
+from longshore.server.store.transaction.loaded_task import LoadedTask, first_status
 from longshore.server.store.transaction.task_writes import write_changed, write_new
 
 _LOAD: Final = Among(
@@ -62,7 +62,7 @@ _SET_LAST_SEQ: Final = statement(sequence.update().where(sequence.c.name == "tas
 
 
 @record
-class Request:
+class RequestRecord:
     """A request that came before, and the numbers of its tasks."""
 
     fingerprint: str
@@ -89,8 +89,8 @@ class UnitOfWork:
         clock: Clock,
         policy: Policy,
         limits: LaneLimits,
-        remembered: Remembered | None = None,
-        made: set[Key] | None = None,
+        memory: Memory | None = None,
+        counter_rows: set[Key] | None = None,
         precheck: ClaimPrecheck | None = None,
     ) -> None:
         self.link = link
@@ -100,18 +100,20 @@ class UnitOfWork:
         self._time: tuple[float, float] | None = None
         self._decider: Decider | None = None
         self._first: dict[tuple[float, bool], Status] = {}
-        self.remembered = remembered
-        self.ledger = Ledger(link, set() if made is None else made, None if remembered is None else remembered.counters)
+        self.memory = memory
+        self.counters = Counters(
+            link, set() if counter_rows is None else counter_rows, None if memory is None else memory.counters
+        )
         self.places: set[bytes] = set()
         """Destinations that a task has left."""
         self.lanes: dict[str, set[str] | None] = {}
         """Maps each lane whose ready tasks must be recomputed to the takers affected. None means all takers, because
         the free room of the instance changed."""
-        self.requests: dict[tuple[str, str], Request | None] = {}
+        self.requests: dict[tuple[str, str], RequestRecord | None] = {}
         """Requests by (principal, request id) as far as they were looked for. None means that there is none."""
-        self.filled: dict[tuple[str, str], tuple[int, int]] = {}
+        self.request_tasks: dict[tuple[str, str], tuple[int, int]] = {}
         """The first number and the count of tasks that requests with uploads got in this transaction."""
-        self.ready_in: dict[str, int] = {}
+        self.ready_counts: dict[str, int] = {}
         """How many tasks are ready in a lane, as far as that is known."""
         self.sessions: dict[str, tuple[Session, bool] | None] = {}
         """Sessions by id as far as they were looked for and not changed since, and whether they are alive."""
@@ -119,23 +121,23 @@ class UnitOfWork:
         """Rows of uploads by id as far as they were looked for and not changed since."""
         self.sessions_ended: list[str] = []
         self.claimable = False
-        self.risen: set[int] = set()
+        self.newly_ready: set[int] = set()
         """Tasks that have become ready and are not claimed yet."""
         self.precheck = precheck
         self.position = 0
         """How far the database has come with this transaction. 0 means that no task moved, or that the log counts."""
         self.writes = 0
         """Counts what has been changed: a command that raises must not have moved it."""
-        self._cache = None if remembered is None else remembered.tasks
-        self._entries: dict[int, Entry] = {}
-        self._fresh: list[Entry] = []
+        self._task_memory = None if memory is None else memory.tasks
+        self._loaded: dict[int, LoadedTask] = {}
+        self._new_tasks: list[LoadedTask] = []
         """Tasks that are not stored yet."""
         self._deferred: tuple[dict[Bulk, list[Row]], dict[Bulk, list[Row]]] = ({}, {})
         self._changes: list[TaskChange] = []
-        self._journal = Journal(link=link, now=lambda: self.now)
+        self._event_log = EventLog(link=link, now=lambda: self.now)
         self._occupied: dict[bytes, bool] = {}
-        self._paused: frozenset[str] | None = None if remembered is None else remembered.paused
-        self._last_seq: int | None = None if remembered is None else remembered.last_seq
+        self._paused: frozenset[str] | None = None if memory is None else memory.paused
+        self._last_seq: int | None = None if memory is None else memory.last_seq
         self._first_seq = self._last_seq or 0
 
     @property
@@ -156,58 +158,57 @@ class UnitOfWork:
     # Reading ------------------------------------------------------------------------------------------------------
 
     @property
-    def remembers(self) -> bool:
+    def remembers_tasks(self) -> bool:
         """Whether tasks that were written lately are remembered, so that they cost no query."""
-        return self._cache is not None
+        return self._task_memory is not None
 
-    def load(self, seqs: Iterable[int]) -> list[Entry]:
-        """The entries of these tasks, in the order of acceptance; those that do not exist are left out."""
+    def load(self, seqs: Iterable[int]) -> list[LoadedTask]:
+        """Load these tasks, in the order of acceptance; those that do not exist are left out."""
         wanted = sorted(set(seqs))
-        self.ask_for(wanted)()
-        return [self._entries[seq] for seq in wanted if seq in self._entries]
+        self.ask_tasks(wanted)()
+        return [self._loaded[seq] for seq in wanted if seq in self._loaded]
 
-    def ask_for(self, seqs: Iterable[int]) -> Callable[[], None]:
+    def ask_tasks(self, seqs: Iterable[int]) -> Callable[[], None]:
         """Ask for these tasks; they are in the working set once what comes back is called."""
-        missing = [seq for seq in sorted(set(seqs)) if seq not in self._entries and not self._recall(seq)]
+        missing = [seq for seq in sorted(set(seqs)) if seq not in self._loaded and not self._load_remembered(seq)]
         found = self.link.ask_among(_LOAD, missing)
-        return lambda: self.adopt(found.rows())
+        return lambda: self.load_rows(found.rows())
 
-    def adopt(self, rows: Iterable[Row]) -> None:
+    def load_rows(self, rows: Iterable[Row]) -> None:
         """Take rows of `task_columns` into the working set, those that are not there."""
         for row in rows:
             task = task_of(row)
-            if task.order.seq not in self._entries:
-                self._entries[task.order.seq] = Entry(task, stored=True)
+            if task.order.seq not in self._loaded:
+                self._loaded[task.order.seq] = LoadedTask(task, stored=True)
 
-    def _recall(self, seq: int) -> bool:
-        """Take the entry from what earlier transactions left, if it is there."""
-        entry = None if self._cache is None else self._cache.get(seq)
-        if entry is None:
+    def _load_remembered(self, seq: int) -> bool:
+        """Take the task from the cache of earlier transactions, if it is there."""
+        loaded = None if self._task_memory is None else self._task_memory.get(seq)
+        if loaded is None:
             return False
-        self._entries[seq] = entry
+        self._loaded[seq] = loaded
         return True
 
-    def entry(self, task_id: str) -> Entry | None:
+    def find_task(self, task_id: str) -> LoadedTask | None:
         """The task of this id."""
         seq = seq_of(task_id)
         if seq is None:
             return None
-        found = self._entries.get(seq)
+        found = self._loaded.get(seq)
         if found is None:
-            loaded = self.load((seq,))
-            found = loaded[0] if loaded else None
+            found = next(iter(self.load((seq,))), None)
         return found if found is not None and found.order.id == task_id else None
 
-    def entries(self) -> Iterable[Entry]:
+    def loaded(self) -> Iterable[LoadedTask]:
         """The whole working set."""
-        return self._entries.values()
+        return self._loaded.values()
 
-    def fresh(self) -> Sequence[Entry]:
+    def new_tasks(self) -> Sequence[LoadedTask]:
         """New tasks that the database does not know yet, in the order of acceptance. A caller that queries tasks must
         look at these too."""
-        return self._fresh
+        return self._new_tasks
 
-    def look_at(self, places: Iterable[bytes]) -> Callable[[], None]:
+    def ask_occupied(self, places: Iterable[bytes]) -> Callable[[], None]:
         """Ask in one statement which of these destinations live tasks have; known once what comes back is called.
 
         At the start of a transaction only: each of those has a head then, which it may lose in between.
@@ -276,7 +277,7 @@ class UnitOfWork:
 
         return take
 
-    def skip_tasks(self, by: int, *, least: int) -> int:
+    def skip_seqs(self, by: int, *, least: int) -> int:
         """Leave out numbers, up to the next multiple of `by` and up to `least`; answers the last one that was given."""
         last = self.new_seq() - 1
         self._last_seq = max((last // by + 1) * by, least)
@@ -296,68 +297,68 @@ class UnitOfWork:
             found = self._first[not_before, free] = first_status(now=self.now, not_before=not_before, free=free)
         return found
 
-    def add(self, order: Submission, status: Status) -> Entry:
+    def add(self, order: Submission, status: Status) -> LoadedTask:
         """Add a new task."""
         self.writes += 1
-        entry = self._entries[order.seq] = Entry(Task(order, status), stored=False)
-        self._fresh.append(entry)
-        if entry.place is not None:
-            self._occupied[entry.place] = True
+        loaded = self._loaded[order.seq] = LoadedTask(Task(order, status), stored=False)
+        self._new_tasks.append(loaded)
+        if loaded.place is not None:
+            self._occupied[loaded.place] = True
         if status.state is State.QUEUED:
-            self._queue_changed(entry, alone=status.alone)
-        self.ledger.step(entry.counts, None, status)
-        self._journal.made(order)
-        self._record(entry, None)
-        return entry
+            self._queue_changed(loaded, alone=status.alone)
+        self.counters.step(loaded.counts, None, status)
+        self._event_log.made(order)
+        self._record(loaded, None)
+        return loaded
 
-    def apply(self, entry: Entry, event: Event) -> Decision:
+    def apply(self, loaded: LoadedTask, event: Event) -> Decision:
         """Apply the event to the task. No other place changes a status."""
         decider = self._decider
         if decider is None:
             decider = self._decider = Decider(now=self.now, policy=self.policy, draw=self.clock.jitter)
-        decision = decider.decide(entry, event)
+        decision = decider.decide(loaded, event)
         verdict = decision.verdict
         if verdict is Verdict.UNCHANGED or verdict is Verdict.STALE:
             return decision
         self.writes += 1
-        before, after = entry.status, decision.status
-        order = entry.order
-        entry.become(after)
-        self._journal.decided(order, event, decision)
-        self.ledger.step(entry.counts, before, after)
-        self._note_room(entry, before, after)
+        before, after = loaded.status, decision.status
+        order = loaded.order
+        loaded.become(after)
+        self._event_log.decided(order, event, decision)
+        self.counters.step(loaded.counts, before, after)
+        self._note_room(loaded, before, after)
         if after.state.terminal and not before.state.terminal:
-            self._journal.ended(order, after)
-            if entry.place is not None:
-                self.places.add(entry.place)
+            self._event_log.ended(order, after)
+            if loaded.place is not None:
+                self.places.add(loaded.place)
         if verdict is Verdict.CHANGED:
-            self._record(entry, (before.session_id, before.attempt) if before.session_id else None)
+            self._record(loaded, (before.session_id, before.attempt) if before.session_id else None)
         return decision
 
-    def _note_room(self, entry: Entry, before: Status, after: Status) -> None:
+    def _note_room(self, loaded: LoadedTask, before: Status, after: Status) -> None:
         if before.session_id and not after.session_id:
-            self.lanes[entry.lane] = None
+            self.lanes[loaded.lane] = None
             # Its target may have been full; whether it was is not worth a read.
             self.claimable = True
         if before.state is State.QUEUED and after.state is not State.RUNNING:
-            self._queue_changed(entry, alone=before.alone)
+            self._queue_changed(loaded, alone=before.alone)
         if after.state is State.QUEUED and before.state is not State.QUEUED:
-            self._queue_changed(entry, alone=after.alone)
+            self._queue_changed(loaded, alone=after.alone)
         if after.state is State.SETTLING and not after.session_id:
             self.claimable = True
 
-    def _queue_changed(self, entry: Entry, *, alone: bool) -> None:
+    def _queue_changed(self, loaded: LoadedTask, *, alone: bool) -> None:
         """Note that the task has come into its instance's queue, or left it."""
-        if not entry.lane:
-            self.risen.add(entry.order.seq)
+        if not loaded.lane:
+            self.newly_ready.add(loaded.order.seq)
             return
-        takers = self.lanes.setdefault(entry.lane, set())
+        takers = self.lanes.setdefault(loaded.lane, set())
         if takers is not None:
-            takers.add(taker_of(entry.order.kind, alone=alone))
+            takers.add(taker_of(loaded.order.kind, alone=alone))
 
-    def _record(self, entry: Entry, holder: tuple[str, int] | None) -> None:
-        self._changes.append(TaskChange(entry.task, holder))
-        self._journal.record(entry.order, entry.status)
+    def _record(self, loaded: LoadedTask, holder: tuple[str, int] | None) -> None:
+        self._changes.append(TaskChange(loaded.task, holder))
+        self._event_log.record(loaded.order, loaded.status)
 
     # Writing ------------------------------------------------------------------------------------------------------
 
@@ -383,31 +384,31 @@ class UnitOfWork:
     def move(self, key: Key, by: int) -> None:
         """Move a counter."""
         self.writes += 1
-        self.ledger.move(key, by)
+        self.counters.move(key, by)
 
     def flush(self) -> None:
         """Write what has changed so far, counters excepted."""
         # Stored tasks come first, because they may leave destinations that new ones take.
         self.flush_stored()
-        if self._fresh:
-            write_new(self.link, self._fresh, self.is_paused)
-            for entry in self._fresh:
-                entry.is_written()
-            self._fresh = []
+        if self._new_tasks:
+            write_new(self.link, self._new_tasks, self.is_paused)
+            for loaded in self._new_tasks:
+                loaded.is_written()
+            self._new_tasks = []
         for rows in self._deferred:
             for what, each in rows.items():
                 self.link.write(what, each)
             rows.clear()
-        self._journal.flush()
+        self._event_log.flush()
 
     def flush_stored(self) -> None:
         """Write the tasks that the database knows, so that it can be asked for them. New ones are written once, when it
         is known what the transaction makes of them: one that is claimed at once is never written as a queued one."""
-        changed = [entry for entry in self._entries.values() if entry.changed and entry.stored is not None]
+        changed = [loaded for loaded in self._loaded.values() if loaded.changed and loaded.stored is not None]
         if changed:
             write_changed(self.link, changed, self.is_paused)
-            for entry in changed:
-                entry.is_written()
+            for loaded in changed:
+                loaded.is_written()
 
     def finish(self) -> None:
         """Write the rest, at the end."""
@@ -415,35 +416,35 @@ class UnitOfWork:
         if self._last_seq is not None and self._last_seq != self._first_seq:
             self.link.tell(_SET_LAST_SEQ, last=self._last_seq)
         if self._changes and self.link.dialect.exclusive:
-            self.ledger.ask((POSITION,))()
-            self.ledger.move(POSITION, 1)
-            self.position = self.ledger.value(POSITION)
-        self.ledger.flush()
+            self.counters.ask((POSITION,))()
+            self.counters.move(POSITION, 1)
+            self.position = self.counters.value(POSITION)
+        self.counters.flush()
 
     def reread(self) -> None:
         """Take over what a statement has changed behind the back of the working set, which is flushed."""
-        if self._cache is not None:
-            self._cache.clear()
-        for row in self.link.among(_LOAD, sorted(self._entries)):
+        if self._task_memory is not None:
+            self._task_memory.clear()
+        for row in self.link.among(_LOAD, sorted(self._loaded)):
             task = task_of(row)
-            entry = self._entries[task.order.seq]
-            entry.become(task.status)
-            entry.is_written()
+            loaded = self._loaded[task.order.seq]
+            loaded.become(task.status)
+            loaded.is_written()
 
     def committed(self) -> None:
         """The transaction is committed: what it knows of tasks holds for the next one."""
-        remembered = self.remembered
-        if remembered is not None:
-            remembered.tasks.committed(self._entries.values())
-            remembered.paused, remembered.last_seq = self._paused, self._last_seq
-            self.ledger.committed()
-            remembered.committed()
+        memory = self.memory
+        if memory is not None:
+            memory.tasks.committed(self._loaded.values())
+            memory.paused, memory.last_seq = self._paused, self._last_seq
+            self.counters.committed()
+            memory.committed()
 
     def changes(self) -> Changes:
         """The changes to tell the engine after the commit."""
         return Changes(
             tasks=tuple(self._changes),
-            claimable=self.claimable or bool(self.risen),
-            debts=self._journal.owes,
+            claimable=self.claimable or bool(self.newly_ready),
+            debts=self._event_log.makes_debts,
             sessions_ended=tuple(self.sessions_ended),
         )

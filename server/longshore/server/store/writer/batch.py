@@ -17,12 +17,12 @@ from longshore.server.store.handlers import (
     restores,
     server_commands,
     servers,
+    sessions,
     tasks,
+    upload_homes,
     uploads,
 )
-from longshore.server.store.handlers import sessions as fleet
-from longshore.server.store.handlers import upload_homes as homes
-from longshore.server.store.transaction.ready import follow
+from longshore.server.store.transaction.ready import update_heads_and_ready
 from longshore.server.store.transaction.unit import UnitOfWork
 from longshore.server.store.writer.prefetch import prefetch
 
@@ -43,16 +43,16 @@ _HANDLERS: Final[Mapping[type[Command[Any]], Callable[[UnitOfWork, Any], Answer]
     commands.SettleTask: tasks.settle_task,
     commands.PauseQueue: tasks.pause_queue,
     commands.ClaimTasks: claims.claim_tasks,
-    commands.BeginAttempts: fleet.begin_attempts,
-    commands.RequestGrants: fleet.request_grants,
-    commands.FileReports: fleet.file_reports,
-    commands.OpenSession: fleet.open_session,
-    commands.RenewLeases: fleet.renew_leases,
-    commands.Disconnect: fleet.disconnect,
-    commands.DrainSession: fleet.drain_session,
-    commands.NoteRemark: fleet.note_remark,
-    commands.WakeParked: fleet.wake_parked,
-    commands.PayDebt: fleet.pay_debt,
+    commands.BeginAttempts: sessions.begin_attempts,
+    commands.RequestGrants: sessions.request_grants,
+    commands.FileReports: sessions.file_reports,
+    commands.OpenSession: sessions.open_session,
+    commands.RenewLeases: sessions.renew_leases,
+    commands.Disconnect: sessions.disconnect,
+    commands.DrainSession: sessions.drain_session,
+    commands.NoteRemark: sessions.note_remark,
+    commands.WakeParked: sessions.wake_parked,
+    commands.PayDebt: sessions.pay_debt,
     commands.Tick: janitor.tick,
     commands.ReapSessions: janitor.reap_sessions,
     commands.ExtendLeases: janitor.extend_leases,
@@ -64,8 +64,8 @@ _HANDLERS: Final[Mapping[type[Command[Any]], Callable[[UnitOfWork, Any], Answer]
     server_commands.NoteClock: clock_steps.note_clock,
     server_commands.AnnounceServer: servers.announce_server,
     server_commands.RetireServer: servers.retire_server,
-    server_commands.RecordHome: homes.record_home,
-    server_commands.HearUploads: homes.hear_uploads,
+    server_commands.RecordHome: upload_homes.record_home,
+    server_commands.HearUploads: upload_homes.hear_uploads,
 }
 
 
@@ -83,10 +83,10 @@ class Refused:
     error: LongshoreError
 
 
-Outcome = Done | Refused
+CommandOutcome = Done | Refused
 
 
-def execute(unit: UnitOfWork, batch: Sequence[Command[Any]]) -> list[Outcome]:
+def execute(unit: UnitOfWork, batch: Sequence[Command[Any]]) -> list[CommandOutcome]:
     """Decide and write all of `batch`; the caller commits. Answers in the order of `batch`.
 
     Claims come last, so that what the batch made or freed can be claimed in the same transaction.
@@ -97,12 +97,12 @@ def execute(unit: UnitOfWork, batch: Sequence[Command[Any]]) -> list[Outcome]:
         if not isinstance(command, commands.ClaimTasks):
             answers[index] = _decide(unit, command)
     unit.flush_stored()
-    follow(unit)
+    update_heads_and_ready(unit)
     for index, command in enumerate(batch):
         if isinstance(command, commands.ClaimTasks):
             answers[index] = _decide(unit, command)
     unit.flush()
-    outcomes: list[Outcome] = []
+    outcomes: list[CommandOutcome] = []
     for index in range(len(batch)):
         answer = answers[index]
         outcomes.append(Refused(answer) if isinstance(answer, LongshoreError) else Done(answer()))

@@ -8,9 +8,8 @@ from typing import Any
 from longshore.server.model.task import FilePush
 from longshore.server.store import commands
 from longshore.server.store.commands import Command
-from longshore.server.store.handlers import sessions as fleet
-from longshore.server.store.handlers import uploads
-from longshore.server.store.handlers.requests import counted, look_for_requests
+from longshore.server.store.handlers import sessions, uploads
+from longshore.server.store.handlers.requests import ask_requests, room_counters
 from longshore.server.store.tables.ids import seq_of
 from longshore.server.store.tables.rows import lane_of_work, place_of
 from longshore.server.store.transaction.counters import LANE_RUNNING, SPOOL, Key
@@ -49,7 +48,7 @@ class _Names:
         key = (queue, principal, bounds.caller_tasks is None)
         if key not in self._rooms:
             self._rooms.add(key)
-            self.counters.update(counted(bounds, queue=queue, principal=principal))
+            self.counters.update(room_counters(bounds, queue=queue, principal=principal))
 
     def see(self, command: Command[Any]) -> None:
         match command:
@@ -82,8 +81,8 @@ class _Names:
                 self.requests.append((command.principal, command.request_id))
             case commands.OpenUpload():
                 self.requests.append((command.principal, command.request_id))
-                self.counters.update(counted(command.bounds, queue=command.queue, principal=command.principal))
-                self.counters.update(uploads.counted(command.bounds, principal=command.principal))
+                self.counters.update(room_counters(command.bounds, queue=command.queue, principal=command.principal))
+                self.counters.update(uploads.upload_counters(command.bounds, principal=command.principal))
             case commands.Checkpoint():
                 self.uploads.add(command.upload_id)
             case commands.FinishUpload():
@@ -100,18 +99,18 @@ def prefetch(unit: UnitOfWork, batch: Sequence[Command[Any]]) -> None:
         names.see(command)
     taking: list[Callable[[], object]] = []
     if names.tasks:
-        taking.append(unit.ask_for(names.tasks))
+        taking.append(unit.ask_tasks(names.tasks))
     if names.requests:
-        taking.append(look_for_requests(unit, names.requests))
+        taking.append(ask_requests(unit, names.requests))
     if names.places:
-        taking.append(unit.look_at(names.places))
+        taking.append(unit.ask_occupied(names.places))
     if names.counters:
-        taking.append(unit.ledger.ask(names.counters))
-    sessions = [each for each in names.sessions if fleet.known_session(unit, each) is None]
-    if sessions:
-        taking.append(fleet.look_for_sessions(unit, sessions))
+        taking.append(unit.counters.ask(names.counters))
+    unknown = [each for each in names.sessions if sessions.remembered_session(unit, each) is None]
+    if unknown:
+        taking.append(sessions.ask_sessions(unit, unknown))
     if names.uploads:
-        taking.append(uploads.look_for(unit, names.uploads))
+        taking.append(uploads.ask_uploads(unit, names.uploads))
     if names.makes:
         taking.append(unit.ask_last_seq())
     if names.makes or names.tasks:

@@ -24,12 +24,12 @@ from longshore.server.store.errors import BatchConflict, DatabaseLost
 from longshore.server.store.handlers.clock_steps import ClockSteps
 from longshore.server.store.handlers.server_commands import MarkRestored, MeetDatabase
 from longshore.server.store.memory.claim_precheck import Precheck
-from longshore.server.store.protocol import Changes, Memory
+from longshore.server.store.protocol import Changes, Generation
 from longshore.server.store.sql.link import Link, Reply
 from longshore.server.store.sql.statement import statement
 from longshore.server.store.tables.schema import sequence
 from longshore.server.store.transaction.unit import UnitOfWork
-from longshore.server.store.writer.batch import Done, Outcome, Refused, execute
+from longshore.server.store.writer.batch import CommandOutcome, Done, Refused, execute
 
 R = TypeVar("R")
 
@@ -106,9 +106,9 @@ class Writer:
     """Owns the writing connection. `submit` belongs to the loop's thread, `_work` and what it calls to the writer's.
 
     `make_unit` begins the working set of a transaction, `forget` drops what is remembered between them; `deliver` is
-    called on the loop with what each commit changed, unless a `log` does it; `may_pass` as the dialect has it. A
-    `memory` is told of each commit before anybody else, and says at each new connection whether the database is behind.
-    `steps` notices that the wall clock was set; None where that is not watched for.
+    called on the loop with what each commit changed, unless a `log` does it; `may_pass` as the dialect has it. The
+    `generation` hears of each commit before anybody else, and says at each new connection whether the database is
+    behind. `steps` notices that the wall clock was set; None where that is not watched for.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class Writer:
         may_pass: Callable[[BaseException], bool],
         log: Log | None = None,
         precheck: Precheck | None = None,
-        memory: Memory | None = None,
+        generation: Generation | None = None,
         steps: ClockSteps | None = None,
     ) -> None:
         self._connect = connect
@@ -132,8 +132,8 @@ class Writer:
         self._deliver = deliver
         self._may_pass = may_pass
         self._log = log
-        self._lookout = precheck
-        self._memory = memory
+        self._precheck = precheck
+        self._generation = generation
         self._steps = steps
         self._noting = False
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -214,8 +214,8 @@ class Writer:
         if self._link is not None:
             self._link.close()
             self._link = None
-        if self._memory is not None:
-            self._memory.close()
+        if self._generation is not None:
+            self._generation.close()
 
     def _take(self) -> list[_Waiting] | None:
         """The next batch; empty when it is time to probe, None when everything is done."""
@@ -261,7 +261,7 @@ class Writer:
             return
         self._hand_over(list(zip(batch, outcomes, strict=True)), changes)
 
-    def _persist(self, commands: Sequence[Command[Any]]) -> tuple[list[Outcome], Changes | None]:
+    def _persist(self, commands: Sequence[Command[Any]]) -> tuple[list[CommandOutcome], Changes | None]:
         """One transaction, tried again where that may help. Commands can be carried out anew: nothing was committed."""
         for _ in range(TRIES - 1):
             try:
@@ -271,13 +271,13 @@ class Writer:
                     raise
         return self._transaction(commands)
 
-    def _transaction(self, commands: Sequence[Command[Any]]) -> tuple[list[Outcome], Changes | None]:
+    def _transaction(self, commands: Sequence[Command[Any]]) -> tuple[list[CommandOutcome], Changes | None]:
         """Carry out one transaction. The changes are None where the log tells of them."""
         link = self._open_link()
         self._keep_time()
         began = self._busy_since = self._clock.ticks()
         try:
-            if self._lookout is not None and self._lookout.nothing(link, commands, self._clock.now()):
+            if self._precheck is not None and self._precheck.finds_nothing(link, commands, self._clock.now()):
                 return [Done(Claims(())) for _ in commands], None
             link.begin()
             unit = self._make_unit(link, commands)
@@ -290,11 +290,11 @@ class Writer:
             raise
         finally:
             self._busy_since = None
-        if self._memory is not None:
-            self._memory.reached(unit.position if announced is None else announced.rows()[0][0])
+        if self._generation is not None:
+            self._generation.reached(unit.position if announced is None else announced.rows()[0][0])
         unit.committed()
-        if self._lookout is not None:
-            self._lookout.saw([outcome.result for outcome in outcomes if isinstance(outcome, Done)])
+        if self._precheck is not None:
+            self._precheck.note_results([outcome.result for outcome in outcomes if isinstance(outcome, Done)])
         now = self._clock.ticks()
         if self._writable_since is None or now - began > STALL:
             self._writable_since = now
@@ -331,8 +331,8 @@ class Writer:
             self._writable_since = None
             self._note(error)
             return
-        if self._memory is not None:
-            self._memory.settle()
+        if self._generation is not None:
+            self._generation.settle()
         now = self._clock.ticks()
         if self._writable_since is None or now - began > STALL:
             self._writable_since = now
@@ -343,8 +343,8 @@ class Writer:
                 self._link = self._connect()
                 if self._steps is not None:
                     self._steps.meet(self._link)
-                if self._memory is not None:
-                    self._meet(self._memory)
+                if self._generation is not None:
+                    self._meet(self._generation)
             except Exception:
                 self._writable_since = None
                 if self._link is not None:
@@ -352,16 +352,16 @@ class Writer:
                 raise
         return self._link
 
-    def _meet(self, memory: Memory) -> None:
+    def _meet(self, generation: Generation) -> None:
         """Compare the database with the memory, before anything else on a new connection. A database that is behind is
         marked as restored, which pauses its queues. It may have been exchanged while the old connection was away."""
         met = self._ask(MeetDatabase(candidate=secrets.randbits(62)))
-        behind = memory.compare(met.database, met.position)
+        behind = generation.compare(met.database, met.position)
         if behind is not None:
             _log.warning("database_behind", why=behind.why, known=behind.known, found=met.position)
             self._ask(MarkRestored(known=behind.known))
             met = self._ask(MeetDatabase(candidate=met.database))
-        memory.begin(met.database, met.position)
+        generation.begin(met.database, met.position)
 
     def _keep_time(self) -> None:
         """Look whether the wall clock was set, before anything else goes by it: see `clock_steps`."""
@@ -410,7 +410,7 @@ class Writer:
     def _fail(self, batch: Sequence[_Waiting], error: LongshoreError) -> None:
         self._call(self._resolve_failed, batch, error)
 
-    def _hand_over(self, outcomes: Sequence[tuple[_Waiting, Outcome]], changes: Changes | None) -> None:
+    def _hand_over(self, outcomes: Sequence[tuple[_Waiting, CommandOutcome]], changes: Changes | None) -> None:
         self._call(self._resolve, outcomes, changes)
 
     def _call(self, function: Callable[..., None], *arguments: Any) -> None:
@@ -423,7 +423,7 @@ class Writer:
             # The loop is closed: nobody waits any more, and what was committed stays committed.
             return
 
-    def _resolve(self, outcomes: Sequence[tuple[_Waiting, Outcome]], changes: Changes | None) -> None:
+    def _resolve(self, outcomes: Sequence[tuple[_Waiting, CommandOutcome]], changes: Changes | None) -> None:
         if changes is not None:
             self._deliver(changes)
         for waiting, outcome in outcomes:

@@ -7,18 +7,18 @@ from typing import Protocol
 
 from longshore.server.model.task import Session
 from longshore.server.store.transaction.counters import Key
-from longshore.server.store.transaction.loaded_task import Entry
+from longshore.server.store.transaction.loaded_task import LoadedTask
 
 
-class RememberedTasks(Protocol):
+class TaskMemory(Protocol):
     """Live tasks as the last commit left them."""
 
-    def get(self, seq: int) -> Entry | None:
+    def get(self, seq: int) -> LoadedTask | None:
         """The task of that number. None means that it is not remembered."""
         ...
 
-    def committed(self, entries: Iterable[Entry]) -> None:
-        """Keep these entries: they are stored now, and belong to no transaction any more."""
+    def committed(self, loaded_tasks: Iterable[LoadedTask]) -> None:
+        """Keep these tasks: they are stored now, and belong to no transaction any more."""
         ...
 
     def clear(self) -> None:
@@ -26,7 +26,7 @@ class RememberedTasks(Protocol):
         ...
 
 
-class Remembered(Protocol):
+class Memory(Protocol):
     """Rows as the last commit left them."""
 
     counters: dict[Key, int | None]
@@ -37,11 +37,11 @@ class Remembered(Protocol):
     """Paused queues; None means that they are not remembered."""
     last_seq: int | None
     """The last task number that was given away; None means that it is not remembered."""
-    holds: bool
+    keeps_memory: bool
     """Whether this transaction leaves sessions as they are."""
 
     @property
-    def tasks(self) -> RememberedTasks:
+    def tasks(self) -> TaskMemory:
         """The cache of tasks, which goes with the rest."""
         ...
 
@@ -53,6 +53,6 @@ class Remembered(Protocol):
 class ClaimPrecheck(Protocol):
     """Tells beforehand whether a claim is worth its turn."""
 
-    def met(self, session: Session) -> None:
-        """A claim has met this session."""
+    def add_session(self, session: Session) -> None:
+        """Remember a session for which a claim was made."""
         ...
