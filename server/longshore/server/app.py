@@ -21,7 +21,7 @@ from grpc_reflection.v1alpha import reflection
 from longshore.server import version
 from longshore.server.config.advertise import advertised, check_advertised
 from longshore.server.config.database_url import make_store, open_store
-from longshore.server.config.settings import Settings, is_postgres
+from longshore.server.config.settings import Settings
 from longshore.server.config.spool_url import make_spool, open_spool
 from longshore.server.data.datadir import DataDir
 from longshore.server.edge.admin_service import AdminEngine, AdminService
@@ -110,7 +110,7 @@ async def serving(settings: Settings, data: DataDir) -> AsyncIterator[Running]:
         spool = await make_spool(settings, data, store)
         stack.push_async_callback(spool.close)
         await open_spool(spool, settings.spool)
-        here = Here(secrets.token_hex(8), spool.identity) if is_postgres(settings.database) else None
+        here = Here(secrets.token_hex(8), spool.identity) if settings.database.shared else None
         server = _Server(settings, data, store, spool, clock, door, here)
         try:
             await server.start()
@@ -161,7 +161,7 @@ class _Server:
                 lease=times.lease,
                 upload_idle=times.upload_idle,
                 history=times.history,
-                alone=not is_postgres(settings.database),
+                alone=not settings.database.shared,
             ),
             here=here,
         )

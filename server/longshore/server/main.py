@@ -18,7 +18,7 @@ from longshore.server import logs
 from longshore.server.app import serving
 from longshore.server.cli import backup, migrate, options, token
 from longshore.server.cli.exits import EXIT_FAILED, refusals
-from longshore.server.config.settings import DEFAULT_LISTEN, Limits, Settings, SettingsError, Times
+from longshore.server.config.settings import DEFAULT_LISTEN, DatabaseURL, Limits, Settings, SettingsError, Times
 from longshore.server.config.values import parse_client_roles, parse_duration, parse_size, parse_tls
 from longshore.server.data.datadir import DataDir
 from longshore.server.process import malloc as tuning
@@ -108,7 +108,7 @@ def _longshored(
             listen=tuple(listen or (DEFAULT_LISTEN,)),
             tls=parse_tls(tls_cert, tls_key, tls_client_ca),
             client_roles=parse_client_roles(client_role or (), client_ca=tls_client_ca is not None),
-            database=database,
+            database=DatabaseURL(database),
             spool=spool,
             advertise=advertise,
             attempt_limit=attempt_limit,

@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from longshore.server.cli.token_admin import Desk
-from longshore.server.config.settings import Settings
+from longshore.server.config.settings import DatabaseURL, Settings
 from longshore.server.model.access import Role, Secret
 from tests.support.servers.processes import ServerProcess
 
 
 def desk(data: Path, *, database: str = "") -> Desk:
     """The tokens of a server with this data directory."""
-    return Desk(Settings(data_dir=data, database=database), make=True)
+    return Desk(Settings(data_dir=data, database=DatabaseURL(database)), make=True)
 
 
 def make_token(data: Path, name: str, *roles: Role, expires: float | None = None, database: str = "") -> str:

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from longshore.server.config.advertise import advertised, check_advertised
-from longshore.server.config.settings import Settings, SettingsError, TlsFiles
+from longshore.server.config.settings import DatabaseURL, Settings, SettingsError, TlsFiles
 
 TLS = TlsFiles(certificate=Path("/c"), key=Path("/k"))
-POSTGRES = "postgresql://db/longshore"
+POSTGRES = DatabaseURL("postgresql://db/longshore")
 
 
 def settings(**more: Any) -> Settings:

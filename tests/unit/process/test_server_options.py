@@ -20,7 +20,7 @@ from longshore.worker import main as worker_main
 OPTIONS: dict[str, tuple[tuple[str, str, str], Callable[[Settings], Any], Callable[[str], Any]]] = {
     "data-dir": (("/a", "/b", "/c"), lambda s: s.data_dir, Path),
     "listen": (("127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"), lambda s: s.listen, lambda text: (text,)),
-    "database": (("sqlite:////a", "sqlite:////b", "sqlite:////c"), lambda s: s.database, str),
+    "database": (("sqlite:////a", "sqlite:////b", "sqlite:////c"), lambda s: s.database.text, str),
     "spool": (("file:///a", "file:///b", "file:///c"), lambda s: s.spool, str),
     "worker-concurrency": (("1", "2", "3"), lambda s: s.worker_concurrency, int),
     "queue-limit": (("1", "2", "3"), lambda s: s.limits.queue_tasks, int),

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from longshore.server.config.settings import (
+    DatabaseURL,
     SettingsError,
     check_listen,
     spool_path,
-    sqlite_path,
     way_in,
     without_password,
 )
@@ -89,12 +89,18 @@ def test_a_unix_path_that_does_not_fit_is_refused() -> None:
         check_listen("unix:/" + "x" * 107)
 
 
+def test_a_postgresql_database_is_shared_and_no_other() -> None:
+    shared = ("postgresql://ci@db/x", "postgres://db/x", "postgresql:///x?host=a,b")
+    assert [DatabaseURL(text).shared for text in shared] == [True, True, True]
+    assert [DatabaseURL(text).shared for text in ("", "sqlite:////srv/l.db", "mysql://h/d")] == [False] * 3
+
+
 def test_database_and_spool_urls() -> None:
-    assert sqlite_path("", Path("/d")) == Path("/d")
-    assert sqlite_path("sqlite:////srv/l.db", Path("/d")) == Path("/srv/l.db")
+    assert DatabaseURL().file(Path("/d")) == Path("/d")
+    assert DatabaseURL("sqlite:////srv/l.db").file(Path("/d")) == Path("/srv/l.db")
     assert spool_path("file:///srv/spool", Path("/d")) == Path("/srv/spool")
     with pytest.raises(SettingsError, match="sqlite:///PATH"):
-        sqlite_path("mysql://h/d", Path("/d"))
+        DatabaseURL("mysql://h/d").file(Path("/d"))
     with pytest.raises(SettingsError, match="file:///PATH"):
         spool_path("s3://bucket", Path("/d"))
 

@@ -11,7 +11,7 @@ import typer
 from longshore.program import streams
 from longshore.server.cli.exits import refusals
 from longshore.server.config.database_url import in_operators_words, make_dialect
-from longshore.server.config.settings import Settings, is_postgres, sqlite_path
+from longshore.server.config.settings import Settings
 from longshore.server.data.datadir import DataDir
 from longshore.server.store.migrations.run import migrate, revision_of
 from longshore.server.store.tables.schema_version import EMPTY, OURS, check
@@ -44,7 +44,7 @@ def _migrate(
 
 
 def _found(settings: Settings) -> tuple[int, int]:
-    if not is_postgres(settings.database) and not _file_is_there(settings):
+    if not settings.database.shared and not _file_is_there(settings):
         return EMPTY, EMPTY
     with _data_dir(settings) as data, in_operators_words(settings.database, _file(settings)):
         dialect = make_dialect(settings.database, data)
@@ -62,14 +62,14 @@ def _done(settings: Settings) -> tuple[int, int]:
 def _data_dir(settings: Settings) -> contextlib.AbstractContextManager[DataDir]:
     """The data directory is locked for SQLite's database, so that no server has it; PostgreSQL's needs no such lock."""
     data = DataDir(settings.data_dir)
-    return contextlib.nullcontext(data) if is_postgres(settings.database) else data
+    return contextlib.nullcontext(data) if settings.database.shared else data
 
 
 def _file(settings: Settings) -> Path | None:
     """Return the path of SQLite's file. None means that the database is PostgreSQL's."""
-    if is_postgres(settings.database):
+    if settings.database.shared:
         return None
-    return sqlite_path(settings.database, DataDir(settings.data_dir).database)
+    return settings.database.file(DataDir(settings.data_dir).database)
 
 
 def _file_is_there(settings: Settings) -> bool:

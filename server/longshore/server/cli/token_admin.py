@@ -13,7 +13,7 @@ from typing import TypeVar
 import sqlalchemy as sa
 
 from longshore.server.config.database_url import EXTRA
-from longshore.server.config.settings import Settings, SettingsError, is_postgres, sqlite_path, without_password
+from longshore.server.config.settings import Settings, SettingsError
 from longshore.server.data.datadir import DataDirError
 from longshore.server.model.access import Role, Secret, Token, new_secret
 from longshore.server.model.clock import Clock, SystemClock
@@ -45,8 +45,8 @@ class Desk:
 
     def __init__(self, settings: Settings, *, make: bool) -> None:
         """Open the database. With `make` one that is not there is made, for the server that will start on it."""
-        self._url = settings.database
-        self._shown = without_password(settings.database) or f"longshore.db in {settings.data_dir}"
+        self._url = settings.database.text
+        self._shown = settings.database.shown or f"longshore.db in {settings.data_dir}"
         self._dialect, self._clock = _database(settings, make=make)
         self._open(make=make)
 
@@ -145,8 +145,8 @@ class Desk:
 
 
 def _database(settings: Settings, *, make: bool) -> tuple[Database, Clock]:
-    if not is_postgres(settings.database):
-        path = sqlite_path(settings.database, settings.data_dir / "longshore.db")
+    if not settings.database.shared:
+        path = settings.database.file(settings.data_dir / "longshore.db")
         if not path.exists():
             if not make:
                 raise DataDirError(
@@ -160,7 +160,7 @@ def _database(settings: Settings, *, make: bool) -> tuple[Database, Clock]:
     except ImportError as error:
         raise SettingsError(EXTRA) from error
     clock = DatabaseClock()
-    return PostgresDialect(settings.database, clock), clock
+    return PostgresDialect(settings.database.text, clock), clock
 
 
 def _make(path: Path, data_dir: Path) -> None:

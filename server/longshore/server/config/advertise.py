@@ -12,7 +12,6 @@ from longshore.server.config.settings import (
     check_listeners,
     is_exposed,
     is_port,
-    is_postgres,
     is_unix,
 )
 
@@ -25,7 +24,7 @@ def check_advertised(settings: Settings) -> None:
     if not given:
         address = advertised(settings, check_listeners(settings))
         # A folder may be on this machine only; an object store is everybody's.
-        if is_postgres(settings.database) and _is_folder(settings.spool) and _is_anywhere(address):
+        if settings.database.shared and _is_folder(settings.spool) and _is_anywhere(address):
             raise SettingsError(
                 f"--listen {address}: names every address of this machine and none. Say with --advertise HOST:PORT "
                 "where workers reach this very server, past any balancer: they download payloads from its spool there."

@@ -10,7 +10,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from longshore.server.config.settings import SettingsError, is_postgres, sqlite_path, without_password
+from longshore.server.config.settings import DatabaseURL, SettingsError
 from longshore.server.data.datadir import DataDir, DataDirError
 from longshore.server.data.generation import GenerationFile
 from longshore.server.model.clock import Clock, SystemClock
@@ -36,12 +36,12 @@ _DAMAGED: Final = ("malformed", "not a database")
 _EACH_HOST: Final = "All failures were:"
 
 
-def make_store(url: str, data: DataDir, *, policy: Policy, limits: LaneLimits) -> tuple[SQLStore, Clock]:
+def make_store(url: DatabaseURL, data: DataDir, *, policy: Policy, limits: LaneLimits) -> tuple[SQLStore, Clock]:
     """The store, still to be opened, and the clock that goes with it: the database's own where several servers share
     it. Raises SettingsError, DataDirError (another server has the SQLite file)."""
-    if not is_postgres(url):
+    if not url.shared:
         clock = SystemClock()
-        path = sqlite_path(url, data.database)
+        path = url.file(data.database)
         data.claim_database(path)
         generation = GenerationFile(data.generation, alone=True)
         steps = ClockSteps(clock, boot=this_boot())
@@ -53,40 +53,40 @@ def make_store(url: str, data: DataDir, *, policy: Policy, limits: LaneLimits) -
         from longshore.server.store.postgres.dialect import PostgresStore
 
         generation = GenerationFile(data.generation, alone=False)
-        store = PostgresStore(url=url, policy=policy, limits=limits, generation=generation)
+        store = PostgresStore(url=url.text, policy=policy, limits=limits, generation=generation)
     return store, store.clock
 
 
-def make_dialect(url: str, data: DataDir) -> Dialect:
+def make_dialect(url: DatabaseURL, data: DataDir) -> Dialect:
     """The database for one who serves nobody: no store, no clock. Raises SettingsError, DataDirError."""
-    if not is_postgres(url):
-        path = sqlite_path(url, data.database)
+    if not url.shared:
+        path = url.file(data.database)
         data.claim_database(path)
         return SQLiteDialect(path)
     with _driver():
         from longshore.server.store.postgres.dialect import PostgresDialect
 
-        return PostgresDialect(url)
+        return PostgresDialect(url.text)
 
 
-async def open_store(store: SQLStore, url: str) -> None:
+async def open_store(store: SQLStore, url: DatabaseURL) -> None:
     """Open it. Raises SettingsError, DataDirError, SchemaMismatch, StoreUnavailable (another start may help)."""
     with in_operators_words(url, store.path if isinstance(store, SQLiteStore) else None):
         await store.open()
 
 
 @contextmanager
-def in_operators_words(url: str, file: Path | None = None) -> Iterator[None]:
+def in_operators_words(url: DatabaseURL, file: Path | None = None) -> Iterator[None]:
     """Turn the database's errors into SettingsError, DataDirError and StoreUnavailable, with a message of one line that
     names the option and tells no password. `file` is SQLite's file; None means that the message shows the URL."""
-    shown = str(file or without_password(url) or "longshore.db in the data directory")
+    shown = str(file or url.shown or "longshore.db in the data directory")
     try:
         yield
     except NotDurable as error:
         raise SettingsError(f"--database {shown}: {error}") from error
     except sa.exc.DBAPIError as error:
-        why = _one_line(str(error.orig), url, shown)
-        if not is_postgres(url):
+        why = _one_line(str(error.orig), url.text, shown)
+        if not url.shared:
             damaged = any(words in why for words in _DAMAGED)
             remedy = " Keep a copy of it and restore a backup: docs/operations.md." if damaged else ""
             raise DataDirError(f"--database: {shown} cannot be used: {why}.{remedy}") from error

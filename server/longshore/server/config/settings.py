@@ -65,6 +65,36 @@ class TlsFiles:
     client_ca: Path | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class DatabaseURL:
+    """The value of `--database`: `sqlite:///PATH` or a libpq URL `postgresql://...`. An empty text means longshore.db
+    in the data directory."""
+
+    text: str = ""
+
+    @property
+    def shared(self) -> bool:
+        """Whether several servers may share the database."""
+        return urlsplit(self.text).scheme in ("postgresql", "postgres")
+
+    @property
+    def shown(self) -> str:
+        """The text without its secrets."""
+        return without_password(self.text)
+
+    def file(self, default: Path) -> Path:
+        """Return the file of a database that is not shared. Raises SettingsError."""
+        if not self.text:
+            return default
+        parts = urlsplit(self.text)
+        if parts.scheme != "sqlite" or parts.netloc or not parts.path.startswith("/"):
+            raise SettingsError(
+                f"--database {self.shown}: write sqlite:///PATH with an absolute path, as in "
+                "sqlite:////srv/longshore.db, or postgresql://USER@HOST/DATABASE."
+            )
+        return Path("/" + parts.path.lstrip("/"))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """One server's settings."""
@@ -75,8 +105,7 @@ class Settings:
     """The PEM files of every listener but unix sockets. None means that there is no TLS, and loopback only."""
     client_roles: Mapping[str, frozenset[Role]] = field(default_factory=dict)
     """Maps a client certificate's name (URI or DNS) to the roles that it gives."""
-    database: str = ""
-    """`sqlite:///PATH` or a libpq URL `postgresql://...`. Empty means longshore.db in the data directory."""
+    database: DatabaseURL = field(default_factory=DatabaseURL)
     spool: str = ""
     """`file:///PATH` or `s3://BUCKET/PREFIX`. Empty means spool/ in the data directory."""
     advertise: str = ""
@@ -160,24 +189,6 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-def is_postgres(url: str) -> bool:
-    """Tell whether `--database` names a database that several servers may share."""
-    return urlsplit(url).scheme in ("postgresql", "postgres")
-
-
-def sqlite_path(url: str, default: Path) -> Path:
-    """Return the database file of a `--database` that is not PostgreSQL's."""
-    if not url:
-        return default
-    parts = urlsplit(url)
-    if parts.scheme != "sqlite" or parts.netloc or not parts.path.startswith("/"):
-        raise SettingsError(
-            f"--database {without_password(url)}: write sqlite:///PATH with an absolute path, as in "
-            "sqlite:////srv/longshore.db, or postgresql://USER@HOST/DATABASE."
-        )
-    return Path("/" + parts.path.lstrip("/"))
 
 
 def without_password(url: str) -> str:

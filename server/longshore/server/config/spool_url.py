@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import parse_qsl, urlsplit
 
-from longshore.server.config.settings import Settings, SettingsError, is_postgres, spool_path
+from longshore.server.config.settings import Settings, SettingsError, spool_path
 from longshore.server.data.datadir import DataDir, DataDirError
 from longshore.server.model.errors import LongshoreError, StoreUnavailable
 from longshore.server.spool.directory.spool import DirectorySpool
@@ -52,11 +52,10 @@ async def make_spool(settings: Settings, data: DataDir, store: Store) -> Spool:
     reserve = settings.limits.disk_reserve
     if urlsplit(settings.spool).scheme == "s3":
         return _object_spool(s3_place(settings.spool, os.environ), settings, data, database)
-    shared = is_postgres(settings.database)
     folder = spool_path(settings.spool, data.spool)
-    if not shared:
+    if not settings.database.shared:
         data.claim_spool(folder)
-    return DirectorySpool(root=folder, reserve=reserve, shared=shared, database=database)
+    return DirectorySpool(root=folder, reserve=reserve, shared=settings.database.shared, database=database)
 
 
 async def open_spool(spool: Spool, url: str) -> None:

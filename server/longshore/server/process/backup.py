@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from longshore.server import version
-from longshore.server.config.settings import Settings, SettingsError, is_postgres, spool_path, sqlite_path
+from longshore.server.config.settings import Settings, SettingsError, spool_path
 from longshore.server.data.datadir import DataDir, DataDirError
 from longshore.server.model.errors import StoreUnavailable
 from longshore.server.model.values import UploadState
@@ -110,10 +110,10 @@ def back_up(settings: Settings, to: Path) -> Manifest:
 
     Raises SettingsError, DataDirError, and StoreUnavailable where another try may help.
     """
-    if is_postgres(settings.database):
+    if settings.database.shared:
         raise SettingsError(NOT_POSTGRES)
     data = DataDir(settings.data_dir)
-    database = sqlite_path(settings.database, data.database)
+    database = settings.database.file(data.database)
     if not database.exists():
         raise DataDirError(f"{database} is not there. Give the server's own --data-dir, --database or --config.")
     elsewhere = settings.spool if settings.spool.startswith("s3:") else ""

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from longshore.server.config.settings import Settings, SettingsError, is_postgres, spool_path, sqlite_path
+from longshore.server.config.settings import Settings, SettingsError, spool_path
 from longshore.server.data.datadir import DataDir, DataDirError
 from longshore.server.data.generation import mark_restored
 from longshore.server.process.backup import (
@@ -52,12 +52,12 @@ def restore(settings: Settings, backup: Path, *, replace: bool) -> Restored:
     The database comes last, so that what an interruption leaves is no server's data yet, and a second try mends it.
     Raises SettingsError, DataDirError.
     """
-    if is_postgres(settings.database):
+    if settings.database.shared:
         raise SettingsError(NOT_POSTGRES)
     manifest = Manifest.read(backup)
     _check(backup, manifest)
     with DataDir(settings.data_dir) as data:
-        database = sqlite_path(settings.database, data.database)
+        database = settings.database.file(data.database)
         spool = None if manifest.payloads else spool_path(settings.spool, data.spool)
         if database.exists():
             data.claim_database(database)
