@@ -227,10 +227,10 @@ def copy_rows(database: Database, copies: int) -> None:
             # A crowded instance has room for no more of them; any other one is like the one it is a copy of.
             "ready": f"t.ready AND NOT ({crowded})",
         },
-        "orders": {
+        "submissions": {
             "seq": moved,
-            "request_id": "o.request_id || '-' || k",
-            "work": f"replace(replace(o.work, '\"' || t.instance || '\"', '\"' || {instance} || '\"'), "
+            "request_id": "s.request_id || '-' || k",
+            "work": f"replace(replace(s.work, '\"' || t.instance || '\"', '\"' || {instance} || '\"'), "
             "'\"/srv/', '\"/srv/' || k || '/')",
         },
         "labels": {"seq": moved},
@@ -239,13 +239,13 @@ def copy_rows(database: Database, copies: int) -> None:
     }
     sources = {
         "tasks": ("t", "tasks t"),
-        "orders": ("o", "orders o JOIN tasks t ON t.seq = o.seq"),
+        "submissions": ("s", "submissions s JOIN tasks t ON t.seq = s.seq"),
         "labels": ("l", "labels l JOIN tasks t ON t.seq = l.seq"),
         "events": ("e", "events e JOIN tasks t ON t.seq = e.seq"),
         "requests": ("r", "requests r"),
     }
     series = database.series.format(copies=copies)
-    for table in ("requests", "events", "labels", "orders", "tasks"):
+    for table in ("requests", "events", "labels", "submissions", "tasks"):
         alias, source = sources[table]
         columns = database.columns(table)
         values = ", ".join(new[table].get(name, f'{alias}."{name}"') for name in columns)
@@ -270,7 +270,7 @@ async def counts_of_waiting(store: SQLStore) -> Counter[Key]:
     sums: Counter[Key] = Counter()
     for task in [task async for task in _all_tasks(store)]:
         if not task.status.session_id:
-            sums.update(task_counts(task.order, task.status, lane_of_work(task.order.work)))
+            sums.update(task_counts(task.submission, task.status, lane_of_work(task.submission.work)))
     return sums
 
 
@@ -279,7 +279,7 @@ async def _all_tasks(store: SQLStore) -> Any:
     while found := await store.list_tasks(TaskFilter(), before=before, limit=500):
         for task in found:
             yield task
-        before = found[-1].order.seq
+        before = found[-1].submission.seq
 
 
 def numbers() -> Iterator[int]:

@@ -83,16 +83,16 @@ class Queue:
 
     async def _finish(self, session: str, task: Task) -> None:
         epoch, attempt = self.fleet.epoch(session), task.status.attempt
-        if task.order.kind == FILE_PUSH:
+        if task.submission.kind == FILE_PUSH:
             grant = Grant(attempt, session, "/srv/.temp", DeliveryMethod.SFTP, 0.0, crc32c=7, mode=0o644, uid=0, gid=0)
             (answer,) = await self.store.run(
-                RequestGrants(session_id=session, epoch=epoch, requests=((task.order.id, grant),))
+                RequestGrants(session_id=session, epoch=epoch, requests=((task.submission.id, grant),))
             )
             if not answer.granted:
                 raise AssertionError(f"{self.label}: {answer}")
         report = Reported(session, attempt, Outcome.OK)
         (counted,) = await self.store.run(
-            FileReports(session_id=session, epoch=epoch, reports=((task.order.id, report),))
+            FileReports(session_id=session, epoch=epoch, reports=((task.submission.id, report),))
         )
         if not counted:
             raise AssertionError(f"{self.label}: a report did not count")

@@ -99,7 +99,7 @@ async def test_a_task_that_is_claimed_at_once_is_written_once(fleet: Fleet, made
     )
     assert written == {
         "INSERT tasks": MANY,
-        "INSERT orders": MANY,
+        "INSERT submissions": MANY,
         "INSERT events": 2 * MANY,
         "INSERT attempts": MANY,
         "INSERT requests": MANY,

@@ -84,7 +84,7 @@ def _poisoned(_unit: UnitOfWork, _command: Poison) -> batch.Answer:
 
 def _lying(unit: UnitOfWork, _command: Liar) -> batch.Answer:
     for entry in unit.load([1]):
-        unit.add(entry.order, entry.status)
+        unit.add(entry.submission, entry.status)
     raise NotFound("no")
 
 
@@ -104,7 +104,7 @@ async def test_a_defect_takes_nobody_along(fleet: Fleet) -> None:
         # Commands enter in the order of their lanes; the answers are in ours.
         assert isinstance(answers.pop(3), StoreUnavailable if count or isinstance(defect, Poison) else NotFound)
         assert all(len(made) == 1 for made in answers)
-        assert len({made[0].order.seq for made in answers}) == 7
+        assert len({made[0].submission.seq for made in answers}) == 7
         await fleet.whole()
     assert fleet.store.writable_since is not None
 

@@ -111,7 +111,7 @@ async def test_what_somebody_else_writes_is_seen_though_the_store_remembers(tmp_
         with pytest.raises(QueueFull):
             await fleet.submit(plan(push("/b"), queue="q"), bounds=Bounds(queue_tasks=41))
         (paused,) = await fleet.submit(plan(push("/b"), queue="q"))
-        assert paused.order.seq == 71
+        assert paused.submission.seq == 71
         assert [one.id for one in await fleet.claim(room=5)] == [task.id], "the new one's queue is paused"
         with sqlite3.connect(store.path) as other:
             other.execute("UPDATE counters SET value = 2 WHERE scope = 'queue' AND name = 'q'")

@@ -27,7 +27,7 @@ async def narrow(open_store: OpenStore, clock: ManualClock) -> AsyncIterator[Fle
 
 
 def paths(tasks: list[Task]) -> list[str]:
-    return [task.order.work.destination.path for task in tasks]  # type: ignore[union-attr]
+    return [task.submission.work.destination.path for task in tasks]  # type: ignore[union-attr]
 
 
 async def test_a_claim_is_an_attempt(fleet: Fleet) -> None:
@@ -38,7 +38,7 @@ async def test_a_claim_is_an_attempt(fleet: Fleet) -> None:
     status = taken.status
     assert (status.state, status.attempt, status.session_id) == (State.RUNNING, 1, session.id)
     assert (status.worker, status.started_at) == (session.worker, fleet.clock.now())
-    assert status.deadline_ticks == fleet.clock.ticks() + task.order.run_timeout
+    assert status.deadline_ticks == fleet.clock.ticks() + task.submission.run_timeout
     assert await fleet.now(task) == taken
     assert (await fleet.store.sessions())[0].held == ((task.id, 1),)
     assert await fleet.claim() == []
@@ -71,9 +71,9 @@ async def test_only_what_a_session_serves(fleet: Fleet) -> None:
     await fleet.session("useless", targets={}, kinds={"file_push": True})
     await fleet.session("everything", targets={"default": "", "other": ""}, kinds={"file_push": True, "report": True})
     assert paths(await fleet.claim("pusher", room=9)) == ["/here"]
-    assert [task.order.work for task in await fleet.claim("reporter", room=9)] == [job("report")]
+    assert [task.submission.work for task in await fleet.claim("reporter", room=9)] == [job("report")]
     assert await fleet.claim("useless", room=9) == []
-    rest = [task.order.work for task in await fleet.claim("everything", room=9)]
+    rest = [task.submission.work for task in await fleet.claim("everything", room=9)]
     assert rest == [push("/there", target="other"), job("report", target="other")]
 
 
@@ -181,7 +181,7 @@ async def test_jobs_of_an_instance_share_its_limit_and_jobs_without_one_have_non
         *(plan(job()) for _ in range(5)),
     )
     taken = await narrow.claim(room=20)
-    assert [task.order.instance for task in taken] == ["web1", "web1", "", "", "", "", ""]
+    assert [task.submission.instance for task in taken] == ["web1", "web1", "", "", "", "", ""]
 
 
 async def test_a_higher_priority_takes_the_place_of_a_ready_one(narrow: Fleet) -> None:
@@ -493,7 +493,7 @@ async def test_many_kinds_share_an_instance_without_holding_up_others(narrow: Fl
     taken = []
     while more := await narrow.claim(room=2):
         taken += more
-    assert [task.order.kind for task in taken] == ["a", "a", "file_push"]
+    assert [task.submission.kind for task in taken] == ["a", "a", "file_push"]
     assert taken[-1].id == other.id
 
 
@@ -509,7 +509,7 @@ async def several_targets(fleet: Fleet, *sessions: str) -> None:
 
 
 def count_by_target(tasks: list[Task]) -> dict[str, int]:
-    return dict(Counter(task.order.target for task in tasks))
+    return dict(Counter(task.submission.target for task in tasks))
 
 
 async def test_a_session_takes_no_more_of_a_target_than_its_share(fleet: Fleet) -> None:
@@ -529,7 +529,7 @@ async def test_room_is_kept_for_a_target_that_has_nothing_yet(fleet: Fleet) -> N
     claims = await fleet.offers(
         fleet.offer("s", room=3, idle=False, kept_for=("x", "y", "z")), fleet.offer("t", room=1, kept_for=("a",))
     )
-    assert [(session, task.order.target) for session, task in claims.taken] == [("t", "a")]
+    assert [(session, task.submission.target) for session, task in claims.taken] == [("t", "a")]
 
 
 async def test_what_has_no_target_takes_any_room(fleet: Fleet) -> None:

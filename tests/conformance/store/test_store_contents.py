@@ -30,14 +30,14 @@ def submission(number: int = 1, **more: Any) -> SubmitTasks:
 
 async def test_it_is_durable_with_its_tasks(fleet: Fleet) -> None:
     tasks = await fleet.run(submission(plans=(plan(push("/a")), plan(push("/b")))))
-    assert [task.order.payload for task in tasks] == [Payload(f"{1:032x}", len(CONTENT), 7)] * 2
+    assert [task.submission.payload for task in tasks] == [Payload(f"{1:032x}", len(CONTENT), 7)] * 2
     assert await fleet.store.inline_payload(f"{1:032x}") == CONTENT
     assert (await fleet.store.figures()).spool_bytes == len(CONTENT)
 
 
 async def test_an_empty_one_is_one_too(fleet: Fleet) -> None:
     (task,) = await fleet.run(submission(payload=Payload(f"{1:032x}", 0, 0), content=b""))
-    assert task.order.payload is not None
+    assert task.submission.payload is not None
     assert await fleet.store.inline_payload(f"{1:032x}") == b""
 
 
@@ -87,4 +87,4 @@ async def test_it_can_be_claimed_in_the_same_transaction(fleet: Fleet) -> None:
     await fleet.session()
     *_, claims = await fleet.together(submission(), ClaimTasks(offers=(fleet.offer(),)))
     ((_, task),) = claims.taken
-    assert task.order.payload == Payload(f"{1:032x}", len(CONTENT), 7)
+    assert task.submission.payload == Payload(f"{1:032x}", len(CONTENT), 7)

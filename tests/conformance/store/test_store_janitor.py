@@ -134,7 +134,7 @@ async def test_payloads_live_as_long_as_a_task_needs_them(fleet: Fleet) -> None:
     assert await fleet.store.known_files([upload.id]) == frozenset()
     assert (await fleet.store.figures()).spool_bytes == 0
     (task, _) = await fleet.store.tasks_of_payload(upload.id)
-    assert task.order.payload == upload.payload, "the task still tells what it was"
+    assert task.submission.payload == upload.payload, "the task still tells what it was"
 
 
 async def test_payloads_of_the_unsuccessful_are_kept_for_a_retry(fleet: Fleet) -> None:
@@ -203,7 +203,7 @@ async def test_requests_go_when_all_their_tasks_have_been_over_for_long(fleet: F
         assert await fleet.store.attempts(gone.id) == []
     assert not await fleet.store.list_tasks(TaskFilter(labels={"app": "shop"}), before=None, limit=9)
     (fresh,) = await fleet.run(submit(request_id="r", fingerprint="other"))
-    assert fresh.order.seq > second.order.seq
+    assert fresh.submission.seq > second.submission.seq
 
 
 async def test_purging_uploads_frees_their_id(fleet: Fleet) -> None:

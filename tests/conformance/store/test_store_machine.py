@@ -572,7 +572,7 @@ class StoreMachine(RuleBasedStateMachine):
             assert seen(task) == known.seen(), (task, known)
             self.take_over_chance(task, known)
         assert await self.store.verify_counters() == []
-        places = {task.order.destination for task in stored if task.order.destination is not None}
+        places = {task.submission.destination for task in stored if task.submission.destination is not None}
         heads = await self.store.blocking(sorted(places, key=lambda place: place.key))
         assert set(heads.values()) == {task.id for task in self.model.tasks.values() if task.place and task.head}
         for place, head in heads.items():

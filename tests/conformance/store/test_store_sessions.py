@@ -268,7 +268,7 @@ async def test_after_a_start_every_lease_and_deadline_runs_from_now(open_store: 
         session = await store.session("session-1")
         assert session is not None
         assert (session.connected, session.lease_ticks) == (False, clock.ticks() + LEASE)
-        assert (await fleet.now(task)).status.deadline_ticks == clock.ticks() + task.order.run_timeout
+        assert (await fleet.now(task)).status.deadline_ticks == clock.ticks() + task.submission.run_timeout
         assert (await fleet.now(cancelled)).status.deadline_ticks == clock.ticks() + 30.0
         assert (await fleet.tick()).next_ticks == clock.ticks() + 30.0
         clock.advance(30)
@@ -413,8 +413,8 @@ async def test_a_crowd_of_parked_tasks_is_woken_bit_by_bit(fleet: Fleet, instanc
 async def test_parked_tasks_expire(fleet: Fleet) -> None:
     await fleet.session()
     task = await parked(fleet, "/a", "web1", WaitReason.INSTANCE_ABSENT)
-    assert (await fleet.tick()).next_at == task.order.expires_at
-    fleet.clock.advance(task.order.expires_at - fleet.clock.now())
+    assert (await fleet.tick()).next_at == task.submission.expires_at
+    fleet.clock.advance(task.submission.expires_at - fleet.clock.now())
     await fleet.tick()
     assert await fleet.state(task) is State.EXPIRED
 

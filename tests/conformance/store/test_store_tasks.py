@@ -78,13 +78,18 @@ async def test_every_field_comes_back_as_it_was_given(fleet: Fleet) -> None:
         attempt_limit=9,
     )
     first, second = await fleet.submit(given, plan(job(target="default", instance="web1")))
-    order = (await fleet.now(first)).order
-    assert order == first.order
-    assert (order.work, order.kind, order.queue, order.priority) == (given.work, "file_push", "nightly", -7)
-    assert dict(order.labels) == {"a": "1", "b": "2"}
-    assert (order.run_timeout, order.stall_timeout, order.attempt_limit) == (7.5, 3.25, 9)
-    assert (order.created_at, order.expires_at) == (fleet.clock.now(), fleet.clock.now() + 50.0)
-    assert (await fleet.now(second)).order.work == job(target="default", instance="web1")
+    submission = (await fleet.now(first)).submission
+    assert submission == first.submission
+    assert (submission.work, submission.kind, submission.queue, submission.priority) == (
+        given.work,
+        "file_push",
+        "nightly",
+        -7,
+    )
+    assert dict(submission.labels) == {"a": "1", "b": "2"}
+    assert (submission.run_timeout, submission.stall_timeout, submission.attempt_limit) == (7.5, 3.25, 9)
+    assert (submission.created_at, submission.expires_at) == (fleet.clock.now(), fleet.clock.now() + 50.0)
+    assert (await fleet.now(second)).submission.work == job(target="default", instance="web1")
 
 
 async def test_where_a_task_begins(fleet: Fleet) -> None:
@@ -158,7 +163,7 @@ async def test_a_kept_payload_can_be_used_again_by_its_own(fleet: Fleet) -> None
     upload = await fleet.upload()
     assert upload.payload is not None
     more = await fleet.run(submit(payload_id=upload.payload.id, plans=(plan(push("/b")),)))
-    assert more[0].order.payload == upload.payload
+    assert more[0].submission.payload == upload.payload
     with pytest.raises(PayloadGone):
         await fleet.run(submit(principal="bob", payload_id=upload.payload.id))
     assert await fleet.run(submit(principal="bob", payload_id=upload.payload.id, any_creator=True))
@@ -236,9 +241,15 @@ async def test_a_retry_is_a_new_task_at_the_end(fleet: Fleet) -> None:
     fleet.clock.advance(100)
     new = await fleet.run(retry(old))
     assert new.id != old.id
-    assert (new.order.retry_of, new.order.work, new.order.payload) == (old.id, old.order.work, old.order.payload)
-    assert (new.status.state, new.status.attempt, new.order.created_at) == (State.BLOCKED, 0, fleet.clock.now())
-    assert new.order.expires_at - new.order.created_at == old.order.expires_at - old.order.created_at
+    assert (new.submission.retry_of, new.submission.work, new.submission.payload) == (
+        old.id,
+        old.submission.work,
+        old.submission.payload,
+    )
+    assert (new.status.state, new.status.attempt, new.submission.created_at) == (State.BLOCKED, 0, fleet.clock.now())
+    assert (
+        new.submission.expires_at - new.submission.created_at == old.submission.expires_at - old.submission.created_at
+    )
     await fleet.cancel(other)
     assert await fleet.state(new) is State.QUEUED
     assert await fleet.run(retry(old)) == await fleet.now(new), "the same id gives the same task"
@@ -253,7 +264,7 @@ async def test_retry_is_refused(fleet: Fleet) -> None:
         (retry(old, task_id="0" * 26), NotFound),
         (retry(live), NotRetryable),
         (retry(old, expected_revision=1), RevisionMismatch),
-        (retry(old, request_id=live.order.request_id), RequestIdReused),
+        (retry(old, request_id=live.submission.request_id), RequestIdReused),
         (retry(old, bounds=Bounds(queue_tasks=1)), QueueFull),
         (retry(old, bounds=Bounds(caller_tasks=1)), CallerShare),
     ):
@@ -265,13 +276,13 @@ async def test_a_retry_for_somebody_stays_theirs(fleet: Fleet) -> None:
     old = await failed(fleet)
     for_alice = retry(old, creator=None, principal="root")
     new = await fleet.run(for_alice)
-    assert (new.order.creator, new.order.retried_by) == ("alice", "root")
+    assert (new.submission.creator, new.submission.retried_by) == ("alice", "root")
     assert await fleet.store.task(new.id, creator="alice") == await fleet.now(new)
     assert await fleet.store.task(new.id, creator="root") is None
     assert await fleet.run(for_alice) == await fleet.now(new), "the request is root's, and its id gives the same task"
     other = await fleet.run(retry(old))
     assert other.id != new.id, "alice may use the same id for a request of hers"
-    assert (other.order.creator, other.order.retried_by) == ("alice", "")
+    assert (other.submission.creator, other.submission.retried_by) == ("alice", "")
     with pytest.raises(CallerShare):
         await fleet.run(replace(for_alice, request_id="third", bounds=Bounds(caller_tasks=2)))
     await fleet.cancel(new)
@@ -297,8 +308,8 @@ async def test_a_retry_is_superseded_by_a_later_delivery_unless_forced(fleet: Fl
         await fleet.run(retry(old))
     assert (await fleet.run(retry(old, force=True))).status.state is State.QUEUED
     elsewhere = await failed(fleet, path="/elsewhere")
-    assert elsewhere.order.seq > later.order.seq
-    assert (await fleet.run(retry(elsewhere, request_id="elsewhere"))).order.retry_of == elsewhere.id
+    assert elsewhere.submission.seq > later.submission.seq
+    assert (await fleet.run(retry(elsewhere, request_id="elsewhere"))).submission.retry_of == elsewhere.id
 
 
 async def test_a_retry_needs_the_payload(fleet: Fleet) -> None:
@@ -402,7 +413,7 @@ async def test_lists_are_newest_first_in_pages(fleet: Fleet) -> None:
     newest = [task.id for task in reversed(tasks)]
     page = await fleet.store.list_tasks(TaskFilter(), before=None, limit=2)
     assert [task.id for task in page] == newest[:2]
-    page = await fleet.store.list_tasks(TaskFilter(), before=page[-1].order.seq, limit=9)
+    page = await fleet.store.list_tasks(TaskFilter(), before=page[-1].submission.seq, limit=9)
     assert [task.id for task in page] == newest[2:]
 
 
@@ -459,7 +470,7 @@ async def test_tasks_are_found_by_the_beginning_of_their_id(fleet: Fleet) -> Non
         assert await found(prefix) == wanted, prefix
         assert await found(prefix, limit=3) == wanted[:3], prefix
         if len(wanted) > 3:
-            third = next(task.order.seq for task in tasks if task.id == wanted[2])
+            third = next(task.submission.seq for task in tasks if task.id == wanted[2])
             assert await found(prefix, before=third) == wanted[3:], prefix
     assert len(await found("1")) == 33, "one short number, and thirty-two long ones"
     assert await found("1", creator="bob") == []
@@ -506,7 +517,7 @@ async def test_a_page_ends_before_it_has_too_many_bytes_and_the_next_goes_on(fle
         page = await fleet.store.list_tasks(where, before=before, limit=100, most_bytes=3500)
         assert 1 <= len(page) <= 3
         found += [task.id for task in page]
-        before = page[-1].order.seq
+        before = page[-1].submission.seq
         if not page.more:
             break
     assert found == newest_first

@@ -140,15 +140,15 @@ async def test_a_finished_upload_has_its_tasks_in_order_and_its_payload(fleet: F
     plans = (plan(push("/a"), labels={"app": "shop"}), plan(push("/b")))
     done = await fleet.run(finish(upload, plans=plans, size=40))
     assert done.state is UploadState.COMPLETE
-    assert [task.order.work for task in done.tasks] == [push("/a"), push("/b")]
-    assert [task.order.seq for task in done.tasks] == sorted(task.order.seq for task in done.tasks)
+    assert [task.submission.work for task in done.tasks] == [push("/a"), push("/b")]
+    assert [task.submission.seq for task in done.tasks] == sorted(task.submission.seq for task in done.tasks)
     assert [task.id for task in done.tasks] == sorted(task.id for task in done.tasks)
     for task in done.tasks:
         assert len(task.id) == 26
-        assert task.order.payload == done.payload == Payload(upload.id, 40, 7)
-        assert (task.order.creator, task.order.request_id, task.status.revision) == ("alice", "r", 1)
+        assert task.submission.payload == done.payload == Payload(upload.id, 40, 7)
+        assert (task.submission.creator, task.submission.request_id, task.status.revision) == ("alice", "r", 1)
         assert await fleet.now(task) == task
-    assert dict(done.tasks[0].order.labels) == {"app": "shop"}
+    assert dict(done.tasks[0].submission.labels) == {"app": "shop"}
     assert await fleet.store.upload("alice", "r") == done
     assert await fleet.store.tasks_of_payload(upload.id) == list(done.tasks)
     figures = await fleet.store.figures()
@@ -292,5 +292,5 @@ async def test_uploads_survive_a_restart(open_store: OpenStore, clock: ManualClo
         fleet = Fleet(store, clock)
         assert await store.upload("alice", "open") == opened
         assert await fleet.open_upload(request_id="complete") == complete
-        assert (await fleet.run(finish(opened))).tasks[0].order.seq > complete.tasks[0].order.seq
+        assert (await fleet.run(finish(opened))).tasks[0].submission.seq > complete.tasks[0].submission.seq
         await fleet.whole()

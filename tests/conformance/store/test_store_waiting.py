@@ -119,7 +119,7 @@ class WaitingMachine(StoreMachine):
 
 
 def place(task: Task) -> Place:
-    return Place(task.order.target, task.order.project, task.order.instance)
+    return Place(task.submission.target, task.submission.project, task.submission.instance)
 
 
 def crew(known: Conditions, session_id: str, room: int) -> Crew:

@@ -224,7 +224,7 @@ async def test_room_is_made_where_it_is_needed(fleet: Fleet) -> None:
     kept = [await sent(fleet, B if number == 0 else A, f"r{number}", size=100) for number in range(4)]
     for _ in kept:
         task = await fleet.claim_one()
-        assert task.order.payload is not None
+        assert task.submission.payload is not None
         assert await fleet.report(task, Outcome.PERMANENT)
         fleet.clock.advance(1)
         await fleet.session(held=())

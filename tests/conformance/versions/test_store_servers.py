@@ -96,7 +96,7 @@ async def work(fleet: Fleet, session: str, held: dict[str, str]) -> int:
 
 
 def holder_place(task: Task) -> str:
-    destination = task.order.destination
+    destination = task.submission.destination
     return "" if destination is None else destination.key
 
 
@@ -120,7 +120,9 @@ async def test_racing_servers_claim_each_task_once_and_in_order(servers: tuple[F
     assert {task.status.state for task in everything} == {State.SUCCEEDED}
     assert {task.status.attempt for task in everything} == {1}
     for place in {holder_place(task) for task in everything}:
-        there = sorted((task for task in everything if holder_place(task) == place), key=lambda task: task.order.seq)
+        there = sorted(
+            (task for task in everything if holder_place(task) == place), key=lambda task: task.submission.seq
+        )
         ends = [each.task.id for change in first.changes for each in change.tasks if each.task.status.state.terminal]
         assert [task.id for task in there] == [each for each in ends if each in {task.id for task in there}]
     assert all(told == [1, *told[1:]] and told == sorted(set(told)) for told in revisions(first.changes).values())
@@ -129,8 +131,8 @@ async def test_racing_servers_claim_each_task_once_and_in_order(servers: tuple[F
 async def test_a_destination_has_one_head_whoever_submits(servers: tuple[Fleet, Fleet]) -> None:
     await asyncio.gather(*(fleet.submit() for fleet in servers for _ in range(20)))
     everything = await servers[0].store.list_tasks(TaskFilter(), before=None, limit=100)
-    assert [task.order.seq for task in everything] == list(range(40, 0, -1))
-    assert [task.order.seq for task in everything if task.status.head] == [1]
+    assert [task.submission.seq for task in everything] == list(range(40, 0, -1))
+    assert [task.submission.seq for task in everything if task.status.head] == [1]
 
 
 async def test_a_request_that_comes_to_two_servers_makes_its_tasks_once(servers: tuple[Fleet, Fleet]) -> None:
@@ -158,7 +160,7 @@ async def test_limits_of_instances_and_targets_hold_over_all_servers(servers: tu
     )
     tasks = [task for some in taken for task in some]
     assert len(tasks) == len({task.id for task in tasks}) == LIMITS.target
-    assert max(Counter(task.order.instance for task in tasks).values()) <= LIMITS.instance
+    assert max(Counter(task.submission.instance for task in tasks).values()) <= LIMITS.instance
 
 
 async def test_a_cancel_reaches_the_server_that_has_the_worker(servers: tuple[Fleet, Fleet]) -> None:
@@ -273,7 +275,7 @@ async def test_a_deadlock_with_an_operator_is_tried_again(servers: tuple[Fleet, 
     first, _ = servers
     one, two = await first.submit(plan(push("/a")), plan(push("/b")))
     with psycopg.connect(url) as operator:
-        operator.execute("SELECT 1 FROM tasks WHERE seq = %s FOR UPDATE", (two.order.seq,))
+        operator.execute("SELECT 1 FROM tasks WHERE seq = %s FOR UPDATE", (two.submission.seq,))
         cancels = (CancelTask(task_id=task.id, creator=None, reason="") for task in (one, two))
         both = asyncio.ensure_future(first.together(*cancels))
         await until(lambda: waiting_for_locks(url))

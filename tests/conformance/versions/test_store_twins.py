@@ -85,7 +85,7 @@ BOUNDS: Final = (
     Bounds(queue_tasks=25, caller_tasks=15, uploads=6, caller_uploads=4, spool_bytes=2_000_000),
 )
 TABLES: Final = (
-    schema.tasks, schema.orders, schema.labels, schema.events, schema.attempts, schema.requests, schema.uploads,
+    schema.tasks, schema.submissions, schema.labels, schema.events, schema.attempts, schema.requests, schema.uploads,
     schema.payloads, schema.inline_payloads, schema.sessions, schema.targets, schema.queues, schema.debts,
     schema.counters, schema.sequence, schema.homes, schema.servers,
 )  # fmt: skip
@@ -306,7 +306,7 @@ class Chance:
         return some
 
     def learn(self, commands: list[Command[Any]], answers: list[Any], stored: list[Task]) -> None:
-        self.tasks = sorted(stored, key=lambda task: task.order.seq)
+        self.tasks = sorted(stored, key=lambda task: task.submission.seq)
         for command, answer in zip(commands, answers, strict=True):
             match command:
                 case _ if isinstance(answer, str):

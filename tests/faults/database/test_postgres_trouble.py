@@ -101,7 +101,7 @@ async def test_immediate_restarts_in_mid_load_lose_nothing(own_postgres: Cluster
             await asyncio.gather(*load)
             stored = await one.list_tasks(TaskFilter(), before=None, limit=10_000)
             assert {task.id for task in stored} == known
-            assert [task.order.seq for task in stored] == list(range(400, 0, -1)), "once each"
+            assert [task.submission.seq for task in stored] == list(range(400, 0, -1)), "once each"
             await until(lambda: all(len(told(fleet)) == 400 for fleet in fleets))
             assert told(fleets[0]) == told(fleets[1])
             assert one.writable_since is not None
@@ -149,7 +149,7 @@ async def test_a_commit_that_was_not_carried_out_is_repeated(fleet: Fleet, monke
     happened = once(monkeypatch, lambda link: os.kill(link.connection.info.backend_pid, signal.SIGTERM))
     (task,) = await fleet.submit()
     assert happened
-    assert (await fleet.now(task)).order.seq == 1
+    assert (await fleet.now(task)).submission.seq == 1
 
 
 def answer_lost(link: PostgresLink) -> None:
@@ -192,7 +192,7 @@ async def test_a_commit_of_unknown_fate_is_unavailable_and_safe_to_repeat(
         await fleet.submit(request_id="r")
     assert happened
     (task,) = await fleet.submit(request_id="r")
-    assert task.order.seq == 1
+    assert task.submission.seq == 1
     await until(lambda: told(fleet) == [task.id])
 
 
@@ -387,7 +387,7 @@ async def test_time_comes_from_the_database(url: str) -> None:
         assert isinstance(skewed, DatabaseClock)
         skewed.heard(1.0)
         (task,) = await Fleet(store, ManualClock()).submit()
-        assert abs(task.order.created_at - time.time()) < 5.0
+        assert abs(task.submission.created_at - time.time()) < 5.0
         assert abs(store.clock.now() - time.time()) < 5.0
 
 

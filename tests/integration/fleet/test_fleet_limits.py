@@ -145,7 +145,9 @@ def test_a_request_that_comes_to_both_servers_at_once_makes_its_tasks_once(fleet
     assert len(set(made)) == 2, made
     with fleet.worker(at=[0]):
         eventually(lambda: all(task.done for task in fleet[1].client.list()), what="all are done")
-    rows = fleet.rows("SELECT request_id, count(*) FROM orders WHERE request_id LIKE 'both-%%' GROUP BY 1 ORDER BY 1")
+    rows = fleet.rows(
+        "SELECT request_id, count(*) FROM submissions WHERE request_id LIKE 'both-%%' GROUP BY 1 ORDER BY 1"
+    )
     assert rows == [("both-0", 2), ("both-1", 2), ("both-again-0", 1), ("both-again-1", 1)]
     assert {fleet.history(one)[-1] for one in made} == {State.SUCCEEDED}
     # A retry of one task, asked for at both: one new task.

@@ -109,8 +109,8 @@ async def test_damaged_spool_is_said(server: FleetServer, worker: FakeWorker) ->
     stream = await worker.connect(credits=2)
     task = await server.upload(LARGE)
     await stream.next_assignment()
-    assert task.order.payload is not None
-    path = server.spool.path(task.order.payload)
+    assert task.submission.payload is not None
+    path = server.spool.path(task.submission.payload)
     assert path is not None
     path.write_bytes(LARGE[:-1])
     with pytest.raises(Refused) as refused:

@@ -73,7 +73,7 @@ async def test_every_answer_names_tasks_that_are_durable(server: TaskServer) -> 
     assert len(ids) == 2000
     first = await server.store.task(answers[0].task_ids[0])
     assert first is not None
-    assert first.order.request_id == "r0-0"
+    assert first.submission.request_id == "r0-0"
 
 
 async def test_tasks_are_accepted_in_the_order_of_the_stream(server: TaskServer) -> None:

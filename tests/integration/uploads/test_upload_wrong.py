@@ -141,7 +141,7 @@ async def test_a_true_sha256_is_kept_with_the_payload(tmp_path: Path, inline: in
             SHA256,
         )
         (task,) = await server.tasks()
-        assert task.order.payload is not None
+        assert task.submission.payload is not None
         if inline and not cut:
             assert server.sealed == []
             assert await server.store.inline_payload(answer.payload.id) == CONTENT

@@ -128,23 +128,23 @@ class Model:
 
     def add(self, task: Task, *, not_before: float) -> None:
         """A new task, born as the real store says it should be: earlier live tasks for its destination come first."""
-        order = task.order
-        place = order.destination.key if order.destination is not None else ""
+        submission = task.submission
+        place = submission.destination.key if submission.destination is not None else ""
         head = not place or not any(other.live for other in self.at(place))
         state = State.SCHEDULED if not_before else State.QUEUED if head else State.BLOCKED
         self.tasks[task.id] = Known(
             id=task.id,
-            seq=order.seq,
+            seq=submission.seq,
             place=place,
-            kind=order.kind,
-            target=order.target,
-            lane=f"{order.target}/{order.instance}" if order.instance else "",
-            queue=order.queue,
-            priority=order.priority,
-            limit=order.attempt_limit,
-            expires_at=order.expires_at,
-            run_timeout=order.run_timeout,
-            payload=order.payload.id if order.payload else "",
+            kind=submission.kind,
+            target=submission.target,
+            lane=f"{submission.target}/{submission.instance}" if submission.instance else "",
+            queue=submission.queue,
+            priority=submission.priority,
+            limit=submission.attempt_limit,
+            expires_at=submission.expires_at,
+            run_timeout=submission.run_timeout,
+            payload=submission.payload.id if submission.payload else "",
             state=state,
             head=head,
             due_at=self.now + not_before if not_before else None,

@@ -23,16 +23,16 @@ def job(
 ) -> Task:
     """A running job, unless `status` says otherwise."""
     work = Job("job", AnyValue("type.googleapis.com/test", arguments), target=target)
-    return Task(_order(task_id, "job", work, payload), _status(status))
+    return Task(_submission(task_id, "job", work, payload), _status(status))
 
 
 def pushing(task_id: str = "task-1", *, path: str = "/etc/motd", instance: str = "c1", **status: Any) -> Task:
     """A running push."""
     work = FilePush(Destination("default", "", instance, path))
-    return Task(_order(task_id, FILE_PUSH, work, Payload("payload-1", 3, 0)), _status(status))
+    return Task(_submission(task_id, FILE_PUSH, work, Payload("payload-1", 3, 0)), _status(status))
 
 
-def _order(task_id: str, kind: str, work: Job | FilePush, payload: Payload | None) -> Submission:
+def _submission(task_id: str, kind: str, work: Job | FilePush, payload: Payload | None) -> Submission:
     return Submission(
         seq=1,
         id=task_id,

@@ -84,7 +84,7 @@ PUSH = FilePush(PLACE, mode=0o777, uid=2**32 - 2, gid=2**32 - 2, create_parents=
 
 def largest(work: FilePush | Job, number: int = 1) -> Task:
     """A task with every field at its limit."""
-    order = Submission(
+    submission = Submission(
         seq=number,
         id=f"{number:026}",
         creator="c" * 200,
@@ -102,7 +102,7 @@ def largest(work: FilePush | Job, number: int = 1) -> Task:
         created_at=1e9,
         retry_of="0" * 26,
     )
-    return Task(order, STATUS)
+    return Task(submission, STATUS)
 
 
 @pytest.mark.parametrize("work", [JOB, PUSH], ids=["job", "push"])
@@ -150,7 +150,7 @@ def crowded(outbox: Outbox, count: int) -> None:
         outbox.cancel(CancelOrder(AttemptRef("u" * 64, number), 30.0))
     for number in range(100):
         status = replace(STATUS, state=State.SETTLING, attempt=number + 1, result=None)
-        outbox.assign(Assignment(Task(largest(JOB, number + 1).order, status), "/" + WIDE * 4095, bytes(16 << 10)))
+        outbox.assign(Assignment(Task(largest(JOB, number + 1).submission, status), "/" + WIDE * 4095, bytes(16 << 10)))
         outbox.debt(DebtOrder(f"{number}", PLACE, temps_of(PATH, "t" * 64, 2**31 - 1)))
     for name in ("one", "two"):
         outbox.parked(ParkedInstances(name, (replace(PLACE, path=""),) * MOST_INSTANCES))

@@ -10,7 +10,7 @@ from longshore.v1 import task_pb2
 JOB = Job("count", AnyValue("type.example.org/a.B", b"x"), "here", "web")
 
 
-def order(**more: object) -> Submission:
+def submission(**more: object) -> Submission:
     fields: dict[str, object] = {
         "seq": 1,
         "id": "t1",
@@ -51,7 +51,7 @@ def test_everything_that_a_task_knows_is_said() -> None:
         finished_at=7.0,
         retryable_until=8.0,
     )
-    known = order(
+    known = submission(
         priority=4, labels={"a": "b"}, payload=Payload("p", 1, 2), stall_timeout=9.0, retry_of="t0", retried_by="boss"
     )
     message = translate.task(Task(known, status), attempts=[Attempt(2, "w", "s", 6.0)])
@@ -67,13 +67,13 @@ def test_everything_that_a_task_knows_is_said() -> None:
 
 
 def test_who_is_blocked_is_told_by_whom() -> None:
-    message = translate.task(Task(order(), Status(revision=1, state=State.BLOCKED, head=False)), blocked_by="t0")
+    message = translate.task(Task(submission(), Status(revision=1, state=State.BLOCKED, head=False)), blocked_by="t0")
     assert message.blocked_by == "t0"
     assert message.wait_reason == task_pb2.WAIT_REASON_EARLIER_TASK
-    queued = translate.task(Task(order(), Status(revision=1, state=State.QUEUED, head=True)), blocked_by="t0")
+    queued = translate.task(Task(submission(), Status(revision=1, state=State.QUEUED, head=True)), blocked_by="t0")
     assert not queued.blocked_by
 
 
 def test_a_time_of_nothing_is_still_said() -> None:
-    message = translate.task(Task(order(run_timeout=0.0), Status(revision=1, state=State.QUEUED, head=True)))
+    message = translate.task(Task(submission(run_timeout=0.0), Status(revision=1, state=State.QUEUED, head=True)))
     assert message.HasField("run_timeout")

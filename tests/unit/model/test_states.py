@@ -78,7 +78,7 @@ def task(
         values |= {"wait_reason": WaitReason.BACK_OFF, "due_at": 900.0}
     if state.terminal:
         values |= {"attempt": 3, "finished_at": 900.0}
-    order = Submission(
+    submission = Submission(
         seq=1,
         id="0" * 26,
         creator="alice",
@@ -95,7 +95,7 @@ def task(
         expires_at=expires_at,
         created_at=0.0,
     )
-    return Task(order, Status(**(values | more)))
+    return Task(submission, Status(**(values | more)))
 
 
 def report(outcome: Outcome, subject: Task, **more: Any) -> Reported:

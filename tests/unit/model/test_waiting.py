@@ -17,7 +17,7 @@ NOW = 1000.0
 
 def task(work: FilePush | Job | None = None, **status: Any) -> Task:
     work = work or push("/etc/motd", "web")
-    order = Submission(
+    submission = Submission(
         seq=1,
         id="0" * 26,
         creator="alice",
@@ -34,7 +34,7 @@ def task(work: FilePush | Job | None = None, **status: Any) -> Task:
         expires_at=NOW + 1000.0,
         created_at=NOW,
     )
-    return Task(order, Status(**({"revision": 1, "state": State.QUEUED, "head": True} | status)))
+    return Task(submission, Status(**({"revision": 1, "state": State.QUEUED, "head": True} | status)))
 
 
 def crew(**more: Any) -> Crew:

@@ -20,7 +20,7 @@ STATUSES = [
 ]
 JOB, PUSH = Job("report", None), FilePush(Destination("default", "", "web1", "/a"))
 WORKS: tuple[Job | FilePush, ...] = (JOB, PUSH)
-ORDERS = [
+SUBMISSIONS = [
     Submission(
         seq=7,
         id="x",
@@ -59,8 +59,8 @@ EVENTS: list[Event] = [
 def test_a_shared_decision_is_what_each_task_would_get_by_itself() -> None:
     decider = Decider(now=NOW, policy=POLICY, draw=lambda: 0.25)
     world = Circumstances(NOW, 0.25, POLICY)
-    for event, status, order in product(EVENTS, STATUSES, ORDERS):
-        task = Task(order, status)
+    for event, status, submission in product(EVENTS, STATUSES, SUBMISSIONS):
+        task = Task(submission, status)
         for _ in range(2):
             assert decider.decide(LoadedTask(task, stored=True), event) == decide(task, event, world), (event, task)
 
@@ -69,7 +69,7 @@ def test_tasks_that_take_the_same_step_share_what_comes_of_it() -> None:
     decider = Decider(now=NOW, policy=POLICY, draw=lambda: 0.25)
     queued = Status(revision=1, state=State.QUEUED, head=True)
     event = Claimed("s", "worker", 5.0)
-    one, other = (LoadedTask(Task(replace(ORDERS[0], seq=seq), queued), stored=False) for seq in (1, 2))
+    one, other = (LoadedTask(Task(replace(SUBMISSIONS[0], seq=seq), queued), stored=False) for seq in (1, 2))
     assert decider.decide(one, event).status is decider.decide(other, event).status
-    later = LoadedTask(Task(replace(ORDERS[0], run_timeout=99.0), queued), stored=False)
+    later = LoadedTask(Task(replace(SUBMISSIONS[0], run_timeout=99.0), queued), stored=False)
     assert decider.decide(later, event).status.deadline_ticks == 104.0

@@ -140,7 +140,7 @@ class _Submissions:
         self._waiting_bytes -= size
         error = begun.exception()
         if error is None:
-            self._answer(pb.SubmissionAnswer(number=number, task_ids=[task.order.id for task in begun.result()]))
+            self._answer(pb.SubmissionAnswer(number=number, task_ids=[task.submission.id for task in begun.result()]))
         else:
             self._answer(_refusal(number, error if isinstance(error, LongshoreError) else defect(error)))
 

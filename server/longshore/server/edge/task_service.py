@@ -103,7 +103,7 @@ class TaskService(pb_grpc.TaskServiceServicer):
         held, creator = None, caller.scope
         if caller.works and not caller.operator:
             task, held = await visible(self._store, caller, request.task_id)
-            creator = task.order.creator
+            creator = task.submission.creator
         updates = self._engine.watches.watch(request.task_id, after=after, creator=creator)
         first = after is None
         async for update in updates:
@@ -159,7 +159,7 @@ class TaskService(pb_grpc.TaskServiceServicer):
         attempts = await self._store.attempts(task.id, last=translate.ATTEMPTS_SHOWN) if task.status.attempt else ()
         blocking = await self._blocking([task])
         waiting = await self._engine.outlook.of([task], recent=recent)
-        place = task.order.destination
+        place = task.submission.destination
         return translate.task(
             task,
             attempts=attempts,
@@ -168,7 +168,9 @@ class TaskService(pb_grpc.TaskServiceServicer):
         )
 
     async def _blocking(self, tasks: Sequence[Task]) -> dict[str, str]:
-        places = [t.order.destination for t in tasks if t.status.state is State.BLOCKED and t.order.destination]
+        places = [
+            t.submission.destination for t in tasks if t.status.state is State.BLOCKED and t.submission.destination
+        ]
         return dict(await self._store.blocking(places)) if places else {}
 
     async def _update(self, update: Update) -> pb.WatchTaskResponse:

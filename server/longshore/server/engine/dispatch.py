@@ -181,7 +181,7 @@ class Dispatcher:
         taken: defaultdict[str, list[str]] = defaultdict(list)
         alone: set[str] = set()
         for session_id, task in claims.taken:
-            taken[session_id].append(task.order.target)
+            taken[session_id].append(task.submission.target)
             if task.status.alone and Holding.of(task).alone:
                 alone.add(session_id)
         for connection, offer in offered.items():

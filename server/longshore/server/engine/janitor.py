@@ -105,13 +105,13 @@ class Janitor:
             self._next_at = self._clock.now()
             self._time_bell.set()
         for change in changes.tasks:
-            order, status = change.task.order, change.task.status
+            submission, status = change.task.submission, change.task.status
             if status.state.terminal:
                 # A task without bytes leaves nothing behind: every server hears of it, and none has to look.
-                if order.payload is not None:
+                if submission.payload is not None:
                     self._tidy_bell.set()
                 continue
-            at = min(status.due_at or order.expires_at, order.expires_at)
+            at = min(status.due_at or submission.expires_at, submission.expires_at)
             if self._next_at is None or at < self._next_at:
                 self._next_at = at
                 self._time_bell.set()

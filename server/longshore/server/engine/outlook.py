@@ -85,7 +85,7 @@ class Outlook:
         found = self._explain(waiting, known, recent=recent)
         # The number of tasks that run beside a task is of interest only where nothing else stands in its way.
         unsure = [task for task in waiting if found[task.id].reason is WaitReason.NEXT]
-        missing = {_place(task) for task in unsure if task.order.instance} - known.on_place.keys()
+        missing = {_place(task) for task in unsure if task.submission.instance} - known.on_place.keys()
         if missing:
             found.update(self._explain(unsure, await self._read(missing), recent=recent))
         return found
@@ -152,8 +152,8 @@ class Outlook:
 
 
 def _place(task: Task) -> Place:
-    order = task.order
-    return Place(order.target, order.project, order.instance)
+    submission = task.submission
+    return Place(submission.target, submission.project, submission.instance)
 
 
 def _connected(session: Session, connection: Connection, *, emptying: bool) -> Crew:

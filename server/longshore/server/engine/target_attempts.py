@@ -66,7 +66,7 @@ class TargetAttempts:
                 self._look(change, change.holder)
 
     def _look(self, change: TaskChange, holder: tuple[str, int]) -> None:
-        status, target = change.task.status, change.task.order.target
+        status, target = change.task.status, change.task.submission.target
         if not target or (status.session_id, status.attempt) == holder:
             return
         blamed = _blame(status)

@@ -203,12 +203,12 @@ class Status:
 class Task:
     """A task at one revision."""
 
-    order: Submission
+    submission: Submission
     status: Status
 
     @property
     def id(self) -> str:
-        return self.order.id
+        return self.submission.id
 
 
 @dataclass(frozen=True, slots=True)

@@ -139,23 +139,23 @@ def why(task: Task, view: View, *, beside: int | None) -> Waiting | None:
 
 
 def _queued(task: Task, view: View, beside: int) -> Waiting:
-    target, kind, alone = task.order.target, task.order.kind, task.status.alone
+    target, kind, alone = task.submission.target, task.submission.kind, task.status.alone
     there, serving = view.serving(target, kind)
     if target and not there:
         return Waiting(WaitReason.NO_WORKER, _no_worker(task, view))
     if not serving:
         where = f" on target `{target}`" if target else ""
         return Waiting(WaitReason.NO_HANDLER, f"no worker runs `{kind}`{where}")
-    if task.order.queue in view.paused:
-        return Waiting(WaitReason.QUEUE_PAUSED, f"queue {task.order.queue} is paused")
+    if task.submission.queue in view.paused:
+        return Waiting(WaitReason.QUEUE_PAUSED, f"queue {task.submission.queue} is paused")
     if target and view.on_target.get(target, 0) >= view.target_limit:
         return Waiting(
             WaitReason.TARGET_LIMIT, f"{_tasks(view.target_limit)} on target `{target}`, and no more may at once"
         )
-    if task.order.instance and beside >= view.instance_limit:
+    if task.submission.instance and beside >= view.instance_limit:
         return Waiting(
             WaitReason.INSTANCE_LIMIT,
-            f"{_tasks(view.instance_limit)} on instance {task.order.instance}, and no more may at once",
+            f"{_tasks(view.instance_limit)} on instance {task.submission.instance}, and no more may at once",
         )
     if alone:
         if not any(crew.idle for crew in serving):
@@ -173,10 +173,10 @@ def _settling(task: Task, view: View) -> Waiting:
     if status.session_id:
         return Waiting(WaitReason.SETTLING, f"{status.worker} finds out whether its lost attempt put the file in place")
     said = "its worker was lost at the last step: another one finds out whether that happened"
-    kind = task.order.kind
-    settles = any(kind == FILE_PUSH or crew.kinds[kind] for crew in view.serving(task.order.target, kind)[1])
+    target, kind = task.submission.target, task.submission.kind
+    settles = any(kind == FILE_PUSH or crew.kinds[kind] for crew in view.serving(target, kind)[1])
     if not settles:
-        where = f"serves target `{task.order.target}`" if task.order.target else f"can settle `{task.order.kind}`"
+        where = f"serves target `{target}`" if target else f"can settle `{kind}`"
         return Waiting(WaitReason.SETTLING, f"{said}; no worker {where}")
     if status.due_at is not None and status.due_at > view.now:
         return Waiting(WaitReason.SETTLING, f"{said}, in {span(status.due_at - view.now)}")
@@ -184,7 +184,7 @@ def _settling(task: Task, view: View) -> Waiting:
 
 
 def _scheduled(task: Task, view: View) -> str:
-    status, instance = task.status, task.order.instance
+    status, instance = task.status, task.submission.instance
     due = "" if status.due_at is None else f", in {span(max(status.due_at - view.now, 0.0))}"
     match status.wait_reason:
         case WaitReason.NOT_BEFORE:
@@ -198,7 +198,7 @@ def _scheduled(task: Task, view: View) -> str:
 
 
 def _no_worker(task: Task, view: View) -> str:
-    target, work = task.order.target, task.order.work
+    target, work = task.submission.target, task.submission.work
     said = f"no worker serves target `{target}`"
     last = view.served.get(target)
     if last is not None:
@@ -215,8 +215,8 @@ def _no_worker(task: Task, view: View) -> str:
 
 def _also(task: Task, view: View) -> str:
     """Add to the detail of a task that waits for something else that no worker serves its target either."""
-    target = task.order.target
-    if not target or view.serving(target, task.order.kind)[0]:
+    target = task.submission.target
+    if not target or view.serving(target, task.submission.kind)[0]:
         return ""
     return f"; {_no_worker(task, view)}"
 

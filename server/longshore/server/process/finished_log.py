@@ -44,9 +44,9 @@ class Journal:
 
 
 def _record(change: TaskChange) -> dict[str, str | int | float]:
-    order, status = change.task.order, change.task.status
+    submission, status = change.task.submission, change.task.status
     fields: dict[str, str | int | float] = {
-        "task_id": order.id,
+        "task_id": submission.id,
         "state": _NAMES[status.state],
         "revision": status.revision,
     }
@@ -54,17 +54,17 @@ def _record(change: TaskChange) -> dict[str, str | int | float]:
         fields["attempt"] = status.attempt
         fields["worker"] = status.worker
     if status.revision == 1 or status.state.terminal:
-        fields["kind"] = order.kind
-        fields["creator"] = order.creator
-        fields["request_id"] = order.request_id
-        if isinstance(order.work, FilePush):
-            place = order.work.destination
+        fields["kind"] = submission.kind
+        fields["creator"] = submission.creator
+        fields["request_id"] = submission.request_id
+        if isinstance(submission.work, FilePush):
+            place = submission.work.destination
             fields |= {"target": place.target, "instance": place.instance, "path": place.path}
-        elif order.target or order.instance:
-            fields |= {"target": order.target, "instance": order.instance}
+        elif submission.target or submission.instance:
+            fields |= {"target": submission.target, "instance": submission.instance}
     if status.state.terminal:
-        if order.payload is not None:
-            fields["size"] = order.payload.size
+        if submission.payload is not None:
+            fields["size"] = submission.payload.size
         if status.started_at is not None and status.finished_at is not None:
             fields["seconds"] = round(max(status.finished_at - status.started_at, 0.0), 3)
     if status.error is not None and status.state is not State.RUNNING:

@@ -38,7 +38,7 @@ class ListQuery:
 
     def token_after(self, last: Task) -> str:
         """The token for the page after the one that ends with `last`. Opaque to callers; bound to the filter."""
-        raw = json.dumps([_TOKEN_VERSION, last.order.seq, self.fingerprint], separators=(",", ":"))
+        raw = json.dumps([_TOKEN_VERSION, last.submission.seq, self.fingerprint], separators=(",", ":"))
         return base64.urlsafe_b64encode(raw.encode()).decode().rstrip("=")
 
 

@@ -81,7 +81,9 @@ async def _translated(store: Store, tasks: Sequence[Task], waiting: Mapping[str,
     attempts: dict[str, Sequence[Attempt]] = {task.id: (_first(task.status),) for task in tasks if _runs_first(task)}
     started = [task.id for task in tasks if task.status.attempt and task.id not in attempts]
     blocked = [
-        task.order.destination for task in tasks if task.status.state is State.BLOCKED and task.order.destination
+        task.submission.destination
+        for task in tasks
+        if task.status.state is State.BLOCKED and task.submission.destination
     ]
     if started:
         attempts.update(await store.attempts_of(started, last=translate.ATTEMPTS_SHOWN))

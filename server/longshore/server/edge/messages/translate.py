@@ -143,34 +143,34 @@ def task(
 def fill_task(message: pb.Task, value: model.Task) -> None:
     """Translate a Task into an empty message where it is wanted. It sets field by field, and only what is not the
     field's default: with keywords for all of them a task took 8 µs, and one is sent for each assignment."""
-    order, status = value.order, value.status
-    message.id = order.id
+    submission, status = value.submission, value.status
+    message.id = submission.id
     message.revision = status.revision
     message.state = pb.TaskState.ValueType(status.state)
-    message.kind = order.kind
-    message.queue = order.queue
-    message.creator = order.creator
-    message.request_id = order.request_id
-    message.attempt_limit = order.attempt_limit
-    _set_duration(message.run_timeout, order.run_timeout)
-    _set_timestamp(message.create_time, order.created_at)
-    _set_timestamp(message.expire_time, order.expires_at)
-    if order.priority:
-        message.priority = order.priority
-    if order.labels:
-        message.labels.update(order.labels)
-    if order.retry_of:
-        message.retry_of = order.retry_of
-    if order.retried_by:
-        message.retried_by = order.retried_by
-    if isinstance(order.work, model.Job):
-        _fill_job(message.job, order.work)
+    message.kind = submission.kind
+    message.queue = submission.queue
+    message.creator = submission.creator
+    message.request_id = submission.request_id
+    message.attempt_limit = submission.attempt_limit
+    _set_duration(message.run_timeout, submission.run_timeout)
+    _set_timestamp(message.create_time, submission.created_at)
+    _set_timestamp(message.expire_time, submission.expires_at)
+    if submission.priority:
+        message.priority = submission.priority
+    if submission.labels:
+        message.labels.update(submission.labels)
+    if submission.retry_of:
+        message.retry_of = submission.retry_of
+    if submission.retried_by:
+        message.retried_by = submission.retried_by
+    if isinstance(submission.work, model.Job):
+        _fill_job(message.job, submission.work)
     else:
-        message.file_push.CopyFrom(file_push(order.work))
-    if order.payload is not None:
-        message.payload.CopyFrom(payload(order.payload))
-    if order.stall_timeout is not None:
-        _set_duration(message.stall_timeout, order.stall_timeout)
+        message.file_push.CopyFrom(file_push(submission.work))
+    if submission.payload is not None:
+        message.payload.CopyFrom(payload(submission.payload))
+    if submission.stall_timeout is not None:
+        _set_duration(message.stall_timeout, submission.stall_timeout)
     _fill_status(message, status)
 
 
@@ -224,7 +224,7 @@ def tasks(
         task(
             value,
             attempts=attempts.get(value.id, ()),
-            blocked_by=blocked_by.get(value.order.destination.key, "") if value.order.destination else "",
+            blocked_by=blocked_by.get(value.submission.destination.key, "") if value.submission.destination else "",
             waiting=waiting.get(value.id),
         )
         for value in values

@@ -98,7 +98,7 @@ class Commits:
                     self._cancel(connection, task)
 
     def _assign(self, connection: Connection, task: Task) -> None:
-        path, content, payload = None, b"", task.order.payload
+        path, content, payload = None, b"", task.submission.payload
         if payload is not None:
             content = self._small.get(payload.id)
             if not content and self._spool is not None and connection.local:

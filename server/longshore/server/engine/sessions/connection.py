@@ -36,7 +36,7 @@ class Holding:
     def of(cls, task: Task) -> Holding:
         """A settling attempt delivers nothing and so needs no protection from its neighbours, nor they from it."""
         settles = task.status.state is State.SETTLING
-        return cls(task.order.payload, settles, task.status.alone and not settles, task.order.target)
+        return cls(task.submission.payload, settles, task.status.alone and not settles, task.submission.target)
 
 
 class Connection:

@@ -99,7 +99,7 @@ class _Right:
             raise _refusal(self._ref)
         if (task.status.session_id, task.status.attempt) != (self._session_id, self._ref.attempt):
             raise _refusal(self._ref)
-        return task.order.payload
+        return task.submission.payload
 
 
 def _refusal(ref: AttemptRef) -> NotYourAttempt:

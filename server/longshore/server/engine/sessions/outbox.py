@@ -205,14 +205,14 @@ def _take(entries: dict[_K, _V], count: int) -> tuple[_V, ...]:
 
 def _size(assignment: Assignment) -> int:
     """About how many bytes it takes on the wire."""
-    order, status = assignment.task.order, assignment.task.status
+    submission, status = assignment.task.submission, assignment.task.status
     size = 512 + len(assignment.content)
-    if order.labels:
-        size += sum(len(key) + len(value.encode()) + 8 for key, value in order.labels.items())
-    if isinstance(order.work, Job) and order.work.arguments is not None:
-        size += len(order.work.arguments.value) + len(order.work.arguments.type_url.encode())
-    if order.destination is not None:
-        size += len(order.destination.key.encode("utf-8", "surrogateescape"))
+    if submission.labels:
+        size += sum(len(key) + len(value.encode()) + 8 for key, value in submission.labels.items())
+    if isinstance(submission.work, Job) and submission.work.arguments is not None:
+        size += len(submission.work.arguments.value) + len(submission.work.arguments.type_url.encode())
+    if submission.destination is not None:
+        size += len(submission.destination.key.encode("utf-8", "surrogateescape"))
     if status.error is not None:
         size += len(status.error.message.encode())
     if status.grant is not None:

@@ -58,15 +58,15 @@ class Parking:
     def _on_commit(self, changes: Changes) -> None:
         for change in changes.tasks:
             task = change.task
-            target = task.order.target
+            target = task.submission.target
             if target and target not in self._stale and (_is_parked(task) or self._was_waited_for(task)):
                 self._stale.add(target)
                 self._bell.set()
 
     def _was_waited_for(self, task: Task) -> bool:
         """Tell whether the task may have left the list. Which task a place was on the list for is not remembered."""
-        places = self._places.get(task.order.target)
-        return bool(places) and (task.order.target, task.order.project, task.order.instance) in (places or ())
+        asked = task.submission
+        return (asked.target, asked.project, asked.instance) in self._places.get(asked.target, ())
 
     def ready(self, connection: Connection, ready: Ready) -> None:
         """Take in a worker's word that an instance is ready, or exists. It counts for targets only that the worker

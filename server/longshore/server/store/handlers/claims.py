@@ -20,7 +20,7 @@ from longshore.server.store.commands import Claims, ClaimTasks, Offer
 from longshore.server.store.handlers.sessions import session_at
 from longshore.server.store.sql.statement import Each, Given
 from longshore.server.store.tables.rows import Row, seq_in, taker_of, task_columns
-from longshore.server.store.tables.schema import counters, is_ready, is_unsettled, orders, tasks
+from longshore.server.store.tables.schema import counters, is_ready, is_unsettled, submissions, tasks
 from longshore.server.store.transaction.counters import LANE_RUNNING, TARGET_RUNNING
 from longshore.server.store.transaction.loaded_task import LoadedTask
 from longshore.server.store.transaction.ready import room_in, trim_lanes
@@ -64,7 +64,7 @@ def _whole(make: Callable[..., sa.Select[Any]], given: Given) -> sa.Select[Any]:
     # Tasks without a lane are all ready at once, and a hundred thousand of them may wait: they are not counted.
     among = sa.case((tasks.c.lane == sa.literal_column("''"), sa.literal_column("0")), else_=ready.scalar_subquery())
     columns = (*task_columns(), running.scalar_subquery().label("running"), among.label("among"))
-    return make(given, *columns).join_from(tasks, orders, tasks.c.seq == orders.c.seq)
+    return make(given, *columns).join_from(tasks, submissions, tasks.c.seq == submissions.c.seq)
 
 
 _READY_TYPES: Final = {"target": sa.Text, "taker": sa.Text, "most": sa.Integer}
@@ -208,7 +208,7 @@ class _Round:
             candidates: list[_Candidate] = []
             for (target, taker, most), loaded_tasks in zip(sets, found(), strict=True):
                 found_here = [
-                    (-loaded.order.priority, loaded.order.seq, loaded)
+                    (-loaded.submission.priority, loaded.submission.seq, loaded)
                     for loaded in (*loaded_tasks, *new_tasks.get((target, taker), ()))
                 ]
                 found_here.sort()
@@ -224,7 +224,7 @@ class _Round:
         found: dict[Pair, list[LoadedTask]] = {}
         for loaded in unit.new_tasks():
             if loaded.status.state is State.QUEUED and (
-                loaded.ready if loaded.lane else not unit.is_paused(loaded.order.queue)
+                loaded.ready if loaded.lane else not unit.is_paused(loaded.submission.queue)
             ):
                 found.setdefault((loaded.target, loaded.taker), []).append(loaded)
         return found
@@ -300,7 +300,7 @@ class _Round:
 
     def _serving(self, loaded: LoadedTask) -> list[_Taker]:
         """The takers that could run the task."""
-        pair = (loaded.target, loaded.order.kind)
+        pair = (loaded.target, loaded.submission.kind)
         found = self._serving_pair.get(pair)
         if found is None:
             found = self._serving_pair[pair] = [taker for taker in self._takers if taker.serves(*pair)]
@@ -330,7 +330,7 @@ class _Round:
         decision = self._unit.apply(loaded, taker.claimed)
         if decision.verdict is not Verdict.CHANGED:
             raise AssertionError(f"a {loaded.status.state.name} task was offered for a claim")
-        self._unit.newly_ready.discard(loaded.order.seq)
+        self._unit.newly_ready.discard(loaded.submission.seq)
         if was_ready and loaded.lane in self._unit.ready_counts:
             self._unit.ready_counts[loaded.lane] -= 1
         taker.shares.take(loaded.target)

@@ -28,12 +28,12 @@ from longshore.server.store.sql.statement import Statement, statement
 from longshore.server.store.tables.schema import (
     attempts,
     debts,
-    orders,
     payloads,
     requests,
     sequence,
     served,
     sessions,
+    submissions,
     tasks,
     uploads,
 )
@@ -71,7 +71,7 @@ MOVED: Final = (
     tasks.c.updated_at,
     tasks.c.finished_at,
     tasks.c.retryable_until,
-    orders.c.created_at,
+    submissions.c.created_at,
     attempts.c.started_at,
     attempts.c.granted_at,
     attempts.c.ended_at,

@@ -34,10 +34,10 @@ from longshore.server.store.tables.schema import (
     is_timed,
     is_unsettled,
     is_waiting,
-    orders,
     payloads,
     requests,
     sessions,
+    submissions,
     tasks,
     uploads,
 )
@@ -99,7 +99,7 @@ def _extend(condition: sa.ColumnElement[bool], patience: sa.ColumnElement[float]
 
 _EXTEND_RUNNING: Final = _extend(
     tasks.c.state.in_((STATE[State.RUNNING], STATE[State.COMMITTING])),
-    sa.select(orders.c.run_timeout).where(orders.c.seq == tasks.c.seq).scalar_subquery(),
+    sa.select(submissions.c.run_timeout).where(submissions.c.seq == tasks.c.seq).scalar_subquery(),
 )
 _EXTEND_CANCELLING: Final = _extend(tasks.c.state == STATE[State.CANCELLING], sa.bindparam("patience", type_=sa.Double))
 _EXTEND_SETTLING: Final = _extend(tasks.c.state == STATE[State.SETTLING], sa.bindparam("patience", type_=sa.Double))

@@ -108,8 +108,8 @@ def record_request(unit: UnitOfWork, *, principal: str, request_id: str, request
 
 def fill_request(unit: UnitOfWork, *, principal: str, request_id: str, made: list[LoadedTask]) -> None:
     """Give the request its tasks, now that the bytes of its upload are there."""
-    unit.defer(_FILL, (request_id, principal, made[0].order.seq, len(made)), late=True)
-    unit.request_tasks[principal, request_id] = (made[0].order.seq, len(made))
+    unit.defer(_FILL, (request_id, principal, made[0].submission.seq, len(made)), late=True)
+    unit.request_tasks[principal, request_id] = (made[0].submission.seq, len(made))
 
 
 def drop_request(unit: UnitOfWork, *, principal: str, request_id: str) -> None:

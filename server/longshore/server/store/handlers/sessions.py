@@ -158,13 +158,13 @@ def session_at(unit: UnitOfWork, session_id: str, epoch: int) -> Session | None:
 
 def held_by(unit: UnitOfWork, session_id: str) -> list[LoadedTask]:
     """The tasks that the session holds now."""
-    known = {loaded.order.seq for loaded in unit.loaded() if loaded.status.session_id == session_id}
+    known = {loaded.submission.seq for loaded in unit.loaded() if loaded.status.session_id == session_id}
     stored = {row[0] for row in unit.link.rows(_HELD, session_id=session_id)}
     return [loaded for loaded in unit.load(known | stored) if loaded.status.session_id == session_id]
 
 
 def with_held(unit: UnitOfWork, session: Session) -> Session:
-    held = tuple((loaded.order.id, loaded.status.attempt) for loaded in held_by(unit, session.id))
+    held = tuple((loaded.submission.id, loaded.status.attempt) for loaded in held_by(unit, session.id))
     return replace(session, held=held)
 
 
@@ -226,7 +226,7 @@ def open_session(unit: UnitOfWork, command: OpenSession) -> Callable[[], Session
         forget_end(unit, session.id)
     named = set(command.held)
     for loaded in held_by(unit, session.id):
-        if (loaded.order.id, loaded.status.attempt) not in named:
+        if (loaded.submission.id, loaded.status.attempt) not in named:
             unit.apply(loaded, SessionLost(session.id, loaded.status.attempt, crash=False))
     opened = with_held(unit, session)
     return lambda: SessionOpened(opened)

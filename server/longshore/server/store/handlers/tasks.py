@@ -31,7 +31,7 @@ from longshore.server.store.handlers.requests import (
 )
 from longshore.server.store.sql.statement import Statement, statement
 from longshore.server.store.tables.rows import place_of
-from longshore.server.store.tables.schema import counters, is_delivered, is_live, is_queued, orders, queues, tasks
+from longshore.server.store.tables.schema import counters, is_delivered, is_live, is_queued, queues, submissions, tasks
 from longshore.server.store.transaction.counters import QUEUE, RESTORED, SPOOL
 from longshore.server.store.transaction.loaded_task import LoadedTask
 from longshore.server.store.transaction.new_tasks import make_tasks
@@ -40,8 +40,8 @@ from longshore.server.store.transaction.unit import RequestRecord, UnitOfWork
 
 _USES_PAYLOAD: Final = statement(
     sa.select(sa.literal_column("1"))
-    .join_from(orders, tasks, tasks.c.seq == orders.c.seq)
-    .where(orders.c.payload_id == sa.bindparam("payload_id"), tasks.c.creator == sa.bindparam("creator"))
+    .join_from(submissions, tasks, tasks.c.seq == submissions.c.seq)
+    .where(submissions.c.payload_id == sa.bindparam("payload_id"), tasks.c.creator == sa.bindparam("creator"))
     .limit(1)
 )
 _DELIVERED_SINCE: Final = statement(
@@ -86,7 +86,7 @@ _READY_WITHOUT_LANE: Final = statement(
 
 def _owned(unit: UnitOfWork, task_id: str, creator: str | None) -> LoadedTask:
     loaded = unit.find_task(task_id)
-    if loaded is None or (creator is not None and loaded.order.creator != creator):
+    if loaded is None or (creator is not None and loaded.submission.creator != creator):
         raise NotFound(f"There is no task {task_id!r} of yours; its retention may be over.", task_id=task_id)
     return loaded
 
@@ -96,7 +96,7 @@ def _check_revision(loaded: LoadedTask, expected: int | None) -> None:
     if expected is not None and revision != expected:
         raise RevisionMismatch(
             f"The task is at revision {revision}, not {expected}: read it anew and decide again.",
-            task_id=loaded.order.id,
+            task_id=loaded.submission.id,
             revision=str(revision),
         )
 
@@ -120,7 +120,7 @@ def submit_tasks(unit: UnitOfWork, command: SubmitTasks) -> Callable[[], tuple[T
         unit,
         principal=command.principal,
         request_id=command.request_id,
-        request=RequestRecord(command.fingerprint, None, made[0].order.seq, len(made)),
+        request=RequestRecord(command.fingerprint, None, made[0].submission.seq, len(made)),
     )
     return lambda: tuple(loaded.task for loaded in made)
 
@@ -132,9 +132,9 @@ def _named_payload(unit: UnitOfWork, command: SubmitTasks) -> Payload | None:
     if not command.any_creator:
         uses = unit.link.row(_USES_PAYLOAD, payload_id=payload.id, creator=command.principal)
         mine = any(
-            loaded.order.creator == command.principal
-            and loaded.order.payload is not None
-            and loaded.order.payload.id == payload.id
+            loaded.submission.creator == command.principal
+            and loaded.submission.payload is not None
+            and loaded.submission.payload.id == payload.id
             for loaded in unit.loaded()
         )
         if uses is None and not mine:
@@ -155,54 +155,54 @@ def retry_task(unit: UnitOfWork, command: RetryTask) -> Callable[[], Task]:
     if not old.status.state.terminal or old.status.state is State.SUCCEEDED:
         raise NotRetryable(
             f"The task is {old.status.state.name}; only FAILED, CANCELLED and EXPIRED tasks can be retried.",
-            task_id=old.order.id,
+            task_id=old.submission.id,
             state=old.status.state.name,
         )
-    payload = None if old.order.payload is None else kept_payload(unit, old.order.payload.id)
+    payload = None if old.submission.payload is None else kept_payload(unit, old.submission.payload.id)
     if not command.force:
         _check_not_superseded(unit, old)
-    order = old.order
-    check_room(unit, command.bounds, queue=order.queue, principal=order.creator, tasks=1)
+    submission = old.submission
+    check_room(unit, command.bounds, queue=submission.queue, principal=submission.creator, tasks=1)
     plan = TaskPlan(
-        kind=order.kind,
-        work=order.work,
-        queue=order.queue,
-        priority=order.priority,
-        labels=order.labels,
+        kind=submission.kind,
+        work=submission.work,
+        queue=submission.queue,
+        priority=submission.priority,
+        labels=submission.labels,
         not_before=0.0,
-        expire_after=order.expires_at - order.created_at,
-        run_timeout=order.run_timeout,
-        stall_timeout=order.stall_timeout,
-        attempt_limit=order.attempt_limit,
+        expire_after=submission.expires_at - submission.created_at,
+        run_timeout=submission.run_timeout,
+        stall_timeout=submission.stall_timeout,
+        attempt_limit=submission.attempt_limit,
     )
     made = make_tasks(
         unit,
         (plan,),
-        creator=order.creator,
+        creator=submission.creator,
         request_id=command.request_id,
         payload=payload,
-        retry_of=order.id,
-        retried_by="" if command.principal == order.creator else command.principal,
+        retry_of=submission.id,
+        retried_by="" if command.principal == submission.creator else command.principal,
     )
     record_request(
         unit,
         principal=command.principal,
         request_id=command.request_id,
-        request=RequestRecord(fingerprint, None, made[0].order.seq, 1),
+        request=RequestRecord(fingerprint, None, made[0].submission.seq, 1),
     )
     return lambda: made[0].task
 
 
 def _check_not_superseded(unit: UnitOfWork, old: LoadedTask) -> None:
-    if old.order.destination is None:
+    if old.submission.destination is None:
         return
     # The deliveries of this batch are written first, so that one query is enough.
     unit.flush()
-    row = unit.link.row(_DELIVERED_SINCE, place=place_of(old.order.destination), after=old.order.seq)
+    row = unit.link.row(_DELIVERED_SINCE, place=place_of(old.submission.destination), after=old.submission.seq)
     if row is not None:
         raise Superseded(
             f"The later task {row[0]} has delivered to the same destination: force the retry if that is meant.",
-            task_id=old.order.id,
+            task_id=old.submission.id,
             later_task_id=row[0],
         )
 
@@ -221,7 +221,7 @@ def settle_task(unit: UnitOfWork, command: SettleTask) -> Callable[[], Task]:
     if loaded.status.state is not State.SETTLING:
         raise NotSettling(
             f"The task is {loaded.status.state.name}; only a SETTLING task can be settled by hand.",
-            task_id=loaded.order.id,
+            task_id=loaded.submission.id,
             state=loaded.status.state.name,
         )
     unit.apply(loaded, SettledByHand(command.settlement))

@@ -33,12 +33,12 @@ class TaskCache:
         """Keep these tasks: they are stored now, and no transaction uses them any more."""
         kept = self._loaded
         for loaded in loaded_tasks:
-            seq = loaded.order.seq
+            seq = loaded.submission.seq
             if loaded.status.state.terminal:
                 kept.pop(seq, None)
             elif seq in kept:
                 kept.move_to_end(seq)
-            elif _small(loaded.order.work):
+            elif _small(loaded.submission.work):
                 kept[seq] = loaded
         while len(kept) > CAPACITY:
             kept.popitem(last=False)

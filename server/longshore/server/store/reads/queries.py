@@ -45,11 +45,11 @@ from longshore.server.store.tables.schema import (
     is_parked,
     is_queued,
     labels,
-    orders,
     payloads,
     queues,
     requests,
     sessions,
+    submissions,
     tasks,
     uploads,
 )
@@ -62,11 +62,11 @@ from longshore.server.store.transaction.counters import (
     UPLOADS,
 )
 
-_TASKS: Final = sa.select(*task_columns()).join_from(tasks, orders, tasks.c.seq == orders.c.seq)
+_TASKS: Final = sa.select(*task_columns()).join_from(tasks, submissions, tasks.c.seq == submissions.c.seq)
 _TASK: Final = statement(_TASKS.where(tasks.c.seq == sa.bindparam("seq")))
 _TASKS_AMONG: Final = Among(lambda keys: _TASKS.where(tasks.c.seq.in_(keys)))
 _TASKS_OF_PAYLOAD: Final = statement(
-    _TASKS.where(orders.c.payload_id == sa.bindparam("payload_id")).order_by(tasks.c.seq)
+    _TASKS.where(submissions.c.payload_id == sa.bindparam("payload_id")).order_by(tasks.c.seq)
 )
 _TASKS_BETWEEN: Final = statement(
     _TASKS.where(tasks.c.seq >= sa.bindparam("first"), tasks.c.seq < sa.bindparam("beyond")).order_by(tasks.c.seq)
@@ -134,8 +134,8 @@ _DEBTS: Final = Among(
 _COUNTERS: Final = statement(sa.select(counters.c.scope, counters.c.name, counters.c.value))
 _QUEUES: Final = statement(sa.select(queues.c.name, queues.c.paused))
 _OLDEST_QUEUED: Final = statement(
-    sa.select(orders.c.created_at)
-    .join_from(tasks, orders, tasks.c.seq == orders.c.seq)
+    sa.select(submissions.c.created_at)
+    .join_from(tasks, submissions, tasks.c.seq == submissions.c.seq)
     .where(tasks.c.queue == sa.bindparam("queue"), is_live, is_queued)
     .order_by(tasks.c.seq)
     .limit(1)
@@ -162,8 +162,8 @@ def task(link: Link, task_id: str, creator: str | None) -> Task | None:
     if row is None:
         return None
     found = task_of(row)
-    mine = creator is None or found.order.creator == creator
-    return found if found.order.id == task_id and mine else None
+    mine = creator is None or found.submission.creator == creator
+    return found if found.submission.id == task_id and mine else None
 
 
 def tasks_of_payload(link: Link, payload_id: str) -> Sequence[Task]:
@@ -173,12 +173,12 @@ def tasks_of_payload(link: Link, payload_id: str) -> Sequence[Task]:
 _WEIGHT: Final[sa.ColumnElement[int]] = sum(
     (
         sa.func.coalesce(sa.func.length(column), 0)
-        for column in (orders.c.arguments, orders.c.labels, orders.c.work, tasks.c.result, tasks.c.error)
+        for column in (submissions.c.arguments, submissions.c.labels, submissions.c.work, tasks.c.result, tasks.c.error)
     ),
     start=sa.literal_column("0"),
 )
 """About how much a task takes beside its fixed fields. Neither database reads a large value to know its length."""
-_WEIGHTS: Final = sa.select(tasks.c.seq, _WEIGHT).join_from(tasks, orders, tasks.c.seq == orders.c.seq)
+_WEIGHTS: Final = sa.select(tasks.c.seq, _WEIGHT).join_from(tasks, submissions, tasks.c.seq == submissions.c.seq)
 
 
 def list_tasks(link: Link, where: TaskFilter, before: int | None, limit: int, most_bytes: int | None) -> TaskPage:
@@ -230,14 +230,14 @@ def _conditions(where: TaskFilter) -> list[sa.ColumnElement[bool]]:
         (tasks.c.target, where.target),
         (tasks.c.instance, where.instance),
         (tasks.c.creator, where.creator),
-        (orders.c.request_id, where.request_id),
+        (submissions.c.request_id, where.request_id),
     ):
         if value:
             conditions.append(column == value)
     if where.created_after is not None:
-        conditions.append(orders.c.created_at >= where.created_after)
+        conditions.append(submissions.c.created_at >= where.created_after)
     if where.created_before is not None:
-        conditions.append(orders.c.created_at < where.created_before)
+        conditions.append(submissions.c.created_at < where.created_before)
     if where.request_id:
         made: sa.Select[Any] = sa.select(sa.literal_column("1")).where(
             requests.c.request_id == where.request_id,
@@ -281,9 +281,9 @@ def history(link: Link, task_id: str, after: int, limit: int) -> Sequence[Task]:
     current = task(link, task_id, None)
     if current is None:
         return []
-    order = current.order
-    rows = link.rows(_HISTORY, seq=order.seq, after=after, most=limit)
-    return [Task(order, codec.decode_status(row[0])) for row in rows]
+    submission = current.submission
+    rows = link.rows(_HISTORY, seq=submission.seq, after=after, most=limit)
+    return [Task(submission, codec.decode_status(row[0])) for row in rows]
 
 
 def upload(link: Link, principal: str, request_id: str) -> Upload | None:

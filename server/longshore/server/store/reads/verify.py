@@ -13,7 +13,7 @@ from longshore.server.store.reads.queries import counted
 from longshore.server.store.sql.link import Link
 from longshore.server.store.sql.statement import statement
 from longshore.server.store.tables.rows import lane_of_work, task_columns, task_of
-from longshore.server.store.tables.schema import orders, payloads, requests, tasks, uploads
+from longshore.server.store.tables.schema import payloads, requests, submissions, tasks, uploads
 from longshore.server.store.transaction.counters import (
     CREATOR_PROMISED,
     NO_SUMS,
@@ -26,7 +26,7 @@ from longshore.server.store.transaction.counters import (
     task_counts,
 )
 
-_TASKS: Final = statement(sa.select(*task_columns()).join_from(tasks, orders, tasks.c.seq == orders.c.seq))
+_TASKS: Final = statement(sa.select(*task_columns()).join_from(tasks, submissions, tasks.c.seq == submissions.c.seq))
 _UPLOADS: Final = statement(
     sa.select(uploads.c.principal, uploads.c.queue, uploads.c.state, uploads.c.promised, uploads.c.reserved)
 )
@@ -42,13 +42,13 @@ def discrepancies(link: Link) -> Sequence[str]:
     live_of_request: Counter[tuple[str, str]] = Counter()
     for row in link.rows(_TASKS):
         task = task_of(row)
-        sums.update(task_counts(task.order, task.status, lane_of_work(task.order.work)))
-        request = (task.order.request_id, task.order.requester)
+        sums.update(task_counts(task.submission, task.status, lane_of_work(task.submission.work)))
+        request = (task.submission.request_id, task.submission.requester)
         of_request[request] += 1
         if not task.status.state.terminal:
             live_of_request[request] += 1
-            if task.order.payload is not None:
-                of_payload[task.order.payload.id] += 1
+            if task.submission.payload is not None:
+                of_payload[task.submission.payload.id] += 1
     for principal, queue, state, promised, reserved in link.rows(_UPLOADS):
         sums[SPOOL] += reserved
         if state == UploadState.OPEN:

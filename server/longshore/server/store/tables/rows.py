@@ -25,14 +25,14 @@ from longshore.server.model.task import (
 )
 from longshore.server.model.values import AttemptEnd, DeliveryMethod, State, UploadState, WaitReason
 from longshore.server.store.tables import codec
-from longshore.server.store.tables.schema import attempts, debts, orders, payloads, sessions, tasks, uploads
+from longshore.server.store.tables.schema import attempts, debts, payloads, sessions, submissions, tasks, uploads
 
 Row = tuple[Any, ...]
 """A row as the driver returns it: values in the order of the columns that were asked for."""
 
 # Tasks --------------------------------------------------------------------------------------------------------------
 
-_T, _O = tasks.c, orders.c
+_T, _SUB = tasks.c, submissions.c
 
 STATUS_COLUMNS: Final[tuple[sa.Column[Any], ...]] = (
     _T.revision, _T.state, _T.head, _T.wait_reason, _T.due_at, _T.attempt, _T.tries, _T.crashes, _T.solo_crashes,
@@ -40,10 +40,10 @@ STATUS_COLUMNS: Final[tuple[sa.Column[Any], ...]] = (
     _T.cancel_reason, _T.error, _T.result_type, _T.result, _T.method, _T.updated_at, _T.finished_at, _T.retryable_until,
 )  # fmt: skip
 
-ORDER_COLUMNS: Final[tuple[sa.Column[Any], ...]] = (
-    _T.seq, _T.id, _T.creator, _O.request_id, _T.kind, _T.queue, _T.priority, _O.labels, _O.work, _O.arguments_type,
-    _O.arguments, _O.payload_id, _O.payload_size, _O.payload_crc32c, _O.payload_sha256, _O.run_timeout,
-    _O.stall_timeout, _O.attempt_limit, _T.expires_at, _O.created_at, _O.retry_of,
+SUBMISSION_COLUMNS: Final[tuple[sa.Column[Any], ...]] = (
+    _T.seq, _T.id, _T.creator, _SUB.request_id, _T.kind, _T.queue, _T.priority, _SUB.labels, _SUB.work,
+    _SUB.arguments_type, _SUB.arguments, _SUB.payload_id, _SUB.payload_size, _SUB.payload_crc32c, _SUB.payload_sha256,
+    _SUB.run_timeout, _SUB.stall_timeout, _SUB.attempt_limit, _T.expires_at, _SUB.created_at, _SUB.retry_of,
 )  # fmt: skip
 
 _STATUS_WIDTH: Final = len(STATUS_COLUMNS)
@@ -53,8 +53,8 @@ _METHODS: Final = {method.value: method for method in DeliveryMethod}
 
 
 def task_columns() -> tuple[sa.Column[Any], ...]:
-    """The columns that `task_of` reads, of `tasks` joined with `orders`."""
-    return (*STATUS_COLUMNS, *ORDER_COLUMNS)
+    """The columns that `task_of` reads, of `tasks` joined with `submissions`."""
+    return (*STATUS_COLUMNS, *SUBMISSION_COLUMNS)
 
 
 def status_of(row: Row) -> Status:
@@ -90,8 +90,8 @@ def status_of(row: Row) -> Status:
     )
 
 
-def order_of(row: Row) -> Submission:
-    """Make the submission of a row that begins with the ORDER_COLUMNS."""
+def submission_of(row: Row) -> Submission:
+    """Make the submission of a row that begins with the SUBMISSION_COLUMNS."""
     (
         seq, id_, creator, request_id, kind, queue, priority, labels, work, arguments_type,
         arguments, payload_id, payload_size, payload_crc32c, payload_sha256, run_timeout,
@@ -129,7 +129,7 @@ def seq_in(row: Row) -> int:
 
 def task_of(row: Row) -> Task:
     """Make the task of a row of `task_columns`."""
-    return Task(order_of(row[_STATUS_WIDTH:]), status_of(row))
+    return Task(submission_of(row[_STATUS_WIDTH:]), status_of(row))
 
 
 def lane_of_work(work: FilePush | Job) -> str:
@@ -201,26 +201,26 @@ def status_values(status: Status) -> dict[str, Any]:
     }
 
 
-def order_values(order: Submission) -> dict[str, Any]:
-    """A row of `orders`, in the order of its columns."""
-    payload = order.payload
-    arguments = getattr(order.work, "arguments", None)
+def submission_values(submission: Submission) -> dict[str, Any]:
+    """A row of `submissions`, in the order of its columns."""
+    payload = submission.payload
+    arguments = getattr(submission.work, "arguments", None)
     return {
-        "seq": order.seq,
-        "request_id": order.request_id,
-        "labels": codec.encode_map(order.labels),
-        "work": codec.with_retrier(codec.encode_work(order.work), order.retried_by),
+        "seq": submission.seq,
+        "request_id": submission.request_id,
+        "labels": codec.encode_map(submission.labels),
+        "work": codec.with_retrier(codec.encode_work(submission.work), submission.retried_by),
         "arguments_type": None if arguments is None else arguments.type_url,
         "arguments": None if arguments is None else arguments.value,
         "payload_id": None if payload is None else payload.id,
         "payload_size": None if payload is None else payload.size,
         "payload_crc32c": None if payload is None else payload.crc32c,
         "payload_sha256": None if payload is None else payload.sha256,
-        "run_timeout": order.run_timeout,
-        "stall_timeout": order.stall_timeout,
-        "attempt_limit": order.attempt_limit,
-        "created_at": order.created_at,
-        "retry_of": order.retry_of,
+        "run_timeout": submission.run_timeout,
+        "stall_timeout": submission.stall_timeout,
+        "attempt_limit": submission.attempt_limit,
+        "created_at": submission.created_at,
+        "retry_of": submission.retry_of,
     }
 
 

@@ -149,8 +149,8 @@ def _task_key() -> sa.Column[int]:
     return sa.Column("seq", _Seq, sa.ForeignKey("tasks.seq", ondelete="CASCADE"), nullable=False)
 
 
-orders: Final = sa.Table(
-    "orders",
+submissions: Final = sa.Table(
+    "submissions",
     metadata,
     # The rest of the submission: apart, because a task's row is written anew at each change.
     sa.Column("seq", _Seq, sa.ForeignKey("tasks.seq", ondelete="CASCADE"), primary_key=True, autoincrement=False),
@@ -171,10 +171,10 @@ orders: Final = sa.Table(
     sa.CheckConstraint("(payload_id IS NULL) = (payload_size IS NULL)", name="payload"),
 )
 sa.Index(
-    "orders_payload",
-    orders.c.payload_id,
-    sqlite_where=orders.c.payload_id.is_not(None),
-    postgresql_where=orders.c.payload_id.is_not(None),
+    "submissions_payload",
+    submissions.c.payload_id,
+    sqlite_where=submissions.c.payload_id.is_not(None),
+    postgresql_where=submissions.c.payload_id.is_not(None),
 )
 
 labels: Final = sa.Table(

@@ -21,8 +21,8 @@ from longshore.server.store.protocol import Changes, TaskChange
 from longshore.server.store.sql.link import Link, Reply
 from longshore.server.store.sql.statement import statement
 from longshore.server.store.tables import codec
-from longshore.server.store.tables.rows import ORDER_COLUMNS, order_of, task_columns, task_of
-from longshore.server.store.tables.schema import events, orders, sessions, tasks
+from longshore.server.store.tables.rows import SUBMISSION_COLUMNS, submission_of, task_columns, task_of
+from longshore.server.store.tables.schema import events, sessions, submissions, tasks
 
 CHANNEL: Final = "longshore_commits"
 
@@ -97,15 +97,15 @@ _wanted_rows = sa.func.unnest(
 ).table_valued(sa.column("seq", sa.BigInteger), sa.column("revision", sa.BigInteger))
 _wanted = _wanted_rows.render_derived(name="wanted")
 _REVISIONS: Final = statement(
-    sa.select(events.c.revision, events.c.status, *ORDER_COLUMNS)
+    sa.select(events.c.revision, events.c.status, *SUBMISSION_COLUMNS)
     .select_from(_wanted)
     .join(events, sa.and_(events.c.seq == _wanted.c.seq, events.c.revision == _wanted.c.revision))
     .join(tasks, tasks.c.seq == events.c.seq)
-    .join(orders, orders.c.seq == events.c.seq)
+    .join(submissions, submissions.c.seq == events.c.seq)
 )
 _CHANGED_SINCE: Final = statement(
     sa.select(*task_columns())
-    .join_from(tasks, orders, tasks.c.seq == orders.c.seq)
+    .join_from(tasks, submissions, tasks.c.seq == submissions.c.seq)
     .where(tasks.c.updated_at >= sa.bindparam("since"))
     .order_by(tasks.c.seq)
 )
@@ -229,7 +229,7 @@ def _holder(task: Task) -> tuple[str, int] | None:
 def _encode(changes: Changes) -> str:
     return json.dumps(
         [
-            [[each.task.order.seq, each.task.status.revision, *(each.holder or ())] for each in changes.tasks],
+            [[each.task.submission.seq, each.task.status.revision, *(each.holder or ())] for each in changes.tasks],
             changes.claimable,
             changes.debts,
             changes.sessions_ended,
@@ -263,7 +263,7 @@ def _revisions(link: Link, keys: Iterable[tuple[int, int]]) -> dict[tuple[int, i
         return {}
     rows = link.rows(_REVISIONS, seqs=[seq for seq, _ in wanted], revisions=[revision for _, revision in wanted])
     found = {}
-    for revision, status, *order in rows:
-        task = Task(order_of(tuple(order)), codec.decode_status(status))
-        found[task.order.seq, revision] = task
+    for revision, status, *submission in rows:
+        task = Task(submission_of(tuple(submission)), codec.decode_status(status))
+        found[task.submission.seq, revision] = task
     return found

@@ -76,17 +76,17 @@ class _Counted(NamedTuple):
     target: str
 
 
-def task_counts(order: Counted, status: Status, lane: str) -> tuple[Key, ...]:
+def task_counts(submission: Counted, status: Status, lane: str) -> tuple[Key, ...]:
     """The counters that this task adds one to. `lane` as `rows.lane_of_work` has it."""
     state = status.state
     if state.terminal:
         return ()
-    keys = [(QUEUE, order.queue), (CREATOR, order.creator), (QUEUE_STATE[state], order.queue)]
+    keys = [(QUEUE, submission.queue), (CREATOR, submission.creator), (QUEUE_STATE[state], submission.queue)]
     if state is State.QUEUED:
-        keys.append((KIND_QUEUED, order.kind))
-        keys.append((TARGET_QUEUED, order.target))
+        keys.append((KIND_QUEUED, submission.kind))
+        keys.append((TARGET_QUEUED, submission.target))
     elif status.session_id:
-        keys.append((TARGET_RUNNING, order.target))
+        keys.append((TARGET_RUNNING, submission.target))
         if lane:
             keys.append((LANE_RUNNING, lane))
     return tuple(keys)
@@ -98,10 +98,10 @@ Moves = tuple[tuple[Key, int], ...]
 class Counts:
     """The counters of tasks that are alike, and by how much each of their steps moves them."""
 
-    __slots__ = ("_lane", "_moves", "_order")
+    __slots__ = ("_lane", "_moves", "_submission")
 
-    def __init__(self, order: Counted, lane: str) -> None:
-        self._order = order
+    def __init__(self, submission: Counted, lane: str) -> None:
+        self._submission = submission
         self._lane = lane
         self._moves: dict[tuple[int, int, bool, bool], Moves] = {}
 
@@ -112,8 +112,8 @@ class Counts:
         key = (first, after.state._value_, held, after.session_id != "")
         found = self._moves.get(key)
         if found is None:
-            moves = Counter(task_counts(self._order, after, self._lane))
-            moves.subtract(() if before is None else task_counts(self._order, before, self._lane))
+            moves = Counter(task_counts(self._submission, after, self._lane))
+            moves.subtract(() if before is None else task_counts(self._submission, before, self._lane))
             found = self._moves[key] = tuple((key, by) for key, by in moves.items() if by)
         return found
 

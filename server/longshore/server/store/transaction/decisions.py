@@ -46,7 +46,7 @@ class Decider:
         status = loaded.status
         key: Hashable
         if type(event) is Claimed:
-            key = (id(status), id(event), loaded.order.run_timeout)
+            key = (id(status), id(event), loaded.submission.run_timeout)
         elif (
             type(event) is Reported
             and event.outcome is Outcome.OK
@@ -54,10 +54,10 @@ class Decider:
         ):
             if event.result is not None:
                 return decide(loaded.task, event, self._certain)
-            order = loaded.order
+            submission = loaded.submission
             key = (
                 id(status), event.session_id, event.attempt, event.method, event.left_temps, event.error is None,
-                order.must_commit, loaded.place is None,
+                submission.must_commit, loaded.place is None,
             )  # fmt: skip
         else:
             return decide(loaded.task, event, Circumstances(self._now, self._draw(), self._policy))

@@ -93,49 +93,49 @@ class EventLog:
         self.makes_debts = False
         """Whether a debt was made."""
 
-    def record(self, order: Submission, status: Status) -> None:
+    def record(self, submission: Submission, status: Status) -> None:
         """Record a new revision as an event."""
         if status is not self._last:
             # Tasks that take the same step share their status: see `decisions`.
             self._last, self._text = status, codec.encode_status(status)
-        self._events.append((order.seq, status.revision, self._text))
+        self._events.append((submission.seq, status.revision, self._text))
 
-    def decided(self, order: Submission, event: Event, decision: Decision) -> None:
+    def decided(self, submission: Submission, event: Event, decision: Decision) -> None:
         """Record what a decision means for the task's attempts and for its target."""
         after = decision.status
         if isinstance(event, Claimed):
-            begun = (order.seq, after.attempt, event.worker, event.session_id, self._now())
+            begun = (submission.seq, after.attempt, event.worker, event.session_id, self._now())
             settling = after.state is State.SETTLING
             if settling or after.alone:
                 self._attempts.append((*begun, settling, after.alone and not settling))
             else:
                 self._plain_attempts.append(begun)
         elif isinstance(event, GrantAsked):
-            self._grants.append((order.seq, after.attempt, self._now()))
+            self._grants.append((submission.seq, after.attempt, self._now()))
         for ending in decision.endings:
-            self._endings[order.seq, ending.attempt] = ending
-        if decision.debts and isinstance(order.work, FilePush):
-            place = order.work.destination
+            self._endings[submission.seq, ending.attempt] = ending
+        if decision.debts and isinstance(submission.work, FilePush):
+            owed = submission.work.destination
             for attempt, temp in decision.debts:
                 self.makes_debts = True
                 self._debts.append(
                     (
-                        f"{order.id}-{attempt}", place.target, place.project, place.instance, place.path, order.id,
-                        attempt, temp, self._now(), 0,
+                        f"{submission.id}-{attempt}", owed.target, owed.project, owed.instance, owed.path,
+                        submission.id, attempt, temp, self._now(), 0,
                     )
                 )  # fmt: skip
 
-    def made(self, order: Submission) -> None:
+    def made(self, submission: Submission) -> None:
         """Record that a new task needs its payload."""
-        if order.payload is not None:
-            self._use_payload(order.payload.id, 1, 0.0)
+        if submission.payload is not None:
+            self._use_payload(submission.payload.id, 1, 0.0)
 
-    def ended(self, order: Submission, after: Status) -> None:
+    def ended(self, submission: Submission, after: Status) -> None:
         """Record that a task needs its payload no more, unless for a retry."""
-        key = (order.request_id, order.requester)
+        key = (submission.request_id, submission.requester)
         self._requests_ended[key] = self._requests_ended.get(key, 0) + 1
-        if order.payload is not None:
-            self._use_payload(order.payload.id, -1, after.retryable_until or 0.0)
+        if submission.payload is not None:
+            self._use_payload(submission.payload.id, -1, after.retryable_until or 0.0)
 
     def _use_payload(self, payload_id: str, more: int, until: float) -> None:
         used, kept = self._payload_uses.get(payload_id, (0, 0.0))

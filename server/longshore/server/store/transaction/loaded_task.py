@@ -12,17 +12,17 @@ class LoadedTask:
     """One task in the working set. `stored` is the status that the database has; None means that the task is not in the
     database yet. `changed` says that the task has another status."""
 
-    __slots__ = ("changed", "counts", "lane", "order", "place", "ready", "status", "stored", "target", "task")
+    __slots__ = ("changed", "counts", "lane", "place", "ready", "status", "stored", "submission", "target", "task")
 
     def __init__(self, task: Task, *, stored: bool) -> None:
-        order = self.order = task.order
-        work = order.work
+        submission = self.submission = task.submission
+        work = submission.work
         self.task = task
         self.status = task.status
         self.lane = lane_of_work(work)
-        self.target = order.target
+        self.target = submission.target
         self.place = place_of(work.destination) if isinstance(work, FilePush) else None
-        self.counts = counts_of(order.queue, order.creator, order.kind, self.target, self.lane)
+        self.counts = counts_of(submission.queue, submission.creator, submission.kind, self.target, self.lane)
         self.stored = task.status if stored else None
         self.changed = not stored
         self.ready = False
@@ -30,11 +30,11 @@ class LoadedTask:
 
     @property
     def taker(self) -> str:
-        return taker_of(self.order.kind, alone=self.status.alone)
+        return taker_of(self.submission.kind, alone=self.status.alone)
 
     def become(self, status: Status) -> None:
         self.status = status
-        self.task = Task(self.order, status)
+        self.task = Task(self.submission, status)
         self.changed = True
 
     def is_written(self) -> None:

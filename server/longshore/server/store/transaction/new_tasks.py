@@ -26,7 +26,7 @@ def make_tasks(
     made = []
     for plan in plans:
         seq = unit.new_seq()
-        order = Submission(
+        submission = Submission(
             seq=seq,
             id=task_id(seq, unit.random_bits()),
             creator=creator,
@@ -46,5 +46,5 @@ def make_tasks(
             retried_by=retried_by,
         )
         free = not isinstance(plan.work, FilePush) or not unit.occupied(place_of(plan.work.destination))
-        made.append(unit.add(order, unit.first_status(not_before=plan.not_before, free=free)))
+        made.append(unit.add(submission, unit.first_status(not_before=plan.not_before, free=free)))
     return made

@@ -100,7 +100,7 @@ def _next_heads(unit: UnitOfWork, places: list[bytes], first: list[list[Row]]) -
         if loaded.place in wanted and not loaded.status.state.terminal:
             wanted.discard(loaded.place)
             if not loaded.status.head:
-                seqs.append(loaded.order.seq)
+                seqs.append(loaded.submission.seq)
     return seqs
 
 
@@ -126,7 +126,7 @@ def new_queued_tasks(unit: UnitOfWork, lanes: Container[str]) -> dict[str, list[
             loaded.lane
             and loaded.lane in lanes
             and loaded.status.state is State.QUEUED
-            and not unit.is_paused(loaded.order.queue)
+            and not unit.is_paused(loaded.submission.queue)
         ):
             found.setdefault(loaded.lane, []).append(loaded)
     return found
@@ -195,7 +195,7 @@ class _ReadyUpdate:
                 continue
             best = [(-priority, seq, ready) for priority, seq, ready in rows]
             best += [
-                (-loaded.order.priority, loaded.order.seq, loaded.ready)
+                (-loaded.submission.priority, loaded.submission.seq, loaded.ready)
                 for loaded in new_tasks.get(lane, ())
                 if loaded.taker == taker
             ]
@@ -210,7 +210,7 @@ class _ReadyUpdate:
             room = room_in(unit, lane)
             ready_now = [
                 *rows,
-                *((loaded.order.seq, loaded.taker) for loaded in new_tasks.get(lane, ()) if loaded.ready),
+                *((loaded.submission.seq, loaded.taker) for loaded in new_tasks.get(lane, ()) if loaded.ready),
             ]
             demoted = [
                 seq for seq, taker in ready_now if seq not in keep and (takers is None or not room or taker in takers)
@@ -239,7 +239,7 @@ def trim_lanes(unit: UnitOfWork, lanes: Iterable[str]) -> None:
 def _set_ready(unit: UnitOfWork, promoted: list[int], demoted: list[int]) -> None:
     unit.newly_ready.update(promoted)
     unit.newly_ready.difference_update(demoted)
-    ready = {loaded.order.seq: loaded for loaded in unit.new_tasks()}
+    ready = {loaded.submission.seq: loaded for loaded in unit.new_tasks()}
     values = [(seq, False) for seq in demoted] + [(seq, True) for seq in promoted]
     for seq, is_ready_now in values:
         if seq in ready:

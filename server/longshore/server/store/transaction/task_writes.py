@@ -18,8 +18,8 @@ from longshore.server.model.values import State
 from longshore.server.store.sql.link import Link
 from longshore.server.store.sql.statement import Bulk, changing, inserting, types_of
 from longshore.server.store.tables import codec
-from longshore.server.store.tables.rows import STATUS_COLUMNS, Row, order_values, status_values
-from longshore.server.store.tables.schema import labels, orders, tasks
+from longshore.server.store.tables.rows import STATUS_COLUMNS, Row, status_values, submission_values
+from longshore.server.store.tables.schema import labels, submissions, tasks
 from longshore.server.store.transaction.loaded_task import LoadedTask
 
 # New ones ---------------------------------------------------------------------------------------------------------
@@ -29,7 +29,7 @@ _FIRST: Final = Status(revision=1, state=State.QUEUED, head=True)
 _CLAIMED: Final = Status(revision=2, state=State.RUNNING, head=True, attempt=1)
 """The same, claimed in the transaction that makes it. Nothing else has this revision and this state."""
 
-_ORDER: Final = (
+_SUBMISSION: Final = (
     "seq", "id", "creator", "kind", "queue", "priority", "target", "project", "instance", "lane", "expires_at",
     "updated_at", "taker",
 )  # fmt: skip
@@ -48,17 +48,17 @@ def _new(sample: Status, *names: str, **fixed: bool) -> Bulk:
     return inserting(tasks, *names, fixed=same)
 
 
-_QUEUED: Final = _new(_FIRST, *_ORDER, "ready", "paused")
-_QUEUED_PUSH: Final = _new(_FIRST, *_ORDER, "ready", "paused", "place")
+_QUEUED: Final = _new(_FIRST, *_SUBMISSION, "ready", "paused")
+_QUEUED_PUSH: Final = _new(_FIRST, *_SUBMISSION, "ready", "paused", "place")
 _RUN: Final = ("session_id", "worker", "started_at", "deadline_ticks")
-_RUNNING: Final = _new(_CLAIMED, *_ORDER, *_RUN, ready=False, paused=False)
-_RUNNING_PUSH: Final = _new(_CLAIMED, *_ORDER, *_RUN, "place", ready=False, paused=False)
+_RUNNING: Final = _new(_CLAIMED, *_SUBMISSION, *_RUN, ready=False, paused=False)
+_RUNNING_PUSH: Final = _new(_CLAIMED, *_SUBMISSION, *_RUN, "place", ready=False, paused=False)
 _COLUMNS: Final = (*(column.name for column in STATUS_COLUMNS), "live", "taker", "ready", "paused")
-_ANY: Final = inserting(tasks, *_ORDER[:-2], "place", *_COLUMNS)
+_ANY: Final = inserting(tasks, *_SUBMISSION[:-2], "place", *_COLUMNS)
 
-_INSERT_ORDER: Final = inserting(orders)
+_INSERT_SUBMISSION: Final = inserting(submissions)
 _PLAIN: Final = ("seq", "request_id", "labels", "work", "run_timeout", "attempt_limit", "created_at", "retry_of")
-_INSERT_PLAIN_ORDER: Final = inserting(orders, *_PLAIN)
+_INSERT_PLAIN_SUBMISSION: Final = inserting(submissions, *_PLAIN)
 """Inserts the submissions of tasks without payload, arguments and stall time-out."""
 _INSERT_LABEL: Final = inserting(labels)
 
@@ -72,53 +72,58 @@ def write_new(link: Link, loaded_tasks: Iterable[LoadedTask], paused: Callable[[
     for loaded in loaded_tasks:
         shape, row = _new_row(loaded, paused)
         rows.setdefault(shape, []).append(row)
-        order = loaded.order
-        work = order.work
-        if order.payload is None and order.stall_timeout is None and isinstance(work, Job) and work.arguments is None:
+        submission = loaded.submission
+        work = submission.work
+        if (
+            submission.payload is None
+            and submission.stall_timeout is None
+            and isinstance(work, Job)
+            and work.arguments is None
+        ):
             plain.append(
                 (
-                    order.seq,
-                    order.request_id,
-                    codec.encode_map(order.labels),
-                    codec.with_retrier(codec.encode_work(work), order.retried_by),
-                    order.run_timeout,
-                    order.attempt_limit,
-                    order.created_at,
-                    order.retry_of,
+                    submission.seq,
+                    submission.request_id,
+                    codec.encode_map(submission.labels),
+                    codec.with_retrier(codec.encode_work(work), submission.retried_by),
+                    submission.run_timeout,
+                    submission.attempt_limit,
+                    submission.created_at,
+                    submission.retry_of,
                 )
             )
         else:
-            full.append(tuple(order_values(order).values()))
-        if order.labels:
-            named += [(name, value, order.seq) for name, value in order.labels.items()]
+            full.append(tuple(submission_values(submission).values()))
+        if submission.labels:
+            named += [(name, value, submission.seq) for name, value in submission.labels.items()]
     for shape, found in rows.items():
         link.write(shape, found)
-    link.write(_INSERT_PLAIN_ORDER, plain)
-    link.write(_INSERT_ORDER, full)
+    link.write(_INSERT_PLAIN_SUBMISSION, plain)
+    link.write(_INSERT_SUBMISSION, full)
     link.write(_INSERT_LABEL, named)
 
 
 def _new_row(loaded: LoadedTask, paused: Callable[[str], bool]) -> tuple[Bulk, Row]:
-    order, status, work = loaded.order, loaded.status, loaded.order.work
+    submission, status, work = loaded.submission, loaded.status, loaded.submission.work
     if isinstance(work, FilePush):
         target, project, instance = work.destination.target, work.destination.project, work.destination.instance
     else:
         target, project, instance = work.target, "", work.instance
     head = (
-        order.seq, order.id, order.creator, order.kind, order.queue, order.priority, target, project, instance,
-        loaded.lane, order.expires_at,
+        submission.seq, submission.id, submission.creator, submission.kind, submission.queue, submission.priority,
+        target, project, instance, loaded.lane, submission.expires_at,
     )  # fmt: skip
     place = loaded.place
     row: Row
     if status.state is State.RUNNING and status.revision == _CLAIMED.revision:
         row = (
-            *head, status.updated_at, order.kind, status.session_id, status.worker, status.started_at,
+            *head, status.updated_at, submission.kind, status.session_id, status.worker, status.started_at,
             status.deadline_ticks,
         )  # fmt: skip
         return (_RUNNING, row) if place is None else (_RUNNING_PUSH, (*row, place))
     if status.state is State.QUEUED and status.revision == _FIRST.revision:
-        held = paused(order.queue)
-        row = (*head, status.updated_at, order.kind, _is_ready(loaded, held), held)
+        held = paused(submission.queue)
+        row = (*head, status.updated_at, submission.kind, _is_ready(loaded, held), held)
         return (_QUEUED, row) if place is None else (_QUEUED_PUSH, (*row, place))
     return _ANY, (*head, place, *_all_values(loaded, paused))
 
@@ -131,7 +136,7 @@ def _is_ready(loaded: LoadedTask, held: bool) -> bool:  # noqa: FBT001
 def _all_values(loaded: LoadedTask, paused: Callable[[str], bool]) -> Iterable[Any]:
     """The values of the _COLUMNS, in their order."""
     queued = loaded.status.state is State.QUEUED
-    held = queued and paused(loaded.order.queue)
+    held = queued and paused(loaded.submission.queue)
     values = status_values(loaded.status)
     return (*values.values(), not loaded.status.state.terminal, loaded.taker, queued and _is_ready(loaded, held), held)
 
@@ -187,7 +192,7 @@ _HOW_IT_ENDS: Final = (False, "", None, None)
 def write_changed(link: Link, loaded_tasks: Iterable[LoadedTask], paused: Callable[[str], bool]) -> None:
     """Update tasks that are stored, on condition of the revision that the database has."""
     rows: dict[Bulk, list[Row]] = {}
-    for loaded in sorted(loaded_tasks, key=lambda loaded: loaded.order.seq):
+    for loaded in sorted(loaded_tasks, key=lambda loaded: loaded.submission.seq):
         shape, row = _changed_row(loaded, paused)
         rows.setdefault(shape, []).append(row)
     for shape, found in rows.items():
@@ -198,7 +203,7 @@ def _changed_row(loaded: LoadedTask, paused: Callable[[str], bool]) -> tuple[Bul
     old, new = loaded.stored, loaded.status
     if old is None:
         raise AssertionError("the task is not stored")
-    where = (loaded.order.seq, old.revision)
+    where = (loaded.submission.seq, old.revision)
     before, after = old.state, new.state
     if after is State.SUCCEEDED:
         if (

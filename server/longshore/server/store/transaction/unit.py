@@ -26,9 +26,9 @@ from longshore.server.store.tables.rows import Row, taker_of, task_columns, task
 from longshore.server.store.tables.schema import (
     is_head,
     is_live,
-    orders,
     queues,
     sequence,
+    submissions,
     tasks,
 )
 from longshore.server.store.transaction.caches import ClaimPrecheck, Memory
@@ -42,7 +42,7 @@ from longshore.server.store.transaction.task_writes import write_changed, write_
 _LOAD: Final = Among(
     lambda keys: (
         sa.select(*task_columns())
-        .join_from(tasks, orders, tasks.c.seq == orders.c.seq)
+        .join_from(tasks, submissions, tasks.c.seq == submissions.c.seq)
         .where(tasks.c.seq.in_(keys))
         .order_by(tasks.c.seq)
     ),
@@ -178,8 +178,8 @@ class UnitOfWork:
         """Take rows of `task_columns` into the working set, those that are not there."""
         for row in rows:
             task = task_of(row)
-            if task.order.seq not in self._loaded:
-                self._loaded[task.order.seq] = LoadedTask(task, stored=True)
+            if task.submission.seq not in self._loaded:
+                self._loaded[task.submission.seq] = LoadedTask(task, stored=True)
 
     def _load_remembered(self, seq: int) -> bool:
         """Take the task from the cache of earlier transactions, if it is there."""
@@ -197,7 +197,7 @@ class UnitOfWork:
         found = self._loaded.get(seq)
         if found is None:
             found = next(iter(self.load((seq,))), None)
-        return found if found is not None and found.order.id == task_id else None
+        return found if found is not None and found.submission.id == task_id else None
 
     def loaded(self) -> Iterable[LoadedTask]:
         """The whole working set."""
@@ -297,17 +297,17 @@ class UnitOfWork:
             found = self._first[not_before, free] = first_status(now=self.now, not_before=not_before, free=free)
         return found
 
-    def add(self, order: Submission, status: Status) -> LoadedTask:
+    def add(self, submission: Submission, status: Status) -> LoadedTask:
         """Add a new task."""
         self.writes += 1
-        loaded = self._loaded[order.seq] = LoadedTask(Task(order, status), stored=False)
+        loaded = self._loaded[submission.seq] = LoadedTask(Task(submission, status), stored=False)
         self._new_tasks.append(loaded)
         if loaded.place is not None:
             self._occupied[loaded.place] = True
         if status.state is State.QUEUED:
             self._queue_changed(loaded, alone=status.alone)
         self.counters.step(loaded.counts, None, status)
-        self._event_log.made(order)
+        self._event_log.made(submission)
         self._record(loaded, None)
         return loaded
 
@@ -322,13 +322,13 @@ class UnitOfWork:
             return decision
         self.writes += 1
         before, after = loaded.status, decision.status
-        order = loaded.order
+        submission = loaded.submission
         loaded.become(after)
-        self._event_log.decided(order, event, decision)
+        self._event_log.decided(submission, event, decision)
         self.counters.step(loaded.counts, before, after)
         self._note_room(loaded, before, after)
         if after.state.terminal and not before.state.terminal:
-            self._event_log.ended(order, after)
+            self._event_log.ended(submission, after)
             if loaded.place is not None:
                 self.places.add(loaded.place)
         if verdict is Verdict.CHANGED:
@@ -350,15 +350,15 @@ class UnitOfWork:
     def _queue_changed(self, loaded: LoadedTask, *, alone: bool) -> None:
         """Note that the task has come into its instance's queue, or left it."""
         if not loaded.lane:
-            self.newly_ready.add(loaded.order.seq)
+            self.newly_ready.add(loaded.submission.seq)
             return
         takers = self.lanes.setdefault(loaded.lane, set())
         if takers is not None:
-            takers.add(taker_of(loaded.order.kind, alone=alone))
+            takers.add(taker_of(loaded.submission.kind, alone=alone))
 
     def _record(self, loaded: LoadedTask, holder: tuple[str, int] | None) -> None:
         self._changes.append(TaskChange(loaded.task, holder))
-        self._event_log.record(loaded.order, loaded.status)
+        self._event_log.record(loaded.submission, loaded.status)
 
     # Writing ------------------------------------------------------------------------------------------------------
 
@@ -427,7 +427,7 @@ class UnitOfWork:
             self._task_memory.clear()
         for row in self.link.among(_LOAD, sorted(self._loaded)):
             task = task_of(row)
-            loaded = self._loaded[task.order.seq]
+            loaded = self._loaded[task.submission.seq]
             loaded.become(task.status)
             loaded.is_written()
 

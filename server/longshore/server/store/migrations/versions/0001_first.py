@@ -29,7 +29,7 @@ def upgrade() -> None:
     _events()
     _inline_payloads()
     _labels()
-    _orders()
+    _submissions()
     if op.get_bind().dialect.name == "postgresql":
         # Several servers: see store.commit_log.
         _commits()
@@ -377,9 +377,9 @@ def _labels() -> None:
     op.create_index("labels_task", "labels", ["seq"], unique=False)
 
 
-def _orders() -> None:
+def _submissions() -> None:
     op.create_table(
-        "orders",
+        "submissions",
         sa.Column("seq", _seq(), autoincrement=False, nullable=False),
         sa.Column("request_id", sa.Text(), nullable=False),
         sa.Column("labels", sa.Text(), nullable=False),
@@ -395,8 +395,10 @@ def _orders() -> None:
         sa.Column("attempt_limit", sa.Integer(), nullable=False),
         sa.Column("created_at", sa.Double(), nullable=False),
         sa.Column("retry_of", sa.Text(), nullable=False),
-        sa.CheckConstraint("(payload_id IS NULL) = (payload_size IS NULL)", name=op.f("ck_orders_payload")),
-        sa.ForeignKeyConstraint(["seq"], ["tasks.seq"], name=op.f("fk_orders_seq"), ondelete="CASCADE"),
-        sa.PrimaryKeyConstraint("seq", name=op.f("pk_orders")),
+        sa.CheckConstraint("(payload_id IS NULL) = (payload_size IS NULL)", name=op.f("ck_submissions_payload")),
+        sa.ForeignKeyConstraint(["seq"], ["tasks.seq"], name=op.f("fk_submissions_seq"), ondelete="CASCADE"),
+        sa.PrimaryKeyConstraint("seq", name=op.f("pk_submissions")),
     )
-    op.create_index("orders_payload", "orders", ["payload_id"], unique=False, **_where("payload_id IS NOT NULL"))
+    op.create_index(
+        "submissions_payload", "submissions", ["payload_id"], unique=False, **_where("payload_id IS NOT NULL")
+    )
