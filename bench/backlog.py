@@ -137,8 +137,8 @@ class Database(Protocol):
 
     series: str
     """A table `copies(k)` with the numbers from 1 to `{copies}`."""
-    place: str
-    """A digest of the row's place and `k`."""
+    destination_key: str
+    """A digest of the row's destination key and `k`."""
 
     def run(self, sql: str) -> None: ...
 
@@ -151,7 +151,7 @@ class SQLiteFile:
 
     connection: sqlite3.Connection
     series = "WITH RECURSIVE copies(k) AS (SELECT 1 UNION ALL SELECT k + 1 FROM copies WHERE k < {copies})"
-    place = "digest(t.place, k)"
+    destination_key = "digest(t.destination_key, k)"
 
     @classmethod
     def open(cls, path: Path) -> SQLiteFile:
@@ -173,8 +173,8 @@ class SQLiteFile:
         self.connection.close()
 
 
-def _digest(place: bytes | None, copy: int) -> bytes | None:
-    return None if place is None else hashlib.md5(place + b"%d" % copy, usedforsecurity=False).digest()
+def _digest(key: bytes | None, copy: int) -> bytes | None:
+    return None if key is None else hashlib.md5(key + b"%d" % copy, usedforsecurity=False).digest()
 
 
 @dataclass(slots=True)
@@ -184,7 +184,7 @@ class PostgresDatabase:
     connection: psycopg.Connection[Any]
     analyze: bool
     series = "WITH copies(k) AS (SELECT generate_series(1, {copies}))"
-    place = "decode(md5(encode(t.place, 'hex') || '-' || k), 'hex')"
+    destination_key = "decode(md5(encode(t.destination_key, 'hex') || '-' || k), 'hex')"
 
     @classmethod
     def open(cls, url: str, *, analyze: bool) -> PostgresDatabase:
@@ -223,7 +223,7 @@ def copy_rows(database: Database, copies: int) -> None:
             "id": f"{digits} || substr(t.id, 11)",
             "instance": instance,
             "lane": f"CASE WHEN t.lane = '' THEN '' ELSE t.target || '/' || {instance} || '/' END",
-            "place": f"CASE WHEN t.place IS NULL THEN NULL ELSE {database.place} END",
+            "destination_key": f"CASE WHEN t.destination_key IS NULL THEN NULL ELSE {database.destination_key} END",
             # A crowded instance has room for no more of them; any other one is like the one it is a copy of.
             "ready": f"t.ready AND NOT ({crowded})",
         },

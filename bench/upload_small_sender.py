@@ -53,10 +53,12 @@ async def submit(address: str, token: str, size: int, count: int, at_once: int) 
     async with AsyncClient(server=address, token=token) as client:
         print("ready", flush=True)
         while await asyncio.to_thread(sys.stdin.readline):
-            places = [(number, f"bench-{number % 1000}/{_RUN}/{number}") for number in itertools.islice(numbers, count)]
+            destinations = [
+                (number, f"bench-{number % 1000}/{_RUN}/{number}") for number in itertools.islice(numbers, count)
+            ]
             jobs = [
-                Submission(spec=push_spec(place), content=data, request_id=f"{_RUN}-{number}")
-                for number, place in places
+                Submission(spec=push_spec(destination), content=data, request_id=f"{_RUN}-{number}")
+                for number, destination in destinations
             ]
             began = time.perf_counter()
             async for one in client.submit_many(jobs, at_once=at_once):

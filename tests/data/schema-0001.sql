@@ -268,7 +268,7 @@ CREATE TABLE tasks (
 	project TEXT NOT NULL, 
 	instance TEXT NOT NULL, 
 	lane TEXT NOT NULL, 
-	place BLOB, 
+	destination_key BLOB, 
 	expires_at DOUBLE NOT NULL, 
 	revision BIGINT NOT NULL, 
 	state SMALLINT NOT NULL, 
@@ -308,7 +308,7 @@ CREATE TABLE tasks (
 	CONSTRAINT ck_tasks_ready CHECK (NOT ready OR (state = 3 AND NOT paused)), 
 	CONSTRAINT ck_tasks_counts CHECK (attempt >= 0 AND tries >= 0 AND crashes >= 0 AND solo_crashes >= 0), 
 	CONSTRAINT ck_tasks_live CHECK (live = (state < 8)), 
-	CONSTRAINT ck_tasks_headless CHECK (place IS NOT NULL OR head OR state >= 8), 
+	CONSTRAINT ck_tasks_headless CHECK (destination_key IS NOT NULL OR head OR state >= 8), 
 	CONSTRAINT ck_tasks_revision CHECK (revision >= 1), 
 	CONSTRAINT ck_tasks_holder CHECK (session_id IS NULL OR state IN (4, 5, 6, 7)), 
 	CONSTRAINT ck_tasks_cancelling CHECK (state <> 6 OR cancel_requested), 
@@ -367,13 +367,13 @@ CREATE INDEX requests_ended ON requests (ended_at) WHERE live = 0 AND ended_at I
 CREATE INDEX sessions_lease ON sessions (lease_ticks) WHERE ended_at IS NULL;
 CREATE INDEX tasks_creator ON tasks (creator, seq);
 CREATE INDEX tasks_deadline ON tasks (deadline_ticks) WHERE deadline_ticks IS NOT NULL;
-CREATE INDEX tasks_delivered ON tasks (place, seq) WHERE state = 8 AND place IS NOT NULL;
+CREATE INDEX tasks_delivered ON tasks (destination_key, seq) WHERE state = 8 AND destination_key IS NOT NULL;
 CREATE INDEX tasks_due ON tasks (due_at) WHERE state = 2 AND due_at IS NOT NULL;
 CREATE INDEX tasks_expiry ON tasks (expires_at) WHERE live IS 1;
-CREATE UNIQUE INDEX tasks_head ON tasks (place) WHERE head IS 1 AND place IS NOT NULL;
+CREATE UNIQUE INDEX tasks_head ON tasks (destination_key) WHERE head IS 1 AND destination_key IS NOT NULL;
 CREATE INDEX tasks_lane ON tasks (lane, taker, priority DESC, seq) WHERE state = 3 AND paused IS 0;
 CREATE INDEX tasks_lane_ready ON tasks (lane) WHERE ready IS 1;
-CREATE INDEX tasks_order ON tasks (place, seq) WHERE live IS 1 AND place IS NOT NULL;
+CREATE INDEX tasks_order ON tasks (destination_key, seq) WHERE live IS 1 AND destination_key IS NOT NULL;
 CREATE INDEX tasks_parked ON tasks (target, project, instance) WHERE state = 2 AND due_at IS NULL;
 CREATE INDEX tasks_queue ON tasks (queue, seq) WHERE live IS 1;
 CREATE INDEX tasks_ready ON tasks (target, taker, priority DESC, seq) WHERE ready IS 1;

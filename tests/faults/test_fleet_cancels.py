@@ -39,11 +39,11 @@ class Round:
 
     def one(self, number: int) -> None:
         rng = random.Random(f"{self.seed}/{number}")
-        place = f"i{number % 50}/srv/f{number}"
-        path = self.fleet.instances / place
+        destination = f"i{number % 50}/srv/f{number}"
+        path = self.fleet.instances / destination
         path.write_bytes(OLD)
         submitter = self.fleet.any(rng)
-        task_id = submitter.push(NEW, place)
+        task_id = submitter.push(NEW, destination)
         self.paths[task_id] = path
         # From the submission to after the end: meanwhile the task is queued, runs, commits and is done.
         time.sleep(rng.uniform(0.0, 0.5) ** 2 * 4)

@@ -97,7 +97,7 @@ def took(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 
-def place(record: Mapping[str, Any]) -> str:
+def where(record: Mapping[str, Any]) -> str:
     """Return the destination of a push in a record, or the kind of a job and where it runs."""
     if record.get("path"):
         return f"{record.get('instance', '')}{record['path']}"

@@ -15,7 +15,7 @@ from typing import Any, Final, Literal, TextIO, cast
 
 import structlog
 
-from longshore.program.records import Sentence, TextLines, place, size, took
+from longshore.program.records import Sentence, TextLines, size, took, where
 from longshore.program.streams import Stream
 
 LogFormat = Literal["auto", "json", "text"]
@@ -217,7 +217,7 @@ _TOLD_AGAIN: Final = frozenset({"upload_complete", "store_writable", "worker_sta
 
 def _task(record: Mapping[str, Any]) -> str | None:
     """A task's end in words; None for a step on its way."""
-    state, what = record.get("state"), place(record)
+    state, what = record.get("state"), where(record)
     to = f" to {record['target']}" if record.get("path") else ""
     by = f" by {record['worker']}" if record.get("worker") else ""
     seconds = record.get("seconds")

@@ -184,7 +184,7 @@ async def test_jobs_of_an_instance_share_its_limit_and_jobs_without_one_have_non
     assert [task.submission.instance for task in taken] == ["web1", "web1", "", "", "", "", ""]
 
 
-async def test_a_higher_priority_takes_the_place_of_a_ready_one(narrow: Fleet) -> None:
+async def test_a_higher_priority_takes_the_slot_of_a_ready_one(narrow: Fleet) -> None:
     await narrow.session()
     await narrow.submit(*(plan(push(f"/{number}")) for number in range(4)))
     await narrow.submit(plan(push("/urgent"), priority=50))
@@ -382,10 +382,10 @@ async def test_another_worker_settles(fleet: Fleet, outcome: Outcome, state: Sta
     assert (await fleet.store.attempts(task.id, last=1))[0].end == outcome.name
 
 
-async def test_who_settles_takes_a_place_of_the_instance_and_nobody_stands_in_the_way(
+async def test_who_settles_takes_a_slot_of_the_instance_and_nobody_stands_in_the_way(
     open_store: OpenStore, clock: ManualClock
 ) -> None:
-    """What was ready for that place is so no more: else it is looked at first, in each claim, for nothing."""
+    """What was ready for that slot is so no more: else it is looked at first, in each claim, for nothing."""
     async with open_store(clock, limits=LaneLimits(instance=1, target=9)) as store:
         fleet = Fleet(store, clock)
         task = await settling(fleet)

@@ -226,7 +226,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(session=st.sampled_from(SESSIONS), room=st.integers(1, 6), idle=st.booleans())
     def claim(self, session: str, room: int, idle: bool) -> None:
-        """Twice, because one claim may leave a place of an instance to the next."""
+        """Twice, because one claim may leave a slot of an instance to the next."""
         peer = self.model.peers[session]
         command = ClaimTasks(offers=(self.offer(session, room, idle),))
         taken: list[Task] = []
@@ -408,7 +408,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.model.promote()
 
     def took_in_group(self, tasks: tuple[Task, ...], wanted: list[TaskPlan]) -> None:
-        """A place that was left in the same transaction is taken at its end: one revision more."""
+        """A destination that was left in the same transaction is taken at its end: one revision more."""
         for task, asked in zip(tasks, wanted, strict=True):
             self.model.add(task, not_before=asked.not_before)
             known = self.model.tasks[task.id]
@@ -572,11 +572,13 @@ class StoreMachine(RuleBasedStateMachine):
             assert seen(task) == known.seen(), (task, known)
             self.take_over_chance(task, known)
         assert await self.store.verify_counters() == []
-        places = {task.submission.destination for task in stored if task.submission.destination is not None}
-        heads = await self.store.blocking(sorted(places, key=lambda place: place.key))
-        assert set(heads.values()) == {task.id for task in self.model.tasks.values() if task.place and task.head}
-        for place, head in heads.items():
-            assert head == min((task for task in self.model.at(place) if task.live), key=lambda task: task.seq).id
+        destinations = {task.submission.destination for task in stored if task.submission.destination is not None}
+        heads = await self.store.blocking(sorted(destinations, key=lambda destination: destination.key))
+        assert set(heads.values()) == {
+            task.id for task in self.model.tasks.values() if task.destination_key and task.head
+        }
+        for destination, head in heads.items():
+            assert head == min((task for task in self.model.at(destination) if task.live), key=lambda task: task.seq).id
 
     def take_over_chance(self, task: Task, known: Known) -> None:
         due_at = task.status.due_at
@@ -720,7 +722,9 @@ class Parade(StoreMachine):
 def fire(parade: Parade, event: str, tasks: dict[str, Known]) -> None:
     match event:
         case "head":
-            (first,) = (task for task in parade.model.at(tasks["BLOCKED"].place) if task is not tasks["BLOCKED"])
+            (first,) = (
+                task for task in parade.model.at(tasks["BLOCKED"].destination_key) if task is not tasks["BLOCKED"]
+            )
             parade.do(CancelTask(task_id=first.id, creator=None, reason=""))
             parade.model.happen(first, "cancel")
             parade.model.promote()

@@ -77,17 +77,17 @@ async def test_a_turn_that_comes_before_its_time_is_quiet(fleet: Fleet) -> None:
 
 
 async def test_destinations_differ_in_any_part(fleet: Fleet) -> None:
-    places = [
+    pushes = [
         push("/a"),
         push("/b"),
         push("/a", "web2"),
         push("/a", project="shop"),
         push("/a", target="other"),
     ]
-    tasks = await fleet.submit(*(plan(place) for place in places))
-    assert await fleet.states(*tasks) == ["QUEUED"] * len(places)
-    found = await fleet.store.blocking([place.destination for place in places] + [push("/none").destination])
-    assert found == {place.destination.key: task.id for place, task in zip(places, tasks, strict=True)}
+    tasks = await fleet.submit(*(plan(each) for each in pushes))
+    assert await fleet.states(*tasks) == ["QUEUED"] * len(pushes)
+    found = await fleet.store.blocking([each.destination for each in pushes] + [push("/none").destination])
+    assert found == {each.destination.key: task.id for each, task in zip(pushes, tasks, strict=True)}
 
 
 async def test_the_default_project_is_one_place_named_or_not(fleet: Fleet) -> None:

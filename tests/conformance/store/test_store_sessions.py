@@ -371,7 +371,7 @@ async def test_parked_tasks_are_woken_by_their_instance(fleet: Fleet) -> None:
     stopped = await parked(fleet, "/a", "web1", WaitReason.INSTANCE_STOPPED)
     absent = await parked(fleet, "/b", "web1", WaitReason.INSTANCE_ABSENT)
     other = await parked(fleet, "/c", "web2", WaitReason.INSTANCE_STOPPED)
-    assert [place.instance for place in await fleet.store.parked("default")] == ["web1", "web2"]
+    assert [each.instance for each in await fleet.store.parked("default")] == ["web1", "web2"]
     assert await fleet.store.parked("other") == []
     assert (await fleet.store.figures()).targets[0].parked == 3
     fleet.clock.advance(86400)

@@ -52,20 +52,20 @@ async def refused(kind: type[OverLimit], coroutine: Any) -> OverLimit:
     return caught.value
 
 
-async def test_one_caller_alone_has_every_place(fleet: Fleet) -> None:
+async def test_one_caller_alone_has_every_slot(fleet: Fleet) -> None:
     for number in range(4):
         await opened(fleet, "alice", f"r{number}", connect=False)
     await refused(TooManyUploads, opened(fleet, "alice", "r4", connect=False))
 
 
-async def test_places_that_nobody_sends_on_are_given_to_those_who_have_less(fleet: Fleet) -> None:
+async def test_slots_that_nobody_sends_on_are_given_to_those_who_have_less(fleet: Fleet) -> None:
     idle = [await opened(fleet, "alice", f"a{number}", connect=False, reserve=10) for number in range(4)]
     for number in range(2):
         await opened(fleet, "bob", f"b{number}")
-    # Half is what a caller gets of what others hold; the rest of the places is of those who hold nothing.
+    # Half is what a caller gets of what others hold; the rest of the slots is of those who hold nothing.
     await refused(TooManyUploads, opened(fleet, "bob", "b2"))
     await opened(fleet, "carol", "c0")
-    # The reservation stays, and the upload is sent after all, as long as there is a place.
+    # The reservation stays, and the upload is sent after all, as long as there is a slot.
     kept = await fleet.store.upload("alice", "a0")
     assert kept is not None
     assert (kept.id, kept.reserved) == (idle[0].id, 10)
@@ -73,7 +73,7 @@ async def test_places_that_nobody_sends_on_are_given_to_those_who_have_less(flee
     assert (again.id, again.connection) == (idle[0].id, 1)
     error = await refused(TooManyUploads, opened(fleet, "alice", "a1"))
     assert "stays" in error.message
-    # Places of connections that died are given up too, and durable bytes are not.
+    # Slots of connections that died are given up too, and durable bytes are not.
     fleet.clock.advance(shares.SENT + 1)
     resumed = await opened(fleet, "alice", "a0")
     assert resumed.connection == 2
@@ -81,7 +81,7 @@ async def test_places_that_nobody_sends_on_are_given_to_those_who_have_less(flee
 
 
 @pytest.mark.parametrize("sent", [True, False])
-async def test_an_upload_that_waits_for_a_place_is_not_given_up_while_it_is_asked_for(fleet: Fleet, sent: bool) -> None:
+async def test_an_upload_that_waits_for_a_slot_is_not_given_up_while_it_is_asked_for(fleet: Fleet, sent: bool) -> None:
     """It was: after --upload-idle, with all that was durable of it."""
     waiting = await opened(fleet, "alice", "a0", connect=sent)
     if sent:
@@ -99,7 +99,7 @@ async def test_an_upload_that_waits_for_a_place_is_not_given_up_while_it_is_aske
     assert (resumed.id, resumed.offset) == (waiting.id, 5 if sent else 0)
 
 
-async def test_a_checkpoint_is_a_sign_of_life_that_keeps_the_place(fleet: Fleet) -> None:
+async def test_a_checkpoint_is_a_sign_of_life_that_keeps_the_slot(fleet: Fleet) -> None:
     sent = [await opened(fleet, "alice", f"a{number}") for number in range(4)]
     for _ in range(3):
         fleet.clock.advance(shares.SENT - 1)
@@ -113,7 +113,7 @@ async def test_while_others_ask_a_caller_gets_no_more_than_half(fleet: Fleet) ->
     await refused(TooManyUploads, opened(fleet, "bob", "b0"))
     await fleet.finish(sent[0])
     error = await refused(CallerShare, opened(fleet, "alice", "a4"))
-    assert "'alice' holds 3 of 4 places for uploads" in error.message
+    assert "'alice' holds 3 of 4 slots for uploads" in error.message
     await opened(fleet, "bob", "b0")
     # Nobody waits any more after a while, and then one may have everything again.
     await fleet.finish(sent[1])
@@ -128,7 +128,7 @@ async def test_a_full_queue_is_shared_when_it_empties(fleet: Fleet) -> None:
     assert "'bob' has 0" in error.message
     await fleet.cancel(made[0])
     error = await refused(CallerShare, fleet.submit(plan(push("/a4")), bounds=bounds))
-    assert "holds 3 of 4 places in the queue 'default'" in error.message
+    assert "holds 3 of 4 slots in the queue 'default'" in error.message
     assert await fleet.submit(plan(push("/b")), principal="bob", bounds=bounds)
     # Another queue is another matter, and so is a caller with a share of its own.
     assert await fleet.submit(plan(push("/q"), queue="other"), bounds=bounds)

@@ -369,14 +369,14 @@ async def test_a_paused_queue_starts_nothing_and_accepts(fleet: Fleet) -> None:
     assert [task.id for task in await fleet.claim(room=9)] == [task.id for task in tasks]
 
 
-async def test_a_paused_queue_does_not_hold_the_places_of_an_instance(fleet: Fleet) -> None:
+async def test_a_paused_queue_does_not_hold_the_slots_of_an_instance(fleet: Fleet) -> None:
     await fleet.session()
     await fleet.submit(*(plan(push(f"/paused{number}"), queue="q") for number in range(9)))
     others = await fleet.submit(*(plan(push(f"/other{number}")) for number in range(2)))
     await fleet.run(PauseQueue(queue="q", paused=True))
     assert [task.id for task in await fleet.claim(room=9)] == [task.id for task in others]
     await fleet.run(PauseQueue(queue="q", paused=False))
-    assert len(await fleet.claim(room=9)) == 2, "two of four places are taken"
+    assert len(await fleet.claim(room=9)) == 2, "two of four slots are taken"
 
 
 async def test_only_a_queue_that_is_there_is_paused_unless_it_is_to_be_made(fleet: Fleet) -> None:

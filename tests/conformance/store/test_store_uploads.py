@@ -204,7 +204,7 @@ async def test_the_same_id_at_once_makes_one_upload(fleet: Fleet) -> None:
     assert (first.connection, second.connection) == (1, 2)
 
 
-async def test_promised_places_count(fleet: Fleet) -> None:
+async def test_promised_slots_count(fleet: Fleet) -> None:
     await fleet.open_upload(tasks=3)
     with pytest.raises(QueueFull) as full:
         await fleet.open_upload(tasks=2, bounds=Bounds(queue_tasks=4))
@@ -232,7 +232,7 @@ async def test_every_bound_of_uploads_is_kept(fleet: Fleet) -> None:
     await fleet.open_upload(principal="bob", tasks=3, reserve=100, bounds=bounds)
 
 
-async def test_a_rejected_upload_frees_its_places_at_once_and_its_bytes_with_its_file(fleet: Fleet) -> None:
+async def test_a_rejected_upload_frees_its_slots_at_once_and_its_bytes_with_its_file(fleet: Fleet) -> None:
     upload = await fleet.open_upload(tasks=5, reserve=100, request_id="r")
     await fleet.run(RejectUpload(upload_id=upload.id, connection=upload.connection))
     assert await fleet.store.upload("alice", "r") is None

@@ -18,7 +18,7 @@ from longshore.server.model.task import Task
 from longshore.server.model.values import LIVE, SessionEnd, State, WaitReason
 from longshore.server.model.waiting import Crew, Hindrance, View, Waiting, why
 from longshore.server.store.commands import Disconnect, NoteRemark, PurgeTasks, ReapSessions
-from longshore.server.store.protocol import Conditions, Holdings, Place, TaskFilter
+from longshore.server.store.protocol import Conditions, Holdings, InstanceKey, TaskFilter
 from longshore.server.store.reads.conditions import conditions
 from tests.conformance.conftest import OpenStore
 from tests.conformance.store.test_store_machine import SESSIONS, StoreMachine
@@ -64,7 +64,7 @@ class WaitingMachine(StoreMachine):
 
     def reasons(self, left: dict[str, int]) -> dict[str, Waiting]:
         tasks = self.run(self.store.list_tasks(TaskFilter(states=LIVE), before=None, limit=1000))
-        known = self.run(self.store.conditions({place(task) for task in tasks}))
+        known = self.run(self.store.conditions({instance_of(task) for task in tasks}))
         view = View(
             now=self.clock.now(),
             crews=[crew(known, session.id, left[session.id]) for session in known.sessions],
@@ -74,7 +74,7 @@ class WaitingMachine(StoreMachine):
             target_limit=self.limits.target,
             served=known.served,
         )
-        found = {task.id: why(task, view, beside=known.on_place[place(task)]) for task in tasks}
+        found = {task.id: why(task, view, beside=known.on_instance[instance_of(task)]) for task in tasks}
         running = (State.RUNNING, State.COMMITTING, State.CANCELLING)
         assert {task.id for task in tasks if found[task.id] is None} == {
             task.id for task in tasks if task.status.state in running
@@ -118,8 +118,8 @@ class WaitingMachine(StoreMachine):
         return left[session] > 0 and not alone and self.is_there(session)
 
 
-def place(task: Task) -> Place:
-    return Place(task.submission.target, task.submission.project, task.submission.instance)
+def instance_of(task: Task) -> InstanceKey:
+    return InstanceKey(task.submission.target, task.submission.project, task.submission.instance)
 
 
 def crew(known: Conditions, session_id: str, room: int) -> Crew:
@@ -154,11 +154,11 @@ async def test_conditions_are_those_of_a_whole_page(open_store: OpenStore, clock
             await fleet.session(f"session-{number}")
         tasks = await fleet.submit(*(plan(push("/a", f"web{number}")) for number in range(1000)))
         await fleet.claim("session-1", room=60)
-        places = {place(task) for task in tasks}
-        known = await store.conditions(places)
-        assert (sum(known.on_place.values()), known.on_target) == (60, {"default": 60})
+        instances = {instance_of(task) for task in tasks}
+        known = await store.conditions(instances)
+        assert (sum(known.on_instance.values()), known.on_target) == (60, {"default": 60})
         assert known.held == {"session-1": Holdings(60, frozenset({"default"}))}
-        assert (await store.conditions(places, but={"session-1"})).held == {}
+        assert (await store.conditions(instances, but={"session-1"})).held == {}
 
 
 async def test_a_page_of_a_thousand_tasks_costs_three_statements_more_than_one_task(
@@ -171,7 +171,7 @@ async def test_a_page_of_a_thousand_tasks_costs_three_statements_more_than_one_t
         for tasks in (1, 1000):
             ran: list[str] = []
             link.driver_connection.set_trace_callback(ran.append)
-            conditions(link, {Place("default", "", f"web{number}") for number in range(tasks)}, ())
+            conditions(link, {InstanceKey("default", "", f"web{number}") for number in range(tasks)}, ())
             counts.append(len(ran))
         link.close()
     assert counts[0] <= 8

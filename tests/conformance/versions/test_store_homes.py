@@ -239,7 +239,7 @@ async def test_idle_uploads_are_given_up_by_anybody_and_removed_by_those_who_hav
     fleet.clock.advance(600)
     everything_here = await fleet.run(AbandonIdleUploads(idle=600, spool="spool-1"))
     assert everything_here == (fresh.id, here.id), "what has no file is anybody's"
-    assert await fleet.store.upload("alice", "there") is None, "its places are free at once"
+    assert await fleet.store.upload("alice", "there") is None, "its slots are free at once"
     assert await fleet.run(AbandonIdleUploads(idle=600, spool="spool-2")) == (fresh.id, there.id)
     for _ in range(2):
         await fleet.run(ForgetUploads(upload_ids=everything_here, homes=True))

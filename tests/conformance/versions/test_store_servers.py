@@ -87,15 +87,15 @@ async def work(fleet: Fleet, session: str, held: dict[str, str]) -> int:
         for task in taken:
             assert task.id not in held, "claimed twice"
             held[task.id] = session
-        places = Counter(holder_place(task) for task in taken)
-        assert max(places.values()) == 1
+        destinations = Counter(destination_of(task) for task in taken)
+        assert max(destinations.values()) == 1
         answers = await asyncio.gather(*(fleet.grant(task, session) for task in taken))
         assert all(answer.granted for answer in answers)
         assert all(await asyncio.gather(*(fleet.report(task, Outcome.OK, session) for task in taken)))
         done += len(taken)
 
 
-def holder_place(task: Task) -> str:
+def destination_of(task: Task) -> str:
     destination = task.submission.destination
     return "" if destination is None else destination.key
 
@@ -119,9 +119,9 @@ async def test_racing_servers_claim_each_task_once_and_in_order(servers: tuple[F
     everything = await first.store.list_tasks(TaskFilter(), before=None, limit=1000)
     assert {task.status.state for task in everything} == {State.SUCCEEDED}
     assert {task.status.attempt for task in everything} == {1}
-    for place in {holder_place(task) for task in everything}:
+    for destination in {destination_of(task) for task in everything}:
         there = sorted(
-            (task for task in everything if holder_place(task) == place), key=lambda task: task.submission.seq
+            (task for task in everything if destination_of(task) == destination), key=lambda task: task.submission.seq
         )
         ends = [each.task.id for change in first.changes for each in change.tasks if each.task.status.state.terminal]
         assert [task.id for task in there] == [each for each in ends if each in {task.id for task in there}]

@@ -58,14 +58,14 @@ class Load:
         content = (b"%08d" % number) + rng.randbytes(997) * (size // 997) + b"."
         count = 4 if number % 10 == 0 else 1
         if number % 10 == 5:
-            places = [f"i{number % SHARED}/srv/shared"]
+            destinations = [f"i{number % SHARED}/srv/shared"]
         else:
-            places = [f"i{(number + each) % INSTANCES}/srv/f{number}" for each in range(count)]
-        tasks = client.upload(content, spec=push_spec(*places), request_id=f"chaos-{self.seed}-{number}")
+            destinations = [f"i{(number + each) % INSTANCES}/srv/f{number}" for each in range(count)]
+        tasks = client.upload(content, spec=push_spec(*destinations), request_id=f"chaos-{self.seed}-{number}")
         digest = hashlib.sha256(content).hexdigest()
         with self.lock:
-            for task, place in zip(tasks, places, strict=True):
-                self.digests[task.id], self.paths[task.id] = digest, place
+            for task, destination in zip(tasks, destinations, strict=True):
+                self.digests[task.id], self.paths[task.id] = digest, destination
         return len(tasks)
 
     def send_all(self, fleet: Fleet) -> None:

@@ -19,7 +19,7 @@ from tests.support.servers.processes import ServerProcess
 PATIENCE = 30.0
 
 
-async def assigned(server: ServerProcess, content: bytes, places: int = 1) -> list[ws.Assignment]:
+async def assigned(server: ServerProcess, content: bytes, count: int = 1) -> list[ws.Assignment]:
     """What a worker is told of an upload to so many destinations."""
     token = (("authorization", f"Bearer {server.token}"),)
     async with asyncio.timeout(PATIENCE), grpc.aio.insecure_channel(server.address) as channel:
@@ -31,12 +31,12 @@ async def assigned(server: ServerProcess, content: bytes, places: int = 1) -> li
             targets=[ws.ServedTarget(name="default", identity="one")],
             kinds=[ws.ServedKind(name="file_push")],
         )
-        await call.write(ws.WorkRequest(hello=hello, credits=places))
+        await call.write(ws.WorkRequest(hello=hello, credits=count))
         assert (await call.read()).HasField("welcome")
         async with AsyncClient(server=server.address, token_file=server.token_file) as client:
-            await client.upload(content, spec=push_spec(*(f"web{number}/srv/file" for number in range(places))))
+            await client.upload(content, spec=push_spec(*(f"web{number}/srv/file" for number in range(count))))
         found: list[ws.Assignment] = []
-        while len(found) < places:
+        while len(found) < count:
             found.extend((await call.read()).assignments)
         return found
 
@@ -45,7 +45,7 @@ async def assigned(server: ServerProcess, content: bytes, places: int = 1) -> li
 async def test_a_small_one_comes_along(tmp_path: Path, size: int) -> None:
     content = secrets.token_bytes(size)
     with ServerProcess(tmp_path) as server:
-        found = await assigned(server, content, places=3)
+        found = await assigned(server, content, count=3)
     assert [one.payload for one in found] == [content] * 3
 
 

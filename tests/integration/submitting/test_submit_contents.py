@@ -42,8 +42,8 @@ def test_they_arrive_and_leave_nothing_behind(tmp_path: Path) -> None:
 
         def push() -> dict[str, str]:
             jobs = (
-                Submission(spec=push_spec(place, mode=0o640), content=content, request_id=f"r-{place}")
-                for place, content in contents.items()
+                Submission(spec=push_spec(destination, mode=0o640), content=content, request_id=f"r-{destination}")
+                for destination, content in contents.items()
             )
             answers = list(stage.client.submit_many(jobs))
             assert all(one.error is None for one in answers)
@@ -56,8 +56,8 @@ def test_they_arrive_and_leave_nothing_behind(tmp_path: Path) -> None:
         with stage.worker():
             for task_id in first.values():
                 stage.reaches(task_id, task_pb2.TASK_STATE_SUCCEEDED)
-        for place, content in contents.items():
-            file = stage.instances / place
+        for destination, content in contents.items():
+            file = stage.instances / destination
             assert (file.read_bytes(), file.stat().st_mode & 0o777) == (content, 0o640)
         eventually(lambda: stage.client.stats().spool_bytes == 0, what="the payloads' removal")
         assert push() == first

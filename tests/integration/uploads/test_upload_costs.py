@@ -54,7 +54,7 @@ async def test_no_chunk_goes_through_protobuf_and_its_bytes_are_looked_at_once(
 
 
 async def test_a_small_upload_is_two_commands_and_no_file(tmp_path: Path) -> None:
-    """Its place, and its end: bytes and task in one transaction."""
+    """Its slot, and its end: bytes and task in one transaction."""
     ran: list[str] = []
 
     class Counting:

@@ -74,7 +74,7 @@ async def test_a_full_queue_refuses_before_bytes(tmp_path: Path) -> None:
     async with TaskServer(tmp_path, limits=limits(queue_tasks=2)) as server:
         first = await server.upload(whole(header_of("r1", spec=push_spec("a", "b")), CONTENT))
         await assert_refused_before_bytes(server, header_of("r2"), "QUEUE_FULL")
-        # All or none: a place for one of two is none.
+        # All or none: a slot for one of two is none.
         other = header_of("r3", spec=push_spec("a", "b", "c", queue="other"))
         await assert_refused_before_bytes(server, other, "QUEUE_FULL")
         # An accepted request is answered all the same, and another queue has room.

@@ -218,7 +218,7 @@ async def test_ten_connections_take_over_from_each_other_and_one_task_comes_of_i
         assert {path.read_bytes() for path in server.sealed} == {CONTENT}
 
 
-async def test_a_connection_that_says_nothing_does_not_hold_its_place_for_ever(tmp_path: Path) -> None:
+async def test_a_connection_that_says_nothing_does_not_hold_its_slot_for_ever(tmp_path: Path) -> None:
     limits = UploadLimits(inline_bytes=0, idle=0.5)
     async with TaskServer(tmp_path, limits=limits) as server:
         mute = server.stub.Upload(metadata=METADATA)

@@ -282,10 +282,10 @@ class Maker:
             spec.job.arguments.type_url, spec.job.arguments.value = "type.googleapis.com/x.Y", random.randbytes(9)
             return spec
         for number in range(random.choice((1, 1, 3))):
-            place = task_pb2.Destination(
+            destination = task_pb2.Destination(
                 target=random.choice(("fuzz", "")), instance=f"c{random.randrange(50)}", path=f"/srv/f{number}"
             )
-            spec.file_push.pushes.add(destination=place, mode=0o644)
+            spec.file_push.pushes.add(destination=destination, mode=0o644)
         return spec
 
     def upload(self, content: bytes) -> list[pb.UploadRequest]:

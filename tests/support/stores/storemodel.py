@@ -22,7 +22,7 @@ class Known:
 
     id: str
     seq: int
-    place: str
+    destination_key: str
     kind: str
     target: str
     lane: str
@@ -129,13 +129,13 @@ class Model:
     def add(self, task: Task, *, not_before: float) -> None:
         """A new task, born as the real store says it should be: earlier live tasks for its destination come first."""
         submission = task.submission
-        place = submission.destination.key if submission.destination is not None else ""
-        head = not place or not any(other.live for other in self.at(place))
+        destination_key = submission.destination.key if submission.destination is not None else ""
+        head = not destination_key or not any(other.live for other in self.at(destination_key))
         state = State.SCHEDULED if not_before else State.QUEUED if head else State.BLOCKED
         self.tasks[task.id] = Known(
             id=task.id,
             seq=submission.seq,
-            place=place,
+            destination_key=destination_key,
             kind=submission.kind,
             target=submission.target,
             lane=f"{submission.target}/{submission.instance}" if submission.instance else "",
@@ -150,8 +150,8 @@ class Model:
             due_at=self.now + not_before if not_before else None,
         )
 
-    def at(self, place: str) -> list[Known]:
-        return [task for task in self.tasks.values() if task.place == place]
+    def at(self, destination_key: str) -> list[Known]:
+        return [task for task in self.tasks.values() if task.destination_key == destination_key]
 
     def held_by(self, session: str) -> list[Known]:
         return sorted((task for task in self.tasks.values() if task.holder == session), key=lambda task: task.seq)
@@ -245,8 +245,8 @@ class Model:
 
     def promote(self) -> None:
         """The earliest live task of each destination is its head."""
-        for place in {task.place for task in self.tasks.values() if task.place}:
-            live = [task for task in self.at(place) if task.live]
+        for destination_key in {task.destination_key for task in self.tasks.values() if task.destination_key}:
+            live = [task for task in self.at(destination_key) if task.live]
             if live and not any(task.head for task in live):
                 self.happen(min(live, key=lambda task: task.seq), "head")
 

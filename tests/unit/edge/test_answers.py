@@ -51,7 +51,7 @@ NAME = "n" * 63
 PATH = "/" + "/".join("p" * 255 for _ in range(16))
 LABELS = {f"{number:02}{'k' * 61}": WIDE * 255 for number in range(32)}
 FAILURE = Failure("R" * 63, WIDE * worker_messages.LONGEST_TEXT, True)
-PLACE = Destination(NAME, WIDE * 63, NAME, PATH)
+DESTINATION = Destination(NAME, WIDE * 63, NAME, PATH)
 GRANT = Grant(1, "s" * 64, "/" + WIDE * 4095, DeliveryMethod.DIRECTORY, 1.0, 2**32 - 1, 0o777, 2**32 - 2, 2**32 - 2)
 
 STATUS = Status(
@@ -79,7 +79,7 @@ ATTEMPT = Attempt(
     end=AttemptEnd.SETTLED_NEITHER, error=FAILURE,
 )  # fmt: skip
 JOB = Job(NAME, AnyValue("t" * 100, bytes(64 << 10)), NAME, NAME)
-PUSH = FilePush(PLACE, mode=0o777, uid=2**32 - 2, gid=2**32 - 2, create_parents=True, read_back=True)
+PUSH = FilePush(DESTINATION, mode=0o777, uid=2**32 - 2, gid=2**32 - 2, create_parents=True, read_back=True)
 
 
 def largest(work: FilePush | Job, number: int = 1) -> Task:
@@ -151,9 +151,9 @@ def crowded(outbox: Outbox, count: int) -> None:
     for number in range(100):
         status = replace(STATUS, state=State.SETTLING, attempt=number + 1, result=None)
         outbox.assign(Assignment(Task(largest(JOB, number + 1).submission, status), "/" + WIDE * 4095, bytes(16 << 10)))
-        outbox.debt(DebtOrder(f"{number}", PLACE, temps_of(PATH, "t" * 64, 2**31 - 1)))
+        outbox.debt(DebtOrder(f"{number}", DESTINATION, temps_of(PATH, "t" * 64, 2**31 - 1)))
     for name in ("one", "two"):
-        outbox.parked(ParkedInstances(name, (replace(PLACE, path=""),) * MOST_INSTANCES))
+        outbox.parked(ParkedInstances(name, (replace(DESTINATION, path=""),) * MOST_INSTANCES))
 
 
 async def test_no_message_to_a_worker_is_too_large_for_it() -> None:

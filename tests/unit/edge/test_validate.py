@@ -131,7 +131,7 @@ def test_in_place_and_must_not_exist_are_not_both() -> None:
 
 
 PUSH = "spec.file_push.pushes[0]"
-PLACE = f"{PUSH}.destination"
+DESTINATION = f"{PUSH}.destination"
 
 WRONG: list[tuple[str, object]] = [
     ("request_id", "x" * 129),
@@ -165,26 +165,26 @@ WRONG: list[tuple[str, object]] = [
     (f"{PUSH}.if_exists", 3),
     (f"{PUSH}.when_stopped", 9),
     (f"{PUSH}.when_absent", -1),
-    (f"{PLACE}.target", "a b"),
-    (f"{PLACE}.target", "."),
-    (f"{PLACE}.project", "x" * 64),
-    (f"{PLACE}.project", "a/b"),
-    (f"{PLACE}.project", ".."),
-    (f"{PLACE}.instance", ""),
-    (f"{PLACE}.instance", ".."),
-    (f"{PLACE}.instance", "a/b"),
-    (f"{PLACE}.instance", "x" * 64),
-    (f"{PLACE}.path", ""),
-    (f"{PLACE}.path", "etc/motd"),
-    (f"{PLACE}.path", "/"),
-    (f"{PLACE}.path", "/etc/"),
-    (f"{PLACE}.path", "/etc/."),
-    (f"{PLACE}.path", "/etc/../motd"),
-    (f"{PLACE}.path", "/.."),
-    (f"{PLACE}.path", "/etc/mo\0td"),
-    (f"{PLACE}.path", "/" + "x" * 256),
-    (f"{PLACE}.path", "/" + "é" * 128),
-    (f"{PLACE}.path", "/x" * 2049),
+    (f"{DESTINATION}.target", "a b"),
+    (f"{DESTINATION}.target", "."),
+    (f"{DESTINATION}.project", "x" * 64),
+    (f"{DESTINATION}.project", "a/b"),
+    (f"{DESTINATION}.project", ".."),
+    (f"{DESTINATION}.instance", ""),
+    (f"{DESTINATION}.instance", ".."),
+    (f"{DESTINATION}.instance", "a/b"),
+    (f"{DESTINATION}.instance", "x" * 64),
+    (f"{DESTINATION}.path", ""),
+    (f"{DESTINATION}.path", "etc/motd"),
+    (f"{DESTINATION}.path", "/"),
+    (f"{DESTINATION}.path", "/etc/"),
+    (f"{DESTINATION}.path", "/etc/."),
+    (f"{DESTINATION}.path", "/etc/../motd"),
+    (f"{DESTINATION}.path", "/.."),
+    (f"{DESTINATION}.path", "/etc/mo\0td"),
+    (f"{DESTINATION}.path", "/" + "x" * 256),
+    (f"{DESTINATION}.path", "/" + "é" * 128),
+    (f"{DESTINATION}.path", "/x" * 2049),
 ]
 
 

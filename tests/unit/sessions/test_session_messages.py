@@ -226,7 +226,7 @@ def test_the_rest_of_what_a_worker_says() -> None:
 
 def test_everything_a_server_says() -> None:
     granted = Grant(1, SESSION, "/etc/.t", DeliveryMethod.SFTP, 5.0, 0, 0o644, 0, None)
-    place = Destination("default", "p", "c1", "/etc/motd")
+    destination = Destination("default", "p", "c1", "/etc/motd")
     said = edge.server_says(
         engine.ServerSays(
             welcome=engine.Welcome(4, 6.0, (engine.AttemptRef("t", 1),)),
@@ -240,8 +240,8 @@ def test_everything_a_server_says() -> None:
             cancels=(engine.CancelOrder(engine.AttemptRef("t", 1), 30.0),),
             revocations=(engine.Revocation(engine.AttemptRef("t", 2), "TIMED_OUT"),),
             acks=(engine.ReportAck(engine.AttemptRef("t", 3), True),),
-            parked=(engine.ParkedInstances("default", (place,)),),
-            debts=(engine.DebtOrder("d", place, ("/a", "/b")),),
+            parked=(engine.ParkedInstances("default", (destination,)),),
+            debts=(engine.DebtOrder("d", destination, ("/a", "/b")),),
             drain="leave",
             go_away="DRAINING",
         ),

@@ -51,8 +51,8 @@ async def test_newer_words_take_the_place_of_older_ones() -> None:
         outbox.heartbeat(sequence)
     outbox.ack(ReportAck(REF, True))
     outbox.ack(ReportAck(REF, False))
-    place = Destination("t", "", "c1", "")
-    outbox.parked(ParkedInstances("t", (place,)))
+    destination = Destination("t", "", "c1", "")
+    outbox.parked(ParkedInstances("t", (destination,)))
     outbox.parked(ParkedInstances("t", ()))
     says = outbox.take()
     assert says.heartbeat_ack == 5

@@ -60,8 +60,8 @@ def parse_destination(text: str, *, project: str = "", default_name: str = "") -
     """
     arguments.text("the destination", text)
     arguments.text("project", project)
-    place, slash, path = text.partition("/")
-    target, colon, instance = place.rpartition(":")
+    before, slash, path = text.partition("/")
+    target, colon, instance = before.rpartition(":")
     if not slash or not instance or (colon and not target):
         raise ConfigurationError(f"{text!r} is no destination; expected [TARGET:]INSTANCE/PATH, as in web/etc/motd")
     if not path or path.endswith("/"):
@@ -119,7 +119,7 @@ def push_spec(
         "when_absent": arguments.choice("when_absent", when_absent, task_pb2.WhenAbsent, prefix="WHEN_ABSENT_"),
         "read_back": read_back,
     }
-    places = [
+    destinations = [
         each
         if isinstance(each, task_pb2.Destination)
         else parse_destination(each, project=project, default_name=default_name)
@@ -127,7 +127,7 @@ def push_spec(
     ]
     return task_pb2.TaskSpec(
         file_push=task_pb2.FilePushSpec(
-            pushes=[task_pb2.FilePush(destination=place, **manner) for place in places],
+            pushes=[task_pb2.FilePush(destination=destination, **manner) for destination in destinations],
         ),
         **_common(
             queue, priority, labels, not_before, expire_after, run_timeout, stall_timeout, attempt_limit=attempt_limit

@@ -28,7 +28,7 @@ _ENDPOINTS: Final = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class S3Place:
+class S3Location:
     """A bucket, or a folder of it. `endpoint` and `region` are empty where the environment says them. `plain` means
     that it is reached by HTTP without TLS, on this machine."""
 
@@ -51,7 +51,7 @@ async def make_spool(settings: Settings, data: DataDir, store: Store) -> Spool:
         raise StoreUnavailable(f"--database: {store.trouble or error.message}") from error
     reserve = settings.limits.disk_reserve
     if urlsplit(settings.spool).scheme == "s3":
-        return _object_spool(s3_place(settings.spool, os.environ), settings, data, database)
+        return _object_spool(s3_location(settings.spool, os.environ), settings, data, database)
     folder = spool_path(settings.spool, data.spool)
     if not settings.database.shared:
         data.claim_spool(folder)
@@ -71,8 +71,8 @@ async def open_spool(spool: Spool, url: str) -> None:
         raise DataDirError(f"--spool: {shown} cannot be used: {error.message}") from error
 
 
-def s3_place(url: str, environment: Mapping[str, str]) -> S3Place:
-    """Make S3Place of `s3://BUCKET/PREFIX?endpoint=URL&region=NAME`. Raises SettingsError."""
+def s3_location(url: str, environment: Mapping[str, str]) -> S3Location:
+    """Make S3Location of `s3://BUCKET/PREFIX?endpoint=URL&region=NAME`. Raises SettingsError."""
     parts = urlsplit(url)
     if "@" in parts.netloc:
         raise SettingsError(
@@ -89,7 +89,9 @@ def s3_place(url: str, environment: Mapping[str, str]) -> S3Place:
     plain = _plain(
         endpoint or next((environment[name] for name in _ENDPOINTS if environment.get(name)), ""), environment
     )
-    return S3Place(bucket=parts.netloc, prefix=prefix, endpoint=endpoint, region=options.get("region", ""), plain=plain)
+    return S3Location(
+        bucket=parts.netloc, prefix=prefix, endpoint=endpoint, region=options.get("region", ""), plain=plain
+    )
 
 
 def _plain(endpoint: str, environment: Mapping[str, str]) -> bool:
@@ -119,7 +121,7 @@ def _on_this_machine(host: str) -> bool:
         return host == "localhost"
 
 
-def _object_spool(place: S3Place, settings: Settings, data: DataDir, database: str) -> Spool:
+def _object_spool(location: S3Location, settings: Settings, data: DataDir, database: str) -> Spool:
     try:
         from longshore.server.spool.objects.bucket import Objects
         from longshore.server.spool.objects.spool import ObjectSpool
@@ -127,14 +129,14 @@ def _object_spool(place: S3Place, settings: Settings, data: DataDir, database: s
         raise SettingsError(_EXTRA) from error
     from longshore.server.spool.objects.staging import Staging
 
-    where = f"s3://{place.bucket}" + (f"/{place.prefix}" if place.prefix else "")
+    where = f"s3://{location.bucket}" + (f"/{location.prefix}" if location.prefix else "")
     try:
         objects = Objects(
-            bucket=place.bucket,
-            prefix=place.prefix,
-            endpoint=place.endpoint,
-            region=place.region,
-            plain=place.plain,
+            bucket=location.bucket,
+            prefix=location.prefix,
+            endpoint=location.endpoint,
+            region=location.region,
+            plain=location.plain,
         )
     except ValueError as error:
         raise SettingsError(f"--spool {where}: {error}") from error

@@ -98,17 +98,17 @@ class AdminService(pb_grpc.AdminServiceServicer):
         return answer
 
     async def ListWorkers(self, request: pb.ListWorkersRequest, _context: _Context) -> pb.ListWorkersResponse:
-        after = _place_of(request.page_token) if request.page_token else ("", "")
+        after = _position_of(request.page_token) if request.page_token else ("", "")
         problems = await self._problems()
         ended = await self._all_ended() if request.include_ended else ()
         known: list[tuple[Session, Ended | None]] = [(one, None) for one in await self._store.sessions()]
         known += [(one.session, one) for one in ended]
-        known = sorted((one for one in known if _place(one[0]) > after), key=lambda one: _place(one[0]))
+        known = sorted((one for one in known if _position(one[0]) > after), key=lambda one: _position(one[0]))
         rows = (self._worker(session, problems.get(session.id, {}), end) for session, end in known)
         shown = fitting(rows, Room(), at_least=1)
         more = len(shown) < len(known)
         return pb.ListWorkersResponse(
-            workers=shown, next_page_token="/".join(_place(known[len(shown) - 1][0])) if more else ""
+            workers=shown, next_page_token="/".join(_position(known[len(shown) - 1][0])) if more else ""
         )
 
     async def DrainWorker(self, request: pb.DrainWorkerRequest, _context: _Context) -> pb.DrainWorkerResponse:
@@ -204,12 +204,12 @@ class AdminService(pb_grpc.AdminServiceServicer):
         return row
 
 
-def _place(session: Session) -> tuple[str, str]:
+def _position(session: Session) -> tuple[str, str]:
     """Return a session's place in the list."""
     return session.worker, session.id
 
 
-def _place_of(token: str) -> tuple[str, str]:
+def _position_of(token: str) -> tuple[str, str]:
     """Return the place after which a page begins. Raises InvalidField."""
     worker, slash, session_id = token.partition("/")
     if not slash:

@@ -159,19 +159,19 @@ class TaskService(pb_grpc.TaskServiceServicer):
         attempts = await self._store.attempts(task.id, last=translate.ATTEMPTS_SHOWN) if task.status.attempt else ()
         blocking = await self._blocking([task])
         waiting = await self._engine.outlook.of([task], recent=recent)
-        place = task.submission.destination
+        destination = task.submission.destination
         return translate.task(
             task,
             attempts=attempts,
-            blocked_by=blocking.get(place.key, "") if place else "",
+            blocked_by=blocking.get(destination.key, "") if destination else "",
             waiting=waiting.get(task.id),
         )
 
     async def _blocking(self, tasks: Sequence[Task]) -> dict[str, str]:
-        places = [
+        destinations = [
             t.submission.destination for t in tasks if t.status.state is State.BLOCKED and t.submission.destination
         ]
-        return dict(await self._store.blocking(places)) if places else {}
+        return dict(await self._store.blocking(destinations)) if destinations else {}
 
     async def _update(self, update: Update) -> pb.WatchTaskResponse:
         match update:

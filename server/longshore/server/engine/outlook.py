@@ -14,7 +14,7 @@ from longshore.server.model.remarks import Remark
 from longshore.server.model.task import Session, Task
 from longshore.server.model.values import WAITING, State, WaitReason
 from longshore.server.model.waiting import Crew, Hindrance, View, Waiting, why
-from longshore.server.store.protocol import Conditions, Holdings, Place, Store
+from longshore.server.store.protocol import Conditions, Holdings, InstanceKey, Store
 
 RECENT: Final = 1.0
 """Seconds for which what was read counts as recent, where that is enough: in answers to submissions, of which there are
@@ -49,7 +49,7 @@ class Outlook:
         self._view: View | None = None
         self._viewed: Conditions | None = None
         self._view_at = 0.0
-        self._wanted: set[Place] = set()
+        self._wanted: set[InstanceKey] = set()
         self._next: asyncio.Task[Conditions] | None = None
         """A read that has not begun: a call that comes now joins it."""
         self._now_reading: asyncio.Task[Conditions] | None = None
@@ -77,22 +77,22 @@ class Outlook:
         waiting = [task for task in tasks if task.status.state in _WAITS]
         if not waiting:
             return {}
-        places = {_place(task) for task in waiting if task.status.state is State.QUEUED}
+        instances = {_instance_of(task) for task in waiting if task.status.state is State.QUEUED}
         known = self._known
         if not recent or known is None or self._clock.ticks() - self._known_at > RECENT:
-            known = await self._read(places)
+            known = await self._read(instances)
             return self._explain(waiting, known, recent=recent)
         found = self._explain(waiting, known, recent=recent)
         # The number of tasks that run beside a task is of interest only where nothing else stands in its way.
         unsure = [task for task in waiting if found[task.id].reason is WaitReason.NEXT]
-        missing = {_place(task) for task in unsure if task.submission.instance} - known.on_place.keys()
+        missing = {_instance_of(task) for task in unsure if task.submission.instance} - known.on_instance.keys()
         if missing:
             found.update(self._explain(unsure, await self._read(missing), recent=recent))
         return found
 
-    async def _read(self, places: set[Place]) -> Conditions:
+    async def _read(self, instances: set[InstanceKey]) -> Conditions:
         """Read the conditions, in a read that begins from now on."""
-        self._wanted |= places
+        self._wanted |= instances
         if self._next is None:
             self._next = asyncio.create_task(self._take_turn(), name="outlook")
             # Those who asked may all be gone by the time it fails.
@@ -115,7 +115,7 @@ class Outlook:
         view = self._view_of(known, recent=recent)
         found: dict[str, Waiting] = {}
         for task in tasks:
-            said = why(task, view, beside=known.on_place.get(_place(task)))
+            said = why(task, view, beside=known.on_instance.get(_instance_of(task)))
             if said is not None:
                 found[task.id] = said
         return found
@@ -151,9 +151,9 @@ class Outlook:
         return crews
 
 
-def _place(task: Task) -> Place:
+def _instance_of(task: Task) -> InstanceKey:
     submission = task.submission
-    return Place(submission.target, submission.project, submission.instance)
+    return InstanceKey(submission.target, submission.project, submission.instance)
 
 
 def _connected(session: Session, connection: Connection, *, emptying: bool) -> Crew:

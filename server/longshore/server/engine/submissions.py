@@ -131,12 +131,12 @@ def _task(request: TaskRequest) -> str:
 
 
 def _push(push: FilePush) -> str:
-    place = push.destination
+    destination = push.destination
     # These members appear only where they are asked for: a request without them has the fingerprint that it had before
     # there were any.
     in_place = '"in_place":true,' if push.in_place else ""
     parents = "" if push.parents_mode is None else f'"parents_mode":{push.parents_mode},'
-    where = ",".join(map(_text, (place.target, place.project, place.instance, place.path)))
+    where = ",".join(map(_text, (destination.target, destination.project, destination.instance, destination.path)))
     # This member is left out where it is unset: requests of before it keep their fingerprints.
     if_new = "" if push.mode_if_new is None else f'"mode_if_new":{push.mode_if_new},'
     return (

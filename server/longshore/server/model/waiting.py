@@ -206,8 +206,8 @@ def _no_worker(task: Task, view: View) -> str:
     # scp writes `web:etc/motd` for the destination `web/etc/motd`. Read as a destination, the instance is then named
     # like a folder. `nowhere:web/etc/motd` does mean a target. The name of a target that was served is right.
     if target != DEFAULT and isinstance(work, FilePush) and work.destination.instance in _ROOTS:
-        place = work.destination
-        said += f"; did you mean {target}/{place.instance}{place.path}?"
+        destination = work.destination
+        said += f"; did you mean {target}/{destination.instance}{destination.path}?"
     elif not view.crews:
         said += ": none is connected"
     return said

@@ -58,8 +58,8 @@ def _record(change: TaskChange) -> dict[str, str | int | float]:
         fields["creator"] = submission.creator
         fields["request_id"] = submission.request_id
         if isinstance(submission.work, FilePush):
-            place = submission.work.destination
-            fields |= {"target": place.target, "instance": place.instance, "path": place.path}
+            destination = submission.work.destination
+            fields |= {"target": destination.target, "instance": destination.instance, "path": destination.path}
         elif submission.target or submission.instance:
             fields |= {"target": submission.target, "instance": submission.instance}
     if status.state.terminal:

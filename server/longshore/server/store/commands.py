@@ -86,7 +86,7 @@ class OpenUpload(Command[Upload]):
 
     A complete one comes back as it is, tasks included, whatever the bounds say. An open one comes back with its durable
     offset; with `connect`, its `connection` is counted up, so that an older connection's commands are refused from now
-    on. A new one takes `tasks` places in `queue` and `reserve` bytes.
+    on. A new one takes `tasks` slots in `queue` and `reserve` bytes.
 
     With several servers (`here`), an upload that another server is being sent is left to that server, unless its
     connection has been silent for `silence` seconds, or `take_over` is set. An upload whose file is in another spool

@@ -114,7 +114,7 @@ class TaskPage(Sequence[Task]):
         return len(self.tasks)
 
 
-class Place(NamedTuple):
+class InstanceKey(NamedTuple):
     """An instance of a target, or a target alone where `instance` is empty."""
 
     target: str
@@ -144,8 +144,8 @@ class Conditions:
     """Names of paused queues."""
     on_target: Mapping[str, int] = field(default_factory=dict)
     """Attempts that run on each target where one does."""
-    on_place: Mapping[Place, int] = field(default_factory=dict)
-    """Attempts that run on each place that was asked for."""
+    on_instance: Mapping[InstanceKey, int] = field(default_factory=dict)
+    """Attempts that run on each instance that was asked for."""
     served: Mapping[str, Served] = field(default_factory=dict)
     """Targets that a session has stopped to serve."""
 
@@ -296,8 +296,8 @@ class Store(Protocol):
 
     async def figures(self) -> Figures: ...
 
-    async def conditions(self, places: Iterable[Place], *, but: Collection[str] = ()) -> Conditions:
-        """The facts that decide whether tasks at these places are claimed. What the sessions in `but` hold is left
+    async def conditions(self, instances: Iterable[InstanceKey], *, but: Collection[str] = ()) -> Conditions:
+        """The facts that decide whether tasks on these instances are claimed. What the sessions in `but` hold is left
         out. The number of statements is bounded, whatever is asked for."""
         ...
 

@@ -25,7 +25,7 @@ from longshore.server.store.protocol import (
     Conditions,
     Figures,
     Generation,
-    Place,
+    InstanceKey,
     Restore,
     TaskFilter,
     TaskPage,
@@ -200,8 +200,8 @@ class SQLStore:
     async def figures(self) -> Figures:
         return await self._readers.read(queries.figures)
 
-    async def conditions(self, places: Iterable[Place], *, but: Collection[str] = ()) -> Conditions:
-        return await self._readers.read(conditions, frozenset(places), frozenset(but))
+    async def conditions(self, instances: Iterable[InstanceKey], *, but: Collection[str] = ()) -> Conditions:
+        return await self._readers.read(conditions, frozenset(instances), frozenset(but))
 
     async def remarks(self) -> Mapping[str, Remark]:
         return await self._readers.read(remarks.remarks_of_living)

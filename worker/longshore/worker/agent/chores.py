@@ -24,7 +24,7 @@ from longshore.worker.targets.base import InstanceChange, InstanceState, Target,
 
 _log: Final = structlog.stdlib.get_logger("longshore.worker")
 
-_Place = tuple[str, str]
+_InstanceKey = tuple[str, str]
 """Real project and instance."""
 
 
@@ -42,7 +42,7 @@ class Chores:
         self._payers = {name: Threads(f"longshore-debts-{name}", limit=1) for name in targets}
         self._paying: set[str] = set()
         """Debts whose answer is still to come: the server asks again and again."""
-        self._parked: dict[str, dict[_Place, set[str]]] = {}
+        self._parked: dict[str, dict[_InstanceKey, set[str]]] = {}
         self._watches: dict[str, Watch] = {}
         """Each entry is touched by its target's thread only."""
 
@@ -60,15 +60,15 @@ class Chores:
         target = self._targets.get(parked.target)
         if target is None:
             return
-        places: dict[_Place, set[str]] = defaultdict(set)
+        parked_here: dict[_InstanceKey, set[str]] = defaultdict(set)
         for ref in parked.instances:
             # The answer names the project as the task did, empty or not.
-            places[ref.project or target.default_project, ref.instance].add(ref.project)
+            parked_here[ref.project or target.default_project, ref.instance].add(ref.project)
         known = self._parked.get(parked.target, {})
-        self._parked[parked.target] = dict(places)
+        self._parked[parked.target] = dict(parked_here)
         threads = self._threads[parked.target]
-        threads.run(partial(self._tend, target, wanted=bool(places)))
-        new = [place for place in places if place not in known]
+        threads.run(partial(self._tend, target, wanted=bool(parked_here)))
+        new = [instance for instance in parked_here if instance not in known]
         if new:
             threads.run(partial(self._probe, target, new))
 
@@ -99,8 +99,8 @@ class Chores:
             del self._watches[target.name]
             watch.close()
 
-    def _probe(self, target: Target, places: list[_Place]) -> None:
-        for project, instance in places:
+    def _probe(self, target: Target, parked_here: list[_InstanceKey]) -> None:
+        for project, instance in parked_here:
             try:
                 state = target.probe(project, instance)
             except AttemptError as error:
@@ -133,8 +133,8 @@ class Chores:
         self._outbox.debt(debt_id, paid=paid)
 
     def _tell(self, target: str, change: InstanceChange) -> None:
-        places = self._parked.get(target)
-        if not places:
+        parked_here = self._parked.get(target)
+        if not parked_here:
             # Nobody waits any more. An answer that is on its way to the loop may be the last of many: once is enough.
             if target not in self._parked:
                 self._parked[target] = {}
@@ -142,5 +142,5 @@ class Chores:
             return
         if change.state is InstanceState.ABSENT:
             return
-        for project in places.get((change.project, change.instance), ()):
+        for project in parked_here.get((change.project, change.instance), ()):
             self._outbox.ready(target, project, change.instance, running=change.state is InstanceState.RUNNING)

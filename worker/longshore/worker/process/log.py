@@ -11,7 +11,7 @@ from typing import Any, Final, TextIO, cast
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-from longshore.program.records import Sentence, TextLines, place, took
+from longshore.program.records import Sentence, TextLines, took, where
 from longshore.program.streams import Stream
 
 
@@ -71,7 +71,7 @@ _TRIED_AGAIN: Final = frozenset({"TRANSIENT", "UNKNOWN"})
 
 def _attempt(record: Mapping[str, Any]) -> str | None:
     """An attempt's end in words."""
-    what, number, seconds = place(record), record.get("attempt"), float(record.get("seconds") or 0.0)
+    what, number, seconds = where(record), record.get("attempt"), float(record.get("seconds") or 0.0)
     to = f" to {record['target']}" if record.get("path") else ""
     if record.get("outcome") == "OK":
         return f"{what} {'delivered' if to else 'done'}{to} in {took(seconds)}, task {record.get('task_id')}"

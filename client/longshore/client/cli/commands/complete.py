@@ -98,7 +98,7 @@ def tasks(context: typer.Context, incomplete: str) -> list[Offer]:
     async def ask(client: AsyncClient) -> Iterable[Offer]:
         newest = (await _newest(client))[:_IDS]
         return [
-            (task.id.lstrip("0") if short else task.id, f"{render.state_name(task)} {render.place(task)}")
+            (task.id.lstrip("0") if short else task.id, f"{render.state_name(task)} {render.where(task)}")
             for task in newest
         ]
 

@@ -82,6 +82,6 @@ def begins(task_id: str, prefix: str) -> bool:
 
 def _candidates(tasks: Sequence[task_pb2.Task]) -> Iterable[str]:
     for task in tasks[:_SHOWN]:
-        yield f"{task.id}  {render.state_name(task)}  {render.place(task)}"
+        yield f"{task.id}  {render.state_name(task)}  {render.where(task)}"
     if len(tasks) > _SHOWN:
         yield "and more"

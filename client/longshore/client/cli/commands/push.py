@@ -70,18 +70,18 @@ def arguments(files: list[str], to: list[str]) -> tuple[list[str], list[str]]:
     """Files and destinations: with `--to` every argument is a file, otherwise the last one is the destination."""
     if not to and len(files) < 2:
         raise ConfigurationError("nothing to push, or nowhere: expected FILE… [TARGET:]INSTANCE/PATH, or FILE… --to …")
-    sources, places = (files, to) if to else (files[:-1], files[-1:])
+    sources, destinations = (files, to) if to else (files[:-1], files[-1:])
     if sources.count(STDIN) > 1:
         raise ConfigurationError("standard input can be pushed once only")
-    if len(sources) > 1 and not all(place.endswith("/") for place in places):
-        raise _several(sources, places)
+    if len(sources) > 1 and not all(each.endswith("/") for each in destinations):
+        raise _several(sources, destinations)
     if len(sources) > 1:
         names = [Path(source).name for source in sources if source != STDIN]
         if len(set(names)) < len(names):
             raise ConfigurationError("two of the files have the same name, and would go to the same place")
-    if STDIN in sources and any(place.endswith("/") for place in places):
+    if STDIN in sources and any(each.endswith("/") for each in destinations):
         raise ConfigurationError("standard input has no name: give the whole path that it gets")
-    return sources, places
+    return sources, destinations
 
 
 def register(app: typer.Typer) -> None:
@@ -196,7 +196,7 @@ def register(app: typer.Typer) -> None:
 
             pg_dump shop | longshore push - backup/srv/shop.sql
         """
-        sources, places = arguments(files, to or [])
+        sources, destinations = arguments(files, to or [])
         changing = options.changing_of(snapshot=snapshot, as_of_now=as_of_now)
         if in_place and no_replace:
             raise ConfigurationError(
@@ -211,7 +211,7 @@ def register(app: typer.Typer) -> None:
                 file=source,
                 request_id=request_id or new_request_id(),
                 spec=push_spec(
-                    *(_destination(place, project=project, source=source) for place in places),
+                    *(_destination(each, project=project, source=source) for each in destinations),
                     mode=_mode(source, mode),
                     uid=uid,
                     gid=gid,
@@ -312,7 +312,7 @@ async def after_acceptance(
 
     async def one(task: task_pb2.Task) -> None:
         # The caller asked for the outcome; `watch` shows the changes on the way.
-        title = f"→ {render.place(task)}"
+        title = f"→ {render.where(task)}"
         done = await follow(client, task.id, waits=waits, title=title, changed=lambda _: None)
         ended[task.id] = done
         still.discard(task.id)
@@ -392,18 +392,18 @@ def _mode(source: str, mode: object) -> int | None:
         raise SourceError(f"cannot read {shown(source)}: {reason}", reason="SOURCE_UNREADABLE") from error
 
 
-def _several(sources: list[str], places: list[str]) -> ConfigurationError:
+def _several(sources: list[str], destinations: list[str]) -> ConfigurationError:
     """Several files, and no directory to put them in: or were those further destinations?"""
     first, *others = sources
     meant = [each for each in others if _is_destination(each) and not Path(each).exists()]
     if others and meant == others:
-        said = " ".join(f"--to {shown(each)}" for each in (*others, *places))
+        said = " ".join(f"--to {shown(each)}" for each in (*others, *destinations))
         return ConfigurationError(
             f"there is no file {shown(others[0])} here. One file for several destinations: "
             f"longshore push {shown(first)} {said}"
         )
-    place = next(each for each in places if not each.endswith("/"))
-    return ConfigurationError(f"several files go into a directory: write {shown(place)}/ with a slash at the end")
+    file = next(each for each in destinations if not each.endswith("/"))
+    return ConfigurationError(f"several files go into a directory: write {shown(file)}/ with a slash at the end")
 
 
 def _is_destination(text: str) -> bool:

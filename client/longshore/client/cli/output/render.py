@@ -64,7 +64,7 @@ def state(task: task_pb2.Task) -> str:
     return f"[{colour}]{name}[/]" if colour else name
 
 
-def place(task: task_pb2.Task) -> str:
+def where(task: task_pb2.Task) -> str:
     """Return the destination of a push, as one would type it, or the kind of a job and where it runs."""
     if task.HasField("file_push"):
         return destination(task.file_push.destination)
@@ -128,7 +128,7 @@ def line(task: task_pb2.Task, *, detail: bool = True) -> str:
     # That it is next was true for a moment.
     detail = detail and task.wait_reason != task_pb2.WAIT_REASON_NEXT
     more = escape(why(task)) if detail else ""
-    return f"{task.id}  {state(task)}  {escape(place(task))}" + (f"  {more}" if more else "")
+    return f"{task.id}  {state(task)}  {escape(where(task))}" + (f"  {more}" if more else "")
 
 
 STOPPED: Final = frozenset({task_pb2.TASK_STATE_CANCELLED, task_pb2.TASK_STATE_CANCELLING})
@@ -167,7 +167,7 @@ def task_list(tasks: Sequence[task_pb2.Task], *, header: bool = True) -> Rows:
         made.add_row(
             task.id,
             state(task),
-            escape(place(task)),
+            escape(where(task)),
             format_size(task.payload.size) if task.HasField("payload") else "",
             _ago(task.create_time, now=now) if task.HasField("create_time") else "",
             str(task.attempt),
@@ -195,7 +195,7 @@ def task_detail(task: task_pb2.Task, *, progress: task_pb2.Progress | None = Non
     if task.state == task_pb2.TASK_STATE_CANCELLED and task.error.reason:
         add("met before", error(task))
     add("progress", "" if progress is None else progress_line(progress, task))
-    add("where", place(task))
+    add("where", where(task))
     add("kind", task.kind)
     if task.HasField("job") and task.job.HasField("arguments"):
         add("arguments", in_one_line(task.job.arguments))

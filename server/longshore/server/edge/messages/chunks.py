@@ -63,8 +63,8 @@ def _chunk(message: bytes) -> Chunk | None:
 def _varint(message: bytes, at: int) -> tuple[int, int]:
     """The number and where it ends; (-1, at) if it is not one in its shortest form."""
     value = 0
-    for place, byte in enumerate(message[at : at + _LENGTH_BYTES]):
-        value |= (byte & 0x7F) << (7 * place)
+    for position, byte in enumerate(message[at : at + _LENGTH_BYTES]):
+        value |= (byte & 0x7F) << (7 * position)
         if byte < 0x80:
-            return (value, at + place + 1) if byte or not place else (-1, at)
+            return (value, at + position + 1) if byte or not position else (-1, at)
     return -1, at

@@ -61,10 +61,10 @@ def payload(value: model.Payload) -> pb.Payload:
 
 def file_push(value: model.FilePush) -> pb.FilePush:
     """Translate the push of one file to one destination."""
-    place = value.destination
+    destination = value.destination
     return pb.FilePush(
         destination=pb.Destination(
-            target=place.target, project=place.project, instance=place.instance, path=place.path
+            target=destination.target, project=destination.project, instance=destination.instance, path=destination.path
         ),
         mode=value.mode,
         uid=value.uid,

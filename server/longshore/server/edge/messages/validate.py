@@ -189,14 +189,14 @@ def _push(field: str, push: pb.FilePush) -> FilePush:
     )
 
 
-def _destination(field: str, place: pb.Destination | None) -> Destination:
-    if place is None:
+def _destination(field: str, destination: pb.Destination | None) -> Destination:
+    if destination is None:
         raise InvalidField(field, "is missing; say where the file goes.")
     return Destination(
-        target=fields.name(f"{field}.target", place.target, default=DEFAULT),
-        project=fields.project(f"{field}.project", place.project),
-        instance=fields.instance(f"{field}.instance", place.instance),
-        path=fields.path(f"{field}.path", place.path),
+        target=fields.name(f"{field}.target", destination.target, default=DEFAULT),
+        project=fields.project(f"{field}.project", destination.project),
+        instance=fields.instance(f"{field}.instance", destination.instance),
+        path=fields.path(f"{field}.path", destination.path),
     )
 
 

@@ -106,9 +106,9 @@ class _Walk:
                     raise ValueError("cut off")
                 field = message.fields_by_number.get(number)
                 if field is not None:
-                    place = seen.get(number, 0)
-                    seen[number] = place + 1
-                    found = self._within(field, at, at + length, prefix + _named(field, place), depth)
+                    position = seen.get(number, 0)
+                    seen[number] = position + 1
+                    found = self._within(field, at, at + length, prefix + _named(field, position), depth)
                     if found:
                         return found
                 at += length
@@ -138,5 +138,5 @@ class _Walk:
         raise ValueError("no varint")
 
 
-def _named(field: FieldDescriptor, place: int) -> str:
-    return f"{field.name}[{place}]" if field.is_repeated else field.name
+def _named(field: FieldDescriptor, position: int) -> str:
+    return f"{field.name}[{position}]" if field.is_repeated else field.name

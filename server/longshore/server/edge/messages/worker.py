@@ -323,16 +323,15 @@ def _parked(one: ParkedInstances) -> pb.ParkedInstances:
     return pb.ParkedInstances(
         target=one.target,
         instances=[
-            pb.InstanceRef(target=place.target, project=place.project, instance=place.instance)
-            for place in one.instances
+            pb.InstanceRef(target=each.target, project=each.project, instance=each.instance) for each in one.instances
         ],
     )
 
 
 def _debt(one: DebtOrder) -> pb.Debt:
-    place = one.destination
+    destination = one.destination
     return pb.Debt(
         debt_id=one.debt_id,
-        instance=pb.InstanceRef(target=place.target, project=place.project, instance=place.instance),
+        instance=pb.InstanceRef(target=destination.target, project=destination.project, instance=destination.instance),
         temps=one.temps,
     )

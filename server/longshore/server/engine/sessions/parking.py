@@ -29,7 +29,7 @@ WAKE_AT_ONCE: Final = 500
 """Most tasks that one transaction wakes: signs of life wait behind it."""
 _RETRY: Final = 1.0
 
-_Place = tuple[str, str, str]
+_InstanceKey = tuple[str, str, str]
 
 
 class Parking:
@@ -44,9 +44,9 @@ class Parking:
         self._look_again = look_again
         self._elected: dict[str, Connection] = {}
         self._told: dict[str, tuple[Destination, ...]] = {}
-        self._places: dict[str, frozenset[_Place]] = {}
+        self._listed: dict[str, frozenset[_InstanceKey]] = {}
         self._stale: set[str] = set()
-        self._ready: dict[_Place, bool] = {}
+        self._ready: dict[_InstanceKey, bool] = {}
         self._bell = asyncio.Event()
         self._unsubscribe = store.subscribe(self._on_commit)
         fleet.on_change(self._on_fleet)
@@ -64,17 +64,17 @@ class Parking:
                 self._bell.set()
 
     def _was_waited_for(self, task: Task) -> bool:
-        """Tell whether the task may have left the list. Which task a place was on the list for is not remembered."""
+        """Tell whether the task may have left the list. For which task an instance is listed is not remembered."""
         asked = task.submission
-        return (asked.target, asked.project, asked.instance) in self._places.get(asked.target, ())
+        return (asked.target, asked.project, asked.instance) in self._listed.get(asked.target, ())
 
     def ready(self, connection: Connection, ready: Ready) -> None:
         """Take in a worker's word that an instance is ready, or exists. It counts for targets only that the worker
         serves."""
         if ready.target not in connection.session.targets:
             return
-        place = (ready.target, ready.project, ready.instance)
-        self._ready[place] = self._ready.get(place, False) or ready.running
+        key = (ready.target, ready.project, ready.instance)
+        self._ready[key] = self._ready.get(key, False) or ready.running
         self._bell.set()
 
     async def run(self) -> None:
@@ -103,14 +103,14 @@ class Parking:
 
     async def _wake(self) -> None:
         while self._ready:
-            place, running = next(iter(self._ready.items()))
-            target, project, instance = place
+            key, running = next(iter(self._ready.items()))
+            target, project, instance = key
             woken = await self._store.run(
                 WakeParked(target=target, project=project, instance=instance, running=running, limit=WAKE_AT_ONCE)
             )
-            now = self._ready.pop(place)
+            now = self._ready.pop(key)
             if woken.more or now != running:
-                self._ready[place] = now  # behind the others
+                self._ready[key] = now  # behind the others
             if woken.tasks:
                 _log.info("parked_tasks_woken", target=target, project=project, instance=instance, tasks=woken.tasks)
 
@@ -136,7 +136,7 @@ class Parking:
                 elected.outbox.parked(ParkedInstances(target, instances))
             self._elected[target] = elected
             self._told[target] = instances
-            self._places[target] = frozenset((one.target, one.project, one.instance) for one in instances)
+            self._listed[target] = frozenset((one.target, one.project, one.instance) for one in instances)
 
     def _elect(self, target: str) -> Connection | None:
         serving = self._fleet.serving(target)
@@ -148,7 +148,7 @@ class Parking:
     def _forget(self, target: str) -> None:
         self._elected.pop(target, None)
         self._told.pop(target, None)
-        self._places.pop(target, None)
+        self._listed.pop(target, None)
 
 
 def _is_parked(task: Task) -> bool:

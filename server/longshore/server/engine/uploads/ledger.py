@@ -43,7 +43,7 @@ class Ledger:
         """
         if not 0 < len(data) <= self._chunk_bytes:
             raise InvalidField("chunk.data", f"has {len(data)} bytes; send 1 to {self._chunk_bytes}.")
-        self._check_place(offset)
+        self._check_offset(offset)
         end = offset + len(data)
         if self._final and end > self._held:
             raise _other_bytes(f"an earlier try was finished with {self._held} bytes")
@@ -63,7 +63,7 @@ class Ledger:
                 raise _other_bytes(f"its first {self._held} bytes differ from what is kept")
         return data[len(again) :]
 
-    def _check_place(self, offset: int) -> None:
+    def _check_offset(self, offset: int) -> None:
         if self._start is not None and offset != self._next:
             raise ChunkOutOfOrder(
                 f"A chunk starts at {offset}, and the one before ended at {self._next}.", expected=str(self._next)

@@ -23,9 +23,9 @@ from longshore.server.engine.uploads.heartbeats import give_signs
 from longshore.server.engine.uploads.ids import RandomIds
 from longshore.server.engine.uploads.ledger import Ledger
 from longshore.server.engine.uploads.limits import UploadLimits, UploadStatistics
-from longshore.server.engine.uploads.places import Places
 from longshore.server.engine.uploads.room import Room
 from longshore.server.engine.uploads.stream import UploadStream
+from longshore.server.engine.uploads.stream_slots import StreamSlots
 from longshore.server.model.clock import Clock
 from longshore.server.model.errors import (
     Draining,
@@ -115,7 +115,7 @@ class Uploads:
         self._spool = spool
         self._relieve = relieve
         self._new_id = new_id or RandomIds()
-        self._places = Places(limits.connections, clock)
+        self._stream_slots = StreamSlots(limits.connections, clock)
         self._slots: dict[tuple[str, str], _Slot] = {}
         self._live: set[_Slot] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -133,10 +133,10 @@ class Uploads:
         returns.
 
         Raises UploadInProgress, RequestIdReused, QueueFull, CallerShare, SpoolFull, TooManyUploads, StoreOverloaded,
-        SpoolDamaged, Draining. Cancelling it leaves the upload as it was, and perhaps a place taken that expires.
+        SpoolDamaged, Draining. Cancelling it leaves the upload as it was, and perhaps a slot taken that expires.
         """
         self._refuse_when_draining()
-        self._places.check(principal, [caller for caller, _ in self._slots], taken=len(self._live))
+        self._stream_slots.check(principal, [caller for caller, _ in self._slots], taken=len(self._live))
         key = principal, request.request_id
         slot = await self._claim(key, take_over=request.take_over)
         try:

@@ -162,7 +162,7 @@ def _check_half(unit: UnitOfWork, bounds: Bounds, *, queue: str, principal: str,
             principal=principal,
             holds=_held(unit, principal),
             most=most,
-            what=f"places in the queue {queue!r}",
+            what=f"slots in the queue {queue!r}",
             asks=tasks,
         )
 

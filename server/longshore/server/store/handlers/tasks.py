@@ -30,7 +30,7 @@ from longshore.server.store.handlers.requests import (
     tasks_of_request,
 )
 from longshore.server.store.sql.statement import Statement, statement
-from longshore.server.store.tables.rows import place_of
+from longshore.server.store.tables.rows import destination_key_of
 from longshore.server.store.tables.schema import counters, is_delivered, is_live, is_queued, queues, submissions, tasks
 from longshore.server.store.transaction.counters import QUEUE, RESTORED, SPOOL
 from longshore.server.store.transaction.loaded_task import LoadedTask
@@ -46,7 +46,7 @@ _USES_PAYLOAD: Final = statement(
 )
 _DELIVERED_SINCE: Final = statement(
     sa.select(tasks.c.id)
-    .where(tasks.c.place == sa.bindparam("place"), tasks.c.seq > sa.bindparam("after"), is_delivered)
+    .where(tasks.c.destination_key == sa.bindparam("key"), tasks.c.seq > sa.bindparam("after"), is_delivered)
     .limit(1)
 )
 _QUEUE_NAMES: Final = statement(
@@ -198,7 +198,8 @@ def _check_not_superseded(unit: UnitOfWork, old: LoadedTask) -> None:
         return
     # The deliveries of this batch are written first, so that one query is enough.
     unit.flush()
-    row = unit.link.row(_DELIVERED_SINCE, place=place_of(old.submission.destination), after=old.submission.seq)
+    key = destination_key_of(old.submission.destination)
+    row = unit.link.row(_DELIVERED_SINCE, key=key, after=old.submission.seq)
     if row is not None:
         raise Superseded(
             f"The later task {row[0]} has delivered to the same destination: force the retry if that is meant.",

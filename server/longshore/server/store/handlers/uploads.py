@@ -137,7 +137,7 @@ _FORGETTABLE: Final = Among(
 _DELETE: Final = statement(uploads.delete().where(uploads.c.id == sa.bindparam("of_id")))
 
 _FoundUpload = tuple[Upload, str, int]
-"""(upload, its queue, places promised there)"""
+"""(upload, its queue, slots promised there)"""
 
 
 def _find(unit: UnitOfWork, upload_id: str) -> _FoundUpload | None:
@@ -183,8 +183,8 @@ def _writable(unit: UnitOfWork, upload_id: str, connection: int) -> _FoundUpload
 def _check_uploads(unit: UnitOfWork, bounds: Bounds, principal: str) -> None:
     """Raise TooManyUploads or CallerShare if the caller may not open another upload.
 
-    Where all places are taken, a caller with less than half of them gets the place of an upload that nobody sends on.
-    What was reserved and sent of that upload stays, and it takes a place again when it is sent: see `_check_place`.
+    Where all slots are taken, a caller with less than half of them gets the slot of an upload that nobody sends on.
+    What was reserved and sent of that upload stays, and it takes a slot again when it is sent: see `_check_slot`.
     """
     most, open_ones = bounds.uploads, unit.counters.value(UPLOADS)
     if open_ones >= shares.half(most):
@@ -192,7 +192,7 @@ def _check_uploads(unit: UnitOfWork, bounds: Bounds, principal: str) -> None:
         if open_ones < most:
             if bounds.caller_uploads is None:
                 shares.check_share(
-                    unit, ASKED_UPLOADS, principal=principal, holds=mine, most=most, what="places for uploads"
+                    unit, ASKED_UPLOADS, principal=principal, holds=mine, most=most, what="slots for uploads"
                 )
         elif mine >= shares.half(most) or shares.uploads_sent(unit) >= most:
             if mine < shares.half(most):
@@ -227,8 +227,8 @@ def open_upload(unit: UnitOfWork, command: OpenUpload) -> Callable[[], Upload]:
     return lambda: upload
 
 
-def _check_place(unit: UnitOfWork, upload: Upload, bounds: Bounds) -> None:
-    """Raise TooManyUploads for an upload that nobody has sent on, if others have all the places by now.
+def _check_slot(unit: UnitOfWork, upload: Upload, bounds: Bounds) -> None:
+    """Raise TooManyUploads for an upload that nobody has sent on, if others have all the slots by now.
 
     A caller that asks again and again does not lose the durable part of its upload: asking is a sign of life, though
     the upload does not count as being sent.
@@ -240,14 +240,14 @@ def _check_place(unit: UnitOfWork, upload: Upload, bounds: Bounds) -> None:
         unit.note(_TOUCH, of_id=upload.id, at=alive)
         raise TooManyUploads(
             f"{bounds.uploads} uploads are being sent, and no more may be. This one was not, so another one has its "
-            "place: try later with the same id. What is kept of it stays.",
+            "slot: try later with the same id. What is kept of it stays.",
             subject="uploads",
         )
 
 
 def _connected(unit: UnitOfWork, upload: Upload, command: OpenUpload) -> Upload:
     """Connect the upload to this server: it gets its next connection."""
-    _check_place(unit, upload, command.bounds)
+    _check_slot(unit, upload, command.bounds)
     here = command.here
     if here is not None:
         home = find_home(unit.link, upload.id)
@@ -397,7 +397,7 @@ def _check_same_bytes(done: Upload, payload: Payload) -> None:
 
 
 def _abandon(unit: UnitOfWork, upload: Upload, queue: str, promised: int) -> None:
-    """Give an upload up. Its places are free at once, its bytes when the file is gone."""
+    """Give an upload up. Its slots are free at once, its bytes when the file is gone."""
     unit.uploads.pop(upload.id, None)
     unit.write(_ABANDON, of_id=upload.id)
     drop_request(unit, principal=upload.principal, request_id=upload.request_id)

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from longshore.server.model.values import State
 from longshore.server.store.handlers.remarks import all_served, remarks_of_living
-from longshore.server.store.protocol import Conditions, Holdings, Place
+from longshore.server.store.protocol import Conditions, Holdings, InstanceKey
 from longshore.server.store.sql.link import Link
 from longshore.server.store.sql.statement import Among, statement
 from longshore.server.store.tables.rows import SESSION_COLUMNS, lane_at, session_of
@@ -35,10 +35,10 @@ _ON_LANES: Final = Among(
 )
 
 
-def conditions(link: Link, places: Collection[Place], but: Collection[str]) -> Conditions:
-    """See Store.conditions. Five statements, and one for each 256 places and sessions on other servers."""
+def conditions(link: Link, instances: Collection[InstanceKey], but: Collection[str]) -> Conditions:
+    """See Store.conditions. Five statements, and one for each 256 instances and sessions on other servers."""
     alive = tuple(session_of(row) for row in link.rows(_SESSIONS))
-    lanes = {lane_at(*place): place for place in places if place.instance}
+    lanes = {lane_at(*key): key for key in instances if key.instance}
     on_lanes: dict[str, int] = dict(link.among(_ON_LANES, sorted(lanes)))
     return Conditions(
         sessions=alive,
@@ -46,7 +46,7 @@ def conditions(link: Link, places: Collection[Place], but: Collection[str]) -> C
         remarks=remarks_of_living(link),
         paused=frozenset(row[0] for row in link.rows(_PAUSED)),
         on_target=dict(link.rows(_ON_TARGETS)),
-        on_place={place: on_lanes.get(lane_at(*place), 0) for place in places},
+        on_instance={key: on_lanes.get(lane_at(*key), 0) for key in instances},
         served={one.target: one for one in all_served(link)},
     )
 

@@ -24,8 +24,8 @@ from longshore.server.store.tables.rows import (
     Row,
     attempt_of,
     debt_of,
+    destination_key_of,
     payload_of,
-    place_of,
     seq_in,
     session_of,
     task_columns,
@@ -72,8 +72,8 @@ _TASKS_BETWEEN: Final = statement(
     _TASKS.where(tasks.c.seq >= sa.bindparam("first"), tasks.c.seq < sa.bindparam("beyond")).order_by(tasks.c.seq)
 )
 _HEADS: Final = Among(
-    lambda keys: sa.select(tasks.c.place, tasks.c.id).where(
-        tasks.c.place.in_(keys), is_head, tasks.c.place.is_not(None)
+    lambda keys: sa.select(tasks.c.destination_key, tasks.c.id).where(
+        tasks.c.destination_key.in_(keys), is_head, tasks.c.destination_key.is_not(None)
     )
 )
 _ATTEMPTS: Final = statement(
@@ -253,9 +253,9 @@ def _conditions(where: TaskFilter) -> list[sa.ColumnElement[bool]]:
 
 
 def blocking(link: Link, destinations: Sequence[Destination]) -> Mapping[str, str]:
-    keys = {destination.key: place_of(destination) for destination in destinations}
-    heads = {bytes(place): task_id for place, task_id in link.among(_HEADS, set(keys.values()))}
-    return {key: heads[place] for key, place in keys.items() if place in heads}
+    keys = {destination.key: destination_key_of(destination) for destination in destinations}
+    heads = {bytes(digest): task_id for digest, task_id in link.among(_HEADS, set(keys.values()))}
+    return {key: heads[digest] for key, digest in keys.items() if digest in heads}
 
 
 def attempts_of_task(link: Link, task_id: str, last: int | None) -> Sequence[Attempt]:

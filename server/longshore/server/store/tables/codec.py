@@ -74,9 +74,9 @@ def encode_work(work: FilePush | Job) -> str:
     """Write a task's work as JSON, without a job's arguments: those have columns of their own."""
     if isinstance(work, Job):
         return _encode_job(work.kind, work.target, work.instance)
-    place = work.destination
+    destination = work.destination
     return (
-        f'{{"push":[{_quoted(place.target)},{_quoted(place.project)},{_quoted(place.instance)},{_quoted(place.path)}],'
+        f'{{"push":[{_quoted(destination.target)},{_quoted(destination.project)},{_quoted(destination.instance)},{_quoted(destination.path)}],'
         f'"mode":{_number(work.mode)},"uid":{_number(work.uid)},"gid":{_number(work.gid)},'
         f'"create_parents":{_BOOLS[work.create_parents]},"if_exists":{work.if_exists._value_},'
         f'"when_stopped":{work.when_stopped._value_},"when_absent":{work.when_absent._value_},'

@@ -135,8 +135,8 @@ def task_of(row: Row) -> Task:
 def lane_of_work(work: FilePush | Job) -> str:
     """The lane of a work. Empty means that it has none. Neither targets nor instances have slashes."""
     if isinstance(work, FilePush):
-        place = work.destination
-        return lane_at(place.target, place.project, place.instance)
+        destination = work.destination
+        return lane_at(destination.target, destination.project, destination.instance)
     return lane_at(work.target, "", work.instance)
 
 
@@ -163,7 +163,7 @@ def taker_of(kind: str, *, alone: bool) -> str:
 
 
 @lru_cache(maxsize=8192)
-def place_of(destination: Destination) -> bytes:
+def destination_key_of(destination: Destination) -> bytes:
     """The digest that stands for a destination in the order of deliveries."""
     if destination.project != _project(destination.project):
         destination = replace(destination, project=_project(destination.project))

@@ -49,7 +49,9 @@ tasks: Final = sa.Table(
     sa.Column("project", sa.Text, nullable=False),
     sa.Column("instance", sa.Text, nullable=False),
     sa.Column("lane", sa.Text, nullable=False),  # the instance for limits; empty if there is none
-    sa.Column("place", sa.LargeBinary),  # digest of the destination's key: PostgreSQL indexes no 4 KiB and knows no NUL
+    sa.Column(
+        "destination_key", sa.LargeBinary
+    ),  # digest of the destination's key: PostgreSQL indexes no 4 KiB and knows no NUL
     sa.Column("expires_at", sa.Double, nullable=False),
     # The status.
     sa.Column("revision", sa.BigInteger, nullable=False),
@@ -102,7 +104,7 @@ tasks: Final = sa.Table(
         f"WHEN state = {State.SCHEDULED.value} THEN TRUE ELSE head END",
         name="head",
     ),
-    sa.CheckConstraint(f"place IS NOT NULL OR head OR state >= {_FIRST_TERMINAL}", name="headless"),
+    sa.CheckConstraint(f"destination_key IS NOT NULL OR head OR state >= {_FIRST_TERMINAL}", name="headless"),
     sa.CheckConstraint(f"state <> {State.CANCELLING.value} OR cancel_requested", name="cancelling"),
     sa.CheckConstraint(f"NOT ready OR (state = {State.QUEUED.value} AND NOT paused)", name="ready"),
 )
@@ -128,9 +130,10 @@ def _index(name: str, *columns: sa.ColumnElement[object], where: sa.ColumnElemen
     sa.Index(name, *columns, unique=unique, sqlite_where=where, postgresql_where=where)
 
 
-_index("tasks_head", tasks.c.place, where=sa.and_(is_head, tasks.c.place.is_not(None)), unique=True)
-_index("tasks_order", tasks.c.place, tasks.c.seq, where=sa.and_(is_live, tasks.c.place.is_not(None)))
-_index("tasks_delivered", tasks.c.place, tasks.c.seq, where=sa.and_(is_delivered, tasks.c.place.is_not(None)))
+_has_destination: Final = tasks.c.destination_key.is_not(None)
+_index("tasks_head", tasks.c.destination_key, where=sa.and_(is_head, _has_destination), unique=True)
+_index("tasks_order", tasks.c.destination_key, tasks.c.seq, where=sa.and_(is_live, _has_destination))
+_index("tasks_delivered", tasks.c.destination_key, tasks.c.seq, where=sa.and_(is_delivered, _has_destination))
 _index("tasks_lane", tasks.c.lane, tasks.c.taker, tasks.c.priority.desc(), tasks.c.seq, where=is_offered)
 _index("tasks_lane_ready", tasks.c.lane, where=is_ready)
 _index("tasks_ready", tasks.c.target, tasks.c.taker, tasks.c.priority.desc(), tasks.c.seq, where=is_ready)
@@ -248,7 +251,7 @@ uploads: Final = sa.Table(
     sa.Column("fingerprint", sa.Text, nullable=False),
     sa.Column("state", sa.SmallInteger, nullable=False),
     sa.Column("queue", sa.Text, nullable=False),
-    sa.Column("promised", sa.Integer, nullable=False),  # places in the queue
+    sa.Column("promised", sa.Integer, nullable=False),  # slots in the queue
     sa.Column("offset", sa.BigInteger, nullable=False),
     sa.Column("crc32c", sa.BigInteger, nullable=False),
     sa.Column("size", sa.BigInteger),

@@ -57,7 +57,7 @@ class Decider:
             submission = loaded.submission
             key = (
                 id(status), event.session_id, event.attempt, event.method, event.left_temps, event.error is None,
-                submission.must_commit, loaded.place is None,
+                submission.must_commit, loaded.destination_key is None,
             )  # fmt: skip
         else:
             return decide(loaded.task, event, Circumstances(self._now, self._draw(), self._policy))

@@ -1,4 +1,4 @@
-"""How much may run at one place at once."""
+"""How many attempts may run at once: on one instance, and on one target."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from longshore.server.model.task import FilePush, Status, Task
 from longshore.server.model.values import State, WaitReason
-from longshore.server.store.tables.rows import lane_of_work, place_of, taker_of
+from longshore.server.store.tables.rows import destination_key_of, lane_of_work, taker_of
 from longshore.server.store.transaction.counters import counts_of
 
 
@@ -12,7 +12,9 @@ class LoadedTask:
     """One task in the working set. `stored` is the status that the database has; None means that the task is not in the
     database yet. `changed` says that the task has another status."""
 
-    __slots__ = ("changed", "counts", "lane", "place", "ready", "status", "stored", "submission", "target", "task")
+    __slots__ = (
+        "changed", "counts", "destination_key", "lane", "ready", "status", "stored", "submission", "target", "task",
+    )  # fmt: skip
 
     def __init__(self, task: Task, *, stored: bool) -> None:
         submission = self.submission = task.submission
@@ -21,7 +23,7 @@ class LoadedTask:
         self.status = task.status
         self.lane = lane_of_work(work)
         self.target = submission.target
-        self.place = place_of(work.destination) if isinstance(work, FilePush) else None
+        self.destination_key = destination_key_of(work.destination) if isinstance(work, FilePush) else None
         self.counts = counts_of(submission.queue, submission.creator, submission.kind, self.target, self.lane)
         self.stored = task.status if stored else None
         self.changed = not stored

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from longshore.server.model.task import FilePush, Payload, Submission
 from longshore.server.store.commands import TaskPlan
 from longshore.server.store.tables.ids import task_id
-from longshore.server.store.tables.rows import place_of
+from longshore.server.store.tables.rows import destination_key_of
 from longshore.server.store.transaction.loaded_task import LoadedTask
 from longshore.server.store.transaction.unit import UnitOfWork
 
@@ -45,6 +45,6 @@ def make_tasks(
             retry_of=retry_of,
             retried_by=retried_by,
         )
-        free = not isinstance(plan.work, FilePush) or not unit.occupied(place_of(plan.work.destination))
+        free = not isinstance(plan.work, FilePush) or not unit.occupied(destination_key_of(plan.work.destination))
         made.append(unit.add(submission, unit.first_status(not_before=plan.not_before, free=free)))
     return made

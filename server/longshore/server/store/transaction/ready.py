@@ -24,11 +24,11 @@ from longshore.server.store.transaction.unit import UnitOfWork
 _FIRST: Final = Each(
     lambda given: (
         sa.select(tasks.c.seq, tasks.c.head)
-        .where(tasks.c.place == given["place"], is_live)
+        .where(tasks.c.destination_key == given["key"], is_live)
         .order_by(tasks.c.seq)
         .limit(sa.literal_column("1"))
     ),
-    {"place": sa.LargeBinary},
+    {"key": sa.LargeBinary},
 )
 
 
@@ -77,14 +77,14 @@ def update_heads_and_ready(unit: UnitOfWork) -> None:
 
     The lanes are asked in the same round as the heads; those that a new head changes are asked again.
     """
-    if not unit.places and not any(unit.lanes):
+    if not unit.destination_keys and not any(unit.lanes):
         unit.lanes.clear()
         return
-    places = sorted(unit.places)
-    unit.places.clear()
-    first = unit.link.ask_each(_FIRST, [(place,) for place in places])
+    keys = sorted(unit.destination_keys)
+    unit.destination_keys.clear()
+    first = unit.link.ask_each(_FIRST, [(key,) for key in keys])
     early = _ReadyUpdate(unit, _changed(unit))
-    _promote(unit, _next_heads(unit, places, first()))
+    _promote(unit, _next_heads(unit, keys, first()))
     again = {lane: early.also(lane, takers) for lane, takers in _changed(unit).items()}
     late = _ReadyUpdate(unit, again)
     early.decide(but=again)
@@ -92,13 +92,13 @@ def update_heads_and_ready(unit: UnitOfWork) -> None:
     _set_ready(unit, early.promoted + late.promoted, early.demoted + late.demoted)
 
 
-def _next_heads(unit: UnitOfWork, places: list[bytes], first: list[list[Row]]) -> list[int]:
+def _next_heads(unit: UnitOfWork, keys: list[bytes], first: list[list[Row]]) -> list[int]:
     """Find the next head of each destination: a stored task, else a new one, because new ones were accepted later."""
     seqs = [rows[0][0] for rows in first if rows and not rows[0][1]]
-    wanted = {place for place, rows in zip(places, first, strict=True) if not rows}
+    wanted = {key for key, rows in zip(keys, first, strict=True) if not rows}
     for loaded in unit.new_tasks() if wanted else ():
-        if loaded.place in wanted and not loaded.status.state.terminal:
-            wanted.discard(loaded.place)
+        if loaded.destination_key in wanted and not loaded.status.state.terminal:
+            wanted.discard(loaded.destination_key)
             if not loaded.status.head:
                 seqs.append(loaded.submission.seq)
     return seqs

@@ -49,12 +49,12 @@ def _new(sample: Status, *names: str, **fixed: bool) -> Bulk:
 
 
 _QUEUED: Final = _new(_FIRST, *_SUBMISSION, "ready", "paused")
-_QUEUED_PUSH: Final = _new(_FIRST, *_SUBMISSION, "ready", "paused", "place")
+_QUEUED_PUSH: Final = _new(_FIRST, *_SUBMISSION, "ready", "paused", "destination_key")
 _RUN: Final = ("session_id", "worker", "started_at", "deadline_ticks")
 _RUNNING: Final = _new(_CLAIMED, *_SUBMISSION, *_RUN, ready=False, paused=False)
-_RUNNING_PUSH: Final = _new(_CLAIMED, *_SUBMISSION, *_RUN, "place", ready=False, paused=False)
+_RUNNING_PUSH: Final = _new(_CLAIMED, *_SUBMISSION, *_RUN, "destination_key", ready=False, paused=False)
 _COLUMNS: Final = (*(column.name for column in STATUS_COLUMNS), "live", "taker", "ready", "paused")
-_ANY: Final = inserting(tasks, *_SUBMISSION[:-2], "place", *_COLUMNS)
+_ANY: Final = inserting(tasks, *_SUBMISSION[:-2], "destination_key", *_COLUMNS)
 
 _INSERT_SUBMISSION: Final = inserting(submissions)
 _PLAIN: Final = ("seq", "request_id", "labels", "work", "run_timeout", "attempt_limit", "created_at", "retry_of")
@@ -113,19 +113,19 @@ def _new_row(loaded: LoadedTask, paused: Callable[[str], bool]) -> tuple[Bulk, R
         submission.seq, submission.id, submission.creator, submission.kind, submission.queue, submission.priority,
         target, project, instance, loaded.lane, submission.expires_at,
     )  # fmt: skip
-    place = loaded.place
+    key = loaded.destination_key
     row: Row
     if status.state is State.RUNNING and status.revision == _CLAIMED.revision:
         row = (
             *head, status.updated_at, submission.kind, status.session_id, status.worker, status.started_at,
             status.deadline_ticks,
         )  # fmt: skip
-        return (_RUNNING, row) if place is None else (_RUNNING_PUSH, (*row, place))
+        return (_RUNNING, row) if key is None else (_RUNNING_PUSH, (*row, key))
     if status.state is State.QUEUED and status.revision == _FIRST.revision:
         held = paused(submission.queue)
         row = (*head, status.updated_at, submission.kind, _is_ready(loaded, held), held)
-        return (_QUEUED, row) if place is None else (_QUEUED_PUSH, (*row, place))
-    return _ANY, (*head, place, *_all_values(loaded, paused))
+        return (_QUEUED, row) if key is None else (_QUEUED_PUSH, (*row, key))
+    return _ANY, (*head, key, *_all_values(loaded, paused))
 
 
 def _is_ready(loaded: LoadedTask, held: bool) -> bool:  # noqa: FBT001

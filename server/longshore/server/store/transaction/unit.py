@@ -49,10 +49,12 @@ _LOAD: Final = Among(
     lock=True,
 )
 _HEADED: Final = Among(
-    lambda keys: sa.select(tasks.c.place).where(tasks.c.place.in_(keys), is_head, tasks.c.place.is_not(None))
+    lambda keys: sa.select(tasks.c.destination_key).where(
+        tasks.c.destination_key.in_(keys), is_head, tasks.c.destination_key.is_not(None)
+    )
 )
 _OCCUPIED: Final = statement(
-    sa.select(sa.literal_column("1")).where(tasks.c.place == sa.bindparam("place"), is_live).limit(1)
+    sa.select(sa.literal_column("1")).where(tasks.c.destination_key == sa.bindparam("key"), is_live).limit(1)
 )
 _PAUSED: Final = statement(sa.select(queues.c.name).where(queues.c.paused.is_(sa.true())))
 _LAST_SEQ: Final = Statement(
@@ -104,7 +106,7 @@ class UnitOfWork:
         self.counters = Counters(
             link, set() if counter_rows is None else counter_rows, None if memory is None else memory.counters
         )
-        self.places: set[bytes] = set()
+        self.destination_keys: set[bytes] = set()
         """Destinations that a task has left."""
         self.lanes: dict[str, set[str] | None] = {}
         """Maps each lane whose ready tasks must be recomputed to the takers affected. None means all takers, because
@@ -208,25 +210,25 @@ class UnitOfWork:
         look at these too."""
         return self._new_tasks
 
-    def ask_occupied(self, places: Iterable[bytes]) -> Callable[[], None]:
+    def ask_occupied(self, keys: Iterable[bytes]) -> Callable[[], None]:
         """Ask in one statement which of these destinations live tasks have; known once what comes back is called.
 
         At the start of a transaction only: each of those has a head then, which it may lose in between.
         """
-        wanted = sorted(set(places))
+        wanted = sorted(set(keys))
         found = self.link.ask_among(_HEADED, wanted)
 
         def take() -> None:
             taken = {bytes(row[0]) for row in found.rows()}
-            self._occupied.update((place, place in taken) for place in wanted)
+            self._occupied.update((key, key in taken) for key in wanted)
 
         return take
 
-    def occupied(self, place: bytes) -> bool:
+    def occupied(self, key: bytes) -> bool:
         """Whether a live task has the destination."""
-        known = self._occupied.get(place)
+        known = self._occupied.get(key)
         if known is None:
-            known = self._occupied[place] = self.link.row(_OCCUPIED, place=place) is not None
+            known = self._occupied[key] = self.link.row(_OCCUPIED, key=key) is not None
         return known
 
     @property
@@ -302,8 +304,8 @@ class UnitOfWork:
         self.writes += 1
         loaded = self._loaded[submission.seq] = LoadedTask(Task(submission, status), stored=False)
         self._new_tasks.append(loaded)
-        if loaded.place is not None:
-            self._occupied[loaded.place] = True
+        if loaded.destination_key is not None:
+            self._occupied[loaded.destination_key] = True
         if status.state is State.QUEUED:
             self._queue_changed(loaded, alone=status.alone)
         self.counters.step(loaded.counts, None, status)
@@ -329,8 +331,8 @@ class UnitOfWork:
         self._note_room(loaded, before, after)
         if after.state.terminal and not before.state.terminal:
             self._event_log.ended(submission, after)
-            if loaded.place is not None:
-                self.places.add(loaded.place)
+            if loaded.destination_key is not None:
+                self.destination_keys.add(loaded.destination_key)
         if verdict is Verdict.CHANGED:
             self._record(loaded, (before.session_id, before.attempt) if before.session_id else None)
         return decision

@@ -11,7 +11,7 @@ from longshore.server.store.commands import Command
 from longshore.server.store.handlers import sessions, uploads
 from longshore.server.store.handlers.requests import ask_requests, room_counters
 from longshore.server.store.tables.ids import seq_of
-from longshore.server.store.tables.rows import lane_of_work, place_of
+from longshore.server.store.tables.rows import destination_key_of, lane_of_work
 from longshore.server.store.transaction.counters import LANE_RUNNING, SPOOL, Key
 from longshore.server.store.transaction.unit import UnitOfWork
 
@@ -22,7 +22,7 @@ class _Names:
     def __init__(self) -> None:
         self.tasks: set[int] = set()
         self.requests: list[tuple[str, str]] = []
-        self.places: list[bytes] = []
+        self.destination_keys: list[bytes] = []
         self.counters: set[Key] = set()
         self.sessions: set[str] = set()
         self.uploads: set[str] = set()
@@ -39,7 +39,7 @@ class _Names:
         self.makes = True
         for plan in plans:
             if isinstance(plan.work, FilePush):
-                self.places.append(place_of(plan.work.destination))
+                self.destination_keys.append(destination_key_of(plan.work.destination))
             if lane := lane_of_work(plan.work):
                 self.counters.add((LANE_RUNNING, lane))
 
@@ -102,8 +102,8 @@ def prefetch(unit: UnitOfWork, batch: Sequence[Command[Any]]) -> None:
         taking.append(unit.ask_tasks(names.tasks))
     if names.requests:
         taking.append(ask_requests(unit, names.requests))
-    if names.places:
-        taking.append(unit.ask_occupied(names.places))
+    if names.destination_keys:
+        taking.append(unit.ask_occupied(names.destination_keys))
     if names.counters:
         taking.append(unit.counters.ask(names.counters))
     unknown = [each for each in names.sessions if sessions.remembered_session(unit, each) is None]

@@ -15,7 +15,7 @@ from longshore.worker.targets.lxd.files_api import FilesApiDelivery
 from longshore.worker.targets.lxd.watch import LxdWatch
 from longshore.worker.targets.paths import check_instance
 from longshore.worker.targets.sftp.delivery import SftpDelivery
-from longshore.worker.targets.sftp.pool import Place, SessionPool
+from longshore.worker.targets.sftp.pool import InstanceKey, SessionPool
 from longshore.worker.targets.sftp.session import SftpSession
 from longshore.worker.targets.sftp.wire import ProtocolError
 from longshore.worker.targets.transport import Endpoint, Timeouts, Transport, UpgradeRefused, connect, upgrade
@@ -62,12 +62,12 @@ class LxdTarget:
     def open(
         self, project: str, instance: str, *, check: Callable[[], None] = no_check, hurry: bool = False
     ) -> Iterator[Delivery]:
-        place = Place(project or self.default_project, check_instance(instance))
+        key = InstanceKey(project or self.default_project, check_instance(instance))
         timeouts = self._quick if hurry else self._timeouts
-        session = self._open_session(place, timeouts, check)
+        session = self._open_session(key, timeouts, check)
         session.set_check(check)
         session.set_timeout(timeouts.answer_s)
-        delivery = SftpDelivery(session, check=check, give_back=lambda used: self._pool.give_back(place, used))
+        delivery = SftpDelivery(session, check=check, give_back=lambda used: self._pool.give_back(key, used))
         try:
             yield delivery
         finally:
@@ -95,14 +95,14 @@ class LxdTarget:
         """SFTP sessions idle and busy now."""
         return self._pool.statistics()
 
-    def _open_session(self, place: Place, timeouts: Timeouts, check: Callable[[], None]) -> SftpSession:
-        what = f"opening SFTP into {place.instance}"
+    def _open_session(self, key: InstanceKey, timeouts: Timeouts, check: Callable[[], None]) -> SftpSession:
+        what = f"opening SFTP into {key.instance}"
         try:
-            return self._pool.take(place, lambda: self._connect(place, timeouts, check))
+            return self._pool.take(key, lambda: self._connect(key, timeouts, check))
         except UpgradeRefused as refused:
-            raise self._refusal(place, refused, what) from refused
+            raise self._refusal(key, refused, what) from refused
         except TimeoutError as error:
-            raise self._silence(place, error, what) from error
+            raise self._silence(key, error, what) from error
         except ProtocolError as error:
             raise TransientError(
                 Reason.TARGET_PROTOCOL, f"{what}: the daemon broke the SFTP protocol: {error}"
@@ -115,23 +115,23 @@ class LxdTarget:
         except (OSError, EOFError, ValueError) as error:
             raise classify.from_exception(error, what, missing=Reason.TARGET_UNREACHABLE) from error
 
-    def _connect(self, place: Place, timeouts: Timeouts, check: Callable[[], None]) -> SftpSession:
+    def _connect(self, key: InstanceKey, timeouts: Timeouts, check: Callable[[], None]) -> SftpSession:
         transport = connect(self._endpoint, timeouts, check=check)
         try:
             transport.check = check
-            return self._handshake(transport, place)
+            return self._handshake(transport, key)
         except BaseException:
             transport.close()
             raise
 
-    def _handshake(self, transport: Transport, place: Place) -> SftpSession:
-        resource = f"/1.0/instances/{quote(place.instance, safe='')}/sftp?project={quote(place.project, safe='')}"
+    def _handshake(self, transport: Transport, key: InstanceKey) -> SftpSession:
+        resource = f"/1.0/instances/{quote(key.instance, safe='')}/sftp?project={quote(key.project, safe='')}"
         return SftpSession(transport, received=upgrade(transport, resource, "sftp"))
 
-    def _refusal(self, place: Place, refused: UpgradeRefused, what: str) -> AttemptError:
+    def _refusal(self, key: InstanceKey, refused: UpgradeRefused, what: str) -> AttemptError:
         """Make the error of a refused upgrade. Only another question tells which is missing, the instance or SFTP."""
         if refused.status in _UNKNOWN_RESOURCE:
-            if self._client.state(place.project, place.instance) is InstanceState.ABSENT:
+            if self._client.state(key.project, key.instance) is InstanceState.ABSENT:
                 return classify.from_http(404, "instance not found", what)
             return PermanentError(
                 Reason.NO_SFTP,
@@ -139,10 +139,10 @@ class LxdTarget:
             )
         return classify.from_http(refused.status, refused.text, what)
 
-    def _silence(self, place: Place, error: TimeoutError, what: str) -> AttemptError:
+    def _silence(self, key: InstanceKey, error: TimeoutError, what: str) -> AttemptError:
         """No answer: from a daemon that hangs, or from one that is busy starting or stopping this very instance."""
         try:
-            self._quick_client.state(place.project, place.instance)
+            self._quick_client.state(key.project, key.instance)
         except AttemptError:
             return classify.from_exception(error, what)
         return TransientError(

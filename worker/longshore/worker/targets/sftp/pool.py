@@ -20,7 +20,7 @@ MAX_AGE_S: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class InstanceKey:
     """An instance."""
 
     project: str
@@ -47,7 +47,7 @@ class SessionPool:
         self._idle_s = idle_s
         self._max_age_s = max_age_s
         self._clock = clock
-        self._idle: dict[Place, list[_Kept]] = {}
+        self._idle: dict[InstanceKey, list[_Kept]] = {}
         self._busy: dict[SftpSession, float] = {}
         self._changed = threading.Condition()
         self._reaper: threading.Thread | None = None
@@ -56,11 +56,11 @@ class SessionPool:
         """
         self._closed = False
 
-    def take(self, place: Place, connect: Callable[[], SftpSession]) -> SftpSession:
+    def take(self, key: InstanceKey, connect: Callable[[], SftpSession]) -> SftpSession:
         """An idle session that is still good, or a new one. Raises what connecting raises."""
         while True:
             with self._changed:
-                kept = self._idle.get(place, [])
+                kept = self._idle.get(key, [])
                 candidate = kept.pop() if kept else None
                 if candidate is not None:
                     self._busy[candidate.session] = candidate.opened
@@ -78,14 +78,14 @@ class SessionPool:
             raise EOFError("the target is closed")
         return session
 
-    def give_back(self, place: Place, session: SftpSession) -> None:
+    def give_back(self, key: InstanceKey, session: SftpSession) -> None:
         """Keep a session for the next push, if it is in step and young."""
         good = session.usable
         now = self._clock()
         with self._changed:
             opened = self._busy.pop(session, now)
             if good and not self._closed and now - opened < self._max_age_s:
-                self._idle.setdefault(place, []).append(_Kept(session, opened, now))
+                self._idle.setdefault(key, []).append(_Kept(session, opened, now))
                 if self._reaper is None:
                     self._reaper = threading.Thread(target=self._reap, name="longshore-sftp-idle", daemon=True)
                     self._reaper.start()
@@ -124,14 +124,14 @@ class SessionPool:
         left: list[float] = []
         with self._changed:
             now = self._clock()
-            for place, kept in list(self._idle.items()):
+            for key, kept in list(self._idle.items()):
                 stay = [k for k in kept if now - k.idle_since < idle_s]
                 doomed += [k.session for k in kept if now - k.idle_since >= idle_s]
                 left += [idle_s - (now - k.idle_since) for k in stay]
                 if stay:
-                    self._idle[place] = stay
+                    self._idle[key] = stay
                 else:
-                    del self._idle[place]
+                    del self._idle[key]
         for session in doomed:
             session.close()
         return min(left, default=None)

@@ -190,7 +190,7 @@ def _tasks() -> None:
         sa.Column("project", sa.Text(), nullable=False),
         sa.Column("instance", sa.Text(), nullable=False),
         sa.Column("lane", sa.Text(), nullable=False),
-        sa.Column("place", sa.LargeBinary(), nullable=True),
+        sa.Column("destination_key", sa.LargeBinary(), nullable=True),
         sa.Column("expires_at", sa.Double(), nullable=False),
         sa.Column("revision", sa.BigInteger(), nullable=False),
         sa.Column("state", sa.SmallInteger(), nullable=False),
@@ -236,7 +236,7 @@ def _tasks() -> None:
             "attempt >= 0 AND tries >= 0 AND crashes >= 0 AND solo_crashes >= 0", name=op.f("ck_tasks_counts")
         ),
         sa.CheckConstraint("live = (state < 8)", name=op.f("ck_tasks_live")),
-        sa.CheckConstraint("place IS NOT NULL OR head OR state >= 8", name=op.f("ck_tasks_headless")),
+        sa.CheckConstraint("destination_key IS NOT NULL OR head OR state >= 8", name=op.f("ck_tasks_headless")),
         sa.CheckConstraint("revision >= 1", name=op.f("ck_tasks_revision")),
         sa.CheckConstraint("session_id IS NULL OR state IN (4, 5, 6, 7)", name=op.f("ck_tasks_holder")),
         sa.CheckConstraint("state <> 6 OR cancel_requested", name=op.f("ck_tasks_cancelling")),
@@ -247,11 +247,21 @@ def _tasks() -> None:
     op.create_index("tasks_creator", "tasks", ["creator", "seq"], unique=False)
     op.create_index("tasks_deadline", "tasks", ["deadline_ticks"], unique=False, **_where("deadline_ticks IS NOT NULL"))
     op.create_index(
-        "tasks_delivered", "tasks", ["place", "seq"], unique=False, **_where("state = 8 AND place IS NOT NULL")
+        "tasks_delivered",
+        "tasks",
+        ["destination_key", "seq"],
+        unique=False,
+        **_where("state = 8 AND destination_key IS NOT NULL"),
     )
     op.create_index("tasks_due", "tasks", ["due_at"], unique=False, **_where("state = 2 AND due_at IS NOT NULL"))
     op.create_index("tasks_expiry", "tasks", ["expires_at"], unique=False, **_where("live IS 1"))
-    op.create_index("tasks_head", "tasks", ["place"], unique=True, **_where("head IS 1 AND place IS NOT NULL"))
+    op.create_index(
+        "tasks_head",
+        "tasks",
+        ["destination_key"],
+        unique=True,
+        **_where("head IS 1 AND destination_key IS NOT NULL"),
+    )
     op.create_index(
         "tasks_lane",
         "tasks",
@@ -260,7 +270,13 @@ def _tasks() -> None:
         **_where("state = 3 AND paused IS 0"),
     )
     op.create_index("tasks_lane_ready", "tasks", ["lane"], unique=False, **_where("ready IS 1"))
-    op.create_index("tasks_order", "tasks", ["place", "seq"], unique=False, **_where("live IS 1 AND place IS NOT NULL"))
+    op.create_index(
+        "tasks_order",
+        "tasks",
+        ["destination_key", "seq"],
+        unique=False,
+        **_where("live IS 1 AND destination_key IS NOT NULL"),
+    )
     op.create_index(
         "tasks_parked",
         "tasks",

@@ -1,4 +1,4 @@
-"""Places bound the upload streams of this process, and give one caller at most half of them while others ask."""
+"""Slots bound the upload streams of this process, and give one caller at most half of them while others ask."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ WAITING: Final = 30.0
 """Seconds for which a caller that was refused counts as waiting."""
 
 
-class Places:
+class StreamSlots:
     """Bounds the streams of uploads. The store has the same rule for open uploads, over all servers."""
 
     def __init__(self, most: int, clock: Clock) -> None:
@@ -20,7 +20,7 @@ class Places:
         self._share = max(most // 2, 1)
         self._clock = clock
         self._asked_at: float | None = None
-        """When a caller with less than its share found no place. None means that this has not happened."""
+        """When a caller with less than its share found no slot. None means that this has not happened."""
 
     def check(self, principal: str, holders: Sequence[str], *, taken: int) -> None:
         """Raise TooManyUploads or CallerShare unless `principal` may have one more. `holders` names the callers that
@@ -40,6 +40,6 @@ class Places:
         if mine >= self._share and self._asked_at is not None and now - self._asked_at < WAITING:
             raise CallerShare(
                 f"{principal!r} is sending {mine} of {self._most} uploads to this server, and other callers wait for a "
-                "place: a caller gets at most half then. Try later with the same request id.",
+                "slot: a caller gets at most half then. Try later with the same request id.",
                 subject=f"principal:{principal}",
             )
