@@ -23,7 +23,7 @@ from longshore.server.model.task import AnyValue, Destination, FilePush, Job, Ta
 from longshore.server.store.commands import Bounds, ClaimTasks, Offer, OpenSession, SubmitTasks, TaskPlan
 from longshore.server.store.protocol import TaskFilter
 from longshore.server.store.store import SQLStore
-from longshore.server.store.tables.rows import lane_of_work
+from longshore.server.store.tables.rows import concurrency_key_of
 from longshore.server.store.transaction.counters import Key, task_counts
 
 BASE: Final = 1_000
@@ -222,7 +222,8 @@ def copy_rows(database: Database, copies: int) -> None:
             "seq": moved,
             "id": f"{digits} || substr(t.id, 11)",
             "instance": instance,
-            "lane": f"CASE WHEN t.lane = '' THEN '' ELSE t.target || '/' || {instance} || '/' END",
+            "concurrency_key": "CASE WHEN t.concurrency_key = '' THEN '' "
+            f"ELSE t.target || '/' || {instance} || '/' END",
             "destination_key": f"CASE WHEN t.destination_key IS NULL THEN NULL ELSE {database.destination_key} END",
             # A crowded instance has room for no more of them; any other one is like the one it is a copy of.
             "ready": f"t.ready AND NOT ({crowded})",
@@ -270,7 +271,7 @@ async def counts_of_waiting(store: SQLStore) -> Counter[Key]:
     sums: Counter[Key] = Counter()
     for task in [task async for task in _all_tasks(store)]:
         if not task.status.session_id:
-            sums.update(task_counts(task.submission, task.status, lane_of_work(task.submission.work)))
+            sums.update(task_counts(task.submission, task.status, concurrency_key_of(task.submission.work)))
     return sums
 
 

@@ -40,9 +40,9 @@ class Load:
 
     def __init__(self, database: str, size: int, *, push: bool) -> None:
         from longshore.server.model.events import Policy
-        from longshore.server.store.transaction.limits import LaneLimits
+        from longshore.server.store.transaction.limits import ConcurrencyLimits
 
-        limits = LaneLimits(instance=64, target=1000)
+        limits = ConcurrencyLimits(instance=64, target=1000)
         if database.startswith("postgresql"):
             from longshore.server.store.postgres.dialect import PostgresStore
 

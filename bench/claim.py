@@ -45,7 +45,7 @@ from longshore.server.store.commands import FileReports, RequestGrants
 from longshore.server.store.postgres.dialect import PostgresStore
 from longshore.server.store.sqlite.dialect import SQLiteStore
 from longshore.server.store.store import SQLStore
-from longshore.server.store.transaction.limits import LaneLimits
+from longshore.server.store.transaction.limits import ConcurrencyLimits
 from tests.support.stores.postgres import Cluster, running_cluster
 
 GOAL: Final = 1.2
@@ -118,7 +118,7 @@ class SQLiteMake:
 
     def store(self, label: str) -> SQLStore:
         clock: Clock = SystemClock()
-        return SQLiteStore(path=self._folder / label, clock=clock, policy=Policy(), limits=LaneLimits())
+        return SQLiteStore(path=self._folder / label, clock=clock, policy=Policy(), limits=ConcurrencyLimits())
 
     def database(self, label: str) -> SQLiteFile:
         return SQLiteFile.open(self._folder / label)
@@ -141,7 +141,7 @@ class PostgresMake:
         found = self._cluster.execute(f"SELECT 1 FROM pg_database WHERE datname = 'claim_{label}'")
         if not found:
             self._cluster.execute(f"CREATE DATABASE claim_{label} TEMPLATE template0")
-        return PostgresStore(url=self._url(label), policy=Policy(), limits=LaneLimits())
+        return PostgresStore(url=self._url(label), policy=Policy(), limits=ConcurrencyLimits())
 
     def database(self, label: str) -> PostgresDatabase:
         return PostgresDatabase.open(self._url(label), analyze=self._analyze)

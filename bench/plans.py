@@ -35,12 +35,12 @@ _STATEMENTS: Final[Sequence[tuple[str, Each, Mapping[str, Any]]]] = (
         claims._READY,
         {"target": "west", "taker": "file_push", "most": 8},
     ),
-    ("which takers an instance with a long queue waits for", promote._TAKERS, {"lane": "east/busy/"}),
-    ("who still is ready on an instance", promote._READY, {"lane": "north/i1/"}),
+    ("which takers an instance with a long queue waits for", promote._TAKERS, {"key": "east/busy/"}),
+    ("who still is ready on an instance", promote._READY, {"key": "north/i1/"}),
     (
         "who is next on the saturated instance",
         promote._BEST,
-        {"lane": "west/full/", "taker": "file_push", "room": 4},
+        {"key": "west/full/", "taker": "file_push", "room": 4},
     ),
 )
 

@@ -41,9 +41,9 @@ Figures = dict[str, float]
 async def opened(database: str) -> AsyncIterator[Any]:
     """A store; the imports are those of the tree that is measured."""
     from longshore.server.model.events import Policy
-    from longshore.server.store.transaction.limits import LaneLimits
+    from longshore.server.store.transaction.limits import ConcurrencyLimits
 
-    limits = LaneLimits(instance=8, target=4 * AT_ONCE)
+    limits = ConcurrencyLimits(instance=8, target=4 * AT_ONCE)
     if database.startswith("postgresql"):
         from longshore.server.store.postgres.dialect import PostgresStore
 

@@ -44,8 +44,8 @@ CREATE TABLE counters (
 INSERT INTO "counters" VALUES('creator','local',7);
 INSERT INTO "counters" VALUES('creator_promised','local',1);
 INSERT INTO "counters" VALUES('kind_queued','file_push',3);
-INSERT INTO "counters" VALUES('lane_running','default/absent/',0);
-INSERT INTO "counters" VALUES('lane_running','default/web/',1);
+INSERT INTO "counters" VALUES('concurrency_key_running','default/absent/',0);
+INSERT INTO "counters" VALUES('concurrency_key_running','default/web/',1);
 INSERT INTO "counters" VALUES('queue','default',5);
 INSERT INTO "counters" VALUES('queue','paused',1);
 INSERT INTO "counters" VALUES('queue','slow',1);
@@ -267,7 +267,7 @@ CREATE TABLE tasks (
 	target TEXT NOT NULL, 
 	project TEXT NOT NULL, 
 	instance TEXT NOT NULL, 
-	lane TEXT NOT NULL, 
+	concurrency_key TEXT NOT NULL, 
 	destination_key BLOB, 
 	expires_at DOUBLE NOT NULL, 
 	revision BIGINT NOT NULL, 
@@ -371,8 +371,8 @@ CREATE INDEX tasks_delivered ON tasks (destination_key, seq) WHERE state = 8 AND
 CREATE INDEX tasks_due ON tasks (due_at) WHERE state = 2 AND due_at IS NOT NULL;
 CREATE INDEX tasks_expiry ON tasks (expires_at) WHERE live IS 1;
 CREATE UNIQUE INDEX tasks_head ON tasks (destination_key) WHERE head IS 1 AND destination_key IS NOT NULL;
-CREATE INDEX tasks_lane ON tasks (lane, taker, priority DESC, seq) WHERE state = 3 AND paused IS 0;
-CREATE INDEX tasks_lane_ready ON tasks (lane) WHERE ready IS 1;
+CREATE INDEX tasks_concurrency ON tasks (concurrency_key, taker, priority DESC, seq) WHERE state = 3 AND paused IS 0;
+CREATE INDEX tasks_concurrency_ready ON tasks (concurrency_key) WHERE ready IS 1;
 CREATE INDEX tasks_order ON tasks (destination_key, seq) WHERE live IS 1 AND destination_key IS NOT NULL;
 CREATE INDEX tasks_parked ON tasks (target, project, instance) WHERE state = 2 AND due_at IS NULL;
 CREATE INDEX tasks_queue ON tasks (queue, seq) WHERE live IS 1;

@@ -53,7 +53,7 @@ from longshore.server.process.listeners import Door
 from longshore.server.spool.protocol import Spool
 from longshore.server.store.commands import Bounds
 from longshore.server.store.store import SQLStore
-from longshore.server.store.transaction.limits import LaneLimits
+from longshore.server.store.transaction.limits import ConcurrencyLimits
 from longshore.v1 import (
     admin_service_pb2,
     admin_service_pb2_grpc,
@@ -102,7 +102,7 @@ async def serving(settings: Settings, data: DataDir) -> AsyncIterator[Running]:
         settings.database,
         data,
         policy=Policy(cancel_grace=times.cancel_grace, retention=times.retention),
-        limits=LaneLimits(instance=limits.instance_tasks, target=limits.target_tasks),
+        limits=ConcurrencyLimits(instance=limits.instance_tasks, target=limits.target_tasks),
     )
     async with contextlib.AsyncExitStack() as stack:
         await open_store(store, settings.database)

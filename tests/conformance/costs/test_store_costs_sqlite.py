@@ -13,11 +13,11 @@ from longshore.server.model.events import Reported
 from longshore.server.model.task import Job, Task
 from longshore.server.model.values import Outcome
 from longshore.server.store.commands import ClaimTasks, FileReports, SubmitTasks
-from longshore.server.store.transaction.limits import LaneLimits
+from longshore.server.store.transaction.limits import ConcurrencyLimits
 from tests.support.stores.store import Fleet, ManualClock, opened_sqlite, plan, push
 
 MANY = 64
-LIMITS = LaneLimits(instance=200, target=1000)
+LIMITS = ConcurrencyLimits(instance=200, target=1000)
 
 
 @pytest.fixture

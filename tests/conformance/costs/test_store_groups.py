@@ -101,7 +101,7 @@ async def test_a_defect_takes_nobody_along(fleet: Fleet) -> None:
         group: list[Command[Any]] = [submit(request_id=f"{type(defect)}{number}") for number in range(7)]
         group.insert(3, defect)
         answers = await fleet.together(*group)
-        # Commands enter in the order of their lanes; the answers are in ours.
+        # Commands enter in the order of their urgency; the answers are in ours.
         assert isinstance(answers.pop(3), StoreUnavailable if count or isinstance(defect, Poison) else NotFound)
         assert all(len(made) == 1 for made in answers)
         assert len({made[0].submission.seq for made in answers}) == 7
@@ -158,7 +158,7 @@ async def test_a_cancelled_await_takes_nothing_back(fleet: Fleet) -> None:
     assert await fleet.now(task) == task
 
 
-async def test_the_submit_lane_is_bounded_in_number_and_bytes(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_waiting_submits_are_bounded_in_number_and_bytes(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     waiting = fleet.store._writer
     monkeypatch.setattr(writer, "SUBMIT_COUNT", 3)
     with waiting._wake:

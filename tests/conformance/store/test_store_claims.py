@@ -11,7 +11,7 @@ from longshore.server.model.events import Policy
 from longshore.server.model.task import Task
 from longshore.server.model.values import Outcome, Settlement, State
 from longshore.server.store.commands import ClaimTasks, Disconnect, DrainSession, Offer, ReapSessions, SettleTask
-from longshore.server.store.transaction.limits import LaneLimits
+from longshore.server.store.transaction.limits import ConcurrencyLimits
 from tests.conformance.conftest import OpenStore
 from tests.conformance.store.test_store_tasks import submit
 from tests.support.stores.store import LEASE, Fleet, ManualClock, job, plan, push
@@ -20,7 +20,7 @@ from tests.support.stores.store import LEASE, Fleet, ManualClock, job, plan, pus
 @pytest.fixture
 async def narrow(open_store: OpenStore, clock: ManualClock) -> AsyncIterator[Fleet]:
     """Two attempts an instance, three a target."""
-    async with open_store(clock, limits=LaneLimits(instance=2, target=3)) as store:
+    async with open_store(clock, limits=ConcurrencyLimits(instance=2, target=3)) as store:
         fleet = Fleet(store, clock)
         yield fleet
         await fleet.whole()
@@ -386,7 +386,7 @@ async def test_who_settles_takes_a_slot_of_the_instance_and_nobody_stands_in_the
     open_store: OpenStore, clock: ManualClock
 ) -> None:
     """What was ready for that slot is so no more: else it is looked at first, in each claim, for nothing."""
-    async with open_store(clock, limits=LaneLimits(instance=1, target=9)) as store:
+    async with open_store(clock, limits=ConcurrencyLimits(instance=1, target=9)) as store:
         fleet = Fleet(store, clock)
         task = await settling(fleet)
         await fleet.submit(plan(push("/next"), priority=5))

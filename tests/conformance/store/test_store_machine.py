@@ -45,7 +45,7 @@ from longshore.server.store.commands import (
     Woken,
 )
 from longshore.server.store.protocol import TaskFilter
-from longshore.server.store.transaction.limits import LaneLimits
+from longshore.server.store.transaction.limits import ConcurrencyLimits
 from tests.support.stores.postgres import shared_cluster
 from tests.support.stores.statetable import TABLE, Event
 from tests.support.stores.store import LEASE, Fleet, ManualClock, job, plan, push
@@ -110,7 +110,7 @@ def new_database(make: str) -> Iterator[StoreKind]:
 class StoreMachine(RuleBasedStateMachine):
     """One history. Rules pick tasks by number, so that a failing history shrinks well."""
 
-    limits: ClassVar[LaneLimits] = LaneLimits(instance=2, target=3)
+    limits: ClassVar[ConcurrencyLimits] = ConcurrencyLimits(instance=2, target=3)
     make: str = "sqlite"
 
     @initialize(seed=st.integers(0, 1000))
@@ -533,7 +533,7 @@ class StoreMachine(RuleBasedStateMachine):
             if task.state is State.SCHEDULED
             and task.due_at is None
             and task.target == "default"
-            and (not instance or task.lane == f"default/{instance}")
+            and (not instance or task.concurrency_key == f"default/{instance}")
         ]
         assert woken == Woken(len(parked), more=False)
         for task in parked:
@@ -629,7 +629,7 @@ TestPostgresMachine.settings = settings(max_examples=10, stateful_step_count=40,
 class Parade(StoreMachine):
     """One task in each state."""
 
-    limits = LaneLimits(instance=50, target=50)
+    limits = ConcurrencyLimits(instance=50, target=50)
 
     def under_way(self) -> None:
         return

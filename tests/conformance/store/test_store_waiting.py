@@ -96,7 +96,7 @@ class WaitingMachine(StoreMachine):
             case WaitReason.TARGET_LIMIT:
                 held = model.target_room(task) <= 0
             case WaitReason.INSTANCE_LIMIT:
-                held = model.lane_room(task) <= 0
+                held = model.room_at(task) <= 0
             case WaitReason.NO_CREDIT:
                 held = not any(self.could_take(peer.id, left) for peer in serving)
             case WaitReason.NO_IDLE_WORKER:

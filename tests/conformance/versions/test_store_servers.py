@@ -19,14 +19,14 @@ from longshore.server.store.postgres import listener
 from longshore.server.store.postgres.dialect import PostgresStore
 from longshore.server.store.protocol import Changes, TaskFilter
 from longshore.server.store.transaction import commit_log
-from longshore.server.store.transaction.limits import LaneLimits
+from longshore.server.store.transaction.limits import ConcurrencyLimits
 from tests.conformance.store.test_store_tasks import submit
 from tests.support.stores.postgres import Cluster, opened_postgres
 from tests.support.stores.store import Fleet, ManualClock, plan, push
 
 WITHIN = 30.0
 """Seconds after which what a test waits for is not going to come."""
-LIMITS = LaneLimits(instance=2, target=8)
+LIMITS = ConcurrencyLimits(instance=2, target=8)
 
 
 async def until(what: Callable[[], object]) -> None:

@@ -52,7 +52,7 @@ from longshore.server.store.commands import (
 from longshore.server.store.handlers.server_commands import AnnounceServer, Heard, HearUploads, RecordHome, RetireServer
 from longshore.server.store.protocol import TaskFilter
 from longshore.server.store.tables import schema
-from longshore.server.store.transaction.limits import LaneLimits
+from longshore.server.store.transaction.limits import ConcurrencyLimits
 from tests.support.stores.postgres import Cluster
 from tests.support.stores.store import LEASE, Fleet, ManualClock, job, plan, push
 from tests.support.stores.storekinds import PostgresKind, SQLiteKind, StoreKind
@@ -61,7 +61,7 @@ STEPS: Final = 60
 """Groups of commands. A long run of it is thousands, with other seeds."""
 
 POLICY: Final = Policy(solo_limit=2, back_off_first=8.0, back_off_most=64.0, cancel_grace=20.0, settle_timeout=50.0)
-LIMITS: Final = LaneLimits(instance=2, target=5)
+LIMITS: Final = ConcurrencyLimits(instance=2, target=5)
 SESSIONS: Final = {
     "s1": ({"default": "d1"}, {"file_push": True, "report": False}),
     "s2": ({"default": "d1", "other": "d2"}, {"file_push": True, "report": True}),

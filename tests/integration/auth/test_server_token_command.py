@@ -24,7 +24,7 @@ from longshore.server.model.events import Policy
 from longshore.server.store.migrations.run import migrate
 from longshore.server.store.sql.link import Link
 from longshore.server.store.sqlite.dialect import SQLiteDialect, SQLiteStore
-from longshore.server.store.transaction.limits import LaneLimits
+from longshore.server.store.transaction.limits import ConcurrencyLimits
 from longshore.v1 import task_service_pb2 as pb
 from longshore.v1 import task_service_pb2_grpc as pb_grpc
 from tests.support.servers.processes import ServerProcess, eventually
@@ -260,7 +260,7 @@ async def test_a_store_reads_what_the_desk_writes(tmp_path: Path) -> None:
     """The server holds the directory's lock, the database's too; the desk asks for neither."""
     with DataDir(tmp_path / "data") as data:
         data.claim_database(data.database)
-        store = SQLiteStore(path=data.database, clock=SystemClock(), policy=Policy(), limits=LaneLimits())
+        store = SQLiteStore(path=data.database, clock=SystemClock(), policy=Policy(), limits=ConcurrencyLimits())
         await store.open()
         try:
             assert not await store.has_valid_token()

@@ -11,7 +11,7 @@ import pytest
 
 from longshore.server.edge import worker_service
 from longshore.server.store.commands import OpenSession
-from longshore.server.store.transaction.limits import LaneLimits
+from longshore.server.store.transaction.limits import ConcurrencyLimits
 from longshore.v1 import worker_service_pb2 as pb
 from tests.support.servers.fleetserver import FleetServer, fleet_server
 from tests.support.workers.fakeworker import FakeWorker, Refused, Stream, ref
@@ -155,7 +155,7 @@ async def test_a_worker_that_does_not_listen_is_cut_off(tmp_path: Path) -> None:
 
 async def test_a_write_that_hangs_keeps_nothing_and_the_worker_learns_of_the_end(tmp_path: Path) -> None:
     """More is on its way to a worker that does not read than grpc takes for it."""
-    limits = LaneLimits(target=1000)
+    limits = ConcurrencyLimits(target=1000)
     async with fleet_server(tmp_path, outbox_limit=200, limits=limits) as server, server.worker() as worker:
         await server.submit(count=300, arguments=bytes(60_000))
         deaf = await worker.open(pb.WorkRequest(hello=worker.hello(), credits=300), listen=False)

@@ -11,7 +11,7 @@ import pytest
 
 from longshore.server.model.events import Policy
 from longshore.server.model.values import State
-from longshore.server.store.transaction.limits import LaneLimits
+from longshore.server.store.transaction.limits import ConcurrencyLimits
 from longshore.v1 import task_pb2
 from longshore.v1 import worker_service_pb2 as pb
 from tests.support.servers.fleetserver import FleetServer, fleet_server
@@ -157,7 +157,7 @@ async def test_a_report_of_an_older_attempt_is_stale(server: FleetServer, worker
 
 
 async def test_many_reports_of_one_message_are_all_answered(tmp_path: Path) -> None:
-    limits = LaneLimits(target=1000)
+    limits = ConcurrencyLimits(target=1000)
     async with fleet_server(tmp_path, limits=limits) as server, server.worker() as worker:
         stream = await worker.connect(credits=300)
         tasks = await server.submit(count=300)

@@ -18,7 +18,7 @@ from longshore.server.model.events import Policy
 from longshore.server.store.migrations.run import revision_of
 from longshore.server.store.sqlite.dialect import SQLiteDialect, SQLiteStore
 from longshore.server.store.tables.schema_version import OURS
-from longshore.server.store.transaction.limits import LaneLimits
+from longshore.server.store.transaction.limits import ConcurrencyLimits
 from longshore.v1 import task_pb2
 from longshore.v1 import task_service_pb2 as pb
 from tests.data.make import SENT, content
@@ -144,7 +144,7 @@ def test_everything_is_there_and_the_rest_is_delivered(stage: Stage, facts: Any)
 async def discrepancies(path: Path) -> list[str]:
     with SQLiteDialect(path).engine.connect() as connection:
         assert revision_of(connection) == OURS
-    store = SQLiteStore(path=path, clock=SystemClock(), policy=Policy(), limits=LaneLimits())
+    store = SQLiteStore(path=path, clock=SystemClock(), policy=Policy(), limits=ConcurrencyLimits())
     await store.open()
     try:
         return list(await store.verify_counters())

@@ -199,7 +199,7 @@ async def _round(fuzzer: Fuzzer, report: Report, numbers: range) -> None:
     """These calls, a few at once, and no more a second than RATE."""
     began, turn = time.monotonic(), iter(numbers)
 
-    async def lane() -> None:
+    async def sender() -> None:
         for number in turn:
             due = began + (number - numbers.start) / RATE
             await asyncio.sleep(max(0.0, due - time.monotonic()))
@@ -210,7 +210,7 @@ async def _round(fuzzer: Fuzzer, report: Report, numbers: range) -> None:
 
     async with asyncio.TaskGroup() as group:
         for _ in range(AT_ONCE):
-            group.create_task(lane())
+            group.create_task(sender())
 
 
 def _read_log(server: ServerProcess, report: Report) -> None:

@@ -20,7 +20,7 @@ from longshore.server.model.events import Policy
 from longshore.server.model.values import State
 from longshore.server.store.postgres.dialect import PostgresStore
 from longshore.server.store.tables.codec import decode_status
-from longshore.server.store.transaction.limits import LaneLimits
+from longshore.server.store.transaction.limits import ConcurrencyLimits
 from tests.support.network.proxy_thread import ProxyThread
 from tests.support.servers.processes import ServerProcess, WorkerProcess
 from tests.support.servers.stage import Stage
@@ -164,7 +164,7 @@ class Fleet:
         """Sums that the database keeps and that differ from a recount; none while it is whole."""
 
         async def verify() -> list[str]:
-            store = PostgresStore(url=self.url, policy=Policy(), limits=LaneLimits())
+            store = PostgresStore(url=self.url, policy=Policy(), limits=ConcurrencyLimits())
             await store.open()
             try:
                 return list(await store.verify_counters())

@@ -29,7 +29,7 @@ from longshore.server.spool.directory.spool import DirectorySpool
 from longshore.server.store.commands import Bounds, CancelTask, FinishUpload, OpenUpload, SubmitTasks, TaskPlan
 from longshore.server.store.protocol import Changes
 from longshore.server.store.sqlite.dialect import SQLiteStore
-from longshore.server.store.transaction.limits import LaneLimits
+from longshore.server.store.transaction.limits import ConcurrencyLimits
 from longshore.v1 import worker_service_pb2_grpc
 from tests.support.workers.fakeworker import DEADLINE, FakeWorker
 
@@ -210,14 +210,14 @@ async def fleet_server(
     *,
     lease: float = LONG,
     policy: Policy | None = None,
-    limits: LaneLimits | None = None,
+    limits: ConcurrencyLimits | None = None,
     share_spool: bool = False,
     outbox_limit: int = 10_000,
 ) -> AsyncIterator[FleetServer]:
     """Serve on a unix socket in the folder `data` until the block is left, going on with what an earlier one left."""
     policy = policy or Policy(back_off_first=0.02, back_off_most=0.2)
     clock = SystemClock()
-    store = SQLiteStore(path=data / "longshore.db", clock=clock, policy=policy, limits=limits or LaneLimits())
+    store = SQLiteStore(path=data / "longshore.db", clock=clock, policy=policy, limits=limits or ConcurrencyLimits())
     spool = DirectorySpool(root=data / "spool", reserve=0)
     await store.open()
     await spool.open()

@@ -34,7 +34,7 @@ from longshore.server.spool.directory.spool import DirectorySpool
 from longshore.server.spool.protocol import Spool
 from longshore.server.store.protocol import Store, TaskFilter
 from longshore.server.store.sqlite.dialect import SQLiteStore
-from longshore.server.store.transaction.limits import LaneLimits
+from longshore.server.store.transaction.limits import ConcurrencyLimits
 from longshore.v1 import task_pb2
 from longshore.v1 import task_service_pb2 as pb
 from longshore.v1 import task_service_pb2_grpc as pb_grpc
@@ -78,7 +78,7 @@ class TaskServer:
     async def __aenter__(self) -> Self:
         self._root.mkdir(parents=True, exist_ok=True)
         clock = SystemClock()
-        real = SQLiteStore(path=self._root / "db.sqlite", clock=clock, policy=Policy(), limits=LaneLimits())
+        real = SQLiteStore(path=self._root / "db.sqlite", clock=clock, policy=Policy(), limits=ConcurrencyLimits())
         await real.open()
         self._stack.push_async_callback(real.close)
         spool = DirectorySpool(root=self._spool_root, reserve=self._reserve)

@@ -39,7 +39,7 @@ from longshore.server.store.commands import (
 from longshore.server.store.protocol import Changes
 from longshore.server.store.sqlite.dialect import SQLiteStore
 from longshore.server.store.store import SQLStore
-from longshore.server.store.transaction.limits import LaneLimits
+from longshore.server.store.transaction.limits import ConcurrencyLimits
 
 R = TypeVar("R")
 
@@ -299,9 +299,9 @@ class Fleet:
 
 @asynccontextmanager
 async def opened_sqlite(
-    path: Path, clock: ManualClock, *, policy: Policy | None = None, limits: LaneLimits | None = None
+    path: Path, clock: ManualClock, *, policy: Policy | None = None, limits: ConcurrencyLimits | None = None
 ) -> AsyncIterator[SQLiteStore]:
-    store = SQLiteStore(path=path, clock=clock, policy=policy or Policy(), limits=limits or LaneLimits())
+    store = SQLiteStore(path=path, clock=clock, policy=policy or Policy(), limits=limits or ConcurrencyLimits())
     await store.open()
     try:
         yield store

@@ -16,7 +16,7 @@ from longshore.server.store.postgres.dialect import PostgresDialect, PostgresSto
 from longshore.server.store.sql.dialect import Dialect
 from longshore.server.store.sqlite.dialect import SQLiteDialect, SQLiteStore
 from longshore.server.store.store import SQLStore
-from longshore.server.store.transaction.limits import LaneLimits
+from longshore.server.store.transaction.limits import ConcurrencyLimits
 from tests.support.stores.postgres import opened_postgres
 from tests.support.stores.store import ManualClock, opened_sqlite
 
@@ -30,7 +30,7 @@ class StoreKind(Protocol):
     @property
     def opened(self) -> OpenStore: ...
 
-    def made(self, clock: ManualClock, policy: Policy, limits: LaneLimits) -> SQLStore:
+    def made(self, clock: ManualClock, policy: Policy, limits: ConcurrencyLimits) -> SQLStore:
         """The store, not opened."""
         ...
 
@@ -54,7 +54,7 @@ class SQLiteKind:
         self.path = path
         self.opened: OpenStore = partial(opened_sqlite, path)
 
-    def made(self, clock: ManualClock, policy: Policy, limits: LaneLimits) -> SQLStore:
+    def made(self, clock: ManualClock, policy: Policy, limits: ConcurrencyLimits) -> SQLStore:
         return SQLiteStore(path=self.path, clock=clock, policy=policy, limits=limits)
 
     def dialect(self) -> Dialect:
@@ -101,7 +101,7 @@ class PostgresKind:
         self.url = url
         self.opened: OpenStore = partial(opened_postgres, url)
 
-    def made(self, clock: ManualClock, policy: Policy, limits: LaneLimits) -> SQLStore:
+    def made(self, clock: ManualClock, policy: Policy, limits: ConcurrencyLimits) -> SQLStore:
         return PostgresStore(url=self.url, clock=clock, policy=policy, limits=limits)
 
     def dialect(self) -> Dialect:

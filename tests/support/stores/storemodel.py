@@ -25,7 +25,7 @@ class Known:
     destination_key: str
     kind: str
     target: str
-    lane: str
+    concurrency_key: str
     queue: str
     priority: int
     limit: int
@@ -138,7 +138,7 @@ class Model:
             destination_key=destination_key,
             kind=submission.kind,
             target=submission.target,
-            lane=f"{submission.target}/{submission.instance}" if submission.instance else "",
+            concurrency_key=f"{submission.target}/{submission.instance}" if submission.instance else "",
             queue=submission.queue,
             priority=submission.priority,
             limit=submission.attempt_limit,
@@ -260,10 +260,12 @@ class Model:
             return 1
         return self.target_limit - self.running(each for each in self.tasks.values() if each.target == task.target)
 
-    def lane_room(self, task: Known) -> int:
-        if not task.lane:
+    def room_at(self, task: Known) -> int:
+        if not task.concurrency_key:
             return 1
-        return self.instance_limit - self.running(each for each in self.tasks.values() if each.lane == task.lane)
+        return self.instance_limit - self.running(
+            each for each in self.tasks.values() if each.concurrency_key == task.concurrency_key
+        )
 
     def claimable(self, task: Known, peer: Peer, *, idle: bool) -> bool:
         """Return whether this session may take a task now."""
@@ -275,6 +277,6 @@ class Model:
             and task.queue not in self.paused
             and peer.serves(task)
             and self.target_room(task) > 0
-            and self.lane_room(task) > 0
+            and self.room_at(task) > 0
             and (idle or not task.alone)
         )

@@ -21,7 +21,7 @@ from longshore.server.store.handlers.clock_steps import ClockSteps, this_boot
 from longshore.server.store.sql.dialect import Dialect
 from longshore.server.store.sqlite.dialect import SQLiteDialect, SQLiteStore
 from longshore.server.store.store import SQLStore
-from longshore.server.store.transaction.limits import LaneLimits
+from longshore.server.store.transaction.limits import ConcurrencyLimits
 
 EXTRA: Final = "--database postgresql://: the driver is missing: `pip install 'longshore[postgres]'`."
 
@@ -36,7 +36,7 @@ _DAMAGED: Final = ("malformed", "not a database")
 _EACH_HOST: Final = "All failures were:"
 
 
-def make_store(url: DatabaseURL, data: DataDir, *, policy: Policy, limits: LaneLimits) -> tuple[SQLStore, Clock]:
+def make_store(url: DatabaseURL, data: DataDir, *, policy: Policy, limits: ConcurrencyLimits) -> tuple[SQLStore, Clock]:
     """The store, still to be opened, and the clock that goes with it: the database's own where several servers share
     it. Raises SettingsError, DataDirError (another server has the SQLite file)."""
     if not url.shared:

@@ -22,7 +22,8 @@ _Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 WAITING: Final = 1000
 """Submissions of one stream that may wait for their answer."""
 WAITING_BYTES: Final = 8 << 20
-"""About what they may hold, so that one stream does not fill the store's lane (64 MiB), which then refuses others."""
+"""About what they may hold, so that one stream does not fill the store's queue of commands (64 MiB), which then refuses
+others."""
 ANSWERED: Final = 2000
 """Answers that may wait for a caller who does not read; then nothing more is taken from it either."""
 ANSWERED_BYTES: Final = 4 << 20
@@ -32,7 +33,7 @@ ANSWERS_AT_ONCE: Final = 1000
 ANSWER_BYTES_AT_ONCE: Final = 1 << 20
 """The same in bytes, but for the last one. Callers take messages of 4 MiB."""
 _TASK_BYTES: Final = 1024
-"""About what a task takes in the store's lane, beside its arguments."""
+"""About what a task takes while it waits for the store, beside its arguments."""
 
 
 async def serve_submissions(uploads: Uploads, principal: Principal, context: _Context) -> None:

@@ -22,7 +22,7 @@ from longshore.server.model.values import Settlement, WaitReason
 R = TypeVar("R", covariant=True)
 
 
-class Lane(IntEnum):
+class Urgency(IntEnum):
     """Order in which waiting commands enter a transaction. `SUBMIT` is bounded in bytes and refuses
     (StoreOverloaded)."""
 
@@ -36,7 +36,7 @@ class Command(Generic[R]):
     """Base of all commands."""
 
     __slots__ = ()
-    lane: ClassVar[Lane] = Lane.CONTROL
+    urgency: ClassVar[Urgency] = Urgency.CONTROL
 
 
 @record
@@ -96,7 +96,7 @@ class OpenUpload(Command[Upload]):
     SpoolFull, TooManyUploads, UploadInProgress.
     """
 
-    lane: ClassVar[Lane] = Lane.SUBMIT
+    urgency: ClassVar[Urgency] = Urgency.SUBMIT
     upload_id: str
     """The id that a new upload gets; an existing upload keeps its own."""
     principal: str
@@ -124,7 +124,7 @@ class Checkpoint(Command[Upload]):
     server may continue at once. Raises UploadTakenOver (another connection number, or no longer open), SpoolFull.
     """
 
-    lane: ClassVar[Lane] = Lane.SUBMIT
+    urgency: ClassVar[Urgency] = Urgency.SUBMIT
     upload_id: str
     connection: int
     offset: int | None
@@ -144,7 +144,7 @@ class FinishUpload(Command[Upload]):
     the same; the home is then dropped.
     """
 
-    lane: ClassVar[Lane] = Lane.SUBMIT
+    urgency: ClassVar[Urgency] = Urgency.SUBMIT
     upload_id: str
     connection: int
     payload: Payload
@@ -167,7 +167,7 @@ class AbandonIdleUploads(Command[tuple[str, ...]]):
     """Give up open uploads untouched for `idle` seconds; answers with all abandoned ones whose files are to be
     removed: with a `spool` (its identity) those that have their file there, or none."""
 
-    lane: ClassVar[Lane] = Lane.MAINTENANCE
+    urgency: ClassVar[Urgency] = Urgency.MAINTENANCE
     idle: float
     spool: str | None = None
     limit: int = 100
@@ -177,7 +177,7 @@ class AbandonIdleUploads(Command[tuple[str, ...]]):
 class ForgetUploads(Command[None]):
     """Drop the rows of abandoned uploads whose files are gone; with `homes` the rows of their homes too."""
 
-    lane: ClassVar[Lane] = Lane.MAINTENANCE
+    urgency: ClassVar[Urgency] = Urgency.MAINTENANCE
     upload_ids: tuple[str, ...]
     homes: bool = False
 
@@ -194,7 +194,7 @@ class SubmitTasks(Command[tuple[Task, ...]]):
     PayloadGone, SpoolFull.
     """
 
-    lane: ClassVar[Lane] = Lane.SUBMIT
+    urgency: ClassVar[Urgency] = Urgency.SUBMIT
     principal: str
     request_id: str
     fingerprint: str
@@ -215,7 +215,7 @@ class RetryTask(Command[Task]):
     cancels it and whose share it takes, and its durations, counted anew; the request is the principal's.
     """
 
-    lane: ClassVar[Lane] = Lane.SUBMIT
+    urgency: ClassVar[Urgency] = Urgency.SUBMIT
     principal: str
     creator: str | None
     task_id: str
@@ -381,7 +381,7 @@ class RenewLeases(Command[frozenset[str]]):
     """Renew the leases of sessions, (session id, epoch) each. The answer has the ids whose lease is renewed; the others
     ended or have a newer epoch."""
 
-    lane: ClassVar[Lane] = Lane.LEASE
+    urgency: ClassVar[Urgency] = Urgency.LEASE
     sessions: tuple[tuple[str, int], ...]
     lease: float
 
@@ -446,7 +446,7 @@ class PayDebt(Command[None]):
     until then makes way for others of its target.
     """
 
-    lane: ClassVar[Lane] = Lane.MAINTENANCE
+    urgency: ClassVar[Urgency] = Urgency.MAINTENANCE
     debt_id: str
     again: float = 600.0
     paid: bool = True
@@ -505,7 +505,7 @@ class DoomPayloads(Command[tuple[str, ...]]):
     is for the servers that have it.
     """
 
-    lane: ClassVar[Lane] = Lane.MAINTENANCE
+    urgency: ClassVar[Urgency] = Urgency.MAINTENANCE
     limit: int = 500
     free: int = 0
     spool: str | None = None
@@ -515,7 +515,7 @@ class DoomPayloads(Command[tuple[str, ...]]):
 class ForgetPayloads(Command[None]):
     """Drop doomed payloads whose bytes are gone, and their reservation of spool bytes; with `homes` their homes too."""
 
-    lane: ClassVar[Lane] = Lane.MAINTENANCE
+    urgency: ClassVar[Urgency] = Urgency.MAINTENANCE
     payload_ids: tuple[str, ...]
     homes: bool = False
 
@@ -525,7 +525,7 @@ class PurgeTasks(Command[int]):
     """Drop requests all of whose tasks ended more than `age` seconds ago, with tasks, attempts, events. Answers how
     many tasks."""
 
-    lane: ClassVar[Lane] = Lane.MAINTENANCE
+    urgency: ClassVar[Urgency] = Urgency.MAINTENANCE
     age: float
     limit: int = 500
 

@@ -37,7 +37,7 @@ from longshore.server.store.reads.verify import discrepancies
 from longshore.server.store.sql.link import Database, Link
 from longshore.server.store.tables.schema_version import SchemaState, check
 from longshore.server.store.transaction.counters import Key
-from longshore.server.store.transaction.limits import LaneLimits
+from longshore.server.store.transaction.limits import ConcurrencyLimits
 from longshore.server.store.transaction.unit import UnitOfWork
 from longshore.server.store.writer.writer import Log, Writer
 
@@ -56,7 +56,7 @@ class SQLStore:
         dialect: Database,
         clock: Clock,
         policy: Policy,
-        limits: LaneLimits,
+        limits: ConcurrencyLimits,
         log: Log | None = None,
         generation: Generation | None = None,
         steps: ClockSteps | None = None,

@@ -21,9 +21,9 @@ from longshore.server.store.handlers.sessions import session_at
 from longshore.server.store.sql.statement import Each, Given
 from longshore.server.store.tables.rows import Row, seq_in, taker_of, task_columns
 from longshore.server.store.tables.schema import counters, is_ready, is_unsettled, submissions, tasks
-from longshore.server.store.transaction.counters import LANE_RUNNING, TARGET_RUNNING
+from longshore.server.store.transaction.counters import KEY_RUNNING, TARGET_RUNNING
 from longshore.server.store.transaction.loaded_task import LoadedTask
-from longshore.server.store.transaction.ready import room_in, trim_lanes
+from longshore.server.store.transaction.ready import room_in, trim_ready
 from longshore.server.store.transaction.unit import UnitOfWork
 
 
@@ -54,15 +54,16 @@ _among = tasks.alias("among")
 
 
 def _whole(make: Callable[..., sa.Select[Any]], given: Given) -> sa.Select[Any]:
-    """Select with each number all that would be asked next: the task, how many run in its lane, how many are ready."""
+    """Select with each number all that is asked next: the task, how many run on its instance, how many are ready."""
     running = sa.select(counters.c.value).where(
-        counters.c.scope == sa.literal_column(f"'{LANE_RUNNING}'"), counters.c.name == tasks.c.lane
+        counters.c.scope == sa.literal_column(f"'{KEY_RUNNING}'"), counters.c.name == tasks.c.concurrency_key
     )
     ready: sa.Select[Any] = sa.select(sa.func.count()).where(
-        _among.c.lane == tasks.c.lane, _among.c.ready.is_(sa.true())
+        _among.c.concurrency_key == tasks.c.concurrency_key, _among.c.ready.is_(sa.true())
     )
-    # Tasks without a lane are all ready at once, and a hundred thousand of them may wait: they are not counted.
-    among = sa.case((tasks.c.lane == sa.literal_column("''"), sa.literal_column("0")), else_=ready.scalar_subquery())
+    # Tasks without an instance are all ready at once, and a hundred thousand of them may wait: they are not counted.
+    nowhere = tasks.c.concurrency_key == sa.literal_column("''")
+    among = sa.case((nowhere, sa.literal_column("0")), else_=ready.scalar_subquery())
     columns = (*task_columns(), running.scalar_subquery().label("running"), among.label("among"))
     return make(given, *columns).join_from(tasks, submissions, tasks.c.seq == submissions.c.seq)
 
@@ -113,7 +114,7 @@ class _Round:
         self._takers = self._able(command.offers)
         self._taken: list[tuple[str, LoadedTask]] = []
         self._full: set[str] = set()
-        """Lanes without room for a task that was ready there."""
+        """The concurrency keys of instances without room for a task that was ready there."""
         self._solo_waiting: set[str] = set()
         self._serving_pair: dict[Pair, list[_Taker]] = {}
 
@@ -129,16 +130,16 @@ class _Round:
         crowded = self._crowded()
         if crowded:
             self._unit.flush_stored()
-            trim_lanes(self._unit, crowded)
+            trim_ready(self._unit, crowded)
         return self._taken, tuple(sorted(self._solo_waiting))
 
     def _crowded(self) -> list[str]:
-        """Lanes where more tasks may be left ready than there is room for. A settling takes room, but no ready task."""
+        """Concurrency keys with perhaps more ready tasks than room. A settling takes room, but no ready task."""
         unit = self._unit
-        lanes = {loaded.lane for _, loaded in self._taken if loaded.lane}
+        keys = {loaded.concurrency_key for _, loaded in self._taken if loaded.concurrency_key}
         return sorted(
             self._full
-            | {lane for lane in lanes if lane not in unit.ready_counts or unit.ready_counts[lane] > room_in(unit, lane)}
+            | {key for key in keys if key not in unit.ready_counts or unit.ready_counts[key] > room_in(unit, key)}
         )
 
     def _able(self, offers: Sequence[Offer]) -> list[_Taker]:
@@ -224,7 +225,7 @@ class _Round:
         found: dict[Pair, list[LoadedTask]] = {}
         for loaded in unit.new_tasks():
             if loaded.status.state is State.QUEUED and (
-                loaded.ready if loaded.lane else not unit.is_paused(loaded.submission.queue)
+                loaded.ready if loaded.concurrency_key else not unit.is_paused(loaded.submission.queue)
             ):
                 found.setdefault((loaded.target, loaded.taker), []).append(loaded)
         return found
@@ -260,9 +261,9 @@ class _Round:
         self._unit.load_rows((tuple(task),))
         seq = seq_in(row)
         for loaded in self._unit.load((seq,)):
-            if loaded.lane:
-                self._unit.counters.learn((LANE_RUNNING, loaded.lane), running)
-                self._unit.ready_counts.setdefault(loaded.lane, ready)
+            if loaded.concurrency_key:
+                self._unit.counters.learn((KEY_RUNNING, loaded.concurrency_key), running)
+                self._unit.ready_counts.setdefault(loaded.concurrency_key, ready)
         return seq
 
     # Taking -------------------------------------------------------------------------------------------------------
@@ -275,7 +276,7 @@ class _Round:
                     self._give(self._roomiest(takers, target), loaded)
 
     def _run_alone(self, candidates: list[_Candidate]) -> None:
-        self._ask_lanes(candidates)
+        self._ask_running(candidates)
         for _, _, loaded in candidates:
             if not self._has_room(loaded):
                 continue
@@ -288,15 +289,15 @@ class _Round:
                 self._solo_waiting.update(taker.session.id for taker in serving)
 
     def _run_rest(self, candidates: list[_Candidate]) -> None:
-        self._ask_lanes(candidates)
+        self._ask_running(candidates)
         for _, _, loaded in candidates:
             if self._has_room(loaded):
                 self._give(self._roomiest(self._serving(loaded), loaded.target), loaded)
             else:
-                # The task stood in the way of others, and no longer does so after this claim: see `trim_lanes`.
+                # The task stood in the way of others, and no longer does so after this claim: see `trim_ready`.
                 self._unit.claimable = True
-                if loaded.lane and not room_in(self._unit, loaded.lane):
-                    self._full.add(loaded.lane)
+                if loaded.concurrency_key and not room_in(self._unit, loaded.concurrency_key):
+                    self._full.add(loaded.concurrency_key)
 
     def _serving(self, loaded: LoadedTask) -> list[_Taker]:
         """The takers that could run the task."""
@@ -306,13 +307,14 @@ class _Round:
             found = self._serving_pair[pair] = [taker for taker in self._takers if taker.serves(*pair)]
         return found
 
-    def _ask_lanes(self, candidates: list[_Candidate]) -> None:
-        self._unit.counters.ask((LANE_RUNNING, loaded.lane) for _, _, loaded in candidates if loaded.lane)()
+    def _ask_running(self, candidates: list[_Candidate]) -> None:
+        keys = {loaded.concurrency_key for _, _, loaded in candidates}
+        self._unit.counters.ask((KEY_RUNNING, key) for key in keys if key)()
 
     def _has_room(self, loaded: LoadedTask) -> bool:
         """Whether its target and its instance may run one more. The claims of this round count already."""
-        lane = loaded.lane
-        return self._room_on(loaded.target) > 0 and (not lane or room_in(self._unit, lane) > 0)
+        key = loaded.concurrency_key
+        return self._room_on(loaded.target) > 0 and (not key or room_in(self._unit, key) > 0)
 
     def _roomiest(self, takers: list[_Taker], target: str) -> _Taker | None:
         """Choose the taker with the most room, so that work is spread. None means that no taker has a share left."""
@@ -331,8 +333,8 @@ class _Round:
         if decision.verdict is not Verdict.CHANGED:
             raise AssertionError(f"a {loaded.status.state.name} task was offered for a claim")
         self._unit.newly_ready.discard(loaded.submission.seq)
-        if was_ready and loaded.lane in self._unit.ready_counts:
-            self._unit.ready_counts[loaded.lane] -= 1
+        if was_ready and loaded.concurrency_key in self._unit.ready_counts:
+            self._unit.ready_counts[loaded.concurrency_key] -= 1
         taker.shares.take(loaded.target)
         taker.idle = False
         self._taken.append((session.id, loaded))

@@ -303,5 +303,5 @@ def purge_tasks(unit: UnitOfWork, command: PurgeTasks) -> Callable[[], int]:
     unit.write(_DROP_SESSIONS, before=before)
     purge_remarks(unit, before)
     unit.sessions.clear()
-    unit.counters.drop_empty_lanes()
+    unit.counters.drop_empty_keys()
     return lambda: purged

@@ -66,8 +66,8 @@ _SET_PAUSED: Final = statement(
 _TOLD: Final = statement(
     counters.delete().where(counters.c.scope == RESTORED, counters.c.name == sa.bindparam("queue"))
 )
-_PAUSED_LANES: Final = statement(
-    sa.select(tasks.c.lane).where(tasks.c.queue == sa.bindparam("queue"), is_live, is_queued).distinct()
+_PAUSED_KEYS: Final = statement(
+    sa.select(tasks.c.concurrency_key).where(tasks.c.queue == sa.bindparam("queue"), is_live, is_queued).distinct()
 )
 _PAUSE_TASKS: Final = statement(
     tasks.update()
@@ -77,9 +77,9 @@ _PAUSE_TASKS: Final = statement(
 _RESUME_TASKS: Final = statement(
     tasks.update().where(tasks.c.queue == sa.bindparam("of_queue"), is_live, is_queued).values(paused=sa.false())
 )
-_READY_WITHOUT_LANE: Final = statement(
+_READY_WITHOUT_KEY: Final = statement(
     tasks.update()
-    .where(tasks.c.queue == sa.bindparam("of_queue"), is_live, is_queued, tasks.c.lane == "")
+    .where(tasks.c.queue == sa.bindparam("of_queue"), is_live, is_queued, tasks.c.concurrency_key == "")
     .values(ready=sa.true())
 )
 
@@ -237,13 +237,13 @@ def pause_queue(unit: UnitOfWork, command: PauseQueue) -> Callable[[], None]:
     unit.write(_MAKE_QUEUE, name=command.queue)
     unit.write(_SET_PAUSED, called=command.queue, is_paused=command.paused)
     unit.forget_paused()
-    unit.lanes.update((row[0], None) for row in unit.link.rows(_PAUSED_LANES, queue=command.queue))
+    unit.concurrency_keys.update((row[0], None) for row in unit.link.rows(_PAUSED_KEYS, queue=command.queue))
     if command.paused:
         unit.write(_PAUSE_TASKS, of_queue=command.queue)
     else:
         unit.write(_RESUME_TASKS, of_queue=command.queue)
         unit.write(_TOLD, queue=command.queue)
-        unit.claimable |= unit.change(_READY_WITHOUT_LANE, of_queue=command.queue) > 0
+        unit.claimable |= unit.change(_READY_WITHOUT_KEY, of_queue=command.queue) > 0
     return lambda: None
 
 

@@ -18,7 +18,7 @@ from longshore.server.store.sql.statement import Each
 from longshore.server.store.tables.rows import taker_of
 from longshore.server.store.tables.schema import counters, is_ready, is_unsettled, tasks
 from longshore.server.store.transaction.counters import TARGET_RUNNING
-from longshore.server.store.transaction.limits import LaneLimits
+from longshore.server.store.transaction.limits import ConcurrencyLimits
 
 _MOST: Final = 10_000
 """How many sessions are remembered at most."""
@@ -55,7 +55,7 @@ _RUNNING: Final = Each(
 class Precheck:
     """Looks whether claims would find anything, before they take the turn. Belongs to the writer's thread."""
 
-    def __init__(self, limits: LaneLimits) -> None:
+    def __init__(self, limits: ConcurrencyLimits) -> None:
         self._limits = limits
         self._sessions: dict[tuple[str, int], Session] = {}
         self._dry = False

@@ -3,7 +3,7 @@
 **The turn.** A transaction that writes first takes one lock of the whole database, the turn, and keeps it until its
 end. So commits form one sequence, across all servers, in which each sees all before it (READ COMMITTED: a statement
 sees what is committed when it begins), and everything that a batch decides from sets of rows (the head of a
-destination, the room of a lane, the room of a queue, the next number) holds until its commit, as on SQLite.
+destination, the room of an instance, the room of a queue, the next number) holds until its commit, as on SQLite.
 Without it, almost every batch would meet the others anyway, at the row of the sequence or at the counters of a queue or
 target, only later and ready to deadlock. Group commit carries the load: while others have the turn, the next batch
 grows.
@@ -37,7 +37,7 @@ from longshore.server.store.protocol import Changes, Generation
 from longshore.server.store.store import SQLStore
 from longshore.server.store.tables.schema_version import SchemaState
 from longshore.server.store.transaction.commit_log import CommitLog
-from longshore.server.store.transaction.limits import LaneLimits
+from longshore.server.store.transaction.limits import ConcurrencyLimits
 
 _TRY_AGAIN: Final = frozenset({"40001", "40P01", "55P03"})
 """Serialization failure, deadlock, lock not available in time."""
@@ -126,7 +126,7 @@ class PostgresStore(SQLStore):
         url: str,
         clock: Clock | None = None,
         policy: Policy,
-        limits: LaneLimits,
+        limits: ConcurrencyLimits,
         generation: Generation | None = None,
     ) -> None:
         own = DatabaseClock() if clock is None else None

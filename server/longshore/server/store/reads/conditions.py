@@ -12,9 +12,9 @@ from longshore.server.store.handlers.remarks import all_served, remarks_of_livin
 from longshore.server.store.protocol import Conditions, Holdings, InstanceKey
 from longshore.server.store.sql.link import Link
 from longshore.server.store.sql.statement import Among, statement
-from longshore.server.store.tables.rows import SESSION_COLUMNS, lane_at, session_of
+from longshore.server.store.tables.rows import SESSION_COLUMNS, concurrency_key_at, session_of
 from longshore.server.store.tables.schema import counters, is_alive, queues, sessions, tasks
-from longshore.server.store.transaction.counters import LANE_RUNNING, TARGET_RUNNING
+from longshore.server.store.transaction.counters import KEY_RUNNING, TARGET_RUNNING
 
 _SESSIONS: Final = statement(sa.select(*SESSION_COLUMNS).where(is_alive).order_by(sessions.c.id))
 _HELD: Final = Among(
@@ -28,9 +28,9 @@ _PAUSED: Final = statement(sa.select(queues.c.name).where(queues.c.paused.is_(sa
 _ON_TARGETS: Final = statement(
     sa.select(counters.c.name, counters.c.value).where(counters.c.scope == sa.literal_column(f"'{TARGET_RUNNING}'"))
 )
-_ON_LANES: Final = Among(
+_RUNNING_AT: Final = Among(
     lambda keys: sa.select(counters.c.name, counters.c.value).where(
-        counters.c.scope == sa.literal_column(f"'{LANE_RUNNING}'"), counters.c.name.in_(keys)
+        counters.c.scope == sa.literal_column(f"'{KEY_RUNNING}'"), counters.c.name.in_(keys)
     )
 )
 
@@ -38,15 +38,15 @@ _ON_LANES: Final = Among(
 def conditions(link: Link, instances: Collection[InstanceKey], but: Collection[str]) -> Conditions:
     """See Store.conditions. Five statements, and one for each 256 instances and sessions on other servers."""
     alive = tuple(session_of(row) for row in link.rows(_SESSIONS))
-    lanes = {lane_at(*key): key for key in instances if key.instance}
-    on_lanes: dict[str, int] = dict(link.among(_ON_LANES, sorted(lanes)))
+    keys = {concurrency_key_at(*key): key for key in instances if key.instance}
+    running: dict[str, int] = dict(link.among(_RUNNING_AT, sorted(keys)))
     return Conditions(
         sessions=alive,
         held=_held(link, sorted(session.id for session in alive if session.id not in but)),
         remarks=remarks_of_living(link),
         paused=frozenset(row[0] for row in link.rows(_PAUSED)),
         on_target=dict(link.rows(_ON_TARGETS)),
-        on_instance={key: on_lanes.get(lane_at(*key), 0) for key in instances},
+        on_instance={key: running.get(concurrency_key_at(*key), 0) for key in instances},
         served={one.target: one for one in all_served(link)},
     )
 

@@ -12,7 +12,7 @@ from longshore.server.model.values import UploadState
 from longshore.server.store.reads.queries import counted
 from longshore.server.store.sql.link import Link
 from longshore.server.store.sql.statement import statement
-from longshore.server.store.tables.rows import lane_of_work, task_columns, task_of
+from longshore.server.store.tables.rows import concurrency_key_of, task_columns, task_of
 from longshore.server.store.tables.schema import payloads, requests, submissions, tasks, uploads
 from longshore.server.store.transaction.counters import (
     CREATOR_PROMISED,
@@ -42,7 +42,7 @@ def discrepancies(link: Link) -> Sequence[str]:
     live_of_request: Counter[tuple[str, str]] = Counter()
     for row in link.rows(_TASKS):
         task = task_of(row)
-        sums.update(task_counts(task.submission, task.status, lane_of_work(task.submission.work)))
+        sums.update(task_counts(task.submission, task.status, concurrency_key_of(task.submission.work)))
         request = (task.submission.request_id, task.submission.requester)
         of_request[request] += 1
         if not task.status.state.terminal:

@@ -19,7 +19,7 @@ from longshore.server.store.sql.link import Link
 from longshore.server.store.sqlite.database_file import DatabaseFile
 from longshore.server.store.store import SQLStore
 from longshore.server.store.tables.schema_version import SchemaState
-from longshore.server.store.transaction.limits import LaneLimits
+from longshore.server.store.transaction.limits import ConcurrencyLimits
 
 BUSY_TIMEOUT: Final = 2.0
 """Seconds to wait for somebody else's lock: a backup, or an operator's shell."""
@@ -142,7 +142,7 @@ class SQLiteStore(SQLStore):
         path: Path,
         clock: Clock,
         policy: Policy,
-        limits: LaneLimits,
+        limits: ConcurrencyLimits,
         generation: Generation | None = None,
         steps: ClockSteps | None = None,
     ) -> None:

@@ -132,16 +132,16 @@ def task_of(row: Row) -> Task:
     return Task(submission_of(row[_STATUS_WIDTH:]), status_of(row))
 
 
-def lane_of_work(work: FilePush | Job) -> str:
-    """The lane of a work. Empty means that it has none. Neither targets nor instances have slashes."""
+def concurrency_key_of(work: FilePush | Job) -> str:
+    """Return the concurrency key of a work. Empty means that it names no instance. Neither part has slashes."""
     if isinstance(work, FilePush):
         destination = work.destination
-        return lane_at(destination.target, destination.project, destination.instance)
-    return lane_at(work.target, "", work.instance)
+        return concurrency_key_at(destination.target, destination.project, destination.instance)
+    return concurrency_key_at(work.target, "", work.instance)
 
 
-def lane_at(target: str, project: str, instance: str) -> str:
-    """The lane of a target, project and instance. Empty means that there is none."""
+def concurrency_key_at(target: str, project: str, instance: str) -> str:
+    """Return the concurrency key of a target, project and instance. Empty means that no instance is named."""
     return f"{target}/{instance}/{_project(project)}" if instance else ""
 
 

@@ -48,7 +48,7 @@ tasks: Final = sa.Table(
     sa.Column("target", sa.Text, nullable=False),
     sa.Column("project", sa.Text, nullable=False),
     sa.Column("instance", sa.Text, nullable=False),
-    sa.Column("lane", sa.Text, nullable=False),  # the instance for limits; empty if there is none
+    sa.Column("concurrency_key", sa.Text, nullable=False),  # the instance for limits; empty if there is none
     sa.Column(
         "destination_key", sa.LargeBinary
     ),  # digest of the destination's key: PostgreSQL indexes no 4 KiB and knows no NUL
@@ -81,7 +81,7 @@ tasks: Final = sa.Table(
     # Columns for claims; they are no part of the status.
     sa.Column("live", sa.Boolean, nullable=False),  # apart from `state`, so that moving on touches fewer indexes
     sa.Column("taker", sa.Text, nullable=False),  # who could take it: see `rows.taker_of`
-    sa.Column("ready", sa.Boolean, nullable=False),  # its lane has room for it
+    sa.Column("ready", sa.Boolean, nullable=False),  # its instance has room for it
     sa.Column("paused", sa.Boolean, nullable=False),  # its queue was paused when it was QUEUED
     sa.CheckConstraint(f"state BETWEEN {State.BLOCKED.value} AND {State.EXPIRED.value}", name="state"),
     sa.CheckConstraint("revision >= 1", name="revision"),
@@ -134,8 +134,10 @@ _has_destination: Final = tasks.c.destination_key.is_not(None)
 _index("tasks_head", tasks.c.destination_key, where=sa.and_(is_head, _has_destination), unique=True)
 _index("tasks_order", tasks.c.destination_key, tasks.c.seq, where=sa.and_(is_live, _has_destination))
 _index("tasks_delivered", tasks.c.destination_key, tasks.c.seq, where=sa.and_(is_delivered, _has_destination))
-_index("tasks_lane", tasks.c.lane, tasks.c.taker, tasks.c.priority.desc(), tasks.c.seq, where=is_offered)
-_index("tasks_lane_ready", tasks.c.lane, where=is_ready)
+_index(
+    "tasks_concurrency", tasks.c.concurrency_key, tasks.c.taker, tasks.c.priority.desc(), tasks.c.seq, where=is_offered
+)
+_index("tasks_concurrency_ready", tasks.c.concurrency_key, where=is_ready)
 _index("tasks_ready", tasks.c.target, tasks.c.taker, tasks.c.priority.desc(), tasks.c.seq, where=is_ready)
 _index("tasks_due", tasks.c.due_at, where=is_timed)
 _index("tasks_expiry", tasks.c.expires_at, where=is_live)

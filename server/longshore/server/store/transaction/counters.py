@@ -34,7 +34,7 @@ KIND_QUEUED: Final = "kind_queued"
 TARGET_QUEUED: Final = "target_queued"
 TARGET_RUNNING: Final = "target_running"
 """Attempts that run on a target, settling ones included."""
-LANE_RUNNING: Final = "lane_running"
+KEY_RUNNING: Final = "concurrency_key_running"
 """Attempts that run on an instance, settling ones included."""
 SPOOL: Final = ("spool", "")
 """Bytes of payloads kept and of room reserved for open and abandoned uploads."""
@@ -76,8 +76,8 @@ class _Counted(NamedTuple):
     target: str
 
 
-def task_counts(submission: Counted, status: Status, lane: str) -> tuple[Key, ...]:
-    """The counters that this task adds one to. `lane` as `rows.lane_of_work` has it."""
+def task_counts(submission: Counted, status: Status, concurrency_key: str) -> tuple[Key, ...]:
+    """The counters that this task adds one to."""
     state = status.state
     if state.terminal:
         return ()
@@ -87,8 +87,8 @@ def task_counts(submission: Counted, status: Status, lane: str) -> tuple[Key, ..
         keys.append((TARGET_QUEUED, submission.target))
     elif status.session_id:
         keys.append((TARGET_RUNNING, submission.target))
-        if lane:
-            keys.append((LANE_RUNNING, lane))
+        if concurrency_key:
+            keys.append((KEY_RUNNING, concurrency_key))
     return tuple(keys)
 
 
@@ -98,11 +98,11 @@ Moves = tuple[tuple[Key, int], ...]
 class Counts:
     """The counters of tasks that are alike, and by how much each of their steps moves them."""
 
-    __slots__ = ("_lane", "_moves", "_submission")
+    __slots__ = ("_concurrency_key", "_moves", "_submission")
 
-    def __init__(self, submission: Counted, lane: str) -> None:
+    def __init__(self, submission: Counted, concurrency_key: str) -> None:
         self._submission = submission
-        self._lane = lane
+        self._concurrency_key = concurrency_key
         self._moves: dict[tuple[int, int, bool, bool], Moves] = {}
 
     def moves(self, before: Status | None, after: Status) -> Moves:
@@ -112,16 +112,16 @@ class Counts:
         key = (first, after.state._value_, held, after.session_id != "")
         found = self._moves.get(key)
         if found is None:
-            moves = Counter(task_counts(self._submission, after, self._lane))
-            moves.subtract(() if before is None else task_counts(self._submission, before, self._lane))
+            moves = Counter(task_counts(self._submission, after, self._concurrency_key))
+            moves.subtract(() if before is None else task_counts(self._submission, before, self._concurrency_key))
             found = self._moves[key] = tuple((key, by) for key, by in moves.items() if by)
         return found
 
 
 @lru_cache(maxsize=16384)
-def counts_of(queue: str, creator: str, kind: str, target: str, lane: str) -> Counts:
+def counts_of(queue: str, creator: str, kind: str, target: str, concurrency_key: str) -> Counts:
     """The counts of tasks with these properties: such tasks count alike."""
-    return Counts(_Counted(queue, creator, kind, target), lane)
+    return Counts(_Counted(queue, creator, kind, target), concurrency_key)
 
 
 _READ: Final = Each(
@@ -217,9 +217,9 @@ class Counters:
         self._link.write(_MAKE, [(*key, 0) for key in missing])
         self._link.write(_MOVE, [(*key, by) for key, by in moved], exactly=True)
         if self._dropping:
-            self._link.tell(_DROP_EMPTY, scope=LANE_RUNNING)
-        # Counters of lanes are dropped when they are empty, so they are not remembered as made.
-        self._counter_rows.update(key for key in missing if key[0] != LANE_RUNNING)
+            self._link.tell(_DROP_EMPTY, scope=KEY_RUNNING)
+        # Counters of concurrency keys are dropped when they are empty, so they are not remembered as made.
+        self._counter_rows.update(key for key in missing if key[0] != KEY_RUNNING)
         for key, by in moved:
             # A counter that nobody asked for may have a row all the same, made before this server began.
             if key in self._stored:
@@ -231,7 +231,7 @@ class Counters:
         if self._known is not None:
             self._known.update(self._stored)
 
-    def drop_empty_lanes(self) -> None:
+    def drop_empty_keys(self) -> None:
         """Forget instances where nothing runs, at the end of the transaction."""
         self._dropping = True
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LaneLimits:
+class ConcurrencyLimits:
     """Attempts that may run at once, 1 or more each.
 
     `instance` bounds one slow instance, `target` one hung daemon, so that neither holds up the others (P10).

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from longshore.server.model.task import FilePush, Status, Task
 from longshore.server.model.values import State, WaitReason
-from longshore.server.store.tables.rows import destination_key_of, lane_of_work, taker_of
+from longshore.server.store.tables.rows import concurrency_key_of, destination_key_of, taker_of
 from longshore.server.store.transaction.counters import counts_of
 
 
@@ -13,7 +13,8 @@ class LoadedTask:
     database yet. `changed` says that the task has another status."""
 
     __slots__ = (
-        "changed", "counts", "destination_key", "lane", "ready", "status", "stored", "submission", "target", "task",
+        "changed", "concurrency_key", "counts", "destination_key", "ready", "status", "stored", "submission", "target",
+        "task",
     )  # fmt: skip
 
     def __init__(self, task: Task, *, stored: bool) -> None:
@@ -21,14 +22,16 @@ class LoadedTask:
         work = submission.work
         self.task = task
         self.status = task.status
-        self.lane = lane_of_work(work)
+        self.concurrency_key = concurrency_key_of(work)
         self.target = submission.target
         self.destination_key = destination_key_of(work.destination) if isinstance(work, FilePush) else None
-        self.counts = counts_of(submission.queue, submission.creator, submission.kind, self.target, self.lane)
+        self.counts = counts_of(
+            submission.queue, submission.creator, submission.kind, self.target, self.concurrency_key
+        )
         self.stored = task.status if stored else None
         self.changed = not stored
         self.ready = False
-        """Whether the lane of a task that is not stored has room for it. A task without a lane needs no flag."""
+        """Whether the instance of a task that is not stored has room for it. Without an instance no flag is needed."""
 
     @property
     def taker(self) -> str:

@@ -30,8 +30,8 @@ _CLAIMED: Final = Status(revision=2, state=State.RUNNING, head=True, attempt=1)
 """The same, claimed in the transaction that makes it. Nothing else has this revision and this state."""
 
 _SUBMISSION: Final = (
-    "seq", "id", "creator", "kind", "queue", "priority", "target", "project", "instance", "lane", "expires_at",
-    "updated_at", "taker",
+    "seq", "id", "creator", "kind", "queue", "priority", "target", "project", "instance", "concurrency_key",
+    "expires_at", "updated_at", "taker",
 )  # fmt: skip
 
 
@@ -111,7 +111,7 @@ def _new_row(loaded: LoadedTask, paused: Callable[[str], bool]) -> tuple[Bulk, R
         target, project, instance = work.target, "", work.instance
     head = (
         submission.seq, submission.id, submission.creator, submission.kind, submission.queue, submission.priority,
-        target, project, instance, loaded.lane, submission.expires_at,
+        target, project, instance, loaded.concurrency_key, submission.expires_at,
     )  # fmt: skip
     key = loaded.destination_key
     row: Row
@@ -129,8 +129,8 @@ def _new_row(loaded: LoadedTask, paused: Callable[[str], bool]) -> tuple[Bulk, R
 
 
 def _is_ready(loaded: LoadedTask, held: bool) -> bool:  # noqa: FBT001
-    """Whether claims see the task: a task without a lane is ready at once, any other is made ready by its lane."""
-    return not held and (not loaded.lane or (loaded.stored is None and loaded.ready))
+    """Whether claims see the task: at once where it names no instance, else once its instance has room."""
+    return not held and (not loaded.concurrency_key or (loaded.stored is None and loaded.ready))
 
 
 def _all_values(loaded: LoadedTask, paused: Callable[[str], bool]) -> Iterable[Any]:

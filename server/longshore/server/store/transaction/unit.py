@@ -35,7 +35,7 @@ from longshore.server.store.transaction.caches import ClaimPrecheck, Memory
 from longshore.server.store.transaction.counters import POSITION, Counters, Key
 from longshore.server.store.transaction.decisions import Decider
 from longshore.server.store.transaction.event_log import EventLog
-from longshore.server.store.transaction.limits import LaneLimits
+from longshore.server.store.transaction.limits import ConcurrencyLimits
 from longshore.server.store.transaction.loaded_task import LoadedTask, first_status
 from longshore.server.store.transaction.task_writes import write_changed, write_new
 
@@ -90,7 +90,7 @@ class UnitOfWork:
         link: Link,
         clock: Clock,
         policy: Policy,
-        limits: LaneLimits,
+        limits: ConcurrencyLimits,
         memory: Memory | None = None,
         counter_rows: set[Key] | None = None,
         precheck: ClaimPrecheck | None = None,
@@ -108,15 +108,15 @@ class UnitOfWork:
         )
         self.destination_keys: set[bytes] = set()
         """Destinations that a task has left."""
-        self.lanes: dict[str, set[str] | None] = {}
-        """Maps each lane whose ready tasks must be recomputed to the takers affected. None means all takers, because
-        the free room of the instance changed."""
+        self.concurrency_keys: dict[str, set[str] | None] = {}
+        """Maps the concurrency key of each instance whose ready tasks must be recomputed to the takers affected. None
+        means all takers, because the free room of the instance changed."""
         self.requests: dict[tuple[str, str], RequestRecord | None] = {}
         """Requests by (principal, request id) as far as they were looked for. None means that there is none."""
         self.request_tasks: dict[tuple[str, str], tuple[int, int]] = {}
         """The first number and the count of tasks that requests with uploads got in this transaction."""
         self.ready_counts: dict[str, int] = {}
-        """How many tasks are ready in a lane, as far as that is known."""
+        """How many tasks are ready on an instance, by concurrency key, as far as that is known."""
         self.sessions: dict[str, tuple[Session, bool] | None] = {}
         """Sessions by id as far as they were looked for and not changed since, and whether they are alive."""
         self.uploads: dict[str, Row | None] = {}
@@ -339,7 +339,7 @@ class UnitOfWork:
 
     def _note_room(self, loaded: LoadedTask, before: Status, after: Status) -> None:
         if before.session_id and not after.session_id:
-            self.lanes[loaded.lane] = None
+            self.concurrency_keys[loaded.concurrency_key] = None
             # Its target may have been full; whether it was is not worth a read.
             self.claimable = True
         if before.state is State.QUEUED and after.state is not State.RUNNING:
@@ -351,10 +351,10 @@ class UnitOfWork:
 
     def _queue_changed(self, loaded: LoadedTask, *, alone: bool) -> None:
         """Note that the task has come into its instance's queue, or left it."""
-        if not loaded.lane:
+        if not loaded.concurrency_key:
             self.newly_ready.add(loaded.submission.seq)
             return
-        takers = self.lanes.setdefault(loaded.lane, set())
+        takers = self.concurrency_keys.setdefault(loaded.concurrency_key, set())
         if takers is not None:
             takers.add(taker_of(loaded.submission.kind, alone=alone))
 

@@ -11,8 +11,8 @@ from longshore.server.store.commands import Command
 from longshore.server.store.handlers import sessions, uploads
 from longshore.server.store.handlers.requests import ask_requests, room_counters
 from longshore.server.store.tables.ids import seq_of
-from longshore.server.store.tables.rows import destination_key_of, lane_of_work
-from longshore.server.store.transaction.counters import LANE_RUNNING, SPOOL, Key
+from longshore.server.store.tables.rows import concurrency_key_of, destination_key_of
+from longshore.server.store.transaction.counters import KEY_RUNNING, SPOOL, Key
 from longshore.server.store.transaction.unit import UnitOfWork
 
 
@@ -40,8 +40,8 @@ class _Names:
         for plan in plans:
             if isinstance(plan.work, FilePush):
                 self.destination_keys.append(destination_key_of(plan.work.destination))
-            if lane := lane_of_work(plan.work):
-                self.counters.add((LANE_RUNNING, lane))
+            if key := concurrency_key_of(plan.work):
+                self.counters.add((KEY_RUNNING, key))
 
     def _room(self, bounds: commands.Bounds, queue: str, principal: str) -> None:
         """Note the counters of a submission, once for all submissions that read the same ones."""

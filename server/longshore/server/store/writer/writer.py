@@ -1,6 +1,6 @@
 """The writer: one thread that commits waiting commands in groups.
 
-Commands wait in lanes and enter a transaction in the order of the lanes. What a commit answers is handed to the event
+Commands wait by urgency and enter a transaction in the order of urgency. What a commit answers is handed to the event
 loop in one call. A batch that fails for a command's own fault is bisected; one that fails because the database cannot
 be written answers StoreUnavailable to all, and the writer then tries by itself until writing works again.
 """
@@ -19,7 +19,7 @@ import structlog
 
 from longshore.server.model.clock import Clock
 from longshore.server.model.errors import LongshoreError, StoreOverloaded, StoreUnavailable
-from longshore.server.store.commands import Claims, Command, FinishUpload, Lane, SubmitTasks
+from longshore.server.store.commands import Claims, Command, FinishUpload, SubmitTasks, Urgency
 from longshore.server.store.errors import BatchConflict, DatabaseLost
 from longshore.server.store.handlers.clock_steps import ClockSteps
 from longshore.server.store.handlers.server_commands import MarkRestored, MeetDatabase
@@ -35,12 +35,12 @@ R = TypeVar("R")
 
 _log = structlog.get_logger("longshore.store")
 
-QUOTA: Final = {Lane.LEASE: 200, Lane.CONTROL: 500, Lane.SUBMIT: 500, Lane.MAINTENANCE: 10}
-"""Weight that one batch takes of each lane, so that none starves the next."""
+QUOTA: Final = {Urgency.LEASE: 200, Urgency.CONTROL: 500, Urgency.SUBMIT: 500, Urgency.MAINTENANCE: 10}
+"""Weight that one batch takes of each urgency, so that none starves the next."""
 
 SUBMIT_COUNT: Final = 20_000
 SUBMIT_BYTES: Final = 64 << 20
-"""The bounds of what may wait in the SUBMIT lane."""
+"""The bounds of what may wait with the urgency SUBMIT."""
 
 PROBE_BROKEN: Final = 1.0
 """Seconds between tries while the database cannot be written."""
@@ -139,7 +139,7 @@ class Writer:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._work, name="longshore-writer", daemon=True)
         self._wake = threading.Condition()
-        self._lanes: dict[Lane, deque[_Waiting]] = {lane: deque() for lane in Lane}
+        self._by_urgency: dict[Urgency, deque[_Waiting]] = {urgency: deque() for urgency in Urgency}
         self._submit_bytes = 0
         self._closing = False
         self._link: Link | None = None
@@ -184,16 +184,16 @@ class Writer:
             raise StoreUnavailable(f"The database has not answered for {STALL:g} s: try again.")
         waiting = _Waiting(command, self._loop.create_future(), 0)
         with self._wake:
-            if command.lane is Lane.SUBMIT:
+            if command.urgency is Urgency.SUBMIT:
                 waiting.bytes = bytes_of(command)
                 self._check_submit_room(waiting.bytes)
                 self._submit_bytes += waiting.bytes
-            self._lanes[command.lane].append(waiting)
+            self._by_urgency[command.urgency].append(waiting)
             self._wake.notify()
         return waiting.future
 
     def _check_submit_room(self, more: int) -> None:
-        count = len(self._lanes[Lane.SUBMIT])
+        count = len(self._by_urgency[Urgency.SUBMIT])
         if count >= SUBMIT_COUNT or (count and self._submit_bytes + more > SUBMIT_BYTES):
             raise StoreOverloaded(
                 f"{count} commands wait to be committed, and no more may: try later with the same id.", subject="store"
@@ -220,13 +220,13 @@ class Writer:
     def _take(self) -> list[_Waiting] | None:
         """The next batch; empty when it is time to probe, None when everything is done."""
         with self._wake:
-            if not any(self._lanes.values()):
+            if not any(self._by_urgency.values()):
                 if self._closing:
                     return None
                 self._wake.wait(PROBE_IDLE if self._writable_since is not None else PROBE_BROKEN)
             batch: list[_Waiting] = []
-            for lane, quota in QUOTA.items():
-                waiting = self._lanes[lane]
+            for urgency, quota in QUOTA.items():
+                waiting = self._by_urgency[urgency]
                 room = quota
                 while waiting and room > 0:
                     each = waiting.popleft()

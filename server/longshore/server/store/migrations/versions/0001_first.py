@@ -189,7 +189,7 @@ def _tasks() -> None:
         sa.Column("target", sa.Text(), nullable=False),
         sa.Column("project", sa.Text(), nullable=False),
         sa.Column("instance", sa.Text(), nullable=False),
-        sa.Column("lane", sa.Text(), nullable=False),
+        sa.Column("concurrency_key", sa.Text(), nullable=False),
         sa.Column("destination_key", sa.LargeBinary(), nullable=True),
         sa.Column("expires_at", sa.Double(), nullable=False),
         sa.Column("revision", sa.BigInteger(), nullable=False),
@@ -263,13 +263,13 @@ def _tasks() -> None:
         **_where("head IS 1 AND destination_key IS NOT NULL"),
     )
     op.create_index(
-        "tasks_lane",
+        "tasks_concurrency",
         "tasks",
-        ["lane", "taker", sa.text("priority DESC"), "seq"],
+        ["concurrency_key", "taker", sa.text("priority DESC"), "seq"],
         unique=False,
         **_where("state = 3 AND paused IS 0"),
     )
-    op.create_index("tasks_lane_ready", "tasks", ["lane"], unique=False, **_where("ready IS 1"))
+    op.create_index("tasks_concurrency_ready", "tasks", ["concurrency_key"], unique=False, **_where("ready IS 1"))
     op.create_index(
         "tasks_order",
         "tasks",
