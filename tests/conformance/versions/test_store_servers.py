@@ -264,7 +264,7 @@ async def test_a_server_that_stops_in_its_turn_is_ended_by_the_database(
         async with opened_postgres(url, clock) as stopping:
             link = stopping._writer._connect()
             link.begin()
-            link.settle()
+            link.sync()
             assert len(await Fleet(store, clock).submit()) == 1
             with pytest.raises(psycopg.Error):
                 link.commit()

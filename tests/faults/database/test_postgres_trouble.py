@@ -154,7 +154,7 @@ async def test_a_commit_that_was_not_carried_out_is_repeated(fleet: Fleet, monke
 
 def answer_lost(link: PostgresLink) -> None:
     """The database has committed, and the connection is gone before its answer."""
-    link.settle()
+    link.sync()
     link._send("COMMIT").count()
     link.connection.close()
 

@@ -264,7 +264,7 @@ class Fuzzer:
                         wire.reset(stream)
                     return Ended(number, "left", method, grpc.StatusCode.OK)
                 if method.endswith(("Watch", "WatchTask")):
-                    wire.settle(WATCH)
+                    wire.set_timeout(WATCH)
                 ended = wire.end_of(stream)
             except TimeoutError:
                 late = not method.endswith(("Watch", "WatchTask"))

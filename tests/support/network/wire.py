@@ -106,7 +106,7 @@ class Connection:
     def more(self, stream: int, data: bytes, *, end: bool = False) -> None:
         self.send(data_frames(stream, data, end=end))
 
-    def settle(self, timeout: float) -> None:
+    def set_timeout(self, timeout: float) -> None:
         """Wait for at most so many seconds from now on."""
         self._socket.settimeout(timeout)
 

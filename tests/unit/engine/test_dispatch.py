@@ -112,7 +112,7 @@ class Bench:
             with suppress(asyncio.CancelledError):
                 await task
 
-    async def settled(self) -> list[dict[str, int]]:
+    async def offered(self) -> list[dict[str, int]]:
         """The rooms that were offered, claim by claim, when nothing more happens."""
         await self.store.calm.wait()
         for _ in range(20):
@@ -131,10 +131,10 @@ async def test_what_could_be_filled_is_offered_again_and_what_could_not_is_not()
     bench.connect("b", credits=2)
     bench.store.script = [take("a", "1", "2")]
     async with bench.running():
-        assert await bench.settled() == [{"a": 2, "b": 2}]
+        assert await bench.offered() == [{"a": 2, "b": 2}]
         bench.store.calm.clear()
         bench.store.commit(claimable=True)
-        assert (await bench.settled())[1:] == [{"b": 2}]
+        assert (await bench.offered())[1:] == [{"b": 2}]
 
 
 async def test_room_is_credits_without_what_is_held() -> None:
@@ -142,14 +142,14 @@ async def test_room_is_credits_without_what_is_held() -> None:
     connection = bench.connect("a", credits=4, holds=3)
     full = bench.connect("b", credits=3, holds=3)
     async with bench.running():
-        assert await bench.settled() == [{"a": 1}]
+        assert await bench.offered() == [{"a": 1}]
         assert bench.store.asked[0][0].idle is False
         full.drop(AttemptRef("b-held-0", 1))
         bench.store.calm.clear()
-        assert (await bench.settled())[1:] == [{"b": 1}]
+        assert (await bench.offered())[1:] == [{"b": 1}]
         connection.drop(AttemptRef("a-held-0", 1))
         # It was offered and not filled, and nothing has become claimable since.
-        assert len(await bench.settled()) == 2
+        assert len(await bench.offered()) == 2
 
 
 async def test_a_reported_end_is_room_before_it_is_committed() -> None:
@@ -160,7 +160,7 @@ async def test_a_reported_end_is_room_before_it_is_committed() -> None:
         connection.report(ref, Reported("a", 1, Outcome.OK))
         connection.report(ref, Reported("a", 1, Outcome.OK))
         assert connection.room == 1
-        assert await bench.settled() == [{"a": 1}]
+        assert await bench.offered() == [{"a": 1}]
         connection.drop(ref)
         assert connection.room == 1
         connection.report(ref, Reported("a", 1, Outcome.OK))
@@ -189,7 +189,7 @@ async def test_no_work_for_who_leaves_drains_or_is_gone() -> None:
     bench.connect("d", credits=0)
     bench.connect("e", credits=1)
     async with bench.running():
-        assert await bench.settled() == [{"e": 1}]
+        assert await bench.offered() == [{"e": 1}]
 
 
 async def test_the_first_does_not_take_all() -> None:
@@ -197,7 +197,7 @@ async def test_the_first_does_not_take_all() -> None:
     bench.connect("a", credits=1000)
     bench.connect("b", credits=1000)
     async with bench.running():
-        rooms = await bench.settled()
+        rooms = await bench.offered()
     assert rooms[0] == {"a": dispatch.SHARE, "b": dispatch.SHARE}
     orders = set()
     for _ in range(4):
@@ -211,7 +211,7 @@ async def test_a_session_that_runs_alone_gets_nothing_else() -> None:
     connection = bench.connect("a", credits=8)
     bench.store.script = [take("a", "solo", alone=True)]
     async with bench.running():
-        assert await bench.settled() == [{"a": 8}]
+        assert await bench.offered() == [{"a": 8}]
         assert bench.store.asked[0][0].idle
         bench.store.calm.clear()
         bench.store.commit(claimable=True)
@@ -220,7 +220,7 @@ async def test_a_session_that_runs_alone_gets_nothing_else() -> None:
         assert len(bench.store.asked) == 1
         connection.drop(AttemptRef("solo", 1))
         # The session is not held to be dry because it was refused the others.
-        assert (await bench.settled())[1:] == [{"a": 8}]
+        assert (await bench.offered())[1:] == [{"a": 8}]
 
 
 async def test_who_settles_what_must_run_alone_was_refused_nothing() -> None:
@@ -229,7 +229,7 @@ async def test_who_settles_what_must_run_alone_was_refused_nothing() -> None:
     settling = {"state": State.SETTLING, "alone": True, "grant": Grant(1, "b", "/t", DeliveryMethod.SFTP, 0.0)}
     bench.store.script = [take("a", "solo", **settling)]
     async with bench.running():
-        assert await bench.settled() == [{"a": 8}], "it is dry: nothing was left"
+        assert await bench.offered() == [{"a": 8}], "it is dry: nothing was left"
         assert connection.room == 7
         assert not connection.outbox.take().assignments[0].alone
 
@@ -245,15 +245,15 @@ async def test_one_session_is_left_to_empty_for_a_task_that_must_run_alone() -> 
 
     bench.store.script = [solo]
     async with bench.running():
-        assert await bench.settled() == [{"a": 5, "b": 7, "c": 6}]
+        assert await bench.offered() == [{"a": 5, "b": 7, "c": 6}]
         bench.store.calm.clear()
         bench.store.script = [solo]
         bench.store.commit(claimable=True)
         # Another one is not emptied meanwhile.
-        assert (await bench.settled())[1:] == [{"a": 5, "c": 6}]
+        assert (await bench.offered())[1:] == [{"a": 5, "c": 6}]
         bench.store.calm.clear()
         least.drop(AttemptRef("b-held-0", 1))
-        offers = (await bench.settled())[2:]
+        offers = (await bench.offered())[2:]
         assert offers == [{"b": 8}]
         assert bench.store.asked[2][0].idle
 
@@ -268,11 +268,11 @@ async def test_another_target_is_emptied_beside() -> None:
 
     bench.store.script = [solo]
     async with bench.running():
-        await bench.settled()
+        await bench.offered()
         bench.store.calm.clear()
         bench.store.script = [solo]
         bench.store.commit(claimable=True)
-        await bench.settled()
+        await bench.offered()
         bench.store.calm.clear()
         bench.store.commit(claimable=True)
         for _ in range(20):
@@ -292,7 +292,7 @@ async def test_a_claim_whose_answer_was_lost_is_looked_up() -> None:
 
     bench.store.script = [fail, lambda _: NOTHING]
     async with bench.running():
-        rooms = await bench.settled()
+        rooms = await bench.offered()
     assert rooms == [{"a": 2}, {"a": 1}]
     assert AttemptRef("lost", 1) in connection.held
     # An attempt that it held before is not assigned once more.
@@ -309,7 +309,7 @@ async def test_news_during_a_claim_lead_to_the_next_one() -> None:
 
     bench.store.script = [meanwhile]
     async with bench.running():
-        assert await bench.settled() == [{"a": 3}, {"a": 3}]
+        assert await bench.offered() == [{"a": 3}, {"a": 3}]
 
 
 async def test_the_safety_poll_offers_what_is_dry() -> None:
@@ -331,7 +331,7 @@ async def test_room_is_kept_for_targets_of_which_nothing_is_held() -> None:
     bench = Bench()
     connection = bench.connect("s", credits=8, target="a,b,c")
     async with bench.running():
-        await bench.settled()
+        await bench.offered()
         assert bench.store.asked[0][0].kept_for == {"a", "b", "c"}
     hold(connection, "a", 1, 2)
     hold(connection, "b", 1)
@@ -350,14 +350,14 @@ async def test_who_had_its_share_of_a_target_is_offered_as_soon_as_one_ends() ->
     connection = bench.connect("s", credits=4, target="a,b")
     hold(connection, "a", 1, 2, 3)
     async with bench.running():
-        assert await bench.settled() == [{"s": 1}]
+        assert await bench.offered() == [{"s": 1}]
         assert bench.store.asked[0][0].kept_for == {"b"}
         bench.store.calm.clear()
         connection.report(AttemptRef("a-1", 1), Reported("s", 1, Outcome.OK))
-        assert (await bench.settled())[1:] == [{"s": 2}]
+        assert (await bench.offered())[1:] == [{"s": 2}]
         # It could have taken one of either: nothing is left of both.
         connection.report(AttemptRef("a-2", 1), Reported("s", 1, Outcome.OK))
-        assert len(await bench.settled()) == 2
+        assert len(await bench.offered()) == 2
 
 
 async def test_credits_that_come_open_a_share_that_was_full() -> None:
@@ -365,11 +365,11 @@ async def test_credits_that_come_open_a_share_that_was_full() -> None:
     connection = bench.connect("s", credits=2, target="a,b")
     hold(connection, "a", 1)
     async with bench.running():
-        assert await bench.settled() == [{"s": 1}]
+        assert await bench.offered() == [{"s": 1}]
         bench.store.calm.clear()
         connection.credits = 3
         bench.sessions.fleet.room(connection)
-        assert (await bench.settled())[1:] == [{"s": 2}]
+        assert (await bench.offered())[1:] == [{"s": 2}]
 
 
 async def test_a_crowd_of_targets_is_offered_more_than_is_kept_and_in_the_end_nothing() -> None:
@@ -379,4 +379,4 @@ async def test_a_crowd_of_targets_is_offered_more_than_is_kept_and_in_the_end_no
     bench.connect("t", credits=200, target=names)
     hold(first, "t000", 1)
     async with bench.running():
-        assert await bench.settled() == [{"s": 100, "t": 101}], "once: nothing was there"
+        assert await bench.offered() == [{"s": 100, "t": 101}], "once: nothing was there"

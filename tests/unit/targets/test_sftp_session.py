@@ -128,7 +128,7 @@ def test_requests_in_flight_are_bounded_and_several() -> None:
     with session(script, answer_s=0.5) as sftp:
         sftp.write(b"h", io.BytesIO(bytes(CHUNK * total)), advance=ignore)
         with pytest.raises(TimeoutError):
-            sftp.settle()
+            sftp.take_answers()
     assert max(waiting) == WINDOW
 
 
@@ -144,7 +144,7 @@ def test_a_write_fits_into_the_longest_packet_that_servers_take() -> None:
     with session(script) as sftp:
         # Handles have at most 256 bytes.
         sftp.write(b"h" * 256, io.BytesIO(bytes(CHUNK)), advance=ignore)
-        sftp.settle()
+        sftp.take_answers()
     assert len(lengths) == 1
     assert lengths[0] <= 256 * 1024
 
@@ -196,7 +196,7 @@ def test_a_large_write_is_one_send_and_at_most_one_receive_a_chunk() -> None:
     chunks = 100
     with counted(script) as (sftp, count):
         sftp.write(b"h", io.BytesIO(bytes(CHUNK * chunks)), advance=ignore)
-        sftp.settle()
+        sftp.take_answers()
     assert count.sends == chunks
     assert count.receives <= chunks
     assert count.looks == 0
@@ -231,7 +231,7 @@ def test_a_large_write_sends_the_bytes_that_it_read_and_no_copies() -> None:
     try:
         sftp = SftpSession(transport)
         sftp.write(b"h", Pieces(), advance=ignore)
-        sftp.settle()
+        sftp.take_answers()
     finally:
         transport.close()
         thread.join(20)
@@ -289,10 +289,10 @@ def test_write_error_that_comes_late_is_not_lost() -> None:
     with session(script) as sftp:
         sftp.write(b"h", io.BytesIO(bytes(CHUNK * 5)), advance=ignore)
         with pytest.raises(SftpStatus, match="no space left"):
-            sftp.settle()
+            sftp.take_answers()
         assert sftp.usable, "every answer was read"
         sftp.close_handle(b"h")
-        sftp.settle()
+        sftp.take_answers()
 
 
 def test_deferred_error_is_raised_by_the_next_request_and_only_there() -> None:
@@ -466,7 +466,7 @@ def test_tiny_send_buffer_gets_every_byte_through() -> None:
     transport = Transport(ours, answer_s=10)
     sftp = SftpSession(transport)
     written = sftp.write(b"h", io.BytesIO(content), advance=ignore)
-    sftp.settle()
+    sftp.take_answers()
     transport.close()
     thread.join(20)
     theirs.close()

@@ -97,7 +97,7 @@ class Desk:
     def _write(self, work: Callable[[Link], R]) -> R:
         with self._linked() as link:
             link.begin()
-            link.settle()  # the time is the database's from here on
+            link.sync()  # the time is the database's from here on
             try:
                 result = work(link)
                 link.commit()

@@ -150,24 +150,24 @@ class GenerationFile:
             os.pwrite(self._file, self._record.content(), 0)
             self._dirty = True
             if time.monotonic() - self._synced_at >= SYNC_EVERY:
-                self._sync(self._file)
+                self._fdatasync(self._file)
         except OSError as error:
             self._complain(error)
 
-    def settle(self) -> None:
+    def sync(self) -> None:
         if self._file is not None and self._dirty:
             try:
-                self._sync(self._file)
+                self._fdatasync(self._file)
             except OSError as error:
                 self._complain(error)
 
     def close(self) -> None:
-        self.settle()
+        self.sync()
         if self._file is not None:
             os.close(self._file)
             self._file = None
 
-    def _sync(self, file: int) -> None:
+    def _fdatasync(self, file: int) -> None:
         os.fdatasync(file)
         self._synced_at = time.monotonic()
         self._dirty = False

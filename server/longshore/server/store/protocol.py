@@ -173,7 +173,7 @@ class Generation(Protocol):
         """Note a commit that is durable and that nobody has heard of yet. Never raises an error of the disk."""
         ...
 
-    def settle(self) -> None:
+    def sync(self) -> None:
         """Make durable what was said last. Never raises an error of the disk."""
         ...
 

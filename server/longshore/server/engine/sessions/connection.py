@@ -206,7 +206,7 @@ class Connection:
             if self.begins:
                 group.create_task(self.begun.run())
 
-    async def settled(self) -> None:
+    async def answered(self) -> None:
         """Wait until every report and grant request has its answer."""
         await self.reports.idle()
         await self.grants.idle()

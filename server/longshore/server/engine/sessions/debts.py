@@ -66,7 +66,7 @@ class Debts:
         try:
             while True:
                 try:
-                    await self._settle_accounts()
+                    await self._file_answers()
                     await self._ask()
                 except StoreUnavailable:
                     await asyncio.sleep(_RETRY)
@@ -80,7 +80,7 @@ class Debts:
         finally:
             self._unsubscribe()
 
-    async def _settle_accounts(self) -> None:
+    async def _file_answers(self) -> None:
         while self._answered:
             debt_id, paid = next(iter(self._answered.items()))
             # An unpaid one is put off: asking at once would only ask in vain, and it hides nobody else's meanwhile.

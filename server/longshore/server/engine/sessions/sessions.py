@@ -301,7 +301,7 @@ class Sessions:
     async def _last_words(self, connection: Connection) -> None:
         try:
             async with asyncio.timeout(LAST_WORDS):
-                await connection.settled()
+                await connection.answered()
         except TimeoutError:
             _log.warning("reports_left_behind", session_id=connection.id, reports=len(connection.reports))
 

@@ -20,7 +20,7 @@ class Content:
     `partial` None means that nothing is in the spool yet, and nothing will be if the content stays small. `hashed`
     means that SHA-256 is wanted; it is taken on the way from byte 0 on, and by reading back after a resume.
     `before_file` is awaited before a file is made. Cancelling an await of any method leaves the work behind it running;
-    `settle` waits for it.
+    `drain` waits for it.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Content:
 
     @property
     def crc32c(self) -> int:
-        """CRC32C of all that was taken; right after `settle` only."""
+        """CRC32C of all that was taken; right after `drain` only."""
         if self._partial is not None:
             return self._partial.crc32c
         return int(google_crc32c.value(b"".join(self._gathered)))
@@ -95,7 +95,7 @@ class Content:
             await self._written()
         self._start_write()
 
-    async def settle(self) -> None:
+    async def drain(self) -> None:
         """Wait until everything is written that must be."""
         self._check()
         await self._written()
@@ -109,7 +109,7 @@ class Content:
         return None if self._partial is None else await self._partial.sync()
 
     async def sha256(self) -> bytes:
-        """SHA-256 of all of it, after `settle`."""
+        """SHA-256 of all of it, after `drain`."""
         if self._partial is None:
             return hashlib.sha256(b"".join(self._gathered)).digest()
         if self._digest is not None:
@@ -117,7 +117,7 @@ class Content:
         return await self._partial.sha256()
 
     async def seal(self) -> None:
-        """Make the file durable under its final name, after `settle`. Content that stays in memory needs nothing."""
+        """Make the file durable under its final name, after `drain`. Content that stays in memory needs nothing."""
         if self._partial is not None:
             await self._partial.seal(self._upload_id)
 

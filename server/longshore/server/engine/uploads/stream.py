@@ -320,7 +320,7 @@ class UploadStream:
 
     async def _complete(self, content: Content, size: int, crc32c: int) -> Upload:
         await self._checkpointed()
-        await content.settle()
+        await content.drain()
         self._ledger.check_finish(size, crc32c, arrived=content.offset, arrived_crc=content.crc32c)
         declared = self._upload.size
         if declared is not None and declared != size:
@@ -368,7 +368,7 @@ class UploadStream:
         self._say(_log.warning, "upload_rejected", reason=error.reason)
         # No bytes of the upload may be on their way to the spool any more when the janitor removes what is there.
         with contextlib.suppress(LongshoreError):
-            await content.settle()
+            await content.drain()
         await content.close()
         try:
             await self._keeper.store.run(RejectUpload(upload_id=self._upload.id, connection=self._upload.connection))
@@ -389,7 +389,7 @@ class UploadStream:
     async def _let_go(self, content: Content) -> None:
         try:
             # All of it, whatever one step meets: nothing may touch the file any more when the next connection opens it.
-            for step in (self._checkpointed, content.settle):
+            for step in (self._checkpointed, content.drain):
                 try:
                     await step()
                 except LongshoreError as error:

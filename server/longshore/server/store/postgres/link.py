@@ -1,7 +1,7 @@
 """A connection to PostgreSQL, which is far: statements that nobody waits for are sent along with the next wait.
 
 The connection is in libpq's pipeline mode from its first transaction on. Statements are kept until an answer is wanted
-(`settle`): that is one round trip for all of them, however many. It ends with a Sync, not with a mere Flush, and all is
+(`sync`): that is one round trip for all of them, however many. It ends with a Sync, not with a mere Flush, and all is
 sent in one go: only after a Sync does the database take the connection for idle and end a transaction whose server has
 stopped (`IDLE_TIMEOUT`).
 
@@ -70,12 +70,12 @@ class _Coming:
 
     def rows(self) -> list[Row]:
         if self._rows is None:
-            self._link.settle()
+            self._link.sync()
             self._rows = self._cursor.fetchall()
         return self._rows
 
     def count(self) -> int:
-        self._link.settle()
+        self._link.sync()
         return self._cursor.rowcount
 
     @property
@@ -144,19 +144,19 @@ class PostgresLink(Link):
     def end_snapshot(self) -> None:
         # COMMIT is used because at a ROLLBACK the driver forgets all that is prepared.
         self._send("COMMIT")
-        self.settle()
+        self.sync()
 
     def commit(self) -> None:
         """Commit. Raises CommitUnknown if the connection is lost and the database does not tell what became of it."""
         if self._facts is not None:
             # The transaction's number must be known before its COMMIT is sent.
-            self.settle()
+            self.sync()
         heard: str | None = None
         lost: psycopg.Error | None = None
         try:
             end = self._send("COMMIT")
             try:
-                self.settle()
+                self.sync()
             finally:
                 heard = end.heard
         except psycopg.Error as error:
@@ -184,19 +184,19 @@ class PostgresLink(Link):
         self._facts = None
         self._kept.clear()
         try:
-            self._sync()
+            self._sync_pipeline()
         except psycopg.Error:
             # This is the error of a statement that was still on its way behind the failure.
             if self.connection.closed:
                 raise
         self._send("ROLLBACK", prepare=False)
-        self.settle()
+        self.sync()
         # At a ROLLBACK the driver forgets all that is prepared, and has the database forget it right behind the next
         # statement: that must be none which is prepared anew.
         self._send("SELECT", prepare=False)
-        self.settle()
+        self.sync()
 
-    def settle(self) -> None:
+    def sync(self) -> None:
         if not self._kept:
             return
         kept, self._kept = self._kept, []
@@ -205,7 +205,7 @@ class PostgresLink(Link):
         try:
             for execute in kept:
                 execute()
-            self._sync()
+            self._sync_pipeline()
         except psycopg.errors.DivisionByZero as error:
             raise BatchConflict("rows changed meanwhile") from error
         facts, self._facts = self._facts, None
@@ -214,7 +214,7 @@ class PostgresLink(Link):
             if self._clock is not None:
                 self._clock.heard(now)
 
-    def _sync(self) -> None:
+    def _sync_pipeline(self) -> None:
         if self._pipeline is not None:
             self._pipeline.sync()
 

@@ -96,7 +96,7 @@ class Link:
         version: int = self._cursor.fetchall()[0][0]
         return version
 
-    def settle(self) -> None:
+    def sync(self) -> None:
         """Wait until everything that was sent is answered. Raises the error of a statement that failed."""
 
     # Statements whose answer is waited for ------------------------------------------------------------------------

@@ -153,7 +153,7 @@ class UnitOfWork:
     def _read_clock(self) -> tuple[float, float]:
         if self._time is None:
             # The clock may be the database's, which tells the time when it gives the turn.
-            self.link.settle()
+            self.link.sync()
             self._time = (self.clock.now(), self.clock.ticks())
         return self._time
 

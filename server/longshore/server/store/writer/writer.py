@@ -332,7 +332,7 @@ class Writer:
             self._note(error)
             return
         if self._generation is not None:
-            self._generation.settle()
+            self._generation.sync()
         now = self._clock.ticks()
         if self._writable_since is None or now - began > STALL:
             self._writable_since = now

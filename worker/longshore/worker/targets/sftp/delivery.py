@@ -224,7 +224,7 @@ class SftpDelivery:
                         session.set_handle_owner(destination, uid, gid)
                     if asked.mode is not None:
                         session.set_handle_mode(destination, check_mode(asked.mode))
-                    session.settle()
+                    session.take_answers()
             except TransientError as error:
                 raise CommitLost(error.message) from error
         finally:

@@ -150,7 +150,7 @@ class SftpSession:
             self.abandon_handle(handle)
             raise
         self.close_handle(handle)
-        self.settle()
+        self.take_answers()
         return written
 
     def read_at(self, handle: bytes, offset: int, size: int) -> bytes:
@@ -172,7 +172,7 @@ class SftpSession:
                 self._transport.close()
             self.drain()
 
-    def settle(self) -> None:
+    def take_answers(self) -> None:
         """Take the answers of deferred requests, and raise the first error among them."""
         failed: SftpStatus | None = None
         while self._open:
