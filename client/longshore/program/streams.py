@@ -30,7 +30,7 @@ class OutputLost(Exception):
         return BROKEN_PIPE if self.errno == errno.EPIPE else OUTPUT_LOST
 
 
-class Stream(io.TextIOBase):
+class OutputStream(io.TextIOBase):
     """Writes past Python's own buffer, which would keep what failed and fail again at the exit.
 
     Characters that the encoding lacks are written as escapes. `lossy`: a stream that cannot be written loses lines, and
@@ -111,8 +111,8 @@ def prepare() -> None:
             os.fstat(fd)
         except OSError:
             os.set_inheritable(os.open(os.devnull, os.O_WRONLY if fd == 0 else os.O_RDONLY), True)
-    sys.stdout = Stream(1, encoding=_encoding(sys.stdout), lossy=False)
-    sys.stderr = Stream(2, encoding=_encoding(sys.stderr), lossy=True)
+    sys.stdout = OutputStream(1, encoding=_encoding(sys.stdout), lossy=False)
+    sys.stderr = OutputStream(2, encoding=_encoding(sys.stderr), lossy=True)
 
 
 def _encoding(stream: object) -> str:

@@ -30,7 +30,7 @@ from longshore.server.edge.worker_service import WorkerService
 from longshore.server.engine.dispatch import Dispatcher
 from longshore.server.engine.janitor import Janitor, JanitorSettings
 from longshore.server.engine.outlook import Outlook
-from longshore.server.engine.servers import Servers
+from longshore.server.engine.servers import ServerRegistry
 from longshore.server.engine.sessions.progress import ProgressBoard
 from longshore.server.engine.sessions.sessions import Sessions
 from longshore.server.engine.sessions.small_payloads import SmallPayloads
@@ -46,7 +46,7 @@ from longshore.server.process import grpc_options as transport
 from longshore.server.process import malloc_trim as memory
 from longshore.server.process import openfiles
 from longshore.server.process.child import WorkerChild
-from longshore.server.process.finished_log import Journal
+from longshore.server.process.finished_log import FinishedLog
 from longshore.server.process.grpc_server import steadfast_server
 from longshore.server.process.health import Health
 from longshore.server.process.listeners import Door
@@ -150,9 +150,11 @@ class _Server:
             run_timeout=times.run_timeout, expire_after=times.expire_after, attempt_limit=settings.attempt_limit
         )
         self._here = here
-        self._servers = None if here is None else Servers(store=store, clock=clock, here=here, version=version.VERSION)
+        self._servers = (
+            None if here is None else ServerRegistry(store=store, clock=clock, here=here, version=version.VERSION)
+        )
         self._finished: Counter[State] = Counter()
-        self._journal = Journal(store=store, finished=self._finished)
+        self._finished_log = FinishedLog(store=store, finished=self._finished)
         self._janitor = Janitor(
             store=store,
             spool=spool,

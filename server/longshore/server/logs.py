@@ -16,13 +16,13 @@ from typing import Any, Final, Literal, TextIO, cast
 import structlog
 
 from longshore.program.records import Sentence, TextLines, size, took, where
-from longshore.program.streams import Stream
+from longshore.program.streams import OutputStream
 
 LogFormat = Literal["auto", "json", "text"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 
-class Bulk:
+class BulkLog:
     """Flat records of one event, many at a time: in JSON they are written by one call, without structlog's processors.
 
     Those take 15 µs a record, which three records a task made a sixth of what the server's loop did (bench/noop.py).
@@ -95,7 +95,7 @@ def _stamp() -> str:
     return datetime.now(UTC).isoformat().replace("+00:00", "Z")
 
 
-bulk: Final = Bulk()
+bulk: Final = BulkLog()
 """The process's: `configure` says what it writes to."""
 
 
@@ -170,7 +170,7 @@ def configure(*, style: LogFormat, level: LogLevel) -> None:
     `auto` is text on a terminal, JSON elsewhere.
     """
     as_json = style == "json" or (style == "auto" and not sys.stderr.isatty())
-    sink = cast("TextIO", Stream(2, lossy=True))
+    sink = cast("TextIO", OutputStream(2, lossy=True))
     number = logging.getLevelNamesMapping()[level.upper()]
     shared: list[structlog.types.Processor] = [
         structlog.contextvars.merge_contextvars,

@@ -19,7 +19,7 @@ from longshore.server.store.errors import NotDurable
 from longshore.server.store.postgres import connection as postgres_connection
 from longshore.server.store.postgres import listener
 from longshore.server.store.postgres.clock import DatabaseClock
-from longshore.server.store.postgres.connection import Connection, connect, resolve
+from longshore.server.store.postgres.connection import PostgresConnection, connect, resolve
 from longshore.server.store.postgres.dialect import PostgresStore
 from longshore.server.store.postgres.link import PostgresLink
 from longshore.server.store.protocol import TaskFilter
@@ -224,7 +224,7 @@ async def test_a_commit_that_the_database_carries_out_and_then_ends_is_not_repea
             await fleet.whole()
 
 
-def lost_in_a_crash(cluster: Cluster, url: str) -> Connection:
+def lost_in_a_crash(cluster: Cluster, url: str) -> PostgresConnection:
     """The connection of a transaction that had written, and perhaps sent its COMMIT, but left no trace on disk."""
     connection = connect(url)
     connection.execute("BEGIN")

@@ -11,7 +11,7 @@ import grpc.aio
 import pytest
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from longshore.client.servers.ending import Ending
+from longshore.client.servers.ending import CallEnding
 from longshore.server.model.access import Role
 from longshore.v1 import admin_service_pb2, admin_service_pb2_grpc, task_pb2
 from longshore.v1 import task_service_pb2 as pb
@@ -45,7 +45,7 @@ class Caller:
             push.destination.target = target
         messages = whole(header_of(f"r{next(_numbers)}", spec=spec), CONTENT)
         call: Any = self.tasks.Upload(messages, metadata=self.metadata)
-        ending = Ending(call)
+        ending = CallEnding(call)
         try:
             answer: pb.UploadResponse = await call
         except grpc.aio.AioRpcError as error:

@@ -14,7 +14,7 @@ import grpc
 import grpc.aio
 import pytest
 
-from longshore.client.servers.ending import Ending
+from longshore.client.servers.ending import CallEnding
 from longshore.v1 import task_pb2
 from longshore.v1 import task_service_pb2 as pb
 from longshore.v1 import task_service_pb2_grpc as pb_grpc
@@ -218,7 +218,7 @@ async def test_a_server_that_wakes_after_it_was_finished_elsewhere_takes_no_cred
 ) -> None:
     content, other = CONTENT[:length], OTHER[:length]
     async with sender(apart.servers[0]) as first, sender(apart.servers[1], take_over=True) as second:
-        end = Ending(first.call)
+        end = CallEnding(first.call)
         assert await first.begin() == 0
         await first.send(*chunks(content[: length // 2]))
         apart.servers[0].stop()

@@ -13,7 +13,7 @@ from longshore.worker.errors import OutcomeUnknown, TransientError
 from longshore.worker.file_push.push import settle_push
 from longshore.worker.targets import Settlement
 from longshore.worker.targets.lxd.target import LxdTarget
-from longshore.worker.targets.transport import Endpoint, Timeouts
+from longshore.worker.targets.transport import DaemonEndpoint, Timeouts
 from tests.support.network.tap import Tap
 from tests.support.workers.lxd import LxdDaemon
 from tests.support.workers.pushing import TASK, LxdPlace, Recorder, a_push, deliver
@@ -34,7 +34,7 @@ def tap(lxd: LxdDaemon, tmp_path: Path) -> Iterator[Tap]:
 
 @pytest.fixture
 def place(lxd: LxdDaemon, box: str, tap: Tap) -> Iterator[LxdPlace]:
-    with closing(LxdTarget("t", Endpoint(socket_path=str(tap.path)), timeouts=TIMEOUTS)) as target:
+    with closing(LxdTarget("t", DaemonEndpoint(socket_path=str(tap.path)), timeouts=TIMEOUTS)) as target:
         inside = LxdPlace(lxd, target, box)
         inside.run("rm -rf /root && mkdir /root")
         inside.plant("/root/file", b"old")
@@ -91,7 +91,7 @@ def test_daemon_that_stays_away_leaves_the_question_to_others(
         deliver(place, "/root/file", recorder)
     # Another worker, with another way to the daemon, is told to settle.
     push = a_push(place.instance, "/root/file", b"new", attributes=recorder.grants[0][2].attributes)
-    with closing(LxdTarget("t", Endpoint(socket_path=str(lxd.socket)))) as other:
+    with closing(LxdTarget("t", DaemonEndpoint(socket_path=str(lxd.socket)))) as other:
         outcome = settle_push(push, other, temp=temps_of("/root/file", TASK, 1)[0], method="SFTP")
     assert outcome is Settlement.LANDED
     assert place.read("/root/file") == b"new"

@@ -17,7 +17,7 @@ from longshore.worker.errors import AttemptStopped, NotReadyError, PermanentErro
 from longshore.worker.file_push.push import push_file
 from longshore.worker.targets import Attributes, InstanceChange, InstanceState
 from longshore.worker.targets.lxd.target import LxdTarget
-from longshore.worker.targets.transport import Endpoint, Timeouts
+from longshore.worker.targets.transport import DaemonEndpoint, Timeouts
 from tests.support.workers.lxd import LxdDaemon
 from tests.support.workers.pushing import LxdPlace, Recorder, Seen, a_push, deliver
 
@@ -30,7 +30,7 @@ IMPATIENT = Timeouts(connect_s=5.0, answer_s=2.0, cleanup_s=10.0)
 
 
 def open_lxd(daemon: LxdDaemon, timeouts: Timeouts | None = None, poll_s: float = 0.5) -> closing[LxdTarget]:
-    return closing(LxdTarget("t", Endpoint(socket_path=str(daemon.socket)), timeouts=timeouts, poll_s=poll_s))
+    return closing(LxdTarget("t", DaemonEndpoint(socket_path=str(daemon.socket)), timeouts=timeouts, poll_s=poll_s))
 
 
 @pytest.fixture
@@ -327,7 +327,7 @@ def test_killed_daemon_leaves_the_old_file(lxd_of_my_own: LxdDaemon) -> None:
 
 
 def test_daemon_that_is_not_there() -> None:
-    target = LxdTarget("t", Endpoint(socket_path="/nonexistent/unix.socket"), timeouts=QUICK)
+    target = LxdTarget("t", DaemonEndpoint(socket_path="/nonexistent/unix.socket"), timeouts=QUICK)
     for ask in (target.identity, lambda: target.probe("", "box")):
         with pytest.raises(TransientError) as caught:
             ask()

@@ -12,7 +12,7 @@ from longshore.worker.errors import GrantRefused, PermanentError, StopReason
 from longshore.worker.file_push.push import remove_temps, settle_push
 from longshore.worker.targets import Attributes, Settlement
 from longshore.worker.targets.lxd.target import LxdTarget
-from longshore.worker.targets.transport import Endpoint
+from longshore.worker.targets.transport import DaemonEndpoint
 from tests.support.network.tap import Tap
 from tests.support.workers.lxd import LxdDaemon
 from tests.support.workers.pushing import TASK, LxdPlace, Recorder, a_push, deliver
@@ -31,7 +31,7 @@ def old_daemon(lxd: LxdDaemon) -> Iterator[Tap]:
 
 @pytest.fixture
 def place(lxd: LxdDaemon, box: str, old_daemon: Tap) -> Iterator[LxdPlace]:
-    endpoint = Endpoint(socket_path=str(old_daemon.path))
+    endpoint = DaemonEndpoint(socket_path=str(old_daemon.path))
     with closing(LxdTarget("t", endpoint, allow_files_api=True)) as target:
         inside = LxdPlace(lxd, target, box)
         inside.run("rm -rf /root && mkdir /root")
@@ -40,7 +40,7 @@ def place(lxd: LxdDaemon, box: str, old_daemon: Tap) -> Iterator[LxdPlace]:
 
 def test_without_sftp_and_without_leave_the_task_fails(lxd: LxdDaemon, box: str, old_daemon: Tap) -> None:
     recorder = Recorder(b"new")
-    with closing(LxdTarget("t", Endpoint(socket_path=str(old_daemon.path)))) as target:
+    with closing(LxdTarget("t", DaemonEndpoint(socket_path=str(old_daemon.path)))) as target:
         with pytest.raises(PermanentError, match="allow the files API") as caught:
             deliver(LxdPlace(lxd, target, box), "/root/file", recorder)
         assert caught.value.reason == "NO_SFTP"

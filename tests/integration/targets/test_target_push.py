@@ -23,7 +23,7 @@ from longshore.worker.errors import (
 from longshore.worker.file_push.push import push_file, remove_temps, settle_push
 from longshore.worker.targets import Attributes, DirectorySpec, Settlement, open_target
 from longshore.worker.targets.lxd.target import LxdTarget
-from longshore.worker.targets.transport import Endpoint
+from longshore.worker.targets.transport import DaemonEndpoint
 from tests.support.workers.pushing import TASK, DirectoryPlace, LxdPlace, Place, Recorder, a_push, deliver
 
 
@@ -35,7 +35,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
     else:
         daemon = request.getfixturevalue("lxd")
         instance = request.getfixturevalue("box")
-        opened = LxdTarget("t", Endpoint(socket_path=str(daemon.socket)))
+        opened = LxdTarget("t", DaemonEndpoint(socket_path=str(daemon.socket)))
         inside = LxdPlace(daemon, opened, instance)
         inside.run("rm -rf /root /etc/longshore && mkdir -p /root")
         yield inside

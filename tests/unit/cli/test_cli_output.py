@@ -15,7 +15,7 @@ from rich.progress import Progress
 
 from longshore.client import errors
 from longshore.client.cli.output import render
-from longshore.client.cli.output.display import Figures
+from longshore.client.cli.output.display import FiguresColumn
 from longshore.client.cli.output.exits import ExitCode, as_json, code_for, code_for_tasks, explain
 from longshore.client.cli.output.jsonform import in_one_line, to_json
 from longshore.client.cli.output.wording import words_for
@@ -346,7 +346,7 @@ def test_figures() -> None:
 def test_figures_of_a_bar_are_in_one_system_of_units() -> None:
     now = 0.0
     progress = Progress(get_time=lambda: now, disable=True)
-    figures = Figures()
+    figures = FiguresColumn()
     bytes_ = progress.add_task("", total=300 << 20)
     counted = progress.add_task("", total=40, counts=True)
     unknown = progress.add_task("", total=None)

@@ -10,7 +10,7 @@ from longshore.contract import limits
 from longshore.contract.temps import temps_of
 from longshore.server.edge.messages import translate
 from longshore.server.edge.messages import worker as worker_messages
-from longshore.server.edge.messages.portion import MOST_BYTES, Room, fitting
+from longshore.server.edge.messages.portion import MOST_BYTES, AnswerRoom, fitting
 from longshore.server.edge.status import status_of
 from longshore.server.engine.sessions.messages import (
     Assignment,
@@ -116,12 +116,12 @@ def test_the_largest_task_fits_an_answer_seven_times(work: FilePush | Job) -> No
 
 def test_a_list_ends_before_the_answer_is_too_large() -> None:
     one = translate.task(largest(JOB), attempts=[ATTEMPT] * translate.ATTEMPTS_SHOWN)
-    tasks = fitting([one] * 1000, Room(), at_least=1)
+    tasks = fitting([one] * 1000, AnswerRoom(), at_least=1)
     assert 7 <= len(tasks) < 1000
     answer = pb.ListTasksResponse(tasks=tasks, next_page_token="t" * 200)
     assert RECEIVED // 4 < answer.ByteSize() <= RECEIVED // 2 + 1024
-    assert len(fitting([one], Room(1), at_least=1)) == 1, "a page without a task would never end"
-    assert fitting([one], Room(1)) == []
+    assert len(fitting([one], AnswerRoom(1), at_least=1)) == 1, "a page without a task would never end"
+    assert fitting([one], AnswerRoom(1)) == []
 
 
 def test_the_largest_worker_fits_an_answer() -> None:

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from longshore.server.engine import dispatch
 from longshore.server.engine.dispatch import Dispatcher
-from longshore.server.engine.sessions.connection import Connection, Holding
+from longshore.server.engine.sessions.connection import Holding, WorkerConnection
 from longshore.server.engine.sessions.messages import AttemptRef
 from longshore.server.engine.sessions.progress import ProgressBoard
 from longshore.server.engine.sessions.sessions import Sessions
@@ -87,8 +87,8 @@ class Bench:
         )
         self.dispatcher = Dispatcher(store=store, sessions=self.sessions)
 
-    def connect(self, session_id: str, *, credits: int, holds: int = 0, target: str = "default") -> Connection:
-        connection = Connection(
+    def connect(self, session_id: str, *, credits: int, holds: int = 0, target: str = "default") -> WorkerConnection:
+        connection = WorkerConnection(
             session=session_of(session_id, target=target),
             local=True,
             store=cast("Store", self.store),
@@ -322,7 +322,7 @@ async def test_the_safety_poll_offers_what_is_dry() -> None:
             await bench.store.calm.wait()
 
 
-def hold(connection: Connection, target: str, *numbers: int) -> None:
+def hold(connection: WorkerConnection, target: str, *numbers: int) -> None:
     for number in numbers:
         connection.hold(AttemptRef(f"{target}-{number}", 1), Holding(None, False, False, target))
 

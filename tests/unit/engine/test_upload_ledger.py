@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from longshore.server.engine.uploads.ledger import Ledger
+from longshore.server.engine.uploads.ledger import UploadLedger
 from longshore.server.model.errors import (
     ChunkOutOfOrder,
     CrcMismatch,
@@ -23,11 +23,11 @@ def crc(data: bytes) -> int:
     return int(google_crc32c.value(data))
 
 
-def ledger(*, held: int = 0, size: int | None = None, final: bool = False, content: bytes = CONTENT) -> Ledger:
-    return Ledger(held=held, held_crc=crc(content[:held]), size=size, final=final, chunk_bytes=64)
+def ledger(*, held: int = 0, size: int | None = None, final: bool = False, content: bytes = CONTENT) -> UploadLedger:
+    return UploadLedger(held=held, held_crc=crc(content[:held]), size=size, final=final, chunk_bytes=64)
 
 
-def take(books: Ledger, offset: int, data: bytes) -> bytes:
+def take(books: UploadLedger, offset: int, data: bytes) -> bytes:
     return books.take(offset, crc(data), data)
 
 

@@ -7,7 +7,7 @@ import structlog
 
 from longshore.server.process import malloc_trim as memory
 from longshore.server.process import openfiles
-from longshore.server.process.malloc_trim import GROWTH, PATIENCE, SELDOM, SOON, WORTHWHILE, Memory
+from longshore.server.process.malloc_trim import GROWTH, PATIENCE, SELDOM, SOON, WORTHWHILE, HeapTrimmer
 
 
 class Machine:
@@ -27,10 +27,10 @@ class Machine:
         self.trims += 1
         self.idle = 0
 
-    def made(self) -> Memory:
-        return Memory(trim=self.trim, resident=self.resident, busy=lambda: self.used, clock=lambda: self.now)
+    def made(self) -> HeapTrimmer:
+        return HeapTrimmer(trim=self.trim, resident=self.resident, busy=lambda: self.used, clock=lambda: self.now)
 
-    def looks(self, memory: Memory, *, seconds: float, share: float = 0.0) -> int:
+    def looks(self, memory: HeapTrimmer, *, seconds: float, share: float = 0.0) -> int:
         """Look once a second, with so much of a core in use; answers how many trims there were."""
         before = self.trims
         for _ in range(int(seconds)):

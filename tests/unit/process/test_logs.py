@@ -13,8 +13,8 @@ from typing import TextIO, cast
 import pytest
 import structlog
 
-from longshore.program.streams import Stream
-from longshore.server.logs import CALLERS, Bulk, Sparing
+from longshore.program.streams import OutputStream
+from longshore.server.logs import CALLERS, BulkLog, Sparing
 
 _log = structlog.get_logger("longshore.tasks")
 
@@ -72,8 +72,8 @@ def test_a_full_pipe_holds_whole_lines_and_the_next_says_how_many_were_lost(size
         # One that must not block, as a container's may be: what a write cannot take whole, it would tear.
         fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, 16 * 1024)
         os.set_blocking(fd, False)
-        bulk = Bulk()
-        bulk.sink = cast("TextIO", Stream(fd, lossy=True))
+        bulk = BulkLog()
+        bulk.sink = cast("TextIO", OutputStream(fd, lossy=True))
         bulk.info(_log, "task", [{"number": number, "filler": "x" * size} for number in range(2000)])
         read = b""
         while len(read) < 16 * 1024 and not read.endswith(b"}\n"):

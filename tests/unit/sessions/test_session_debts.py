@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 
 from longshore.server.engine.sessions import debts as session_debts
-from longshore.server.engine.sessions.connection import Connection
+from longshore.server.engine.sessions.connection import WorkerConnection
 from longshore.server.engine.sessions.debts import Debts
 from longshore.server.engine.sessions.fleet import Fleet
 from longshore.server.model.clock import SystemClock
@@ -54,10 +54,10 @@ class Bench:
         store = cast("Store", self.store)
         self.debts = Debts(store=store, fleet=self.fleet, clock=SystemClock(), ask_again=AGAIN)
 
-    def connect(self, session_id: str, target: str = "lxd") -> Connection:
+    def connect(self, session_id: str, target: str = "lxd") -> WorkerConnection:
         session = Session(session_id, "worker", "local", 1, {target: ""}, {}, "", 0.0, 0.0)
         store = cast("Store", self.store)
-        connection = Connection(session=session, local=True, store=store, ticks=0.0, on_room=self.fleet.room)
+        connection = WorkerConnection(session=session, local=True, store=store, ticks=0.0, on_room=self.fleet.room)
         self.fleet.add(connection)
         return connection
 
@@ -77,7 +77,7 @@ def debt(number: int, *, temp: str = "", target: str = "lxd") -> Debt:
     return Debt(f"debt-{number}", Destination(target, "", "c1", "/etc/motd"), f"task-{number}", 2, temp)
 
 
-async def asked(connection: Connection) -> list[str]:
+async def asked(connection: WorkerConnection) -> list[str]:
     """The debts that the worker is told of next."""
     assert await connection.outbox.ready()
     return [order.debt_id for order in connection.outbox.take().debts]

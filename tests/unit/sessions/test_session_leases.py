@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from longshore.server.engine.sessions.connection import Connection
+from longshore.server.engine.sessions.connection import WorkerConnection
 from longshore.server.engine.sessions.leases import LeaseKeeper
 from longshore.server.model.errors import LeaseLost, StoreUnavailable
 from longshore.server.model.task import Session
@@ -46,14 +46,14 @@ class Bench:
     def __init__(self) -> None:
         self.clock = HandClock()
         self.store = LeaseStore()
-        self.connections: list[Connection] = []
+        self.connections: list[WorkerConnection] = []
         self.keeper = LeaseKeeper(
             store=cast("Store", self.store), clock=self.clock, lease=LEASE, connections=lambda: self.connections
         )
 
-    def connect(self, session_id: str, *, epoch: int = 1) -> Connection:
+    def connect(self, session_id: str, *, epoch: int = 1) -> WorkerConnection:
         session = Session(session_id, "worker", "local", epoch, {}, {}, "", 0.0, 0.0)
-        connection = Connection(
+        connection = WorkerConnection(
             session=session,
             local=True,
             store=cast("Store", self.store),
@@ -70,7 +70,7 @@ class Bench:
         await self.keeper._renew()
 
 
-def acked(connection: Connection) -> int | None:
+def acked(connection: WorkerConnection) -> int | None:
     return connection.outbox.take().heartbeat_ack
 
 

@@ -13,7 +13,7 @@ import pytest
 from longshore.worker.errors import AttemptError, PermanentError, Reason, TransientError
 from longshore.worker.targets.classify import TABLE, Row, from_errno, from_exception, from_http, from_sftp
 from longshore.worker.targets.lxd.target import LxdTarget
-from longshore.worker.targets.transport import Endpoint
+from longshore.worker.targets.transport import DaemonEndpoint
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_exceptions_of_sockets_and_tls() -> None:
 
 def test_a_daemon_without_its_socket_is_away_and_not_wrong(tmp_path: Path) -> None:
     # Each restart of a daemon has such a moment; a task that meets it must not fail for good.
-    target = LxdTarget("default", Endpoint(socket_path=str(tmp_path / "unix.socket")))
+    target = LxdTarget("default", DaemonEndpoint(socket_path=str(tmp_path / "unix.socket")))
     try:
         with pytest.raises(TransientError) as raised, target.open("", "web"):
             pass
@@ -130,7 +130,7 @@ def test_a_daemon_without_its_socket_is_away_and_not_wrong(tmp_path: Path) -> No
 def test_a_socket_that_is_not_open_to_us_yet_is_worth_a_retry(tmp_path: Path) -> None:
     # A daemon that starts makes its socket first, and opens it to its group afterwards.
     path = tmp_path / "unix.socket"
-    target = LxdTarget("default", Endpoint(socket_path=str(path)))
+    target = LxdTarget("default", DaemonEndpoint(socket_path=str(path)))
     user = os.geteuid()
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))

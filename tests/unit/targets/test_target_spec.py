@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from longshore.worker.targets.spec import DirectorySpec, LxdSpec, SpecError, TargetSpec, open_target, parse_target
-from longshore.worker.targets.transport import Endpoint
+from longshore.worker.targets.transport import DaemonEndpoint
 
-SOCKET = Endpoint(socket_path="/var/lib/lxd/unix.socket")
+SOCKET = DaemonEndpoint(socket_path="/var/lib/lxd/unix.socket")
 
 
 @pytest.mark.parametrize(
@@ -18,9 +18,11 @@ SOCKET = Endpoint(socket_path="/var/lib/lxd/unix.socket")
         ("i=lxd:/var/lib/lxd/unix.socket?project=web&files_api=allow", LxdSpec("i", SOCKET, "web", True)),
         (
             "far=https://lxd.example:9443?cert=/c+d.crt&key=/k%20.key&server_cert=/s",
-            LxdSpec("far", Endpoint(host="lxd.example", port=9443, cert="/c+d.crt", key="/k .key", server_cert="/s")),
+            LxdSpec(
+                "far", DaemonEndpoint(host="lxd.example", port=9443, cert="/c+d.crt", key="/k .key", server_cert="/s")
+            ),
         ),
-        ("far=https://[::1]/?cert=c&key=k", LxdSpec("far", Endpoint(host="::1", port=8443, cert="c", key="k"))),
+        ("far=https://[::1]/?cert=c&key=k", LxdSpec("far", DaemonEndpoint(host="::1", port=8443, cert="c", key="k"))),
         ("m=directory:/var/lib/machines", DirectorySpec("m", "/var/lib/machines")),
         ("m=directory:/a=b?c", DirectorySpec("m", "/a=b?c")),
     ],
@@ -61,4 +63,4 @@ def test_mistakes_are_named_with_their_remedy(text: str, remedy: str) -> None:
 
 
 def test_address_of_ipv6_is_bracketed() -> None:
-    assert Endpoint(host="::1", port=1).url == "https://[::1]:1"
+    assert DaemonEndpoint(host="::1", port=1).url == "https://[::1]:1"

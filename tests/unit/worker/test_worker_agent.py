@@ -9,7 +9,7 @@ import pytest
 
 from longshore.v1 import worker_service_pb2 as ws
 from longshore.worker.agent.outbox import Outbox
-from longshore.worker.agent.session import Agent, Limits
+from longshore.worker.agent.session import Agent, AgentLimits
 from longshore.worker.attempts import outcomes
 from longshore.worker.attempts.attempt import Attempt
 from longshore.worker.attempts.handlers import Handler, Registry
@@ -22,7 +22,7 @@ from tests.support.servers.fakeserver import job, seconds
 class Bench:
     """An agent with a clock that stands still until it is told, and handlers that end when they are told."""
 
-    limits: Limits = field(default_factory=lambda: Limits(concurrency=4, max_wedged=1, stop_grace=10.0))
+    limits: AgentLimits = field(default_factory=lambda: AgentLimits(concurrency=4, max_wedged=1, stop_grace=10.0))
     now: float = 1000.0
     boot: float = 5000.0
     started: list[Attempt] = field(default_factory=list)

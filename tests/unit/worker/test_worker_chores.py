@@ -13,7 +13,7 @@ import pytest
 from longshore.v1 import worker_service_pb2 as ws
 from longshore.worker.agent.chores import Chores
 from longshore.worker.agent.outbox import Outbox
-from longshore.worker.agent.target_conditions import Conditions
+from longshore.worker.agent.target_conditions import TargetConditions
 from longshore.worker.attempts.mailbox import Mailbox
 from longshore.worker.targets.base import Delivery, no_check
 from longshore.worker.targets.directory.target import DirectoryTarget
@@ -44,7 +44,7 @@ class Bench:
         self.target = HangingTarget(root)
         self.outbox = Outbox()
         targets, mailbox = {"default": self.target}, Mailbox(asyncio.get_running_loop())
-        conditions = Conditions(targets, mailbox=mailbox, outbox=self.outbox)
+        conditions = TargetConditions(targets, mailbox=mailbox, outbox=self.outbox)
         self.chores = Chores(targets, conditions=conditions, mailbox=mailbox, outbox=self.outbox)
 
     def ask(self, number: int) -> None:

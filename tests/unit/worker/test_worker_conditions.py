@@ -10,7 +10,7 @@ import structlog.testing
 
 from longshore.v1 import worker_service_pb2 as ws
 from longshore.worker.agent.outbox import Outbox
-from longshore.worker.agent.target_conditions import Conditions
+from longshore.worker.agent.target_conditions import TargetConditions
 from longshore.worker.attempts.mailbox import Mailbox
 from longshore.worker.targets.directory.target import DirectoryTarget
 
@@ -32,7 +32,7 @@ class Bench:
         self.outbox = Outbox()
         self.targets = {target.name: target for target in targets}
         loop = asyncio.get_running_loop()
-        self.conditions = Conditions(self.targets, mailbox=Mailbox(loop), outbox=self.outbox)
+        self.conditions = TargetConditions(self.targets, mailbox=Mailbox(loop), outbox=self.outbox)
 
     async def hears(self) -> dict[str, str]:
         """The next message: reasons by target."""

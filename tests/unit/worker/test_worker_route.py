@@ -8,14 +8,14 @@ from collections import Counter
 import pytest
 
 from longshore.client.servers.endpoint import Endpoint
-from longshore.worker.agent.route import WELCOME, Route
+from longshore.worker.agent.route import WELCOME, ServerRoute
 
 A, B, C = (Endpoint(host="127.0.0.1", port=port) for port in (1, 2, 3))
 LEASE = 6.0
 
 
 async def test_a_round_asks_each_once() -> None:
-    route = Route([A, B, C])
+    route = ServerRoute([A, B, C])
     for _ in range(3):
         asked = set()
         while True:
@@ -28,12 +28,12 @@ async def test_a_round_asks_each_once() -> None:
 
 
 async def test_workers_begin_anywhere() -> None:
-    first = Counter([await Route([A, B, C]).next() for _ in range(300)])
+    first = Counter([await ServerRoute([A, B, C]).next() for _ in range(300)])
     assert min(first.values()) > 50
 
 
 async def test_after_a_good_connection_every_other_one_is_worth_a_try() -> None:
-    route = Route([A, B])
+    route = ServerRoute([A, B])
     for _ in range(10):
         here = await route.next()
         route.welcomed(here)
@@ -43,7 +43,7 @@ async def test_after_a_good_connection_every_other_one_is_worth_a_try() -> None:
 
 
 async def test_one_server_is_a_round_of_its_own() -> None:
-    route = Route([A])
+    route = ServerRoute([A])
     assert not route.several
     for stood in (True, False):
         assert await route.next() == A
@@ -55,7 +55,7 @@ async def test_one_server_is_a_round_of_its_own() -> None:
 
 
 async def test_the_same_server_may_be_wanted() -> None:
-    route = Route([A, B, C])
+    route = ServerRoute([A, B, C])
     for _ in range(10):
         here = await route.next()
         route.want(here)
@@ -65,7 +65,7 @@ async def test_the_same_server_may_be_wanted() -> None:
 
 
 def test_silence_that_is_everybodys_is_borne_longer_and_longer() -> None:
-    route = Route([A, B])
+    route = ServerRoute([A, B])
     limits = []
     for _ in range(4):
         limits.append(route.silence(LEASE))
@@ -76,7 +76,7 @@ def test_silence_that_is_everybodys_is_borne_longer_and_longer() -> None:
 
 
 async def test_what_is_left_of_the_lease_is_shared_by_those_that_are_left() -> None:
-    route = Route([A, B, C])
+    route = ServerRoute([A, B, C])
     here = await route.next()
     route.ended(here, stood=True)
     assert route.welcome(lease=LEASE, left=5.7, rounds=0) == pytest.approx(1.9)
@@ -90,7 +90,7 @@ async def test_what_is_left_of_the_lease_is_shared_by_those_that_are_left() -> N
 
 
 async def test_chance_leads_to_those_that_are_well() -> None:
-    route = Route([A, B, C])
+    route = ServerRoute([A, B, C])
     found = Counter(route.elsewhere(A) for _ in range(300))
     assert min(found[B], found[C], found[None]) > 50
     route.unreachable(B)

@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperCommand
 
 from longshore.client.cli.output.exits import ExitCode
-from longshore.client.cli.session import Output, Session
+from longshore.client.cli.session import CommandSession, Output
 from longshore.client.errors import LongshoreError
 from longshore.client.values.arguments import text
 from longshore.program.streams import OutputLost
@@ -167,7 +167,7 @@ def command(
 
         @functools.wraps(body)
         def run(**arguments: Any) -> None:
-            session = Session(changes=changes, **{key: arguments.pop(key) for key in _COMMON})
+            session = CommandSession(changes=changes, **{key: arguments.pop(key) for key in _COMMON})
 
             async def checked() -> ExitCode | None:
                 _check_texts(arguments)
@@ -198,7 +198,7 @@ def _check_texts(given: Mapping[str, Any]) -> None:
                 text(_TYPED.get(name) or f"--{name.rstrip('_').replace('_', '-')}", each)
 
 
-def run_body(session: Session, body: Callable[[], Coroutine[Any, Any, ExitCode | None]]) -> ExitCode:
+def run_body(session: CommandSession, body: Callable[[], Coroutine[Any, Any, ExitCode | None]]) -> ExitCode:
     """Run it to its end; every way to end has its exit code and says why."""
     try:
         code = asyncio.run(body())

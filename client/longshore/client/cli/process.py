@@ -34,7 +34,7 @@ def _keep_standard_error_ours() -> None:
         return
     os.dup2(nowhere, 2)
     os.close(nowhere)
-    sys.stderr = streams.Stream(ours, encoding=sys.stderr.encoding, lossy=True)
+    sys.stderr = streams.OutputStream(ours, encoding=sys.stderr.encoding, lossy=True)
 
 
 def _keep_buffers_on_the_heap() -> None:

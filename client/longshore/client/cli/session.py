@@ -39,7 +39,7 @@ class Output(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Session:
+class CommandSession:
     """The options that every command takes, and the two streams it prints to."""
 
     server: str | None

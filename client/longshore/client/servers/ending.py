@@ -15,7 +15,7 @@ _SOON: Final = 1.0
 """Seconds for the server's status to follow a write that failed. Both come from the same end of the call."""
 
 
-class Ending:
+class CallEnding:
     """Remembers the status with which the server ended a call. Make one right after the call, before the first write.
 
     A write that fails because the call has just ended sets the call's status to INTERNAL, "Internal error from Core",

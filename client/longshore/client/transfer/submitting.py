@@ -16,7 +16,7 @@ from google.rpc import status_pb2
 
 from longshore.client.errors import ConfigurationError, LongshoreError, Unavailable, from_status
 from longshore.client.servers.connection import Connection
-from longshore.client.servers.ending import Ending
+from longshore.client.servers.ending import CallEnding
 from longshore.client.servers.patience import OnWait, Patience, may_pass
 from longshore.client.servers.servers import Tour
 from longshore.client.values import arguments
@@ -106,7 +106,7 @@ class Submitting:
         self._exhausted = False
         self._interrupted: BaseException | None = None
         self._call: _Call | None = None
-        self._ending: Ending | None = None
+        self._ending: CallEnding | None = None
         self._connection: Connection | None = None
         self._feeder: asyncio.Task[None] | None = None
         self._refused: LongshoreError | None = None
@@ -223,7 +223,7 @@ class Submitting:
         connection = await self._tour.connection()
         self._unsent = deque(self._waiting)
         self._call = call = connection.tasks.SubmitTasks(metadata=connection.metadata)
-        self._ending = Ending(call)
+        self._ending = CallEnding(call)
         connection.users += 1
         self._connection = connection
         self._feeder = _started(self._feed(call), name="submit_many: feed")

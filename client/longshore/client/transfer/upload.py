@@ -11,7 +11,7 @@ import grpc
 
 from longshore.client.errors import LongshoreError, NotFound, SourceError, Unavailable
 from longshore.client.servers.connection import Connection
-from longshore.client.servers.ending import Ending
+from longshore.client.servers.ending import CallEnding
 from longshore.client.servers.endpoint import Endpoint
 from longshore.client.servers.patience import Patience
 from longshore.client.servers.servers import Tour
@@ -96,7 +96,7 @@ class Uploading:
 
     async def _over(self, connection: Connection) -> pb.UploadResponse:
         call = connection.upload(metadata=connection.metadata)
-        ending = Ending(call)
+        ending = CallEnding(call)
         try:
             offset = await self._admitted(call)
             if offset is not None:

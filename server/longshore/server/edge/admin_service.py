@@ -13,14 +13,14 @@ import structlog
 from longshore.server import version
 from longshore.server.edge.auth.principal import principal
 from longshore.server.edge.messages import fields, translate
-from longshore.server.edge.messages.portion import Room, fitting
+from longshore.server.edge.messages.portion import AnswerRoom, fitting
 from longshore.server.edge.target_figures import REMEMBERED, target_stats
 from longshore.server.engine.servers import ServerFigures
 from longshore.server.engine.sessions.sessions import WorkerFigures
 from longshore.server.engine.target_attempts import TargetAttempts
 from longshore.server.model.clock import Clock
 from longshore.server.model.errors import InvalidField
-from longshore.server.model.remarks import Ended, Problem
+from longshore.server.model.remarks import EndedSession, Problem
 from longshore.server.model.task import Session
 from longshore.server.model.values import Settlement, State
 from longshore.server.store.commands import Bounds, PauseQueue, SettleTask
@@ -83,7 +83,7 @@ class AdminService(pb_grpc.AdminServiceServicer):
             version=version.VERSION,
             finished={state.name: count for state, count in engine.finished.items()},
         )
-        room = Room()
+        room = AnswerRoom()
         servers = [_server(one) for one in await engine.servers()] if engine.servers is not None else []
         targets, queues = await self._targets(figures, sessions), self._queues(figures)
         kinds = sorted(figures.queued_kinds - {kind for session in sessions for kind in session.kinds})
@@ -101,11 +101,11 @@ class AdminService(pb_grpc.AdminServiceServicer):
         after = _position_of(request.page_token) if request.page_token else ("", "")
         problems = await self._problems()
         ended = await self._all_ended() if request.include_ended else ()
-        known: list[tuple[Session, Ended | None]] = [(one, None) for one in await self._store.sessions()]
+        known: list[tuple[Session, EndedSession | None]] = [(one, None) for one in await self._store.sessions()]
         known += [(one.session, one) for one in ended]
         known = sorted((one for one in known if _position(one[0]) > after), key=lambda one: _position(one[0]))
         rows = (self._worker(session, problems.get(session.id, {}), end) for session, end in known)
-        shown = fitting(rows, Room(), at_least=1)
+        shown = fitting(rows, AnswerRoom(), at_least=1)
         more = len(shown) < len(known)
         return pb.ListWorkersResponse(
             workers=shown, next_page_token="/".join(_position(known[len(shown) - 1][0])) if more else ""
@@ -172,11 +172,11 @@ class AdminService(pb_grpc.AdminServiceServicer):
         noted = {session_id: remark.problems for session_id, remark in (await self._store.remarks()).items()}
         return {**noted, **self._engine.problems()}
 
-    async def _all_ended(self) -> Sequence[Ended]:
+    async def _all_ended(self) -> Sequence[EndedSession]:
         last = [one.session_id for one in await self._store.served() if one.named]
         return await self._store.ended_sessions(since=self._engine.clock.now() - REMEMBERED, also=last)
 
-    def _worker(self, session: Session, problems: Mapping[str, Problem], ended: Ended | None) -> pb.Worker:
+    def _worker(self, session: Session, problems: Mapping[str, Problem], ended: EndedSession | None) -> pb.Worker:
         """Make the row of a session. `ended` None means that the session lives."""
         met = (
             pb.TargetProblem(
@@ -185,7 +185,7 @@ class AdminService(pb_grpc.AdminServiceServicer):
             for target, one in sorted(problems.items())
         )
         row = pb.Worker(
-            problems=fitting(met, Room(_PROBLEM_BYTES)),
+            problems=fitting(met, AnswerRoom(_PROBLEM_BYTES)),
             session_id=session.id,
             name=session.worker,
             epoch=session.epoch,

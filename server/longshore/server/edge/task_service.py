@@ -93,7 +93,7 @@ class TaskService(pb_grpc.TaskServiceServicer):
         task = await self._task(request.task_id)
         found = await self._store.attempts_after(task.id, number=request.after, limit=_ATTEMPTS_AT_ONCE + 1)
         listed = [translate.attempt(one) for one in found[:_ATTEMPTS_AT_ONCE]]
-        attempts = portion.fitting(listed, portion.Room(), at_least=1)
+        attempts = portion.fitting(listed, portion.AnswerRoom(), at_least=1)
         return pb.ListAttemptsResponse(attempts=attempts, more=len(attempts) < len(found))
 
     async def WatchTask(self, request: pb.WatchTaskRequest, _context: _Context) -> AsyncIterator[pb.WatchTaskResponse]:

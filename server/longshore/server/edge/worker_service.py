@@ -11,7 +11,7 @@ import grpc.aio
 from longshore.server.edge.auth.guard import looked_at
 from longshore.server.edge.auth.principal import ended_by, principal
 from longshore.server.edge.messages import worker as worker_messages
-from longshore.server.engine.sessions.connection import Connection
+from longshore.server.engine.sessions.connection import WorkerConnection
 from longshore.server.engine.sessions.downloads import download
 from longshore.server.engine.sessions.sessions import Sessions
 from longshore.server.model.errors import InvalidField
@@ -53,7 +53,7 @@ class WorkerService(pb_grpc.WorkerServiceServicer):
         if connection.error is not None:
             raise connection.error
 
-    async def _converse(self, connection: Connection, context: _Context, writer: asyncio.Task[None]) -> None:
+    async def _converse(self, connection: WorkerConnection, context: _Context, writer: asyncio.Task[None]) -> None:
         """Read, while `writer` writes, until the stream or the session is over. Raises what is wrong with a message."""
         reader = asyncio.create_task(self._read(connection, context))
         over = asyncio.create_task(connection.wait_over())
@@ -69,7 +69,7 @@ class WorkerService(pb_grpc.WorkerServiceServicer):
                 task.cancel()
             await asyncio.gather(reader, over, return_exceptions=True)
 
-    async def _read(self, connection: Connection, context: _Context) -> None:
+    async def _read(self, connection: WorkerConnection, context: _Context) -> None:
         while (message := await context.read()) is not grpc.aio.EOF:
             says = worker_messages.worker_says(cast("pb.WorkRequest", message), session_id=connection.id)
             self._sessions.receive(connection, says)
@@ -99,7 +99,7 @@ async def _first(context: _Context) -> pb.WorkRequest | None:
     return None if message is grpc.aio.EOF else cast("pb.WorkRequest", message)
 
 
-async def _write(connection: Connection, context: _Context) -> None:
+async def _write(connection: WorkerConnection, context: _Context) -> None:
     while await connection.outbox.ready() and not connection.over:
         await context.write(worker_messages.server_says(connection.outbox.take(), version=VERSION))
 

@@ -15,7 +15,7 @@ from typing import Final
 
 import structlog
 
-from longshore.server.engine.sessions.connection import Connection, Holding
+from longshore.server.engine.sessions.connection import Holding, WorkerConnection
 from longshore.server.engine.sessions.sessions import Sessions
 from longshore.server.model.errors import StoreUnavailable
 from longshore.server.model.sharing import Shares
@@ -42,7 +42,7 @@ class _Dry:
     refused: frozenset[str]
 
 
-def _offer(connection: Connection, *, contested: bool) -> Offer:
+def _offer(connection: WorkerConnection, *, contested: bool) -> Offer:
     """Offer what the connection could take; not all at once if others have room too."""
     kept_for = connection.kept_for
     room = connection.room
@@ -57,7 +57,7 @@ def _offer(connection: Connection, *, contested: bool) -> Offer:
     )
 
 
-def _refused(connection: Connection, offer: Offer, taken: Iterable[str]) -> frozenset[str]:
+def _refused(connection: WorkerConnection, offer: Offer, taken: Iterable[str]) -> frozenset[str]:
     """Return the targets of which the connection could take no more after this claim."""
     shares = Shares(room=offer.room, kept_for=offer.kept_for)
     for target in taken:
@@ -77,11 +77,11 @@ class Dispatcher:
         self._bell = asyncio.Event()
         self._news = 0
         """Counts what may have made something claimable."""
-        self._dry: dict[Connection, _Dry] = {}
+        self._dry: dict[WorkerConnection, _Dry] = {}
         """Connections that were offered and not filled."""
-        self._emptying: set[Connection] = set()
+        self._emptying: set[WorkerConnection] = set()
         """Connections that are left to finish what they hold, so that a task that must run alone can."""
-        self._doubtful: set[Connection] = set()
+        self._doubtful: set[WorkerConnection] = set()
         """Connections that were offered in a claim whose outcome is not known."""
         self._turn = 0
         self._unsubscribe = store.subscribe(self._on_commit)
@@ -93,7 +93,7 @@ class Dispatcher:
             self._news += 1
             self._bell.set()
 
-    def _on_room(self, connection: Connection) -> None:
+    def _on_room(self, connection: WorkerConnection) -> None:
         # Told for each attempt that ends; once the bell rings, the round that comes looks at everybody.
         if not self._bell.is_set() and connection.room > 0 and not self._is_dry(connection):
             self._bell.set()
@@ -105,7 +105,7 @@ class Dispatcher:
         self._bell.set()
 
     @property
-    def emptying(self) -> Collection[Connection]:
+    def emptying(self) -> Collection[WorkerConnection]:
         """Connections that are left to finish what they hold, so that a task can run alone on one of them."""
         return self._emptying
 
@@ -153,7 +153,7 @@ class Dispatcher:
                 await self._sessions.commits.adopt(connection)
             self._doubtful.discard(connection)
 
-    def _offers(self) -> dict[Connection, Offer]:
+    def _offers(self) -> dict[WorkerConnection, Offer]:
         """Offer what each connection could take, beginning with another one each time."""
         live = self._fleet.connections()
         self._dry = {one: dry for one, dry in self._dry.items() if not one.over}
@@ -163,7 +163,7 @@ class Dispatcher:
         start = self._turn % len(able) if able else 0
         return {one: _offer(one, contested=len(able) > 1) for one in able[start:] + able[:start]}
 
-    def _is_dry(self, connection: Connection) -> bool:
+    def _is_dry(self, connection: WorkerConnection) -> bool:
         dry = self._dry.get(connection)
         if dry is None or dry.news != self._news:
             return False
@@ -171,13 +171,13 @@ class Dispatcher:
         shares = connection.shares
         return not any(shares.of(target) for target in dry.refused)
 
-    def _is_able(self, connection: Connection) -> bool:
+    def _is_able(self, connection: WorkerConnection) -> bool:
         if connection.room < 1 or self._is_dry(connection):
             return False
         # One that is being emptied is offered when the store too knows it to hold nothing.
         return connection not in self._emptying or not connection.held
 
-    def _learn(self, offered: dict[Connection, Offer], claims: Claims, news: int) -> None:
+    def _learn(self, offered: dict[WorkerConnection, Offer], claims: Claims, news: int) -> None:
         taken: defaultdict[str, list[str]] = defaultdict(list)
         alone: set[str] = set()
         for session_id, task in claims.taken:
@@ -193,7 +193,7 @@ class Dispatcher:
         if claims.solo_waiting:
             self._leave_one_to_empty([one for one in offered if one.id in claims.solo_waiting])
 
-    def _leave_one_to_empty(self, candidates: list[Connection]) -> None:
+    def _leave_one_to_empty(self, candidates: list[WorkerConnection]) -> None:
         """Choose the connection that holds least, unless one that could serve the same targets is being emptied."""
         taken = {target for one in self._emptying for target in one.session.targets}
         if self._emptying and not taken:

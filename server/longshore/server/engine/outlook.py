@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
-from longshore.server.engine.sessions.connection import Connection
+from longshore.server.engine.sessions.connection import WorkerConnection
 from longshore.server.engine.sessions.fleet import Fleet
 from longshore.server.model.clock import Clock
 from longshore.server.model.errors import StoreUnavailable
@@ -36,7 +36,7 @@ class Outlook:
         clock: Clock,
         instance_limit: int,
         target_limit: int,
-        emptying: Callable[[], Collection[Connection]] = tuple,
+        emptying: Callable[[], Collection[WorkerConnection]] = tuple,
     ) -> None:
         self._store = store
         self._fleet = fleet
@@ -156,7 +156,7 @@ def _instance_of(task: Task) -> InstanceKey:
     return InstanceKey(submission.target, submission.project, submission.instance)
 
 
-def _connected(session: Session, connection: Connection, *, emptying: bool) -> Crew:
+def _connected(session: Session, connection: WorkerConnection, *, emptying: bool) -> Crew:
     """Make the crew of a session whose connection is here, of what its worker said last."""
     hindrance = Hindrance.NONE
     if connection.draining or connection.leaving:

@@ -35,7 +35,7 @@ class ServerFigures:
     problem: str
 
 
-class Servers:
+class ServerRegistry:
     """Announces this server to those of its database, and knows the others. Call `announce` once before others may need
     it, then `run` until cancelled, and `leave` at a clean end."""
 

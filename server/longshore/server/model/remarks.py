@@ -28,7 +28,7 @@ class Remark:
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class EndedSession:
     """A session that is over: when, in wall-clock seconds, and how."""
 
     session: Session

@@ -20,7 +20,7 @@ _NAMES: Final = ("", *(state.name for state in State))
 _LEVELS: Final = {State.FAILED: logging.WARNING, State.EXPIRED: logging.WARNING}
 
 
-class Journal:
+class FinishedLog:
     """Listens to commits. Nothing is logged that is not durable."""
 
     def __init__(self, *, store: Store, finished: Counter[State]) -> None:

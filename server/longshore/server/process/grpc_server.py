@@ -56,7 +56,7 @@ class _Handlers(grpc.GenericRpcHandler):
 
 
 class _Calls(_cygrpc.AioServer):  # type: ignore[misc]
-    """Takes the calls itself until a path cannot be decoded, and afterwards through one `_Taker` after another."""
+    """Takes the calls itself until a path cannot be decoded, and afterwards through one `_CallLoop` after another."""
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
@@ -97,7 +97,7 @@ class _Calls(_cygrpc.AioServer):  # type: ignore[misc]
         # 0.7 ms for each such path, of which the next call waits for one.
         while self.is_running():
             self._answer_the_last()
-            await _Taker(self, *self._arguments).run(self._handlers)
+            await _CallLoop(self, *self._arguments).run(self._handlers)
 
     def _answer_the_last(self) -> None:
         """Answer the call whose path was not UTF-8 as one for an unknown method."""
@@ -111,7 +111,7 @@ class _Calls(_cygrpc.AioServer):  # type: ignore[misc]
         answered.add_done_callback(self._answering.discard)
 
 
-class _Taker(_cygrpc.AioServer):  # type: ignore[misc]
+class _CallLoop(_cygrpc.AioServer):  # type: ignore[misc]
     """Another loop that takes the calls of a server. It listens nowhere."""
 
     def __init__(self, calls: _Calls, *arguments: Any) -> None:

@@ -9,7 +9,7 @@ from typing import Final, NamedTuple, Protocol, TypeVar, overload
 
 from longshore.server.model.access import Token
 from longshore.server.model.records import record
-from longshore.server.model.remarks import Ended, Remark, Served
+from longshore.server.model.remarks import EndedSession, Remark, Served
 from longshore.server.model.servers import Home, Server
 from longshore.server.model.task import Attempt, Debt, Destination, Payload, Session, Task, Upload
 from longshore.server.model.values import State
@@ -309,7 +309,7 @@ class Store(Protocol):
         """Targets that a session has stopped to serve."""
         ...
 
-    async def ended_sessions(self, *, since: float, also: Iterable[str] = ()) -> Sequence[Ended]:
+    async def ended_sessions(self, *, since: float, also: Iterable[str] = ()) -> Sequence[EndedSession]:
         """Sessions that ended at `since` or later, the newest thousand, and those of `also` that have ended."""
 
     async def restored(self) -> Restore | None:

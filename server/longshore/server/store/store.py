@@ -9,7 +9,7 @@ from typing import Any, Final, TypeVar
 from longshore.server.model.access import Token
 from longshore.server.model.clock import Clock
 from longshore.server.model.events import Policy
-from longshore.server.model.remarks import Ended, Remark, Served
+from longshore.server.model.remarks import EndedSession, Remark, Served
 from longshore.server.model.servers import Home, Server
 from longshore.server.model.task import Attempt, Debt, Destination, Payload, Session, Task, Upload
 from longshore.server.store.commands import Command
@@ -209,7 +209,7 @@ class SQLStore:
     async def served(self) -> Sequence[Served]:
         return await self._readers.read(remarks.all_served_named)
 
-    async def ended_sessions(self, *, since: float, also: Iterable[str] = ()) -> Sequence[Ended]:
+    async def ended_sessions(self, *, since: float, also: Iterable[str] = ()) -> Sequence[EndedSession]:
         return await self._readers.read(remarks.ended_sessions, since, tuple(also))
 
     async def restored(self) -> Restore | None:

@@ -15,7 +15,7 @@ import structlog
 
 from longshore.v1 import worker_service_pb2 as ws
 from longshore.worker.agent.outbox import Outbox
-from longshore.worker.agent.target_conditions import Conditions
+from longshore.worker.agent.target_conditions import TargetConditions
 from longshore.worker.attempts.mailbox import Mailbox
 from longshore.worker.attempts.threads import Threads
 from longshore.worker.errors import AttemptError
@@ -32,7 +32,7 @@ class Chores:
     """Belongs to the agent's loop; the work is done in threads and comes back through the mailbox."""
 
     def __init__(
-        self, targets: Mapping[str, Target], *, conditions: Conditions, mailbox: Mailbox, outbox: Outbox
+        self, targets: Mapping[str, Target], *, conditions: TargetConditions, mailbox: Mailbox, outbox: Outbox
     ) -> None:
         self._targets = targets
         self._conditions = conditions

@@ -18,7 +18,7 @@ from longshore.client.errors import (
     Unavailable,
 )
 from longshore.client.servers.access import Access, explain
-from longshore.client.servers.ending import Ending
+from longshore.client.servers.ending import CallEnding
 from longshore.client.servers.endpoint import Endpoint
 from longshore.v1 import worker_service_pb2 as ws
 from longshore.v1 import worker_service_pb2_grpc as ws_grpc
@@ -28,7 +28,7 @@ _FAREWELL_S: Final = 3.0
 """Seconds for the server to end the stream after a goodbye."""
 
 
-class Connection:
+class ServerConnection:
     """Speaks to one server. `received` is called for each message, in order, and must not block."""
 
     def __init__(
@@ -72,7 +72,7 @@ class Connection:
         patience: float,
     ) -> None:
         call = ws_grpc.WorkerServiceStub(channel).Work(metadata=self._access.metadata(self._endpoint))
-        ending = Ending(call)
+        ending = CallEnding(call)
         try:
             async with asyncio.timeout(patience):
                 await call.write(hello)

@@ -15,9 +15,9 @@ from longshore.client.errors import LongshoreError, Unavailable
 from longshore.client.servers.access import Access, connected
 from longshore.client.servers.endpoint import Endpoint
 from longshore.v1 import worker_service_pb2 as ws
-from longshore.worker.agent.connection import Connection, is_fatal
+from longshore.worker.agent.connection import ServerConnection, is_fatal
 from longshore.worker.agent.outbox import Outbox
-from longshore.worker.agent.route import Route
+from longshore.worker.agent.route import ServerRoute
 from longshore.worker.agent.session import Agent
 
 _log: Final = structlog.stdlib.get_logger("longshore.worker")
@@ -32,13 +32,13 @@ _LOOK_S: Final = 0.1
 _CONNECT_S: Final = 3.0
 
 
-class Link:
+class ServerLink:
     """One connection after the other, until the goodbye is said."""
 
     def __init__(
         self,
         *,
-        route: Route,
+        route: ServerRoute,
         access: Access,
         agent: Agent,
         outbox: Outbox,
@@ -55,7 +55,7 @@ class Link:
         self._welcomed = welcomed
         self._rehome = rehome
         self._endpoint: Endpoint | None = None
-        self._connection: Connection | None = None
+        self._connection: ServerConnection | None = None
         self._prepared: tuple[Endpoint, grpc.aio.Channel] | None = None
         self._moving = False
         self._cut = asyncio.Event()
@@ -146,7 +146,7 @@ class Link:
         channel = prepared[1] if prepared is not None and prepared[0] == endpoint else None
         if prepared is not None and channel is None:
             await prepared[1].close()
-        connection = self._connection = Connection(endpoint, self._access, self._outbox, channel=channel)
+        connection = self._connection = ServerConnection(endpoint, self._access, self._outbox, channel=channel)
         lease = self._agent.lease if self._ever else None
         patience = self._route.welcome(lease=lease, left=self._agent.lease_left, rounds=rounds)
 
@@ -174,7 +174,7 @@ class Link:
             self._connection = None
             self._agent.disconnected()
 
-    async def _listen(self, connection: Connection) -> None:
+    async def _listen(self, connection: ServerConnection) -> None:
         """End a connection whose heartbeats nobody acknowledges, while there is another server to go to."""
         began = time.monotonic()
         while True:

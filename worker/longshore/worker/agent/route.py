@@ -16,7 +16,7 @@ _FIRST_WELCOME: Final = 5.0
 """The same before there is a lease, while there are other servers to ask."""
 
 
-class Route:
+class ServerRoute:
     """Goes round the servers, from a random one on: each once, then it is time for a pause."""
 
     def __init__(self, given: Sequence[Endpoint], *, chance: Callable[[], float] = random.random) -> None:

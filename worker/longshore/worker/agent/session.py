@@ -56,7 +56,7 @@ class Outside(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class AgentLimits:
     """The limits say how much runs at once, and how long the agent waits, in seconds."""
 
     concurrency: int = 8
@@ -73,7 +73,7 @@ class Agent:
         self,
         *,
         registry: Registry,
-        limits: Limits,
+        limits: AgentLimits,
         mailbox: Mailbox,
         outbox: Outbox,
         outside: Outside,

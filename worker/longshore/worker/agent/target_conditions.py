@@ -29,7 +29,7 @@ class _Answer:
     error: AttemptError | None = None
 
 
-class Conditions:
+class TargetConditions:
     """Asks daemons who they are, each in a thread of its own. `known`, `tell` and `doubt` are for the agent's loop."""
 
     def __init__(self, targets: Mapping[str, Target], *, mailbox: Mailbox, outbox: Outbox) -> None:

@@ -12,7 +12,7 @@ import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from longshore.program.records import Sentence, TextLines, took, where
-from longshore.program.streams import Stream
+from longshore.program.streams import OutputStream
 
 
 class LogFormat(StrEnum):
@@ -53,7 +53,7 @@ def configure(*, worker: str, style: LogFormat = LogFormat.AUTO, level: str = "i
             *last,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
-        logger_factory=structlog.WriteLoggerFactory(file=cast("TextIO", Stream(2, lossy=True))),
+        logger_factory=structlog.WriteLoggerFactory(file=cast("TextIO", OutputStream(2, lossy=True))),
         cache_logger_on_first_use=True,
     )
 

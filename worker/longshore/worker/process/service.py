@@ -23,11 +23,11 @@ from longshore.program import signals
 from longshore.v1 import worker_service_pb2 as ws
 from longshore.worker.agent.chores import Chores
 from longshore.worker.agent.earlier_sessions import Slot
-from longshore.worker.agent.link import Link
+from longshore.worker.agent.link import ServerLink
 from longshore.worker.agent.outbox import Outbox
-from longshore.worker.agent.route import Route
-from longshore.worker.agent.session import Agent, Limits
-from longshore.worker.agent.target_conditions import Conditions
+from longshore.worker.agent.route import ServerRoute
+from longshore.worker.agent.session import Agent, AgentLimits
+from longshore.worker.agent.target_conditions import TargetConditions
 from longshore.worker.attempts.context import Surroundings
 from longshore.worker.attempts.handlers import Registry
 from longshore.worker.attempts.mailbox import Mailbox
@@ -88,7 +88,7 @@ class Worker:
         self._access = Access(tls=self._config.tls or find_tls(), token=lambda: self._shown)
         self._access.check(self._servers)
         self._agent: Agent | None = None
-        self._link: Link | None = None
+        self._link: ServerLink | None = None
         self._stops = 0
         self._signalled: float | None = None
         self.session_id: Final = str(uuid.uuid4())
@@ -174,9 +174,9 @@ class Worker:
         folder.sweep(slot.dead_sessions)
         targets: dict[str, Target] = {spec.name: open_target(spec) for spec in self._specs}
         mailbox, outbox = Mailbox(asyncio.get_running_loop()), Outbox()
-        conditions = Conditions(targets, mailbox=mailbox, outbox=outbox)
+        conditions = TargetConditions(targets, mailbox=mailbox, outbox=outbox)
         chores = Chores(targets, conditions=conditions, mailbox=mailbox, outbox=outbox)
-        limits = Limits(
+        limits = AgentLimits(
             concurrency=self._config.concurrency,
             max_wedged=self._config.max_wedged or 0,
             stop_grace=self._config.stop_grace,
@@ -189,8 +189,8 @@ class Worker:
         around = Surroundings(downloads=downloads, folder=folder, threads=threads, targets=targets)
         runner = Runner(around, agent.ended)
         agent.attach(runner)
-        link = self._link = Link(
-            route=Route(self._servers),
+        link = self._link = ServerLink(
+            route=ServerRoute(self._servers),
             access=self._access,
             agent=agent,
             outbox=outbox,
@@ -216,7 +216,7 @@ class Worker:
         _log.info("worker_left", code=int(ended), said_goodbye=said_goodbye)
         return ended
 
-    async def _go(self, agent: Agent, link: Link, conditions: Conditions) -> bool:
+    async def _go(self, agent: Agent, link: ServerLink, conditions: TargetConditions) -> bool:
         tasks = (
             asyncio.create_task(self._leave_when_done(agent), name="leave"),
             asyncio.create_task(link.run(), name="link"),
@@ -250,7 +250,7 @@ class Worker:
             _log.error("worker_gave_up", attempts=[f"{task}/{number}" for task, number in agent.give_up()])
         await _wait(agent.finished, _ACKNOWLEDGE_S)
 
-    def _hello(self, agent: Agent, slot: Slot, conditions: Conditions) -> ws.Hello:
+    def _hello(self, agent: Agent, slot: Slot, conditions: TargetConditions) -> ws.Hello:
         self._read_token()
         known = conditions.known()
         return ws.Hello(
@@ -296,7 +296,7 @@ async def _tick(agent: Agent) -> None:
         agent.tick()
 
 
-async def _learn(conditions: Conditions) -> None:
+async def _learn(conditions: TargetConditions) -> None:
     """Give targets a while to say who they are, so that the first hello has it."""
     learned = asyncio.Event()
     conditions.on_identity(learned.set)
@@ -308,7 +308,7 @@ async def _learn(conditions: Conditions) -> None:
     conditions.fell_silent(_IDENTITY_S)
 
 
-async def _keep_learning(conditions: Conditions, link: Link) -> None:
+async def _keep_learning(conditions: TargetConditions, link: ServerLink) -> None:
     """A target that was down at the start is announced with its identity as soon as it has one."""
     conditions.on_identity(link.renew)
     while True:

@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlsplit
 
 from longshore.contract.names import wrong_name
 from longshore.worker.targets.base import Target
-from longshore.worker.targets.transport import Endpoint, Timeouts
+from longshore.worker.targets.transport import DaemonEndpoint, Timeouts
 
 _SUN_PATH_MAX: Final = 107
 _DEFAULT_PORT: Final = 8443
@@ -34,7 +34,7 @@ class LxdSpec:
     """An LXD or Incus daemon."""
 
     name: str
-    endpoint: Endpoint
+    endpoint: DaemonEndpoint
     project: str = ""
     allow_files_api: bool = False
 
@@ -100,7 +100,7 @@ def _socket(text: str, name: str, rest: str) -> LxdSpec:
             f"--target {text!r}: the socket's path is longer than {_SUN_PATH_MAX} bytes, which no socket can have"
         )
     options = _options(text, query, _SOCKET_OPTIONS)
-    return LxdSpec(name, Endpoint(socket_path=path), options.get("project", ""), _files_api(text, options))
+    return LxdSpec(name, DaemonEndpoint(socket_path=path), options.get("project", ""), _files_api(text, options))
 
 
 def _https(text: str, name: str, where: str) -> LxdSpec:
@@ -114,7 +114,7 @@ def _https(text: str, name: str, where: str) -> LxdSpec:
     options = _options(text, url.query, _TLS_OPTIONS)
     if not options.get("cert") or not options.get("key"):
         raise SpecError(f"--target {text!r}: the daemon knows a worker by its certificate: add ?cert=FILE&key=FILE")
-    endpoint = Endpoint(
+    endpoint = DaemonEndpoint(
         host=host, port=port, cert=options["cert"], key=options["key"], server_cert=options.get("server_cert", "")
     )
     return LxdSpec(name, endpoint, options.get("project", ""), _files_api(text, options))

@@ -46,7 +46,7 @@ class Timeouts:
 
 
 @dataclass(frozen=True, slots=True)
-class Endpoint:
+class DaemonEndpoint:
     """A daemon listens at `socket_path`, or else at `host` and `port` with TLS."""
 
     socket_path: str = ""
@@ -215,7 +215,7 @@ def _drop(parts: list[memoryview], count: int) -> list[memoryview]:
     return [parts[0][count:], *parts[1:]] if parts else parts
 
 
-def connect(endpoint: Endpoint, timeouts: Timeouts, *, check: Callable[[], None] = no_check) -> Transport:
+def connect(endpoint: DaemonEndpoint, timeouts: Timeouts, *, check: Callable[[], None] = no_check) -> Transport:
     """Connect to a daemon and finish TLS."""
     if endpoint.socket_path:
         sock = socket.socket(socket.AF_UNIX)
@@ -251,7 +251,7 @@ def public_authorities() -> str:
     return ssl.get_default_verify_paths().cafile or DEFAULT_CA_BUNDLE_PATH
 
 
-def tls_context(endpoint: Endpoint) -> ssl.SSLContext:
+def tls_context(endpoint: DaemonEndpoint) -> ssl.SSLContext:
     """The client's side of TLS: our certificate, and theirs pinned or vouched for."""
     context = ssl.create_default_context(cafile=public_authorities())
     context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -264,7 +264,7 @@ def tls_context(endpoint: Endpoint) -> ssl.SSLContext:
     return context
 
 
-def verify_pin(endpoint: Endpoint, tls: ssl.SSLSocket) -> None:
+def verify_pin(endpoint: DaemonEndpoint, tls: ssl.SSLSocket) -> None:
     """Raise `PinMismatch` unless the peer shows the pinned certificate."""
     if not endpoint.server_cert:
         return

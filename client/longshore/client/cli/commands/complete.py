@@ -12,7 +12,7 @@ import typer
 
 from longshore.client.aio import AsyncClient
 from longshore.client.cli.output import render
-from longshore.client.cli.session import Session
+from longshore.client.cli.session import CommandSession
 from longshore.client.errors import LongshoreError
 from longshore.client.values.specs import STATE_NAMES
 from longshore.v1 import admin_service_pb2, task_pb2
@@ -119,7 +119,7 @@ def _offer(
 ) -> list[Offer]:
     async def within() -> Iterable[Offer]:
         given = context.params
-        session = Session(
+        session = CommandSession(
             server=given.get("server"),
             tls=bool(given.get("tls")),
             tls_ca=given.get("tls_ca"),

@@ -10,7 +10,7 @@ import typer
 from longshore.client.cli.command import command
 from longshore.client.cli.commands import complete, ids
 from longshore.client.cli.output import render
-from longshore.client.cli.session import Output, Session
+from longshore.client.cli.session import CommandSession, Output
 from longshore.client.errors import ConfigurationError
 from longshore.v1 import admin_service_pb2
 
@@ -40,7 +40,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands."""
 
     @command(app, panel=_PANEL)
-    async def stats(session: Session) -> None:
+    async def stats(session: CommandSession) -> None:
         """Show figures of queues, targets and the spool, and what is wrong.
 
         PARKED tasks wait until their instance is there or runs. DEBTS are temporary files of lost attempts: the next
@@ -56,7 +56,7 @@ def register(app: typer.Typer) -> None:
 
     @command(app, panel=_PANEL)
     async def workers(
-        session: Session,
+        session: CommandSession,
         all_of_them: Annotated[
             bool,
             typer.Option(
@@ -80,7 +80,7 @@ def register(app: typer.Typer) -> None:
 
     @command(app, panel=_PANEL, changes=True)
     async def drain(
-        session: Session,
+        session: CommandSession,
         worker: Annotated[
             str,
             typer.Argument(
@@ -99,7 +99,7 @@ def register(app: typer.Typer) -> None:
 
     @command(app, panel=_PANEL, changes=True)
     async def pause(
-        session: Session,
+        session: CommandSession,
         queue: QueueName,
         create: Annotated[
             bool, typer.Option("--create", help="Make the queue if it is not there: its first tasks wait then.")
@@ -114,7 +114,7 @@ def register(app: typer.Typer) -> None:
         session.say(f"queue {queue} is paused; `longshore resume {queue}` starts it again")
 
     @command(app, panel=_PANEL, changes=True)
-    async def resume(session: Session, queue: QueueName) -> None:
+    async def resume(session: CommandSession, queue: QueueName) -> None:
         """Start tasks of a queue again."""
         async with session.client() as client:
             await client.resume_queue(queue)
@@ -122,7 +122,7 @@ def register(app: typer.Typer) -> None:
 
     @command(app, panel=_PANEL, changes=True)
     async def settle(
-        session: Session,
+        session: CommandSession,
         task: Annotated[
             str,
             typer.Argument(

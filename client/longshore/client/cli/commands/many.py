@@ -10,7 +10,7 @@ from typing import Final
 from longshore.client.aio import AsyncClient
 from longshore.client.cli.output import render
 from longshore.client.cli.output.exits import ExitCode, code_for
-from longshore.client.cli.session import Output, Session
+from longshore.client.cli.session import CommandSession, Output
 from longshore.client.errors import LongshoreError
 from longshore.v1 import task_pb2
 
@@ -20,10 +20,10 @@ _LOOK: Final = 0.5
 """Seconds to wait for the progress of a running task. A server says at once what it knows."""
 
 
-class Each:
+class ForEachId:
     """The same for each of these ids. One that the server refuses is told, and stops none of the others."""
 
-    def __init__(self, session: Session, texts: Sequence[str], *, nothing: str) -> None:
+    def __init__(self, session: CommandSession, texts: Sequence[str], *, nothing: str) -> None:
         self._session: Final = session
         self._nothing: Final = nothing
         self.texts: Final = texts
@@ -46,13 +46,13 @@ class Each:
         return first
 
 
-class Listed:
+class ListOutput:
     """A list on its way to the output: at once what programs read, and a table in as few pieces as memory allows.
 
     `limit` 0: all.
     """
 
-    def __init__(self, session: Session, *, limit: int) -> None:
+    def __init__(self, session: CommandSession, *, limit: int) -> None:
         self._session: Final = session
         self._limit: Final = limit
         self._rows: list[task_pb2.Task] = []

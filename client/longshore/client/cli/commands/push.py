@@ -24,7 +24,7 @@ from longshore.client.cli.output import render
 from longshore.client.cli.output.display import Display
 from longshore.client.cli.output.exits import ExitCode, code_for_tasks
 from longshore.client.cli.output.jsonform import in_one_line
-from longshore.client.cli.session import Session
+from longshore.client.cli.session import CommandSession
 from longshore.client.cli.waiting import Waits, told_why
 from longshore.client.errors import ConfigurationError, LongshoreError, SourceError, WaitTimedOut
 from longshore.client.runtime.together import all_of
@@ -42,7 +42,7 @@ _AT_ONCE: Final = 4
 """Uploads under way at the same time; more would only share the same disk and the same connection."""
 
 
-class WhenStopped(StrEnum):
+class WhenStoppedOption(StrEnum):
     """What to do when the instance is not running."""
 
     DELIVER = "deliver"
@@ -50,7 +50,7 @@ class WhenStopped(StrEnum):
     FAIL = "fail"
 
 
-class WhenAbsent(StrEnum):
+class WhenAbsentOption(StrEnum):
     """What to do when the instance does not exist."""
 
     FAIL = "fail"
@@ -89,7 +89,7 @@ def register(app: typer.Typer) -> None:
 
     @command(app, panel="Deliver", changes=True)
     async def push(
-        session: Session,
+        session: CommandSession,
         files: Annotated[
             list[str],
             typer.Argument(
@@ -151,13 +151,13 @@ def register(app: typer.Typer) -> None:
             typer.Option("--no-replace", help="Fail if the file exists.", rich_help_panel=options.DELIVERY),
         ] = False,
         when_stopped: Annotated[
-            WhenStopped,
+            WhenStoppedOption,
             typer.Option(help="When the instance is not running.", rich_help_panel=options.DELIVERY),
-        ] = WhenStopped.DELIVER,
+        ] = WhenStoppedOption.DELIVER,
         when_absent: Annotated[
-            WhenAbsent,
+            WhenAbsentOption,
             typer.Option(help="When the instance does not exist.", rich_help_panel=options.DELIVERY),
-        ] = WhenAbsent.FAIL,
+        ] = WhenAbsentOption.FAIL,
         read_back: Annotated[
             bool,
             typer.Option(
@@ -242,7 +242,7 @@ def register(app: typer.Typer) -> None:
 
 
 async def deliver(
-    session: Session,
+    session: CommandSession,
     plans: list[Plan],
     *,
     sha256: bytes | Literal["compute"] | None,
@@ -290,7 +290,7 @@ def check_timeout(within: float | None, *, wait: bool) -> None:
 
 
 async def after_acceptance(
-    session: Session,
+    session: CommandSession,
     client: AsyncClient,
     waits: Waits,
     tasks: list[task_pb2.Task],
@@ -339,7 +339,9 @@ async def as_it_is(client: AsyncClient, task: task_pb2.Task) -> task_pb2.Task:
         return task
 
 
-def code_after(session: Session, tasks: Sequence[task_pb2.Task], *, wait: bool, within: float | None) -> ExitCode:
+def code_after(
+    session: CommandSession, tasks: Sequence[task_pb2.Task], *, wait: bool, within: float | None
+) -> ExitCode:
     """The exit code for these tasks, which were waited for or not; what is not done is told with what to do."""
     left = [task for task in tasks if not task.done]
     if not wait or not left or within is None:
@@ -415,8 +417,11 @@ def _is_destination(text: str) -> bool:
 
 
 _WHEN_STOPPED: Final = {
-    WhenStopped.DELIVER: task_pb2.WHEN_STOPPED_DELIVER,
-    WhenStopped.WAIT: task_pb2.WHEN_STOPPED_WAIT,
-    WhenStopped.FAIL: task_pb2.WHEN_STOPPED_FAIL,
+    WhenStoppedOption.DELIVER: task_pb2.WHEN_STOPPED_DELIVER,
+    WhenStoppedOption.WAIT: task_pb2.WHEN_STOPPED_WAIT,
+    WhenStoppedOption.FAIL: task_pb2.WHEN_STOPPED_FAIL,
 }
-_WHEN_ABSENT: Final = {WhenAbsent.FAIL: task_pb2.WHEN_ABSENT_FAIL, WhenAbsent.WAIT: task_pb2.WHEN_ABSENT_WAIT}
+_WHEN_ABSENT: Final = {
+    WhenAbsentOption.FAIL: task_pb2.WHEN_ABSENT_FAIL,
+    WhenAbsentOption.WAIT: task_pb2.WHEN_ABSENT_WAIT,
+}

@@ -7,13 +7,13 @@ import stat
 import sys
 import tempfile
 
-from longshore.client.cli.session import Session
+from longshore.client.cli.session import CommandSession
 from longshore.client.errors import SourceError
 from longshore.client.transfer.content import Content
 from longshore.client.transfer.pieces import drawn
 
 
-def stdin_content(session: Session) -> Content:
+def stdin_content(session: CommandSession) -> Content:
     """A file that was redirected is read where it is. Anything else is drawn as it comes, and kept for a resume."""
     if sys.stdin is None:
         raise SourceError("standard input is closed: there is nothing to push", reason="SOURCE_UNREADABLE")

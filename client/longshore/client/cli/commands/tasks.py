@@ -14,7 +14,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from longshore.client.aio import PATIENCE, new_request_id
 from longshore.client.cli.command import command
 from longshore.client.cli.commands import complete, ids, options
-from longshore.client.cli.commands.many import Each, Listed, running_progress
+from longshore.client.cli.commands.many import ForEachId, ListOutput, running_progress
 from longshore.client.cli.commands.push import Plan, after_acceptance, as_it_is, check_timeout, code_after, deliver
 from longshore.client.cli.follow import follow, in_time
 from longshore.client.cli.input import checks
@@ -23,7 +23,7 @@ from longshore.client.cli.output import render
 from longshore.client.cli.output.display import Display
 from longshore.client.cli.output.exits import ExitCode
 from longshore.client.cli.output.jsonform import in_one_line
-from longshore.client.cli.session import Output, Session
+from longshore.client.cli.session import CommandSession, Output
 from longshore.client.cli.waiting import told_why
 from longshore.client.errors import ConfigurationError
 from longshore.client.runtime.together import all_of
@@ -67,7 +67,7 @@ def register(app: typer.Typer) -> None:
 
     @command(app, panel="Deliver", changes=True)
     async def submit(
-        session: Session,
+        session: CommandSession,
         kind: Annotated[
             str,
             typer.Argument(
@@ -169,7 +169,7 @@ def register(app: typer.Typer) -> None:
 
     @command(app, panel=_PANEL)
     async def watch(
-        session: Session,
+        session: CommandSession,
         tasks: TaskIds,
         after: Annotated[
             int | None,
@@ -215,7 +215,7 @@ def register(app: typer.Typer) -> None:
         return code_after(session, list(latest.values()), wait=True, within=within)
 
     @command(app, panel=_PANEL)
-    async def get(session: Session, tasks: TaskIds) -> None:
+    async def get(session: CommandSession, tasks: TaskIds) -> None:
         """Show tasks as they are now."""
         async with session.client() as client:
             for number, each in enumerate(tasks):
@@ -227,7 +227,7 @@ def register(app: typer.Typer) -> None:
 
     @command(app, name="list", panel=_PANEL)
     async def list_(
-        session: Session,
+        session: CommandSession,
         state: Annotated[
             list[str] | None,
             typer.Option(
@@ -297,7 +297,7 @@ def register(app: typer.Typer) -> None:
         if limit is None:
             for_people = session.output is Output.TEXT and session.out.is_terminal
             limit = _ON_A_TERMINAL if for_people else 0
-        listed = Listed(session, limit=limit)
+        listed = ListOutput(session, limit=limit)
         async with session.client() as client:
             async for task in client.list(filter=wanted, limit=limit + 1 if limit else None, page_size=_PAGE):
                 if not listed.take(task):
@@ -305,7 +305,7 @@ def register(app: typer.Typer) -> None:
         listed.end()
 
     @command(app, panel=_PANEL)
-    async def attempts(session: Session, task: TaskId) -> None:
+    async def attempts(session: CommandSession, task: TaskId) -> None:
         """Show every attempt of a task, oldest first."""
         async with session.client() as client:
             found = await client.attempts(await ids.whole(client, task))
@@ -319,7 +319,7 @@ def register(app: typer.Typer) -> None:
 
     @command(app, panel=_PANEL, changes=True)
     async def cancel(
-        session: Session,
+        session: CommandSession,
         tasks: ManyTaskIds = None,
         reason: Annotated[
             str,
@@ -342,7 +342,7 @@ def register(app: typer.Typer) -> None:
 
         longshore list --state live --label release=42 --output id | longshore cancel - --require
         """
-        each_of = Each(session, ids.typed(tasks), nothing="no ids: nothing to cancel")
+        each_of = ForEachId(session, ids.typed(tasks), nothing="no ids: nothing to cancel")
         async with session.client() as client:
 
             async def one(text: str) -> ExitCode:
@@ -354,7 +354,7 @@ def register(app: typer.Typer) -> None:
 
     @command(app, panel=_PANEL, changes=True)
     async def retry(
-        session: Session,
+        session: CommandSession,
         tasks: ManyTaskIds = None,
         force: options.ForceOption = False,
         request_id: options.RequestIdOption = "",
@@ -368,7 +368,7 @@ def register(app: typer.Typer) -> None:
 
         longshore list --state failed --since 1h --output id | longshore retry -
         """
-        each_of = Each(session, ids.typed(tasks), nothing="no ids: nothing to retry")
+        each_of = ForEachId(session, ids.typed(tasks), nothing="no ids: nothing to retry")
         if request_id and len(each_of.texts) > 1:
             raise ConfigurationError("--request-id is for one task at a time")
         check_timeout(within, wait=wait)

@@ -25,7 +25,7 @@ _UNSEEN: Final = 0.3
 """Seconds before a bar is drawn: a small file is done by then, and its bar would be a flash."""
 
 
-class Figures(ProgressColumn):
+class FiguresColumn(ProgressColumn):
     """`192 MiB of 300 MiB  346 MiB/s  1s left`, in the units of the command's tables. What is not known is left
     out."""
 
@@ -68,7 +68,7 @@ class Display:
         self._bars: Final = _Bars(
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
-            Figures(),
+            FiguresColumn(),
             console=console,
             transient=True,
             disable=not self._live,

@@ -39,7 +39,7 @@ LOCAL: Final = Principal(LOCAL_NAME, ALL_ROLES)
 """The principal of the generated token, whose holder is the user that owns the data directory."""
 
 
-class Stream(Protocol):
+class EndableCall(Protocol):
     """A call that may outlive the token that let it in, and then must end."""
 
     def end_by(self, end: Callable[[LongshoreError], None] | None) -> None:
@@ -48,7 +48,7 @@ class Stream(Protocol):
 
 
 _principal: ContextVar[Principal] = ContextVar("longshore_principal")
-_stream: ContextVar[Stream | None] = ContextVar("longshore_stream", default=None)
+_stream: ContextVar[EndableCall | None] = ContextVar("longshore_stream", default=None)
 
 
 def principal() -> Principal:
@@ -61,7 +61,7 @@ def known() -> Principal | None:
     return _principal.get(None)
 
 
-def enter(caller: Principal, stream: Stream | None = None) -> None:
+def enter(caller: Principal, stream: EndableCall | None = None) -> None:
     """Set the caller of the RPC at hand. For the interceptor."""
     _principal.set(caller)
     if stream is not None:

@@ -31,7 +31,7 @@ _LOOKED_UP_AT_ONCE: Final = 50
 """Tasks whose attempts are read together: five attempts may have 80 KiB of errors, so these have 4 MiB at most."""
 
 
-class Room:
+class AnswerRoom:
     """Counts the bytes that are left of an answer for entries of lists."""
 
     def __init__(self, most: int = MOST_BYTES) -> None:
@@ -47,7 +47,7 @@ class Room:
         return self._left >= 0
 
 
-def fitting(entries: Iterable[M], room: Room, *, at_least: int = 0) -> list[M]:
+def fitting(entries: Iterable[M], room: AnswerRoom, *, at_least: int = 0) -> list[M]:
     """Take the first entries, as many as there is room for, and in any case `at_least` of them."""
     taken: list[M] = []
     for entry in entries:
@@ -65,7 +65,7 @@ async def shown(
 
     New ones that run at once, the usual case, cost no read. Raises StoreUnavailable.
     """
-    room = Room()
+    room = AnswerRoom()
     waiting = await outlook.of(tasks, recent=recent)
     taken: list[task_pb2.Task] = []
     left = iter(tasks)

@@ -56,7 +56,7 @@ def missing(message: Descriptor | None) -> MalformedMessage:
 
 def _refusal(raw: bytes, message: Descriptor | None) -> LongshoreError:
     if message is not None:
-        path = _Walk(raw).undecodable(message)
+        path = _FieldWalk(raw).undecodable(message)
         if path:
             return InvalidField(path, "is not UTF-8, as every string of protobuf must be; send it encoded so.")
     name = _name(message)
@@ -71,7 +71,7 @@ def _name(message: Descriptor | None) -> str:
     return "message of this RPC" if message is None else message.full_name
 
 
-class _Walk:
+class _FieldWalk:
     """Looks through the fields of a message, up to a bound, for a string that is not UTF-8."""
 
     def __init__(self, raw: bytes) -> None:

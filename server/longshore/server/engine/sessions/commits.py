@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from longshore.server.engine.sessions.connection import Connection, Holding
+from longshore.server.engine.sessions.connection import Holding, WorkerConnection
 from longshore.server.engine.sessions.fleet import Fleet
 from longshore.server.engine.sessions.messages import Assignment, AttemptRef, CancelOrder, Revocation
 from longshore.server.engine.sessions.progress import ProgressBoard
@@ -63,7 +63,7 @@ class Commits:
             if connection is not None and not connection.parting:
                 connection.end(LeaseLost("The session's lease ended; connect again."), flush=True)
 
-    async def recall(self, connection: Connection, kept: Sequence[AttemptRef]) -> None:
+    async def recall(self, connection: WorkerConnection, kept: Sequence[AttemptRef]) -> None:
         """Look at what a new connection kept: a cancel may be older than it, and what was committed between its hello
         and its registration was heard by nobody."""
         for ref in kept:
@@ -78,7 +78,7 @@ class Commits:
             if task.status.state is State.CANCELLING:
                 self._cancel(connection, task)
 
-    async def adopt(self, connection: Connection) -> None:
+    async def adopt(self, connection: WorkerConnection) -> None:
         """Assign what the store says was claimed for the session and no commit was heard of: the answer was lost.
 
         Nothing may be claimed for the session meanwhile. Raises StoreUnavailable.
@@ -97,7 +97,7 @@ class Commits:
                 if task.status.state is State.CANCELLING:
                     self._cancel(connection, task)
 
-    def _assign(self, connection: Connection, task: Task) -> None:
+    def _assign(self, connection: WorkerConnection, task: Task) -> None:
         path, content, payload = None, b"", task.submission.payload
         if payload is not None:
             content = self._small.get(payload.id)
@@ -107,7 +107,7 @@ class Commits:
         connection.hold(assignment.ref, Holding.of(task))
         connection.outbox.assign(assignment)
 
-    def _cancel(self, connection: Connection, task: Task) -> None:
+    def _cancel(self, connection: WorkerConnection, task: Task) -> None:
         deadline = task.status.deadline_ticks
         left = self._cancel_grace if deadline is None else deadline - self._clock.ticks()
         grace = min(max(left, 0.0), self._cancel_grace)

@@ -39,7 +39,7 @@ class Holding:
         return cls(task.submission.payload, settles, task.status.alone and not settles, task.submission.target)
 
 
-class Connection:
+class WorkerConnection:
     """Keeps at hand what a session's worker holds and says. The truth is the store's. `Sessions` makes and ends it.
 
     Reports, begins and grant requests are gathered, committed and answered by `run`, until it is cancelled.
@@ -52,7 +52,7 @@ class Connection:
         local: bool,
         store: Store,
         ticks: float,
-        on_room: Callable[[Connection], None],
+        on_room: Callable[[WorkerConnection], None],
         begins: bool = False,
         problems: Mapping[str, Problem] | None = None,
     ) -> None:

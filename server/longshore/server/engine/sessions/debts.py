@@ -9,7 +9,7 @@ from typing import Final
 import structlog
 
 from longshore.contract.temps import temps_of
-from longshore.server.engine.sessions.connection import Connection
+from longshore.server.engine.sessions.connection import WorkerConnection
 from longshore.server.engine.sessions.fleet import Fleet
 from longshore.server.engine.sessions.messages import DebtOrder
 from longshore.server.model.clock import Clock
@@ -29,7 +29,7 @@ _RETRY: Final = 1.0
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    connection: Connection
+    connection: WorkerConnection
     until: float
 
 
@@ -53,7 +53,7 @@ class Debts:
         if changes.debts:
             self._bell.set()
 
-    def reported(self, connection: Connection, debt_id: str, *, paid: bool) -> None:
+    def reported(self, connection: WorkerConnection, debt_id: str, *, paid: bool) -> None:
         """Take in what a worker says of a debt that it was asked for. Any other worker's word does not count."""
         asked = self._asked.get(debt_id)
         if asked is None or asked.connection is not connection:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Final
 
-from longshore.server.engine.sessions.connection import Connection
+from longshore.server.engine.sessions.connection import WorkerConnection
 from longshore.server.engine.sessions.messages import AttemptRef
 from longshore.server.engine.sessions.sessions import Sessions
 from longshore.server.model.errors import NotYourAttempt, OffsetBeyondEnd, PayloadGone, SpoolDamaged, StoreUnavailable
@@ -84,7 +84,7 @@ class _Right:
             except StoreUnavailable:
                 return  # while nobody can write, nobody loses an attempt
 
-    def _connection(self) -> Connection | None:
+    def _connection(self) -> WorkerConnection | None:
         """Return the connection here that holds the attempt. None means that the store must be asked."""
         connection = self._sessions.fleet.connection(self._session_id)
         if connection is None or connection.session.principal != self._principal or self._ref not in connection.held:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 
 import structlog
 
-from longshore.server.engine.sessions.connection import Connection
+from longshore.server.engine.sessions.connection import WorkerConnection
 from longshore.server.model.clock import Clock
 from longshore.server.model.errors import LeaseLost, StoreUnavailable
 from longshore.server.store.commands import RenewLeases
@@ -21,21 +21,21 @@ class LeaseKeeper:
     always more careful than the server, which counts from the commit."""
 
     def __init__(
-        self, *, store: Store, clock: Clock, lease: float, connections: Callable[[], Iterable[Connection]]
+        self, *, store: Store, clock: Clock, lease: float, connections: Callable[[], Iterable[WorkerConnection]]
     ) -> None:
         self._store = store
         self._clock = clock
         self._lease = lease
         self._connections = connections
-        self._heard: dict[Connection, int | None] = {}
+        self._heard: dict[WorkerConnection, int | None] = {}
         self._swept_at = clock.ticks()
 
-    def heard(self, connection: Connection, sequence: int | None) -> None:
+    def heard(self, connection: WorkerConnection, sequence: int | None) -> None:
         """Note that the worker said something. `sequence` is that of its heartbeat; None means that it was none."""
         connection.heard_at = self._clock.ticks()
         self._note(connection, sequence)
 
-    def _note(self, connection: Connection, sequence: int | None) -> None:
+    def _note(self, connection: WorkerConnection, sequence: int | None) -> None:
         known = self._heard.get(connection)
         self._heard[connection] = known if sequence is None else max(sequence, known or 0)
 

@@ -7,7 +7,7 @@ from typing import Final
 
 import structlog
 
-from longshore.server.engine.sessions.connection import Connection
+from longshore.server.engine.sessions.connection import WorkerConnection
 from longshore.server.engine.sessions.fleet import Fleet
 from longshore.server.engine.sessions.messages import ParkedInstances, Ready
 from longshore.server.model.errors import StoreUnavailable
@@ -42,7 +42,7 @@ class Parking:
         self._store = store
         self._fleet = fleet
         self._look_again = look_again
-        self._elected: dict[str, Connection] = {}
+        self._elected: dict[str, WorkerConnection] = {}
         self._told: dict[str, tuple[Destination, ...]] = {}
         self._listed: dict[str, frozenset[_InstanceKey]] = {}
         self._stale: set[str] = set()
@@ -68,7 +68,7 @@ class Parking:
         asked = task.submission
         return (asked.target, asked.project, asked.instance) in self._listed.get(asked.target, ())
 
-    def ready(self, connection: Connection, ready: Ready) -> None:
+    def ready(self, connection: WorkerConnection, ready: Ready) -> None:
         """Take in a worker's word that an instance is ready, or exists. It counts for targets only that the worker
         serves."""
         if ready.target not in connection.session.targets:
@@ -138,7 +138,7 @@ class Parking:
             self._told[target] = instances
             self._listed[target] = frozenset((one.target, one.project, one.instance) for one in instances)
 
-    def _elect(self, target: str) -> Connection | None:
+    def _elect(self, target: str) -> WorkerConnection | None:
         serving = self._fleet.serving(target)
         before = self._elected.get(target)
         if before in serving:

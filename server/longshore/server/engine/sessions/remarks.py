@@ -9,7 +9,7 @@ from typing import Any
 
 import structlog
 
-from longshore.server.engine.sessions.connection import Connection
+from longshore.server.engine.sessions.connection import WorkerConnection
 from longshore.server.model.clock import Clock
 from longshore.server.model.errors import StoreUnavailable
 from longshore.server.model.remarks import Problem
@@ -35,7 +35,7 @@ class Remarks:
         """Call `listener` with the name of a target that a worker can use again."""
         self._on_passed.append(listener)
 
-    def heard(self, connection: Connection, conditions: Iterable[tuple[str, Failure | None]]) -> None:
+    def heard(self, connection: WorkerConnection, conditions: Iterable[tuple[str, Failure | None]]) -> None:
         """Take in how a worker finds targets. Targets that it does not serve are left out."""
         for target, failure in conditions:
             if target not in connection.session.targets:
@@ -61,7 +61,7 @@ class Remarks:
                     error=failure.message,
                 )
 
-    def note(self, connection: Connection, later: Callable[..., None]) -> None:
+    def note(self, connection: WorkerConnection, later: Callable[..., None]) -> None:
         """Make durable what is new, in a task that `later` looks after."""
         if connection.noting or not self._is_news(connection):
             return
@@ -69,13 +69,13 @@ class Remarks:
         work: Coroutine[Any, Any, None] = self._note(connection)
         later(work, name=f"remark {connection.id}")
 
-    def _is_news(self, connection: Connection) -> bool:
+    def _is_news(self, connection: WorkerConnection) -> bool:
         noted = connection.noted
         if noted is None:
             return self._credits or bool(connection.problems)
         return noted.problems != connection.problems or (self._credits and noted.credits != connection.credits)
 
-    async def _note(self, connection: Connection) -> None:
+    async def _note(self, connection: WorkerConnection) -> None:
         try:
             while self._is_news(connection) and not connection.over:
                 remark = connection.remark

@@ -13,9 +13,9 @@ from typing import Final
 
 import structlog
 
-from longshore.server.engine.servers import Servers
+from longshore.server.engine.servers import ServerRegistry
 from longshore.server.engine.sessions.commits import Commits
-from longshore.server.engine.sessions.connection import Connection
+from longshore.server.engine.sessions.connection import WorkerConnection
 from longshore.server.engine.sessions.debts import Debts
 from longshore.server.engine.sessions.fleet import Fleet
 from longshore.server.engine.sessions.leases import LeaseKeeper
@@ -72,7 +72,7 @@ class Sessions:
         share_spool: bool = True,
         outbox_limit: int = OUTBOX_LIMIT,
         look_again: float = LOOK_AGAIN,
-        servers: Servers | None = None,
+        servers: ServerRegistry | None = None,
         small: SmallPayloads | None = None,
     ) -> None:
         self.store = store
@@ -97,8 +97,8 @@ class Sessions:
         self._parking = Parking(store=store, fleet=self.fleet)
         self.remarks = Remarks(store=store, clock=clock, credits=servers is not None, pause=lease / 6)
         self._debts = Debts(store=store, fleet=self.fleet, clock=clock)
-        self._streams: set[Connection] = set()
-        self._runners: dict[Connection, asyncio.Task[None]] = {}
+        self._streams: set[WorkerConnection] = set()
+        self._runners: dict[WorkerConnection, asyncio.Task[None]] = {}
         self._partings: set[asyncio.Task[None]] = set()
         self._empty = asyncio.Event()
         self._empty.set()
@@ -125,7 +125,7 @@ class Sessions:
 
     # Connections ----------------------------------------------------------------------------------------------------
 
-    async def open(self, hello: Hello, *, principal: str, local: bool) -> Connection:
+    async def open(self, hello: Hello, *, principal: str, local: bool) -> WorkerConnection:
         """Open a connection after a worker's hello, as a new epoch of its session. The caller must call `closed` in the
         end.
 
@@ -172,8 +172,10 @@ class Sessions:
             raise
         return connection
 
-    def _register(self, session: Session, hello: Hello, *, local: bool, problems: Mapping[str, Problem]) -> Connection:
-        connection = Connection(
+    def _register(
+        self, session: Session, hello: Hello, *, local: bool, problems: Mapping[str, Problem]
+    ) -> WorkerConnection:
+        connection = WorkerConnection(
             session=session,
             local=local,
             store=self.store,
@@ -206,7 +208,7 @@ class Sessions:
         )
         return connection
 
-    def closed(self, connection: Connection) -> None:
+    def closed(self, connection: WorkerConnection) -> None:
         """Note that the stream is gone. The lease runs on, unless the worker has said goodbye."""
         if connection not in self._streams:
             return
@@ -219,12 +221,12 @@ class Sessions:
         self._later(self._disconnect(connection, goodbye=False), name=f"disconnect {connection.id}")
         _log.info("worker_disconnected", session_id=connection.id, worker=connection.session.worker)
 
-    def _forget(self, connection: Connection) -> None:
+    def _forget(self, connection: WorkerConnection) -> None:
         self._streams.discard(connection)
         if not self._streams:
             self._empty.set()
 
-    def _end(self, connection: Connection, error: BaseException | None) -> None:
+    def _end(self, connection: WorkerConnection, error: BaseException | None) -> None:
         connection.end(error)
         if self.fleet.connection(connection.id) is connection:
             self.fleet.remove(connection)
@@ -234,7 +236,7 @@ class Sessions:
         if runner is not None:
             runner.cancel()
 
-    async def _disconnect(self, connection: Connection, *, goodbye: bool) -> None:
+    async def _disconnect(self, connection: WorkerConnection, *, goodbye: bool) -> None:
         """Tell the store, for as long as it matters: after a lease it finds out by itself."""
         command = Disconnect(session_id=connection.id, epoch=connection.epoch, goodbye=goodbye)
         until = self.clock.ticks() + self._lease
@@ -255,7 +257,7 @@ class Sessions:
 
     # What workers say -----------------------------------------------------------------------------------------------
 
-    def receive(self, connection: Connection, says: WorkerSays) -> None:
+    def receive(self, connection: WorkerConnection, says: WorkerSays) -> None:
         """Take a message in. A message is dropped after a goodbye, and when the connection is over, which a newer epoch
         makes it."""
         if connection.over or connection.parting:
@@ -287,7 +289,7 @@ class Sessions:
             _log.warning("worker_too_slow", session_id=connection.id, worker=connection.session.worker)
             connection.end(SlowConsumer("More waits to be told than the worker reads; connect again."))
 
-    async def _part(self, connection: Connection) -> None:
+    async def _part(self, connection: WorkerConnection) -> None:
         """Commit what it reported last, then let it go with everything that is still said to it."""
         await self._last_words(connection)
         await self._disconnect(connection, goodbye=True)
@@ -298,7 +300,7 @@ class Sessions:
         if runner is not None:
             runner.cancel()
 
-    async def _last_words(self, connection: Connection) -> None:
+    async def _last_words(self, connection: WorkerConnection) -> None:
         try:
             async with asyncio.timeout(LAST_WORDS):
                 await connection.answered()
@@ -325,7 +327,7 @@ class Sessions:
             for connection in tuple(self._streams):
                 connection.end(_draining())
 
-    async def _send_away(self, connection: Connection) -> None:
+    async def _send_away(self, connection: WorkerConnection) -> None:
         connection.leaving = True
         await self._last_words(connection)
         connection.outbox.go_away("DRAINING")
@@ -381,13 +383,13 @@ class Sessions:
         return WorkerFigures(replace(session, connected=True), connection.credits, len(connection.held))
 
 
-def _pass_on(runner: asyncio.Task[None], connection: Connection) -> None:
+def _pass_on(runner: asyncio.Task[None], connection: WorkerConnection) -> None:
     """End the connection with the defect that its runner met, and no other connection with it."""
     if not runner.cancelled() and (error := runner.exception()) is not None:
         connection.end(error)
 
 
-def _waiting(connection: Connection) -> int:
+def _waiting(connection: WorkerConnection) -> int:
     """Count what is still to be told to a worker, or to be committed and then told."""
     return sum(len(each) for each in (connection.outbox, connection.reports, connection.begun, connection.grants))
 

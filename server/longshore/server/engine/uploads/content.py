@@ -13,7 +13,7 @@ from longshore.server.model.crc32c import combined
 from longshore.server.spool.protocol import PartialFile, Spool
 
 
-class Content:
+class UploadContent:
     """Takes the bytes of an upload that arrive. Its memory is at most one write under way and one being gathered, a few
     MiB together.
 

@@ -13,7 +13,7 @@ from longshore.server.model.errors import (
 )
 
 
-class Ledger:
+class UploadLedger:
     """Keeps the books of one upload stream: what it has sent, and whether it may.
 
     `held` bytes with `held_crc` are there already; `size` is the declared size. `final` means that the held bytes are a

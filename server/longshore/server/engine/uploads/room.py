@@ -13,7 +13,7 @@ _FRESH: Final = 0.5
 _RETRY: Final = 5.0
 
 
-class Room:
+class DiskRoom:
     """Keeps uploads from promising each other the same bytes, and from the disk's reserve.
 
     The store bounds what the spool holds in all; a Room knows what the disk has.

@@ -11,10 +11,10 @@ from typing import Any, Final, Protocol, TypeVar
 import structlog
 
 from longshore.server.engine.sessions.small_payloads import SmallPayloads
-from longshore.server.engine.uploads.content import Content
-from longshore.server.engine.uploads.ledger import Ledger
+from longshore.server.engine.uploads.content import UploadContent
+from longshore.server.engine.uploads.ledger import UploadLedger
 from longshore.server.engine.uploads.limits import UploadLimits
-from longshore.server.engine.uploads.room import Room
+from longshore.server.engine.uploads.room import DiskRoom
 from longshore.server.logs import sparing
 from longshore.server.model.clock import Clock
 from longshore.server.model.errors import (
@@ -45,7 +45,7 @@ class Keeper(Protocol):
     """Gives an upload stream what it needs of its server."""
 
     store: Store
-    room: Room
+    room: DiskRoom
     clock: Clock
     limits: UploadLimits
     here: Here | None
@@ -75,8 +75,8 @@ class UploadStream:
         self,
         *,
         upload: Upload,
-        content: Content | None,
-        ledger: Ledger,
+        content: UploadContent | None,
+        ledger: UploadLedger,
         plans: tuple[TaskPlan, ...],
         keeper: Keeper,
         released: Callable[[], None],
@@ -236,7 +236,7 @@ class UploadStream:
         if self._content is not None:
             self._keeper.room.promise(self._upload.id, self._reserved - self._content.offset)
 
-    async def _make_room(self, content: Content, end: int) -> None:
+    async def _make_room(self, content: UploadContent, end: int) -> None:
         """Reserve more room before bytes beyond the reservation are written, for an upload of undeclared size."""
         if end <= self._reserved:
             return
@@ -247,7 +247,7 @@ class UploadStream:
         await asyncio.shield(self._keeper.own(self._mark(self._durable, reserve=wanted), f"reserve {self._upload.id}"))
         self._promise()
 
-    async def _perhaps_checkpoint(self, content: Content) -> None:
+    async def _perhaps_checkpoint(self, content: UploadContent) -> None:
         """Start a checkpoint when one is due; it runs beside the next chunks. Raises what the last one met."""
         running = self._checkpointing
         if running is not None and running.done():
@@ -270,7 +270,7 @@ class UploadStream:
             self._checkpointing = None
             running.result()
 
-    async def _checkpoint(self, content: Content) -> None:
+    async def _checkpoint(self, content: UploadContent) -> None:
         await self._mark(await content.sync() or self._durable, reserve=self._reserved)
         self._promise()
 
@@ -318,7 +318,7 @@ class UploadStream:
             await self._reject(content, error)
             raise
 
-    async def _complete(self, content: Content, size: int, crc32c: int) -> Upload:
+    async def _complete(self, content: UploadContent, size: int, crc32c: int) -> Upload:
         await self._checkpointed()
         await content.drain()
         self._ledger.check_finish(size, crc32c, arrived=content.offset, arrived_crc=content.crc32c)
@@ -351,7 +351,7 @@ class UploadStream:
         )
         return done
 
-    async def _check_sha256(self, content: Content) -> None:
+    async def _check_sha256(self, content: UploadContent) -> None:
         declared = self._upload.sha256
         # A sealed one was compared before it was sealed.
         if not declared or content.sealed:
@@ -362,7 +362,7 @@ class UploadStream:
                 f"SHA-256 of the bytes is {found.hex()}, and the header declares {declared.hex()}. Nothing is kept."
             )
 
-    async def _reject(self, content: Content, error: LongshoreError) -> None:
+    async def _reject(self, content: UploadContent, error: LongshoreError) -> None:
         """Give an upload up whose bytes are wrong, so that the same request id can start anew."""
         self._rejected = True
         self._say(_log.warning, "upload_rejected", reason=error.reason)
@@ -386,7 +386,7 @@ class UploadStream:
             self._keeper.room.promise(self._upload.id, 0)
             self._released()
 
-    async def _let_go(self, content: Content) -> None:
+    async def _let_go(self, content: UploadContent) -> None:
         try:
             # All of it, whatever one step meets: nothing may touch the file any more when the next connection opens it.
             for step in (self._checkpointed, content.drain):
@@ -399,7 +399,7 @@ class UploadStream:
         finally:
             await content.close()
 
-    async def _last_checkpoint(self, content: Content) -> None:
+    async def _last_checkpoint(self, content: UploadContent) -> None:
         try:
             durable = await content.sync() or self._durable
             # Cancelling the wait does not take the command back; should it be committed later, it is true all the same.

@@ -18,12 +18,12 @@ from longshore.server.engine.submissions import (
     submit_fingerprint,
     upload_fingerprint,
 )
-from longshore.server.engine.uploads.content import Content
+from longshore.server.engine.uploads.content import UploadContent
 from longshore.server.engine.uploads.heartbeats import give_signs
 from longshore.server.engine.uploads.ids import RandomIds
-from longshore.server.engine.uploads.ledger import Ledger
+from longshore.server.engine.uploads.ledger import UploadLedger
 from longshore.server.engine.uploads.limits import UploadLimits, UploadStatistics
-from longshore.server.engine.uploads.room import Room
+from longshore.server.engine.uploads.room import DiskRoom
 from longshore.server.engine.uploads.stream import UploadStream
 from longshore.server.engine.uploads.stream_slots import StreamSlots
 from longshore.server.model.clock import Clock
@@ -111,7 +111,7 @@ class Uploads:
         self.expect = expect
         self.here = here
         self.small = SmallPayloads() if small is None else small
-        self.room = Room(spool=spool, clock=clock)
+        self.room = DiskRoom(spool=spool, clock=clock)
         self._spool = spool
         self._relieve = relieve
         self._new_id = new_id or RandomIds()
@@ -354,7 +354,7 @@ class Uploads:
     ) -> UploadStream:
         content, held, held_crc = None, upload.offset, upload.crc32c
         if upload.state is not UploadState.COMPLETE:
-            content = Content(
+            content = UploadContent(
                 spool=self._spool,
                 upload_id=upload.id,
                 connection=upload.connection,
@@ -370,7 +370,7 @@ class Uploads:
         slot.stream = UploadStream(
             upload=upload,
             content=content,
-            ledger=Ledger(
+            ledger=UploadLedger(
                 held=held,
                 held_crc=held_crc,
                 size=upload.size,

@@ -49,7 +49,7 @@ _OF_RANGE: Final = "InvalidRange"
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
+class ListedObject:
     """An object: its name below what was listed, its size in bytes, when it was made (wall clock)."""
 
     path: str
@@ -152,7 +152,7 @@ class Objects:
             )
         return found
 
-    async def list(self, prefix: str) -> AsyncIterator[Listed]:
+    async def list(self, prefix: str) -> AsyncIterator[ListedObject]:
         """Yield every object below a folder, however deep."""
         pages = obstore.list(self._store, prefix=prefix, chunk_size=1000).__aiter__()
         while True:
@@ -163,7 +163,7 @@ class Objects:
                     return
             for entry in page:
                 made: datetime = entry["last_modified"]
-                yield Listed(entry["path"], entry["size"], made.timestamp())
+                yield ListedObject(entry["path"], entry["size"], made.timestamp())
 
     async def copy(self, source: str, target: str) -> None:
         async with self._chores:

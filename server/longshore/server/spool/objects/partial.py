@@ -19,7 +19,7 @@ Reader = Callable[[str, Sequence[Segment], int, int], AsyncIterator[bytes]]
 _PIECE: Final = 1 << 20
 
 
-class _Waiting:
+class _WaitingSegment:
     """A segment in the staging file. `put` is the asyncio task that puts it, once no more bytes come to it."""
 
     __slots__ = ("first", "last", "put", "slot")
@@ -59,8 +59,8 @@ class ObjectPartial:
         """The segments that the store has acknowledged."""
         self._durable = end
         self._written = end
-        self._waiting: deque[_Waiting] = deque()
-        self._filling: _Waiting | None = None
+        self._waiting: deque[_WaitingSegment] = deque()
+        self._filling: _WaitingSegment | None = None
         self._free = list(range(SLOTS))
         self._turn = asyncio.Lock()
         """Held while bytes go into the segment that is being filled, and while it is cut."""
@@ -144,7 +144,7 @@ class ObjectPartial:
         if filling is None:
             if not self._free:
                 return data  # `sync` was faster
-            filling = self._filling = _Waiting(self._written, self._free.pop())
+            filling = self._filling = _WaitingSegment(self._written, self._free.pop())
         offset, crc = self._written
         count = min(len(data), SEGMENT - offset % SEGMENT)
         piece = data if count == len(data) else data[:count]
@@ -163,10 +163,10 @@ class ObjectPartial:
             self._waiting.append(filling)
             self._start(filling)
 
-    def _start(self, one: _Waiting) -> None:
+    def _start(self, one: _WaitingSegment) -> None:
         one.put = asyncio.create_task(self._put_one(one), name=f"put a segment of {self._id}")
 
-    async def _put_one(self, one: _Waiting) -> None:
+    async def _put_one(self, one: _WaitingSegment) -> None:
         async with self._objects.puts:
             segment, slot = one.segment, one.slot
             data, md5 = await self._staging.run(lambda: self._file.read(slot, segment.size))
@@ -174,7 +174,7 @@ class ObjectPartial:
                 raise SpoolDamaged(f"Of {segment.size} bytes on the local disk {len(data)} are left.")
             await self._objects.put(f"{self._folder}/{segment.name}", data, md5)
 
-    async def _put(self, some: Sequence[_Waiting]) -> None:
+    async def _put(self, some: Sequence[_WaitingSegment]) -> None:
         """Wait for the puts of these segments. Raises the first error."""
         puts = {one.put for one in some if one.put is not None}
         if puts:

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from longshore.server.model.remarks import Ended, Problem, Remark, Served
+from longshore.server.model.remarks import EndedSession, Problem, Remark, Served
 from longshore.server.model.task import Session
 from longshore.server.model.values import SessionEnd
 from longshore.server.store.sql.link import Link
@@ -171,13 +171,13 @@ def all_served_named(link: Link) -> Sequence[Served]:
     return [Served(row[0], row[1], row[2], row[3], bool(row[4])) for row in rows]
 
 
-def ended_sessions(link: Link, since: float, also: Iterable[str]) -> Sequence[Ended]:
+def ended_sessions(link: Link, since: float, also: Iterable[str]) -> Sequence[EndedSession]:
     """Sessions that ended at `since` or later, and those of `also` that have ended; the newest first."""
     found = {row[0]: row for row in link.rows(_ENDED, since=since, most=MOST_ENDED)}
     found.update((row[0], row) for row in link.among(_ENDED_AMONG, sorted(set(also) - found.keys())))
     endings: dict[str, int] = dict(link.among(_ENDINGS, sorted(found))) if found and _known(link) else {}
     ended = [
-        Ended(session_of(row[:-1]), row[-1], SessionEnd(endings.get(session_id, 0)))
+        EndedSession(session_of(row[:-1]), row[-1], SessionEnd(endings.get(session_id, 0)))
         for session_id, row in found.items()
     ]
     return sorted(ended, key=lambda one: (-one.at, one.session.id))

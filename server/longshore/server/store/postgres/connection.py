@@ -80,7 +80,7 @@ class Silence(psycopg.OperationalError):
     """The database did not answer in time. The connection is closed; its transaction may still be under way."""
 
 
-class Connection(psycopg.Connection[Any]):
+class PostgresConnection(psycopg.Connection[Any]):
     """A connection that waits for no answer longer than ANSWER, and knows which transaction it is in, in case the
     answer to COMMIT is lost."""
 
@@ -118,11 +118,11 @@ def _answered(steps: Generator[Any, Any, R], flush: Callable[[], int], patience:
         return result
 
 
-def connect(url: str) -> Connection:
+def connect(url: str) -> PostgresConnection:
     """A connection that is checked and set up. Raises psycopg.OperationalError, NotDurable."""
     given = psycopg.conninfo.conninfo_to_dict(url)
     parameters = {name: value for name, value in _PARAMETERS.items() if name not in given}
-    connection: Connection = Connection.connect(url, autocommit=True, **parameters)  # type: ignore[arg-type]
+    connection: PostgresConnection = PostgresConnection.connect(url, autocommit=True, **parameters)  # type: ignore[arg-type]
     try:
         _prepare(connection)
     except BaseException:
@@ -131,7 +131,7 @@ def connect(url: str) -> Connection:
     return connection
 
 
-def _prepare(connection: Connection) -> None:
+def _prepare(connection: PostgresConnection) -> None:
     connection.prepared_max = _PREPARED
     connection.adapters.register_dumper(str, _TextDumper)
     timeouts = {"lock": LOCK_TIMEOUT, "idle": IDLE_TIMEOUT, "statement": STATEMENT_TIMEOUT}
@@ -147,7 +147,7 @@ def _prepare(connection: Connection) -> None:
         raise NotDurable(f"The database has the encoding {encoding}, which cannot keep every name: make one with UTF8.")
 
 
-def resolve(url: str, lost: Connection, proof: tuple[str, Mapping[str, Any]] | None) -> bool:
+def resolve(url: str, lost: PostgresConnection, proof: tuple[str, Mapping[str, Any]] | None) -> bool:
     """Whether the transaction whose COMMIT was not answered is committed. Raises CommitUnknown.
 
     The database is asked until it knows: the old server process may still be at work, or the database recovering. The
@@ -179,7 +179,7 @@ def resolve(url: str, lost: Connection, proof: tuple[str, Mapping[str, Any]] | N
     raise CommitUnknown(why)
 
 
-def _fate(connection: Connection, transaction: str) -> str | None:
+def _fate(connection: PostgresConnection, transaction: str) -> str | None:
     try:
         row = connection.execute("SELECT pg_xact_status(%s::xid8)", (transaction,)).fetchone()
     except psycopg.errors.InvalidParameterValue:

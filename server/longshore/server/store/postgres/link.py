@@ -27,7 +27,7 @@ from sqlalchemy.dialects.postgresql import JSON
 from longshore.server.store.errors import BatchConflict
 from longshore.server.store.postgres import connection as postgres_connection
 from longshore.server.store.postgres.clock import DatabaseClock
-from longshore.server.store.postgres.connection import Connection
+from longshore.server.store.postgres.connection import PostgresConnection
 from longshore.server.store.sql.dialect import Dialect
 from longshore.server.store.sql.link import Link, Reply
 from longshore.server.store.sql.statement import Among, Bulk, Each, Statement
@@ -114,8 +114,8 @@ class PostgresLink(Link):
         self.round_trips = 0
 
     @property
-    def connection(self) -> Connection:
-        return cast("Connection", self.driver_connection)
+    def connection(self) -> PostgresConnection:
+        return cast("PostgresConnection", self.driver_connection)
 
     def close(self) -> None:
         # The connection is closed first: to leave the pipeline in good order is to wait for a database that may be

@@ -25,7 +25,7 @@ from ws4py.exc import HandshakeError, WebSocketException  # type: ignore[import-
 from longshore.worker.errors import AttemptError, PermanentError, Reason, TransientError
 from longshore.worker.targets import classify
 from longshore.worker.targets.base import CHUNK, Attributes, InstanceState
-from longshore.worker.targets.transport import Endpoint, Timeouts, public_authorities, verify_pin
+from longshore.worker.targets.transport import DaemonEndpoint, Timeouts, public_authorities, verify_pin
 from longshore.worker.targets.unix_http import SCHEME, UnixAdapter
 
 _KEPT: Final = 16
@@ -62,7 +62,7 @@ class InstanceInfo:
 class LxdClient:
     """What a target needs of the REST API. Safe to share between threads: pylxd clients are lent, to one at a time."""
 
-    def __init__(self, endpoint: Endpoint, *, timeouts: Timeouts) -> None:
+    def __init__(self, endpoint: DaemonEndpoint, *, timeouts: Timeouts) -> None:
         self._endpoint = endpoint
         self._timeouts = timeouts
         self._lock = threading.Lock()
@@ -190,7 +190,7 @@ def _close(client: Any) -> None:
 class EventStream:
     """A websocket on a daemon's events, for one thread."""
 
-    def __init__(self, stream: Any, endpoint: Endpoint, timeouts: Timeouts) -> None:
+    def __init__(self, stream: Any, endpoint: DaemonEndpoint, timeouts: Timeouts) -> None:
         self._stream = stream
         stream.sock.settimeout(timeouts.answer_s)
         if endpoint.url and not endpoint.server_cert:

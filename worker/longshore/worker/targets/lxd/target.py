@@ -18,7 +18,7 @@ from longshore.worker.targets.sftp.delivery import SftpDelivery
 from longshore.worker.targets.sftp.pool import InstanceKey, SessionPool
 from longshore.worker.targets.sftp.session import SftpSession
 from longshore.worker.targets.sftp.wire import ProtocolError
-from longshore.worker.targets.transport import Endpoint, Timeouts, Transport, UpgradeRefused, connect, upgrade
+from longshore.worker.targets.transport import DaemonEndpoint, Timeouts, Transport, UpgradeRefused, connect, upgrade
 
 _UNKNOWN_RESOURCE: Final = frozenset({400, 404, 405, 501})
 """Daemons without the SFTP endpoint answer with one of these; 404 also means an instance that has just gone."""
@@ -30,7 +30,7 @@ class LxdTarget:
     def __init__(
         self,
         name: str,
-        endpoint: Endpoint,
+        endpoint: DaemonEndpoint,
         *,
         project: str = "",
         allow_files_api: bool = False,
