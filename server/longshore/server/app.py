@@ -29,7 +29,6 @@ from longshore.server.edge.task_service import TaskEngine, TaskService, add_task
 from longshore.server.edge.worker_service import WorkerService
 from longshore.server.engine.dispatch import Dispatcher
 from longshore.server.engine.janitor import Janitor, JanitorSettings
-from longshore.server.engine.outlook import Outlook
 from longshore.server.engine.servers import ServerRegistry
 from longshore.server.engine.sessions.progress import ProgressBoard
 from longshore.server.engine.sessions.sessions import Sessions
@@ -37,19 +36,19 @@ from longshore.server.engine.sessions.small_payloads import SmallPayloads
 from longshore.server.engine.submissions import Defaults
 from longshore.server.engine.target_attempts import TargetAttempts
 from longshore.server.engine.uploads.uploads import UploadLimits, Uploads
+from longshore.server.engine.wait_reasons import WaitReasons
 from longshore.server.engine.watch import WatchHub
 from longshore.server.model.clock import Clock
 from longshore.server.model.events import Policy
 from longshore.server.model.servers import Here
 from longshore.server.model.values import State
 from longshore.server.process import grpc_options as transport
-from longshore.server.process import malloc_trim as memory
-from longshore.server.process import openfiles
+from longshore.server.process import malloc_trim, openfiles
 from longshore.server.process.child import WorkerChild
 from longshore.server.process.finished_log import FinishedLog
 from longshore.server.process.grpc_server import steadfast_server
 from longshore.server.process.health import Health
-from longshore.server.process.listeners import Door
+from longshore.server.process.listeners import Listeners
 from longshore.server.spool.protocol import Spool
 from longshore.server.store.commands import Bounds
 from longshore.server.store.store import SQLStore
@@ -95,7 +94,7 @@ async def serving(settings: Settings, data: DataDir) -> AsyncIterator[Running]:
 
     Raises SettingsError, DataDirError, SchemaMismatch, and LongshoreError where another start may go better.
     """
-    door = Door(settings)
+    listeners = Listeners(settings)
     check_advertised(settings)
     limits, times = settings.limits, settings.times
     store, clock = make_store(
@@ -111,14 +110,14 @@ async def serving(settings: Settings, data: DataDir) -> AsyncIterator[Running]:
         stack.push_async_callback(spool.close)
         await open_spool(spool, settings.spool)
         here = Here(secrets.token_hex(8), spool.identity) if settings.database.shared else None
-        server = _Server(settings, data, store, spool, clock, door, here)
+        server = _Server(settings, data, store, spool, clock, listeners, here)
         try:
             await server.start()
         except BaseException:
             await server.abandon()
             raise
         try:
-            yield Running(door.addresses, data.path, server.engine, door.reload)
+            yield Running(listeners.addresses, data.path, server.engine, listeners.reload)
         finally:
             await server.stop()
 
@@ -133,11 +132,11 @@ class _Server:
         store: SQLStore,
         spool: Spool,
         clock: Clock,
-        door: Door,
+        listeners: Listeners,
         here: Here | None,
     ) -> None:
         limits, times = settings.limits, settings.times
-        self._settings, self._data, self._clock, self._door = settings, data, clock, door
+        self._settings, self._data, self._clock, self._listeners = settings, data, clock, listeners
         self._store = store
         bounds = Bounds(
             queue_tasks=limits.queue_tasks,
@@ -184,7 +183,7 @@ class _Server:
         self._dispatcher = Dispatcher(store=store, sessions=self._sessions)
         attempts = TargetAttempts(store=store, clock=clock)
         self._sessions.remarks.on_passed(attempts.passed)
-        outlook = Outlook(
+        wait_reasons = WaitReasons(
             store=store,
             fleet=self._sessions.fleet,
             clock=clock,
@@ -207,7 +206,7 @@ class _Server:
             TaskEngine(
                 store=store,
                 uploads=self._uploads,
-                outlook=outlook,
+                wait_reasons=wait_reasons,
                 watches=self._watches,
                 bounds=bounds,
                 defaults=defaults,
@@ -225,14 +224,14 @@ class _Server:
                 finished=self._finished,
                 attempts=attempts,
                 problems=self._sessions.problems,
-                changed=outlook.forget,
+                changed=wait_reasons.forget,
                 servers=None if self._servers is None else self._servers.figures,
             )
         )
         self._health = Health(store=store, services=_SERVICES)
-        self._memory = memory.of_this_process() if settings.tune_malloc else None
+        self._heap_trimmer = malloc_trim.of_this_process() if settings.tune_malloc else None
         self._connections = openfiles.for_connections(
-            openfiles.limit_now(), uploads=limits.uploads, listeners=door.listeners
+            openfiles.limit_now(), uploads=limits.uploads, listeners=listeners.count
         )
         self._grpc: grpc.aio.Server | None = None
         self._background: asyncio.Task[None] | None = None
@@ -245,11 +244,11 @@ class _Server:
         return self._background
 
     async def start(self) -> None:
-        """Prepare, begin the loops, then open the door.
+        """Prepare, begin the loops, then open the listeners.
 
         Call `abandon` after an error."""
         await self._janitor.prepare()
-        lock = await self._door.lock(self._data.token(), self._store, self._clock)
+        lock = await self._listeners.lock(self._data.token(), self._store, self._clock)
         server = steadfast_server(interceptors=[lock], options=transport.options(connections=self._connections))
         add_task_service(self._task_service, server)
         worker_service_pb2_grpc.add_WorkerServiceServicer_to_server(WorkerService(self._sessions), server)
@@ -257,7 +256,7 @@ class _Server:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable_server_reflection((*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
         self._grpc = server
-        addresses = self._door.open(server)
+        addresses = self._listeners.open(server)
         if self._servers is not None and self._here is not None:
             # Before anything is taken in: others must be able to find a server, whatever it says of itself elsewhere.
             await self._servers.announce(
@@ -266,7 +265,7 @@ class _Server:
         self._background = asyncio.create_task(self._run_loops(), name="engine")
         await server.start()
         if self._settings.worker:
-            self._child = self._worker(self._door.for_the_child)
+            self._child = self._worker(self._listeners.for_the_child)
             self._child_task = asyncio.create_task(self._child.run(), name="worker child")
         _log.info(
             "serving",
@@ -287,12 +286,12 @@ class _Server:
             group.create_task(self._uploads.run(), name="uploads")
             if self._servers is not None:
                 group.create_task(self._servers.run(), name="servers")
-            group.create_task(self._door.run(), name="door")
+            group.create_task(self._listeners.run(), name="listeners")
             group.create_task(self._served(), name="calls")
             files = openfiles.OpenFiles(limit=openfiles.limit_now(), connections=self._connections)
             group.create_task(files.run(), name="open files")
-            if self._memory is not None:
-                group.create_task(self._memory.run(), name="memory")
+            if self._heap_trimmer is not None:
+                group.create_task(self._heap_trimmer.run(), name="heap trimmer")
 
     async def _served(self) -> None:
         """Raise an error where gRPC has ended by itself: a process that answers nobody must not stay."""

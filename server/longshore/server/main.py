@@ -21,7 +21,7 @@ from longshore.server.cli.exits import EXIT_FAILED, refusals
 from longshore.server.config.settings import DEFAULT_LISTEN, DatabaseURL, Limits, Settings, SettingsError, Times
 from longshore.server.config.values import parse_client_roles, parse_duration, parse_size, parse_tls
 from longshore.server.data.datadir import DataDir
-from longshore.server.process import malloc as tuning
+from longshore.server.process import malloc
 from longshore.server.process.openfiles import raise_limit
 
 _SAME_SIGNAL: Final = 1.0
@@ -162,7 +162,7 @@ def _run(settings: Settings) -> bool:
     for each in environment.unknown(os.environ):
         _log.warning("unknown_environment_name", name=each.name, nearest=each.nearest or None)
     if settings.tune_malloc:
-        tuning.tune_malloc()
+        malloc.tune_malloc()
     raise_limit()
     with DataDir(settings.data_dir) as data:
         try:
@@ -192,7 +192,7 @@ async def _serve(settings: Settings, data: DataDir) -> bool:
     for one in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(one, on_signal)
     async with serving(settings, data) as running:
-        tuning.tune_collector()
+        malloc.tune_collector()
         reloads: set[asyncio.Task[None]] = set()
 
         def reload() -> None:

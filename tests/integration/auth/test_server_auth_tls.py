@@ -1,4 +1,4 @@
-"""TLS and client certificates at the door, over real connections: who is let in as whom, and what a change does."""
+"""TLS and client certificates, over real connections: who is let in as whom, and what a change does."""
 
 from __future__ import annotations
 

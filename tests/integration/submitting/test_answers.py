@@ -10,7 +10,7 @@ import pytest
 from google.protobuf.any_pb2 import Any as AnyMessage
 
 from longshore.client import AsyncClient, Client, job_spec
-from longshore.server.edge.messages.portion import MOST_BYTES
+from longshore.server.edge.messages.answer_room import MOST_BYTES
 from longshore.server.engine.uploads.uploads import UploadLimits
 from longshore.server.store.commands import Bounds
 from longshore.v1 import task_pb2

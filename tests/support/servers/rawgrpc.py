@@ -19,11 +19,11 @@ from grpc_status import rpc_status
 
 from longshore.server.edge.auth.interceptor import AuthInterceptor
 from longshore.server.edge.task_service import TaskEngine, TaskService, add_task_service
-from longshore.server.engine.outlook import Outlook
 from longshore.server.engine.sessions.fleet import Fleet
 from longshore.server.engine.sessions.progress import ProgressBoard
 from longshore.server.engine.submissions import Defaults
 from longshore.server.engine.uploads.uploads import UploadLimits, Uploads
+from longshore.server.engine.wait_reasons import WaitReasons
 from longshore.server.engine.watch import WatchHub
 from longshore.server.model.access import LocalToken
 from longshore.server.model.clock import SystemClock
@@ -96,7 +96,7 @@ class TaskServer:
         engine = TaskEngine(
             store=self.store,
             uploads=self.uploads,
-            outlook=Outlook(store=self.store, fleet=Fleet(), clock=clock, instance_limit=4, target_limit=64),
+            wait_reasons=WaitReasons(store=self.store, fleet=Fleet(), clock=clock, instance_limit=4, target_limit=64),
             watches=WatchHub(store=self.store, progress=ProgressBoard()),
             bounds=self.limits.bounds,
             defaults=Defaults(),

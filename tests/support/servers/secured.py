@@ -1,4 +1,4 @@
-"""The server's door in this process, with certificates; behind it one RPC of each arity that says who came in."""
+"""The server's listeners in this process, with certificates; behind it one RPC of each arity that says who came in."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from longshore.contract import limits
 from longshore.contract.temps import temps_of
 from longshore.server.edge.messages import translate
 from longshore.server.edge.messages import worker as worker_messages
-from longshore.server.edge.messages.portion import MOST_BYTES, AnswerRoom, fitting
+from longshore.server.edge.messages.answer_room import MOST_BYTES, AnswerRoom, fitting
 from longshore.server.edge.status import status_of
 from longshore.server.engine.sessions.messages import (
     Assignment,

@@ -1,4 +1,4 @@
-"""The data directory: one server at a time, and the token that opens its door."""
+"""The data directory: one server at a time, and the token that lets callers in."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ import structlog
 from longshore.server import version
 from longshore.server.edge.auth.principal import principal
 from longshore.server.edge.messages import fields, translate
-from longshore.server.edge.messages.portion import AnswerRoom, fitting
+from longshore.server.edge.messages.answer_room import AnswerRoom, fitting
 from longshore.server.edge.target_figures import REMEMBERED, target_stats
 from longshore.server.engine.servers import ServerFigures
 from longshore.server.engine.sessions.sessions import WorkerFigures

@@ -13,13 +13,13 @@ import structlog
 from longshore.contract.limits import LONGEST_CANCEL_REASON
 from longshore.server.edge import upload_calls as uploads
 from longshore.server.edge.auth.principal import principal
-from longshore.server.edge.messages import chunks, listing, portion, translate
+from longshore.server.edge.messages import answer_room, chunks, listing, translate
 from longshore.server.edge.messages.validate import check_request_id
 from longshore.server.edge.submission_stream import serve_submissions
 from longshore.server.edge.visibility import visible
-from longshore.server.engine.outlook import Outlook
 from longshore.server.engine.submissions import Defaults
 from longshore.server.engine.uploads.uploads import Uploads
+from longshore.server.engine.wait_reasons import WaitReasons
 from longshore.server.engine.watch import KeepAlive, Leaving, Progress, Update, WatchHub
 from longshore.server.model.errors import InvalidField
 from longshore.server.model.task import Task
@@ -44,7 +44,7 @@ class TaskEngine:
 
     store: Store
     uploads: Uploads
-    outlook: Outlook
+    wait_reasons: WaitReasons
     watches: WatchHub
     bounds: Bounds
     defaults: Defaults
@@ -58,16 +58,16 @@ class TaskService(pb_grpc.TaskServiceServicer):
         self._store = engine.store
 
     async def Upload(self, _requests: AsyncIterator[pb.UploadRequest], context: _Context) -> pb.UploadResponse:
-        return await uploads.serve_upload(self._engine.uploads, self._engine.outlook, principal(), context)
+        return await uploads.serve_upload(self._engine.uploads, self._engine.wait_reasons, principal(), context)
 
     async def CreateUpload(self, request: pb.CreateUploadRequest, _context: _Context) -> pb.CreateUploadResponse:
-        return await uploads.create_upload(self._engine.uploads, self._engine.outlook, principal(), request)
+        return await uploads.create_upload(self._engine.uploads, self._engine.wait_reasons, principal(), request)
 
     async def GetUpload(self, request: pb.GetUploadRequest, _context: _Context) -> pb.GetUploadResponse:
-        return await uploads.get_upload(self._engine.uploads, self._engine.outlook, principal(), request)
+        return await uploads.get_upload(self._engine.uploads, self._engine.wait_reasons, principal(), request)
 
     async def SubmitTask(self, request: pb.SubmitTaskRequest, _context: _Context) -> pb.SubmitTaskResponse:
-        return await uploads.submit_task(self._engine.uploads, self._engine.outlook, principal(), request)
+        return await uploads.submit_task(self._engine.uploads, self._engine.wait_reasons, principal(), request)
 
     # Reads and writes beside each other, as `Work` does; grpc.aio takes a handler that does not yield too.
     async def SubmitTasks(  # type: ignore[override]
@@ -81,9 +81,9 @@ class TaskService(pb_grpc.TaskServiceServicer):
     async def ListTasks(self, request: pb.ListTasksRequest, _context: _Context) -> pb.ListTasksResponse:
         query = listing.query_of(request, scope=principal().scope)
         page = await self._store.list_tasks(
-            query.where, before=query.before, limit=query.limit, most_bytes=portion.MOST_BYTES
+            query.where, before=query.before, limit=query.limit, most_bytes=answer_room.MOST_BYTES
         )
-        shown = await portion.shown(self._store, self._engine.outlook, page, at_least=1)
+        shown = await answer_room.shown(self._store, self._engine.wait_reasons, page, at_least=1)
         more = page.more or len(shown) < len(page)
         return pb.ListTasksResponse(
             tasks=shown, next_page_token=query.token_after(page[len(shown) - 1]) if more else ""
@@ -93,7 +93,7 @@ class TaskService(pb_grpc.TaskServiceServicer):
         task = await self._task(request.task_id)
         found = await self._store.attempts_after(task.id, number=request.after, limit=_ATTEMPTS_AT_ONCE + 1)
         listed = [translate.attempt(one) for one in found[:_ATTEMPTS_AT_ONCE]]
-        attempts = portion.fitting(listed, portion.AnswerRoom(), at_least=1)
+        attempts = answer_room.fitting(listed, answer_room.AnswerRoom(), at_least=1)
         return pb.ListAttemptsResponse(attempts=attempts, more=len(attempts) < len(found))
 
     async def WatchTask(self, request: pb.WatchTaskRequest, _context: _Context) -> AsyncIterator[pb.WatchTaskResponse]:
@@ -111,7 +111,7 @@ class TaskService(pb_grpc.TaskServiceServicer):
                 held.check(update)
             if first and isinstance(update, Task):
                 # The wait is shown as it is now; a later update tells its revision and no more.
-                waiting = await self._engine.outlook.of([update], recent=True)
+                waiting = await self._engine.wait_reasons.of([update], recent=True)
                 yield pb.WatchTaskResponse(task=translate.task(update, waiting=waiting.get(update.id)))
             else:
                 yield await self._update(update)
@@ -158,7 +158,7 @@ class TaskService(pb_grpc.TaskServiceServicer):
     async def _shown(self, task: Task, *, recent: bool = False) -> task_pb2.Task:
         attempts = await self._store.attempts(task.id, last=translate.ATTEMPTS_SHOWN) if task.status.attempt else ()
         blocking = await self._blocking([task])
-        waiting = await self._engine.outlook.of([task], recent=recent)
+        waiting = await self._engine.wait_reasons.of([task], recent=recent)
         destination = task.submission.destination
         return translate.task(
             task,

@@ -7,15 +7,15 @@ from typing import Any, Final
 
 import grpc.aio
 
-from longshore.server.edge.auth.guard import looked_at
+from longshore.server.edge.auth.error_guard import retrieve_error
 from longshore.server.edge.auth.principal import Principal
 from longshore.server.edge.messages import translate
+from longshore.server.edge.messages.answer_room import shown
 from longshore.server.edge.messages.chunks import Chunk, Request
-from longshore.server.edge.messages.portion import shown
 from longshore.server.edge.messages.validate import check_request_id, submit_request, upload_request
-from longshore.server.engine.outlook import Outlook
 from longshore.server.engine.uploads.stream import UploadStream
 from longshore.server.engine.uploads.uploads import Uploads, UploadView
+from longshore.server.engine.wait_reasons import WaitReasons
 from longshore.server.model.errors import InvalidField, LongshoreError, ProtocolViolation, UploadBroken
 from longshore.v1 import task_service_pb2 as pb
 
@@ -29,7 +29,7 @@ _Context = grpc.aio.ServicerContext[Any, Any]
 
 
 async def serve_upload(
-    uploads: Uploads, outlook: Outlook, principal: Principal, context: _Context
+    uploads: Uploads, wait_reasons: WaitReasons, principal: Principal, context: _Context
 ) -> pb.UploadResponse:
     """Serve one Upload call. Raises LongshoreErrors; what arrived before is then kept or not as UploadStream says."""
     header = await _header(context, uploads.limits.idle)
@@ -41,41 +41,41 @@ async def serve_upload(
     if done.payload is None:
         raise LongshoreError("A finished upload without a payload.")
     return pb.UploadResponse(
-        tasks=await shown(uploads.store, outlook, done.tasks, recent=True),
+        tasks=await shown(uploads.store, wait_reasons, done.tasks, recent=True),
         payload=translate.payload(done.payload),
         task_ids=[task.id for task in done.tasks],
     )
 
 
 async def create_upload(
-    uploads: Uploads, outlook: Outlook, principal: Principal, request: pb.CreateUploadRequest
+    uploads: Uploads, wait_reasons: WaitReasons, principal: Principal, request: pb.CreateUploadRequest
 ) -> pb.CreateUploadResponse:
     """Serve one CreateUpload call."""
     if not request.HasField("header"):
         raise InvalidField("header", "is missing; send it as in Upload.")
     view = await uploads.create(principal.name, upload_request(request.header, uploads.defaults))
-    return pb.CreateUploadResponse(upload=await _upload(uploads, outlook, view))
+    return pb.CreateUploadResponse(upload=await _upload(uploads, wait_reasons, view))
 
 
 async def get_upload(
-    uploads: Uploads, outlook: Outlook, principal: Principal, request: pb.GetUploadRequest
+    uploads: Uploads, wait_reasons: WaitReasons, principal: Principal, request: pb.GetUploadRequest
 ) -> pb.GetUploadResponse:
     """Serve one GetUpload call."""
     if not request.request_id:
         raise InvalidField("request_id", "is empty; give the one that the upload was begun with.")
     view = await uploads.get(principal.name, check_request_id("request_id", request.request_id))
-    return pb.GetUploadResponse(upload=await _upload(uploads, outlook, view))
+    return pb.GetUploadResponse(upload=await _upload(uploads, wait_reasons, view))
 
 
 async def submit_task(
-    uploads: Uploads, outlook: Outlook, principal: Principal, request: pb.SubmitTaskRequest
+    uploads: Uploads, wait_reasons: WaitReasons, principal: Principal, request: pb.SubmitTaskRequest
 ) -> pb.SubmitTaskResponse:
     """Serve one SubmitTask call. Operators may name anybody's payload."""
     tasks = await uploads.submit(
         principal.name, submit_request(request, uploads.defaults), any_creator=principal.operator
     )
     return pb.SubmitTaskResponse(
-        tasks=await shown(uploads.store, outlook, tasks, recent=True), task_ids=[task.id for task in tasks]
+        tasks=await shown(uploads.store, wait_reasons, tasks, recent=True), task_ids=[task.id for task in tasks]
     )
 
 
@@ -108,7 +108,7 @@ async def _go_ahead(stream: UploadStream, context: _Context) -> None:
     )
     sending = asyncio.ensure_future(context.send_initial_metadata(metadata))
     # The task fails where the upload has just ended, and then nobody may wait for it any more.
-    looked_at(sending)
+    retrieve_error(sending)
     try:
         await asyncio.shield(sending)
     except asyncio.CancelledError:
@@ -146,10 +146,10 @@ async def _read(context: _Context) -> Request | None:
     return None if message is grpc.aio.EOF else message
 
 
-async def _upload(uploads: Uploads, outlook: Outlook, view: UploadView) -> pb.Upload:
+async def _upload(uploads: Uploads, wait_reasons: WaitReasons, view: UploadView) -> pb.Upload:
     message = translate.upload(view.upload, active=view.active, expires_at=view.expires_at)
     if message.complete:
         message.ClearField("expire_time")
-    message.tasks.extend(await shown(uploads.store, outlook, view.upload.tasks, recent=True))
+    message.tasks.extend(await shown(uploads.store, wait_reasons, view.upload.tasks, recent=True))
     message.task_ids.extend([task.id for task in view.upload.tasks])
     return message

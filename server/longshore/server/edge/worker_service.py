@@ -8,7 +8,7 @@ from typing import Any, Final, cast
 
 import grpc.aio
 
-from longshore.server.edge.auth.guard import looked_at
+from longshore.server.edge.auth.error_guard import retrieve_error
 from longshore.server.edge.auth.principal import ended_by, principal
 from longshore.server.edge.messages import worker as worker_messages
 from longshore.server.engine.sessions.connection import WorkerConnection
@@ -41,7 +41,7 @@ class WorkerService(pb_grpc.WorkerServiceServicer):
         says = worker_messages.worker_says(first, session_id=hello.session_id, first=True)
         connection = await self._sessions.open(hello, principal=principal().name, local=_is_local(context.peer()))
         writer = asyncio.create_task(_write(connection, context))
-        looked_at(writer)
+        retrieve_error(writer)
         try:
             # Cancelled in a write, no status could be sent any more.
             with ended_by(connection.end):

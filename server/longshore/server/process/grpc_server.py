@@ -23,7 +23,7 @@ import grpc
 import grpc.aio
 import structlog
 
-from longshore.server.edge.auth.guard import Handler, looked_at
+from longshore.server.edge.auth.error_guard import Handler, retrieve_error
 from longshore.server.logs import sparing
 
 _log = structlog.get_logger("longshore.edge")
@@ -80,7 +80,7 @@ class _Calls(_cygrpc.AioServer):  # type: ignore[misc]
         """Take the next call, in the order of their arrival. Raises _Stopped when the server stops."""
         while len(self._asked) < AHEAD:
             asked = asyncio.get_running_loop().create_task(self._request_call())
-            looked_at(asked)
+            retrieve_error(asked)
             self._asked.append(asked)
         self.last = await self._asked.popleft()
         return self.last

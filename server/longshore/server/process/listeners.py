@@ -1,4 +1,4 @@
-"""The server's door has its addresses, its certificates, and the lock that lets callers in."""
+"""The listeners are the server's addresses, with their certificates and the interceptor that lets callers in."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from longshore.server.process.certificates import Certificates
 from longshore.server.store.protocol import Store
 
 
-class Door:
+class Listeners:
     """Opens the server's addresses. It is made before anything else is begun, so that wrong settings are said first.
 
     Raises SettingsError.
@@ -31,10 +31,10 @@ class Door:
         self._client_roles = None if settings.tls is None or settings.tls.client_ca is None else settings.client_roles
         self._tokens: TokenBook | None = None
         self.addresses: tuple[str, ...] = ()
-        """The addresses at which the door is open."""
+        """The addresses at which the server listens."""
 
     async def lock(self, local: str, store: Store, clock: Clock) -> grpc.aio.ServerInterceptor:
-        """Make the interceptor that lets callers in. Raises SettingsError where other machines get at the door and
+        """Make the interceptor that lets callers in. Raises SettingsError where other machines reach the listeners and
         nobody there has a key."""
         exposed = next(filter(is_exposed, self._listeners), None)
         if exposed is not None and not self._client_roles and not await store.has_valid_token():
@@ -47,8 +47,8 @@ class Door:
         return AuthInterceptor(local=LocalToken(local), tokens=self._tokens, client_roles=self._client_roles)
 
     @property
-    def listeners(self) -> int:
-        """Count the addresses that the door has."""
+    def count(self) -> int:
+        """Count the addresses of the listeners."""
         return len(self._listeners)
 
     def open(self, server: grpc.aio.Server) -> tuple[str, ...]:
@@ -77,6 +77,6 @@ class Door:
         """Keep up with certificates and tokens, until cancelled."""
         async with asyncio.TaskGroup() as group:
             if self._tokens is not None:
-                group.create_task(self._tokens.run(), name="door: tokens")
+                group.create_task(self._tokens.run(), name="listeners: tokens")
             if self._certificates is not None:
-                group.create_task(self._certificates.run(), name="door: certificates")
+                group.create_task(self._certificates.run(), name="listeners: certificates")

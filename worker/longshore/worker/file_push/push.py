@@ -28,9 +28,9 @@ from longshore.worker.errors import (
     Reason,
     TransientError,
 )
-from longshore.worker.file_push.aftermath import IN_PLACE, only_check, remove_temps, settle_push
 from longshore.worker.file_push.folders import create_temp, make_parents
 from longshore.worker.file_push.model import Push, PushContext, Pushed, already_exists, complete, validated
+from longshore.worker.file_push.recovery import IN_PLACE, only_check, remove_temps, settle_push
 from longshore.worker.targets.base import (
     Attributes,
     CommitLost,

@@ -21,8 +21,8 @@ from longshore.client.servers.tls import find_tls
 from longshore.contract.version import PROTOCOL_VERSION
 from longshore.program import signals
 from longshore.v1 import worker_service_pb2 as ws
-from longshore.worker.agent.chores import Chores
 from longshore.worker.agent.earlier_sessions import Slot
+from longshore.worker.agent.housekeeping import Housekeeping
 from longshore.worker.agent.link import ServerLink
 from longshore.worker.agent.outbox import Outbox
 from longshore.worker.agent.route import ServerRoute
@@ -37,7 +37,7 @@ from longshore.worker.attempts.threads import Threads
 from longshore.worker.process import config as settings
 from longshore.worker.process import log
 from longshore.worker.process.config import ConfigError, WorkerConfig
-from longshore.worker.process.parent import stop_with
+from longshore.worker.process.parent_watch import stop_with
 from longshore.worker.targets import Target, open_target
 
 _log: Final = structlog.stdlib.get_logger("longshore.worker")
@@ -175,14 +175,14 @@ class Worker:
         targets: dict[str, Target] = {spec.name: open_target(spec) for spec in self._specs}
         mailbox, outbox = Mailbox(asyncio.get_running_loop()), Outbox()
         conditions = TargetConditions(targets, mailbox=mailbox, outbox=outbox)
-        chores = Chores(targets, conditions=conditions, mailbox=mailbox, outbox=outbox)
+        housekeeping = Housekeeping(targets, conditions=conditions, mailbox=mailbox, outbox=outbox)
         limits = AgentLimits(
             concurrency=self._config.concurrency,
             max_wedged=self._config.max_wedged or 0,
             stop_grace=self._config.stop_grace,
         )
         agent = self._agent = Agent(
-            registry=self._registry, limits=limits, mailbox=mailbox, outbox=outbox, outside=chores
+            registry=self._registry, limits=limits, mailbox=mailbox, outbox=outbox, outside=housekeeping
         )
         downloads = GrpcDownloads(self._access, lambda: link.endpoint, self.session_id)
         threads = Threads("longshore-handler")
@@ -205,7 +205,7 @@ class Worker:
             await _learn(conditions)
             said_goodbye = await self._go(agent, link, conditions)
         finally:
-            chores.close()
+            housekeeping.close()
             conditions.close()
             runner.close()
             downloads.close()

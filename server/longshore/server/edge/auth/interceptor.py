@@ -16,7 +16,7 @@ import grpc
 import grpc.aio
 
 from longshore.server.edge.auth.certificates import names_of
-from longshore.server.edge.auth.guard import Context, Guard, Handler, behavior, taking_a_stream
+from longshore.server.edge.auth.error_guard import Context, ErrorGuard, Handler, behavior, taking_a_stream
 from longshore.server.edge.auth.principal import LOCAL, Principal, enter
 from longshore.server.edge.auth.refusals import RefusalLog
 from longshore.server.edge.auth.roles import OPEN_SERVICES, check_role
@@ -32,7 +32,7 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):
     """Lets in each call that shows a token of the data directory or of the database, or a certificate with a role.
 
     `client_roles` None means that clients show no certificates. A token is looked at first, and decides. Each handler
-    that a call is let in to is guarded: see `guard`.
+    that a call is let in to is guarded: see `error_guard`.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):
         self._local = local
         self._tokens = tokens
         self._client_roles = client_roles
-        self._guard = Guard(refusals or RefusalLog())
+        self._guard = ErrorGuard(refusals or RefusalLog())
 
     async def intercept_service(
         self, continuation: _Continuation, handler_call_details: grpc.HandlerCallDetails

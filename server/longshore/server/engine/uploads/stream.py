@@ -12,9 +12,9 @@ import structlog
 
 from longshore.server.engine.sessions.small_payloads import SmallPayloads
 from longshore.server.engine.uploads.content import UploadContent
+from longshore.server.engine.uploads.disk_room import DiskRoom
 from longshore.server.engine.uploads.ledger import UploadLedger
 from longshore.server.engine.uploads.limits import UploadLimits
-from longshore.server.engine.uploads.room import DiskRoom
 from longshore.server.logs import sparing
 from longshore.server.model.clock import Clock
 from longshore.server.model.errors import (

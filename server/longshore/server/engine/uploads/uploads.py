@@ -19,11 +19,11 @@ from longshore.server.engine.submissions import (
     upload_fingerprint,
 )
 from longshore.server.engine.uploads.content import UploadContent
+from longshore.server.engine.uploads.disk_room import DiskRoom
 from longshore.server.engine.uploads.heartbeats import give_signs
 from longshore.server.engine.uploads.ids import RandomIds
 from longshore.server.engine.uploads.ledger import UploadLedger
 from longshore.server.engine.uploads.limits import UploadLimits, UploadStatistics
-from longshore.server.engine.uploads.room import DiskRoom
 from longshore.server.engine.uploads.stream import UploadStream
 from longshore.server.engine.uploads.stream_slots import StreamSlots
 from longshore.server.model.clock import Clock

@@ -67,16 +67,16 @@ class DirectorySpool:
         self._writers = ThreadPoolExecutor(WRITERS, thread_name_prefix="spool-write")
         self._syncers = ThreadPoolExecutor(SYNCERS, thread_name_prefix="spool-sync")
         # Files are unlinked one at a time: unlinking is slow and slows the syncs of others.
-        self._chores = ThreadPoolExecutor(1, thread_name_prefix="spool-chores")
+        self._maintenance = ThreadPoolExecutor(1, thread_name_prefix="spool-maintenance")
 
     async def open(self) -> None:
-        await self._run(self._chores, self._open)
+        await self._run(self._maintenance, self._open)
 
     async def close(self) -> None:
         """Wait for what is under way."""
 
         def stop() -> None:
-            for pool in (self._writers, self._syncers, self._chores):
+            for pool in (self._writers, self._syncers, self._maintenance):
                 pool.shutdown(wait=True)
 
         await asyncio.to_thread(stop)
@@ -141,10 +141,10 @@ class DirectorySpool:
         return final if final.exists() else None
 
     async def delete_upload(self, upload_id: str) -> None:
-        await self._run(self._chores, lambda: self._remove(upload_id))
+        await self._run(self._maintenance, lambda: self._remove(upload_id))
 
     async def delete_payload(self, payload_id: str) -> None:
-        await self._run(self._chores, lambda: self._remove(payload_id))
+        await self._run(self._maintenance, lambda: self._remove(payload_id))
 
     async def free_bytes(self) -> int:
         def ask() -> int:
@@ -166,7 +166,7 @@ class DirectorySpool:
             before = self._now() - seconds
             return sorted(one for one, changed in newest.items() if changed < before)
 
-        return await self._run(self._chores, look)
+        return await self._run(self._maintenance, look)
 
     async def to_trash(self, ids: Sequence[str]) -> None:
         def move() -> None:
@@ -178,7 +178,7 @@ class DirectorySpool:
                             path.rename(self._trash / f"{int(self._now())}-{path.name}")
                 self._empty_trash()
 
-        await self._run(self._chores, move)
+        await self._run(self._maintenance, move)
 
     def _final(self, payload: Payload) -> Path:
         return self._names.final(payload.id, payload.size, payload.crc32c)

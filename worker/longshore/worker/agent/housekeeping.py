@@ -1,4 +1,4 @@
-"""A worker has two chores besides attempts: it watches instances that tasks wait for, and pays debts.
+"""A worker does two things besides attempts: it watches instances that tasks wait for, and pays debts.
 
 Each target has two threads of its own for them, so that a daemon that hangs holds up nobody else's, and debts on one
 instance that hangs keep no other instance's tasks asleep.
@@ -28,7 +28,7 @@ _InstanceKey = tuple[str, str]
 """Real project and instance."""
 
 
-class Chores:
+class Housekeeping:
     """Belongs to the agent's loop; the work is done in threads and comes back through the mailbox."""
 
     def __init__(
@@ -38,7 +38,7 @@ class Chores:
         self._conditions = conditions
         self._mailbox = mailbox
         self._outbox = outbox
-        self._threads = {name: Threads(f"longshore-chores-{name}", limit=1) for name in targets}
+        self._threads = {name: Threads(f"longshore-housekeeping-{name}", limit=1) for name in targets}
         self._payers = {name: Threads(f"longshore-debts-{name}", limit=1) for name in targets}
         self._paying: set[str] = set()
         """Debts whose answer is still to come: the server asks again and again."""

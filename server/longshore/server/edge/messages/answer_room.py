@@ -13,7 +13,7 @@ from typing import Final, TypeVar
 from google.protobuf.message import Message
 
 from longshore.server.edge.messages import translate
-from longshore.server.engine.outlook import Outlook
+from longshore.server.engine.wait_reasons import WaitReasons
 from longshore.server.model.task import Attempt, Status, Task
 from longshore.server.model.values import State
 from longshore.server.model.waiting import Waiting
@@ -58,15 +58,15 @@ def fitting(entries: Iterable[M], room: AnswerRoom, *, at_least: int = 0) -> lis
 
 
 async def shown(
-    store: Store, outlook: Outlook, tasks: Sequence[Task], *, at_least: int = 0, recent: bool = False
+    store: Store, wait_reasons: WaitReasons, tasks: Sequence[Task], *, at_least: int = 0, recent: bool = False
 ) -> list[task_pb2.Task]:
     """Translate the first tasks, as many as an answer holds, with what has to be looked up for them. `recent` is that
-    of `Outlook.of`.
+    of `WaitReasons.of`.
 
     New ones that run at once, the usual case, cost no read. Raises StoreUnavailable.
     """
     room = AnswerRoom()
-    waiting = await outlook.of(tasks, recent=recent)
+    waiting = await wait_reasons.of(tasks, recent=recent)
     taken: list[task_pb2.Task] = []
     left = iter(tasks)
     while group := list(islice(left, _LOOKED_UP_AT_ONCE)):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from longshore.v1 import worker_service_pb2 as ws
-from longshore.worker.agent.chores import Chores
+from longshore.worker.agent.housekeeping import Housekeeping
 from longshore.worker.agent.outbox import Outbox
 from longshore.worker.agent.target_conditions import TargetConditions
 from longshore.worker.attempts.mailbox import Mailbox
@@ -45,12 +45,12 @@ class Bench:
         self.outbox = Outbox()
         targets, mailbox = {"default": self.target}, Mailbox(asyncio.get_running_loop())
         conditions = TargetConditions(targets, mailbox=mailbox, outbox=self.outbox)
-        self.chores = Chores(targets, conditions=conditions, mailbox=mailbox, outbox=self.outbox)
+        self.housekeeping = Housekeeping(targets, conditions=conditions, mailbox=mailbox, outbox=self.outbox)
 
     def ask(self, number: int) -> None:
         temp = f"/.longshore-task-{number}-1.tmp"
         where = ws.InstanceRef(target="default", instance="stuck")
-        self.chores.pay(ws.Debt(debt_id=f"debt-{number}", instance=where, temps=[temp]))
+        self.housekeeping.pay(ws.Debt(debt_id=f"debt-{number}", instance=where, temps=[temp]))
 
     async def hears(self) -> ws.WorkRequest:
         async with asyncio.timeout(10):
@@ -63,13 +63,13 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
     bench = Bench(tmp_path)
     yield bench
     bench.target.released.set()
-    bench.chores.close()
+    bench.housekeeping.close()
 
 
 async def test_a_debt_that_hangs_keeps_no_parked_task_asleep(bench: Bench) -> None:
     bench.ask(1)
     web = ws.InstanceRef(target="default", instance="web")
-    bench.chores.park(ws.ParkedInstances(target="default", instances=[web]))
+    bench.housekeeping.park(ws.ParkedInstances(target="default", instances=[web]))
     (ready,) = (await bench.hears()).ready
     assert (ready.instance.instance, ready.running) == ("web", True)
 

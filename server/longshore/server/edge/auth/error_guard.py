@@ -35,7 +35,7 @@ Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Behavior: TypeAlias = Callable[[Any, Context], Any]
 
 
-class Guard:
+class ErrorGuard:
     """Makes the guarded handler of each method, once, and writes of the calls that it refuses."""
 
     def __init__(self, refusals: RefusalLog) -> None:
@@ -136,7 +136,7 @@ def _gone(method: str, error: grpc.aio.InternalError) -> NoReturn:
     raise asyncio.CancelledError from None
 
 
-def looked_at(task: asyncio.Future[Any]) -> None:
+def retrieve_error(task: asyncio.Future[Any]) -> None:
     """Ask for a task's error in any case. Its awaiter may be cancelled as it fails, and asyncio would log the error."""
     task.add_done_callback(lambda done: None if done.cancelled() else done.exception())
 

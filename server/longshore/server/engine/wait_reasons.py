@@ -1,4 +1,4 @@
-"""The outlook says why tasks wait now. It reads the store's conditions and the connections here, for a page at once."""
+"""This module says why tasks wait now. It reads the store's conditions and the connections here, for a page at once."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _VIEW_LASTS: Final = 0.05
 _WAITS: Final = WAITING | {State.SETTLING}
 
 
-class Outlook:
+class WaitReasons:
     """Reads why tasks wait with a bounded number of statements, however many tasks are asked about. Calls that come
     during a read share the next one. `instance_limit` and `target_limit` bound attempts at once. `emptying` gives the
     connections that finish what they hold, so that a task can run alone."""
@@ -94,7 +94,7 @@ class Outlook:
         """Read the conditions, in a read that begins from now on."""
         self._wanted |= instances
         if self._next is None:
-            self._next = asyncio.create_task(self._take_turn(), name="outlook")
+            self._next = asyncio.create_task(self._take_turn(), name="wait reasons")
             # Those who asked may all be gone by the time it fails.
             self._next.add_done_callback(lambda done: done.cancelled() or done.exception())
         # Others wait for the same read.
