@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from pathlib import Path
+from typing import assert_type
 
 import grpc
 import pytest
@@ -22,6 +23,7 @@ from longshore.client import (
     LongshoreError,
     NotFound,
     Submission,
+    Submitted,
     TaskFilter,
     Unauthenticated,
     Unavailable,
@@ -29,8 +31,8 @@ from longshore.client import (
     job_spec,
     push_spec,
 )
-from longshore.client.runtime.loopthread import LoopThread
-from longshore.v1 import task_pb2
+from longshore.client.runtime.loopthread import BlockingIterator, LoopThread
+from longshore.v1 import admin_service_pb2, task_pb2
 from longshore.v1 import task_service_pb2 as pb
 from tests.support.servers.fakeservice import Break, FakeServer, FakeService, Refuse
 
@@ -185,8 +187,35 @@ def test_both_clients_have_one_surface() -> None:
     assert asynchronous.keys() == blocking.keys()
     for name, signature in asynchronous.items():
         assert list(signature.parameters.values()) == list(blocking[name].parameters.values()), name
-        if name not in {"list", "submit_many", "watch"}:
-            assert signature.return_annotation == blocking[name].return_annotation, name
+        # A coroutine becomes its result, and a stream an iterator of the same items.
+        streams = not inspect.iscoroutinefunction(getattr(AsyncClient, name)) and name != "__init__"
+        assert streams == (name in {"list", "submit_many", "watch"})
+        expected = BlockingIterator if streams else signature.return_annotation
+        assert blocking[name].return_annotation == expected, name
+        assert inspect.getdoc(getattr(Client, name)), name
+
+
+def test_types_of_the_blocking_client_are_those_of_the_other() -> None:
+    """mypy checks the types, and the test that the calls are as typed."""
+    with Client(server="127.0.0.1:1", token="secret", patience=0) as client:
+        with pytest.raises(Unavailable):
+            assert_type(client.get("t"), task_pb2.Task)
+        with pytest.raises(Unavailable):
+            assert_type(client.push(b"x", "web/x", sha256="compute", create_parents=True), Sequence[task_pb2.Task])
+        with pytest.raises(Unavailable):
+            assert_type(client.workers(include_ended=True), Sequence[admin_service_pb2.Worker])
+        with pytest.raises(ConfigurationError):
+            client.get(1)  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="frob"):
+            client.push(b"x", "web/x", frob=1)  # type: ignore[call-arg]
+        iterators = (
+            assert_type(client.list(kind="file_push"), BlockingIterator[task_pb2.Task]),
+            assert_type(client.watch("t"), BlockingIterator[task_pb2.Task]),
+            assert_type(client.submit_many([]), BlockingIterator[Submitted]),
+        )
+        for each in iterators:
+            assert isinstance(each, BlockingIterator)
+            each.close()
 
 
 def test_options_go_by_name_only() -> None:
