@@ -240,6 +240,8 @@ async def ended(pidfd: int) -> None:
         (["--target", "a=directory:/x", "--tls-cert", "me.crt"], "--tls-key"),
         (["--target", "a=directory:/x", "--tls-ca", "missing"], "--tls-ca missing"),
         (["--target", "a=directory:/x", "--rehome", "-1"], "--rehome -1"),
+        (["--target", "a=directory:/x", "--stop-grace", "soon"], "--stop-grace soon: no duration; write it like 30s"),
+        (["--target", "a=directory:/x", "--grace", "1h30m", "--rehome", "2d"], "--rehome 172800: use 0 to 86400"),
         (["--target", "a=directory:/x", "--token-file", "missing"], "missing"),
         (["--target", "a=directory:/x", "--log-level", "loud"], "--log-level 'loud'"),
         (["--target", "a=directory:/x", "--state-dir", "/proc/none"], "--state-dir /proc/none"),

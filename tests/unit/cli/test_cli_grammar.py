@@ -19,13 +19,25 @@ NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
 
 @pytest.mark.parametrize(
     ("text", "seconds"),
-    [("30s", 30), ("5m", 300), ("2h", 7200), ("7d", 604800), ("1w", 604800), ("1h30m", 5400), ("1.5h", 5400), ("0", 0)],
+    [
+        ("30s", 30),
+        ("5m", 300),
+        ("2h", 7200),
+        ("7d", 604800),
+        ("1w", 604800),
+        ("1h30m", 5400),
+        ("1.5h", 5400),
+        ("0", 0),
+        ("500ms", 0.5),
+        ("5 m", 300),
+        ("36500d", 36500 * 86400),
+    ],
 )
 def test_durations(text: str, seconds: float) -> None:
     assert grammar.parse_duration(text) == seconds
 
 
-@pytest.mark.parametrize("text", ["", "5", "m", "5 m", "-5m", "5y", "1h30", "h1"])
+@pytest.mark.parametrize("text", ["", "5", "m", "-5m", "5y", "1h30", "h1", "1h0", "5m 3", "1e3s"])
 def test_what_is_no_duration(text: str) -> None:
     with pytest.raises(ValueError, match="30s"):
         grammar.parse_duration(text)
@@ -55,6 +67,14 @@ def test_sha256() -> None:
     assert grammar.parse_sha256("compute") == "compute"
     with pytest.raises(ValueError, match="64"):
         grammar.parse_sha256("ab")
+
+
+def test_a_duration_may_be_too_long() -> None:
+    for text in ("36501d", "9" * 400 + "s"):
+        with pytest.raises(ValueError, match="36500d"):
+            grammar.parse_duration(text)
+        with pytest.raises(ValueError, match="36500d"):
+            grammar.parse_moment(text, now=NOW)
 
 
 def test_moments() -> None:

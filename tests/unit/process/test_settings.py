@@ -19,7 +19,21 @@ from longshore.server.config.values import parse_duration, parse_size
 
 @pytest.mark.parametrize(
     ("text", "seconds"),
-    [("90", 90), ("30s", 30), ("5m", 300), ("2h", 7200), ("7d", 604800), ("500ms", 0.5), ("1h30m", 5400), ("0", 0)],
+    [
+        ("90", 90),
+        ("30s", 30),
+        ("5m", 300),
+        ("2h", 7200),
+        ("7d", 604800),
+        ("500ms", 0.5),
+        ("1h30m", 5400),
+        ("0", 0),
+        (" 5 m ", 300),
+        ("1h30", 3630),
+        ("0.3", 0.3),
+        (".5", 0.5),
+        ("1w", 604800),
+    ],
 )
 def test_durations(text: str, seconds: float) -> None:
     assert parse_duration("--lease", text) == seconds

@@ -15,6 +15,7 @@ import typer
 from longshore.client.errors import LongshoreError
 from longshore.client.servers.tls import find_tls
 from longshore.program import environment, signals, streams, usage
+from longshore.program.durations import parse_duration
 from longshore.worker.attempts.handlers import Registry
 from longshore.worker.process import log
 from longshore.worker.process.config import ConfigError, WorkerConfig, default_name
@@ -70,11 +71,13 @@ def serve(
         ),
     ] = "",
     rehome: Annotated[
-        float,
+        str,
         typer.Option(
-            envvar=_env("REHOME"), help="With several servers, seconds until another may be chosen. 0: stay with one."
+            envvar=_env("REHOME"),
+            metavar="DURATION",
+            help="With several servers, how long until another may be chosen. 0: stay with one.",
         ),
-    ] = 300.0,
+    ] = "5m",
     target: Annotated[
         list[str] | None,
         typer.Option(
@@ -123,11 +126,17 @@ def serve(
         ),
     ] = False,
     grace: Annotated[
-        float, typer.Option(envvar=_env("GRACE"), help="Seconds for running attempts to finish after SIGTERM.")
-    ] = 30.0,
+        str,
+        typer.Option(
+            envvar=_env("GRACE"), metavar="DURATION", help="How long running attempts may go on after SIGTERM."
+        ),
+    ] = "30s",
     stop_grace: Annotated[
-        float, typer.Option(envvar=_env("STOP_GRACE"), help="Seconds for a handler to end after it was told to.")
-    ] = 10.0,
+        str,
+        typer.Option(
+            envvar=_env("STOP_GRACE"), metavar="DURATION", help="How long a handler has to end after it was told to."
+        ),
+    ] = "10s",
     max_wedged: Annotated[
         int | None,
         typer.Option(
@@ -165,7 +174,7 @@ def serve(
         settings = WorkerConfig(
             server=server,
             tls=find_tls(tls=tls, ca=tls_ca, cert=tls_cert, key=tls_key, server_name=tls_server_name, environ={}),
-            rehome=rehome,
+            rehome=_seconds("--rehome", rehome),
             targets=tuple(target or ()),
             concurrency=concurrency,
             name=name,
@@ -174,8 +183,8 @@ def serve(
             state_dir=state_dir,
             temp_dir=temp_dir,
             allow_files_api=allow_files_api,
-            grace=grace,
-            stop_grace=stop_grace,
+            grace=_seconds("--grace", grace),
+            stop_grace=_seconds("--stop-grace", stop_grace),
             max_wedged=max_wedged,
         )
         worker = Worker(load(handlers) if handlers else None, settings)
@@ -196,6 +205,14 @@ def serve(
         # A hanging thread cannot be joined, and Python would wait for it.
         os._exit(ended)
     raise typer.Exit(ended)
+
+
+def _seconds(option: str, text: str) -> float:
+    """The seconds of a duration; a bare number counts seconds. Raises ConfigError."""
+    try:
+        return parse_duration(text, bare=True)
+    except ValueError as error:
+        raise ConfigError(f"{option} {text[:80]}: {error}") from None
 
 
 def load(where: str) -> Registry:

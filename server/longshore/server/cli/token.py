@@ -15,7 +15,7 @@ from longshore.program import streams
 from longshore.program.visible import visible_json
 from longshore.server.cli.exits import refusals
 from longshore.server.cli.token_admin import Desk
-from longshore.server.config.settings import DAY, Settings, SettingsError
+from longshore.server.config.settings import Settings, SettingsError
 from longshore.server.config.values import parse_duration
 from longshore.server.model.access import Role, Secret, Token, check_name, roles_text
 
@@ -23,8 +23,6 @@ Output: TypeAlias = Literal["text", "json"]
 OutputOption: TypeAlias = Annotated[Output, typer.Option(help="For people, or for programs.")]
 
 _HEAD: Final = ("ID", "NAME", "ROLES", "CREATED", "EXPIRES", "STATE")
-_LONGEST: Final = 36_500 * DAY
-"""Seconds. No calendar has what comes after the year 9999."""
 
 _tokens = typer.Typer(no_args_is_help=True, help="Make, list and revoke tokens, while servers run or before they do.")
 
@@ -56,8 +54,6 @@ def _create(
         except ValueError as error:
             raise SettingsError(f"NAME: {error}") from None
         seconds = parse_duration("--expires", expires, least=1.0) if expires else None
-        if seconds is not None and seconds > _LONGEST:
-            raise SettingsError(f"--expires {expires[:80]}: at most 36500d; leave it out for one that never expires.")
         desk = Desk(settings, make=True)
         if token_file is None:
             token = desk.create(name, frozenset(role), expires=seconds, hand_out=said.append)

@@ -7,16 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from longshore.program import durations
 from longshore.server.config.settings import SettingsError, TlsFiles
 from longshore.server.model.access import Role, check_name, parse_roles
 
-_SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 7 * 86400.0}
 _BYTES: Final = {
     "": 1, "b": 1, "k": 1 << 10, "kib": 1 << 10, "kb": 1000, "m": 1 << 20, "mib": 1 << 20, "mb": 1000**2,
     "g": 1 << 30, "gib": 1 << 30, "gb": 1000**3, "t": 1 << 40, "tib": 1 << 40, "tb": 1000**4,
 }  # fmt: skip
-_LONGEST: Final = 36_500 * 86400.0
-"""Seconds. Longer than that a date is none that a calendar has."""
 _LARGEST: Final = 1 << 52
 """Bytes: fits into every database's integer, and into a float."""
 _NUMBER: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)")
@@ -24,21 +22,13 @@ _NUMBER: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)")
 
 def parse_duration(option: str, text: str, *, least: float = 0.0) -> float:
     """Seconds from `90`, `30s`, `5m`, `2h`, `7d`, `500ms`, or several of them as in `1h30m`. Raises SettingsError."""
-    total, end = 0.0, 0
-    stripped = text.strip()
-    for match in _NUMBER.finditer(stripped):
-        unit = match[2] or "s"
-        if match.start() != end or unit not in _SECONDS:
-            break
-        total += float(match[1]) * _SECONDS[unit]
-        end = match.end()
-    if not stripped or end != len(stripped):
-        raise SettingsError(f"{option} {text}: write a duration such as 30s, 5m, 2h or 7d.")
-    if total > _LONGEST:
-        raise SettingsError(f"{option} {text[:80]}: at most 36500d.")
-    if total < least:
-        raise SettingsError(f"{option} {text}: must be at least {least:g}s.")
-    return total
+    try:
+        seconds = durations.parse_duration(text, bare=True)
+    except ValueError as error:
+        raise SettingsError(f"{option} {text[:80]}: {error}.") from None
+    if seconds < least:
+        raise SettingsError(f"{option} {text[:80]}: must be at least {least:g}s.")
+    return seconds
 
 
 def parse_size(option: str, text: str) -> int:

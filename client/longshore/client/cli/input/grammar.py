@@ -6,25 +6,18 @@ import re
 from datetime import UTC, datetime, timedelta
 from typing import Final, Literal
 
-_UNITS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
-_LONGEST: Final = 36_500 * 86400.0
-"""Seconds. Longer than that a date is none that a calendar has."""
-_DURATION: Final = re.compile(r"(?:(\d+(?:\.\d+)?)([smhdw]))+")
-_PART: Final = re.compile(r"(\d+(?:\.\d+)?)([smhdw])")
+from longshore.program import durations
+
 _MODE: Final = re.compile(r"(?:0o?)?[0-7]{1,3}")
 _SHA256: Final = re.compile(r"[0-9a-fA-F]{64}")
 
 
 def parse_duration(text: str) -> float:
-    """Seconds in `30s`, `5m`, `2h`, `7d`, `1w`, in several of them (`1h30m`), or in `0`."""
-    if text == "0":
-        return 0.0
-    if not _DURATION.fullmatch(text):
-        raise ValueError(f"{text!r} is no duration; write it like 30s, 5m, 2h, 7d or 1h30m")
-    total = sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(text))
-    if total > _LONGEST:
-        raise ValueError(f"{text[:80]!r} is too long; the most is 36500d")
-    return total
+    """Seconds in `30s`, `5m` or `1h30m`, or in `0`. A number without a unit is refused: its unit would be a guess."""
+    try:
+        return durations.parse_duration(text)
+    except ValueError as error:
+        raise ValueError(f"{text[:80]!r} is {error}") from None
 
 
 def parse_mode(text: str) -> int:
@@ -58,7 +51,7 @@ def parse_sha256(text: str) -> bytes | Literal["compute"]:
 
 def parse_moment(text: str, *, now: datetime) -> datetime:
     """An ISO 8601 time, local unless it has a zone, or a duration that reaches back from now."""
-    if _DURATION.fullmatch(text):
+    if durations.is_duration(text):
         return now - timedelta(seconds=parse_duration(text))
     try:
         moment = datetime.fromisoformat(text)
