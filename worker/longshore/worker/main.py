@@ -40,34 +40,40 @@ def serve(
         typer.Option(
             envvar=_env("SERVER", "LONGSHORE_SERVER"),
             metavar="HOST:PORT|unix:PATH[,…]",
-            help="The server; several with commas, or a name with several addresses. [127.0.0.1:7465]",
+            help="Address of the server, several with commas, or a name with several addresses. [127.0.0.1:7465]",
         ),
     ] = None,
     tls: Annotated[
         bool,
         typer.Option(
-            "--tls", envvar=_env("TLS", "LONGSHORE_TLS"), help="TLS on loopback addresses too; elsewhere always."
+            "--tls",
+            envvar=_env("TLS", "LONGSHORE_TLS"),
+            help="Use TLS on loopback addresses too. Other addresses always use it.",
         ),
     ] = False,
     tls_ca: Annotated[
         Path | None,
         typer.Option(
-            envvar=_env("TLS_CA", "LONGSHORE_TLS_CA"), help="CA of the servers' certificates. [whom this system trusts]"
+            envvar=_env("TLS_CA", "LONGSHORE_TLS_CA"),
+            help="Certificate authority of the servers. [those that this system trusts]",
         ),
     ] = None,
     tls_cert: Annotated[
         Path | None,
-        typer.Option(envvar=_env("TLS_CERT", "LONGSHORE_TLS_CERT"), help="Our certificate, for servers that want one."),
+        typer.Option(
+            envvar=_env("TLS_CERT", "LONGSHORE_TLS_CERT"),
+            help="Certificate of this worker, for servers that ask for one.",
+        ),
     ] = None,
     tls_key: Annotated[
         Path | None,
-        typer.Option(envvar=_env("TLS_KEY", "LONGSHORE_TLS_KEY"), help="The private key of --tls-cert (PEM)."),
+        typer.Option(envvar=_env("TLS_KEY", "LONGSHORE_TLS_KEY"), help="Private key (PEM) of --tls-cert."),
     ] = None,
     tls_server_name: Annotated[
         str,
         typer.Option(
             envvar=_env("TLS_SERVER_NAME", "LONGSHORE_TLS_SERVER_NAME"),
-            help="Name that the servers' certificates must have. [the address's]",
+            help="Name that the servers' certificates must have. [the name in the address]",
         ),
     ] = "",
     rehome: Annotated[
@@ -75,7 +81,7 @@ def serve(
         typer.Option(
             envvar=_env("REHOME"),
             metavar="DURATION",
-            help="With several servers, how long until another may be chosen. 0: stay with one.",
+            help="Time after which the worker may choose another of several servers. 0 means never.",
         ),
     ] = "5m",
     target: Annotated[
@@ -83,74 +89,88 @@ def serve(
         typer.Option(
             envvar=_env("TARGET", "LONGSHORE_TARGET"),
             metavar="NAME=WHERE",
-            help="Where to deliver: NAME=lxd:SOCKET, NAME=incus:SOCKET, NAME=https://HOST:PORT?cert=FILE&key=FILE or "
-            "NAME=directory:PATH. May be given again; in the environment, separated by spaces.",
+            help="Target: NAME=lxd:SOCKET, NAME=incus:SOCKET, NAME=https://HOST:PORT?cert=FILE&key=FILE or "
+            "NAME=directory:PATH. Repeatable; in the environment, separated by spaces.",
         ),
     ] = None,
-    concurrency: Annotated[int, typer.Option(envvar=_env("CONCURRENCY"), help="Attempts at once, 1 to 1024.")] = 8,
+    concurrency: Annotated[
+        int, typer.Option(envvar=_env("CONCURRENCY"), help="Number of attempts to run at once, 1 to 1024.")
+    ] = 8,
     name: Annotated[
-        str, typer.Option(envvar=_env("NAME"), help="The worker's name in lists, logs and tasks. [the host's name]")
+        str, typer.Option(envvar=_env("NAME"), help="Name of the worker in lists, logs and tasks. [the host's name]")
     ] = "",
     handlers: Annotated[
         str,
         typer.Option(
-            envvar=_env("HANDLERS"), metavar="MODULE:REGISTRY", help="Kinds of your own: a Registry in a Python module."
+            envvar=_env("HANDLERS"),
+            metavar="MODULE:REGISTRY",
+            help="Registry of your own handlers, in a Python module.",
         ),
     ] = "",
     data_dir: Annotated[
         Path | None,
         typer.Option(
-            envvar=_env("DATA_DIR", "LONGSHORE_DATA_DIR"), help="The server's data directory, for the token in it."
+            envvar=_env("DATA_DIR", "LONGSHORE_DATA_DIR"),
+            help="Data directory of the server, to read the token from it.",
         ),
     ] = None,
     token_file: Annotated[
         Path | None,
         typer.Option(
             envvar=_env("TOKEN_FILE", "LONGSHORE_TOKEN_FILE"),
-            help="File with the token, if it is not the one in --data-dir.",
+            help="File to read the token from, instead of the one in --data-dir.",
         ),
     ] = None,
     state_dir: Annotated[
         Path | None,
-        typer.Option(envvar=_env("STATE_DIR"), help="Locks of this user's workers. [$XDG_RUNTIME_DIR or the data dir]"),
+        typer.Option(
+            envvar=_env("STATE_DIR"),
+            help="Directory for the locks of this user's workers. [$XDG_RUNTIME_DIR or the data dir]",
+        ),
     ] = None,
     temp_dir: Annotated[
-        Path | None, typer.Option(envvar=_env("TEMP_DIR"), help="Downloaded payloads. [$TMPDIR or /var/tmp]")
+        Path | None,
+        typer.Option(envvar=_env("TEMP_DIR"), help="Directory for downloaded payloads. [$TMPDIR or /var/tmp]"),
     ] = None,
     allow_files_api: Annotated[
         bool,
         typer.Option(
             "--allow-files-api",
             envvar=_env("ALLOW_FILES_API"),
-            help="Where a daemon has no SFTP, deliver in a way that is neither atomic nor stopped by a cancel.",
+            help="Deliver by the files API if a daemon has no SFTP: not atomic, and no cancel stops it.",
         ),
     ] = False,
     grace: Annotated[
         str,
         typer.Option(
-            envvar=_env("GRACE"), metavar="DURATION", help="How long running attempts may go on after SIGTERM."
+            envvar=_env("GRACE"), metavar="DURATION", help="Time that running attempts have to finish after SIGTERM."
         ),
     ] = "30s",
     stop_grace: Annotated[
         str,
         typer.Option(
-            envvar=_env("STOP_GRACE"), metavar="DURATION", help="How long a handler has to end after it was told to."
+            envvar=_env("STOP_GRACE"),
+            metavar="DURATION",
+            help="Time that a handler has to end after it was told to stop.",
         ),
     ] = "10s",
     max_wedged: Annotated[
         int | None,
         typer.Option(
             envvar=_env("MAX_WEDGED"),
-            help=f"With more handlers that hang the worker leaves with code {Exit.WORN_OUT:d}. [half of --concurrency]",
+            help=f"Hanging handlers above which the worker exits with code {Exit.WORN_OUT:d}. [half of --concurrency]",
         ),
     ] = None,
     log_format: Annotated[
-        log.LogFormat, typer.Option(envvar=_env("LOG_FORMAT"), help="auto: text on a terminal, JSON elsewhere.")
+        log.LogFormat,
+        typer.Option(
+            envvar=_env("LOG_FORMAT"), help="Format of the log. auto writes text on a terminal, and JSON elsewhere."
+        ),
     ] = log.LogFormat.AUTO,
     log_level: Annotated[
         str,
         typer.Option(
-            envvar=_env("LOG_LEVEL"), help="Log records of this level and above: debug, info, warning, error."
+            envvar=_env("LOG_LEVEL"), help="Lowest level of the records that are logged: debug, info, warning or error."
         ),
     ] = "info",
     parent_pid: Annotated[
@@ -159,9 +179,9 @@ def serve(
 ) -> None:
     """Run tasks for a Longshore server until SIGTERM.
 
-    Every option may be set in the environment: --grace is LONGSHORE_WORKER_GRACE.
+    The environment can set every option: LONGSHORE_WORKER_GRACE sets --grace.
 
-    Exit codes: 0 left as told, 1 refused by the server, 2 a wrong setting, 75 too many handlers hang: start it again.
+    Exit codes: 0 stopped, 1 refused by the server, 2 a wrong setting, 75 too many handlers hang: start it again.
     """
     if log_level not in log.LEVELS:
         _refuse(f"--log-level {log_level!r}: use {', '.join(log.LEVELS)}")

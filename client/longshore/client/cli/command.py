@@ -26,7 +26,7 @@ ServerOption: TypeAlias = Annotated[
     typer.Option(
         "--server",
         metavar="HOST:PORT|unix:PATH[,…]",
-        help="The server, or several. Default: $LONGSHORE_SERVER, else 127.0.0.1:7465.",
+        help="Address of the server, or several. Default: $LONGSHORE_SERVER, else 127.0.0.1:7465.",
         rich_help_panel=_CONNECTION,
     ),
 ]
@@ -34,7 +34,7 @@ TLSOption: TypeAlias = Annotated[
     bool,
     typer.Option(
         "--tls",
-        help="TLS on loopback addresses too; elsewhere always. Default: $LONGSHORE_TLS, or if a --tls-… is given.",
+        help="Use TLS on loopback addresses too, as on all others. Default: $LONGSHORE_TLS, or if a --tls-… is given.",
         rich_help_panel=_CONNECTION,
         show_default=False,
     ),
@@ -44,7 +44,7 @@ TLSCAOption: TypeAlias = Annotated[
     typer.Option(
         "--tls-ca",
         metavar="FILE",
-        help="CA of the server's certificate. Default: $LONGSHORE_TLS_CA, else whom this system trusts.",
+        help="Certificate authority of the server. Default: $LONGSHORE_TLS_CA, else those that this system trusts.",
         rich_help_panel=_CONNECTION,
     ),
 ]
@@ -53,7 +53,7 @@ TLSCertOption: TypeAlias = Annotated[
     typer.Option(
         "--tls-cert",
         metavar="FILE",
-        help="Our certificate, for servers that want one. Default: $LONGSHORE_TLS_CERT.",
+        help="Certificate of this client, for servers that ask for one. Default: $LONGSHORE_TLS_CERT.",
         rich_help_panel=_CONNECTION,
     ),
 ]
@@ -62,7 +62,7 @@ TLSKeyOption: TypeAlias = Annotated[
     typer.Option(
         "--tls-key",
         metavar="FILE",
-        help="The key of --tls-cert. Default: $LONGSHORE_TLS_KEY.",
+        help="Private key of --tls-cert. Default: $LONGSHORE_TLS_KEY.",
         rich_help_panel=_CONNECTION,
     ),
 ]
@@ -71,7 +71,7 @@ TLSServerNameOption: TypeAlias = Annotated[
     typer.Option(
         "--tls-server-name",
         metavar="NAME",
-        help="Name that the server's certificate must have. Default: $LONGSHORE_TLS_SERVER_NAME, else the address's.",
+        help="Name in the server's certificate. Default: $LONGSHORE_TLS_SERVER_NAME, else the name in the address.",
         rich_help_panel=_CONNECTION,
     ),
 ]

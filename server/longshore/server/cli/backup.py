@@ -23,12 +23,17 @@ def register(app: typer.Typer) -> None:
 
 def _backup(
     context: typer.Context,
-    to: Annotated[Path, typer.Argument(metavar="DIR", help="A new or an empty folder.", show_default=False)],
+    to: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DIR", help="Folder to write the backup to. It must be new or empty.", show_default=False
+        ),
+    ],
 ) -> None:
-    """Back up database, payloads, identity and token of a SQLite server, while it runs or not.
+    """Back up the database, payloads, identity and token of a SQLite server. The server may run meanwhile.
 
-    The options before the command name the server's data, as for the server: `longshored --data-dir PATH backup DIR`.
-    Keep the backup as safe as the data directory: it has the token, and the content of small files.
+    Name the server's data with the options before the command, as for the server: `longshored --data-dir PATH backup
+    DIR`. Keep the backup as safe as the data directory, because it contains the token and the content of small files.
     """
     settings: Settings = context.obj
     with refusals():
@@ -49,15 +54,15 @@ def _backup(
 
 def _restore(
     context: typer.Context,
-    backup: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that `backup` has made.", show_default=False)],
+    backup: Annotated[Path, typer.Argument(metavar="DIR", help="Folder that `backup` wrote.", show_default=False)],
     replace: Annotated[
-        bool, typer.Option("--replace", help="Move a database and payloads that are there aside, and go on.")
+        bool, typer.Option("--replace", help="Move an existing database and its payloads aside first.")
     ] = False,
 ) -> None:
-    """Put a backup in place. The server must be stopped; it then starts with every queue paused.
+    """Restore a backup. Stop the server first; afterwards it starts with every queue paused.
 
-    Live tasks of the backup may have been delivered since, and newer files after them: see `longshore stats` and
-    `longshore list --state live` before `longshore resume QUEUE`.
+    Workers may have delivered live tasks of the backup since it was made, and newer files after them. So look at
+    `longshore stats` and `longshore list --state live` before `longshore resume QUEUE`.
     """
     settings: Settings = context.obj
     with refusals():

@@ -27,13 +27,13 @@ def register(app: typer.Typer) -> None:
 def _migrate(
     context: typer.Context,
     check_only: Annotated[
-        bool, typer.Option("--check", help="Change nothing; exit with 3 when there is something to do.")
+        bool, typer.Option("--check", help="Change nothing, and exit with 3 if a migration is needed.")
     ] = False,
 ) -> None:
-    """Bring the database to this version's schema; servers of the version before go on working on it.
+    """Migrate the database to this version's schema. Servers of the version before can go on working on it.
 
-    The database is the one that the options before the command name, as for a server: `longshored --database URL
-    migrate`. One that has the schema is left alone. SQLite's must not have a server at the time.
+    Name the database with the options before the command, as for a server: `longshored --database URL migrate`. The
+    command changes nothing if the database has the schema already. Stop the server of a SQLite database first.
     """
     settings: Settings = context.obj
     with refusals():

@@ -25,33 +25,33 @@ def _version(wanted: bool) -> None:
 DataDir: TypeAlias = Annotated[
     Path | None,
     typer.Option(
-        help="Where everything is kept. (default: ~/.local/share/longshore; /var/lib/longshore for root where it exists)",
+        help="Directory that keeps the database, the spool, the token and the identity. (default: ~/.local/share/longshore; /var/lib/longshore for root if it exists)",
         show_default=False,
     ),
 ]
 Listen: TypeAlias = Annotated[
     list[str] | None,
     typer.Option(
-        help=f"HOST:PORT, or unix:PATH. Repeatable. Other machines are let in with TLS only; port 0 takes a free one. (default: {DEFAULT_LISTEN})",
+        help=f"Address to listen at: HOST:PORT, or unix:PATH. Repeatable. Other machines need TLS; port 0 takes a free port. (default: {DEFAULT_LISTEN})",
         show_default=False,
     ),
 ]
 TlsCert: TypeAlias = Annotated[
     Path | None,
     typer.Option(
-        help="Certificate chain (PEM) of every listener but unix sockets; read again when it changes.",
+        help="Certificate chain (PEM) for every listener except unix sockets. The server reads the file again when it changes.",
         show_default=False,
         rich_help_panel="Access",
     ),
 ]
 TlsKey: TypeAlias = Annotated[
     Path | None,
-    typer.Option(help="The private key of --tls-cert (PEM).", show_default=False, rich_help_panel="Access"),
+    typer.Option(help="Private key (PEM) of --tls-cert.", show_default=False, rich_help_panel="Access"),
 ]
 TlsClientCa: TypeAlias = Annotated[
     Path | None,
     typer.Option(
-        help="Certificates (PEM) of the authorities whose signature every client's certificate must have.",
+        help="Certificates (PEM) of the authorities that must have signed every client's certificate.",
         show_default=False,
         rich_help_panel="Access",
     ),
@@ -59,7 +59,7 @@ TlsClientCa: TypeAlias = Annotated[
 ClientRole: TypeAlias = Annotated[
     list[str] | None,
     typer.Option(
-        help="NAME=ROLE[,ROLE]: what a client certificate with this name (URI or DNS) may do: submit, work, operate. Repeatable.",
+        help="Roles of a client certificate, by its name (URI or DNS), as NAME=ROLE[,ROLE]. The roles are submit, work and operate. Repeatable.",
         show_default=False,
         rich_help_panel="Access",
     ),
@@ -67,21 +67,21 @@ ClientRole: TypeAlias = Annotated[
 Database: TypeAlias = Annotated[
     str,
     typer.Option(
-        help="sqlite:///PATH, or postgresql://USER@HOST/DATABASE for several servers. (default: longshore.db in the data directory)",
+        help="Database that keeps the tasks: sqlite:///PATH, or postgresql://USER@HOST/DATABASE for several servers. (default: longshore.db in the data directory)",
         show_default=False,
     ),
 ]
 Spool: TypeAlias = Annotated[
     str,
     typer.Option(
-        help="file:///PATH, or s3://BUCKET/PREFIX?region=…&endpoint=…. (default: spool/ in the data directory)",
+        help="Spool that keeps the payloads: file:///PATH, or s3://BUCKET/PREFIX?region=…&endpoint=…. (default: spool/ in the data directory)",
         show_default=False,
     ),
 ]
 Advertise: TypeAlias = Annotated[
     str,
     typer.Option(
-        help="HOST:PORT or unix:PATH where workers reach this very server, past any balancer; used where several servers share a database. (default: where it listens)",
+        help="Address at which workers reach this server itself, not a load balancer: HOST:PORT or unix:PATH. Needed only when several servers share a database. (default: the --listen address)",
         show_default=False,
     ),
 ]
@@ -91,92 +91,110 @@ Worker: TypeAlias = Annotated[
 Target: TypeAlias = Annotated[
     list[str] | None,
     typer.Option(
-        help="For the child: NAME=lxd:SOCKET, NAME=https://..., NAME=directory:PATH. Repeatable. (default: default=directory:DATA_DIR/instances)",
+        help="Target of the child: NAME=lxd:SOCKET, NAME=https://..., NAME=directory:PATH. Repeatable. (default: default=directory:DATA_DIR/instances)",
         show_default=False,
         rich_help_panel="Worker",
     ),
 ]
 WorkerConcurrency: TypeAlias = Annotated[
-    int, typer.Option(min=1, max=1000, help="Attempts the child runs at once.", rich_help_panel="Worker")
+    int, typer.Option(min=1, max=1000, help="Number of attempts that the child runs at once.", rich_help_panel="Worker")
 ]
 QueueLimit: TypeAlias = Annotated[
-    int, typer.Option(min=1, max=MOST, help="Live tasks in one queue.", rich_help_panel="Limits")
+    int, typer.Option(min=1, max=MOST, help="Largest number of live tasks in one queue.", rich_help_panel="Limits")
 ]
 CallerLimit: TypeAlias = Annotated[
     int,
-    typer.Option(min=0, max=MOST, help="Live tasks of one caller; 0: no limit of its own.", rich_help_panel="Limits"),
+    typer.Option(
+        min=0,
+        max=MOST,
+        help="Largest number of live tasks of one caller; 0 means no limit per caller.",
+        rich_help_panel="Limits",
+    ),
 ]
 UploadLimit: TypeAlias = Annotated[
-    int, typer.Option(min=1, max=MOST, help="Uploads at once.", rich_help_panel="Limits")
+    int, typer.Option(min=1, max=MOST, help="Largest number of unfinished uploads.", rich_help_panel="Limits")
 ]
 CallerUploadLimit: TypeAlias = Annotated[
     int,
     typer.Option(
-        min=0, max=MOST, help="Uploads at once of one caller; 0: no limit of its own.", rich_help_panel="Limits"
+        min=0,
+        max=MOST,
+        help="Largest number of unfinished uploads of one caller; 0 means no limit per caller.",
+        rich_help_panel="Limits",
     ),
 ]
 SpoolLimit: TypeAlias = Annotated[
-    str, typer.Option(help="Bytes of payloads, such as 500GiB; 0: what the disk has.", rich_help_panel="Limits")
+    str,
+    typer.Option(
+        help="Largest size of all payloads, such as 500GiB; 0 means the whole disk.", rich_help_panel="Limits"
+    ),
 ]
 DiskReserve: TypeAlias = Annotated[
     str,
     typer.Option(
-        help="Bytes of the disk that payloads never take, so that the database can commit.",
+        help="Free disk space that payloads never use, so that the database can commit.",
         rich_help_panel="Limits",
     ),
 ]
 InstanceLimit: TypeAlias = Annotated[
-    int, typer.Option(min=1, max=MOST, help="Tasks that run at once on one instance.", rich_help_panel="Limits")
+    int,
+    typer.Option(
+        min=1, max=MOST, help="Largest number of tasks that run at once on one instance.", rich_help_panel="Limits"
+    ),
 ]
 TargetLimit: TypeAlias = Annotated[
-    int, typer.Option(min=1, max=MOST, help="Tasks that run at once on one target.", rich_help_panel="Limits")
+    int,
+    typer.Option(
+        min=1, max=MOST, help="Largest number of tasks that run at once on one target.", rich_help_panel="Limits"
+    ),
 ]
 AttemptLimit: TypeAlias = Annotated[
     int,
     typer.Option(
         min=1,
         max=100,
-        help="Tries before a transient error is final, unless the task says otherwise.",
+        help="Number of tries before a transient error is final. A task can set its own.",
         rich_help_panel="Limits",
     ),
 ]
 Lease: TypeAlias = Annotated[
-    str, typer.Option(help="How long a silent worker is believed alive.", rich_help_panel="Times")
+    str, typer.Option(help="Time after which a silent worker counts as lost.", rich_help_panel="Times")
 ]
 CancelGrace: TypeAlias = Annotated[
-    str, typer.Option(help="How long a worker has to stop a cancelled attempt.", rich_help_panel="Times")
+    str, typer.Option(help="Time that a worker has to stop a cancelled attempt.", rich_help_panel="Times")
 ]
 DrainGrace: TypeAlias = Annotated[
-    str, typer.Option(help="How long uploads may go on after SIGTERM.", rich_help_panel="Times")
+    str, typer.Option(help="Time that running uploads have to finish after SIGTERM.", rich_help_panel="Times")
 ]
 UploadIdle: TypeAlias = Annotated[
-    str, typer.Option(help="How long an interrupted upload is kept for its resume.", rich_help_panel="Times")
+    str,
+    typer.Option(help="Time for which the server keeps an interrupted upload for its resume.", rich_help_panel="Times"),
 ]
 Retention: TypeAlias = Annotated[
     str,
     typer.Option(
-        help="How long the payload of a failed, cancelled or expired task is kept for a retry.",
+        help="Time for which the server keeps the payload of a failed, cancelled or expired task for a retry.",
         rich_help_panel="Times",
     ),
 ]
 History: TypeAlias = Annotated[
     str,
     typer.Option(
-        help="How long finished tasks and their request ids are remembered; 7d or more keeps the promise of the contract.",
+        help="Time for which the server remembers finished tasks and their request ids. The contract promises 7d.",
         rich_help_panel="Times",
     ),
 ]
 RunTimeout: TypeAlias = Annotated[
-    str, typer.Option(help="Longest attempt, unless the task says otherwise.", rich_help_panel="Times")
+    str, typer.Option(help="Longest run of one attempt. A task can set its own.", rich_help_panel="Times")
 ]
 ExpireAfter: TypeAlias = Annotated[
-    str, typer.Option(help="How long a task may wait, unless it says otherwise.", rich_help_panel="Times")
+    str, typer.Option(help="Longest wait of a task before it expires. A task can set its own.", rich_help_panel="Times")
 ]
 ShareSpool: TypeAlias = Annotated[
     bool,
     typer.Option(
         "--share-spool/--no-share-spool",
-        help="Workers on this machine read payloads in place.",
+        help="Let workers on this machine read payloads directly from the spool.",
         rich_help_panel="Process",
     ),
 ]
@@ -184,17 +202,20 @@ MallocTuning: TypeAlias = Annotated[
     bool,
     typer.Option(
         "--malloc-tuning/--no-malloc-tuning",
-        help="Set glibc's allocator up for large messages; this process only.",
+        help="Tune glibc's allocator of this process for large messages.",
         rich_help_panel="Process",
     ),
 ]
 LogFormat: TypeAlias = Annotated[
-    logs.LogFormat, typer.Option(help="auto: text on a terminal, else JSON lines.", rich_help_panel="Process")
+    logs.LogFormat,
+    typer.Option(
+        help="Format of the log. auto writes text on a terminal, and JSON lines elsewhere.", rich_help_panel="Process"
+    ),
 ]
 LogLevel: TypeAlias = Annotated[
     logs.LogLevel,
     typer.Option(
-        help="Log records of this level and above. info has one line at the end of each task, debug one for each step.",
+        help="Lowest level of the records that are logged. info logs one line at the end of each task, debug one for each step.",
         rich_help_panel="Process",
     ),
 ]
@@ -209,7 +230,7 @@ Config: TypeAlias = Annotated[
     typer.Option(
         callback=config.load,
         is_eager=True,
-        help="A TOML file with any of these options. The command line wins over the environment, and that over the file.",
+        help="TOML file with any of these options. The command line overrides the environment, which overrides the file.",
         rich_help_panel="Process",
     ),
 ]

@@ -20,11 +20,13 @@ from longshore.server.config.values import parse_duration
 from longshore.server.model.access import Role, Secret, Token, check_name, roles_text
 
 Output: TypeAlias = Literal["text", "json"]
-OutputOption: TypeAlias = Annotated[Output, typer.Option(help="For people, or for programs.")]
+OutputOption: TypeAlias = Annotated[
+    Output, typer.Option(help="Format of the output: text for people, json for programs.")
+]
 
 _HEAD: Final = ("ID", "NAME", "ROLES", "CREATED", "EXPIRES", "STATE")
 
-_tokens = typer.Typer(no_args_is_help=True, help="Make, list and revoke tokens, while servers run or before they do.")
+_tokens = typer.Typer(no_args_is_help=True, help="Create, list and revoke tokens. Servers may be running or stopped.")
 
 
 def register(app: typer.Typer) -> None:
@@ -34,18 +36,23 @@ def register(app: typer.Typer) -> None:
 @_tokens.command("create")
 def _create(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="Who it is for: the creator of its tasks. Several tokens may have it.")],
-    role: Annotated[list[Role], typer.Option(help="What it may do. Repeatable.", show_default=False)],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="Name of the caller, which becomes the creator of its tasks. Several tokens may have the same name."
+        ),
+    ],
+    role: Annotated[list[Role], typer.Option(help="Role of the token. Repeatable.", show_default=False)],
     expires: Annotated[
-        str, typer.Option(help="How long it is valid, such as 90d. (default: for ever)", show_default=False)
+        str, typer.Option(help="Time until the token expires, such as 90d. (default: never)", show_default=False)
     ] = "",
     token_file: Annotated[
         Path | None,
-        typer.Option(help="Write the token into this new file (0600) and print none of it.", show_default=False),
+        typer.Option(help="Write the token to this new file (mode 0600) and do not print it.", show_default=False),
     ] = None,
     output: OutputOption = "text",
 ) -> None:
-    """Make a token. It is shown once; the database keeps its SHA-256 only."""
+    """Create a token. The command shows it once; the database keeps only its SHA-256."""
     settings: Settings = context.obj
     said: list[Secret] = []
     with refusals():
@@ -85,7 +92,7 @@ def _show(token: Token, secret: str) -> None:
 
 @_tokens.command("list")
 def _list(context: typer.Context, output: OutputOption = "text") -> None:
-    """Show every token, the revoked and expired ones too, and no secret."""
+    """List all tokens, including revoked and expired ones, without their secrets."""
     with refusals():
         found, now = Desk(context.obj, make=False).all()
     if output == "json":
@@ -109,10 +116,12 @@ def _list(context: typer.Context, output: OutputOption = "text") -> None:
 @_tokens.command("revoke")
 def _revoke(
     context: typer.Context,
-    which: Annotated[str, typer.Argument(metavar="ID|NAME", help="One token, or all of this name.")],
+    which: Annotated[
+        str, typer.Argument(metavar="ID|NAME", help="Id of one token, or a name, which means all of its tokens.")
+    ],
     output: OutputOption = "text",
 ) -> None:
-    """End a token. Servers refuse it within seconds, and end the streams that were opened with it."""
+    """Revoke a token. Servers refuse it within seconds and end the streams that it opened."""
     with refusals():
         done = Desk(context.obj, make=False).revoke(which)
         if not done.now and not done.before:

@@ -62,7 +62,7 @@ def register(app: typer.Typer) -> None:
             typer.Option(
                 "--all",
                 "-a",
-                help="With those that ended in the last hour, and the last ones that served a target which tasks name.",
+                help="Show also sessions that ended in the last hour, and the last session of each target in use.",
             ),
         ] = False,
     ) -> None:
@@ -84,7 +84,9 @@ def register(app: typer.Typer) -> None:
         worker: Annotated[
             str,
             typer.Argument(
-                metavar="WORKER", autocompletion=complete.workers, help="Its session, or its name if that is unique."
+                metavar="WORKER",
+                autocompletion=complete.workers,
+                help="Session id of the worker, or its name if the name is unique.",
             ),
         ],
     ) -> None:
@@ -102,7 +104,7 @@ def register(app: typer.Typer) -> None:
         session: CommandSession,
         queue: QueueName,
         create: Annotated[
-            bool, typer.Option("--create", help="Make the queue if it is not there: its first tasks wait then.")
+            bool, typer.Option("--create", help="Create the queue if it does not exist. Its first tasks then wait.")
         ] = False,
     ) -> None:
         """Start no more tasks of a queue. The server goes on accepting, and finishes the tasks that run.
@@ -133,7 +135,7 @@ def register(app: typer.Typer) -> None:
             Found,
             typer.Argument(
                 help="removed: the temp was there and is gone now. landed: the content is at the destination. "
-                "neither: it cannot be known.",
+                "neither: nobody can know.",
                 show_default=False,
             ),
         ],

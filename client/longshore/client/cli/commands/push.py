@@ -95,7 +95,7 @@ def register(app: typer.Typer) -> None:
             typer.Argument(
                 metavar="FILE… [TARGET:]INSTANCE/PATH",
                 autocompletion=complete.files_and_destinations,
-                help="Files, `-` for standard input, and where they go.",
+                help="Files to push (`-` for standard input), and their destination.",
                 show_default=False,
             ),
         ],
@@ -105,7 +105,7 @@ def register(app: typer.Typer) -> None:
                 "--to",
                 metavar="[TARGET:]INSTANCE/PATH",
                 autocompletion=complete.destinations,
-                help="A destination; may be repeated. Then every argument is a file.",
+                help="Destination. Repeatable. With it, every argument is a file.",
                 rich_help_panel=options.DELIVERY,
             ),
         ] = None,
@@ -114,7 +114,7 @@ def register(app: typer.Typer) -> None:
             typer.Option(
                 "--project",
                 metavar="NAME",
-                help="LXD or Incus project. Default: the target's own.",
+                help="LXD or Incus project of the instance. Default: the target's own.",
                 rich_help_panel=options.DELIVERY,
             ),
         ] = "",
@@ -142,7 +142,7 @@ def register(app: typer.Typer) -> None:
             bool,
             typer.Option(
                 "--in-place",
-                help="Write into the file that is there, for a mount point; readers may see parts of it.",
+                help="Write into the existing file, for a mount point. Readers may see a part of the new content.",
                 rich_help_panel=options.DELIVERY,
             ),
         ] = False,
@@ -152,17 +152,17 @@ def register(app: typer.Typer) -> None:
         ] = False,
         when_stopped: Annotated[
             WhenStoppedOption,
-            typer.Option(help="When the instance is not running.", rich_help_panel=options.DELIVERY),
+            typer.Option(help="What to do if the instance is not running.", rich_help_panel=options.DELIVERY),
         ] = WhenStoppedOption.DELIVER,
         when_absent: Annotated[
             WhenAbsentOption,
-            typer.Option(help="When the instance does not exist.", rich_help_panel=options.DELIVERY),
+            typer.Option(help="What to do if the instance does not exist.", rich_help_panel=options.DELIVERY),
         ] = WhenAbsentOption.FAIL,
         read_back: Annotated[
             bool,
             typer.Option(
                 "--read-back",
-                help="Read the file back and compare it before it is put in place.",
+                help="Read the new file back and compare it before it becomes visible.",
                 rich_help_panel=options.DELIVERY,
             ),
         ] = False,

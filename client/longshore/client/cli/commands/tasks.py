@@ -47,7 +47,7 @@ ManyTaskIds: TypeAlias = Annotated[
     typer.Argument(
         metavar="TASK…",
         autocompletion=complete.tasks,
-        help="Ids of tasks, or their beginnings. `-`: one a line on standard input.",
+        help="Ids of tasks, or their beginnings. `-` reads one per line from standard input.",
         show_default=False,
     ),
 ]
@@ -74,19 +74,24 @@ def register(app: typer.Typer) -> None:
                 metavar="KIND",
                 autocompletion=complete.kinds,
                 parser=options.reads(checks.name),
-                help="The handler's name.",
+                help="Kind of the task, which names its handler.",
                 show_default=False,
             ),
         ],
         arguments: Annotated[
             str,
-            typer.Option("--json", metavar="OBJECT", help="Arguments: a JSON object, sent as google.protobuf.Struct."),
+            typer.Option(
+                "--json", metavar="OBJECT", help="Arguments as a JSON object, sent as google.protobuf.Struct."
+            ),
         ] = "",
         file: Annotated[
-            str, typer.Option("--file", metavar="FILE", help="Bytes to upload for it; `-` for standard input.")
+            str, typer.Option("--file", metavar="FILE", help="File to upload as the payload; `-` reads standard input.")
         ] = "",
         payload: Annotated[
-            str, typer.Option("--payload", metavar="ID", help="Bytes that another task of yours keeps; see `get`.")
+            str,
+            typer.Option(
+                "--payload", metavar="ID", help="Id of a payload that another task of yours keeps; `get` shows it."
+            ),
         ] = "",
         target: Annotated[
             str,
@@ -95,7 +100,7 @@ def register(app: typer.Typer) -> None:
                 metavar="NAME",
                 parser=options.reads(checks.name),
                 autocompletion=complete.targets,
-                help="Only workers that serve this target run it.",
+                help="Target of the task: only workers that serve it run the task.",
             ),
         ] = "",
         instance: Annotated[
@@ -105,7 +110,7 @@ def register(app: typer.Typer) -> None:
                 metavar="NAME",
                 parser=options.reads(checks.instance),
                 autocompletion=complete.instances,
-                help="The instance it works on, for limits.",
+                help="Instance that the task works on. The limit of tasks at once per instance counts it.",
             ),
         ] = "",
         queue: options.QueueOption = "",
@@ -174,7 +179,7 @@ def register(app: typer.Typer) -> None:
         after: Annotated[
             int | None,
             typer.Option(
-                "--after", metavar="REVISION", help="Begin after this revision; default: with the task as it is."
+                "--after", metavar="REVISION", help="Begin after this revision. Default: begin with the task as it is."
             ),
         ] = None,
         within: options.WatchTimeoutOption = None,
@@ -234,34 +239,48 @@ def register(app: typer.Typer) -> None:
                 "--state",
                 metavar="STATE",
                 autocompletion=complete.states,
-                help="In this state; may be repeated. live and done name many.",
+                help="Show tasks in this state. Repeatable. live and done stand for several states.",
             ),
         ] = None,
         kind: Annotated[
             list[str] | None,
             typer.Option(
-                "--kind", metavar="KIND", autocompletion=complete.kinds, help="Of this kind; may be repeated."
+                "--kind", metavar="KIND", autocompletion=complete.kinds, help="Show tasks of this kind. Repeatable."
             ),
         ] = None,
         queue: Annotated[
-            str, typer.Option("--queue", metavar="NAME", autocompletion=complete.queues, help="In this queue.")
+            str,
+            typer.Option("--queue", metavar="NAME", autocompletion=complete.queues, help="Show tasks in this queue."),
         ] = "",
         target: Annotated[
-            str, typer.Option("--target", metavar="NAME", autocompletion=complete.targets, help="For this target.")
+            str,
+            typer.Option(
+                "--target", metavar="NAME", autocompletion=complete.targets, help="Show tasks for this target."
+            ),
         ] = "",
         instance: Annotated[
             str,
-            typer.Option("--instance", metavar="NAME", autocompletion=complete.instances, help="For this instance."),
+            typer.Option(
+                "--instance", metavar="NAME", autocompletion=complete.instances, help="Show tasks for this instance."
+            ),
         ] = "",
         label: Annotated[
-            list[str] | None, typer.Option("--label", metavar="KEY=VALUE", help="With this label; may be repeated.")
+            list[str] | None,
+            typer.Option("--label", metavar="KEY=VALUE", help="Show tasks with this label. Repeatable."),
         ] = None,
         since: Annotated[
-            str, typer.Option("--since", metavar="TIME", help="Accepted since: 2h for two hours ago, or ISO 8601.")
+            str,
+            typer.Option(
+                "--since",
+                metavar="TIME",
+                help="Show tasks accepted since this time: 2h for two hours ago, or ISO 8601.",
+            ),
         ] = "",
-        until: Annotated[str, typer.Option("--until", metavar="TIME", help="Accepted before.")] = "",
-        request_id: Annotated[str, typer.Option("--request-id", metavar="ID", help="Of this request.")] = "",
-        creator: Annotated[str, typer.Option("--creator", metavar="NAME", help="Of this creator.")] = "",
+        until: Annotated[
+            str, typer.Option("--until", metavar="TIME", help="Show tasks accepted before this time.")
+        ] = "",
+        request_id: Annotated[str, typer.Option("--request-id", metavar="ID", help="Show tasks of this request.")] = "",
+        creator: Annotated[str, typer.Option("--creator", metavar="NAME", help="Show tasks of this creator.")] = "",
         limit: Annotated[
             int | None,
             typer.Option(
@@ -269,8 +288,8 @@ def register(app: typer.Typer) -> None:
                 "-n",
                 metavar="N",
                 min=0,
-                help=f"At most this many; 0: all. Default: {_ON_A_TERMINAL} on a terminal, all in a pipe and for "
-                "--output id or json.",
+                help=f"Show at most this many, or all with 0. Default: {_ON_A_TERMINAL} on a terminal, all in a pipe "
+                "and for --output id or json.",
             ),
         ] = None,
     ) -> None:
@@ -327,12 +346,12 @@ def register(app: typer.Typer) -> None:
                 "--reason",
                 metavar="TEXT",
                 parser=options.reads(checks.reason),
-                help="For people; kept with the task.",
+                help="Reason for people, which the task keeps.",
             ),
         ] = "",
         require: Annotated[
             bool,
-            typer.Option("--require", help="Exit with 6 unless every task is cancelled, or is sure to be."),
+            typer.Option("--require", help="Exit with 6 unless every task is cancelled or certain to be."),
         ] = False,
     ) -> ExitCode:
         """Cancel tasks, durably. Prints each as it then is; one that had already finished stays as it is.
