@@ -1,7 +1,7 @@
 #!/bin/sh
-# A certificate authority and a server certificate for trying things out. Usage: certs.sh FOLDER NAME…
+# Make a certificate authority and a server certificate for trials. Usage: certs.sh FOLDER NAME…
 #
-# In earnest, take certificates from where yours come from; servers, workers and clients read renewed ones by themselves.
+# In production, use your own certificates; servers, workers and clients read renewed ones by themselves.
 set -eu
 folder=$1
 shift
@@ -27,5 +27,5 @@ openssl x509 -req -in server.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 
 cat server.new server.key >longshore.pem
 rm server.csr server.ext
 chmod 644 ca.crt server.new
-# Last, because it says that everything is there.
+# This file comes last, because it says that everything is there.
 mv server.new server.crt

@@ -1,6 +1,6 @@
 #!/bin/sh
-# What is made once, before the first server starts: certificates, the schema, and a token for each who calls.
-# Usage: prepare.sh FOLDER NAME…, with LONGSHORE_DATABASE in the environment. A second time it changes nothing.
+# Make certificates, the schema, and the tokens of worker and client, once, before the first server starts.
+# Usage: prepare.sh FOLDER NAME…, with LONGSHORE_DATABASE in the environment. A second run changes nothing.
 set -eu
 folder=$1
 shift
