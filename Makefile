@@ -1,12 +1,12 @@
-# Longshore's chores. `make` alone prints them.
+# The tasks of a developer. `make` without a target prints them.
 #
-# VENV         the environment to use. Left alone, it is .venv, made and kept up to date here; given, it is yours to keep.
-# PYTHON       the interpreter for a new .venv (3.11 or later; found by itself otherwise)
-# PYTEST_ARGS  what pytest gets besides its configuration, for instance PYTEST_ARGS=tests/unit; left alone, every test runs,
-#              in JOBS processes (default: one more than there are cores, since many tests wait most of the time)
-# ROW          what `make bench` measures: the name of a row or of another module in bench/ (all rows if left alone);
-#              ARGS is what it is given besides
-# AGAINST      the git revision that `make check` holds the contract against (default: where this branch left main)
+# VENV         the environment to use. By default it is .venv, which make creates and updates; make never changes another one.
+# PYTHON       the interpreter for a new .venv, 3.11 or later. By default make finds one.
+# PYTEST_ARGS  arguments for pytest, for instance PYTEST_ARGS=tests/unit. By default every test runs, in JOBS processes (one
+#              more than there are cores, since many tests wait most of the time).
+# ROW          the row of `make bench`, or another module in bench/. By default all rows are measured. ARGS are its arguments.
+# AGAINST      the git revision with which `make check` compares the contract. By default it is the commit where this branch
+#              left main.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -18,7 +18,7 @@ VENV ?= .venv
 PYTHON ?=
 JOBS ?= $(shell expr $$(nproc) + 1)
 PYTEST_ARGS ?= -n $(JOBS) --dist loadgroup
-# These flood a server and measure what it holds and how long others wait: nothing else runs beside them.
+# These tests flood a server and measure its memory and how long others wait. Nothing else may run beside them.
 ALONE := tests/faults/callers
 AGAINST ?=
 ROW ?=
@@ -28,7 +28,7 @@ PY := "$(VENV)/bin/python"
 MODULE := $(subst -,_,$(ROW))
 PROTOS := $(shell find protos -name '*.proto')
 
-# An environment that was given is used as it is.
+# make uses a given environment as it is.
 ifeq ($(origin VENV),file)
 READY := $(VENV)/.protos-made
 else
@@ -55,7 +55,7 @@ protos: $(READY) ## Generate the protobuf and gRPC modules beside their .proto f
 	@$(PY) hatch_build.py
 
 .PHONY: check
-check: $(READY) ## Lint, format, types and contract: everything that runs no code
+check: $(READY) ## Check lint, format, types and contract, without running code
 	$(PY) -m ruff check
 	$(PY) -m ruff format --check
 	$(PY) -m mypy
@@ -64,7 +64,7 @@ check: $(READY) ## Lint, format, types and contract: everything that runs no cod
 	scripts/buf-breaking "$(AGAINST)"
 
 .PHONY: format
-format: $(READY) ## Put the code and the contract into their format
+format: $(READY) ## Format the code and the contract
 	$(PY) -m ruff check --fix-only --quiet
 	$(PY) -m ruff format
 	scripts/buf format --write
@@ -74,7 +74,7 @@ parts: ## Install the system packages that the tests need (root, Debian or Ubunt
 	@scripts/system-packages
 
 .PHONY: test
-test: parts check ## Everything CI runs: check, then every test against the real parts
+test: parts check ## Run everything that CI runs: check, then every test against the real parts
 ifeq ($(origin PYTEST_ARGS),file)
 	$(PY) -m pytest $(PYTEST_ARGS) --ignore $(ALONE)
 	$(PY) -m pytest $(ALONE)
@@ -83,38 +83,38 @@ else
 endif
 
 .PHONY: test-cluster
-test-cluster: $(READY) ## Every end-to-end test that can, on PostgreSQL and an object store
+test-cluster: $(READY) ## Run every end-to-end test that can on PostgreSQL and an object store
 	$(PY) -m pytest --backends cluster $(PYTEST_ARGS)
 
 .PHONY: demo
-demo: $(READY) ## A server, a worker and a file on its way, in a temporary directory
+demo: $(READY) ## Show a server, a worker and a file on its way, in a temporary directory
 	@$(PY) -m scripts.demo
 
 .PHONY: demo-lxd
-demo-lxd: $(READY) ## The same into a real container (root)
+demo-lxd: $(READY) ## Show the same with a real container (root)
 	@scripts/system-packages lxd busybox
 	@$(PY) -m scripts.demo --lxd
 
 .PHONY: demo-cluster
-demo-cluster: $(READY) ## PostgreSQL, S3, three servers, four workers, a load, and two of them killed
+demo-cluster: $(READY) ## Show PostgreSQL, S3, three servers, four workers, a load, and two processes killed
 	@scripts/system-packages postgresql
 	@$(PY) -m scripts.demo_cluster $(ARGS)
 
 .PHONY: bench
-bench: $(READY) ## Every figure of docs/performance.md beside its peers, or one, as in ROW=claim
+bench: $(READY) ## Measure every figure of docs/performance.md beside its peers, or one, as in ROW=claim
 	@$(if $(ROW),[ -f "bench/$(MODULE).py" ] || { echo "make bench ROW=…: one of $$(cd bench && grep -l '^if __name__' [a-z]*.py | sed 's/\.py//; s/_/-/g' | xargs)"; exit 2; })
 	@$(if $(ROW),$(PY) -m bench.$(MODULE) $(ARGS),$(PY) -m bench $(ARGS))
 
 .PHONY: fuzz
-fuzz: $(READY) ## A hundred thousand wrong calls to a server, in ten minutes; ARGS='--seed N --calls N' repeats a run
+fuzz: $(READY) ## Send a server a hundred thousand wrong calls, in ten minutes; ARGS='--seed N --calls N' repeats a run
 	@$(PY) -m tests.support.fuzzing.campaign $(ARGS)
 
 .PHONY: lock
-lock: ## Resolve constraints.txt anew, at the newest versions pyproject.toml allows
+lock: ## Write constraints.txt at the newest versions that pyproject.toml allows
 	@scripts/lock "$(VENV)" "$(PYTHON)"
 
 .PHONY: clean
-clean: ## Remove everything that is made here: .venv, generated modules, caches
+clean: ## Remove everything that make creates: .venv, generated modules, caches
 	@rm -rf .venv dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	@find . \( -path ./.git -prune \) -o \( -name '*_pb2*.py' -o -name '*_pb2*.pyi' \) -type f -exec rm -f {} +
 	@find . \( -path ./.git -prune \) -o -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,6 +1,6 @@
-"""Longshore in half a minute: a server with its own worker, and a file that goes through both.
+"""Show Longshore in half a minute: a server with its own worker, and a file that goes through both.
 
-Everything lives in a temporary directory and is gone afterwards. Each command is printed as a user would type it.
+Everything is in a temporary directory, which the demo removes. It prints each command as a user would type it.
 With `--lxd` the file goes into a container of an LXD daemon that is started for it, which needs root.
 """
 
@@ -29,13 +29,13 @@ STOP_WITHIN = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Demo:
-    """A directory to play in and the environment that makes every command find the server there."""
+    """The demo's directory, and the environment with which every command finds the server there."""
 
     place: Path
     environment: dict[str, str]
 
     def run(self, *command: str | Path) -> None:
-        """Print a command and run it; its failure is the demo's."""
+        """Print a command and run it. If it fails, the demo fails."""
         words = [str(word) for word in command]
         print(f"\n$ {shlex.join(words)}", flush=True)
         code = subprocess.run(words, cwd=self.place, env=self.environment, check=False).returncode
@@ -44,7 +44,7 @@ class Demo:
 
     @contextmanager
     def server(self, *options: str) -> Iterator[None]:
-        """`longshored` with a worker of its own, serving while the block runs; ended as a service manager ends it."""
+        """Run `longshored` with its own worker while the block runs, and end it as a service manager does."""
         command = ["longshored", "--worker", *options]
         print(f"\n$ {shlex.join(command)} &", flush=True)
         log = self.place / "longshored.log"
@@ -69,7 +69,7 @@ class Demo:
 
 
 def wait_until_ready(server: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    """Return when the server takes connections."""
+    """Return when the server accepts connections."""
     with grpc.insecure_channel(server) as channel:
         try:
             grpc.channel_ready_future(channel).result(READY_WITHIN)
@@ -79,7 +79,7 @@ def wait_until_ready(server: str, process: subprocess.Popen[bytes], log: Path) -
 
 
 def environment(place: Path) -> dict[str, str]:
-    """This environment, with the commands of this installation first and one server that everybody means."""
+    """Return this environment, with the commands of this installation first and the address of one server."""
     ours = {name: value for name, value in os.environ.items() if not name.startswith("LONGSHORE_")}
     socket = f"unix:{place / 'socket'}"
     return ours | {
@@ -91,7 +91,7 @@ def environment(place: Path) -> dict[str, str]:
 
 
 def into_a_directory(demo: Demo) -> None:
-    """The target that is there by itself: instance roots below one folder."""
+    """Use the default target: instance roots below one folder."""
     root = demo.place / "data" / "instances" / "web"
     root.mkdir(parents=True)
     with demo.server():
@@ -101,8 +101,8 @@ def into_a_directory(demo: Demo) -> None:
 
 
 def into_a_container(demo: Demo) -> None:
-    """A daemon and a container of our own, with nothing in it but busybox."""
-    # Beside the demo's place: a container's root, who is nobody to the host, has to get through to it.
+    """Start a daemon and a container that has only busybox."""
+    # This folder is beside the demo's own: the container's root is an unprivileged user of the host, and must reach it.
     with tempfile.TemporaryDirectory(prefix="longshore-", ignore_cleanup_errors=True) as name:
         Path(name).chmod(0o711)
         folder = Path(name) / "lxd"
@@ -124,7 +124,7 @@ def into_a_container(demo: Demo) -> None:
 
 
 def show_a_delivery(demo: Demo) -> None:
-    """Push, and look at what became of it."""
+    """Push a file, and look at the result."""
     demo.run(
         "longshore", "push", "--wait", "--create-dirs", "--mode", "640", "greeting.txt", "web/srv/hello/greeting.txt"
     )
@@ -137,7 +137,7 @@ def main(arguments: Sequence[str]) -> None:
     if list(arguments) not in ([], ["--lxd"]):
         sys.exit("usage: demo [--lxd]")
     show = into_a_container if arguments else into_a_directory
-    # Short: a unix socket's path may have 107 bytes.
+    # The path must be short: a unix socket's path may have 107 bytes.
     with tempfile.TemporaryDirectory(prefix="longshore-") as name:
         place = Path(name)
         (place / "greeting.txt").write_text("Hello from the quay.\n")

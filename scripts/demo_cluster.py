@@ -1,8 +1,8 @@
-"""A cluster in half a minute: a PostgreSQL, an object store, three servers, four workers, a load, and two deaths.
+"""Show a cluster in half a minute: a PostgreSQL, an object store, three servers, four workers, a load, and two deaths.
 
-Everything is this machine's own and lives in a temporary directory: PostgreSQL from initdb, S3 from moto's server, the
-rest as it would run anywhere. In the middle of the load one server and one worker are killed (-9) and stay dead. At the
-end a table says what became of every promise; the exit code is 1 if one was broken.
+Everything runs on this machine, in a temporary directory: PostgreSQL comes from initdb, S3 from moto's server, and the
+rest runs as usual. In the middle of the load the demo kills (-9) one server and one worker, and they stay dead. At the
+end a table says whether each promise was kept; the exit code is 1 if one was broken.
 
     make demo-cluster                  python -m scripts.demo_cluster [--files N] [--keep]
 """
@@ -73,7 +73,7 @@ class Stage:
 
     @contextmanager
     def bar(self, total: int) -> Iterator[Progress]:
-        """Tasks that have ended, while the block runs."""
+        """Show how many tasks have ended, while the block runs."""
         columns = (
             SpinnerColumn(),
             TextColumn("{task.description}"),
@@ -117,7 +117,7 @@ def crew(fleet: Fleet) -> list[WorkerProcess]:
 
 
 async def run_load(stage: Stage, fleet: Fleet, workers: list[WorkerProcess], files: int) -> Account:
-    """Push, watch, and kill in the middle."""
+    """Push and watch, and kill two processes in the middle."""
     deaths: list[tuple[float, str, Process]] = [
         (KILL_SERVER_AT, "server s0", fleet.servers[0]),
         (KILL_WORKER_AT, "worker-1", workers[1]),
@@ -157,10 +157,10 @@ def main() -> None:
     if programs() is None:
         sys.exit("demo-cluster: there is no initdb here. Install PostgreSQL (as root: make parts), and try again.")
     stage = Stage()
-    # The object store is ours, and so are its credentials.
+    # The demo makes the object store and its credentials.
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         del os.environ[name]
-    # Short: a unix socket's path may have 107 bytes.
+    # The path must be short: a unix socket's path may have 107 bytes.
     root = Path(tempfile.mkdtemp(prefix="longshore-"))
     try:
         kept = play(stage, root, options.files)

@@ -1,4 +1,4 @@
-"""The load of the cluster's demo: files pushed by several senders, a watch on each task, and what came of both."""
+"""The load of the cluster's demo: several senders push files, and a watch follows each task."""
 
 from __future__ import annotations
 
@@ -43,7 +43,10 @@ class Load:
         self.ended = 0
 
     async def run(self, told: Callable[[int], None]) -> None:
-        """Until the last task has ended; `told` how many have whenever one does. Raises what the client raises."""
+        """Run the load until the last task has ended. Call `told` with the number of ended tasks when one ends.
+
+        Raises what the client raises.
+        """
         senders = asyncio.Semaphore(SENDERS)
         async with asyncio.TaskGroup() as group:
             for number in range(self._files):

@@ -1,5 +1,7 @@
-"""The verdict says whether the cluster's demo kept each promise. It looks where nobody can gloss over the truth: in the
-database, on the disk, in the object store, in the exit codes."""
+"""The verdict says whether the cluster's demo kept each promise.
+
+It reads the facts themselves: the database, the disk, the object store and the exit codes.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +58,7 @@ class Account:
     # While the fleet is there ---------------------------------------------------------------------------------------
 
     def look(self, fleet: Fleet) -> None:
-        """At tasks, attempts, files, sessions and the spool."""
+        """Look at tasks, attempts, files, sessions and the spool."""
         self._tasks()
         self._attempts(fleet)
         self._files(fleet)
@@ -114,7 +116,7 @@ class Account:
         self.say("watches miss nothing", f"{len(seen)} watches, {count} revisions, {gaps} with a gap", kept=not gaps)
 
     def _sessions(self, fleet: Fleet) -> None:
-        # The lease of one that was killed a moment ago may still run.
+        # The lease of a worker that was killed a moment ago may still run.
         rows = fleet.rows("SELECT worker, epoch FROM sessions WHERE ended_at IS NULL")
         sessions = {worker: epoch for worker, epoch in rows if worker not in self.killed}
         moved = sorted(worker for worker, epoch in sessions.items() if epoch > 1)
@@ -140,7 +142,7 @@ class Account:
     # And when it leaves -----------------------------------------------------------------------------------------------
 
     def leave(self, *groups: Sequence[Process]) -> None:
-        """SIGTERM to all who live, one group after the other."""
+        """Send SIGTERM to all living processes, one group after the other."""
         codes: Counter[int | None] = Counter()
         began = time.monotonic()
         for group in groups:

@@ -82,7 +82,7 @@ STEPS: Final = (
 
 
 def picture() -> str:
-    """The picture as SVG."""
+    """Return the picture as SVG."""
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-labelledby="title">',
         '<title id="title">A push on its way from the client over server and worker into a container</title>',

@@ -35,7 +35,7 @@ class Layout:
 
 
 def modules(tree: Path) -> dict[str, Path]:
-    """Every module of ours by its dotted name; a package goes by the name of its folder."""
+    """Return every module of ours by its dotted name. A package has the name of its folder."""
     found = {}
     for root in ROOTS:
         for file in sorted((tree / root / "longshore").rglob("*.py")):
@@ -63,13 +63,13 @@ def _imported(file: Path, known: Mapping[str, Path]) -> Iterator[str]:
 
 
 def _known(name: str, known: Mapping[str, Path]) -> str:
-    """The module that a dotted name leads to; empty where it is none of ours."""
+    """Return the module of a dotted name. An empty text means that it is none of ours."""
     parts = name.split(".")
     return next((module for end in range(len(parts), 0, -1) if (module := ".".join(parts[:end])) in known), "")
 
 
 def within(folder: str, graph: Graph) -> dict[str, frozenset[str]]:
-    """The arrows between the rooms of one package."""
+    """Return the arrows between the rooms of one package."""
     rooms: dict[str, set[str]] = {}
     for name, imported in graph.items():
         room = _room(folder, name)
@@ -79,12 +79,12 @@ def within(folder: str, graph: Graph) -> dict[str, frozenset[str]]:
 
 
 def _room(folder: str, name: str) -> str | None:
-    """The room of a package in which a module lies; None where it lies elsewhere."""
+    """Return the room of a package that holds a module. None means that the module is elsewhere."""
     return name[len(folder) + 1 :].partition(".")[0] if name.startswith(f"{folder}.") else None
 
 
 def reach(graph: Graph) -> dict[str, frozenset[str]]:
-    """Every room that can be reached from each."""
+    """Return, for each room, the rooms that it can reach."""
     found: dict[str, frozenset[str]] = {}
     for start in graph:
         seen: set[str] = set()
@@ -99,7 +99,7 @@ def reach(graph: Graph) -> dict[str, frozenset[str]]:
 
 
 def circles(graph: Graph) -> list[list[str]]:
-    """The sets of rooms that can all reach each other, each sorted."""
+    """Return the sets of rooms that can all reach each other, each sorted."""
     reached = reach(graph)
     found = {tuple(sorted({other for other in reached[room] if room in reached.get(other, ())})) for room in graph} - {
         ()
@@ -108,10 +108,10 @@ def circles(graph: Graph) -> list[list[str]]:
 
 
 def floors(graph: Graph) -> int:
-    """Rooms on the longest way down; a circle counts as one."""
+    """Count the rooms on the longest way down. A circle counts as one."""
     reached = reach(graph)
     depth: dict[str, int] = {}
-    # A room that reaches fewer rooms lies deeper, and rooms of one circle reach the same.
+    # A room that reaches fewer rooms is deeper, and the rooms of one circle reach the same rooms.
     for room in sorted(graph, key=lambda name: len(reached[name] | {name})):
         below = [depth[other] for other in reached[room] if room not in reached[other]]
         depth[room] = 1 + max(below, default=0)
@@ -119,7 +119,7 @@ def floors(graph: Graph) -> int:
 
 
 def layouts(tree: Path) -> list[Layout]:
-    """The figures of every folder with modules."""
+    """Return the figures of every folder with modules."""
     known = modules(tree)
     graph = arrows(known)
     folders = sorted({file.parent for file in known.values()})
