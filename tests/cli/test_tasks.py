@@ -18,7 +18,7 @@ from longshore.server.model.access import Role
 from tests.support.commandline import COMMAND, CommandLine, Ended, ids
 from tests.support.servers.processes import eventually
 from tests.support.servers.stage import Stage
-from tests.support.servers.tokens import desk_of, token_of
+from tests.support.servers.tokens import token_admin_of, token_of
 
 DELIVER = ("push", "submit")
 TASKS = ("watch", "get", "list", "attempts", "cancel", "retry")
@@ -337,7 +337,7 @@ def test_a_revoked_token_is_told_in_the_server_s_words(cli: CommandLine, stage: 
     token = token_of(stage.server, "leaver", Role.SUBMIT)
     mine = {"LONGSHORE_TOKEN": token}
     assert cli.run("list", environment=mine).code == 0
-    assert len(desk_of(stage.server).revoke("leaver").now) == 1
+    assert len(token_admin_of(stage.server).revoke("leaver").now) == 1
 
     def refused() -> Ended | None:
         done = cli.run("list", environment=mine)

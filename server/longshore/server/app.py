@@ -168,7 +168,7 @@ class _Server:
         )
         self._progress = ProgressBoard()
         self._watches = WatchHub(store=store, progress=self._progress)
-        small = SmallPayloads()
+        small_payloads = SmallPayloads()
         self._sessions = Sessions(
             store=store,
             spool=spool,
@@ -178,7 +178,7 @@ class _Server:
             cancel_grace=times.cancel_grace,
             share_spool=settings.share_spool,
             servers=self._servers,
-            small=small,
+            small_payloads=small_payloads,
         )
         self._dispatcher = Dispatcher(store=store, sessions=self._sessions)
         attempts = TargetAttempts(store=store, clock=clock)
@@ -197,10 +197,10 @@ class _Server:
             limits=UploadLimits(bounds=bounds, abandon=times.upload_idle),
             defaults=defaults,
             clock=clock,
-            relieve=self._janitor.relieve,
-            expect=self._dispatcher.expect,
+            free_spool=self._janitor.free_spool,
+            expect_tasks=self._dispatcher.expect_tasks,
             here=here,
-            small=small,
+            small_payloads=small_payloads,
         )
         self._task_service = TaskService(
             TaskEngine(

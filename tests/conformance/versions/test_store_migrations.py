@@ -109,21 +109,21 @@ async def test_a_shared_database_of_the_version_before_is_left_as_it_is_until_mi
             assert (store.schema.revision, store.schema.has_remarks) == (OURS, True)
             return
         assert (store.schema.revision, store.schema.has_remarks) == (OURS - 1, False)
-        await store.look()
+        await store.refresh_schema()
         assert store.schema.revision == OURS - 1
         assert migrate(kind.dialect().engine) == (OURS - 1, OURS)
-        await store.look()
+        await store.refresh_schema()
         assert (store.schema.revision, store.schema.has_remarks) == (OURS, True)
 
 
 async def test_what_a_running_store_cannot_go_on_with_is_noticed(kind: StoreKind, clock: ManualClock) -> None:
     async with kind.opened(clock) as store:
         kind.execute(f"UPDATE alembic_version SET version_num = '{OURS + 1:04}'")
-        await store.look()
+        await store.refresh_schema()
         assert store.schema.revision == OURS + 1
         kind.execute(f"UPDATE alembic_version SET version_num = '{OURS + 2:04}'")
         with pytest.raises(SchemaMismatch, match="newer version"):
-            await store.look()
+            await store.refresh_schema()
 
 
 @pytest.mark.parametrize(

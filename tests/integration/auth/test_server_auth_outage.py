@@ -14,7 +14,7 @@ from longshore.v1 import task_service_pb2 as pb
 from longshore.v1 import task_service_pb2_grpc as pb_grpc
 from tests.support.servers.processes import ServerProcess, eventually
 from tests.support.servers.rawgrpc import header_of, whole
-from tests.support.servers.tokens import desk, make_token, metadata
+from tests.support.servers.tokens import make_token, metadata, token_admin
 from tests.support.stores.postgres import Cluster
 
 OK, UNAVAILABLE, UNAUTHENTICATED = (
@@ -54,7 +54,7 @@ def test_two_servers_know_the_same_tokens_through_an_outage(tmp_path: Path, own_
                 assert (ask(stub, known), ask(stub, doomed)) == (OK, OK)
 
             # Revoked with nobody's help, it is refused everywhere.
-            desk(data, database=url).revoke(doomed.split("_")[1])
+            token_admin(data, database=url).revoke(doomed.split("_")[1])
             began = time.monotonic()
             for stub in stubs:
                 eventually(answers(stub, doomed, UNAUTHENTICATED), within=10)

@@ -19,7 +19,7 @@ from longshore.v1 import task_service_pb2_grpc as pb_grpc
 from longshore.v1 import worker_service_pb2 as worker_pb
 from tests.support.servers.processes import ServerProcess
 from tests.support.servers.rawgrpc import MIB, chunk, chunks, finish, header_of, opening, push_spec, whole
-from tests.support.servers.tokens import desk_of, metadata, token_of
+from tests.support.servers.tokens import metadata, token_admin_of, token_of
 from tests.support.workers.fakeworker import FakeWorker, Stream, reason_of, ref
 
 WITHIN = 5.0
@@ -94,7 +94,7 @@ async def test_a_revocation_ends_every_stream_of_the_token_and_no_other(
         await upload.write(chunk(0, LARGE[:MIB]))
 
         began = time.monotonic()
-        assert len(desk_of(server).revoke(doomed.split("_")[1]).now) == 1
+        assert len(token_admin_of(server).revoke(doomed.split("_")[1]).now) == 1
         (watched, watched_at), worked = await asyncio.gather(ended(watch.read), work.until_ended())
         assert worked is not None
         assert (watched, worked.reason) == ("UNAUTHENTICATED", "UNAUTHENTICATED")
@@ -201,7 +201,7 @@ async def test_streams_of_submissions_end_with_their_token(
     while len(answers) < 100:
         assert await read() is not grpc.aio.EOF
     began = time.monotonic()
-    assert len(desk_of(server).revoke(token.split("_")[1]).now) == 1
+    assert len(token_admin_of(server).revoke(token.split("_")[1]).now) == 1
     (one, _), (other, _) = await asyncio.gather(ended(read), ended(idle.read))
     # A write that meets the end makes an INTERNAL without details of it, in grpc.aio's client; ours asks again.
     assert one in {"UNAUTHENTICATED", ""}

@@ -206,7 +206,7 @@ async def test_a_new_server_certificate_is_taken_under_running_connections(plain
         stream: Any = old.stream_stream(WORK)(metadata=(("authorization", f"Bearer {TOKEN}"),))
         assert await stream.read()
         new.server().write(plain.files.certificate.parent, "server")
-        plain.certificates.look()
+        plain.certificates.check_files()
         assert await call(fresh, token=TOKEN)
         # Open calls go on, and so do their connections; only new connections meet the new certificate.
         await stream.write(b"")
@@ -224,7 +224,7 @@ async def test_a_new_authority_of_clients_is_taken_under_running_connections(ser
         assert await stream.read()
         assert server.files.client_ca is not None
         replace(server.files.client_ca, new.certificate)
-        server.certificates.look()
+        server.certificates.check_files()
         async with server.channel(client=new.client(uri=SPIFFE)) as fresh:
             assert await call(fresh) == f"{SPIFFE}:submit,work"
         await stream.write(b"")
@@ -232,7 +232,7 @@ async def test_a_new_authority_of_clients_is_taken_under_running_connections(ser
         await no_connection(server.channel(client=client))
         # Two authorities at once, as during a change-over.
         replace(server.files.client_ca, new.certificate + server.client_authority.certificate)
-        server.certificates.look()
+        server.certificates.check_files()
         for one in (client, new.client(uri=SPIFFE)):
             async with server.channel(client=one) as fresh:
                 assert await call(fresh) == f"{SPIFFE}:submit,work"
@@ -241,16 +241,16 @@ async def test_a_new_authority_of_clients_is_taken_under_running_connections(ser
 
 async def test_a_broken_file_changes_nothing(plain: SecuredServer) -> None:
     replace(plain.files.key, b"nothing")
-    plain.certificates.look()
+    plain.certificates.check_files()
     async with plain.channel() as channel:
         assert await call(channel, token=TOKEN)
 
 
 async def test_an_expired_server_certificate_is_the_clients_to_refuse(plain: SecuredServer) -> None:
     plain.authority.server(expired=True).write(plain.files.certificate.parent, "server")
-    plain.certificates.look()
+    plain.certificates.check_files()
     await no_connection(plain.channel())
     plain.authority.server().write(plain.files.certificate.parent, "server")
-    plain.certificates.look()
+    plain.certificates.check_files()
     async with plain.channel() as channel:
         assert await call(channel, token=TOKEN)

@@ -14,7 +14,7 @@ from longshore.server.model.access import Role
 from longshore.v1 import task_pb2
 from tests.support.servers.processes import WorkerProcess, eventually
 from tests.support.servers.stage import Stage, staged
-from tests.support.servers.tokens import desk_of, token_of
+from tests.support.servers.tokens import token_admin_of, token_of
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def running(stage: Stage, tmp_path: Path) -> str:
 
 
 def revoke(stage: Stage, token: str) -> None:
-    assert desk_of(stage.server).revoke(token.split("_")[1]).now
+    assert token_admin_of(stage.server).revoke(token.split("_")[1]).now
 
 
 def ended(stage: Stage) -> list[Any]:

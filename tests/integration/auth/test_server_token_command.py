@@ -28,7 +28,7 @@ from longshore.server.store.transaction.limits import ConcurrencyLimits
 from longshore.v1 import task_service_pb2 as pb
 from longshore.v1 import task_service_pb2_grpc as pb_grpc
 from tests.support.servers.processes import ServerProcess, eventually
-from tests.support.servers.tokens import desk, make_token, metadata
+from tests.support.servers.tokens import make_token, metadata, token_admin
 from tests.support.stores.postgres import Cluster
 
 
@@ -257,7 +257,7 @@ def test_a_file_whose_token_could_not_be_committed_goes(
 
 
 async def test_a_store_reads_what_the_desk_writes(tmp_path: Path) -> None:
-    """The server holds the directory's lock, the database's too; the desk asks for neither."""
+    """The server holds the directory's lock, the database's too; the token command asks for neither."""
     with DataDir(tmp_path / "data") as data:
         data.claim_database(data.database)
         store = SQLiteStore(path=data.database, clock=SystemClock(), policy=Policy(), limits=ConcurrencyLimits())
@@ -270,7 +270,7 @@ async def test_a_store_reads_what_the_desk_writes(tmp_path: Path) -> None:
             assert secret is not None
             (row,) = await store.tokens([secret.id, "0" * 16])
             assert (row.name, row.digest, row.refused(time.time())) == ("ci", secret.digest, "")
-            await asyncio.to_thread(desk(data.path).revoke, "ci")
+            await asyncio.to_thread(token_admin(data.path).revoke, "ci")
             assert not await store.has_valid_token()
         finally:
             await store.close()

@@ -104,7 +104,7 @@ async def test_a_claim_that_is_expected_shares_the_commit_of_its_task(server: Fl
     stream = await worker.connect(credits=1)
     commits = server.record()
     for _ in range(20):
-        server.dispatcher.expect()
+        server.dispatcher.expect_tasks()
         await server.submit()
         await stream.report(await stream.next_assignment())
     shared = [

@@ -13,7 +13,7 @@ from longshore.contract.temps import temps_of
 from longshore.v1 import task_pb2
 from longshore.v1 import worker_service_pb2 as ws
 from longshore.worker.attempts.attempt import Attempt
-from longshore.worker.attempts.context import Context, Surroundings
+from longshore.worker.attempts.context import AttemptResources, Context
 from longshore.worker.attempts.handlers import Registry
 from longshore.worker.attempts.payloads import PayloadFolder
 from longshore.worker.attempts.threads import Threads
@@ -52,13 +52,13 @@ class Bench:
 
         assignment = ws.Assignment(task=task, attempt=attempt, payload_path=str(self.payload))
         running = Attempt(assignment, ask=ask)
-        around = Surroundings(
+        resources = AttemptResources(
             downloads=NoDownloads(),
             folder=PayloadFolder(self.scratch, "session"),
             targets={"t": self.target},
             threads=Threads("test", limit=1),
         )
-        return Context(running, around), running
+        return Context(running, resources), running
 
 
 @pytest.fixture

@@ -344,7 +344,7 @@ async def test_payloads_kept_for_a_retry_only_make_room(tmp_path: Path) -> None:
         asked: list[int] = []
         blocker = await server.uploads.create(ME, UploadRequest(request_id="old", task=REQUEST.task, size=MIB))
 
-        async def relieve(wanted: int) -> None:
+        async def free_spool(wanted: int) -> None:
             asked.append(wanted)
             await server.store.run(RejectUpload(upload_id=blocker.upload.id, connection=0))
             await server.store.run(ForgetUploads(upload_ids=(blocker.upload.id,)))
@@ -355,7 +355,7 @@ async def test_payloads_kept_for_a_retry_only_make_room(tmp_path: Path) -> None:
             clock=SystemClock(),
             limits=limits,
             defaults=Defaults(),
-            relieve=relieve,
+            free_spool=free_spool,
         )
         view = await uploads.create(ME, UploadRequest(request_id="new", task=REQUEST.task, size=1000))
         assert asked == [1000]

@@ -4,27 +4,27 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from longshore.server.cli.token_admin import Desk
+from longshore.server.cli.token_admin import TokenAdmin
 from longshore.server.config.settings import DatabaseURL, Settings
 from longshore.server.model.access import Role, Secret
 from tests.support.servers.processes import ServerProcess
 
 
-def desk(data: Path, *, database: str = "") -> Desk:
+def token_admin(data: Path, *, database: str = "") -> TokenAdmin:
     """The tokens of a server with this data directory."""
-    return Desk(Settings(data_dir=data, database=DatabaseURL(database)), make=True)
+    return TokenAdmin(Settings(data_dir=data, database=DatabaseURL(database)), make=True)
 
 
 def make_token(data: Path, name: str, *roles: Role, expires: float | None = None, database: str = "") -> str:
     """A new one, as its holder shows it."""
     said: list[Secret] = []
-    desk(data, database=database).create(name, frozenset(roles), expires=expires, hand_out=said.append)
+    token_admin(data, database=database).create(name, frozenset(roles), expires=expires, hand_out=said.append)
     return str(said[0])
 
 
-def desk_of(server: ServerProcess) -> Desk:
+def token_admin_of(server: ServerProcess) -> TokenAdmin:
     """The tokens of this server, which may run or be started later."""
-    return desk(server.data, database=server.database)
+    return token_admin(server.data, database=server.database)
 
 
 def token_of(server: ServerProcess, name: str, *roles: Role, expires: float | None = None) -> str:

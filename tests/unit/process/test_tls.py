@@ -83,8 +83,8 @@ def test_at_a_change_the_last_good_ones_stay_and_it_is_said_once(
     before = certificates._current
     named = spoil(files, authority, case)
     with capture_logs() as logs:
-        certificates.look()
-        certificates.look()
+        certificates.check_files()
+        certificates.check_files()
     assert certificates._current is before
     assert [(log["event"], named in log["problem"]) for log in logs] == [("certificates_not_reloaded", True)]
     # And when it is mended, it is taken.
@@ -92,7 +92,7 @@ def test_at_a_change_the_last_good_ones_stay_and_it_is_said_once(
     assert files.client_ca is not None
     replace(files.client_ca, authority.certificate)
     with capture_logs() as logs:
-        certificates.look()
+        certificates.check_files()
     assert certificates._current is not before
     assert [log["event"] for log in logs] == ["certificates_reloaded"]
 
@@ -102,7 +102,7 @@ def test_what_did_not_change_is_not_read_into_a_new_context(files: TlsFiles, aut
     before = certificates._current
     replace(files.certificate, files.certificate.read_bytes())
     with capture_logs() as logs:
-        certificates.look()
+        certificates.check_files()
     assert (certificates._current is before, logs) == (True, [])
 
 
@@ -111,10 +111,10 @@ def test_between_the_two_files_of_a_pair_the_old_pair_stays(files: TlsFiles, aut
     new = authority.server()
     before = certificates._current
     replace(files.certificate, new.certificate)
-    certificates.look()
+    certificates.check_files()
     assert certificates._current is before
     replace(files.key, new.key)
-    certificates.look()
+    certificates.check_files()
     assert certificates._current is not before
 
 
@@ -128,7 +128,7 @@ def test_each_listener_is_told_of_a_change(
     certificates.credentials()
     assert [fetch() for fetch in fetchers] == [None, None]
     authority.server().write(files.certificate.parent, "server")
-    certificates.look()
+    certificates.check_files()
     for fetch in fetchers:
         assert fetch() is certificates._current
         assert fetch() is None
@@ -140,13 +140,13 @@ def test_what_stands_beside_the_certificates_may_be_in_any_alphabet(files: TlsFi
     for path in (files.client_ca, files.certificate):
         replace(path, "# Főtanúsítvány: für Läufer\n".encode() + path.read_bytes())
     with capture_logs() as said:
-        certificates.look()
+        certificates.check_files()
     assert [one["event"] for one in said] == ["certificates_reloaded"]
     assert Certificates(files).credentials() is not None
     # Nor does binary rubbish end the server.
     replace(files.client_ca, b"\xff\x00" * 100)
     with capture_logs() as said:
-        certificates.look()
+        certificates.check_files()
     assert [one["event"] for one in said] == ["certificates_not_reloaded"]
 
 
@@ -158,7 +158,7 @@ def test_the_certificate_and_its_end_are_logged_when_it_is_read(files: TlsFiles,
     with capture_logs() as logs:
         certificates = Certificates(files)
         authority.server().write(files.certificate.parent, "server")
-        certificates.look()
+        certificates.check_files()
     read.append(x509.load_pem_x509_certificate(files.certificate.read_bytes()))
     assert [log["event"] for log in logs] == ["certificates_loaded", "certificates_reloaded"]
     for log, certificate in zip(logs, read, strict=True):
@@ -174,12 +174,12 @@ def test_a_certificate_that_ends_soon_is_warned_of_at_the_start_and_once_a_day(f
     now = end - 15 * DAY
     with capture_logs() as early:
         certificates = Certificates(files, wall=lambda: now)
-        certificates.look()
+        certificates.check_files()
     assert [(log["event"], log["days_left"]) for log in early] == [("certificates_loaded", 15)]
     with capture_logs() as logs:
         for hours in range(16 * 24 + 1):
             now = end - 15 * DAY + hours * 3600
-            certificates.look()
+            certificates.check_files()
     assert {log["event"] for log in logs} == {"certificate_ends_soon"}
     assert [log["days_left"] for log in logs] == [*range(14, -2, -1)]
     with capture_logs() as late:

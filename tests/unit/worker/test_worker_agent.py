@@ -36,7 +36,7 @@ class Bench:
             limits=self.limits,
             mailbox=Mailbox(asyncio.get_running_loop()),
             outbox=self.outbox,
-            outside=self,
+            housekeeper=self,
             clock=lambda: self.now,
             lease_clock=lambda: self.boot,
         )
@@ -57,7 +57,7 @@ class Bench:
     def forget(self) -> None:
         pass
 
-    def doubt(self, target: str) -> None:
+    def recheck(self, target: str) -> None:
         raise AssertionError
 
     # What a test does.

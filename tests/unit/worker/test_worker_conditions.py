@@ -94,8 +94,8 @@ async def test_a_target_is_asked_after_a_doubt(tmp_path: Path) -> None:
     async with asyncio.timeout(10):
         await learned.wait()
     (tmp_path / "roots").rmdir()
-    bench.conditions.doubt("another's")
-    bench.conditions.doubt("east")
+    bench.conditions.recheck("another's")
+    bench.conditions.recheck("east")
     assert next(iter((await bench.hears()).values())).startswith("TARGET_")
     assert list(bench.conditions.known()) == ["east"], "it stays who it was"
     bench.conditions.close()

@@ -14,7 +14,7 @@ import typer
 from longshore.program import streams
 from longshore.program.visible import visible_json
 from longshore.server.cli.exits import refusals
-from longshore.server.cli.token_admin import Desk
+from longshore.server.cli.token_admin import TokenAdmin
 from longshore.server.config.settings import Settings, SettingsError
 from longshore.server.config.values import parse_duration
 from longshore.server.model.access import Role, Secret, Token, check_name, roles_text
@@ -61,12 +61,12 @@ def _create(
         except ValueError as error:
             raise SettingsError(f"NAME: {error}") from None
         seconds = parse_duration("--expires", expires, least=1.0) if expires else None
-        desk = Desk(settings, make=True)
+        admin = TokenAdmin(settings, make=True)
         if token_file is None:
-            token = desk.create(name, frozenset(role), expires=seconds, hand_out=said.append)
+            token = admin.create(name, frozenset(role), expires=seconds, hand_out=said.append)
         else:
             with _Written(token_file) as file:
-                token = desk.create(name, frozenset(role), expires=seconds, hand_out=file.write)
+                token = admin.create(name, frozenset(role), expires=seconds, hand_out=file.write)
     if output == "json":
         where = {"token": str(said[0])} if said else {"token_file": str(token_file)}
         _show(token, visible_json(_form(token, token.created_at) | where))
@@ -94,7 +94,7 @@ def _show(token: Token, secret: str) -> None:
 def _list(context: typer.Context, output: OutputOption = "text") -> None:
     """List all tokens, including revoked and expired ones, without their secrets."""
     with refusals():
-        found, now = Desk(context.obj, make=False).all()
+        found, now = TokenAdmin(context.obj, make=False).all()
     if output == "json":
         sys.stdout.write(visible_json([_form(token, now) for token in found], indent=2) + "\n")
         return
@@ -123,7 +123,7 @@ def _revoke(
 ) -> None:
     """Revoke a token. Servers refuse it within seconds and end the streams that it opened."""
     with refusals():
-        done = Desk(context.obj, make=False).revoke(which)
+        done = TokenAdmin(context.obj, make=False).revoke(which)
         if not done.now and not done.before:
             raise SettingsError(
                 f"There is no token with the id or name {which[:200]!r}; `longshored token list` shows them."

@@ -1,4 +1,4 @@
-"""The desk makes and revokes tokens on the database directly, beside servers that run on it or without any."""
+"""TokenAdmin makes and revokes tokens on the database directly, beside servers that run on it or without any."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Revoked:
     before: tuple[Token, ...]
 
 
-class Desk:
+class TokenAdmin:
     """Makes, lists and revokes the tokens of one database. It takes no lock of the data directory, so that a server may
     run on it.
 

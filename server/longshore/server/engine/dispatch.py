@@ -34,7 +34,7 @@ PAUSE_MOST: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True)
-class _Dry:
+class _Skipped:
     """Marks a connection that was offered and not filled. The connection is skipped until something newer than `news`
     happens, except for targets in `refused`, whose share may free up."""
 
@@ -77,7 +77,7 @@ class Dispatcher:
         self._bell = asyncio.Event()
         self._news = 0
         """Counts what may have made something claimable."""
-        self._dry: dict[WorkerConnection, _Dry] = {}
+        self._skipped: dict[WorkerConnection, _Skipped] = {}
         """Connections that were offered and not filled."""
         self._emptying: set[WorkerConnection] = set()
         """Connections that are left to finish what they hold, so that a task that must run alone can."""
@@ -95,10 +95,10 @@ class Dispatcher:
 
     def _on_room(self, connection: WorkerConnection) -> None:
         # Told for each attempt that ends; once the bell rings, the round that comes looks at everybody.
-        if not self._bell.is_set() and connection.room > 0 and not self._is_dry(connection):
+        if not self._bell.is_set() and connection.room > 0 and not self._is_skipped(connection):
             self._bell.set()
 
-    def expect(self) -> None:
+    def expect_tasks(self) -> None:
         """Claim now, because tasks are about to be committed: the claim is committed with them, and their start takes
         one commit instead of two. Call it beside the command that makes them; the commit itself rings all the same."""
         self._news += 1
@@ -156,23 +156,23 @@ class Dispatcher:
     def _offers(self) -> dict[WorkerConnection, Offer]:
         """Offer what each connection could take, beginning with another one each time."""
         live = self._fleet.connections()
-        self._dry = {one: dry for one, dry in self._dry.items() if not one.over}
+        self._skipped = {one: skipped for one, skipped in self._skipped.items() if not one.over}
         self._emptying = {one for one in self._emptying if not one.over}
         able = [one for one in live if self._is_able(one)]
         self._turn += 1
         start = self._turn % len(able) if able else 0
         return {one: _offer(one, contested=len(able) > 1) for one in able[start:] + able[:start]}
 
-    def _is_dry(self, connection: WorkerConnection) -> bool:
-        dry = self._dry.get(connection)
-        if dry is None or dry.news != self._news:
+    def _is_skipped(self, connection: WorkerConnection) -> bool:
+        skipped = self._skipped.get(connection)
+        if skipped is None or skipped.news != self._news:
             return False
         # Of a target that was over its share something may be left.
         shares = connection.shares
-        return not any(shares.of(target) for target in dry.refused)
+        return not any(shares.of(target) for target in skipped.refused)
 
     def _is_able(self, connection: WorkerConnection) -> bool:
-        if connection.room < 1 or self._is_dry(connection):
+        if connection.room < 1 or self._is_skipped(connection):
             return False
         # One that is being emptied is offered when the store too knows it to hold nothing.
         return connection not in self._emptying or not connection.held
@@ -189,7 +189,7 @@ class Dispatcher:
                 self._emptying.discard(connection)
             # A connection that took a task to run alone was refused the others, and is not dry.
             if len(taken[connection.id]) < offer.room and connection.id not in alone:
-                self._dry[connection] = _Dry(news, _refused(connection, offer, taken[connection.id]))
+                self._skipped[connection] = _Skipped(news, _refused(connection, offer, taken[connection.id]))
         if claims.solo_waiting:
             self._leave_one_to_empty([one for one in offered if one.id in claims.solo_waiting])
 
@@ -202,5 +202,5 @@ class Dispatcher:
         if free:
             chosen = min(free, key=lambda one: one.busy)
             self._emptying.add(chosen)
-            self._dry.pop(chosen, None)
+            self._skipped.pop(chosen, None)
             _log.info("emptying_for_solo_task", session_id=chosen.id, busy=chosen.busy)

@@ -96,7 +96,7 @@ class Janitor:
             loops.create_task(self._forever(self._purge), name="janitor: history")
             loops.create_task(self._forever(self._sweep), name="janitor: strays")
 
-    async def relieve(self, wanted: int) -> None:
+    async def free_spool(self, wanted: int) -> None:
         """Free `wanted` bytes of spool by evicting payloads that are kept for a retry only, the oldest first."""
         await self._delete_payloads(free=wanted)
 

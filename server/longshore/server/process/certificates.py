@@ -93,9 +93,9 @@ class Certificates:
         """Look for changed files until cancelled."""
         while True:
             await asyncio.sleep(self._look)
-            await asyncio.to_thread(self.look)
+            await asyncio.to_thread(self.check_files)
 
-    def look(self) -> None:
+    def check_files(self) -> None:
         """Take the content of the files, if it is new and can be used. Warn once a day of a certificate that ends."""
         self._take()
         self._warn_if_it_ends()

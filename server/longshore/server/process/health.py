@@ -55,7 +55,7 @@ class _Store(Protocol):
     @property
     def schema(self) -> SchemaState: ...
 
-    async def look(self) -> None: ...
+    async def refresh_schema(self) -> None: ...
 
     async def restored(self) -> Restore | None: ...
 
@@ -111,7 +111,7 @@ class Health(health_pb2_grpc.HealthServicer):
     async def _look(self) -> None:
         before = self._store.schema.revision
         try:
-            await self._store.look()
+            await self._store.refresh_schema()
         except StoreUnavailable:
             return
         except SchemaMismatch as error:

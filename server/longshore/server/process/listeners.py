@@ -69,7 +69,7 @@ class Listeners:
     async def reload(self) -> None:
         """Read the certificates' files, and ask for the tokens, now instead of at the next look."""
         if self._certificates is not None:
-            await asyncio.to_thread(self._certificates.look)
+            await asyncio.to_thread(self._certificates.check_files)
         if self._tokens is not None:
             await self._tokens.refresh()
 

@@ -112,7 +112,7 @@ class SQLStore:
     def _prepare(self) -> None:
         self.schema.revision = prepare(self._dialect)
 
-    async def look(self) -> None:
+    async def refresh_schema(self) -> None:
         """Learn which schema the database has now, because it may have been migrated. Raises StoreUnavailable, and
         SchemaMismatch where this version cannot go on with it."""
         found = await self._readers.read(latest)

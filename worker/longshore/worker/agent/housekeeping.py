@@ -51,9 +51,9 @@ class Housekeeping:
         self._parked.clear()
         self._conditions.tell()
 
-    def doubt(self, target: str) -> None:
+    def recheck(self, target: str) -> None:
         """An attempt failed because of this target: ask it how it is."""
-        self._conditions.doubt(target)
+        self._conditions.recheck(target)
 
     def park(self, parked: ws.ParkedInstances) -> None:
         """Watch these instances of the target, and look at them once at once: they may be ready already."""

@@ -64,7 +64,7 @@ class ServerLink:
         self._left = asyncio.Event()
 
     @property
-    def standing(self) -> bool:
+    def connected(self) -> bool:
         """The server has said welcome, and the stream has not ended since."""
         return not self._cut.is_set()
 
@@ -120,7 +120,7 @@ class ServerLink:
     async def goodbye(self, *, patience: float) -> None:
         """Say goodbye, if there is anybody to say it to, and end. At most `patience` seconds."""
         self._left.set()
-        if not self.standing:
+        if not self.connected:
             return
         self._outbox.goodbye()
         try:
@@ -131,7 +131,7 @@ class ServerLink:
 
     def renew(self) -> None:
         """Connect anew to the same server, because the hello has changed."""
-        if self.standing and self._endpoint is not None:
+        if self.connected and self._endpoint is not None:
             self._move(self._endpoint)
 
     def _move(self, endpoint: Endpoint) -> None:
@@ -190,12 +190,12 @@ class ServerLink:
             if unanswered < lease / 2 and time.monotonic() - began > _SPOKE_LEASES * lease:
                 self._route.spoke()
 
-    async def wander(self) -> None:
+    async def rehome(self) -> None:
         """Now and then go to another server, chosen by chance, so that a fleet spreads over those that came back. Until
         cancelled."""
         while self._rehome > 0:
             await asyncio.sleep(self._rehome * random.uniform(0.5, 1.5))
-            if not (self._route.several and self.standing):
+            if not (self._route.several and self.connected):
                 continue
             other = self._route.elsewhere(self.endpoint)
             if other is None or not await self._idle() or self._agent.leaving.is_set():
@@ -206,7 +206,7 @@ class ServerLink:
                 _log.warning("session_no_rehome", server=str(other), error=str(error))
                 continue
             try:
-                if await connected(channel, seconds=_CONNECT_S) and self.standing:
+                if await connected(channel, seconds=_CONNECT_S) and self.connected:
                     _log.info("session_rehome", server=str(other))
                     self._prepared = other, channel
                     self._move(other)
@@ -220,9 +220,9 @@ class ServerLink:
     async def _idle(self) -> bool:
         """Wait for a moment in which nothing runs, for a while. A busy worker moves with what it holds."""
         end = time.monotonic() + self._rehome
-        while time.monotonic() < end and self.standing and not self._agent.idle:  # noqa: ASYNC110 - seldom, and short
+        while time.monotonic() < end and self.connected and not self._agent.idle:  # noqa: ASYNC110 - seldom, and short
             await asyncio.sleep(_LOOK_S)
-        return self.standing
+        return self.connected
 
 
 def pause(failures: int, *, most: float = _LONGEST_PAUSE_S) -> float:

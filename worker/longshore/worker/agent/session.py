@@ -32,14 +32,14 @@ _OF_THE_TARGET: Final = "TARGET_"
 _log: Final = structlog.stdlib.get_logger("longshore.worker")
 
 
-class Starts(Protocol):
+class AttemptStarter(Protocol):
     """This protocol runs handlers."""
 
     def start(self, attempt: Attempt, handler: Handler) -> None:
         """Run a handler. `Agent.ended` is called once, from any thread."""
 
 
-class Outside(Protocol):
+class Housekeeper(Protocol):
     """This protocol does what the server asks of a worker besides attempts."""
 
     def park(self, parked: ws.ParkedInstances) -> None:
@@ -51,7 +51,7 @@ class Outside(Protocol):
     def forget(self) -> None:
         """A new connection: what was parked is told anew, and targets that cannot be used are to be told anew."""
 
-    def doubt(self, target: str) -> None:
+    def recheck(self, target: str) -> None:
         """An attempt failed because of this target: look whether it can be used at all."""
 
 
@@ -76,7 +76,7 @@ class Agent:
         limits: AgentLimits,
         mailbox: Mailbox,
         outbox: Outbox,
-        outside: Outside,
+        housekeeper: Housekeeper,
         clock: Callable[[], float] = time.monotonic,
         lease_clock: Callable[[], float] = boot_time,
     ) -> None:
@@ -84,10 +84,10 @@ class Agent:
         self._limits = limits
         self._mailbox = mailbox
         self._outbox = outbox
-        self._outside = outside
+        self._housekeeper = housekeeper
         self._clock = clock
         self._lease = Lease(clock=clock, lease_clock=lease_clock)
-        self._starts: Starts | None = None
+        self._starter: AttemptStarter | None = None
         self._pending: deque[Attempt] = deque()
         self._running: dict[Key, Attempt] = {}
         self._wedged: dict[Key, Attempt] = {}
@@ -109,9 +109,9 @@ class Agent:
         self.worn_out = False
         """Too many handlers are wedged."""
 
-    def attach(self, starts: Starts) -> None:
+    def attach(self, starter: AttemptStarter) -> None:
         """Say who runs handlers; before the first connection."""
-        self._starts = starts
+        self._starter = starter
 
     def statistics(self) -> dict[str, int]:
         """Count the attempts in each condition."""
@@ -186,7 +186,7 @@ class Agent:
         self._outbox.heartbeat(self._lease.begin(welcome.lease.ToNanoseconds() / 1e9))
         self._credits = None
         self._begins = welcome.begins
-        self._outside.forget()
+        self._housekeeper.forget()
         self._say_credits()
         for key, report in self._unacked.items():
             self._outbox.report(key, report)
@@ -220,9 +220,9 @@ class Agent:
         for revocation in message.revocations:
             self._revoked(revocation)
         for parked in message.parked:
-            self._outside.park(parked)
+            self._housekeeper.park(parked)
         for debt in message.debts:
-            self._outside.pay(debt)
+            self._housekeeper.pay(debt)
         if message.HasField("welcome"):
             # An attempt that waits to begin asks this server too. The server's revocations are taken by now.
             self._admit()
@@ -372,9 +372,9 @@ class Agent:
         _log.debug(
             "attempt_started", task_id=attempt.key[0], attempt=attempt.number, kind=handler.kind, settling=settling
         )
-        if self._starts is None:
+        if self._starter is None:
             raise RuntimeError("attach() comes before the first connection")
-        self._starts.start(attempt, handler)
+        self._starter.start(attempt, handler)
 
     def _asked(self, attempt: Attempt, request: ws.GrantRequest) -> None:
         if attempt.waiting and self._connected:
@@ -466,7 +466,7 @@ class Agent:
     def _report(self, attempt: Attempt, report: ws.Report) -> None:
         if report.error.reason.startswith(_OF_THE_TARGET):
             task = attempt.task
-            self._outside.doubt(task.file_push.destination.target or task.job.target)
+            self._housekeeper.recheck(task.file_push.destination.target or task.job.target)
         self._unacked[attempt.key] = report
         if self._connected:
             self._outbox.report(attempt.key, report)

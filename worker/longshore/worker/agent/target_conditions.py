@@ -30,7 +30,8 @@ class _Answer:
 
 
 class TargetConditions:
-    """Asks daemons who they are, each in a thread of its own. `known`, `tell` and `doubt` are for the agent's loop."""
+    """Asks daemons who they are, each in a thread of its own. `known`, `tell` and `recheck` are for the agent's
+    loop."""
 
     def __init__(self, targets: Mapping[str, Target], *, mailbox: Mailbox, outbox: Outbox) -> None:
         self._targets = targets
@@ -63,7 +64,7 @@ class TargetConditions:
             if name not in self._identities or name in self._problems:
                 self._ask(name)
 
-    def doubt(self, target: str) -> None:
+    def recheck(self, target: str) -> None:
         """Ask this target: an attempt on it has failed. One that is not ours is left alone."""
         if target in self._targets:
             self._ask(target)

@@ -39,7 +39,7 @@ _TRIES: Final = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Surroundings:
+class AttemptResources:
     """A worker lends these things to all of its attempts."""
 
     downloads: Downloads
@@ -51,9 +51,9 @@ class Surroundings:
 class _Common:
     """Both contexts share these methods: they take no time, or are called from a thread."""
 
-    def __init__(self, attempt: Attempt, surroundings: Surroundings) -> None:
+    def __init__(self, attempt: Attempt, resources: AttemptResources) -> None:
         self._attempt = attempt
-        self._around = surroundings
+        self._resources = resources
         self._cleanup = ExitStack()
         self._path: Path | None = None
         self._used = False
@@ -133,7 +133,7 @@ class _Common:
         """A target that this worker serves; without a name the task's. Raises PermanentError (INVALID_ARGUMENT)."""
         name = name or self.task.job.target or self.task.file_push.destination.target or "default"
         try:
-            return self._around.targets[name]
+            return self._resources.targets[name]
         except KeyError:
             raise PermanentError(Reason.INVALID_ARGUMENT, f"this worker does not serve the target {name!r}") from None
 
@@ -172,7 +172,7 @@ class _Common:
             self._attempt.check()
             path = payloads.shared_file(self._attempt)
             if path is None:
-                path = self._around.folder.download(self._attempt, self._around.downloads)
+                path = self._resources.folder.download(self._attempt, self._resources.downloads)
                 self._used = True
                 self._cleanup.callback(path.unlink, missing_ok=True)
             self._path = path
@@ -182,7 +182,7 @@ class _Common:
         self._insist_payload()
         if not 0 <= offset <= self.task.payload.size:
             raise ValueError(f"offset {offset} is outside of a payload of {self.task.payload.size} bytes")
-        pieces = payloads.pieces(self._attempt, self._around.downloads, offset=offset)
+        pieces = payloads.pieces(self._attempt, self._resources.downloads, offset=offset)
         stream = PayloadStream(self._attempt, pieces, offset=offset)
         self._used = True
         self._cleanup.callback(stream.close)
@@ -275,11 +275,11 @@ class AsyncContext(_Common):
 
     async def payload_path(self) -> Path:
         """See `Context.payload_path`."""
-        return await self._around.threads.call(self._payload_path)
+        return await self._resources.threads.call(self._payload_path)
 
     async def open_payload(self, offset: int = 0) -> AsyncPayload:
         """See `Context.open_payload`."""
-        return AsyncPayload(self._open_payload(offset), self._around.threads)
+        return AsyncPayload(self._open_payload(offset), self._resources.threads)
 
     async def sleep(self, seconds: float) -> None:
         """Wait; cancelled as soon as the attempt is told to end."""

@@ -16,7 +16,7 @@ import structlog
 from longshore.v1 import worker_service_pb2 as ws
 from longshore.worker.attempts import outcomes
 from longshore.worker.attempts.attempt import Attempt
-from longshore.worker.attempts.context import AsyncContext, Context, Surroundings
+from longshore.worker.attempts.context import AsyncContext, AttemptResources, Context
 from longshore.worker.attempts.handlers import Handler, is_async
 from longshore.worker.attempts.mailbox import Mailbox
 from longshore.worker.errors import AttemptError, AttemptStopped
@@ -74,10 +74,10 @@ class HandlerLoop:
 class Runner:
     """Starts handlers and tells how they ended."""
 
-    def __init__(self, surroundings: Surroundings, ended: Ended) -> None:
-        self._around = surroundings
+    def __init__(self, resources: AttemptResources, ended: Ended) -> None:
+        self._resources = resources
         self._ended = ended
-        self._threads = surroundings.threads
+        self._threads = resources.threads
         self._async: HandlerLoop | None = None
 
     def start(self, attempt: Attempt, handler: Handler) -> None:
@@ -102,7 +102,7 @@ class Runner:
             self._async.close()
 
     def _run(self, attempt: Attempt, call: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
-        context = Context(attempt, self._around)
+        context = Context(attempt, self._resources)
         try:
             attempt.check()
             report = outcomes.succeeded(attempt, call(context, *arguments))
@@ -111,7 +111,7 @@ class Runner:
         self._close(attempt, context, report)
 
     async def _run_async(self, attempt: Attempt, call: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
-        context = AsyncContext(attempt, self._around)
+        context = AsyncContext(attempt, self._resources)
         try:
             attempt.check()
             report = outcomes.succeeded(attempt, await call(context, *arguments))

@@ -28,7 +28,7 @@ from longshore.worker.agent.outbox import Outbox
 from longshore.worker.agent.route import ServerRoute
 from longshore.worker.agent.session import Agent, AgentLimits
 from longshore.worker.agent.target_conditions import TargetConditions
-from longshore.worker.attempts.context import Surroundings
+from longshore.worker.attempts.context import AttemptResources
 from longshore.worker.attempts.handlers import Registry
 from longshore.worker.attempts.mailbox import Mailbox
 from longshore.worker.attempts.payloads import GrpcDownloads, PayloadFolder
@@ -182,12 +182,12 @@ class Worker:
             stop_grace=self._config.stop_grace,
         )
         agent = self._agent = Agent(
-            registry=self._registry, limits=limits, mailbox=mailbox, outbox=outbox, outside=housekeeping
+            registry=self._registry, limits=limits, mailbox=mailbox, outbox=outbox, housekeeper=housekeeping
         )
         downloads = GrpcDownloads(self._access, lambda: link.endpoint, self.session_id)
         threads = Threads("longshore-handler")
-        around = Surroundings(downloads=downloads, folder=folder, threads=threads, targets=targets)
-        runner = Runner(around, agent.ended)
+        resources = AttemptResources(downloads=downloads, folder=folder, threads=threads, targets=targets)
+        runner = Runner(resources, agent.ended)
         agent.attach(runner)
         link = self._link = ServerLink(
             route=ServerRoute(self._servers),
@@ -222,19 +222,19 @@ class Worker:
             asyncio.create_task(link.run(), name="link"),
             asyncio.create_task(_tick(agent), name="tick"),
             asyncio.create_task(_keep_learning(conditions, link), name="conditions"),
-            asyncio.create_task(link.wander(), name="rehome"),
+            asyncio.create_task(link.rehome(), name="rehome"),
         )
         try:
             done, _ = await asyncio.wait(tasks[:3], return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
-            standing = link.standing
+            connected = link.connected
             await link.goodbye(patience=_FAREWELL_S)
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-        return standing
+        return connected
 
     async def _leave_when_done(self, agent: Agent) -> None:
         await agent.leaving.wait()

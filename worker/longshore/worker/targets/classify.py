@@ -16,7 +16,7 @@ from typing import Final
 from longshore.worker.errors import AttemptError, PermanentError, Reason, TransientError
 
 
-class Hope(Enum):
+class FailureKind(Enum):
     """Whether the same thing may work later by itself."""
 
     TRANSIENT = "transient"
@@ -28,19 +28,21 @@ class Row:
     """One cause."""
 
     reason: Reason
-    hope: Hope
+    failure_kind: FailureKind
     remedy: str
     errnos: frozenset[int] = frozenset()
     words: tuple[str, ...] = ()
 
 
-def _row(reason: Reason, hope: Hope, remedy: str, errnos: tuple[int, ...] = (), words: tuple[str, ...] = ()) -> Row:
+def _row(
+    reason: Reason, failure_kind: FailureKind, remedy: str, errnos: tuple[int, ...] = (), words: tuple[str, ...] = ()
+) -> Row:
     spoken = tuple(os.strerror(number).lower() for number in errnos)
-    return Row(reason, hope, remedy, frozenset(errnos), spoken + words)
+    return Row(reason, failure_kind, remedy, frozenset(errnos), spoken + words)
 
 
-_P: Final = Hope.PERMANENT
-_T: Final = Hope.TRANSIENT
+_P: Final = FailureKind.PERMANENT
+_T: Final = FailureKind.TRANSIENT
 
 TABLE: Final[tuple[Row, ...]] = (
     _row(
@@ -112,7 +114,7 @@ _SFTP_CODES: Final = {2: errno.ENOENT, 3: errno.EACCES, 6: errno.ENOTCONN, 7: er
 
 
 def _make(row: Row, what: str, said: str) -> AttemptError:
-    kind = PermanentError if row.hope is Hope.PERMANENT else TransientError
+    kind = PermanentError if row.failure_kind is FailureKind.PERMANENT else TransientError
     return kind(row.reason, f"{what}: {said}: {row.remedy}" if said else f"{what}: {row.remedy}")
 
 

@@ -23,7 +23,7 @@ from longshore.server.store.protocol import Changes, Store
 
 class Commits:
     """Tells each connection what the commits mean for it. `spool` None means that workers download every payload but
-    those that are still at hand in `small`."""
+    those that are still at hand in `small_payloads`."""
 
     def __init__(
         self,
@@ -34,7 +34,7 @@ class Commits:
         clock: Clock,
         cancel_grace: float,
         spool: Spool | None,
-        small: SmallPayloads | None = None,
+        small_payloads: SmallPayloads | None = None,
     ) -> None:
         self._store = store
         self._fleet = fleet
@@ -42,7 +42,7 @@ class Commits:
         self._clock = clock
         self._cancel_grace = cancel_grace
         self._spool = spool
-        self._small = SmallPayloads() if small is None else small
+        self._small_payloads = SmallPayloads() if small_payloads is None else small_payloads
 
     def on_commit(self, changes: Changes) -> None:
         """Tell the connections of a commit. The store calls it as a listener."""
@@ -100,7 +100,7 @@ class Commits:
     def _assign(self, connection: WorkerConnection, task: Task) -> None:
         path, content, payload = None, b"", task.submission.payload
         if payload is not None:
-            content = self._small.get(payload.id)
+            content = self._small_payloads.get(payload.id)
             if not content and self._spool is not None and connection.local:
                 path = self._spool.path(payload)
         assignment = Assignment(task, str(path) if path is not None else "", content)

@@ -57,7 +57,7 @@ class Sessions:
     """All connections of this server. `run` must be running while connections are opened. Times in seconds.
 
     With `share_spool` workers on this machine are told where payloads lie, instead of downloading them. With `servers`
-    payloads may be in the spools of other servers. `small` has contents that go along with their assignments.
+    payloads may be in the spools of other servers. `small_payloads` has contents that go along with their assignments.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Sessions:
         outbox_limit: int = OUTBOX_LIMIT,
         look_again: float = LOOK_AGAIN,
         servers: ServerRegistry | None = None,
-        small: SmallPayloads | None = None,
+        small_payloads: SmallPayloads | None = None,
     ) -> None:
         self.store = store
         self.spool = spool
@@ -86,14 +86,14 @@ class Sessions:
             clock=clock,
             cancel_grace=cancel_grace,
             spool=spool if share_spool else None,
-            small=small,
+            small_payloads=small_payloads,
         )
         self.clock = clock
         self._progress = progress
         self._lease = lease
         self._outbox_limit = outbox_limit
         self._look_again = look_again
-        self._keeper = LeaseKeeper(store=store, clock=clock, lease=lease, connections=self.fleet.connections)
+        self._lease_keeper = LeaseKeeper(store=store, clock=clock, lease=lease, connections=self.fleet.connections)
         self._parking = Parking(store=store, fleet=self.fleet)
         self.remarks = Remarks(store=store, clock=clock, credits=servers is not None, pause=lease / 6)
         self._debts = Debts(store=store, fleet=self.fleet, clock=clock)
@@ -109,7 +109,7 @@ class Sessions:
         """Renew leases, look after parked tasks and debts, until cancelled; every connection ends with it."""
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._keeper.run(), name="sessions: leases")
+                group.create_task(self._lease_keeper.run(), name="sessions: leases")
                 group.create_task(self._parking.run(), name="sessions: parking")
                 group.create_task(self._debts.run(), name="sessions: debts")
                 group.create_task(self._hear_of_drains(), name="sessions: drains")
@@ -262,7 +262,7 @@ class Sessions:
         makes it."""
         if connection.over or connection.parting:
             return
-        self._keeper.heard(connection, says.heartbeat)
+        self._lease_keeper.heard(connection, says.heartbeat)
         for task_id, progress in says.progress:
             if AttemptRef(task_id, progress.attempt) in connection.held:
                 self._progress.update(task_id, progress)

@@ -16,16 +16,20 @@ from longshore.server.store.protocol import Store
 _log = structlog.get_logger("longshore.uploads")
 
 
-async def give_signs(store: Store, here: Here, streams: Callable[[], Iterable[UploadStream]]) -> None:
+async def send_heartbeats(store: Store, here: Here, streams: Callable[[], Iterable[UploadStream]]) -> None:
     """Send one command every few seconds, until cancelled, for all connections that are as old as that, and none where
     there are none. A connection whose upload another server has taken over is ended."""
     while True:
         await asyncio.sleep(HEARD_EVERY)
-        heard = {sign.upload_id: (stream, sign) for stream in streams() if (sign := stream.sign()) is not None}
+        heard = {
+            heartbeat.upload_id: (stream, heartbeat)
+            for stream in streams()
+            if (heartbeat := stream.heartbeat()) is not None
+        }
         if not heard:
             continue
         try:
-            lost = await store.run(HearUploads(here=here, uploads=tuple(sign for _, sign in heard.values())))
+            lost = await store.run(HearUploads(here=here, uploads=tuple(heartbeat for _, heartbeat in heard.values())))
         except LongshoreError as error:
             _log.warning("uploads_not_heard", error=error.message)
             continue

@@ -41,7 +41,7 @@ _TASKS_NAMED: Final = 10
 """Tasks that the record of an upload names; 1,000 destinations made a line of 28 KB. Each has a record of its own."""
 
 
-class Keeper(Protocol):
+class StreamOwner(Protocol):
     """Gives an upload stream what it needs of its server."""
 
     store: Store
@@ -49,8 +49,8 @@ class Keeper(Protocol):
     clock: Clock
     limits: UploadLimits
     here: Here | None
-    small: SmallPayloads
-    expect: Callable[[], None]
+    small_payloads: SmallPayloads
+    expect_tasks: Callable[[], None]
     """To be called when tasks are about to be committed."""
 
     def own(self, work: Coroutine[Any, Any, R], name: str) -> asyncio.Task[R]:
@@ -78,22 +78,22 @@ class UploadStream:
         content: UploadContent | None,
         ledger: UploadLedger,
         plans: tuple[TaskPlan, ...],
-        keeper: Keeper,
+        owner: StreamOwner,
         released: Callable[[], None],
     ) -> None:
         self._upload = upload
         self._content = content
         self._ledger = ledger
         self._plans = plans
-        self._keeper = keeper
+        self._owner = owner
         self._released = released
-        self._limits = keeper.limits
+        self._limits = owner.limits
         self._scope = asyncio.timeout(None)
         self._entered = False
         self._ending: LongshoreError | None = None
         self._busy = False
-        self._heard_at = self._opened_at = keeper.clock.ticks()
-        self._signed = False
+        self._heard_at = self._opened_at = owner.clock.ticks()
+        self._sent_heartbeat = False
         """Whether other servers have been told that the upload is sent here."""
         self._done = content is None
         """Whether everything is durable, and nothing is under way."""
@@ -133,18 +133,18 @@ class UploadStream:
     def silent(self) -> float:
         """Seconds for which the other side has said nothing although it could."""
         busy = self._busy or self._finishing is not None or self._detaching is not None
-        return 0.0 if busy else self._keeper.clock.ticks() - self._heard_at
+        return 0.0 if busy else self._owner.clock.ticks() - self._heard_at
 
-    def sign(self) -> Heard | None:
+    def heartbeat(self) -> Heard | None:
         """Return what other servers are to know of the upload. None means nothing yet, or nothing any more."""
         content = self._content
         if content is None or self._done or self._detaching is not None:
             return None
-        if self._keeper.clock.ticks() - self._opened_at < HEARD_EVERY or (
+        if self._owner.clock.ticks() - self._opened_at < HEARD_EVERY or (
             self._finishing is not None and not content.spooled  # its last command does without
         ):
             return None
-        self._signed = True
+        self._sent_heartbeat = True
         return Heard(self._upload.id, self._upload.connection, self.silent)
 
     async def __aenter__(self) -> UploadStream:
@@ -191,14 +191,14 @@ class UploadStream:
         self._rest(None)
         try:
             new = self._ledger.take(offset, crc32c, data)
-            self._keeper.received(len(data))
+            self._owner.received(len(data))
             if new and self._content is not None:
                 await self._make_room(self._content, self._content.offset + len(new))
                 await self._content.append(new, crc32c if new is data else None)
                 await self._perhaps_checkpoint(self._content)
         finally:
             self._busy = False
-            self._heard_at = self._keeper.clock.ticks()
+            self._heard_at = self._owner.clock.ticks()
             self._rest(self._limits.idle)
 
     async def finish(self, size: int, crc32c: int) -> Upload:
@@ -209,20 +209,20 @@ class UploadStream:
         RequestIdReused: it was complete before, with other bytes. After any other error it can be finished again.
         """
         self._rest(None)
-        self._finishing = self._keeper.own(self._finish(size, crc32c), f"finish upload {self._upload.id}")
+        self._finishing = self._owner.own(self._finish(size, crc32c), f"finish upload {self._upload.id}")
         return await asyncio.shield(self._finishing)
 
     async def detach(self) -> None:
         """Make durable what arrived, and let go. Waits for at most `limits.detach` seconds; the rest goes on behind."""
         if self._detaching is None:
-            self._detaching = self._keeper.own(self._detach(), f"detach upload {self._upload.id}")
+            self._detaching = self._owner.own(self._detach(), f"detach upload {self._upload.id}")
         await asyncio.wait({self._detaching}, timeout=self._limits.detach)
 
     def _leave(self) -> None:
         """Close the file, the only thing that is left to do. Nobody needs to wait for it."""
         if self._content is not None and self._content.spooled:
-            _ = self._keeper.own(self._content.close(), f"close upload {self._upload.id}")
-        self._keeper.room.promise(self._upload.id, 0)
+            _ = self._owner.own(self._content.close(), f"close upload {self._upload.id}")
+        self._owner.room.promise(self._upload.id, 0)
         self._released()
 
     def _rest(self, seconds: float | None) -> None:
@@ -234,7 +234,7 @@ class UploadStream:
 
     def _promise(self) -> None:
         if self._content is not None:
-            self._keeper.room.promise(self._upload.id, self._reserved - self._content.offset)
+            self._owner.room.promise(self._upload.id, self._reserved - self._content.offset)
 
     async def _make_room(self, content: UploadContent, end: int) -> None:
         """Reserve more room before bytes beyond the reservation are written, for an upload of undeclared size."""
@@ -242,9 +242,9 @@ class UploadStream:
             return
         step = self._limits.reserve_step
         wanted = -(-end // step) * step
-        await self._keeper.room.require(wanted - content.offset, of=self._upload.id)
+        await self._owner.room.require(wanted - content.offset, of=self._upload.id)
         await self._checkpointed()  # or its mark could be taken back
-        await asyncio.shield(self._keeper.own(self._mark(self._durable, reserve=wanted), f"reserve {self._upload.id}"))
+        await asyncio.shield(self._owner.own(self._mark(self._durable, reserve=wanted), f"reserve {self._upload.id}"))
         self._promise()
 
     async def _perhaps_checkpoint(self, content: UploadContent) -> None:
@@ -253,14 +253,14 @@ class UploadStream:
         if running is not None and running.done():
             self._checkpointing = None
             running.result()
-        now = self._keeper.clock.ticks()
+        now = self._owner.clock.ticks()
         fresh = content.offset - self._marked < self._limits.checkpoint_bytes
         if fresh and now - self._marked_at < self._limits.checkpoint_seconds:
             return
-        await self._keeper.room.require(0, of=self._upload.id)
+        await self._owner.room.require(0, of=self._upload.id)
         await self._checkpointed()
         self._marked, self._marked_at = content.offset, now
-        self._checkpointing = self._keeper.own(self._checkpoint(content), f"checkpoint upload {self._upload.id}")
+        self._checkpointing = self._owner.own(self._checkpoint(content), f"checkpoint upload {self._upload.id}")
 
     async def _checkpointed(self) -> None:
         """Wait for the checkpoint under way; raises what it met."""
@@ -292,11 +292,11 @@ class UploadStream:
 
     async def _patiently(self, command: Command[R]) -> R:
         """Run a command of an upload that was admitted: an overloaded store is waited for, not handed to the sender."""
-        clock = self._keeper.clock
+        clock = self._owner.clock
         until = clock.ticks() + self._limits.overload
         while True:
             try:
-                return await self._keeper.store.run(command)
+                return await self._owner.store.run(command)
             except StoreOverloaded as error:
                 pause = error.retry_after * (0.5 + clock.jitter())
                 if clock.ticks() + pause > until:
@@ -328,8 +328,8 @@ class UploadStream:
         await self._check_sha256(content)
         await content.seal()
         if content.inline is not None:
-            self._keeper.small.put(self._upload.id, content.inline)
-        self._keeper.expect()
+            self._owner.small_payloads.put(self._upload.id, content.inline)
+        self._owner.expect_tasks()
         done = await self._patiently(
             FinishUpload(
                 upload_id=self._upload.id,
@@ -337,7 +337,7 @@ class UploadStream:
                 payload=Payload(self._upload.id, size, crc32c, self._upload.sha256),
                 plans=self._plans,
                 inline=content.inline,
-                homed=self._signed and content.inline is not None,
+                homed=self._sent_heartbeat and content.inline is not None,
             )
         )
         self._done = True
@@ -371,7 +371,7 @@ class UploadStream:
             await content.drain()
         await content.close()
         try:
-            await self._keeper.store.run(RejectUpload(upload_id=self._upload.id, connection=self._upload.connection))
+            await self._owner.store.run(RejectUpload(upload_id=self._upload.id, connection=self._upload.connection))
         except LongshoreError as trouble:
             # The upload stays open with its last checkpoint, and its next finish is compared again.
             self._say(_log.warning, "upload_reject_failed", error=trouble.message)
@@ -383,7 +383,7 @@ class UploadStream:
             if self._content is not None:
                 await self._let_go(self._content)
         finally:
-            self._keeper.room.promise(self._upload.id, 0)
+            self._owner.room.promise(self._upload.id, 0)
             self._released()
 
     async def _let_go(self, content: UploadContent) -> None:
@@ -404,7 +404,7 @@ class UploadStream:
             durable = await content.sync() or self._durable
             # Cancelling the wait does not take the command back; should it be committed later, it is true all the same.
             async with asyncio.timeout(self._limits.detach):
-                await self._mark(durable, reserve=self._reserved, release=self._keeper.here is not None)
+                await self._mark(durable, reserve=self._reserved, release=self._owner.here is not None)
         except (LongshoreError, TimeoutError) as error:
             self._say(_log.info, "upload_not_checkpointed", error=str(error))
         else:

@@ -20,7 +20,7 @@ from longshore.server.engine.submissions import (
 )
 from longshore.server.engine.uploads.content import UploadContent
 from longshore.server.engine.uploads.disk_room import DiskRoom
-from longshore.server.engine.uploads.heartbeats import give_signs
+from longshore.server.engine.uploads.heartbeats import send_heartbeats
 from longshore.server.engine.uploads.ids import RandomIds
 from longshore.server.engine.uploads.ledger import UploadLedger
 from longshore.server.engine.uploads.limits import UploadLimits, UploadStatistics
@@ -83,11 +83,11 @@ def _taken_over() -> UploadTakenOver:
 class Uploads:
     """Serves all uploads of this process. It knows no gRPC.
 
-    `expect` is called when tasks are about to be committed, so that their claim can share the commit.
-    `relieve` frees spool bytes by evicting payloads that are kept for a retry only; it is asked once before
-    SpoolFull is said. `small` keeps at hand what workers need next. `here` means that other servers have the database
-    too, and then `run` must be running. Everything that a connection leaves behind (a last checkpoint, a commit) runs
-    in tasks that `close` waits for.
+    `expect_tasks` is called when tasks are about to be committed, so that their claim can share the commit.
+    `free_spool` frees spool bytes by evicting payloads that are kept for a retry only; it is asked once before
+    SpoolFull is said. `small_payloads` keeps at hand what workers need next. `here` means that other servers have the
+    database too, and then `run` must be running. Everything that a connection leaves behind (a last checkpoint, a
+    commit) runs in tasks that `close` waits for.
     """
 
     def __init__(
@@ -98,22 +98,22 @@ class Uploads:
         clock: Clock,
         limits: UploadLimits,
         defaults: Defaults,
-        relieve: Callable[[int], Awaitable[None]] | None = None,
-        expect: Callable[[], None] = lambda: None,
+        free_spool: Callable[[int], Awaitable[None]] | None = None,
+        expect_tasks: Callable[[], None] = lambda: None,
         new_id: Callable[[], str] | None = None,
         here: Here | None = None,
-        small: SmallPayloads | None = None,
+        small_payloads: SmallPayloads | None = None,
     ) -> None:
         self.store = store
         self.clock = clock
         self.limits = limits
         self.defaults = defaults
-        self.expect = expect
+        self.expect_tasks = expect_tasks
         self.here = here
-        self.small = SmallPayloads() if small is None else small
+        self.small_payloads = SmallPayloads() if small_payloads is None else small_payloads
         self.room = DiskRoom(spool=spool, clock=clock)
         self._spool = spool
-        self._relieve = relieve
+        self._free_spool = free_spool
         self._new_id = new_id or RandomIds()
         self._stream_slots = StreamSlots(limits.connections, clock)
         self._slots: dict[tuple[str, str], _Slot] = {}
@@ -184,7 +184,7 @@ class Uploads:
         if request.content is not None:
             content = request.content
             payload = Payload(self._new_id(), len(content), request.crc32c)
-            self.small.put(payload.id, content)
+            self.small_payloads.put(payload.id, content)
         command = SubmitTasks(
             principal=principal,
             request_id=request.request_id,
@@ -199,7 +199,7 @@ class Uploads:
         if payload is not None and not self.room.take(payload.size):
             return self.own(self._submit_where_room(command, payload.size), "submit a small file")
         begun = self.store.begin(command)
-        self.expect()
+        self.expect_tasks()
         return begun
 
     async def _submit_where_room(self, command: SubmitTasks, size: int) -> tuple[Task, ...]:
@@ -208,21 +208,21 @@ class Uploads:
             try:
                 await self.room.require(size)
             except SpoolFull:
-                if self._relieve is None:
+                if self._free_spool is None:
                     raise
-                await self._relieve(size)
+                await self._free_spool(size)
                 await self.room.require(size)
         except SpoolFull:
             # A request that came before is answered all the same; nothing new finds room.
             return await self.store.run(replace(command, bounds=replace(command.bounds, spool_bytes=0)))
         self.room.take(size)
-        self.expect()
+        self.expect_tasks()
         return await self.store.run(command)
 
     async def run(self) -> None:
         """Tell other servers what is sent here, until cancelled."""
         if self.here is not None:
-            await give_signs(
+            await send_heartbeats(
                 self.store, self.here, lambda: [slot.stream for slot in self._live if slot.stream is not None]
             )
 
@@ -378,7 +378,7 @@ class Uploads:
                 chunk_bytes=self.limits.chunk_bytes,
             ),
             plans=plans(request.task, self.defaults),
-            keeper=self,
+            owner=self,
             released=lambda: self._leave(key, slot),
         )
         if content is None:
@@ -435,9 +435,9 @@ class Uploads:
         try:
             return await self.store.run(command)
         except SpoolFull:
-            if self._relieve is None:
+            if self._free_spool is None:
                 raise
-        await self._relieve(wanted)
+        await self._free_spool(wanted)
         return await self.store.run(command)
 
     async def _require_disk(self, principal: str, request_id: str, wanted: int) -> None:
@@ -450,8 +450,8 @@ class Uploads:
                 if known.state is UploadState.COMPLETE:
                     return
                 wanted = max((known.size or known.offset + self.limits.reserve_step) - known.offset, 0)
-            if self._relieve is not None:
-                await self._relieve(wanted)
+            if self._free_spool is not None:
+                await self._free_spool(wanted)
             await self.room.require(wanted)
 
     async def _view(self, principal: str, upload: Upload) -> UploadView:

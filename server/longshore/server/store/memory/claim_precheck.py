@@ -58,7 +58,7 @@ class Precheck:
     def __init__(self, limits: ConcurrencyLimits) -> None:
         self._limits = limits
         self._sessions: dict[tuple[str, int], Session] = {}
-        self._dry = False
+        self._last_took_nothing = False
         """Whether the last transaction that only claimed took nothing."""
 
     def add_session(self, session: Session) -> None:
@@ -70,11 +70,11 @@ class Precheck:
     def note_results(self, results: Sequence[object]) -> None:
         """Note the answers of a transaction. One that did more than claim says nothing about the next claim."""
         if all(isinstance(result, Claims) for result in results):
-            self._dry = not any(isinstance(result, Claims) and result.taken for result in results)
+            self._last_took_nothing = not any(isinstance(result, Claims) and result.taken for result in results)
 
     def finds_nothing(self, link: Link, commands: Sequence[Command[Any]], now: float) -> bool:
         """Whether these are all claims and would find nothing. Costs one round trip at most, outside a transaction."""
-        if not self._dry or not all(isinstance(command, ClaimTasks) for command in commands):
+        if not self._last_took_nothing or not all(isinstance(command, ClaimTasks) for command in commands):
             return False
         offers = [offer for command in commands if isinstance(command, ClaimTasks) for offer in command.offers]
         sessions = [self._sessions.get((offer.session_id, offer.epoch)) for offer in offers]

@@ -15,7 +15,7 @@ from longshore.worker.targets.lxd.files_api import FilesApiDelivery
 from longshore.worker.targets.lxd.watch import LxdWatch
 from longshore.worker.targets.paths import check_instance
 from longshore.worker.targets.sftp.delivery import SftpDelivery
-from longshore.worker.targets.sftp.pool import InstanceKey, SessionPool
+from longshore.worker.targets.sftp.pool import PooledInstance, SessionPool
 from longshore.worker.targets.sftp.session import SftpSession
 from longshore.worker.targets.sftp.wire import ProtocolError
 from longshore.worker.targets.transport import DaemonEndpoint, Timeouts, Transport, UpgradeRefused, connect, upgrade
@@ -62,7 +62,7 @@ class LxdTarget:
     def open(
         self, project: str, instance: str, *, check: Callable[[], None] = no_check, hurry: bool = False
     ) -> Iterator[Delivery]:
-        key = InstanceKey(project or self.default_project, check_instance(instance))
+        key = PooledInstance(project or self.default_project, check_instance(instance))
         timeouts = self._quick if hurry else self._timeouts
         session = self._open_session(key, timeouts, check)
         session.set_check(check)
@@ -95,7 +95,7 @@ class LxdTarget:
         """SFTP sessions idle and busy now."""
         return self._pool.statistics()
 
-    def _open_session(self, key: InstanceKey, timeouts: Timeouts, check: Callable[[], None]) -> SftpSession:
+    def _open_session(self, key: PooledInstance, timeouts: Timeouts, check: Callable[[], None]) -> SftpSession:
         what = f"opening SFTP into {key.instance}"
         try:
             return self._pool.take(key, lambda: self._connect(key, timeouts, check))
@@ -115,7 +115,7 @@ class LxdTarget:
         except (OSError, EOFError, ValueError) as error:
             raise classify.from_exception(error, what, missing=Reason.TARGET_UNREACHABLE) from error
 
-    def _connect(self, key: InstanceKey, timeouts: Timeouts, check: Callable[[], None]) -> SftpSession:
+    def _connect(self, key: PooledInstance, timeouts: Timeouts, check: Callable[[], None]) -> SftpSession:
         transport = connect(self._endpoint, timeouts, check=check)
         try:
             transport.check = check
@@ -124,11 +124,11 @@ class LxdTarget:
             transport.close()
             raise
 
-    def _handshake(self, transport: Transport, key: InstanceKey) -> SftpSession:
+    def _handshake(self, transport: Transport, key: PooledInstance) -> SftpSession:
         resource = f"/1.0/instances/{quote(key.instance, safe='')}/sftp?project={quote(key.project, safe='')}"
         return SftpSession(transport, received=upgrade(transport, resource, "sftp"))
 
-    def _refusal(self, key: InstanceKey, refused: UpgradeRefused, what: str) -> AttemptError:
+    def _refusal(self, key: PooledInstance, refused: UpgradeRefused, what: str) -> AttemptError:
         """Make the error of a refused upgrade. Only another question tells which is missing, the instance or SFTP."""
         if refused.status in _UNKNOWN_RESOURCE:
             if self._client.state(key.project, key.instance) is InstanceState.ABSENT:
@@ -139,7 +139,7 @@ class LxdTarget:
             )
         return classify.from_http(refused.status, refused.text, what)
 
-    def _silence(self, key: InstanceKey, error: TimeoutError, what: str) -> AttemptError:
+    def _silence(self, key: PooledInstance, error: TimeoutError, what: str) -> AttemptError:
         """No answer: from a daemon that hangs, or from one that is busy starting or stopping this very instance."""
         try:
             self._quick_client.state(key.project, key.instance)

@@ -20,7 +20,7 @@ MAX_AGE_S: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class InstanceKey:
+class PooledInstance:
     """An instance."""
 
     project: str
@@ -47,7 +47,7 @@ class SessionPool:
         self._idle_s = idle_s
         self._max_age_s = max_age_s
         self._clock = clock
-        self._idle: dict[InstanceKey, list[_Kept]] = {}
+        self._idle: dict[PooledInstance, list[_Kept]] = {}
         self._busy: dict[SftpSession, float] = {}
         self._changed = threading.Condition()
         self._reaper: threading.Thread | None = None
@@ -56,7 +56,7 @@ class SessionPool:
         """
         self._closed = False
 
-    def take(self, key: InstanceKey, connect: Callable[[], SftpSession]) -> SftpSession:
+    def take(self, key: PooledInstance, connect: Callable[[], SftpSession]) -> SftpSession:
         """An idle session that is still good, or a new one. Raises what connecting raises."""
         while True:
             with self._changed:
@@ -78,7 +78,7 @@ class SessionPool:
             raise EOFError("the target is closed")
         return session
 
-    def give_back(self, key: InstanceKey, session: SftpSession) -> None:
+    def give_back(self, key: PooledInstance, session: SftpSession) -> None:
         """Keep a session for the next push, if it is in step and young."""
         good = session.usable
         now = self._clock()

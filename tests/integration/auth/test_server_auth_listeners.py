@@ -17,7 +17,7 @@ from longshore.v1 import task_service_pb2 as pb
 from longshore.v1 import task_service_pb2_grpc as pb_grpc
 from tests.support.servers.certificates import Authority, replace
 from tests.support.servers.processes import ServerProcess, eventually
-from tests.support.servers.tokens import desk, make_token, metadata, token_of
+from tests.support.servers.tokens import make_token, metadata, token_admin, token_of
 
 
 class Files:
@@ -95,7 +95,7 @@ async def test_other_machines_get_in_with_tls_and_credentials_only(tmp_path: Pat
     # A token is enough, and so is the role of a certificate.
     make_token(data, "ci", Role.SUBMIT)
     assert await opens(Settings(data_dir=data, listen=("0.0.0.0:0",), tls=files.settings()))
-    desk(data).revoke("ci")
+    token_admin(data).revoke("ci")
     roles = parse_client_roles(["ci=submit"], client_ca=True)
     tls = files.settings(client_ca=True)
     assert await opens(Settings(data_dir=data, listen=("0.0.0.0:0",), tls=tls, client_roles=roles))
