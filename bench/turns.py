@@ -24,7 +24,7 @@ from bench.noop import KIND, NoopWorker, metadata
 from bench.scale import prepare
 from longshore.v1 import task_pb2, task_service_pb2_grpc
 from longshore.v1 import task_service_pb2 as pb
-from tests.support.servers.cluster import Fleet, OwnSpools, fleet_of
+from tests.support.servers.cluster import OwnSpools, ServerFleet, fleet_of
 from tests.support.stores.postgres import Cluster, running_cluster
 
 WORKERS = 2
@@ -36,7 +36,7 @@ _CALLS = "SELECT coalesce(sum(calls), 0)::bigint FROM pg_stat_statements WHERE "
 class Counts:
     """What was done so far, in the whole database and by the servers."""
 
-    def __init__(self, fleet: Fleet) -> None:
+    def __init__(self, fleet: ServerFleet) -> None:
         with psycopg.connect(fleet.url, autocommit=True) as connection:
             self.turns = _one(connection, _CALLS + "query LIKE '%pg_advisory_xact_lock%'")
             self.statements = _one(connection, _CALLS + "query NOT LIKE '%pg_stat_statements%'")
@@ -53,7 +53,7 @@ def _cpu(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / _HERTZ
 
 
-async def load(fleet: Fleet, tasks: int) -> None:
+async def load(fleet: ServerFleet, tasks: int) -> None:
     """One after the other, each from submission to its end."""
     server = fleet.servers[0]
     async with grpc.aio.insecure_channel(server.address) as channel:
@@ -69,7 +69,7 @@ async def load(fleet: Fleet, tasks: int) -> None:
             watch.cancel()
 
 
-async def measure(fleet: Fleet, tasks: int) -> str:
+async def measure(fleet: ServerFleet, tasks: int) -> str:
     running = [asyncio.create_task(NoopWorker(server).run()) for server in fleet.servers for _ in range(WORKERS)]
     try:
         await load(fleet, 20)

@@ -29,7 +29,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from longshore.client import AsyncClient, LongshoreError
 from scripts.demo_load import INSTANCES, PATIENCE, Load
 from scripts.demo_verdict import Account, verdict
-from tests.support.servers.cluster import Fleet, fleet_of
+from tests.support.servers.cluster import ServerFleet, fleet_of
 from tests.support.servers.processes import Process, WorkerProcess
 from tests.support.stores.postgres import programs, running_cluster
 from tests.support.stores.s3 import ENVIRONMENT, leftovers, running_object_store
@@ -106,7 +106,7 @@ def play(stage: Stage, root: Path, files: int) -> bool:
     return verdict(stage.console, account)
 
 
-def crew(fleet: Fleet) -> list[WorkerProcess]:
+def crew(fleet: ServerFleet) -> list[WorkerProcess]:
     """Each begins with another server."""
     return [
         fleet.worker(
@@ -116,7 +116,7 @@ def crew(fleet: Fleet) -> list[WorkerProcess]:
     ]
 
 
-async def run_load(stage: Stage, fleet: Fleet, workers: list[WorkerProcess], files: int) -> Account:
+async def run_load(stage: Stage, fleet: ServerFleet, workers: list[WorkerProcess], files: int) -> Account:
     """Push and watch, and kill two processes in the middle."""
     deaths: list[tuple[float, str, Process]] = [
         (KILL_SERVER_AT, "server s0", fleet.servers[0]),

@@ -20,7 +20,7 @@ from rich.table import Table
 
 from longshore.v1 import task_pb2
 from scripts.demo_load import Load
-from tests.support.servers.cluster import Fleet
+from tests.support.servers.cluster import ServerFleet
 from tests.support.servers.processes import Process, temps_under
 
 EMPTY_WITHIN: Final = 20.0
@@ -57,7 +57,7 @@ class Account:
 
     # While the fleet is there ---------------------------------------------------------------------------------------
 
-    def look(self, fleet: Fleet) -> None:
+    def look(self, fleet: ServerFleet) -> None:
         """Look at tasks, attempts, files, sessions and the spool."""
         self._tasks()
         self._attempts(fleet)
@@ -75,7 +75,7 @@ class Account:
             kept=len(done) == accepted == self.files,
         )
 
-    def _attempts(self, fleet: Fleet) -> None:
+    def _attempts(self, fleet: ServerFleet) -> None:
         endings = Counter(dict(fleet.rows("SELECT coalesce(ending, 'running'), count(*) FROM attempts GROUP BY 1")))
         told = ", ".join(f"{count} {ending}" for ending, count in endings.most_common())
         self.say("every attempt is accounted for", f"{endings.total()}: {told}", kept=not endings["running"])
@@ -91,7 +91,7 @@ class Account:
         )
         self.say("no rename without a grant", f"{renamed} renames, {granted} grants", kept=renamed == granted)
 
-    def _files(self, fleet: Fleet) -> None:
+    def _files(self, fleet: ServerFleet) -> None:
         last = self.load.last_versions()
         wrong = [path for path, each in last.items() if digest_of(fleet, path) != each.digest]
         again = len(self.load.deliveries) - len(last)
@@ -115,7 +115,7 @@ class Account:
         count = sum(len(revisions) for revisions in seen)
         self.say("watches miss nothing", f"{len(seen)} watches, {count} revisions, {gaps} with a gap", kept=not gaps)
 
-    def _sessions(self, fleet: Fleet) -> None:
+    def _sessions(self, fleet: ServerFleet) -> None:
         # The lease of a worker that was killed a moment ago may still run.
         rows = fleet.rows("SELECT worker, epoch FROM sessions WHERE ended_at IS NULL")
         sessions = {worker: epoch for worker, epoch in rows if worker not in self.killed}
@@ -127,7 +127,7 @@ class Account:
             kept=(True if moved else None) if sorted(sessions) == left else False,
         )
 
-    def _leftovers(self, fleet: Fleet) -> None:
+    def _leftovers(self, fleet: ServerFleet) -> None:
         deadline = time.monotonic() + EMPTY_WITHIN
         while (left := len(fleet.leftovers())) and time.monotonic() < deadline:
             time.sleep(0.1)
@@ -162,7 +162,7 @@ def _leave(process: Process) -> int | None:
         return None
 
 
-def digest_of(fleet: Fleet, path: str) -> str:
+def digest_of(fleet: ServerFleet, path: str) -> str:
     """Return the SHA-256 of the file at a path of the instances, or an empty text where no file is."""
     try:
         return hashlib.sha256((fleet.instances / path).read_bytes()).hexdigest()

@@ -15,7 +15,7 @@ import pytest
 
 from longshore.client.values.specs import job_spec
 from longshore.server.model.access import Role
-from tests.support.commandline import COMMAND, CommandLine, Ended, ids
+from tests.support.commandline import COMMAND, CommandLine, CommandResult, ids
 from tests.support.servers.processes import eventually
 from tests.support.servers.stage import Stage
 from tests.support.servers.tokens import token_admin_of, token_of
@@ -339,7 +339,7 @@ def test_a_revoked_token_is_told_in_the_server_s_words(cli: CommandLine, stage: 
     assert cli.run("list", environment=mine).code == 0
     assert len(token_admin_of(stage.server).revoke("leaver").now) == 1
 
-    def refused() -> Ended | None:
+    def refused() -> CommandResult | None:
         done = cli.run("list", environment=mine)
         return done if done.code == 8 else None
 

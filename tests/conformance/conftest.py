@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.stores.postgres import shared_cluster
-from tests.support.stores.store import Fleet, ManualClock
+from tests.support.stores.store import ManualClock, StoreFleet
 from tests.support.stores.storekinds import OpenStore, PostgresKind, SQLiteKind, StoreKind
 
 __all__ = ["OpenStore"]
@@ -35,9 +35,9 @@ def open_store(kind: StoreKind) -> OpenStore:
 
 
 @pytest.fixture
-async def fleet(open_store: OpenStore, clock: ManualClock) -> AsyncIterator[Fleet]:
+async def fleet(open_store: OpenStore, clock: ManualClock) -> AsyncIterator[StoreFleet]:
     """A store, and who talks to it. Sums are recounted at the end of each test."""
     async with open_store(clock) as store:
-        fleet = Fleet(store, clock)
+        fleet = StoreFleet(store, clock)
         yield fleet
         await fleet.whole()

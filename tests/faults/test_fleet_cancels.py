@@ -16,7 +16,7 @@ import pytest
 
 from longshore.v1 import task_pb2
 from tests.support.network.proxy_thread import ProxyThread
-from tests.support.servers.cluster import Fleet, fleet_of
+from tests.support.servers.cluster import ServerFleet, fleet_of
 from tests.support.servers.processes import eventually, temps_under
 from tests.support.stores.postgres import Cluster
 
@@ -31,7 +31,7 @@ OLD, NEW = b"old\n", b"new " * 20_000
 class Round:
     """One place after the other: push at a server drawn by lot, cancel at the first, and see what became of it."""
 
-    def __init__(self, fleet: Fleet, links: list[ProxyThread], seed: int) -> None:
+    def __init__(self, fleet: ServerFleet, links: list[ProxyThread], seed: int) -> None:
         self.fleet, self.links, self.seed = fleet, links, seed
         self.outcomes: Counter[str] = Counter()
         self.paths: dict[str, Path] = {}

@@ -24,7 +24,7 @@ WITHIN: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ended:
+class CommandResult:
     """The value tells how a command ended, and what it printed."""
 
     code: int
@@ -51,7 +51,9 @@ class CommandLine:
         rest = {key: value for key, value in os.environ.items() if not key.startswith("LONGSHORE_") and key != "CI"}
         self.environment: Final[Mapping[str, str]] = rest | own
 
-    def run(self, *arguments: str, stdin: bytes | None = None, environment: Mapping[str, str] | None = None) -> Ended:
+    def run(
+        self, *arguments: str, stdin: bytes | None = None, environment: Mapping[str, str] | None = None
+    ) -> CommandResult:
         """Run to its end with pipes for all three streams."""
         done = subprocess.run(
             [*COMMAND, *arguments],
@@ -62,7 +64,7 @@ class CommandLine:
             timeout=WITHIN,
             check=False,
         )
-        return Ended(code=done.returncode, out=done.stdout.decode(), err=done.stderr.decode())
+        return CommandResult(code=done.returncode, out=done.stdout.decode(), err=done.stderr.decode())
 
     def json(self, *arguments: str) -> list[Any]:
         """Run a command with `--output json`, and return the values that it prints; it must end with 0."""
@@ -83,7 +85,7 @@ class CommandLine:
             )
         )
 
-    def on_terminal(self, *arguments: str, stdout: bool = True) -> Ended:
+    def on_terminal(self, *arguments: str, stdout: bool = True) -> CommandResult:
         """Run it with standard error (and `stdout`) on a terminal; `err` is what the terminal got."""
         near, far = pty.openpty()
         process = leashed(
@@ -117,14 +119,14 @@ class CommandLine:
         code = process.wait(5)
         if process.stdout is not None:
             process.stdout.close()
-        return Ended(code=code, out=out.decode(), err=screen.decode())
+        return CommandResult(code=code, out=out.decode(), err=screen.decode())
 
 
-def interrupt(process: subprocess.Popen[bytes]) -> Ended:
+def interrupt(process: subprocess.Popen[bytes]) -> CommandResult:
     """Ctrl-C, and how it ended."""
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=WITHIN)
-    return Ended(code=process.returncode, out=out.decode(), err=err.decode())
+    return CommandResult(code=process.returncode, out=out.decode(), err=err.decode())
 
 
 def plain(text: str) -> str:

@@ -16,7 +16,7 @@ from longshore.server.store.transaction.commit_log import CommitLog
 from longshore.server.store.transaction.limits import ConcurrencyLimits
 from tests.conformance.store.test_store_tasks import submit
 from tests.support.stores.postgres import Cluster, opened_postgres
-from tests.support.stores.store import Fleet, ManualClock, plan, push
+from tests.support.stores.store import ManualClock, StoreFleet, plan, push
 
 LIMITS = ConcurrencyLimits(instance=200, target=200)
 
@@ -34,10 +34,10 @@ def url(postgres: Cluster) -> Iterator[str]:
 
 
 @pytest.fixture
-async def fleet(url: str, clock: ManualClock) -> AsyncIterator[Fleet]:
+async def fleet(url: str, clock: ManualClock) -> AsyncIterator[StoreFleet]:
     """A store that has done each of these things before, and a session."""
     async with opened_postgres(url, clock, limits=LIMITS) as store:
-        fleet = Fleet(store, clock)
+        fleet = StoreFleet(store, clock)
         await fleet.session()
         await fleet.submit(plan(push("/before")))
         taken = await fleet.claim_one()
@@ -47,13 +47,13 @@ async def fleet(url: str, clock: ManualClock) -> AsyncIterator[Fleet]:
         await fleet.whole()
 
 
-def link_of(fleet: Fleet) -> PostgresLink:
+def link_of(fleet: StoreFleet) -> PostgresLink:
     link = fleet.store._writer._link
     assert isinstance(link, PostgresLink)
     return link
 
 
-async def cost(fleet: Fleet, what: Awaitable[Any]) -> Cost:
+async def cost(fleet: StoreFleet, what: Awaitable[Any]) -> Cost:
     link = link_of(fleet)
     before = Cost(link.turns, link.round_trips, link.statements)
     await what
@@ -63,7 +63,7 @@ async def cost(fleet: Fleet, what: Awaitable[Any]) -> Cost:
     )
 
 
-async def test_a_task_by_itself_costs_few_round_trips(fleet: Fleet) -> None:
+async def test_a_task_by_itself_costs_few_round_trips(fleet: StoreFleet) -> None:
     submitted = await cost(fleet, fleet.submit(plan(push("/a"))))
     assert submitted.turns == 1
     assert submitted.round_trips <= 3
@@ -89,7 +89,7 @@ async def test_a_task_by_itself_costs_few_round_trips(fleet: Fleet) -> None:
     assert reported.statements <= 18
 
 
-async def test_a_hundred_submissions_at_once_cost_what_one_does(fleet: Fleet) -> None:
+async def test_a_hundred_submissions_at_once_cost_what_one_does(fleet: StoreFleet) -> None:
     one = await cost(fleet, fleet.submit(plan(push("/a"))))
     before = len(fleet.changes)
     commands = [submit(plans=(plan(push(f"/{n}", instance=f"i{n}")),), request_id=f"at-once-{n}") for n in range(100)]
@@ -103,21 +103,21 @@ async def test_a_hundred_submissions_at_once_cost_what_one_does(fleet: Fleet) ->
     assert claimed.round_trips <= 4
 
 
-async def test_who_claimed_in_vain_looks_without_a_turn_until_there_is_something(fleet: Fleet) -> None:
+async def test_who_claimed_in_vain_looks_without_a_turn_until_there_is_something(fleet: StoreFleet) -> None:
     assert await fleet.claim(room=1) == []
     assert await cost(fleet, fleet.claim(room=1)) == (0, 1, 3)
     (task,) = await fleet.submit(plan(push("/a")))
     assert [one.id for one in await fleet.claim(room=1)] == [task.id]
 
 
-async def test_what_is_claimed_in_its_own_commit_calls_nobody(fleet: Fleet) -> None:
+async def test_what_is_claimed_in_its_own_commit_calls_nobody(fleet: StoreFleet) -> None:
     offer = ClaimTasks(offers=(fleet.offer(),))
     ((made,), claims) = await fleet.together(submit(plans=(plan(push("/a")),), request_id="r"), offer)
     assert [task.id for _, task in claims.taken] == [made.id]
     assert not fleet.changes[-1].claimable
 
 
-async def test_hearing_of_others_costs_two_statements_and_of_nothing_one(fleet: Fleet, url: str) -> None:
+async def test_hearing_of_others_costs_two_statements_and_of_nothing_one(fleet: StoreFleet, url: str) -> None:
     heard: list[Changes] = []
     log = CommitLog(server="another", tell=heard.append)
     link = PostgresDialect(url).link()

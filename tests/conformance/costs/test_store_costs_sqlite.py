@@ -14,17 +14,17 @@ from longshore.server.model.task import Job, Task
 from longshore.server.model.values import Outcome
 from longshore.server.store.commands import ClaimTasks, FileReports, SubmitTasks
 from longshore.server.store.transaction.limits import ConcurrencyLimits
-from tests.support.stores.store import Fleet, ManualClock, opened_sqlite, plan, push
+from tests.support.stores.store import ManualClock, StoreFleet, opened_sqlite, plan, push
 
 MANY = 64
 LIMITS = ConcurrencyLimits(instance=200, target=1000)
 
 
 @pytest.fixture
-async def fleet(tmp_path: Path, clock: ManualClock) -> AsyncIterator[Fleet]:
+async def fleet(tmp_path: Path, clock: ManualClock) -> AsyncIterator[StoreFleet]:
     """A store that has done each of these things before, and a session."""
     async with opened_sqlite(tmp_path / "database", clock, limits=LIMITS) as store:
-        fleet = Fleet(store, clock)
+        fleet = StoreFleet(store, clock)
         await fleet.session(kinds={"file_push": True, "noop": False})
         for work in (Job("noop", None), push("/before")):
             await fleet.submit(plan(work))
@@ -36,7 +36,7 @@ async def fleet(tmp_path: Path, clock: ManualClock) -> AsyncIterator[Fleet]:
         await fleet.whole()
 
 
-async def counted(fleet: Fleet, what: Awaitable[Any]) -> Counter[str]:
+async def counted(fleet: StoreFleet, what: Awaitable[Any]) -> Counter[str]:
     """Count how often each kind of statement ran, by its first words."""
     link = fleet.store._writer._link
     assert link is not None
@@ -62,7 +62,7 @@ def submissions(count: int, made_of: Any, name: str) -> list[SubmitTasks]:
     ]
 
 
-async def start(fleet: Fleet, count: int, made_of: Any, name: str) -> tuple[Counter[str], list[Task]]:
+async def start(fleet: StoreFleet, count: int, made_of: Any, name: str) -> tuple[Counter[str], list[Task]]:
     """What it costs to make and to claim them in one transaction."""
     taken: list[Task] = []
 
@@ -76,7 +76,7 @@ async def start(fleet: Fleet, count: int, made_of: Any, name: str) -> tuple[Coun
     return ran, taken
 
 
-async def end(fleet: Fleet, taken: list[Task]) -> Counter[str]:
+async def end(fleet: StoreFleet, taken: list[Task]) -> Counter[str]:
     reports = tuple((task.id, Reported("session-1", task.status.attempt, Outcome.OK)) for task in taken)
     return await counted(fleet, fleet.run(FileReports(session_id="session-1", epoch=1, reports=reports)))
 
@@ -90,7 +90,7 @@ def file(number: int) -> Any:
 
 
 @pytest.mark.parametrize("made_of", [noop, file])
-async def test_a_task_that_is_claimed_at_once_is_written_once(fleet: Fleet, made_of: Any) -> None:
+async def test_a_task_that_is_claimed_at_once_is_written_once(fleet: StoreFleet, made_of: Any) -> None:
     ran, _ = await start(fleet, MANY, made_of, "many")
     written = {name: count for name, count in ran.items() if name.split()[0] in ("INSERT", "UPDATE")}
     assert written.pop("UPDATE sequence") == 1
@@ -106,7 +106,7 @@ async def test_a_task_that_is_claimed_at_once_is_written_once(fleet: Fleet, made
     }
 
 
-async def test_a_task_costs_ten_rows_and_no_question(fleet: Fleet) -> None:
+async def test_a_task_costs_ten_rows_and_no_question(fleet: StoreFleet) -> None:
     one, taken = await start(fleet, 1, noop, "one")
     one += await end(fleet, taken)
     many, taken = await start(fleet, MANY, noop, "many")
@@ -116,7 +116,7 @@ async def test_a_task_costs_ten_rows_and_no_question(fleet: Fleet) -> None:
     assert more <= 10 * (MANY - 1)
 
 
-async def test_a_lone_task_starts_with_few_statements(fleet: Fleet) -> None:
+async def test_a_lone_task_starts_with_few_statements(fleet: StoreFleet) -> None:
     ran, taken = await start(fleet, 1, noop, "one")
     assert ran["BEGIN"] == ran["COMMIT"] == 1
     # Is the request known, what does the session hold, what is to be settled, and what else is ready: that twice for

@@ -22,7 +22,7 @@ from longshore.server.store.transaction.unit import UnitOfWork
 from longshore.server.store.writer import batch, writer
 from tests.conformance.conftest import OpenStore
 from tests.conformance.store.test_store_tasks import submit
-from tests.support.stores.store import Fleet, ManualClock, plan, push
+from tests.support.stores.store import ManualClock, StoreFleet, plan, push
 from tests.support.stores.storekinds import StoreKind
 
 WITHIN = 15.0
@@ -38,7 +38,7 @@ async def until(what: Callable[[], object]) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_a_refused_command_fails_alone(fleet: Fleet) -> None:
+async def test_a_refused_command_fails_alone(fleet: StoreFleet) -> None:
     (task,) = await fleet.submit()
     refused, cancelled, full, made = await fleet.together(
         CancelTask(task_id="0" * 26, creator=None, reason=""),
@@ -53,7 +53,7 @@ async def test_a_refused_command_fails_alone(fleet: Fleet) -> None:
     assert len(await fleet.store.list_tasks(TaskFilter(), before=None, limit=9)) == 2
 
 
-async def test_bounds_hold_within_a_group(fleet: Fleet) -> None:
+async def test_bounds_hold_within_a_group(fleet: StoreFleet) -> None:
     answers = await fleet.together(
         *(submit(request_id=f"r{number}", bounds=Bounds(queue_tasks=3)) for number in range(5))
     )
@@ -95,7 +95,7 @@ def defects(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("defects")
-async def test_a_defect_takes_nobody_along(fleet: Fleet) -> None:
+async def test_a_defect_takes_nobody_along(fleet: StoreFleet) -> None:
     for defect in (Poison(), Liar()):
         count = len(await fleet.store.list_tasks(TaskFilter(), before=None, limit=100))
         group: list[Command[Any]] = [submit(request_id=f"{type(defect)}{number}") for number in range(7)]
@@ -109,7 +109,9 @@ async def test_a_defect_takes_nobody_along(fleet: Fleet) -> None:
     assert fleet.store.writable_since is not None
 
 
-async def test_a_batch_that_meets_a_constraint_is_taken_apart(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_batch_that_meets_a_constraint_is_taken_apart(
+    fleet: StoreFleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
     handlers: dict[Any, Any] = dict(batch._HANDLERS)
 
     def broken(unit: UnitOfWork, command: PauseQueue) -> batch.Answer:
@@ -124,7 +126,7 @@ async def test_a_batch_that_meets_a_constraint_is_taken_apart(fleet: Fleet, monk
 
 
 async def test_a_row_that_somebody_else_changed_is_read_again_and_never_overwritten(
-    fleet: Fleet, kind: StoreKind
+    fleet: StoreFleet, kind: StoreKind
 ) -> None:
     await fleet.session()
     (task,) = await fleet.submit()
@@ -133,7 +135,7 @@ async def test_a_row_that_somebody_else_changed_is_read_again_and_never_overwrit
     assert (taken.status.revision, taken.status.tries, taken.status.state) == (10, 3, State.RUNNING)
 
 
-async def test_subscribers_hear_before_futures_resolve(fleet: Fleet) -> None:
+async def test_subscribers_hear_before_futures_resolve(fleet: StoreFleet) -> None:
     order: list[str] = []
 
     def hear(_changes: Changes) -> None:
@@ -147,7 +149,7 @@ async def test_subscribers_hear_before_futures_resolve(fleet: Fleet) -> None:
     assert order == ["heard", "resolved"]
 
 
-async def test_a_cancelled_await_takes_nothing_back(fleet: Fleet) -> None:
+async def test_a_cancelled_await_takes_nothing_back(fleet: StoreFleet) -> None:
     waiting = asyncio.ensure_future(fleet.run(submit(request_id="r")))
     await asyncio.sleep(0)
     waiting.cancel()
@@ -158,7 +160,9 @@ async def test_a_cancelled_await_takes_nothing_back(fleet: Fleet) -> None:
     assert await fleet.now(task) == task
 
 
-async def test_waiting_submits_are_bounded_in_number_and_bytes(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_waiting_submits_are_bounded_in_number_and_bytes(
+    fleet: StoreFleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
     waiting = fleet.store._writer
     monkeypatch.setattr(writer, "SUBMIT_COUNT", 3)
     with waiting._wake:
@@ -199,7 +203,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_a_locked_database_fails_commands_and_comes_back_by_itself(
-    impatient: None, fleet: Fleet, kind: StoreKind
+    impatient: None, fleet: StoreFleet, kind: StoreKind
 ) -> None:
     await until(lambda: fleet.store.writable_since is not None)
     before = fleet.store.writable_since
@@ -218,7 +222,7 @@ async def test_a_locked_database_fails_commands_and_comes_back_by_itself(
 
 
 async def test_an_idle_store_learns_that_it_cannot_write(
-    impatient: None, fleet: Fleet, kind: StoreKind, monkeypatch: pytest.MonkeyPatch
+    impatient: None, fleet: StoreFleet, kind: StoreKind, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(writer, "PROBE_IDLE", 0.05)
     await fleet.submit()
@@ -227,7 +231,7 @@ async def test_an_idle_store_learns_that_it_cannot_write(
     await until(lambda: fleet.store.writable_since is not None)
 
 
-async def test_a_commit_that_took_too_long_was_an_outage(fleet: Fleet, kind: StoreKind) -> None:
+async def test_a_commit_that_took_too_long_was_an_outage(fleet: StoreFleet, kind: StoreKind) -> None:
     await until(lambda: fleet.store.writable_since is not None)
     began = fleet.store.writable_since
     with kind.locked():

@@ -21,7 +21,7 @@ from longshore.server.store.tables.ids import id_ranges
 from longshore.server.store.transaction import ready as promote
 from longshore.server.store.transaction import unit
 from tests.support.stores.postgres import Cluster
-from tests.support.stores.store import Fleet, ManualClock, opened_sqlite, plan, push
+from tests.support.stores.store import ManualClock, StoreFleet, opened_sqlite, plan, push
 
 _BEGINS = queries.inlined(queries._weights(TaskFilter(id_prefix="D3T8"), None, 11, next(id_ranges("D3T8"))))
 
@@ -133,10 +133,10 @@ def test_claims_skip_what_is_locked(planner: Link) -> None:
 async def test_a_claim_reads_no_more_when_more_is_queued(tmp_path: Path, clock: ManualClock) -> None:
     """Counted in steps of SQLite's virtual machine, which no load on this machine disturbs."""
     async with opened_sqlite(tmp_path / "database", clock) as store:
-        await claim_among_many(Fleet(store, clock))
+        await claim_among_many(StoreFleet(store, clock))
 
 
-async def claim_among_many(fleet: Fleet) -> None:
+async def claim_among_many(fleet: StoreFleet) -> None:
     await fleet.session(lease=1e9)
     costs = []
     for many in (20, 2_000):
@@ -165,10 +165,10 @@ async def test_a_queue_is_paused_and_resumed_by_as_many_statements_however_much_
     """Leases wait behind it: 50,000 tasks of a thousand instances take 0.15 s, of an instance each 0.9 s. Counted on
     SQLite; the statements are the same ones elsewhere."""
     async with opened_sqlite(tmp_path / "database", clock) as store:
-        await pause_among_many(Fleet(store, clock))
+        await pause_among_many(StoreFleet(store, clock))
 
 
-async def pause_among_many(fleet: Fleet) -> None:
+async def pause_among_many(fleet: StoreFleet) -> None:
     counts = []
     for many in (20, 2_000):
         await fleet.submit(*(plan(push(f"/{many}/{number}", f"i{number % 7}"), queue="q") for number in range(many)))

@@ -18,7 +18,7 @@ from longshore.server.store.protocol import TaskFilter
 from longshore.server.store.sqlite.dialect import SQLiteDialect
 from longshore.server.store.writer import writer
 from tests.conformance.costs.test_store_groups import WITHIN, until
-from tests.support.stores.store import Fleet, ManualClock, opened_sqlite, plan, push
+from tests.support.stores.store import ManualClock, StoreFleet, opened_sqlite, plan, push
 
 
 async def test_a_full_database_fails_commands_and_comes_back_by_itself(
@@ -26,10 +26,10 @@ async def test_a_full_database_fails_commands_and_comes_back_by_itself(
 ) -> None:
     """PRAGMA max_page_count stands for a full disk: SQLite reports both as SQLITE_FULL."""
     async with opened_sqlite(tmp_path / "database", clock) as store:
-        await fill_up(Fleet(store, clock), monkeypatch)
+        await fill_up(StoreFleet(store, clock), monkeypatch)
 
 
-async def fill_up(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+async def fill_up(fleet: StoreFleet, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writer, "PROBE_BROKEN", 0.05)
     await fleet.submit()
     full = True
@@ -58,7 +58,7 @@ async def fill_up(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(await fleet.store.list_tasks(TaskFilter(), before=None, limit=1000)) == count + 1
 
 
-async def fill(fleet: Fleet) -> None:
+async def fill(fleet: StoreFleet) -> None:
     for number in range(500):
         await fleet.submit(plan(push(f"/{number}"), labels={"text": "x" * 200}))
 
@@ -70,7 +70,7 @@ def _cramp(working: writer.Writer) -> None:
     link._cursor.execute(f"PRAGMA max_page_count = {pages + 4}").fetchall()  # type: ignore[attr-defined]
 
 
-async def until_submitted(fleet: Fleet) -> None:
+async def until_submitted(fleet: StoreFleet) -> None:
     async with asyncio.timeout(WITHIN):
         while True:
             try:
@@ -96,7 +96,7 @@ def test_durability_is_full(tmp_path: Path) -> None:
 async def test_what_somebody_else_writes_is_seen_though_the_store_remembers(tmp_path: Path, clock: ManualClock) -> None:
     """An operator's shell: whatever is kept from the last commit is asked for anew."""
     async with opened_sqlite(tmp_path / "database", clock) as store:
-        fleet = Fleet(store, clock)
+        fleet = StoreFleet(store, clock)
         await fleet.session()
         (task,) = await fleet.submit(plan(push("/a"), queue="q"))
         assert store._writer._link is not None
@@ -119,7 +119,7 @@ async def test_what_somebody_else_writes_is_seen_though_the_store_remembers(tmp_
         await fleet.whole()
 
 
-def memory_of(fleet: Fleet) -> RowMemory:
+def memory_of(fleet: StoreFleet) -> RowMemory:
     link = fleet.store._writer._link
     assert link is not None
     remembered = fleet.store._writer._make_unit(link, ()).memory
@@ -130,7 +130,7 @@ def memory_of(fleet: Fleet) -> RowMemory:
 async def test_what_is_remembered_of_sums_is_what_is_stored(tmp_path: Path, clock: ManualClock) -> None:
     """Sums that were moved without having been asked for are not known by that: after a restart, 2 - 1 was -1."""
     async with opened_sqlite(tmp_path / "database", clock) as store:
-        fleet = Fleet(store, clock)
+        fleet = StoreFleet(store, clock)
         await fleet.session()
         await fleet.submit(*(plan(push(f"/{n}", f"web{n}")) for n in range(3)))
         taken = await fleet.claim(room=3)
@@ -146,7 +146,7 @@ async def test_what_is_remembered_of_sums_is_what_is_stored(tmp_path: Path, cloc
         await check_remembered(fleet)
 
 
-async def check_remembered(fleet: Fleet) -> None:
+async def check_remembered(fleet: StoreFleet) -> None:
     known = memory_of(fleet).counters
     with sqlite3.connect(fleet.store.path) as other:  # type: ignore[attr-defined]  # SQLite's own
         stored = {

@@ -14,14 +14,14 @@ from longshore.server.store.commands import ClaimTasks, Disconnect, DrainSession
 from longshore.server.store.transaction.limits import ConcurrencyLimits
 from tests.conformance.conftest import OpenStore
 from tests.conformance.store.test_store_tasks import submit
-from tests.support.stores.store import LEASE, Fleet, ManualClock, job, plan, push
+from tests.support.stores.store import LEASE, ManualClock, StoreFleet, job, plan, push
 
 
 @pytest.fixture
-async def narrow(open_store: OpenStore, clock: ManualClock) -> AsyncIterator[Fleet]:
+async def narrow(open_store: OpenStore, clock: ManualClock) -> AsyncIterator[StoreFleet]:
     """Two attempts an instance, three a target."""
     async with open_store(clock, limits=ConcurrencyLimits(instance=2, target=3)) as store:
-        fleet = Fleet(store, clock)
+        fleet = StoreFleet(store, clock)
         yield fleet
         await fleet.whole()
 
@@ -30,7 +30,7 @@ def paths(tasks: list[Task]) -> list[str]:
     return [task.submission.work.destination.path for task in tasks]  # type: ignore[union-attr]
 
 
-async def test_a_claim_is_an_attempt(fleet: Fleet) -> None:
+async def test_a_claim_is_an_attempt(fleet: StoreFleet) -> None:
     session = await fleet.session()
     (task,) = await fleet.submit()
     taken = await fleet.claim_one()
@@ -44,7 +44,7 @@ async def test_a_claim_is_an_attempt(fleet: Fleet) -> None:
     assert await fleet.claim() == []
 
 
-async def test_by_priority_then_by_acceptance(fleet: Fleet) -> None:
+async def test_by_priority_then_by_acceptance(fleet: StoreFleet) -> None:
     await fleet.session()
     for path, priority in (("/a", 0), ("/b", 5), ("/c", -5), ("/d", 5), ("/e", 0)):
         await fleet.submit(plan(push(path, path[1:]), priority=priority))
@@ -52,13 +52,13 @@ async def test_by_priority_then_by_acceptance(fleet: Fleet) -> None:
     assert paths(await fleet.claim(room=3)) == ["/e", "/c"]
 
 
-async def test_priority_never_overtakes_at_one_destination(fleet: Fleet) -> None:
+async def test_priority_never_overtakes_at_one_destination(fleet: StoreFleet) -> None:
     await fleet.session()
     first, _ = await fleet.submit(plan(priority=-100), plan(priority=100))
     assert [task.id for task in await fleet.claim(room=2)] == [first.id]
 
 
-async def test_only_what_a_session_serves(fleet: Fleet) -> None:
+async def test_only_what_a_session_serves(fleet: StoreFleet) -> None:
     await fleet.submit(
         plan(push("/here")),
         plan(push("/there", target="other")),
@@ -77,7 +77,7 @@ async def test_only_what_a_session_serves(fleet: Fleet) -> None:
     assert rest == [push("/there", target="other"), job("report", target="other")]
 
 
-async def test_work_is_spread_over_the_sessions(fleet: Fleet) -> None:
+async def test_work_is_spread_over_the_sessions(fleet: StoreFleet) -> None:
     await fleet.session("one")
     await fleet.session("two")
     tasks = await fleet.submit(*(plan(push(f"/{number}", f"i{number}")) for number in range(6)))
@@ -87,7 +87,7 @@ async def test_work_is_spread_over_the_sessions(fleet: Fleet) -> None:
     assert (takers.count("one"), takers.count("two")) == (3, 3)
 
 
-async def test_offers_that_take_nothing(fleet: Fleet) -> None:
+async def test_offers_that_take_nothing(fleet: StoreFleet) -> None:
     await fleet.session("draining")
     await fleet.session("reconnected")
     await fleet.session("gone")
@@ -107,7 +107,7 @@ async def test_offers_that_take_nothing(fleet: Fleet) -> None:
     assert len(await fleet.claim("reconnected")) == 1
 
 
-async def test_insert_and_claim_share_a_transaction(fleet: Fleet) -> None:
+async def test_insert_and_claim_share_a_transaction(fleet: StoreFleet) -> None:
     await fleet.session()
     fleet.changes.clear()
     claims, (submitted,) = await fleet.together(ClaimTasks(offers=(fleet.offer(),)), submit())
@@ -118,7 +118,7 @@ async def test_insert_and_claim_share_a_transaction(fleet: Fleet) -> None:
     assert [change.task.status.revision for change in changes.tasks] == [1, 2]
 
 
-async def test_two_claims_in_one_transaction_take_different_tasks(fleet: Fleet) -> None:
+async def test_two_claims_in_one_transaction_take_different_tasks(fleet: StoreFleet) -> None:
     await fleet.session("one")
     await fleet.session("two")
     await fleet.submit(plan(), plan(push("/b")))
@@ -132,7 +132,7 @@ async def test_two_claims_in_one_transaction_take_different_tasks(fleet: Fleet) 
 # Limits ---------------------------------------------------------------------------------------------------------------
 
 
-async def test_an_instance_runs_no_more_than_its_limit(narrow: Fleet) -> None:
+async def test_an_instance_runs_no_more_than_its_limit(narrow: StoreFleet) -> None:
     await narrow.session()
     await narrow.submit(*(plan(push(f"/{number}")) for number in range(5)))
     first = await narrow.claim(room=9)
@@ -144,13 +144,13 @@ async def test_an_instance_runs_no_more_than_its_limit(narrow: Fleet) -> None:
     assert paths(await narrow.claim(room=9)) == ["/2"]
 
 
-async def test_the_default_project_is_one_instance_named_or_not(narrow: Fleet) -> None:
+async def test_the_default_project_is_one_instance_named_or_not(narrow: StoreFleet) -> None:
     await narrow.session()
     await narrow.submit(*(plan(push(f"/{number}", project="default" if number % 2 else "")) for number in range(4)))
     assert paths(await narrow.claim(room=9)) == ["/0", "/1"]
 
 
-async def test_a_saturated_instance_holds_up_no_other(narrow: Fleet) -> None:
+async def test_a_saturated_instance_holds_up_no_other(narrow: StoreFleet) -> None:
     await narrow.session()
     await narrow.submit(*(plan(push(f"/{number}"), priority=100) for number in range(50)))
     (other,) = await narrow.submit(plan(push("/x", "web2"), priority=-100))
@@ -159,7 +159,7 @@ async def test_a_saturated_instance_holds_up_no_other(narrow: Fleet) -> None:
     assert taken[-1].id == other.id
 
 
-async def test_a_target_runs_no_more_than_its_limit_and_holds_up_no_other(narrow: Fleet) -> None:
+async def test_a_target_runs_no_more_than_its_limit_and_holds_up_no_other(narrow: StoreFleet) -> None:
     await narrow.session(targets={"default": "", "other": ""})
     await narrow.submit(*(plan(push(f"/{number}", f"i{number}"), priority=9) for number in range(9)))
     await narrow.submit(plan(push("/x", target="other")))
@@ -172,7 +172,7 @@ async def test_a_target_runs_no_more_than_its_limit_and_holds_up_no_other(narrow
     assert paths(await narrow.claim(room=9)) == ["/0"]
 
 
-async def test_jobs_of_an_instance_share_its_limit_and_jobs_without_one_have_none(narrow: Fleet) -> None:
+async def test_jobs_of_an_instance_share_its_limit_and_jobs_without_one_have_none(narrow: StoreFleet) -> None:
     await narrow.session()
     await narrow.submit(
         plan(push("/a")),
@@ -184,21 +184,21 @@ async def test_jobs_of_an_instance_share_its_limit_and_jobs_without_one_have_non
     assert [task.submission.instance for task in taken] == ["web1", "web1", "", "", "", "", ""]
 
 
-async def test_a_higher_priority_takes_the_slot_of_a_ready_one(narrow: Fleet) -> None:
+async def test_a_higher_priority_takes_the_slot_of_a_ready_one(narrow: StoreFleet) -> None:
     await narrow.session()
     await narrow.submit(*(plan(push(f"/{number}")) for number in range(4)))
     await narrow.submit(plan(push("/urgent"), priority=50))
     assert paths(await narrow.claim(room=9)) == ["/urgent", "/0"]
 
 
-async def test_a_cancelled_ready_task_makes_room_for_the_next(narrow: Fleet) -> None:
+async def test_a_cancelled_ready_task_makes_room_for_the_next(narrow: StoreFleet) -> None:
     await narrow.session()
     tasks = await narrow.submit(*(plan(push(f"/{number}")) for number in range(4)))
     await narrow.cancel(tasks[0])
     assert paths(await narrow.claim(room=9)) == ["/1", "/2"]
 
 
-async def test_every_task_runs_in_the_end(narrow: Fleet) -> None:
+async def test_every_task_runs_in_the_end(narrow: StoreFleet) -> None:
     await narrow.session()
     tasks = await narrow.submit(*(plan(push(f"/{number}", f"i{number % 3}")) for number in range(30)))
     ended = 0
@@ -214,13 +214,13 @@ async def test_every_task_runs_in_the_end(narrow: Fleet) -> None:
 # Alone ----------------------------------------------------------------------------------------------------------------
 
 
-async def crash(fleet: Fleet, session: str) -> None:
+async def crash(fleet: StoreFleet, session: str) -> None:
     """The lease of `session` ends; the others are renewed by connecting again."""
     fleet.clock.advance(LEASE + 1)
     assert session in await fleet.run(ReapSessions())
 
 
-async def test_after_a_crash_a_task_runs_alone(fleet: Fleet) -> None:
+async def test_after_a_crash_a_task_runs_alone(fleet: StoreFleet) -> None:
     await fleet.session("doomed")
     await fleet.submit()
     (crashed,) = await fleet.claim("doomed")
@@ -244,7 +244,7 @@ async def test_after_a_crash_a_task_runs_alone(fleet: Fleet) -> None:
     assert attempt.alone
 
 
-async def test_an_offer_that_only_says_it_is_idle_is_not(fleet: Fleet) -> None:
+async def test_an_offer_that_only_says_it_is_idle_is_not(fleet: StoreFleet) -> None:
     await fleet.session("doomed")
     await fleet.submit()
     await fleet.claim("doomed")
@@ -261,7 +261,7 @@ async def test_a_poison_task_fails_after_the_solo_limit_and_takes_nobody_along(
     open_store: OpenStore, clock: ManualClock
 ) -> None:
     async with open_store(clock, policy=Policy(solo_limit=2)) as store:
-        fleet = Fleet(store, clock)
+        fleet = StoreFleet(store, clock)
         await fleet.session("s0")
         poison, innocent = await fleet.submit(plan(), plan(push("/b")))
         await fleet.claim("s0", room=2)
@@ -286,7 +286,7 @@ async def test_a_poison_task_fails_after_the_solo_limit_and_takes_nobody_along(
         await fleet.whole()
 
 
-async def claimed_alone(fleet: Fleet, session: str) -> Task:
+async def claimed_alone(fleet: StoreFleet, session: str) -> Task:
     await fleet.session(session)
     ((_, task),) = (await fleet.offers(fleet.offer(session, begins=True))).taken
     assert task.status.alone
@@ -295,7 +295,7 @@ async def claimed_alone(fleet: Fleet, session: str) -> Task:
 
 async def test_who_never_began_is_not_blamed_and_who_did_is(open_store: OpenStore, clock: ManualClock) -> None:
     async with open_store(clock, policy=Policy(solo_limit=2)) as store:
-        fleet = Fleet(store, clock)
+        fleet = StoreFleet(store, clock)
         await fleet.session("s0")
         (first,) = await fleet.submit()
         await fleet.claim("s0")
@@ -322,7 +322,7 @@ async def test_who_never_began_is_not_blamed_and_who_did_is(open_store: OpenStor
         await fleet.whole()
 
 
-async def test_a_begin_is_refused_after_whatever_came_first(fleet: Fleet) -> None:
+async def test_a_begin_is_refused_after_whatever_came_first(fleet: StoreFleet) -> None:
     await fleet.session("s0")
     await fleet.submit()
     await fleet.claim("s0")
@@ -342,7 +342,7 @@ async def test_a_begin_is_refused_after_whatever_came_first(fleet: Fleet) -> Non
 # Settling -------------------------------------------------------------------------------------------------------------
 
 
-async def settling(fleet: Fleet, session: str = "doomed", *, work: str = "file_push") -> Task:
+async def settling(fleet: StoreFleet, session: str = "doomed", *, work: str = "file_push") -> Task:
     """A task whose worker was lost after its grant."""
     await fleet.session(session)
     await fleet.submit(plan(push() if work == "file_push" else job(work, target="default")))
@@ -363,7 +363,7 @@ async def settling(fleet: Fleet, session: str = "doomed", *, work: str = "file_p
         (Outcome.TRANSIENT, State.SETTLING),
     ],
 )
-async def test_another_worker_settles(fleet: Fleet, outcome: Outcome, state: State) -> None:
+async def test_another_worker_settles(fleet: StoreFleet, outcome: Outcome, state: State) -> None:
     task = await settling(fleet)
     (behind,) = await fleet.submit()
     await fleet.session()
@@ -387,7 +387,7 @@ async def test_who_settles_takes_a_slot_of_the_instance_and_nobody_stands_in_the
 ) -> None:
     """What was ready for that slot is so no more: else it is looked at first, in each claim, for nothing."""
     async with open_store(clock, limits=ConcurrencyLimits(instance=1, target=9)) as store:
-        fleet = Fleet(store, clock)
+        fleet = StoreFleet(store, clock)
         task = await settling(fleet)
         await fleet.submit(plan(push("/next"), priority=5))
         (other,) = await fleet.submit(plan(push("/other", "web2")))
@@ -400,7 +400,7 @@ async def test_who_settles_takes_a_slot_of_the_instance_and_nobody_stands_in_the
         await fleet.whole()
 
 
-async def test_settling_that_failed_is_tried_again_later(fleet: Fleet) -> None:
+async def test_settling_that_failed_is_tried_again_later(fleet: StoreFleet) -> None:
     task = await settling(fleet)
     await fleet.session(lease=10_000.0)
     await fleet.report(await fleet.claim_one(), Outcome.TRANSIENT)
@@ -415,7 +415,7 @@ async def test_settling_that_failed_is_tried_again_later(fleet: Fleet) -> None:
     assert (await fleet.claim_one()).status.attempt == 3
 
 
-async def test_only_who_can_settle_is_asked_to(fleet: Fleet) -> None:
+async def test_only_who_can_settle_is_asked_to(fleet: StoreFleet) -> None:
     task = await settling(fleet, work="report")
     await fleet.session("elsewhere", targets={"other": ""}, kinds={"report": True})
     await fleet.session("cannot", kinds={"report": False, "file_push": True})
@@ -426,7 +426,7 @@ async def test_only_who_can_settle_is_asked_to(fleet: Fleet) -> None:
     assert [each.id for each in await fleet.claim("can")] == [task.id]
 
 
-async def test_the_granted_session_may_settle_too_with_a_new_attempt(fleet: Fleet) -> None:
+async def test_the_granted_session_may_settle_too_with_a_new_attempt(fleet: StoreFleet) -> None:
     task = await settling(fleet)
     await fleet.session("doomed")
     (taken,) = await fleet.claim("doomed")
@@ -435,7 +435,7 @@ async def test_the_granted_session_may_settle_too_with_a_new_attempt(fleet: Flee
     assert await fleet.state(task) is State.SETTLING, "a settling attempt delivers nothing: it has said nothing"
 
 
-async def test_the_granted_worker_comes_back_and_says_what_happened(fleet: Fleet) -> None:
+async def test_the_granted_worker_comes_back_and_says_what_happened(fleet: StoreFleet) -> None:
     task = await settling(fleet)
     await fleet.session()
     settler = await fleet.claim_one()
@@ -447,7 +447,7 @@ async def test_the_granted_worker_comes_back_and_says_what_happened(fleet: Fleet
     assert ends == ["OK", "OVERTAKEN"]
 
 
-async def test_settled_by_hand_while_a_worker_settles(fleet: Fleet) -> None:
+async def test_settled_by_hand_while_a_worker_settles(fleet: StoreFleet) -> None:
     task = await settling(fleet)
     await fleet.session()
     settler = await fleet.claim_one()
@@ -457,7 +457,7 @@ async def test_settled_by_hand_while_a_worker_settles(fleet: Fleet) -> None:
     assert fleet.changes[-1].tasks[-1].holder == ("session-1", 2)
 
 
-async def test_settling_waits_for_no_room_and_counts(narrow: Fleet) -> None:
+async def test_settling_waits_for_no_room_and_counts(narrow: StoreFleet) -> None:
     await settling(narrow)
     await narrow.submit(*(plan(push(f"/{number}")) for number in range(4)))
     await narrow.session("busy", kinds={"file_push": True})
@@ -471,7 +471,7 @@ async def test_settling_waits_for_no_room_and_counts(narrow: Fleet) -> None:
     assert paths(await narrow.claim("busy", room=3)) == ["/1"]
 
 
-async def test_tasks_that_nobody_takes_stand_in_nobodys_way(narrow: Fleet) -> None:
+async def test_tasks_that_nobody_takes_stand_in_nobodys_way(narrow: StoreFleet) -> None:
     """Two sorts of tasks wait in one instance: of a kind that no worker has, and for an idle worker."""
     await narrow.submit(*(plan(job("unknown", target="default", instance="web1"), priority=9) for _ in range(5)))
     await narrow.session("doomed")
@@ -485,7 +485,7 @@ async def test_tasks_that_nobody_takes_stand_in_nobodys_way(narrow: Fleet) -> No
     assert await narrow.states(*crashed) == ["QUEUED"] * 2
 
 
-async def test_many_kinds_share_an_instance_without_holding_up_others(narrow: Fleet) -> None:
+async def test_many_kinds_share_an_instance_without_holding_up_others(narrow: StoreFleet) -> None:
     await narrow.session(kinds={"file_push": True, "a": False, "b": False, "c": False})
     for kind in ("a", "b", "c"):
         await narrow.submit(*(plan(job(kind, target="default", instance="web1"), priority=9) for _ in range(3)))
@@ -500,7 +500,7 @@ async def test_many_kinds_share_an_instance_without_holding_up_others(narrow: Fl
 # Shares of targets ----------------------------------------------------------------------------------------------------
 
 
-async def several_targets(fleet: Fleet, *sessions: str) -> None:
+async def several_targets(fleet: StoreFleet, *sessions: str) -> None:
     """Ten tasks for each of three targets, those of the first accepted first, and sessions that serve all."""
     for target in ("a", "b", "c"):
         await fleet.submit(*(plan(push(f"/{number}", f"i{number % 5}", target=target)) for number in range(10)))
@@ -512,14 +512,14 @@ def count_by_target(tasks: list[Task]) -> dict[str, int]:
     return dict(Counter(task.submission.target for task in tasks))
 
 
-async def test_a_session_takes_no_more_of_a_target_than_its_share(fleet: Fleet) -> None:
+async def test_a_session_takes_no_more_of_a_target_than_its_share(fleet: StoreFleet) -> None:
     """P10: a daemon that hangs never takes all of a worker."""
     await several_targets(fleet, "s")
     claims = await fleet.offers(fleet.offer("s", room=8, kept_for=("a", "b", "c")))
     assert count_by_target([task for _, task in claims.taken]) == {"a": 6, "b": 1, "c": 1}
 
 
-async def test_room_is_kept_for_a_target_that_has_nothing_yet(fleet: Fleet) -> None:
+async def test_room_is_kept_for_a_target_that_has_nothing_yet(fleet: StoreFleet) -> None:
     await several_targets(fleet, "s", "t")
     claims = await fleet.offers(fleet.offer("s", room=2, idle=False, kept_for=("c",)))
     assert count_by_target([task for _, task in claims.taken]) == {"a": 1, "c": 1}
@@ -532,14 +532,14 @@ async def test_room_is_kept_for_a_target_that_has_nothing_yet(fleet: Fleet) -> N
     assert [(session, task.submission.target) for session, task in claims.taken] == [("t", "a")]
 
 
-async def test_what_has_no_target_takes_any_room(fleet: Fleet) -> None:
+async def test_what_has_no_target_takes_any_room(fleet: StoreFleet) -> None:
     await fleet.submit(*(plan(job("report")) for _ in range(3)))
     await fleet.session(targets={"a": "", "b": ""})
     claims = await fleet.offers(fleet.offer(room=3, kept_for=("a", "b")))
     assert len(claims.taken) == 3
 
 
-async def test_settling_too_keeps_to_the_share(fleet: Fleet) -> None:
+async def test_settling_too_keeps_to_the_share(fleet: StoreFleet) -> None:
     task = await settling(fleet)
     await fleet.session(targets={"default": "", "other": ""})
     claims = await fleet.offers(fleet.offer(room=1, idle=False, kept_for=("other",)))

@@ -10,7 +10,7 @@ from longshore.server.model.errors import QueueFull, RequestIdReused, SpoolFull
 from longshore.server.model.task import Payload
 from longshore.server.model.values import State
 from longshore.server.store.commands import Bounds, ClaimTasks, DoomPayloads, ForgetPayloads, SubmitTasks
-from tests.support.stores.store import Fleet, plan, push
+from tests.support.stores.store import StoreFleet, plan, push
 
 CONTENT = b"hello, dock\n"
 
@@ -28,20 +28,20 @@ def submission(number: int = 1, **more: Any) -> SubmitTasks:
     return SubmitTasks(**(values | more))
 
 
-async def test_it_is_durable_with_its_tasks(fleet: Fleet) -> None:
+async def test_it_is_durable_with_its_tasks(fleet: StoreFleet) -> None:
     tasks = await fleet.run(submission(plans=(plan(push("/a")), plan(push("/b")))))
     assert [task.submission.payload for task in tasks] == [Payload(f"{1:032x}", len(CONTENT), 7)] * 2
     assert await fleet.store.inline_payload(f"{1:032x}") == CONTENT
     assert (await fleet.store.figures()).spool_bytes == len(CONTENT)
 
 
-async def test_an_empty_one_is_one_too(fleet: Fleet) -> None:
+async def test_an_empty_one_is_one_too(fleet: StoreFleet) -> None:
     (task,) = await fleet.run(submission(payload=Payload(f"{1:032x}", 0, 0), content=b""))
     assert task.submission.payload is not None
     assert await fleet.store.inline_payload(f"{1:032x}") == b""
 
 
-async def test_the_same_again_keeps_nothing_twice(fleet: Fleet) -> None:
+async def test_the_same_again_keeps_nothing_twice(fleet: StoreFleet) -> None:
     first = await fleet.run(submission())
     again = submission(payload=Payload(f"{2:032x}", len(CONTENT), 7))
     assert [task.id for task in await fleet.run(again)] == [task.id for task in first]
@@ -51,13 +51,13 @@ async def test_the_same_again_keeps_nothing_twice(fleet: Fleet) -> None:
     assert (await fleet.store.figures()).spool_bytes == len(CONTENT)
 
 
-async def test_twice_in_one_transaction_makes_one(fleet: Fleet) -> None:
+async def test_twice_in_one_transaction_makes_one(fleet: StoreFleet) -> None:
     one, other = await fleet.together(submission(), submission(payload=Payload(f"{2:032x}", len(CONTENT), 7)))
     assert [task.id for task in one] == [task.id for task in other]
     assert (await fleet.store.figures()).spool_bytes == len(CONTENT)
 
 
-async def test_the_spools_bound_holds_also_within_a_transaction(fleet: Fleet) -> None:
+async def test_the_spools_bound_holds_also_within_a_transaction(fleet: StoreFleet) -> None:
     bounds = Bounds(spool_bytes=2 * len(CONTENT))
     results = await fleet.together(*(submission(number, bounds=bounds) for number in range(1, 5)))
     assert sum(isinstance(each, SpoolFull) for each in results) == 2
@@ -65,14 +65,14 @@ async def test_the_spools_bound_holds_also_within_a_transaction(fleet: Fleet) ->
     assert len(await fleet.run(submission(1, bounds=Bounds(spool_bytes=0)))) == 1
 
 
-async def test_what_is_refused_keeps_nothing(fleet: Fleet) -> None:
+async def test_what_is_refused_keeps_nothing(fleet: StoreFleet) -> None:
     with pytest.raises(QueueFull):
         await fleet.run(submission(bounds=Bounds(queue_tasks=0)))
     assert await fleet.store.inline_payload(f"{1:032x}") is None
     assert (await fleet.store.figures()).spool_bytes == 0
 
 
-async def test_it_goes_when_nobody_needs_it_any_more(fleet: Fleet) -> None:
+async def test_it_goes_when_nobody_needs_it_any_more(fleet: StoreFleet) -> None:
     await fleet.session()
     await fleet.run(submission())
     assert (await fleet.deliver(await fleet.claim_one())).status.state is State.SUCCEEDED
@@ -83,7 +83,7 @@ async def test_it_goes_when_nobody_needs_it_any_more(fleet: Fleet) -> None:
     assert (await fleet.store.figures()).spool_bytes == 0
 
 
-async def test_it_can_be_claimed_in_the_same_transaction(fleet: Fleet) -> None:
+async def test_it_can_be_claimed_in_the_same_transaction(fleet: StoreFleet) -> None:
     await fleet.session()
     *_, claims = await fleet.together(submission(), ClaimTasks(offers=(fleet.offer(),)))
     ((_, task),) = claims.taken

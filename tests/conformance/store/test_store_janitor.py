@@ -8,7 +8,7 @@ from longshore.server.model.values import Outcome, State, WaitReason
 from longshore.server.store.commands import DoomPayloads, ForgetPayloads, PurgeTasks, Tick
 from longshore.server.store.protocol import TaskFilter
 from tests.conformance.store.test_store_tasks import submit
-from tests.support.stores.store import Fleet, job, plan, push
+from tests.support.stores.store import StoreFleet, job, plan, push
 
 DAY = 86400.0
 WEEK = 7 * DAY
@@ -17,7 +17,7 @@ WEEK = 7 * DAY
 # Time -----------------------------------------------------------------------------------------------------------------
 
 
-async def test_a_tick_knows_when_to_come_again(fleet: Fleet) -> None:
+async def test_a_tick_knows_when_to_come_again(fleet: StoreFleet) -> None:
     assert await fleet.tick() == (await fleet.run(Tick(limit=1)))
     empty = await fleet.tick()
     assert (empty.changed, empty.more, empty.next_at, empty.next_ticks) == (0, False, None, None)
@@ -34,7 +34,7 @@ async def test_a_tick_knows_when_to_come_again(fleet: Fleet) -> None:
     assert (await fleet.tick()).changed == 2, "one is due, one has run too long"
 
 
-async def test_waiting_tasks_expire_and_running_ones_when_they_fall_back(fleet: Fleet) -> None:
+async def test_waiting_tasks_expire_and_running_ones_when_they_fall_back(fleet: StoreFleet) -> None:
     await fleet.session()
     ran, back = await fleet.submit(plan(push("/a"), expire_after=10.0), plan(push("/b"), expire_after=10.0))
     await fleet.claim(room=2)
@@ -52,7 +52,7 @@ async def test_waiting_tasks_expire_and_running_ones_when_they_fall_back(fleet: 
     assert await fleet.states(ran, back) == ["SUCCEEDED", "EXPIRED"]
 
 
-async def test_time_outs(fleet: Fleet) -> None:
+async def test_time_outs(fleet: StoreFleet) -> None:
     await fleet.session(lease=10_000.0)
     for path in ("/a", "/b", "/c"):
         await fleet.submit(plan(push(path), run_timeout=60.0))
@@ -72,7 +72,7 @@ async def test_time_outs(fleet: Fleet) -> None:
         assert (await fleet.store.attempts(task.id))[0].end == "TIMED_OUT"
 
 
-async def test_an_attempt_that_was_given_up_and_went_well_has_no_error(fleet: Fleet) -> None:
+async def test_an_attempt_that_was_given_up_and_went_well_has_no_error(fleet: StoreFleet) -> None:
     """What the granted attempt says of its own commit is the truth, and its record says the same."""
     await fleet.session(lease=10_000.0)
     await fleet.submit(plan(run_timeout=60.0))
@@ -87,7 +87,7 @@ async def test_an_attempt_that_was_given_up_and_went_well_has_no_error(fleet: Fl
     assert (await fleet.state(task), attempt.end, attempt.error) == (State.SUCCEEDED, "OK", None)
 
 
-async def test_back_off_grows_and_ends_at_the_limit(fleet: Fleet) -> None:
+async def test_back_off_grows_and_ends_at_the_limit(fleet: StoreFleet) -> None:
     await fleet.session(lease=10_000.0)
     (task,) = await fleet.submit(plan(attempt_limit=3))
     policy = Policy()
@@ -107,7 +107,7 @@ async def test_back_off_grows_and_ends_at_the_limit(fleet: Fleet) -> None:
 # Payloads -------------------------------------------------------------------------------------------------------------
 
 
-async def ended(fleet: Fleet, outcome: Outcome, *, size: int = 10, path: str = "/etc/motd") -> Upload:
+async def ended(fleet: StoreFleet, outcome: Outcome, *, size: int = 10, path: str = "/etc/motd") -> Upload:
     upload = await fleet.upload(plan(push(path)), size=size)
     task = await fleet.claim_one()
     if outcome is Outcome.OK:
@@ -117,7 +117,7 @@ async def ended(fleet: Fleet, outcome: Outcome, *, size: int = 10, path: str = "
     return upload
 
 
-async def test_payloads_live_as_long_as_a_task_needs_them(fleet: Fleet) -> None:
+async def test_payloads_live_as_long_as_a_task_needs_them(fleet: StoreFleet) -> None:
     await fleet.session()
     upload = await fleet.upload(plan(push("/a")), plan(push("/b")), inline=b"0123456789")
     for number, task in enumerate(await fleet.claim(room=2)):
@@ -137,7 +137,7 @@ async def test_payloads_live_as_long_as_a_task_needs_them(fleet: Fleet) -> None:
     assert task.submission.payload == upload.payload, "the task still tells what it was"
 
 
-async def test_payloads_of_the_unsuccessful_are_kept_for_a_retry(fleet: Fleet) -> None:
+async def test_payloads_of_the_unsuccessful_are_kept_for_a_retry(fleet: StoreFleet) -> None:
     await fleet.session(lease=10 * DAY)
     upload = await fleet.upload(plan(push("/a")), plan(push("/b")))
     bad, good = await fleet.claim(room=2)
@@ -152,13 +152,13 @@ async def test_payloads_of_the_unsuccessful_are_kept_for_a_retry(fleet: Fleet) -
     assert await fleet.run(DoomPayloads()) == (upload.id,)
 
 
-async def test_live_payloads_are_not_forgotten_by_mistake(fleet: Fleet) -> None:
+async def test_live_payloads_are_not_forgotten_by_mistake(fleet: StoreFleet) -> None:
     upload = await fleet.upload()
     await fleet.run(ForgetPayloads(payload_ids=(upload.id,)))
     assert await fleet.store.payload(upload.id) is not None
 
 
-async def test_the_oldest_kept_ones_are_evicted_for_room(fleet: Fleet) -> None:
+async def test_the_oldest_kept_ones_are_evicted_for_room(fleet: StoreFleet) -> None:
     await fleet.session(lease=10 * DAY)
     uploads = []
     for path in ("/a", "/b", "/c"):
@@ -170,7 +170,7 @@ async def test_the_oldest_kept_ones_are_evicted_for_room(fleet: Fleet) -> None:
     assert await fleet.store.payload(live.id) is not None
 
 
-async def test_a_payload_finished_in_the_same_group_is_not_doomed(fleet: Fleet) -> None:
+async def test_a_payload_finished_in_the_same_group_is_not_doomed(fleet: StoreFleet) -> None:
     from tests.conformance.store.test_store_uploads import finish
 
     upload = await fleet.open_upload()
@@ -182,7 +182,7 @@ async def test_a_payload_finished_in_the_same_group_is_not_doomed(fleet: Fleet) 
 # Retention ------------------------------------------------------------------------------------------------------------
 
 
-async def test_requests_go_when_all_their_tasks_have_been_over_for_long(fleet: Fleet) -> None:
+async def test_requests_go_when_all_their_tasks_have_been_over_for_long(fleet: StoreFleet) -> None:
     await fleet.session(lease=100 * DAY)
     first, second = await fleet.submit(
         plan(push("/a"), labels={"app": "shop"}), plan(push("/b"), expire_after=300 * DAY), request_id="r"
@@ -206,7 +206,7 @@ async def test_requests_go_when_all_their_tasks_have_been_over_for_long(fleet: F
     assert fresh.submission.seq > second.submission.seq
 
 
-async def test_purging_uploads_frees_their_id(fleet: Fleet) -> None:
+async def test_purging_uploads_frees_their_id(fleet: StoreFleet) -> None:
     await fleet.session()
     upload = await ended(fleet, Outcome.OK)
     open_one = await fleet.open_upload(request_id="open")
@@ -217,7 +217,7 @@ async def test_purging_uploads_frees_their_id(fleet: Fleet) -> None:
     assert await fleet.run(DoomPayloads()) == (upload.id,), "its bytes are still to be removed"
 
 
-async def test_purging_is_limited(fleet: Fleet) -> None:
+async def test_purging_is_limited(fleet: StoreFleet) -> None:
     tasks: list[Task] = []
     for number in range(5):
         tasks += await fleet.submit(plan(push(f"/{number}")))
@@ -230,7 +230,7 @@ async def test_purging_is_limited(fleet: Fleet) -> None:
     assert [task.id for task in left] == [task.id for task in reversed(tasks[2:])]
 
 
-async def test_a_job_without_a_target_is_purged_too(fleet: Fleet) -> None:
+async def test_a_job_without_a_target_is_purged_too(fleet: StoreFleet) -> None:
     await fleet.session()
     await fleet.submit(plan(job()))
     await fleet.report(await fleet.claim_one(), Outcome.OK)

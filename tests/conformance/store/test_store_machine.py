@@ -48,9 +48,9 @@ from longshore.server.store.protocol import TaskFilter
 from longshore.server.store.transaction.limits import ConcurrencyLimits
 from tests.support.stores.postgres import shared_cluster
 from tests.support.stores.statetable import TABLE, Event
-from tests.support.stores.store import LEASE, Fleet, ManualClock, job, plan, push
+from tests.support.stores.store import LEASE, ManualClock, StoreFleet, job, plan, push
 from tests.support.stores.storekinds import PostgresKind, SQLiteKind, StoreKind
-from tests.support.stores.storemodel import HELD, Known, Model, Peer, seen
+from tests.support.stores.storemodel import HELD, Model, ModelSession, ModelTask, seen
 
 R = TypeVar("R")
 
@@ -149,7 +149,7 @@ class StoreMachine(RuleBasedStateMachine):
     def _open(self) -> None:
         self.store = self.kind.made(self.clock, POLICY, self.limits)
         self.run(self.store.open())
-        self.fleet = Fleet(self.store, self.clock)
+        self.fleet = StoreFleet(self.store, self.clock)
 
     def run(self, coroutine: Coroutine[Any, Any, R]) -> R:
         return self.runner.run(coroutine)
@@ -159,7 +159,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.model.now, self.model.ticks = self.clock.now(), self.clock.ticks()
         return self.run(self.store.run(command))
 
-    def pick(self, number: int, *states: State) -> Known | None:
+    def pick(self, number: int, *states: State) -> ModelTask | None:
         """Some task, in one of `states` if there is one."""
         tasks = sorted(self.model.tasks.values(), key=lambda task: task.seq)
         wanted = [task for task in tasks if task.state in states] or tasks
@@ -210,7 +210,7 @@ class StoreMachine(RuleBasedStateMachine):
         epoch = 1 if known is None else known.epoch + 1
         assert (opened.epoch, opened.held) == (epoch, tuple(held))
         self.fleet._epochs[session] = epoch
-        self.model.peers[session] = Peer(
+        self.model.peers[session] = ModelSession(
             session, epoch, frozenset({"default"}), KINDS[session], self.clock.ticks() + LEASE
         )
         if not keep:
@@ -218,7 +218,7 @@ class StoreMachine(RuleBasedStateMachine):
                 self.lose(task, crash=False)
         self.model.promote()
 
-    def lose(self, task: Known, *, crash: bool) -> None:
+    def lose(self, task: ModelTask, *, crash: bool) -> None:
         if task.state is State.SETTLING:
             self.model.settle_again(task)
         else:
@@ -264,24 +264,24 @@ class StoreMachine(RuleBasedStateMachine):
     def offer(self, session: str, room: int, idle: bool) -> Offer:
         return self.fleet.offer(session, room=room, idle=idle, begins=session in BEGINNERS)
 
-    def beginning(self, task: Known, session: str, attempt: int) -> BeginAttempts:
+    def beginning(self, task: ModelTask, session: str, attempt: int) -> BeginAttempts:
         return BeginAttempts(session_id=session, epoch=self.fleet.epoch(session), attempts=((task.id, attempt),))
 
-    def began(self, task: Known, session: str, attempt: int, *, begun: bool) -> None:
+    def began(self, task: ModelTask, session: str, attempt: int, *, begun: bool) -> None:
         self.count("begin", task)
         current = self.model.peers[session].alive and (task.holder, task.attempt) == (session, attempt)
         assert begun is (current and self.model.happen(task, "begin"))
 
-    def granting(self, task: Known, session: str, attempt: int, temp: str) -> RequestGrants:
+    def granting(self, task: ModelTask, session: str, attempt: int, temp: str) -> RequestGrants:
         grant = Grant(attempt, session, temp, DeliveryMethod.SFTP, 0.0)
         return RequestGrants(session_id=session, epoch=self.fleet.epoch(session), requests=((task.id, grant),))
 
-    def granted(self, task: Known, session: str, attempt: int, *, granted: bool) -> None:
+    def granted(self, task: ModelTask, session: str, attempt: int, *, granted: bool) -> None:
         self.count("grant", task)
         current = self.model.peers[session].alive and (task.holder, task.attempt) == (session, attempt)
         assert granted is (current and self.model.happen(task, "grant", session=session))
 
-    def reporting(self, task: Known, session: str, attempt: int, outcome: Outcome) -> FileReports:
+    def reporting(self, task: ModelTask, session: str, attempt: int, outcome: Outcome) -> FileReports:
         report = Reported(
             session,
             attempt,
@@ -291,7 +291,7 @@ class StoreMachine(RuleBasedStateMachine):
         )
         return FileReports(session_id=session, epoch=self.fleet.epoch(session), reports=((task.id, report),))
 
-    def reported(self, task: Known, session: str, attempt: int, outcome: Outcome, *, counted: bool) -> None:
+    def reported(self, task: ModelTask, session: str, attempt: int, outcome: Outcome, *, counted: bool) -> None:
         event = OUTCOMES[outcome]
         self.count(event, task)
         if not self.model.peers[session].alive:
@@ -342,7 +342,7 @@ class StoreMachine(RuleBasedStateMachine):
             self.reported(task, session, attempt, outcome, counted=counted)
             self.model.promote()
 
-    def speaker(self, what: str, number: int, session: str, who: int, outcome: Outcome) -> tuple[Known, str, int]:
+    def speaker(self, what: str, number: int, session: str, who: int, outcome: Outcome) -> tuple[ModelTask, str, int]:
         """Choose the task that a message is about, and the session and attempt that send it.
 
         With `who` 0 any session speaks of any task, with 1 the granted attempt speaks, else the holder.
@@ -378,7 +378,7 @@ class StoreMachine(RuleBasedStateMachine):
     def group(self, wanted: list[TaskPlan], steps: list[tuple[str, int, int, Outcome]]) -> None:
         """Several commands in one transaction: each sees what those before it did, and turns pass at its end."""
         commands: list[Command[Any]] = []
-        said: list[tuple[str, Known, str, int, Outcome]] = []
+        said: list[tuple[str, ModelTask, str, int, Outcome]] = []
         for what, number, own, outcome in steps:
             task, session, attempt = self.speaker(what, number, "s1", own, outcome)
             said.append((what, task, session, attempt, outcome))
@@ -580,7 +580,7 @@ class StoreMachine(RuleBasedStateMachine):
         for destination, head in heads.items():
             assert head == min((task for task in self.model.at(destination) if task.live), key=lambda task: task.seq).id
 
-    def take_over_chance(self, task: Task, known: Known) -> None:
+    def take_over_chance(self, task: Task, known: ModelTask) -> None:
         due_at = task.status.due_at
         parked = task.status.wait_reason in (WaitReason.INSTANCE_STOPPED, WaitReason.INSTANCE_ABSENT)
         if known.state is State.SCHEDULED and known.due_at is None and not parked:
@@ -605,7 +605,7 @@ class StoreMachine(RuleBasedStateMachine):
             open_ones = [attempt.number for attempt in attempts if attempt.ended_at is None]
             assert open_ones == ([known.attempt] if known.holder else [])
 
-    def count(self, event: str, task: Known) -> None:
+    def count(self, event: str, task: ModelTask) -> None:
         self.hit[event, task.state.name] += 1
 
 
@@ -634,7 +634,7 @@ class Parade(StoreMachine):
     def under_way(self) -> None:
         return
 
-    def line_up(self, *, is_job: bool) -> dict[str, Known]:
+    def line_up(self, *, is_job: bool) -> dict[str, ModelTask]:
         """A task for each state (two SETTLING ones: held, and waiting for somebody), each on an instance of its own."""
         names = ("RUNNING", "COMMITTING", "CANCELLING", "SETTLING", "UNSETTLED", "SUCCEEDED", "FAILED", "CANCELLED")
         tasks = {name: self.start(name, is_job=is_job) for name in names}
@@ -670,15 +670,15 @@ class Parade(StoreMachine):
         instance = name.lower()
         return plan(job(target="default", instance=instance) if is_job else push("/a", instance), **more)
 
-    def newest(self) -> Known:
+    def newest(self) -> ModelTask:
         return max(self.model.tasks.values(), key=lambda task: task.seq)
 
-    def start(self, name: str, *, is_job: bool) -> Known:
+    def start(self, name: str, *, is_job: bool) -> ModelTask:
         self.submit([self.wanted(name, is_job=is_job)])
         self.claim("s2", room=1, idle=True)
         return self.newest()
 
-    def forget(self, task: Known) -> None:
+    def forget(self, task: ModelTask) -> None:
         """Connect again with everything but this."""
         held = tuple((each.id, each.attempt) for each in self.model.held_by("s2") if each is not task)
         epoch = self.fleet.epoch("s2") + 1
@@ -700,7 +700,7 @@ class Parade(StoreMachine):
         self.lose(task, crash=False)
         self.they_agree()
 
-    def tell(self, task: Known, event: str) -> None:
+    def tell(self, task: ModelTask, event: str) -> None:
         """The holder, or who could have been, asks for a grant or reports."""
         session, attempt = task.holder or "s2", max(1, task.attempt)
         if event in ("ok", "transient", "permanent", "not_ready", "handed_back") and task.granted is not None:
@@ -719,7 +719,7 @@ class Parade(StoreMachine):
         self.model.promote()
 
 
-def fire(parade: Parade, event: str, tasks: dict[str, Known]) -> None:
+def fire(parade: Parade, event: str, tasks: dict[str, ModelTask]) -> None:
     match event:
         case "head":
             (first,) = (

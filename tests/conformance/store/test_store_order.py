@@ -8,10 +8,10 @@ from longshore.server.model.values import DeliveryMethod, Outcome, State, WaitRe
 from longshore.server.store.commands import CancelTask, FileReports, RequestGrants, Tick, WakeParked
 from longshore.server.store.protocol import TaskFilter
 from tests.conformance.conftest import OpenStore
-from tests.support.stores.store import Fleet, ManualClock, job, plan, push, without_deadline
+from tests.support.stores.store import ManualClock, StoreFleet, job, plan, push, without_deadline
 
 
-async def test_ten_tasks_for_one_destination_go_one_at_a_time_in_order(fleet: Fleet) -> None:
+async def test_ten_tasks_for_one_destination_go_one_at_a_time_in_order(fleet: StoreFleet) -> None:
     await fleet.session()
     tasks = await fleet.submit(*(plan() for _ in range(10)))
     endings = [Outcome.OK, Outcome.PERMANENT, Outcome.TRANSIENT, Outcome.NOT_READY, Outcome.HANDED_BACK] * 2
@@ -35,7 +35,7 @@ async def test_ten_tasks_for_one_destination_go_one_at_a_time_in_order(fleet: Fl
     assert [await fleet.state(task) for task in tasks].count(State.SUCCEEDED) == 8
 
 
-async def test_any_end_of_the_head_passes_the_turn_on(fleet: Fleet) -> None:
+async def test_any_end_of_the_head_passes_the_turn_on(fleet: StoreFleet) -> None:
     tasks = await fleet.submit(plan(expire_after=50.0), plan(), plan(), plan())
     fleet.clock.advance(50)
     await fleet.tick()
@@ -46,7 +46,7 @@ async def test_any_end_of_the_head_passes_the_turn_on(fleet: Fleet) -> None:
     assert await fleet.states(*tasks) == ["EXPIRED", "CANCELLED", "CANCELLED", "QUEUED"]
 
 
-async def test_a_later_task_waits_for_an_earlier_one_that_is_not_due(fleet: Fleet) -> None:
+async def test_a_later_task_waits_for_an_earlier_one_that_is_not_due(fleet: StoreFleet) -> None:
     first, second = await fleet.submit(plan(not_before=100.0), plan())
     assert await fleet.states(first, second) == ["SCHEDULED", "BLOCKED"]
     assert await fleet.store.blocking([push().destination]) == {push().destination.key: first.id}
@@ -55,7 +55,7 @@ async def test_a_later_task_waits_for_an_earlier_one_that_is_not_due(fleet: Flee
     assert await fleet.states(first, second) == ["QUEUED", "BLOCKED"]
 
 
-async def test_one_that_is_due_behind_another_is_blocked(fleet: Fleet) -> None:
+async def test_one_that_is_due_behind_another_is_blocked(fleet: StoreFleet) -> None:
     first, second = await fleet.submit(plan(), plan(not_before=10.0))
     assert not second.status.head
     fleet.clock.advance(10)
@@ -65,7 +65,7 @@ async def test_one_that_is_due_behind_another_is_blocked(fleet: Fleet) -> None:
     assert await fleet.state(second) is State.QUEUED
 
 
-async def test_a_turn_that_comes_before_its_time_is_quiet(fleet: Fleet) -> None:
+async def test_a_turn_that_comes_before_its_time_is_quiet(fleet: StoreFleet) -> None:
     first, second = await fleet.submit(plan(), plan(not_before=10.0))
     await fleet.cancel(first)
     turned = await fleet.now(second)
@@ -76,7 +76,7 @@ async def test_a_turn_that_comes_before_its_time_is_quiet(fleet: Fleet) -> None:
     assert await fleet.state(second) is State.QUEUED
 
 
-async def test_destinations_differ_in_any_part(fleet: Fleet) -> None:
+async def test_destinations_differ_in_any_part(fleet: StoreFleet) -> None:
     pushes = [
         push("/a"),
         push("/b"),
@@ -90,7 +90,7 @@ async def test_destinations_differ_in_any_part(fleet: Fleet) -> None:
     assert found == {each.destination.key: task.id for each, task in zip(pushes, tasks, strict=True)}
 
 
-async def test_the_default_project_is_one_place_named_or_not(fleet: Fleet) -> None:
+async def test_the_default_project_is_one_place_named_or_not(fleet: StoreFleet) -> None:
     first, second = push("/a"), push("/a", project="default")
     tasks = await fleet.submit(plan(first), plan(second))
     assert await fleet.states(*tasks) == ["QUEUED", "BLOCKED"]
@@ -98,12 +98,12 @@ async def test_the_default_project_is_one_place_named_or_not(fleet: Fleet) -> No
     assert found == {first.destination.key: tasks[0].id, second.destination.key: tasks[0].id}
 
 
-async def test_jobs_are_in_nobodys_way(fleet: Fleet) -> None:
+async def test_jobs_are_in_nobodys_way(fleet: StoreFleet) -> None:
     tasks = await fleet.submit(*(plan(job(target="default", instance="web1")) for _ in range(3)))
     assert await fleet.states(*tasks) == ["QUEUED"] * 3
 
 
-async def test_a_task_submitted_while_the_head_ends_gets_its_turn(fleet: Fleet) -> None:
+async def test_a_task_submitted_while_the_head_ends_gets_its_turn(fleet: StoreFleet) -> None:
     (first,) = await fleet.submit()
     from tests.conformance.store.test_store_tasks import submit
 
@@ -116,7 +116,7 @@ async def test_a_task_submitted_while_the_head_ends_gets_its_turn(fleet: Fleet) 
 # Histories ------------------------------------------------------------------------------------------------------------
 
 
-async def check_histories(fleet: Fleet) -> None:
+async def check_histories(fleet: StoreFleet) -> None:
     """Every revision of every task is there once, in order, and the last one is the task."""
     for task in await fleet.store.list_tasks(TaskFilter(), before=None, limit=1000):
         revisions = await fleet.store.history(task.id, after=0)
@@ -128,7 +128,7 @@ async def check_histories(fleet: Fleet) -> None:
         )
 
 
-async def test_the_history_tells_every_revision(fleet: Fleet) -> None:
+async def test_the_history_tells_every_revision(fleet: StoreFleet) -> None:
     await fleet.session()
     await fleet.submit()
     task = await fleet.claim_one()
@@ -157,7 +157,7 @@ async def test_the_history_tells_every_revision(fleet: Fleet) -> None:
     assert await fleet.store.history("0" * 26, after=0) == []
 
 
-async def test_subscribers_hear_every_revision_once_and_in_order(fleet: Fleet) -> None:
+async def test_subscribers_hear_every_revision_once_and_in_order(fleet: StoreFleet) -> None:
     await fleet.session()
     fleet.changes.clear()
     await fleet.submit(plan(), plan())
@@ -174,7 +174,7 @@ async def test_subscribers_hear_every_revision_once_and_in_order(fleet: Fleet) -
     assert holders == [None, None, None, ("session-1", 1), ("session-1", 1)]
 
 
-async def test_two_moves_in_one_transaction_are_two_revisions(fleet: Fleet) -> None:
+async def test_two_moves_in_one_transaction_are_two_revisions(fleet: StoreFleet) -> None:
     await fleet.session()
     await fleet.submit()
     task = await fleet.claim_one()
@@ -197,7 +197,7 @@ async def test_two_moves_in_one_transaction_are_two_revisions(fleet: Fleet) -> N
     assert (attempt.granted_at, attempt.end) == (fleet.clock.now(), "OK")
 
 
-async def test_attempts_are_kept_with_their_ends(fleet: Fleet) -> None:
+async def test_attempts_are_kept_with_their_ends(fleet: StoreFleet) -> None:
     await fleet.session()
     await fleet.submit()
     for outcome in (Outcome.HANDED_BACK, Outcome.NOT_READY, Outcome.TRANSIENT):
@@ -221,7 +221,7 @@ async def test_attempts_are_kept_with_their_ends(fleet: Fleet) -> None:
 
 async def test_everything_survives_a_restart(open_store: OpenStore, clock: ManualClock) -> None:
     async with open_store(clock) as store:
-        fleet = Fleet(store, clock)
+        fleet = StoreFleet(store, clock)
         await fleet.session()
         await fleet.submit(plan(), plan(), plan(push("/b")), plan(push("/c"), not_before=9.0), plan(job()))
         task = await fleet.claim_one()
@@ -237,7 +237,7 @@ async def test_everything_survives_a_restart(open_store: OpenStore, clock: Manua
         assert await store.attempts(task.id) == attempts
         assert await store.sessions() == sessions
         assert await store.figures() == figures
-        again = Fleet(store, clock)
+        again = StoreFleet(store, clock)
         reopened = await again.session(held=[(task.id, 1)])
         assert reopened.epoch == 2
         assert reopened.held == ((task.id, 1),)
@@ -245,7 +245,7 @@ async def test_everything_survives_a_restart(open_store: OpenStore, clock: Manua
         await again.whole()
 
 
-async def test_a_limited_tick_says_that_there_is_more(fleet: Fleet) -> None:
+async def test_a_limited_tick_says_that_there_is_more(fleet: StoreFleet) -> None:
     tasks = await fleet.submit(*(plan(push(f"/{number}"), not_before=1.0 + number) for number in range(5)))
     fleet.clock.advance(10)
     ticked = await fleet.run(Tick(limit=2))

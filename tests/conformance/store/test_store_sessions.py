@@ -22,10 +22,10 @@ from longshore.server.store.commands import (
     Woken,
 )
 from tests.conformance.conftest import OpenStore
-from tests.support.stores.store import LEASE, Fleet, ManualClock, job, plan, push
+from tests.support.stores.store import LEASE, ManualClock, StoreFleet, job, plan, push
 
 
-async def running(fleet: Fleet, path: str = "/etc/motd") -> Task:
+async def running(fleet: StoreFleet, path: str = "/etc/motd") -> Task:
     await fleet.submit(plan(push(path)))
     return await fleet.claim_one()
 
@@ -33,7 +33,7 @@ async def running(fleet: Fleet, path: str = "/etc/motd") -> Task:
 # Connections ----------------------------------------------------------------------------------------------------------
 
 
-async def test_each_connection_is_a_new_epoch(fleet: Fleet) -> None:
+async def test_each_connection_is_a_new_epoch(fleet: StoreFleet) -> None:
     first = await fleet.session(worker="w1", targets={"a": "x"}, kinds={"file_push": True, "k": False})
     assert (first.epoch, first.worker, first.connected, first.draining, first.held) == (1, "w1", True, False, ())
     assert (dict(first.targets), dict(first.kinds)) == ({"a": "x"}, {"file_push": True, "k": False})
@@ -47,7 +47,7 @@ async def test_each_connection_is_a_new_epoch(fleet: Fleet) -> None:
     assert await fleet.store.session("unknown") is None
 
 
-async def test_a_hello_that_comes_after_a_later_one_changes_nothing(fleet: Fleet) -> None:
+async def test_a_hello_that_comes_after_a_later_one_changes_nothing(fleet: StoreFleet) -> None:
     assert (await fleet.session(epoch=1)).epoch == 1
     newest = await fleet.session(epoch=4)  # two were never read
     assert newest.epoch == 4
@@ -63,7 +63,7 @@ async def test_a_hello_that_comes_after_a_later_one_changes_nothing(fleet: Fleet
     assert (await fleet.session()).epoch == 5, "a worker that does not count"
 
 
-async def test_what_never_arrived_is_queued_again_at_no_cost(fleet: Fleet) -> None:
+async def test_what_never_arrived_is_queued_again_at_no_cost(fleet: StoreFleet) -> None:
     await fleet.session()
     lost = await running(fleet)
     kept = await running(fleet, "/kept")
@@ -75,7 +75,7 @@ async def test_what_never_arrived_is_queued_again_at_no_cost(fleet: Fleet) -> No
     assert (await fleet.claim_one()).status.attempt == 2, "its number is not issued again"
 
 
-async def test_a_granted_attempt_that_is_not_held_is_settled(fleet: Fleet) -> None:
+async def test_a_granted_attempt_that_is_not_held_is_settled(fleet: StoreFleet) -> None:
     await fleet.session()
     task = await running(fleet)
     await fleet.grant(task)
@@ -84,7 +84,7 @@ async def test_a_granted_attempt_that_is_not_held_is_settled(fleet: Fleet) -> No
     assert (status.state, status.crashes, status.session_id) == (State.SETTLING, 0, "")
 
 
-async def test_sessions_known_to_be_dead_are_lost_at_once(fleet: Fleet) -> None:
+async def test_sessions_known_to_be_dead_are_lost_at_once(fleet: StoreFleet) -> None:
     await fleet.session()
     task = await running(fleet)
     await fleet.session("other", principal="somebody")
@@ -94,7 +94,7 @@ async def test_sessions_known_to_be_dead_are_lost_at_once(fleet: Fleet) -> None:
     assert fleet.changes[-1].sessions_ended == ("session-1",)
 
 
-async def test_a_session_belongs_to_one_principal(fleet: Fleet) -> None:
+async def test_a_session_belongs_to_one_principal(fleet: StoreFleet) -> None:
     await fleet.session(principal="fleet")
     with pytest.raises(Forbidden):
         await fleet.session(principal="thief")
@@ -105,7 +105,7 @@ async def test_a_session_belongs_to_one_principal(fleet: Fleet) -> None:
         await fleet.session(principal="thief")
 
 
-async def test_a_session_that_ended_begins_anew_with_a_later_epoch(fleet: Fleet) -> None:
+async def test_a_session_that_ended_begins_anew_with_a_later_epoch(fleet: StoreFleet) -> None:
     await fleet.session()
     task = await running(fleet)
     fleet.clock.advance(LEASE)
@@ -114,7 +114,7 @@ async def test_a_session_that_ended_begins_anew_with_a_later_epoch(fleet: Fleet)
     assert (session.epoch, session.held, session.started_at) == (2, (), fleet.clock.now())
 
 
-async def test_a_disconnected_session_lives_on(fleet: Fleet) -> None:
+async def test_a_disconnected_session_lives_on(fleet: StoreFleet) -> None:
     await fleet.session()
     task = await running(fleet)
     await fleet.session(held=[(task.id, 1)])
@@ -127,7 +127,7 @@ async def test_a_disconnected_session_lives_on(fleet: Fleet) -> None:
     await fleet.run(Disconnect(session_id="unknown", epoch=1))
 
 
-async def test_goodbye_ends_the_session_and_costs_nothing(fleet: Fleet) -> None:
+async def test_goodbye_ends_the_session_and_costs_nothing(fleet: StoreFleet) -> None:
     await fleet.session()
     task = await running(fleet)
     await fleet.run(Disconnect(session_id="session-1", epoch=9, goodbye=True))
@@ -139,7 +139,7 @@ async def test_goodbye_ends_the_session_and_costs_nothing(fleet: Fleet) -> None:
     assert (status.state, status.crashes) == (State.QUEUED, 0)
 
 
-async def test_drain(fleet: Fleet) -> None:
+async def test_drain(fleet: StoreFleet) -> None:
     await fleet.session()
     task = await running(fleet)
     drained = await fleet.run(DrainSession(session_id="session-1"))
@@ -151,7 +151,7 @@ async def test_drain(fleet: Fleet) -> None:
 
 
 @pytest.mark.parametrize("size", [1 << 20, 16 << 20])
-async def test_more_than_a_socket_takes_at_once_is_read_to_its_end(fleet: Fleet, size: int) -> None:
+async def test_more_than_a_socket_takes_at_once_is_read_to_its_end(fleet: StoreFleet, size: int) -> None:
     with pytest.raises(NotFound):
         await fleet.run(DrainSession(session_id="x" * size))
     await fleet.submit()
@@ -160,7 +160,7 @@ async def test_more_than_a_socket_takes_at_once_is_read_to_its_end(fleet: Fleet,
 # Target identities ----------------------------------------------------------------------------------------------------
 
 
-async def test_a_name_is_bound_by_a_session_that_is_alive(fleet: Fleet) -> None:
+async def test_a_name_is_bound_by_a_session_that_is_alive(fleet: StoreFleet) -> None:
     await fleet.session("one", targets={"default": "daemon-a"})
     await fleet.session("same", targets={"default": "daemon-a"})
     await fleet.session("nobody", targets={"default": ""})
@@ -176,7 +176,7 @@ async def test_a_name_is_bound_by_a_session_that_is_alive(fleet: Fleet) -> None:
     await fleet.session("two", targets={"default": "daemon-b"})
 
 
-async def test_a_name_is_bound_by_a_task_that_ran_there(fleet: Fleet) -> None:
+async def test_a_name_is_bound_by_a_task_that_ran_there(fleet: StoreFleet) -> None:
     await fleet.session(targets={"default": "daemon-a"})
     task = await running(fleet)
     await fleet.deliver(task)
@@ -190,7 +190,7 @@ async def test_a_name_is_bound_by_a_task_that_ran_there(fleet: Fleet) -> None:
     await fleet.session("two", targets={"default": "daemon-b"})
 
 
-async def test_a_dead_session_binds_nothing(fleet: Fleet) -> None:
+async def test_a_dead_session_binds_nothing(fleet: StoreFleet) -> None:
     await fleet.session("one", targets={"default": "daemon-a"})
     await fleet.session("two", targets={"default": "daemon-b"}, dead_sessions=["one"])
 
@@ -198,7 +198,7 @@ async def test_a_dead_session_binds_nothing(fleet: Fleet) -> None:
 # Leases ---------------------------------------------------------------------------------------------------------------
 
 
-async def test_renewed_leases(fleet: Fleet) -> None:
+async def test_renewed_leases(fleet: StoreFleet) -> None:
     await fleet.session("one")
     await fleet.session("two")
     await fleet.session("two")
@@ -212,7 +212,7 @@ async def test_renewed_leases(fleet: Fleet) -> None:
     assert [session.id for session in await fleet.store.sessions()] == ["one"]
 
 
-async def test_a_lost_session_crashes_what_it_ran(fleet: Fleet) -> None:
+async def test_a_lost_session_crashes_what_it_ran(fleet: StoreFleet) -> None:
     await fleet.session()
     task, granted, cancelled = [await running(fleet, path) for path in ("/a", "/b", "/c")]
     await fleet.grant(granted)
@@ -230,7 +230,7 @@ async def test_a_lost_session_crashes_what_it_ran(fleet: Fleet) -> None:
     assert await fleet.run(ReapSessions()) == ()
 
 
-async def test_reaping_is_limited(fleet: Fleet) -> None:
+async def test_reaping_is_limited(fleet: StoreFleet) -> None:
     for number in range(3):
         await fleet.session(f"s{number}")
         fleet.clock.advance(1)
@@ -239,7 +239,7 @@ async def test_reaping_is_limited(fleet: Fleet) -> None:
     assert await fleet.run(ReapSessions(limit=2)) == ("s2",)
 
 
-async def test_reaping_that_had_to_wait_takes_nobody_who_was_alive_when_it_was_asked_for(fleet: Fleet) -> None:
+async def test_reaping_that_had_to_wait_takes_nobody_who_was_alive_when_it_was_asked_for(fleet: StoreFleet) -> None:
     await fleet.session()
     fleet.clock.advance(LEASE - 1)
     asked_at = fleet.clock.ticks()
@@ -248,7 +248,7 @@ async def test_reaping_that_had_to_wait_takes_nobody_who_was_alive_when_it_was_a
     assert await fleet.run(ReapSessions(before=fleet.clock.ticks())) == ("session-1",)
 
 
-async def test_renewals_go_before_reaping_in_a_group(fleet: Fleet) -> None:
+async def test_renewals_go_before_reaping_in_a_group(fleet: StoreFleet) -> None:
     await fleet.session()
     fleet.clock.advance(LEASE + 1)
     reaped, renewed = await fleet.together(ReapSessions(), RenewLeases(sessions=(("session-1", 1),), lease=LEASE))
@@ -257,13 +257,13 @@ async def test_renewals_go_before_reaping_in_a_group(fleet: Fleet) -> None:
 
 async def test_after_a_start_every_lease_and_deadline_runs_from_now(open_store: OpenStore, clock: ManualClock) -> None:
     async with open_store(clock) as store:
-        fleet = Fleet(store, clock)
+        fleet = StoreFleet(store, clock)
         await fleet.session()
         task, cancelled = await running(fleet), await running(fleet, "/b")
         await fleet.cancel(cancelled)
     clock.reboot()
     async with open_store(clock) as store:
-        fleet = Fleet(store, clock)
+        fleet = StoreFleet(store, clock)
         await store.run(ExtendLeases(lease=LEASE))
         session = await store.session("session-1")
         assert session is not None
@@ -279,7 +279,7 @@ async def test_after_a_start_every_lease_and_deadline_runs_from_now(open_store: 
 # Grants and reports ---------------------------------------------------------------------------------------------------
 
 
-async def test_a_grant_is_durable_and_names_its_temp(fleet: Fleet) -> None:
+async def test_a_grant_is_durable_and_names_its_temp(fleet: StoreFleet) -> None:
     await fleet.session()
     task = await running(fleet)
     fleet.clock.advance(3)
@@ -295,7 +295,7 @@ async def test_a_grant_is_durable_and_names_its_temp(fleet: Fleet) -> None:
     assert (await fleet.grant(task, temp="/etc/.t2")).reason == "STALE"
 
 
-async def test_why_a_grant_is_refused(fleet: Fleet) -> None:
+async def test_why_a_grant_is_refused(fleet: StoreFleet) -> None:
     await fleet.session()
     cancelled = await running(fleet, "/c")
     await fleet.cancel(cancelled)
@@ -313,7 +313,7 @@ async def test_why_a_grant_is_refused(fleet: Fleet) -> None:
     assert [(answer.task_id, answer.attempt, answer.reason) for answer in answers] == [("0" * 26, 1, "STALE")]
 
 
-async def test_a_grant_is_asked_in_the_sessions_own_name_only(fleet: Fleet) -> None:
+async def test_a_grant_is_asked_in_the_sessions_own_name_only(fleet: StoreFleet) -> None:
     await fleet.session()
     task = await running(fleet)
     await fleet.session("thief")
@@ -325,7 +325,7 @@ async def test_a_grant_is_asked_in_the_sessions_own_name_only(fleet: Fleet) -> N
     assert await fleet.state(task) is State.RUNNING
 
 
-async def test_reports_of_older_epochs_count_for_nothing(fleet: Fleet) -> None:
+async def test_reports_of_older_epochs_count_for_nothing(fleet: StoreFleet) -> None:
     await fleet.session()
     task = await running(fleet)
     await fleet.session(held=[(task.id, 1)])
@@ -336,7 +336,7 @@ async def test_reports_of_older_epochs_count_for_nothing(fleet: Fleet) -> None:
     assert counted == (False, True, False)
 
 
-async def test_a_success_reported_twice_counts_twice(fleet: Fleet) -> None:
+async def test_a_success_reported_twice_counts_twice(fleet: StoreFleet) -> None:
     await fleet.session()
     task = await fleet.deliver(await running(fleet))
     assert await fleet.report(task, Outcome.OK)
@@ -344,7 +344,7 @@ async def test_a_success_reported_twice_counts_twice(fleet: Fleet) -> None:
     assert not await fleet.report(task, Outcome.TRANSIENT)
 
 
-async def test_a_push_cannot_succeed_without_a_grant_and_a_job_can(fleet: Fleet) -> None:
+async def test_a_push_cannot_succeed_without_a_grant_and_a_job_can(fleet: StoreFleet) -> None:
     await fleet.session()
     task = await running(fleet)
     assert not await fleet.report(task, Outcome.OK)
@@ -357,7 +357,7 @@ async def test_a_push_cannot_succeed_without_a_grant_and_a_job_can(fleet: Fleet)
 # Parking --------------------------------------------------------------------------------------------------------------
 
 
-async def parked(fleet: Fleet, path: str, instance: str, reason: WaitReason) -> Task:
+async def parked(fleet: StoreFleet, path: str, instance: str, reason: WaitReason) -> Task:
     await fleet.submit(plan(push(path, instance)))
     task = await fleet.claim_one()
     assert await fleet.report(task, Outcome.NOT_READY, wait_reason=reason)
@@ -366,7 +366,7 @@ async def parked(fleet: Fleet, path: str, instance: str, reason: WaitReason) -> 
     return found
 
 
-async def test_parked_tasks_are_woken_by_their_instance(fleet: Fleet) -> None:
+async def test_parked_tasks_are_woken_by_their_instance(fleet: StoreFleet) -> None:
     await fleet.session()
     stopped = await parked(fleet, "/a", "web1", WaitReason.INSTANCE_STOPPED)
     absent = await parked(fleet, "/b", "web1", WaitReason.INSTANCE_ABSENT)
@@ -391,7 +391,7 @@ async def test_parked_tasks_are_woken_by_their_instance(fleet: Fleet) -> None:
 
 
 @pytest.mark.parametrize("instance", ["web1", ""])
-async def test_a_crowd_of_parked_tasks_is_woken_bit_by_bit(fleet: Fleet, instance: str) -> None:
+async def test_a_crowd_of_parked_tasks_is_woken_bit_by_bit(fleet: StoreFleet, instance: str) -> None:
     """Each bit is a transaction; what waits for something else takes nobody's place in it."""
     await fleet.session()
     stopped = [await parked(fleet, f"/stopped{number}", "web1", WaitReason.INSTANCE_STOPPED) for number in range(3)]
@@ -410,7 +410,7 @@ async def test_a_crowd_of_parked_tasks_is_woken_bit_by_bit(fleet: Fleet, instanc
     assert await wake(running=True) == Woken(1, more=False)
 
 
-async def test_parked_tasks_expire(fleet: Fleet) -> None:
+async def test_parked_tasks_expire(fleet: StoreFleet) -> None:
     await fleet.session()
     task = await parked(fleet, "/a", "web1", WaitReason.INSTANCE_ABSENT)
     assert (await fleet.tick()).next_at == task.submission.expires_at
@@ -422,7 +422,7 @@ async def test_parked_tasks_expire(fleet: Fleet) -> None:
 # Debts ----------------------------------------------------------------------------------------------------------------
 
 
-async def test_a_lost_attempt_leaves_a_debt_that_is_asked_for_twice(fleet: Fleet) -> None:
+async def test_a_lost_attempt_leaves_a_debt_that_is_asked_for_twice(fleet: StoreFleet) -> None:
     await fleet.session()
     task = await running(fleet)
     fleet.clock.advance(LEASE)
@@ -444,7 +444,7 @@ async def test_a_lost_attempt_leaves_a_debt_that_is_asked_for_twice(fleet: Fleet
     await fleet.run(PayDebt(debt_id=debt.id))
 
 
-async def test_a_debt_that_cannot_be_paid_makes_way_for_others(fleet: Fleet) -> None:
+async def test_a_debt_that_cannot_be_paid_makes_way_for_others(fleet: StoreFleet) -> None:
     """P12: a hundred temps on a read-only disk hide nobody else's."""
     await fleet.session()
     for path in ("/etc/a", "/etc/b"):
@@ -459,14 +459,14 @@ async def test_a_debt_that_cannot_be_paid_makes_way_for_others(fleet: Fleet) -> 
     assert {debt.id for debt in await fleet.store.debts(["default"])} == {first.id, second.id}
 
 
-async def test_what_never_arrived_left_nothing(fleet: Fleet) -> None:
+async def test_what_never_arrived_left_nothing(fleet: StoreFleet) -> None:
     await fleet.session()
     await running(fleet)
     await fleet.session()
     assert await fleet.store.debts(["default"]) == []
 
 
-async def test_temps_that_a_worker_could_not_remove(fleet: Fleet) -> None:
+async def test_temps_that_a_worker_could_not_remove(fleet: StoreFleet) -> None:
     await fleet.session()
     task = await running(fleet)
     await fleet.report(task, Outcome.PERMANENT, left_temps=True)

@@ -22,13 +22,13 @@ from longshore.server.store.commands import AbandonIdleUploads, Bounds, Checkpoi
 from longshore.server.store.transaction import shares
 from tests.conformance.conftest import OpenStore
 from tests.support.stores.postgres import shared_cluster
-from tests.support.stores.store import Fleet, ManualClock, plan, push
+from tests.support.stores.store import ManualClock, StoreFleet, plan, push
 from tests.support.stores.storekinds import PostgresKind
 
 FOUR = Bounds(uploads=4)
 
 
-async def opened(fleet: Fleet, principal: str, request_id: str, *, connect: bool = True, **more: Any) -> Upload:
+async def opened(fleet: StoreFleet, principal: str, request_id: str, *, connect: bool = True, **more: Any) -> Upload:
     more = {"bounds": FOUR, "reserve": 0} | more
     return await fleet.open_upload(principal=principal, request_id=request_id, connect=connect, **more)
 
@@ -52,13 +52,13 @@ async def refused(kind: type[OverLimit], coroutine: Any) -> OverLimit:
     return caught.value
 
 
-async def test_one_caller_alone_has_every_slot(fleet: Fleet) -> None:
+async def test_one_caller_alone_has_every_slot(fleet: StoreFleet) -> None:
     for number in range(4):
         await opened(fleet, "alice", f"r{number}", connect=False)
     await refused(TooManyUploads, opened(fleet, "alice", "r4", connect=False))
 
 
-async def test_slots_that_nobody_sends_on_are_given_to_those_who_have_less(fleet: Fleet) -> None:
+async def test_slots_that_nobody_sends_on_are_given_to_those_who_have_less(fleet: StoreFleet) -> None:
     idle = [await opened(fleet, "alice", f"a{number}", connect=False, reserve=10) for number in range(4)]
     for number in range(2):
         await opened(fleet, "bob", f"b{number}")
@@ -81,7 +81,9 @@ async def test_slots_that_nobody_sends_on_are_given_to_those_who_have_less(fleet
 
 
 @pytest.mark.parametrize("sent", [True, False])
-async def test_an_upload_that_waits_for_a_slot_is_not_given_up_while_it_is_asked_for(fleet: Fleet, sent: bool) -> None:
+async def test_an_upload_that_waits_for_a_slot_is_not_given_up_while_it_is_asked_for(
+    fleet: StoreFleet, sent: bool
+) -> None:
     """It was: after --upload-idle, with all that was durable of it."""
     waiting = await opened(fleet, "alice", "a0", connect=sent)
     if sent:
@@ -99,7 +101,7 @@ async def test_an_upload_that_waits_for_a_slot_is_not_given_up_while_it_is_asked
     assert (resumed.id, resumed.offset) == (waiting.id, 5 if sent else 0)
 
 
-async def test_a_checkpoint_is_a_sign_of_life_that_keeps_the_slot(fleet: Fleet) -> None:
+async def test_a_checkpoint_is_a_sign_of_life_that_keeps_the_slot(fleet: StoreFleet) -> None:
     sent = [await opened(fleet, "alice", f"a{number}") for number in range(4)]
     for _ in range(3):
         fleet.clock.advance(shares.SENT - 1)
@@ -108,7 +110,7 @@ async def test_a_checkpoint_is_a_sign_of_life_that_keeps_the_slot(fleet: Fleet) 
         await refused(TooManyUploads, opened(fleet, "bob", "b0"))
 
 
-async def test_while_others_ask_a_caller_gets_no_more_than_half(fleet: Fleet) -> None:
+async def test_while_others_ask_a_caller_gets_no_more_than_half(fleet: StoreFleet) -> None:
     sent = [await opened(fleet, "alice", f"a{number}") for number in range(4)]
     await refused(TooManyUploads, opened(fleet, "bob", "b0"))
     await fleet.finish(sent[0])
@@ -121,7 +123,7 @@ async def test_while_others_ask_a_caller_gets_no_more_than_half(fleet: Fleet) ->
     await opened(fleet, "alice", "a5")
 
 
-async def test_a_full_queue_is_shared_when_it_empties(fleet: Fleet) -> None:
+async def test_a_full_queue_is_shared_when_it_empties(fleet: StoreFleet) -> None:
     bounds = Bounds(queue_tasks=4)
     made = [(await fleet.submit(plan(push(f"/a{n}")), bounds=bounds))[0] for n in range(4)]
     error = await refused(QueueFull, fleet.submit(plan(push("/b")), principal="bob", bounds=bounds))
@@ -136,7 +138,7 @@ async def test_a_full_queue_is_shared_when_it_empties(fleet: Fleet) -> None:
     assert await fleet.submit(plan(push("/a5")), bounds=Bounds(queue_tasks=4, caller_tasks=100))
 
 
-async def test_a_caller_that_holds_much_does_not_count_as_waiting(fleet: Fleet) -> None:
+async def test_a_caller_that_holds_much_does_not_count_as_waiting(fleet: StoreFleet) -> None:
     bounds = Bounds(queue_tasks=4)
     made = [(await fleet.submit(plan(push(f"/a{n}")), bounds=bounds))[0] for n in range(4)]
     await refused(QueueFull, fleet.submit(plan(push("/a4")), bounds=bounds))
@@ -144,7 +146,7 @@ async def test_a_caller_that_holds_much_does_not_count_as_waiting(fleet: Fleet) 
     assert await fleet.submit(plan(push("/a4")), bounds=bounds)
 
 
-async def test_a_full_spool_is_shared_when_room_arises(fleet: Fleet) -> None:
+async def test_a_full_spool_is_shared_when_room_arises(fleet: StoreFleet) -> None:
     bounds = Bounds(spool_bytes=100)
     big = await opened(fleet, "alice", "a0", reserve=60, size=60, bounds=bounds)
     await opened(fleet, "alice", "a1", reserve=40, size=40, bounds=bounds)
@@ -154,7 +156,7 @@ async def test_a_full_spool_is_shared_when_room_arises(fleet: Fleet) -> None:
     await opened(fleet, "bob", "b0", reserve=50, size=50, bounds=bounds)
 
 
-async def test_a_file_larger_than_the_spool_is_refused_for_good(fleet: Fleet) -> None:
+async def test_a_file_larger_than_the_spool_is_refused_for_good(fleet: StoreFleet) -> None:
     bounds = Bounds(spool_bytes=100)
     await opened(fleet, "alice", "whole", reserve=100, size=100, bounds=bounds)
     with pytest.raises(PayloadTooLarge, match="--spool-limit"):
@@ -168,13 +170,13 @@ async def test_a_file_larger_than_the_spool_is_refused_for_good(fleet: Fleet) ->
 
 async def test_servers_that_share_a_database_agree(open_store: OpenStore, clock: ManualClock) -> None:
     async with open_store(clock) as one:
-        fleet = Fleet(one, clock)
+        fleet = StoreFleet(one, clock)
         sent = [await opened(fleet, "alice", f"a{number}") for number in range(4)]
         await refused(TooManyUploads, opened(fleet, "bob", "b0"))
         await fleet.finish(sent[0])
     # The next process of the database knows who waits.
     async with open_store(clock) as other:
-        fleet = Fleet(other, clock)
+        fleet = StoreFleet(other, clock)
         await refused(CallerShare, opened(fleet, "alice", "a4", upload_id="next"))
         await opened(fleet, "bob", "b0", upload_id="bobs")
         await fleet.whole()
@@ -186,7 +188,7 @@ async def test_servers_that_run_at_once_share_among_callers_and_not_among_server
     chance = random.Random(1)
     async with AsyncExitStack() as running:
         kind = PostgresKind(running.enter_context(shared_cluster().database()))
-        servers = [Fleet(await running.enter_async_context(kind.opened(clock)), clock) for _ in range(2)]
+        servers = [StoreFleet(await running.enter_async_context(kind.opened(clock)), clock) for _ in range(2)]
 
         async def asked(name: str) -> list[Upload]:
             """What both callers got at both servers."""

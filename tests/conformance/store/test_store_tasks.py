@@ -33,7 +33,7 @@ from longshore.server.store.commands import (
 )
 from longshore.server.store.protocol import TaskFilter
 from tests.conformance.conftest import OpenStore
-from tests.support.stores.store import Fleet, ManualClock, job, plan, push
+from tests.support.stores.store import ManualClock, StoreFleet, job, plan, push
 
 
 def submit(**more: Any) -> SubmitTasks:
@@ -54,7 +54,7 @@ def retry(task: Task, **more: Any) -> RetryTask:
     return RetryTask(**(values | more))
 
 
-async def failed(fleet: Fleet, *, path: str = "/etc/motd") -> Task:
+async def failed(fleet: StoreFleet, *, path: str = "/etc/motd") -> Task:
     """A task with a payload that a worker could not deliver."""
     await fleet.session()
     await fleet.upload(plan(push(path)))
@@ -66,7 +66,7 @@ async def failed(fleet: Fleet, *, path: str = "/etc/motd") -> Task:
 # Submitting -----------------------------------------------------------------------------------------------------------
 
 
-async def test_every_field_comes_back_as_it_was_given(fleet: Fleet) -> None:
+async def test_every_field_comes_back_as_it_was_given(fleet: StoreFleet) -> None:
     given = plan(
         push("/a b/ü", "web-1", project="shop", mode=0, uid=1000, gid=1001, create_parents=True, read_back=True),
         queue="nightly",
@@ -92,7 +92,7 @@ async def test_every_field_comes_back_as_it_was_given(fleet: Fleet) -> None:
     assert (await fleet.now(second)).submission.work == job(target="default", instance="web1")
 
 
-async def test_where_a_task_begins(fleet: Fleet) -> None:
+async def test_where_a_task_begins(fleet: StoreFleet) -> None:
     head, behind, later = await fleet.submit(plan(), plan(), plan(push("/b"), not_before=60.0))
     assert (head.status.state, head.status.head) == (State.QUEUED, True)
     assert (behind.status.state, behind.status.head) == (State.BLOCKED, False)
@@ -105,7 +105,7 @@ async def test_where_a_task_begins(fleet: Fleet) -> None:
     )
 
 
-async def test_the_same_request_gives_the_same_tasks(fleet: Fleet, clock: ManualClock) -> None:
+async def test_the_same_request_gives_the_same_tasks(fleet: StoreFleet, clock: ManualClock) -> None:
     first = await fleet.run(submit(plans=(plan(), plan(push("/b")))))
     once, twice = await fleet.together(submit(), submit(bounds=Bounds(queue_tasks=0)))
     assert once == twice == first
@@ -117,7 +117,7 @@ async def test_the_same_request_gives_the_same_tasks(fleet: Fleet, clock: Manual
     assert (await fleet.run(submit(principal="bob")))[0].id != first[0].id
 
 
-async def test_the_same_request_twice_in_one_group_gives_the_same_tasks(fleet: Fleet) -> None:
+async def test_the_same_request_twice_in_one_group_gives_the_same_tasks(fleet: StoreFleet) -> None:
     once, twice, other = await fleet.together(submit(), submit(), submit(fingerprint="other"))
     assert once == twice
     assert isinstance(other, RequestIdReused)
@@ -134,9 +134,9 @@ async def test_the_same_request_after_a_restart(open_store: OpenStore, clock: Ma
 async def test_bounds_hold_after_a_restart_that_began_with_a_cancel(open_store: OpenStore, clock: ManualClock) -> None:
     """The first transaction moves sums that it has not read; what is remembered of them must be what is stored (P3)."""
     async with open_store(clock) as store:
-        first, _ = await Fleet(store, clock).submit(plan(), plan())
+        first, _ = await StoreFleet(store, clock).submit(plan(), plan())
     async with open_store(clock) as store:
-        fleet = Fleet(store, clock)
+        fleet = StoreFleet(store, clock)
         await fleet.cancel(first)
         for bounds, error in ((Bounds(queue_tasks=1), QueueFull), (Bounds(caller_tasks=1), CallerShare)):
             with pytest.raises(error):
@@ -145,7 +145,7 @@ async def test_bounds_hold_after_a_restart_that_began_with_a_cancel(open_store: 
         await fleet.whole()
 
 
-async def test_bounds_of_submits(fleet: Fleet) -> None:
+async def test_bounds_of_submits(fleet: StoreFleet) -> None:
     await fleet.run(submit(bounds=Bounds(queue_tasks=1, caller_tasks=1)))
     for bounds, error in ((Bounds(queue_tasks=1), QueueFull), (Bounds(caller_tasks=1), CallerShare)):
         with pytest.raises(error):
@@ -153,13 +153,13 @@ async def test_bounds_of_submits(fleet: Fleet) -> None:
     await fleet.run(submit(principal="bob", request_id="s", bounds=Bounds(queue_tasks=2, caller_tasks=1)))
 
 
-async def test_ended_tasks_make_room(fleet: Fleet) -> None:
+async def test_ended_tasks_make_room(fleet: StoreFleet) -> None:
     (task,) = await fleet.run(submit(bounds=Bounds(queue_tasks=1, caller_tasks=1)))
     await fleet.cancel(task)
     await fleet.run(submit(request_id="s", bounds=Bounds(queue_tasks=1, caller_tasks=1)))
 
 
-async def test_a_kept_payload_can_be_used_again_by_its_own(fleet: Fleet) -> None:
+async def test_a_kept_payload_can_be_used_again_by_its_own(fleet: StoreFleet) -> None:
     upload = await fleet.upload()
     assert upload.payload is not None
     more = await fleet.run(submit(payload_id=upload.payload.id, plans=(plan(push("/b")),)))
@@ -171,7 +171,7 @@ async def test_a_kept_payload_can_be_used_again_by_its_own(fleet: Fleet) -> None
         await fleet.run(submit(request_id="s", payload_id="unknown"))
 
 
-async def test_a_doomed_payload_makes_no_tasks(fleet: Fleet) -> None:
+async def test_a_doomed_payload_makes_no_tasks(fleet: StoreFleet) -> None:
     upload = await fleet.upload()
     await fleet.session()
     await fleet.deliver(await fleet.claim_one())
@@ -184,7 +184,7 @@ async def test_a_doomed_payload_makes_no_tasks(fleet: Fleet) -> None:
 # Cancelling -----------------------------------------------------------------------------------------------------------
 
 
-async def test_cancel_before_a_worker_has_it(fleet: Fleet) -> None:
+async def test_cancel_before_a_worker_has_it(fleet: StoreFleet) -> None:
     head, behind, later = await fleet.submit(plan(), plan(), plan(push("/b"), not_before=60.0))
     for task in (behind, later, head):
         ended = await fleet.cancel(task)
@@ -197,7 +197,7 @@ async def test_cancel_before_a_worker_has_it(fleet: Fleet) -> None:
         assert ended == await fleet.now(task)
 
 
-async def test_cancel_tells_who_holds_the_task(fleet: Fleet) -> None:
+async def test_cancel_tells_who_holds_the_task(fleet: StoreFleet) -> None:
     await fleet.session()
     await fleet.submit()
     task = await fleet.claim_one()
@@ -210,12 +210,12 @@ async def test_cancel_tells_who_holds_the_task(fleet: Fleet) -> None:
     assert await fleet.state(task) is State.CANCELLED
 
 
-async def test_cancel_of_a_finished_task_answers_with_it(fleet: Fleet) -> None:
+async def test_cancel_of_a_finished_task_answers_with_it(fleet: StoreFleet) -> None:
     task = await failed(fleet)
     assert await fleet.cancel(task) == task
 
 
-async def test_cancel_is_refused(fleet: Fleet) -> None:
+async def test_cancel_is_refused(fleet: StoreFleet) -> None:
     (task,) = await fleet.submit()
     for command in (
         CancelTask(task_id=task.id, creator="bob", reason=""),
@@ -235,7 +235,7 @@ async def test_cancel_is_refused(fleet: Fleet) -> None:
 # Retrying -------------------------------------------------------------------------------------------------------------
 
 
-async def test_a_retry_is_a_new_task_at_the_end(fleet: Fleet) -> None:
+async def test_a_retry_is_a_new_task_at_the_end(fleet: StoreFleet) -> None:
     old = await failed(fleet)
     (other,) = await fleet.submit(plan())
     fleet.clock.advance(100)
@@ -256,7 +256,7 @@ async def test_a_retry_is_a_new_task_at_the_end(fleet: Fleet) -> None:
     assert (await fleet.run(retry(old, request_id="third"))).id != new.id
 
 
-async def test_retry_is_refused(fleet: Fleet) -> None:
+async def test_retry_is_refused(fleet: StoreFleet) -> None:
     old = await failed(fleet)
     (live,) = await fleet.submit(plan(push("/live")))
     for command, error in (
@@ -272,7 +272,7 @@ async def test_retry_is_refused(fleet: Fleet) -> None:
             await fleet.run(command)
 
 
-async def test_a_retry_for_somebody_stays_theirs(fleet: Fleet) -> None:
+async def test_a_retry_for_somebody_stays_theirs(fleet: StoreFleet) -> None:
     old = await failed(fleet)
     for_alice = retry(old, creator=None, principal="root")
     new = await fleet.run(for_alice)
@@ -292,7 +292,7 @@ async def test_a_retry_for_somebody_stays_theirs(fleet: Fleet) -> None:
     assert await fleet.run(PurgeTasks(age=7 * 86400)) == 3
 
 
-async def test_a_success_is_not_retried(fleet: Fleet) -> None:
+async def test_a_success_is_not_retried(fleet: StoreFleet) -> None:
     await fleet.session()
     await fleet.submit()
     done = await fleet.deliver(await fleet.claim_one())
@@ -300,7 +300,7 @@ async def test_a_success_is_not_retried(fleet: Fleet) -> None:
         await fleet.run(retry(done))
 
 
-async def test_a_retry_is_superseded_by_a_later_delivery_unless_forced(fleet: Fleet) -> None:
+async def test_a_retry_is_superseded_by_a_later_delivery_unless_forced(fleet: StoreFleet) -> None:
     old = await failed(fleet)
     (later,) = await fleet.submit(plan())
     await fleet.deliver(await fleet.claim_one())
@@ -312,7 +312,7 @@ async def test_a_retry_is_superseded_by_a_later_delivery_unless_forced(fleet: Fl
     assert (await fleet.run(retry(elsewhere, request_id="elsewhere"))).submission.retry_of == elsewhere.id
 
 
-async def test_a_retry_needs_the_payload(fleet: Fleet) -> None:
+async def test_a_retry_needs_the_payload(fleet: StoreFleet) -> None:
     old = await failed(fleet)
     assert old.status.retryable_until is not None
     fleet.clock.advance(old.status.retryable_until - fleet.clock.now() - 1)
@@ -334,7 +334,7 @@ async def test_a_retry_needs_the_payload(fleet: Fleet) -> None:
         (Settlement.NEITHER, State.QUEUED),
     ],
 )
-async def test_an_operator_settles(fleet: Fleet, settlement: Settlement, state: State) -> None:
+async def test_an_operator_settles(fleet: StoreFleet, settlement: Settlement, state: State) -> None:
     await fleet.session()
     (task,) = await fleet.submit()
     with pytest.raises(NotSettling):
@@ -354,7 +354,7 @@ async def test_an_operator_settles(fleet: Fleet, settlement: Settlement, state: 
 # Pausing --------------------------------------------------------------------------------------------------------------
 
 
-async def test_a_paused_queue_starts_nothing_and_accepts(fleet: Fleet) -> None:
+async def test_a_paused_queue_starts_nothing_and_accepts(fleet: StoreFleet) -> None:
     await fleet.session()
     tasks = [*await fleet.submit(plan(push("/before"), queue="q"), plan(job(), queue="q"))]
     await fleet.run(PauseQueue(queue="q", paused=True))
@@ -369,7 +369,7 @@ async def test_a_paused_queue_starts_nothing_and_accepts(fleet: Fleet) -> None:
     assert [task.id for task in await fleet.claim(room=9)] == [task.id for task in tasks]
 
 
-async def test_a_paused_queue_does_not_hold_the_slots_of_an_instance(fleet: Fleet) -> None:
+async def test_a_paused_queue_does_not_hold_the_slots_of_an_instance(fleet: StoreFleet) -> None:
     await fleet.session()
     await fleet.submit(*(plan(push(f"/paused{number}"), queue="q") for number in range(9)))
     others = await fleet.submit(*(plan(push(f"/other{number}")) for number in range(2)))
@@ -379,7 +379,7 @@ async def test_a_paused_queue_does_not_hold_the_slots_of_an_instance(fleet: Flee
     assert len(await fleet.claim(room=9)) == 2, "two of four slots are taken"
 
 
-async def test_only_a_queue_that_is_there_is_paused_unless_it_is_to_be_made(fleet: Fleet) -> None:
+async def test_only_a_queue_that_is_there_is_paused_unless_it_is_to_be_made(fleet: StoreFleet) -> None:
     for paused in (True, False):
         with pytest.raises(QueueNotFound, match="there are: default"):
             await fleet.run(PauseQueue(queue="nigthly", paused=paused, create=False))
@@ -393,7 +393,7 @@ async def test_only_a_queue_that_is_there_is_paused_unless_it_is_to_be_made(flee
     await fleet.run(PauseQueue(queue="weekly", paused=False, create=False))
 
 
-async def test_what_comes_back_to_a_paused_queue_waits(fleet: Fleet) -> None:
+async def test_what_comes_back_to_a_paused_queue_waits(fleet: StoreFleet) -> None:
     await fleet.session()
     await fleet.submit(plan(queue="q"))
     task = await fleet.claim_one()
@@ -408,7 +408,7 @@ async def test_what_comes_back_to_a_paused_queue_waits(fleet: Fleet) -> None:
 # Lists ----------------------------------------------------------------------------------------------------------------
 
 
-async def test_lists_are_newest_first_in_pages(fleet: Fleet) -> None:
+async def test_lists_are_newest_first_in_pages(fleet: StoreFleet) -> None:
     tasks = await fleet.submit(*(plan(push(f"/{number}")) for number in range(5)))
     newest = [task.id for task in reversed(tasks)]
     page = await fleet.store.list_tasks(TaskFilter(), before=None, limit=2)
@@ -417,7 +417,7 @@ async def test_lists_are_newest_first_in_pages(fleet: Fleet) -> None:
     assert [task.id for task in page] == newest[2:]
 
 
-async def test_every_filter(fleet: Fleet) -> None:
+async def test_every_filter(fleet: StoreFleet) -> None:
     (first,) = await fleet.submit(plan(push(), labels={"app": "shop", "tier": "1"}), request_id="first")
     fleet.clock.advance(10)
     (second,) = await fleet.submit(
@@ -458,7 +458,7 @@ async def test_every_filter(fleet: Fleet) -> None:
         assert not await fleet.store.list_tasks(where, before=None, limit=9)
 
 
-async def test_tasks_are_found_by_the_beginning_of_their_id(fleet: Fleet) -> None:
+async def test_tasks_are_found_by_the_beginning_of_their_id(fleet: StoreFleet) -> None:
     tasks = list(reversed(await fleet.submit(*(plan(push(f"/{number}")) for number in range(70)))))
 
     async def found(prefix: str, *, before: int | None = None, limit: int = 1000, **more: Any) -> list[str]:
@@ -482,7 +482,7 @@ def begins(task_id: str, prefix: str) -> bool:
     return any(task_id.startswith("0" * number + prefix) for number in zeros)
 
 
-async def test_others_tasks_read_as_none(fleet: Fleet) -> None:
+async def test_others_tasks_read_as_none(fleet: StoreFleet) -> None:
     (task,) = await fleet.submit()
     assert await fleet.store.task(task.id, creator="alice") == task
     assert await fleet.store.task(task.id, creator="bob") is None
@@ -490,7 +490,7 @@ async def test_others_tasks_read_as_none(fleet: Fleet) -> None:
         assert await fleet.store.task(wrong) is None
 
 
-async def test_figures(fleet: Fleet) -> None:
+async def test_figures(fleet: StoreFleet) -> None:
     await fleet.session()
     await fleet.submit(plan(), plan(), plan(push("/b")), plan(push("/c"), not_before=9.0), plan(job(), queue="q"))
     started = fleet.clock.now()
@@ -507,7 +507,7 @@ async def test_figures(fleet: Fleet) -> None:
     assert figures.queued_kinds == {"file_push", "report"}
 
 
-async def test_a_page_ends_before_it_has_too_many_bytes_and_the_next_goes_on(fleet: Fleet) -> None:
+async def test_a_page_ends_before_it_has_too_many_bytes_and_the_next_goes_on(fleet: StoreFleet) -> None:
     large = AnyValue("t", bytes(1000))
     made = [(await fleet.submit(plan(Job("report", large), queue="q")))[0] for _ in range(10)]
     (other,) = await fleet.submit(plan(Job("report", large)))
@@ -531,7 +531,7 @@ async def test_a_page_ends_before_it_has_too_many_bytes_and_the_next_goes_on(fle
     assert (len(counted), counted.more) == (9, True)
 
 
-async def test_attempts_are_read_from_a_number_on(fleet: Fleet) -> None:
+async def test_attempts_are_read_from_a_number_on(fleet: StoreFleet) -> None:
     await fleet.session()
     (task,) = await fleet.submit(plan(job()))
     for _ in range(4):

@@ -26,7 +26,7 @@ from longshore.server.store.commands import (
     RejectUpload,
 )
 from tests.conformance.conftest import OpenStore
-from tests.support.stores.store import Fleet, ManualClock, plan, push
+from tests.support.stores.store import ManualClock, StoreFleet, plan, push
 
 
 def opening(**more: Any) -> OpenUpload:
@@ -66,14 +66,14 @@ def finish(upload: Upload, *, size: int = 10, **more: Any) -> FinishUpload:
     return FinishUpload(**(values | more))
 
 
-async def test_a_new_upload_begins_at_nothing(fleet: Fleet) -> None:
+async def test_a_new_upload_begins_at_nothing(fleet: StoreFleet) -> None:
     upload = await fleet.open_upload(size=100, sha256=b"d" * 32)
     assert (upload.state, upload.offset, upload.crc32c, upload.connection) == (UploadState.OPEN, 0, 0, 1)
     assert await fleet.store.upload("alice", upload.request_id) == upload
     assert await fleet.store.upload("bob", upload.request_id) is None
 
 
-async def test_asking_for_room_connects_nobody(fleet: Fleet) -> None:
+async def test_asking_for_room_connects_nobody(fleet: StoreFleet) -> None:
     upload = await fleet.open_upload(connect=False, request_id="r")
     assert upload.connection == 0
     fleet.clock.advance(3)
@@ -82,7 +82,7 @@ async def test_asking_for_room_connects_nobody(fleet: Fleet) -> None:
     assert (connected.id, connected.connection, connected.touched_at) == (upload.id, 1, fleet.clock.now())
 
 
-async def test_it_goes_on_from_the_last_checkpoint(fleet: Fleet) -> None:
+async def test_it_goes_on_from_the_last_checkpoint(fleet: StoreFleet) -> None:
     upload = await fleet.open_upload(request_id="r")
     fleet.clock.advance(1)
     after = await fleet.run(checkpoint(upload, 60, crc32c=4_000_000_000))
@@ -91,7 +91,7 @@ async def test_it_goes_on_from_the_last_checkpoint(fleet: Fleet) -> None:
     assert (again.id, again.offset, again.crc32c, again.connection) == (upload.id, 60, 4_000_000_000, 2)
 
 
-async def test_a_touch_is_a_sign_of_life_and_no_more(fleet: Fleet) -> None:
+async def test_a_touch_is_a_sign_of_life_and_no_more(fleet: StoreFleet) -> None:
     upload = await fleet.run(checkpoint(await fleet.open_upload(), 60))
     fleet.clock.advance(5)
     touched = await fleet.run(checkpoint(upload, None, crc32c=1, reserve=10_000))
@@ -99,7 +99,7 @@ async def test_a_touch_is_a_sign_of_life_and_no_more(fleet: Fleet) -> None:
     assert touched.touched_at == fleet.clock.now()
 
 
-async def test_an_older_connection_hears_the_truth_when_a_newer_one_has_finished(fleet: Fleet) -> None:
+async def test_an_older_connection_hears_the_truth_when_a_newer_one_has_finished(fleet: StoreFleet) -> None:
     old = await fleet.open_upload(request_id="r")
     new = await fleet.open_upload(request_id="r")
     done = await fleet.run(finish(new))
@@ -110,7 +110,7 @@ async def test_an_older_connection_hears_the_truth_when_a_newer_one_has_finished
     assert await fleet.store.upload("alice", "r") == done
 
 
-async def test_an_older_connection_may_not_write(fleet: Fleet) -> None:
+async def test_an_older_connection_may_not_write(fleet: StoreFleet) -> None:
     old = await fleet.open_upload(request_id="r")
     await fleet.open_upload(request_id="r")
     for command in (checkpoint(old, 10), checkpoint(old, None), finish(old)):
@@ -122,7 +122,7 @@ async def test_an_older_connection_may_not_write(fleet: Fleet) -> None:
     assert (found.state, found.offset) == (UploadState.OPEN, 0)
 
 
-async def test_the_reservation_grows_with_the_bytes_and_within_the_bound(fleet: Fleet) -> None:
+async def test_the_reservation_grows_with_the_bytes_and_within_the_bound(fleet: StoreFleet) -> None:
     upload = await fleet.open_upload(reserve=100)
     bounds = Bounds(spool_bytes=150)
     assert (await fleet.run(checkpoint(upload, 80, reserve=150, bounds=bounds))).reserved == 150
@@ -135,7 +135,7 @@ async def test_the_reservation_grows_with_the_bytes_and_within_the_bound(fleet: 
     assert (await fleet.store.figures()).spool_bytes == 150
 
 
-async def test_a_finished_upload_has_its_tasks_in_order_and_its_payload(fleet: Fleet) -> None:
+async def test_a_finished_upload_has_its_tasks_in_order_and_its_payload(fleet: StoreFleet) -> None:
     upload = await fleet.open_upload(tasks=2, reserve=100, request_id="r")
     plans = (plan(push("/a"), labels={"app": "shop"}), plan(push("/b")))
     done = await fleet.run(finish(upload, plans=plans, size=40))
@@ -155,7 +155,7 @@ async def test_a_finished_upload_has_its_tasks_in_order_and_its_payload(fleet: F
     assert (figures.spool_bytes, figures.open_uploads) == (40, 0)
 
 
-async def test_finishing_twice_gives_the_same_tasks(fleet: Fleet) -> None:
+async def test_finishing_twice_gives_the_same_tasks(fleet: StoreFleet) -> None:
     upload = await fleet.open_upload(request_id="r")
     first = await fleet.run(finish(upload))
     assert await fleet.run(finish(upload)) == first
@@ -167,14 +167,14 @@ async def test_finishing_twice_gives_the_same_tasks(fleet: Fleet) -> None:
     assert len(await fleet.store.tasks_of_payload(upload.id)) == 1
 
 
-async def test_finishing_twice_in_one_group_gives_the_same_tasks(fleet: Fleet) -> None:
+async def test_finishing_twice_in_one_group_gives_the_same_tasks(fleet: StoreFleet) -> None:
     upload = await fleet.open_upload()
     once, twice = await fleet.together(finish(upload), finish(upload))
     assert once == twice
     assert len(once.tasks) == 1
 
 
-async def test_a_finished_upload_takes_no_more(fleet: Fleet) -> None:
+async def test_a_finished_upload_takes_no_more(fleet: StoreFleet) -> None:
     upload = await fleet.open_upload()
     await fleet.run(finish(upload))
     with pytest.raises(UploadTakenOver):
@@ -185,7 +185,7 @@ async def test_a_finished_upload_takes_no_more(fleet: Fleet) -> None:
     assert found.state is UploadState.COMPLETE
 
 
-async def test_another_request_under_the_same_id_is_refused(fleet: Fleet) -> None:
+async def test_another_request_under_the_same_id_is_refused(fleet: StoreFleet) -> None:
     await fleet.open_upload(request_id="r", fingerprint="one")
     with pytest.raises(RequestIdReused):
         await fleet.open_upload(request_id="r", fingerprint="two")
@@ -196,7 +196,7 @@ async def test_another_request_under_the_same_id_is_refused(fleet: Fleet) -> Non
     assert (await fleet.open_upload(request_id="r", fingerprint="two", principal="bob")).connection == 1
 
 
-async def test_the_same_id_at_once_makes_one_upload(fleet: Fleet) -> None:
+async def test_the_same_id_at_once_makes_one_upload(fleet: StoreFleet) -> None:
     first, second = await fleet.together(
         *(opening(upload_id=f"candidate-{number}", request_id="r") for number in (1, 2))
     )
@@ -204,7 +204,7 @@ async def test_the_same_id_at_once_makes_one_upload(fleet: Fleet) -> None:
     assert (first.connection, second.connection) == (1, 2)
 
 
-async def test_promised_slots_count(fleet: Fleet) -> None:
+async def test_promised_slots_count(fleet: StoreFleet) -> None:
     await fleet.open_upload(tasks=3)
     with pytest.raises(QueueFull) as full:
         await fleet.open_upload(tasks=2, bounds=Bounds(queue_tasks=4))
@@ -216,7 +216,7 @@ async def test_promised_slots_count(fleet: Fleet) -> None:
     await fleet.open_upload(tasks=2, queue="other", bounds=Bounds(queue_tasks=4))
 
 
-async def test_every_bound_of_uploads_is_kept(fleet: Fleet) -> None:
+async def test_every_bound_of_uploads_is_kept(fleet: StoreFleet) -> None:
     await fleet.open_upload(tasks=2, reserve=100)
     with pytest.raises(TooManyUploads):
         await fleet.open_upload(bounds=Bounds(uploads=1))
@@ -232,7 +232,7 @@ async def test_every_bound_of_uploads_is_kept(fleet: Fleet) -> None:
     await fleet.open_upload(principal="bob", tasks=3, reserve=100, bounds=bounds)
 
 
-async def test_a_rejected_upload_frees_its_slots_at_once_and_its_bytes_with_its_file(fleet: Fleet) -> None:
+async def test_a_rejected_upload_frees_its_slots_at_once_and_its_bytes_with_its_file(fleet: StoreFleet) -> None:
     upload = await fleet.open_upload(tasks=5, reserve=100, request_id="r")
     await fleet.run(RejectUpload(upload_id=upload.id, connection=upload.connection))
     assert await fleet.store.upload("alice", "r") is None
@@ -249,7 +249,7 @@ async def test_a_rejected_upload_frees_its_slots_at_once_and_its_bytes_with_its_
     assert await fleet.store.known_files([upload.id]) == frozenset()
 
 
-async def test_the_id_of_a_rejected_upload_is_free_again(fleet: Fleet) -> None:
+async def test_the_id_of_a_rejected_upload_is_free_again(fleet: StoreFleet) -> None:
     upload = await fleet.open_upload(request_id="r", fingerprint="one")
     await fleet.run(RejectUpload(upload_id=upload.id, connection=upload.connection))
     again = await fleet.open_upload(request_id="r", fingerprint="two")
@@ -257,7 +257,7 @@ async def test_the_id_of_a_rejected_upload_is_free_again(fleet: Fleet) -> None:
     assert (await fleet.run(finish(again))).tasks[0].status.state is State.QUEUED
 
 
-async def test_silent_uploads_are_given_up(fleet: Fleet) -> None:
+async def test_silent_uploads_are_given_up(fleet: StoreFleet) -> None:
     silent = await fleet.open_upload()
     fleet.clock.advance(400)
     alive = await fleet.open_upload()
@@ -272,7 +272,7 @@ async def test_silent_uploads_are_given_up(fleet: Fleet) -> None:
     assert await fleet.store.known_files([alive.id, complete.id]) == {alive.id, complete.id}
 
 
-async def test_small_payloads_ride_in_the_database(fleet: Fleet) -> None:
+async def test_small_payloads_ride_in_the_database(fleet: StoreFleet) -> None:
     small = await fleet.upload(inline=b"0123456789")
     large = await fleet.upload()
     assert small.payload is not None
@@ -285,11 +285,11 @@ async def test_small_payloads_ride_in_the_database(fleet: Fleet) -> None:
 
 async def test_uploads_survive_a_restart(open_store: OpenStore, clock: ManualClock) -> None:
     async with open_store(clock) as store:
-        fleet = Fleet(store, clock)
+        fleet = StoreFleet(store, clock)
         opened = await fleet.run(checkpoint(await fleet.open_upload(request_id="open"), 60))
         complete = await fleet.upload(request_id="complete")
     async with open_store(clock) as store:
-        fleet = Fleet(store, clock)
+        fleet = StoreFleet(store, clock)
         assert await store.upload("alice", "open") == opened
         assert await fleet.open_upload(request_id="complete") == complete
         assert (await fleet.run(finish(opened))).tasks[0].submission.seq > complete.tasks[0].submission.seq

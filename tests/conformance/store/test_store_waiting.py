@@ -22,8 +22,8 @@ from longshore.server.store.protocol import Conditions, Holdings, InstanceKey, T
 from longshore.server.store.reads.conditions import conditions
 from tests.conformance.conftest import OpenStore
 from tests.conformance.store.test_store_machine import SESSIONS, StoreMachine
-from tests.support.stores.store import LEASE, Fleet, ManualClock, job, opened_sqlite, plan, push
-from tests.support.stores.storemodel import Known
+from tests.support.stores.store import LEASE, ManualClock, StoreFleet, job, opened_sqlite, plan, push
+from tests.support.stores.storemodel import ModelTask
 
 
 class WaitingMachine(StoreMachine):
@@ -81,7 +81,7 @@ class WaitingMachine(StoreMachine):
         }, "every live task that does not run has a reason"
         return {task_id: waiting for task_id, waiting in found.items() if waiting is not None}
 
-    def holds(self, task: Known, reason: WaitReason, left: dict[str, int]) -> None:
+    def holds(self, task: ModelTask, reason: WaitReason, left: dict[str, int]) -> None:
         """The reason is a condition that holds, by the model."""
         model = self.model
         alive = [peer for peer in model.peers.values() if peer.alive]
@@ -149,7 +149,7 @@ TestReasonsOnPostgreSQL.settings = settings(max_examples=5, stateful_step_count=
 
 async def test_conditions_are_those_of_a_whole_page(open_store: OpenStore, clock: ManualClock) -> None:
     async with open_store(clock) as store:
-        fleet = Fleet(store, clock)
+        fleet = StoreFleet(store, clock)
         for number in range(3):
             await fleet.session(f"session-{number}")
         tasks = await fleet.submit(*(plan(push("/a", f"web{number}")) for number in range(1000)))
@@ -165,7 +165,7 @@ async def test_a_page_of_a_thousand_tasks_costs_three_statements_more_than_one_t
     tmp_path: Path, clock: ManualClock
 ) -> None:
     async with opened_sqlite(tmp_path / "database", clock) as store:
-        await Fleet(store, clock).session()
+        await StoreFleet(store, clock).session()
         link = store._dialect.link()
         counts = []
         for tasks in (1, 1000):
@@ -183,7 +183,7 @@ async def test_what_a_session_says_is_there_for_every_server_until_it_ends(
 ) -> None:
     problem = Problem("TARGET_TIMEOUT", "it hangs", clock.now())
     async with open_store(clock) as store:
-        fleet = Fleet(store, clock)
+        fleet = StoreFleet(store, clock)
         await fleet.session(worker="w1")
         await fleet.run(NoteRemark(session_id="session-1", epoch=7, remark=Remark(1)))
         assert await store.remarks() == {}, "not the newest connection's word"
@@ -197,7 +197,7 @@ async def test_what_a_session_says_is_there_for_every_server_until_it_ends(
 
 async def test_sessions_and_targets_are_remembered_with_when_and_how(open_store: OpenStore, clock: ManualClock) -> None:
     async with open_store(clock) as store:
-        fleet = Fleet(store, clock)
+        fleet = StoreFleet(store, clock)
         await fleet.session("left", worker="w1", targets={"east": "e", "default": "d"})
         await fleet.session("lost", worker="w2", targets={"east": "e"})
         await fleet.session("dead", worker="w3", targets={})
@@ -240,7 +240,7 @@ async def test_a_database_of_the_version_before_remembers_who_ended_but_not_how(
 ) -> None:
     async with open_store(clock) as store:
         store.schema.revision -= 1
-        fleet = Fleet(store, clock)
+        fleet = StoreFleet(store, clock)
         await fleet.session("left", worker="w1")
         await fleet.run(NoteRemark(session_id="left", epoch=1, remark=Remark(8)))
         await fleet.run(Disconnect(session_id="left", epoch=1, goodbye=True))

@@ -22,7 +22,7 @@ from longshore.server.store.handlers.janitor import PUT_OFF
 from longshore.server.store.handlers.server_commands import AnnounceServer, Heard, HearUploads, RecordHome, RetireServer
 from longshore.server.store.handlers.servers import REMEMBERED
 from tests.conformance.store.test_store_uploads import checkpoint, finish
-from tests.support.stores.store import Fleet, plan, push
+from tests.support.stores.store import StoreFleet, plan, push
 
 A = Here("server-a", "spool-1")
 B = Here("server-b", "spool-2")
@@ -31,22 +31,22 @@ NEIGHBOUR = Here("server-n", "spool-1")
 SILENCE = 10.0
 
 
-async def announce(fleet: Fleet, *servers: Here) -> None:
+async def announce(fleet: StoreFleet, *servers: Here) -> None:
     for here in servers:
         await fleet.run(AnnounceServer(here=here, address=f"{here.server}:7465", version="1"))
 
 
-async def opened(fleet: Fleet, here: Here, request_id: str = "r", **more: Any) -> Upload:
+async def opened(fleet: StoreFleet, here: Here, request_id: str = "r", **more: Any) -> Upload:
     """Open an upload whose size needs a file, unless `more` says otherwise."""
     values: dict[str, Any] = {"upload_id": f"00-{request_id}", "request_id": request_id, "spooled": True}
     return await fleet.open_upload(here=here, silence=SILENCE, **(values | more))
 
 
-async def home(fleet: Fleet, upload: Upload) -> Home | None:
+async def home(fleet: StoreFleet, upload: Upload) -> Home | None:
     return await fleet.store.home(upload.id)
 
 
-async def entries(fleet: Fleet) -> Mapping[str, bool]:
+async def entries(fleet: StoreFleet) -> Mapping[str, bool]:
     """Server to "alive"."""
     return {one.id: one.alive(fleet.clock.ticks()) for one in await fleet.store.servers()}
 
@@ -54,7 +54,7 @@ async def entries(fleet: Fleet) -> Mapping[str, bool]:
 # Who sends it -------------------------------------------------------------------------------------------------------
 
 
-async def test_without_several_servers_nothing_is_written_down(fleet: Fleet) -> None:
+async def test_without_several_servers_nothing_is_written_down(fleet: StoreFleet) -> None:
     upload = await fleet.upload(request_id="r")
     assert await home(fleet, upload) is None
     again = await fleet.open_upload(request_id="s")
@@ -63,7 +63,7 @@ async def test_without_several_servers_nothing_is_written_down(fleet: Fleet) -> 
     assert await home(fleet, again) is None
 
 
-async def test_an_upload_with_a_file_has_a_home_before_the_file_and_a_small_one_has_none(fleet: Fleet) -> None:
+async def test_an_upload_with_a_file_has_a_home_before_the_file_and_a_small_one_has_none(fleet: StoreFleet) -> None:
     large = await opened(fleet, A)
     assert await home(fleet, large) == Home("spool-1", "server-a", fleet.clock.now())
     small = await opened(fleet, A, "small", spooled=False)
@@ -81,7 +81,7 @@ async def test_an_upload_with_a_file_has_a_home_before_the_file_and_a_small_one_
 
 
 @pytest.mark.parametrize("spooled", [True, False], ids=["with a file", "still in memory"])
-async def test_another_server_waits_for_silence(fleet: Fleet, spooled: bool) -> None:
+async def test_another_server_waits_for_silence(fleet: StoreFleet, spooled: bool) -> None:
     await announce(fleet, A, B)
     first = await opened(fleet, A, spooled=spooled)
     with pytest.raises(UploadInProgress):
@@ -109,14 +109,14 @@ async def test_another_server_waits_for_silence(fleet: Fleet, spooled: bool) -> 
     assert done.state is UploadState.COMPLETE
 
 
-async def test_silence_is_what_the_sending_server_says_of_it(fleet: Fleet) -> None:
+async def test_silence_is_what_the_sending_server_says_of_it(fleet: StoreFleet) -> None:
     await announce(fleet, A, B)
     first = await opened(fleet, A)
     await fleet.run(HearUploads(here=A, uploads=(Heard(first.id, 1, SILENCE + HEARD_EVERY),)))
     assert (await opened(fleet, B)).connection == 2
 
 
-async def test_take_over_and_a_dead_server_need_no_silence(fleet: Fleet) -> None:
+async def test_take_over_and_a_dead_server_need_no_silence(fleet: StoreFleet) -> None:
     await announce(fleet, A, B)
     first = await opened(fleet, A)
     second = await opened(fleet, B, take_over=True)
@@ -128,7 +128,7 @@ async def test_take_over_and_a_dead_server_need_no_silence(fleet: Fleet) -> None
     assert third.connection == 3
 
 
-async def test_a_connection_that_ended_well_is_in_nobodys_way(fleet: Fleet) -> None:
+async def test_a_connection_that_ended_well_is_in_nobodys_way(fleet: StoreFleet) -> None:
     await announce(fleet, A, B, NEIGHBOUR)
     for number, spooled in enumerate((True, False)):
         first = await opened(fleet, A, f"r{number}", spooled=spooled)
@@ -137,13 +137,13 @@ async def test_a_connection_that_ended_well_is_in_nobodys_way(fleet: Fleet) -> N
         assert (second.connection, second.offset) == (2, 7 if spooled else 0)
 
 
-async def test_the_same_server_asks_nobody(fleet: Fleet) -> None:
+async def test_the_same_server_asks_nobody(fleet: StoreFleet) -> None:
     await announce(fleet, A)
     await opened(fleet, A)
     assert (await opened(fleet, A)).connection == 2
 
 
-async def test_asking_for_an_upload_takes_nothing_away(fleet: Fleet) -> None:
+async def test_asking_for_an_upload_takes_nothing_away(fleet: StoreFleet) -> None:
     await announce(fleet, A, B)
     first = await opened(fleet, A)
     seen = await opened(fleet, B, connect=False)
@@ -154,7 +154,7 @@ async def test_asking_for_an_upload_takes_nothing_away(fleet: Fleet) -> None:
 # Where it is --------------------------------------------------------------------------------------------------------
 
 
-async def test_on_the_same_spool_it_goes_on_at_its_checkpoint_and_on_another_from_the_start(fleet: Fleet) -> None:
+async def test_on_the_same_spool_it_goes_on_at_its_checkpoint_and_on_another_from_the_start(fleet: StoreFleet) -> None:
     await announce(fleet, A, B, NEIGHBOUR)
     first = await opened(fleet, A)
     await fleet.run(checkpoint(first, 50, release=True))
@@ -171,19 +171,19 @@ async def test_on_the_same_spool_it_goes_on_at_its_checkpoint_and_on_another_fro
     assert await fleet.store.known_files([first.id]) == {first.id}
 
 
-async def delivered(fleet: Fleet, task: Task) -> None:
+async def delivered(fleet: StoreFleet, task: Task) -> None:
     await fleet.deliver(await fleet.claim_one())
     assert (await fleet.now(task)).status.state.terminal
 
 
-async def sent(fleet: Fleet, here: Here, request_id: str, *, inline: bool = False, size: int = 10) -> Upload:
+async def sent(fleet: StoreFleet, here: Here, request_id: str, *, inline: bool = False, size: int = 10) -> Upload:
     """A whole upload, for a destination of its own."""
     upload = await opened(fleet, here, request_id, spooled=not inline)
     work = plan(push(f"/{request_id}"))
     return await fleet.run(finish(upload, size=size, plans=(work,), inline=b"x" * size if inline else None))
 
 
-async def test_each_server_removes_what_its_spool_has_and_anybody_what_is_in_the_database(fleet: Fleet) -> None:
+async def test_each_server_removes_what_its_spool_has_and_anybody_what_is_in_the_database(fleet: StoreFleet) -> None:
     await announce(fleet, A, B, NEIGHBOUR)
     await fleet.session()
     here, there, inline = [
@@ -203,7 +203,7 @@ async def test_each_server_removes_what_its_spool_has_and_anybody_what_is_in_the
     assert dict(await fleet.store.files_by_spool()) == {}
 
 
-async def test_what_a_lost_server_has_is_put_off_until_it_is_back(fleet: Fleet) -> None:
+async def test_what_a_lost_server_has_is_put_off_until_it_is_back(fleet: StoreFleet) -> None:
     await announce(fleet, A, B)
     await fleet.session()
     lost = await sent(fleet, B, "lost")
@@ -218,7 +218,7 @@ async def test_what_a_lost_server_has_is_put_off_until_it_is_back(fleet: Fleet) 
     assert await fleet.run(DoomPayloads(spool="spool-2")) == (lost.id,)
 
 
-async def test_room_is_made_where_it_is_needed(fleet: Fleet) -> None:
+async def test_room_is_made_where_it_is_needed(fleet: StoreFleet) -> None:
     await announce(fleet, A, B)
     await fleet.session()
     kept = [await sent(fleet, B if number == 0 else A, f"r{number}", size=100) for number in range(4)]
@@ -232,7 +232,7 @@ async def test_room_is_made_where_it_is_needed(fleet: Fleet) -> None:
     assert await fleet.run(DoomPayloads(spool="spool-2")) == ()
 
 
-async def test_idle_uploads_are_given_up_by_anybody_and_removed_by_those_who_have_them(fleet: Fleet) -> None:
+async def test_idle_uploads_are_given_up_by_anybody_and_removed_by_those_who_have_them(fleet: StoreFleet) -> None:
     await announce(fleet, A, B)
     here, there = await opened(fleet, A, "here"), await opened(fleet, B, "there")
     fresh = await opened(fleet, B, "fresh", connect=False)
@@ -248,7 +248,7 @@ async def test_idle_uploads_are_given_up_by_anybody_and_removed_by_those_who_hav
     assert dict(await fleet.store.files_by_spool()) == {"spool-2": 1}
 
 
-async def test_an_upload_that_stayed_small_leaves_no_home(fleet: Fleet) -> None:
+async def test_an_upload_that_stayed_small_leaves_no_home(fleet: StoreFleet) -> None:
     upload = await opened(fleet, A, spooled=False)
     await fleet.run(HearUploads(here=A, uploads=(Heard(upload.id, 1, 0.0),)))
     assert await home(fleet, upload) == Home("", "server-a", fleet.clock.now())
@@ -263,7 +263,7 @@ async def test_an_upload_that_stayed_small_leaves_no_home(fleet: Fleet) -> None:
 # Who is there -------------------------------------------------------------------------------------------------------
 
 
-async def test_servers_come_live_and_go(fleet: Fleet) -> None:
+async def test_servers_come_live_and_go(fleet: StoreFleet) -> None:
     await announce(fleet, A, B)
     assert await entries(fleet) == {"server-a": True, "server-b": True}
     fleet.clock.advance(DEAD_AFTER)
@@ -275,7 +275,7 @@ async def test_servers_come_live_and_go(fleet: Fleet) -> None:
     assert (entry.address, entry.spool, entry.version) == ("server-a:7465", "spool-1", "1")
 
 
-async def test_a_server_that_left_files_behind_is_remembered_until_they_are_gone(fleet: Fleet) -> None:
+async def test_a_server_that_left_files_behind_is_remembered_until_they_are_gone(fleet: StoreFleet) -> None:
     await announce(fleet, A, B)
     upload = await opened(fleet, A)
     await fleet.run(RetireServer(here=A))
@@ -289,7 +289,7 @@ async def test_a_server_that_left_files_behind_is_remembered_until_they_are_gone
     assert await entries(fleet) == {"server-c": True, "server-d": True}
 
 
-async def test_a_server_whose_spool_another_one_has_is_not_missed(fleet: Fleet) -> None:
+async def test_a_server_whose_spool_another_one_has_is_not_missed(fleet: StoreFleet) -> None:
     await announce(fleet, A, NEIGHBOUR)
     await opened(fleet, A)
     await fleet.run(RetireServer(here=A))

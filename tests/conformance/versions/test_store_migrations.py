@@ -17,7 +17,7 @@ from longshore.server.store.transaction import commit_log
 from tests.conformance.conftest import OpenStore
 from tests.support.stores.postgres import shared_cluster
 from tests.support.stores.schemas import leave_at
-from tests.support.stores.store import Fleet, ManualClock
+from tests.support.stores.store import ManualClock, StoreFleet
 from tests.support.stores.storekinds import PostgresKind, SQLiteKind, StoreKind
 
 
@@ -59,7 +59,7 @@ async def test_a_newer_schema_is_refused_and_left_alone(
     open_store: OpenStore, clock: ManualClock, kind: StoreKind
 ) -> None:
     async with open_store(clock) as store:
-        (task,) = await Fleet(store, clock).submit()
+        (task,) = await StoreFleet(store, clock).submit()
     kind.execute("UPDATE alembic_version SET version_num = '9999'")
     before = kind.described()
     with pytest.raises(SchemaMismatch, match=r"9999.*newer version"):

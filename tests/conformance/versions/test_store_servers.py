@@ -22,7 +22,7 @@ from longshore.server.store.transaction import commit_log
 from longshore.server.store.transaction.limits import ConcurrencyLimits
 from tests.conformance.store.test_store_tasks import submit
 from tests.support.stores.postgres import Cluster, opened_postgres
-from tests.support.stores.store import Fleet, ManualClock, plan, push
+from tests.support.stores.store import ManualClock, StoreFleet, plan, push
 
 WITHIN = 30.0
 """Seconds after which what a test waits for is not going to come."""
@@ -45,10 +45,10 @@ def url(postgres: Cluster) -> Iterator[str]:
 
 
 @pytest.fixture
-async def servers(url: str, clock: ManualClock) -> AsyncIterator[tuple[Fleet, Fleet]]:
+async def servers(url: str, clock: ManualClock) -> AsyncIterator[tuple[StoreFleet, StoreFleet]]:
     """Two servers, whose request ids do not meet. What both told their subscribers is the same in the end."""
     async with opened_postgres(url, clock, limits=LIMITS) as one, opened_postgres(url, clock, limits=LIMITS) as two:
-        first, second = Fleet(one, clock), Fleet(two, clock)
+        first, second = StoreFleet(one, clock), StoreFleet(two, clock)
         second._numbers = itertools.count(1_000_000)
         yield first, second
         await until(lambda: seen(one) == seen(two))
@@ -73,7 +73,7 @@ def revisions(changes: list[Changes]) -> dict[str, list[int]]:
     return found
 
 
-async def work(fleet: Fleet, session: str, held: dict[str, str]) -> int:
+async def work(fleet: StoreFleet, session: str, held: dict[str, str]) -> int:
     """Claim, grant and end until nothing is left; answers how many. `held` is who has what, over all servers."""
     done = 0
     while True:
@@ -100,11 +100,11 @@ def destination_of(task: Task) -> str:
     return "" if destination is None else destination.key
 
 
-async def test_racing_servers_claim_each_task_once_and_in_order(servers: tuple[Fleet, Fleet]) -> None:
+async def test_racing_servers_claim_each_task_once_and_in_order(servers: tuple[StoreFleet, StoreFleet]) -> None:
     first, second = servers
     await asyncio.gather(first.session("s1"), second.session("s2"))
 
-    async def feed(fleet: Fleet) -> None:
+    async def feed(fleet: StoreFleet) -> None:
         for number in range(40):
             await fleet.submit(*(plan(push(f"/{number % 5}", f"i{each}")) for each in range(3)))
 
@@ -128,14 +128,14 @@ async def test_racing_servers_claim_each_task_once_and_in_order(servers: tuple[F
     assert all(told == [1, *told[1:]] and told == sorted(set(told)) for told in revisions(first.changes).values())
 
 
-async def test_a_destination_has_one_head_whoever_submits(servers: tuple[Fleet, Fleet]) -> None:
+async def test_a_destination_has_one_head_whoever_submits(servers: tuple[StoreFleet, StoreFleet]) -> None:
     await asyncio.gather(*(fleet.submit() for fleet in servers for _ in range(20)))
     everything = await servers[0].store.list_tasks(TaskFilter(), before=None, limit=100)
     assert [task.submission.seq for task in everything] == list(range(40, 0, -1))
     assert [task.submission.seq for task in everything if task.status.head] == [1]
 
 
-async def test_a_request_that_comes_to_two_servers_makes_its_tasks_once(servers: tuple[Fleet, Fleet]) -> None:
+async def test_a_request_that_comes_to_two_servers_makes_its_tasks_once(servers: tuple[StoreFleet, StoreFleet]) -> None:
     for number in range(20):
         command = submit(request_id=f"same-{number}", plans=(plan(push(f"/{number}")), plan(push(f"/{number}/b"))))
         one, two = await asyncio.gather(*(fleet.run(command) for fleet in servers))
@@ -143,7 +143,7 @@ async def test_a_request_that_comes_to_two_servers_makes_its_tasks_once(servers:
     assert len(await servers[0].store.list_tasks(TaskFilter(), before=None, limit=100)) == 40
 
 
-async def test_bounds_hold_over_all_servers(servers: tuple[Fleet, Fleet]) -> None:
+async def test_bounds_hold_over_all_servers(servers: tuple[StoreFleet, StoreFleet]) -> None:
     answers = await asyncio.gather(
         *(fleet.submit(bounds=Bounds(queue_tasks=15)) for fleet in servers for _ in range(20)), return_exceptions=True
     )
@@ -151,7 +151,7 @@ async def test_bounds_hold_over_all_servers(servers: tuple[Fleet, Fleet]) -> Non
     assert sum(isinstance(answer, tuple) for answer in answers) == 15
 
 
-async def test_limits_of_instances_and_targets_hold_over_all_servers(servers: tuple[Fleet, Fleet]) -> None:
+async def test_limits_of_instances_and_targets_hold_over_all_servers(servers: tuple[StoreFleet, StoreFleet]) -> None:
     first, second = servers
     await first.submit(*(plan(push(f"/{number}", f"i{number % 6}")) for number in range(60)))
     await asyncio.gather(first.session("s1"), second.session("s2"))
@@ -163,7 +163,7 @@ async def test_limits_of_instances_and_targets_hold_over_all_servers(servers: tu
     assert max(Counter(task.submission.instance for task in tasks).values()) <= LIMITS.instance
 
 
-async def test_a_cancel_reaches_the_server_that_has_the_worker(servers: tuple[Fleet, Fleet]) -> None:
+async def test_a_cancel_reaches_the_server_that_has_the_worker(servers: tuple[StoreFleet, StoreFleet]) -> None:
     first, second = servers
     await second.session()
     await first.submit()
@@ -177,7 +177,7 @@ async def test_a_cancel_reaches_the_server_that_has_the_worker(servers: tuple[Fl
     assert change.task.status.state is State.CANCELLING
 
 
-async def test_of_a_cancel_and_a_grant_one_wins(servers: tuple[Fleet, Fleet]) -> None:
+async def test_of_a_cancel_and_a_grant_one_wins(servers: tuple[StoreFleet, StoreFleet]) -> None:
     first, second = servers
     await second.session()
     for number in range(30):
@@ -192,7 +192,7 @@ async def test_of_a_cancel_and_a_grant_one_wins(servers: tuple[Fleet, Fleet]) ->
         assert final is (State.SUCCEEDED if answer.granted else State.CANCELLED)
 
 
-async def test_a_grant_is_given_once_whoever_is_asked(servers: tuple[Fleet, Fleet]) -> None:
+async def test_a_grant_is_given_once_whoever_is_asked(servers: tuple[StoreFleet, StoreFleet]) -> None:
     first, second = servers
     await first.session()
     second._epochs = first._epochs
@@ -210,7 +210,7 @@ async def test_a_grant_is_given_once_whoever_is_asked(servers: tuple[Fleet, Flee
 
 
 async def test_nothing_is_missed_when_the_listening_connection_breaks(
-    servers: tuple[Fleet, Fleet], postgres: Cluster, url: str
+    servers: tuple[StoreFleet, StoreFleet], postgres: Cluster, url: str
 ) -> None:
     first, second = servers
     for number in range(30):
@@ -229,7 +229,7 @@ async def test_what_is_not_notified_is_found_by_looking(
     monkeypatch.setattr(listener, "POLL", 0.05)
     monkeypatch.setattr(listener, "CHANNEL", "somewhere_else")
     async with opened_postgres(url, clock) as one, opened_postgres(url, clock) as two:
-        first, second = Fleet(one, clock), Fleet(two, clock)
+        first, second = StoreFleet(one, clock), StoreFleet(two, clock)
         await first.submit()
         await until(lambda: second.changes)
         assert first.changes == second.changes
@@ -241,7 +241,7 @@ async def test_who_was_cut_off_for_too_long_hears_of_every_task_as_it_is(
     monkeypatch.setattr(listener, "POLL", 3600.0)
     monkeypatch.setattr(listener, "CHANNEL", "somewhere_else")
     async with opened_postgres(url, clock) as one, opened_postgres(url, clock) as two:
-        first, second = Fleet(one, clock), Fleet(two, clock)
+        first, second = StoreFleet(one, clock), StoreFleet(two, clock)
         tasks = [(await first.submit(plan(push(f"/{number}"))))[0] for number in range(5)]
         cancelled = await first.cancel(tasks[2])
         clock.advance(commit_log.KEPT + 1)
@@ -265,13 +265,13 @@ async def test_a_server_that_stops_in_its_turn_is_ended_by_the_database(
             link = stopping._writer._connect()
             link.begin()
             link.sync()
-            assert len(await Fleet(store, clock).submit()) == 1
+            assert len(await StoreFleet(store, clock).submit()) == 1
             with pytest.raises(psycopg.Error):
                 link.commit()
             link.close()
 
 
-async def test_a_deadlock_with_an_operator_is_tried_again(servers: tuple[Fleet, Fleet], url: str) -> None:
+async def test_a_deadlock_with_an_operator_is_tried_again(servers: tuple[StoreFleet, StoreFleet], url: str) -> None:
     first, _ = servers
     one, two = await first.submit(plan(push("/a")), plan(push("/b")))
     with psycopg.connect(url) as operator:
@@ -299,7 +299,7 @@ def _lock_all(operator: psycopg.Connection) -> None:
     operator.execute("SELECT 1 FROM tasks ORDER BY seq FOR UPDATE")
 
 
-async def test_text_that_the_database_cannot_keep_harms_nobody(servers: tuple[Fleet, Fleet]) -> None:
+async def test_text_that_the_database_cannot_keep_harms_nobody(servers: tuple[StoreFleet, StoreFleet]) -> None:
     first, _ = servers
     (task,) = await first.submit()
     cancelled = await first.run(CancelTask(task_id=task.id, creator=None, reason="no\0 more"))
@@ -313,7 +313,7 @@ async def test_notifications_do_not_wait_for_the_next_look(
     """With nobody looking by himself, one server's commits reach the other, also those that come while it reads."""
     monkeypatch.setattr(listener, "POLL", 3600.0)
     async with opened_postgres(url, clock) as one, opened_postgres(url, clock) as two:
-        first, second = Fleet(one, clock), Fleet(two, clock)
+        first, second = StoreFleet(one, clock), StoreFleet(two, clock)
         for number in range(300):
             await first.submit(plan(push(f"/{number}")))
         await until(lambda: len(revisions(second.changes)) == 300)

@@ -8,7 +8,7 @@ import pytest
 from longshore.server.model.task import AnyValue, FilePush, Job, Task
 from longshore.server.model.values import DeliveryMethod, Outcome, State, WaitReason
 from longshore.server.store.commands import CancelTask, ClaimTasks, SubmitTasks
-from tests.support.stores.store import Fleet, job, plan, push
+from tests.support.stores.store import StoreFleet, job, plan, push
 
 WORKS = [
     pytest.param(push("/a"), id="push"),
@@ -22,7 +22,7 @@ def made_of(work: FilePush | Job, **more: object) -> SubmitTasks:
     return SubmitTasks(principal="alice", request_id="r", fingerprint="f", plans=(plan(work, **more),))
 
 
-async def check(fleet: Fleet, *said: Task) -> None:
+async def check(fleet: StoreFleet, *said: Task) -> None:
     """The store's answers and news, and its rows and history, tell the same."""
     news = {(each.task.id, each.task.status.revision): each.task for one in fleet.changes for each in one.tasks}
     for task in said:
@@ -36,7 +36,7 @@ async def check(fleet: Fleet, *said: Task) -> None:
 
 @pytest.mark.parametrize("together", [True, False], ids=["in one transaction", "one by one"])
 @pytest.mark.parametrize("work", WORKS)
-async def test_each_step_is_stored_as_it_is_told(fleet: Fleet, work: FilePush | Job, together: bool) -> None:
+async def test_each_step_is_stored_as_it_is_told(fleet: StoreFleet, work: FilePush | Job, together: bool) -> None:
     await fleet.session()
     command = made_of(work, labels={"a": "b"}, priority=3, stall_timeout=None if together else 7.5)
     if together:
@@ -61,7 +61,7 @@ async def test_each_step_is_stored_as_it_is_told(fleet: Fleet, work: FilePush | 
     assert [(each.number, each.end, each.error) for each in ended] == [(1, "OK", None)]
 
 
-async def test_a_result_and_an_error_before_it_are_stored(fleet: Fleet) -> None:
+async def test_a_result_and_an_error_before_it_are_stored(fleet: StoreFleet) -> None:
     await fleet.session()
     await fleet.submit(plan(job()))
     task = await fleet.claim_one()
@@ -74,7 +74,7 @@ async def test_a_result_and_an_error_before_it_are_stored(fleet: Fleet) -> None:
     await check(fleet, await fleet.now(task))
 
 
-async def test_a_task_that_is_made_paused_or_cancelled_in_its_own_transaction(fleet: Fleet) -> None:
+async def test_a_task_that_is_made_paused_or_cancelled_in_its_own_transaction(fleet: StoreFleet) -> None:
     await fleet.session()
     ((one,),) = await fleet.together(made_of(job(), not_before=9.0))
     await check(fleet, one)
@@ -82,7 +82,7 @@ async def test_a_task_that_is_made_paused_or_cancelled_in_its_own_transaction(fl
     await check(fleet, cancelled)
 
 
-async def test_new_tasks_are_claimed_by_priority_among_the_stored_ones(fleet: Fleet) -> None:
+async def test_new_tasks_are_claimed_by_priority_among_the_stored_ones(fleet: StoreFleet) -> None:
     """With some of the same instance, whose room they share."""
     await fleet.session()
     await fleet.submit(*(plan(push(f"/stored/{n}"), priority=n) for n in (1, 5)))
@@ -100,7 +100,7 @@ async def test_new_tasks_are_claimed_by_priority_among_the_stored_ones(fleet: Fl
     assert [task.submission.priority for task in await fleet.claim(room=3)] == [1]
 
 
-async def test_the_next_for_a_destination_may_be_as_new_as_the_end_of_the_one_before(fleet: Fleet) -> None:
+async def test_the_next_for_a_destination_may_be_as_new_as_the_end_of_the_one_before(fleet: StoreFleet) -> None:
     await fleet.session()
     (first,) = await fleet.submit(plan(push("/a")))
     cancel = CancelTask(task_id=first.id, creator=None, reason="enough")

@@ -54,7 +54,7 @@ from longshore.server.store.protocol import TaskFilter
 from longshore.server.store.tables import schema
 from longshore.server.store.transaction.limits import ConcurrencyLimits
 from tests.support.stores.postgres import Cluster
-from tests.support.stores.store import LEASE, Fleet, ManualClock, job, plan, push
+from tests.support.stores.store import LEASE, ManualClock, StoreFleet, job, plan, push
 from tests.support.stores.storekinds import PostgresKind, SQLiteKind, StoreKind
 
 STEPS: Final = 60
@@ -327,7 +327,7 @@ def told(answer: Any) -> Any:
     return f"{type(answer).__name__}: {answer}" if isinstance(answer, BaseException) else answer
 
 
-def news(fleet: Fleet) -> list[Any]:
+def news(fleet: StoreFleet) -> list[Any]:
     return [
         (each.task.id, each.task.status.revision, each.task.status.state, each.holder)
         for change in fleet.changes
@@ -347,7 +347,7 @@ def dumped(engine: sa.Engine, table: sa.Table) -> list[Any]:
     return sorted(str(sorted(row.items())) for row in rows)
 
 
-async def together(fleet: Fleet, commands: list[Command[Any]]) -> list[Any]:
+async def together(fleet: StoreFleet, commands: list[Command[Any]]) -> list[Any]:
     return [told(each) for each in await fleet.together(*commands)]
 
 
@@ -356,7 +356,7 @@ async def run_twins(sqlite: StoreKind, postgres: StoreKind, *, seed: int, steps:
         clocks = [ManualClock(seed=seed), ManualClock(seed=seed)]
         kinds: tuple[StoreKind, ...] = (sqlite, postgres)
         fleets = [
-            Fleet(await stack.enter_async_context(kind.opened(clock, policy=POLICY, limits=LIMITS)), clock)
+            StoreFleet(await stack.enter_async_context(kind.opened(clock, policy=POLICY, limits=LIMITS)), clock)
             for kind, clock in zip(kinds, clocks, strict=True)
         ]
         engines = [kind.dialect().engine for kind in kinds]

@@ -25,7 +25,7 @@ from longshore.server.store.postgres.link import PostgresLink
 from longshore.server.store.protocol import TaskFilter
 from longshore.server.store.writer import writer
 from tests.support.stores.postgres import Cluster, backends, opened_postgres
-from tests.support.stores.store import Fleet, ManualClock, plan, push
+from tests.support.stores.store import ManualClock, StoreFleet, plan, push
 
 pytestmark = pytest.mark.faults
 
@@ -60,16 +60,16 @@ def url(postgres: Cluster) -> Iterator[str]:
 
 
 @pytest.fixture
-async def fleet(url: str, clock: ManualClock) -> AsyncIterator[Fleet]:
+async def fleet(url: str, clock: ManualClock) -> AsyncIterator[StoreFleet]:
     async with opened_postgres(url, clock) as store:
-        fleet = Fleet(store, clock)
+        fleet = StoreFleet(store, clock)
         # The first commit is the writer's own.
         await until(lambda: store.writable_since is not None)
         yield fleet
         await fleet.whole()
 
 
-async def submitted(fleet: Fleet, number: int) -> str:
+async def submitted(fleet: StoreFleet, number: int) -> str:
     """Like a client: again with the same id until it is acknowledged."""
     async with asyncio.timeout(WITHIN):
         while True:
@@ -85,7 +85,7 @@ async def submitted(fleet: Fleet, number: int) -> str:
 async def test_immediate_restarts_in_mid_load_lose_nothing(own_postgres: Cluster, clock: ManualClock) -> None:
     with own_postgres.database() as url:
         async with opened_postgres(url, clock) as one, opened_postgres(url, clock) as two:
-            fleets = (Fleet(one, clock), Fleet(two, clock))
+            fleets = (StoreFleet(one, clock), StoreFleet(two, clock))
             known: set[str] = set()
 
             async def client(first: int) -> None:
@@ -112,14 +112,14 @@ def enough(known: set[str], goal: int) -> bool:
     return len(known) >= goal
 
 
-def told(fleet: Fleet) -> list[str]:
+def told(fleet: StoreFleet) -> list[str]:
     return [each.task.id for change in fleet.changes for each in change.tasks]
 
 
 async def test_a_restart_while_idle_is_not_noticed(own_postgres: Cluster, clock: ManualClock) -> None:
     with own_postgres.database() as url:
         async with opened_postgres(url, clock) as store:
-            fleet = Fleet(store, clock)
+            fleet = StoreFleet(store, clock)
             (task,) = await fleet.submit()
             own_postgres.stop()
             own_postgres.start()
@@ -145,7 +145,9 @@ def once(monkeypatch: pytest.MonkeyPatch, what: Callable[[PostgresLink], None]) 
     return happened
 
 
-async def test_a_commit_that_was_not_carried_out_is_repeated(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_commit_that_was_not_carried_out_is_repeated(
+    fleet: StoreFleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
     happened = once(monkeypatch, lambda link: os.kill(link.connection.info.backend_pid, signal.SIGTERM))
     (task,) = await fleet.submit()
     assert happened
@@ -170,7 +172,7 @@ def all_answers_lost(link: PostgresLink) -> None:
 
 @pytest.mark.parametrize("lost", [answer_lost, all_answers_lost])
 async def test_a_commit_whose_answer_was_lost_is_a_commit(
-    fleet: Fleet, monkeypatch: pytest.MonkeyPatch, lost: Callable[[PostgresLink], None]
+    fleet: StoreFleet, monkeypatch: pytest.MonkeyPatch, lost: Callable[[PostgresLink], None]
 ) -> None:
     happened = once(monkeypatch, lost)
     (task,) = await fleet.submit()
@@ -181,7 +183,7 @@ async def test_a_commit_whose_answer_was_lost_is_a_commit(
 
 
 async def test_a_commit_of_unknown_fate_is_unavailable_and_safe_to_repeat(
-    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+    fleet: StoreFleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def failed_over(link: PostgresLink) -> None:
         link.connection.timeline = "another"
@@ -205,7 +207,7 @@ async def test_a_commit_that_the_database_carries_out_and_then_ends_is_not_repea
     own_postgres.execute("SELECT pg_reload_conf()")
     with own_postgres.database() as url:
         async with opened_postgres(url, clock) as store:
-            fleet = Fleet(store, clock)
+            fleet = StoreFleet(store, clock)
             await fleet.session()
             await fleet.submit(*(plan(push(f"/{number}")) for number in range(3)))
             timers: list[threading.Timer] = []
@@ -263,7 +265,7 @@ async def test_without_a_free_connection_it_is_unavailable_until_there_is_one(
 ) -> None:
     with own_postgres.database() as url:
         async with opened_postgres(url, clock) as store:
-            fleet = Fleet(store, clock)
+            fleet = StoreFleet(store, clock)
             (task,) = await fleet.submit()
             others: list[psycopg.Connection] = []
             killer = psycopg.connect(own_postgres.url("postgres"), autocommit=True)
@@ -293,7 +295,7 @@ async def test_without_a_free_connection_it_is_unavailable_until_there_is_one(
 
 
 async def test_a_database_that_hangs_is_no_database_and_nothing_is_lost(
-    fleet: Fleet, postgres: Cluster, url: str, clock: ManualClock
+    fleet: StoreFleet, postgres: Cluster, url: str, clock: ManualClock
 ) -> None:
     await fleet.submit()
     pids = backends(postgres, url)
@@ -314,7 +316,7 @@ async def test_a_database_that_hangs_is_no_database_and_nothing_is_lost(
 
 
 async def test_a_database_that_stays_silent_is_given_up(
-    fleet: Fleet, postgres: Cluster, url: str, monkeypatch: pytest.MonkeyPatch
+    fleet: StoreFleet, postgres: Cluster, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await fleet.submit()
     monkeypatch.setattr(postgres_connection, "ANSWER", 0.3)
@@ -343,7 +345,7 @@ async def test_a_database_that_stays_silent_is_given_up(
 
 
 async def test_who_comes_while_the_database_hangs_does_not_wait(
-    fleet: Fleet, postgres: Cluster, url: str, clock: ManualClock
+    fleet: StoreFleet, postgres: Cluster, url: str, clock: ManualClock
 ) -> None:
     pids = backends(postgres, url)
     for pid in pids:
@@ -386,7 +388,7 @@ async def test_time_comes_from_the_database(url: str) -> None:
         skewed = store.clock
         assert isinstance(skewed, DatabaseClock)
         skewed.heard(1.0)
-        (task,) = await Fleet(store, ManualClock()).submit()
+        (task,) = await StoreFleet(store, ManualClock()).submit()
         assert abs(task.submission.created_at - time.time()) < 5.0
         assert abs(store.clock.now() - time.time()) < 5.0
 

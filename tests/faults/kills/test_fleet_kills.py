@@ -25,7 +25,7 @@ from longshore.client import Client, push_spec
 from longshore.server.model.values import State
 from longshore.server.store.tables.codec import decode_status
 from tests.support.chaos import Chaos
-from tests.support.servers.cluster import Fleet, FleetSpool, FolderSpool, ObjectSpool, fleet_of
+from tests.support.servers.cluster import FleetObjectSpool, FleetSpool, FolderSpool, ServerFleet, fleet_of
 from tests.support.servers.processes import eventually, temps_under
 from tests.support.stores.postgres import Cluster
 from tests.support.stores.s3 import ObjectStore
@@ -68,7 +68,7 @@ class Load:
                 self.digests[task.id], self.paths[task.id] = digest, destination
         return len(tasks)
 
-    def send_all(self, fleet: Fleet) -> None:
+    def send_all(self, fleet: ServerFleet) -> None:
         """From SENDERS threads, each with a client that knows every server; returns when all is acknowledged."""
         numbers = iter(range(self.tasks))
         sent = 0
@@ -103,7 +103,7 @@ SELECT (SELECT coalesce(max(n), 0) FROM
 
 
 @contextmanager
-def sampling(fleet: Fleet) -> Iterator[list[tuple[int, ...]]]:
+def sampling(fleet: ServerFleet) -> Iterator[list[tuple[int, ...]]]:
     """Look into the database ten times a second; yields what was seen: places taken, the fullest instance and target,
     and how many are done."""
     over = threading.Event()
@@ -126,7 +126,7 @@ def sampling(fleet: Fleet) -> Iterator[list[tuple[int, ...]]]:
 
 
 @contextmanager
-def workers(fleet: Fleet, count: int, record: Path) -> Iterator[list[Any]]:
+def workers(fleet: ServerFleet, count: int, record: Path) -> Iterator[list[Any]]:
     with ExitStack() as stack:
         yield [
             stack.enter_context(fleet.worker(name=f"w{number}", script=RECORDING, environment={"RECORD": str(record)}))
@@ -150,7 +150,7 @@ def spool(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[FleetSpool, i
     """The spool, and how many tasks."""
     if request.param == "s3":
         store: ObjectStore = request.getfixturevalue("own_object_store")
-        return ObjectSpool(store.fresh_url()), 2000
+        return FleetObjectSpool(store.fresh_url()), 2000
     return FolderSpool(tmp_path / "spool"), 600
 
 
@@ -192,11 +192,11 @@ def test_everything_is_delivered_once_whatever_dies(
         assert fleet.discrepancies() == []
 
 
-def done(fleet: Fleet) -> int:
+def done(fleet: ServerFleet) -> int:
     return int(fleet.rows("SELECT count(*) FROM tasks WHERE NOT live")[0][0])
 
 
-def check_outcomes(fleet: Fleet, load: Load) -> None:
+def check_outcomes(fleet: ServerFleet, load: Load) -> None:
     """Every task succeeded, said so once and as the last thing, and left its content."""
     rows = fleet.rows("SELECT id, seq, state FROM tasks ORDER BY seq")
     assert {task_id for task_id, *_ in rows} == set(load.digests), "exactly the acknowledged tasks"
@@ -220,7 +220,7 @@ def check_outcomes(fleet: Fleet, load: Load) -> None:
         assert [status.state.terminal for status in history].index(True) == len(history) - 1, "one outcome"
 
 
-def check_attempts(fleet: Fleet) -> None:
+def check_attempts(fleet: ServerFleet) -> None:
     """Numbers without gaps, an ending each; one of them delivered, and had a grant."""
     attempts: dict[int, list[tuple[Any, ...]]] = {}
     for seq, *attempt in fleet.rows(
@@ -237,7 +237,7 @@ def check_attempts(fleet: Fleet) -> None:
         assert granted_at or (settling and any(each[2] for each in made)), (seq, made)
 
 
-def check_renames(fleet: Fleet, record: Path) -> None:
+def check_renames(fleet: ServerFleet, record: Path) -> None:
     """No rename without a grant, and none before it."""
     granted: dict[str, float] = {}
     for (status,) in fleet.rows("SELECT status FROM events"):

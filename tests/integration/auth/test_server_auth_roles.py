@@ -20,7 +20,7 @@ from longshore.v1 import worker_service_pb2 as worker_pb
 from tests.support.servers.processes import ServerProcess
 from tests.support.servers.rawgrpc import header_of, push_spec, refusal_of, whole
 from tests.support.servers.tokens import metadata, token_of
-from tests.support.workers.fakeworker import FakeWorker, Refused, ref
+from tests.support.workers.fakeworker import FakeWorker, SessionRefused, ref
 
 CONTENT = b"a payload" * 20_000
 _numbers = itertools.count(1)
@@ -178,9 +178,9 @@ async def test_the_missing_role_is_named(caller: Callable[..., Caller], target: 
 @pytest.mark.parametrize("roles", [(Role.SUBMIT,), (Role.OPERATE,)], ids=str)
 async def test_sessions_are_for_workers(server: ServerProcess, caller: Callable[..., Caller], roles: Any) -> None:
     async with FakeWorker(server.address, token=caller("nobody", *roles).token) as worker:
-        with pytest.raises(Refused, match="needs the role work"):
+        with pytest.raises(SessionRefused, match="needs the role work"):
             await worker.connect()
-        with pytest.raises(Refused, match="needs the role work"):
+        with pytest.raises(SessionRefused, match="needs the role work"):
             await worker.download("X", 1)
 
 
@@ -224,7 +224,7 @@ async def pair(server: ServerProcess, caller: Callable[..., Caller], target: str
 async def test_a_worker_downloads_only_for_its_own_attempts(pair: Pair) -> None:
     task, attempt = pair.assignment.task.id, pair.assignment.attempt
     for session_id in ("", pair.first.session_id):
-        with pytest.raises(Refused) as error:
+        with pytest.raises(SessionRefused) as error:
             await pair.second.download(task, attempt, session_id=session_id)
         assert error.value.reason == "NOT_YOUR_ATTEMPT"
     assert await pair.first.download(task, attempt) == CONTENT
@@ -233,7 +233,7 @@ async def test_a_worker_downloads_only_for_its_own_attempts(pair: Pair) -> None:
 async def test_a_worker_cannot_take_or_end_anothers_session(pair: Pair, server: ServerProcess) -> None:
     thief = FakeWorker(server.address, token=pair.two.token, session_id=pair.first.session_id, targets=[pair.target])
     async with thief:
-        with pytest.raises(Refused) as error:
+        with pytest.raises(SessionRefused) as error:
             await thief.connect(held=[(pair.assignment.task.id, pair.assignment.attempt)])
         assert error.value.reason == "FORBIDDEN"
     async with FakeWorker(server.address, token=pair.two.token, targets=["elsewhere"]) as undertaker:

@@ -10,7 +10,7 @@ from google.protobuf.wrappers_pb2 import StringValue
 
 from longshore.client import Client, TaskFilter, job_spec
 from longshore.v1 import task_pb2
-from tests.support.servers.cluster import Fleet, fleet_of
+from tests.support.servers.cluster import ServerFleet, fleet_of
 from tests.support.servers.processes import Process, ServerProcess, eventually
 from tests.support.stores.postgres import Cluster
 
@@ -18,7 +18,7 @@ ATTEMPTS = 20
 
 
 @pytest.fixture(scope="module")
-def fleet(tmp_path_factory: pytest.TempPathFactory, postgres: Cluster) -> Iterator[Fleet]:
+def fleet(tmp_path_factory: pytest.TempPathFactory, postgres: Cluster) -> Iterator[ServerFleet]:
     """Two servers, their lease as it is by default."""
     with fleet_of(tmp_path_factory.mktemp("failover"), postgres) as fleet:
         yield fleet
@@ -29,7 +29,7 @@ def in_state(client: Client, state: task_pb2.TaskState.ValueType, ids: list[str]
     return sorted(task.id for task in client.list(filter=TaskFilter(states=[state]))) == sorted(ids)
 
 
-def server_of(worker: Process, fleet: Fleet) -> ServerProcess:
+def server_of(worker: Process, fleet: ServerFleet) -> ServerProcess:
     """The one that the worker's session is with."""
     *_, last = worker.events("session_welcome")
     return next(server for server in fleet.servers if server.address == last["server"])
@@ -57,7 +57,7 @@ def mend(server: ServerProcess) -> None:
 
 @pytest.mark.parametrize("trouble", [die, hang, leave])
 def test_twenty_attempts_outlive_their_server(
-    fleet: Fleet, tmp_path: Path, trouble: Callable[[ServerProcess], None]
+    fleet: ServerFleet, tmp_path: Path, trouble: Callable[[ServerProcess], None]
 ) -> None:
     over = tmp_path / "over"
     argument = StringValue(value=str(over))

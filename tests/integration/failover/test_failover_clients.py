@@ -13,7 +13,7 @@ import pytest
 
 from longshore.client import UploadProgress, job_spec, push_spec
 from longshore.v1 import task_pb2
-from tests.support.servers.cluster import Fleet, OwnSpools, fleet_of
+from tests.support.servers.cluster import OwnSpools, ServerFleet, fleet_of
 from tests.support.servers.processes import eventually
 from tests.support.stores.postgres import Cluster
 
@@ -26,7 +26,7 @@ SPOOLS = {"one spool": None, "own spools": OwnSpools()}
 @pytest.fixture(scope="module", params=SPOOLS)
 def fleet(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, postgres: Cluster
-) -> Iterator[Fleet]:
+) -> Iterator[ServerFleet]:
     """Two servers and a worker that knows both."""
     root = tmp_path_factory.mktemp("clients")
     with fleet_of(root, postgres, spool=SPOOLS[request.param]) as fleet, fleet.handlers():
@@ -34,7 +34,7 @@ def fleet(
         yield fleet
 
 
-def test_an_upload_goes_on_at_the_other_server(fleet: Fleet) -> None:
+def test_an_upload_goes_on_at_the_other_server(fleet: ServerFleet) -> None:
     """Each of them is killed once: the one that has the upload, wherever that is, and the one that it moved to."""
     content = os.urandom(90 * MIB)
     first, second = fleet.servers
@@ -63,7 +63,7 @@ def test_an_upload_goes_on_at_the_other_server(fleet: Fleet) -> None:
 
 
 @pytest.mark.parametrize("fleet", ["one spool"], indirect=True)
-def test_watches_and_calls_go_on_while_servers_restart(fleet: Fleet) -> None:
+def test_watches_and_calls_go_on_while_servers_restart(fleet: ServerFleet) -> None:
     """Each server is killed while tasks run, are watched and submitted through whichever is there."""
     seen: dict[str, list[int]] = {}
     with fleet.client() as client, ThreadPoolExecutor(8) as pool:

@@ -11,7 +11,7 @@ import pytest
 
 from longshore.client import TLS, Client, TLSError, Unauthenticated, push_spec
 from tests.support.servers.certificates import Authority, replace
-from tests.support.servers.cluster import Fleet, fleet_of
+from tests.support.servers.cluster import ServerFleet, fleet_of
 from tests.support.servers.processes import Process, ServerProcess, WorkerProcess, eventually
 from tests.support.stores.postgres import Cluster
 
@@ -53,7 +53,7 @@ def certificates(tmp_path: Path) -> Certificates:
 
 
 @pytest.fixture
-def fleet(tmp_path: Path, postgres: Cluster, certificates: Certificates) -> Iterator[Fleet]:
+def fleet(tmp_path: Path, postgres: Cluster, certificates: Certificates) -> Iterator[ServerFleet]:
     """Workers are not let into the spool, so that payloads come over TLS too."""
     options = ["--listen", "127.0.0.1:0", "--no-share-spool", *certificates.of_servers]
     with fleet_of(tmp_path, postgres, *options) as fleet:
@@ -61,7 +61,7 @@ def fleet(tmp_path: Path, postgres: Cluster, certificates: Certificates) -> Iter
         yield fleet
 
 
-def worker_of(fleet: Fleet, certificates: Certificates, root: Path) -> WorkerProcess:
+def worker_of(fleet: ServerFleet, certificates: Certificates, root: Path) -> WorkerProcess:
     """It has a certificate and no token."""
     tls = certificates.of("worker")
     options = ["--tls-ca", str(tls.ca), "--tls-cert", str(tls.cert), "--tls-key", str(tls.key)]
@@ -78,7 +78,7 @@ def welcomes(worker: Process) -> int:
 
 
 def test_certificates_are_enough_and_are_replaced_under_everything(
-    fleet: Fleet, certificates: Certificates, tmp_path: Path
+    fleet: ServerFleet, certificates: Certificates, tmp_path: Path
 ) -> None:
     servers = [address(server) for server in fleet.servers]
 

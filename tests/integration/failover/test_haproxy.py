@@ -16,7 +16,7 @@ import pytest
 from longshore.client import TLS, Client, push_spec
 from longshore.v1 import task_pb2
 from tests.support.parts import require_program
-from tests.support.servers.cluster import Fleet, fleet_of
+from tests.support.servers.cluster import ServerFleet, fleet_of
 from tests.support.servers.processes import Process, ServerProcess, eventually
 from tests.support.stores.postgres import Cluster
 
@@ -36,7 +36,7 @@ def free_port() -> int:
 class Quay:
     """What stands behind one port."""
 
-    fleet: Fleet
+    fleet: ServerFleet
     proxy: Process
     port: int
     tls: TLS

@@ -11,13 +11,13 @@ from google.protobuf.wrappers_pb2 import StringValue
 from longshore.client import job_spec
 from longshore.server.model.values import State
 from longshore.v1 import task_pb2
-from tests.support.servers.cluster import Fleet, fleet_of
+from tests.support.servers.cluster import ServerFleet, fleet_of
 from tests.support.servers.processes import eventually, temps_under
 from tests.support.stores.postgres import Cluster
 
 
 @pytest.fixture(scope="module")
-def fleet(tmp_path_factory: pytest.TempPathFactory, postgres: Cluster) -> Iterator[Fleet]:
+def fleet(tmp_path_factory: pytest.TempPathFactory, postgres: Cluster) -> Iterator[ServerFleet]:
     """Two servers; the only worker is at the second."""
     root = tmp_path_factory.mktemp("cancel")
     with (
@@ -34,7 +34,7 @@ def file(tmp_path: Path) -> StringValue:
     return StringValue(value=str(tmp_path / "go"))
 
 
-def test_while_running(fleet: Fleet, file: StringValue) -> None:
+def test_while_running(fleet: ServerFleet, file: StringValue) -> None:
     (task,) = fleet[0].client.submit(spec=job_spec("until", file))
     fleet[0].reaches(task.id, task_pb2.TASK_STATE_RUNNING)
     assert fleet[0].client.cancel(task.id).state == task_pb2.TASK_STATE_CANCELLING
@@ -43,7 +43,7 @@ def test_while_running(fleet: Fleet, file: StringValue) -> None:
     assert fleet.history(task.id) == [State.QUEUED, State.RUNNING, State.CANCELLING, State.CANCELLED]
 
 
-def test_while_committing_it_is_too_late(fleet: Fleet, file: StringValue, tmp_path: Path) -> None:
+def test_while_committing_it_is_too_late(fleet: ServerFleet, file: StringValue, tmp_path: Path) -> None:
     (task,) = fleet[0].client.submit(spec=job_spec("granted", file))
     (tmp_path / "go").touch()
     eventually((tmp_path / "go.granted").exists, what="it has its grant")
@@ -54,7 +54,7 @@ def test_while_committing_it_is_too_late(fleet: Fleet, file: StringValue, tmp_pa
     assert done.cancel_requested
 
 
-def test_while_queued_and_blocked(fleet: Fleet, file: StringValue, tmp_path: Path) -> None:
+def test_while_queued_and_blocked(fleet: ServerFleet, file: StringValue, tmp_path: Path) -> None:
     fleet[1].client.pause_queue("still", create=True)
     first, second, third = (fleet[number % 2].push(b"%d" % number, "web/etc/q", queue="still") for number in range(3))
     assert fleet[0].client.get(second).blocked_by == first
@@ -66,7 +66,7 @@ def test_while_queued_and_blocked(fleet: Fleet, file: StringValue, tmp_path: Pat
     assert fleet.history(first)[-1] is fleet.history(second)[-1] is State.CANCELLED
 
 
-def test_while_parked(fleet: Fleet) -> None:
+def test_while_parked(fleet: ServerFleet) -> None:
     task_id = fleet[1].push(b"new", "ghost/etc/motd", when_absent=task_pb2.WHEN_ABSENT_WAIT)
     parked = fleet[0].reaches(task_id, task_pb2.TASK_STATE_SCHEDULED)
     assert parked.wait_reason == task_pb2.WAIT_REASON_INSTANCE_ABSENT
@@ -78,7 +78,7 @@ def test_while_parked(fleet: Fleet) -> None:
     assert [path.name for path in (fleet.instances / "ghost" / "etc").iterdir()] == ["later"]
 
 
-def test_a_worker_that_was_cut_off_learns_it_at_another_server(fleet: Fleet, tmp_path: Path) -> None:
+def test_a_worker_that_was_cut_off_learns_it_at_another_server(fleet: ServerFleet, tmp_path: Path) -> None:
     """Its own session moves: stopped while its server forgets it, it hears of the cancel when it is back."""
     fleet.make_instances("cut", folder="etc")
     east = f"east=directory:{fleet.instances}"

@@ -11,7 +11,7 @@ from google.protobuf.wrappers_pb2 import StringValue
 
 from longshore.client import Client, job_spec, push_spec
 from longshore.v1 import task_pb2
-from tests.support.servers.cluster import Fleet, fleet_of, server_on
+from tests.support.servers.cluster import ServerFleet, fleet_of, server_on
 from tests.support.servers.processes import eventually
 from tests.support.servers.stage import ended
 from tests.support.skewed import skewed
@@ -24,13 +24,13 @@ LEASE = 1.5
 
 
 @pytest.fixture
-def fleet(tmp_path: Path, postgres: Cluster) -> Iterator[Fleet]:
+def fleet(tmp_path: Path, postgres: Cluster) -> Iterator[ServerFleet]:
     with fleet_of(tmp_path, postgres, "--lease", f"{LEASE}s", servers=1) as fleet:
         yield fleet
 
 
 @pytest.mark.parametrize("skew", [-HOUR, HOUR], ids=["behind", "ahead"])
-def test_a_server_with_a_wrong_clock_does_as_the_others_do(fleet: Fleet, tmp_path: Path, skew: float) -> None:
+def test_a_server_with_a_wrong_clock_does_as_the_others_do(fleet: ServerFleet, tmp_path: Path, skew: float) -> None:
     token = fleet.servers[0].token
     lease = ("--lease", f"{LEASE}s")
     wrong = server_on(

@@ -14,21 +14,21 @@ import pytest
 from longshore.server.model.access import Secret, new_secret
 from longshore.v1 import task_pb2
 from longshore.v1 import worker_service_pb2 as pb
-from tests.support.servers.cluster import Fleet, OwnSpools, fleet_of
+from tests.support.servers.cluster import OwnSpools, ServerFleet, fleet_of
 from tests.support.stores.postgres import Cluster
-from tests.support.workers.fakeworker import FakeWorker, Refused
+from tests.support.workers.fakeworker import FakeWorker, SessionRefused
 
 CONTENT: Final = random.Random(9).randbytes((3 << 20) + 11)
 
 
 @pytest.fixture
-def fleet(tmp_path: Path, postgres: Cluster) -> Iterator[Fleet]:
+def fleet(tmp_path: Path, postgres: Cluster) -> Iterator[ServerFleet]:
     with fleet_of(tmp_path, postgres, "--lease", "60s", spool=OwnSpools()) as fleet:
         yield fleet
         assert fleet.discrepancies() == []
 
 
-def token_of(fleet: Fleet, name: str) -> str:
+def token_of(fleet: ServerFleet, name: str) -> str:
     """A worker's token, as `longshored token create NAME --role work` makes it."""
     secret: Secret = new_secret()
     with psycopg.connect(fleet.url) as connection:
@@ -39,12 +39,12 @@ def token_of(fleet: Fleet, name: str) -> str:
     return str(secret)
 
 
-def at(fleet: Fleet, number: int, token: str, session_id: str = "") -> FakeWorker:
+def at(fleet: ServerFleet, number: int, token: str, session_id: str = "") -> FakeWorker:
     return FakeWorker(fleet.servers[number].address, token=token, session_id=session_id)
 
 
 async def refusal(worker: FakeWorker, task_id: str, attempt: int, **more: str) -> tuple[grpc.StatusCode, str]:
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(SessionRefused) as refused:
         await worker.download(task_id, attempt, **more)  # type: ignore[arg-type]
     return refused.value.code, refused.value.reason
 
@@ -53,7 +53,7 @@ ELSEWHERE = (grpc.StatusCode.FAILED_PRECONDITION, "PAYLOAD_ELSEWHERE")
 NOT_YOURS = (grpc.StatusCode.PERMISSION_DENIED, "NOT_YOUR_ATTEMPT")
 
 
-async def test_the_holder_gets_it_where_it_is_and_nobody_else_anywhere(fleet: Fleet) -> None:
+async def test_the_holder_gets_it_where_it_is_and_nobody_else_anywhere(fleet: ServerFleet) -> None:
     mine, others = token_of(fleet, "mine"), token_of(fleet, "others")
     task_id = fleet[0].push(CONTENT)
     async with at(fleet, 1, mine) as worker, at(fleet, 0, mine, worker.session_id) as there:
@@ -85,7 +85,7 @@ async def test_the_holder_gets_it_where_it_is_and_nobody_else_anywhere(fleet: Fl
     fleet[0].reaches(task_id, task_pb2.TASK_STATE_FAILED)
 
 
-async def test_the_refusal_names_the_server_that_has_it(fleet: Fleet) -> None:
+async def test_the_refusal_names_the_server_that_has_it(fleet: ServerFleet) -> None:
     token = token_of(fleet, "mine")
     task_id = fleet[0].push(CONTENT)
     async with at(fleet, 1, token) as worker:

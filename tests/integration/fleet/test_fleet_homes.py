@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from longshore.v1 import task_pb2
-from tests.support.servers.cluster import Fleet, FolderSpool, OwnSpools, fleet_of, server_on
+from tests.support.servers.cluster import FolderSpool, OwnSpools, ServerFleet, fleet_of, server_on
 from tests.support.servers.processes import eventually
 from tests.support.stores.postgres import Cluster
 
@@ -20,24 +20,24 @@ OPTIONS = ("--no-share-spool", "--lease", "2s")
 
 
 @pytest.fixture
-def apart(tmp_path: Path, postgres: Cluster) -> Iterator[Fleet]:
+def apart(tmp_path: Path, postgres: Cluster) -> Iterator[ServerFleet]:
     """Two servers, each with a spool of its own."""
     with fleet_of(tmp_path, postgres, *OPTIONS, spool=OwnSpools()) as fleet:
         yield fleet
         assert fleet.discrepancies() == []
 
 
-def homes(fleet: Fleet) -> int:
+def homes(fleet: ServerFleet) -> int:
     return int(fleet.rows("SELECT count(*) FROM homes")[0][0])
 
 
-def delivered(fleet: Fleet, task_id: str, content: bytes, to: str = "web/etc/motd", *, through: int = 0) -> None:
+def delivered(fleet: ServerFleet, task_id: str, content: bytes, to: str = "web/etc/motd", *, through: int = 0) -> None:
     fleet[through].reaches(task_id, task_pb2.TASK_STATE_SUCCEEDED)
     found = (fleet.instances / to).read_bytes()
     assert hashlib.sha256(found).digest() == hashlib.sha256(content).digest()
 
 
-def test_a_worker_downloads_from_the_server_that_has_the_payload(apart: Fleet) -> None:
+def test_a_worker_downloads_from_the_server_that_has_the_payload(apart: ServerFleet) -> None:
     with apart.worker(at=[1]):
         large = apart[0].push(LARGE)
         delivered(apart, large, LARGE)
@@ -57,7 +57,7 @@ def test_servers_on_one_machine_read_in_place_only_what_is_theirs(tmp_path: Path
         eventually(lambda: fleet.leftovers() == [], what="nothing is left")
 
 
-def test_what_is_missing_is_said_until_its_server_is_back(apart: Fleet) -> None:
+def test_what_is_missing_is_said_until_its_server_is_back(apart: ServerFleet) -> None:
     task_id = apart[0].push(LARGE, attempt_limit=50)
     apart.servers[0].kill()
     with apart.worker(at=[1]):
@@ -81,7 +81,7 @@ def test_what_is_missing_is_said_until_its_server_is_back(apart: Fleet) -> None:
     eventually(lambda: apart.leftovers() == [] and homes(apart) == 0, what="nothing is left")
 
 
-def test_the_spool_may_come_back_at_another_server(apart: Fleet, tmp_path: Path) -> None:
+def test_the_spool_may_come_back_at_another_server(apart: ServerFleet, tmp_path: Path) -> None:
     """An operator's remedy: start any longshored on the spool of one that does not come back."""
     task_id = apart[0].push(LARGE, attempt_limit=50)
     apart.servers[0].kill()
@@ -100,7 +100,7 @@ def test_the_spool_may_come_back_at_another_server(apart: Fleet, tmp_path: Path)
         eventually(lambda: apart.leftovers() == [] and homes(apart) == 0, what="nothing is left")
 
 
-def test_stats_show_the_servers(apart: Fleet) -> None:
+def test_stats_show_the_servers(apart: ServerFleet) -> None:
     rows = apart[0].client.stats().servers
     assert sorted(row.address for row in rows) == sorted(server.address for server in apart.servers)
     assert all(row.alive and row.files == 0 and not row.problem for row in rows)

@@ -11,7 +11,7 @@ from google.protobuf.wrappers_pb2 import StringValue
 from longshore.client import job_spec
 from longshore.server.model.values import State
 from longshore.v1 import task_pb2
-from tests.support.servers.cluster import Fleet, fleet_of
+from tests.support.servers.cluster import ServerFleet, fleet_of
 from tests.support.servers.processes import eventually
 from tests.support.stores.postgres import Cluster
 
@@ -19,24 +19,24 @@ MANY = 20
 
 
 @pytest.fixture(scope="module")
-def fleet(tmp_path_factory: pytest.TempPathFactory, postgres: Cluster) -> Iterator[Fleet]:
+def fleet(tmp_path_factory: pytest.TempPathFactory, postgres: Cluster) -> Iterator[ServerFleet]:
     root = tmp_path_factory.mktemp("janitor")
     with fleet_of(root, postgres, "--lease", "2s", servers=3) as fleet:
         yield fleet
         assert fleet.discrepancies() == []
 
 
-def submitted(fleet: Fleet, **spec: float) -> list[str]:
+def submitted(fleet: ServerFleet, **spec: float) -> list[str]:
     return [fleet[n % 3].client.submit(spec=job_spec("none", **spec))[0].id for n in range(MANY)]  # type: ignore[arg-type]
 
 
-def test_tasks_expire_once(fleet: Fleet) -> None:
+def test_tasks_expire_once(fleet: ServerFleet) -> None:
     ids = submitted(fleet, expire_after=0.5)
     eventually(lambda: all(fleet[0].client.get(one).done for one in ids), what="all have expired")
     assert all(fleet.history(one) == [State.QUEUED, State.EXPIRED] for one in ids)
 
 
-def test_tasks_come_due_once(fleet: Fleet) -> None:
+def test_tasks_come_due_once(fleet: ServerFleet) -> None:
     ids = submitted(fleet, not_before=0.5)
     queued = task_pb2.TASK_STATE_QUEUED
     eventually(lambda: all(fleet[1].client.get(one).state == queued for one in ids), what="all are due")
@@ -45,7 +45,7 @@ def test_tasks_come_due_once(fleet: Fleet) -> None:
         fleet[2].client.cancel(one)
 
 
-def test_a_time_out_ends_an_attempt_once(fleet: Fleet, tmp_path: Path) -> None:
+def test_a_time_out_ends_an_attempt_once(fleet: ServerFleet, tmp_path: Path) -> None:
     never = StringValue(value=str(tmp_path / "never"))
     with fleet.handlers("--concurrency", "8", at=[2]):
         spec = job_spec("until", never, run_timeout=1.0, attempt_limit=1)
@@ -56,7 +56,7 @@ def test_a_time_out_ends_an_attempt_once(fleet: Fleet, tmp_path: Path) -> None:
     assert all(fleet[1].outcomes(one) == ["TIMED_OUT"] for one in ids)
 
 
-def test_a_lost_worker_is_noticed_once(fleet: Fleet, tmp_path: Path) -> None:
+def test_a_lost_worker_is_noticed_once(fleet: ServerFleet, tmp_path: Path) -> None:
     go = StringValue(value=str(tmp_path / "go"))
     with fleet.handlers("--concurrency", "8", at=[1]) as worker:
         ids = [fleet[number % 3].client.submit(spec=job_spec("until", go))[0].id for number in range(6)]

@@ -10,7 +10,7 @@ import pytest
 from longshore.client import job_spec
 from longshore.server.model.values import State
 from longshore.v1 import worker_service_pb2 as pb
-from tests.support.servers.cluster import Fleet, fleet_of
+from tests.support.servers.cluster import ServerFleet, fleet_of
 from tests.support.stores.postgres import Cluster
 from tests.support.workers.fakeworker import FakeWorker, Stream
 
@@ -18,13 +18,13 @@ SESSION = "session-that-moves-0001"
 
 
 @pytest.fixture
-def fleet(tmp_path: Path, postgres: Cluster) -> Iterator[Fleet]:
+def fleet(tmp_path: Path, postgres: Cluster) -> Iterator[ServerFleet]:
     with fleet_of(tmp_path, postgres, "--lease", "6s") as fleet:
         yield fleet
         assert fleet.discrepancies() == []
 
 
-def worker_of(fleet: Fleet, number: int) -> FakeWorker:
+def worker_of(fleet: ServerFleet, number: int) -> FakeWorker:
     """The same worker, at that server."""
     server = fleet.servers[number]
     return FakeWorker(server.address, token=server.token, session_id=SESSION)
@@ -36,7 +36,7 @@ async def acknowledged(stream: Stream, sequence: int) -> None:
     await stream.until(lambda: stream.heartbeat_ack >= sequence)
 
 
-async def test_a_hello_that_a_server_reads_late_takes_nothing_away(fleet: Fleet) -> None:
+async def test_a_hello_that_a_server_reads_late_takes_nothing_away(fleet: ServerFleet) -> None:
     async with worker_of(fleet, 0) as here, worker_of(fleet, 1) as there:
         # It is stopped when it has noted what a new connection says: inside a transaction it would hold up the others.
         await acknowledged(await here.connect(epoch=1), 1)

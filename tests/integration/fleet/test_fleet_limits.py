@@ -16,7 +16,7 @@ from longshore.client import job_spec, push_spec
 from longshore.client.errors import LongshoreError
 from longshore.server.model.values import State
 from longshore.v1 import task_pb2
-from tests.support.servers.cluster import Fleet, fleet_of
+from tests.support.servers.cluster import ServerFleet, fleet_of
 from tests.support.servers.processes import eventually
 from tests.support.stores.postgres import Cluster
 
@@ -25,7 +25,7 @@ AT_ONCE = 8
 
 
 @pytest.fixture(scope="module")
-def fleet(tmp_path_factory: pytest.TempPathFactory, postgres: Cluster) -> Iterator[Fleet]:
+def fleet(tmp_path_factory: pytest.TempPathFactory, postgres: Cluster) -> Iterator[ServerFleet]:
     limits = {"queue": QUEUE, "caller": CALLER, "instance": INSTANCE, "target": TARGET}
     options = [word for name, value in limits.items() for word in (f"--{name}-limit", str(value))]
     with fleet_of(tmp_path_factory.mktemp("limits"), postgres, "--lease", "4s", *options) as fleet:
@@ -33,7 +33,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory, postgres: Cluster) -> Iterat
         assert fleet.discrepancies() == []
 
 
-def concurrently(fleet: Fleet, count: int, call: Callable[[int, int], Any]) -> list[Any]:
+def concurrently(fleet: ServerFleet, count: int, call: Callable[[int, int], Any]) -> list[Any]:
     """Answers or LongshoreErrors of `call(server, number)`, at both servers in turn and at once."""
 
     def one(number: int) -> Any:
@@ -50,13 +50,13 @@ def reasons(answers: list[Any]) -> Counter[str]:
     return Counter(each.reason if isinstance(each, LongshoreError) else "accepted" for each in answers)
 
 
-def cancel_all(fleet: Fleet) -> None:
+def cancel_all(fleet: ServerFleet) -> None:
     for task in list(fleet[0].client.list()):
         if not task.done:
             fleet[task.revision % 2].client.cancel(task.id)
 
 
-def test_queues_and_shares_of_callers_are_bounded_over_all_servers(fleet: Fleet) -> None:
+def test_queues_and_shares_of_callers_are_bounded_over_all_servers(fleet: ServerFleet) -> None:
     def submit(queue: str) -> Callable[[int, int], Any]:
         return lambda at, _number: fleet[at].client.submit(spec=job_spec("none", queue=queue), patience=0)
 
@@ -71,7 +71,7 @@ def test_queues_and_shares_of_callers_are_bounded_over_all_servers(fleet: Fleet)
     cancel_all(fleet)
 
 
-def test_limits_of_instances_and_targets_hold_over_all_servers(fleet: Fleet, tmp_path: Path) -> None:
+def test_limits_of_instances_and_targets_hold_over_all_servers(fleet: ServerFleet, tmp_path: Path) -> None:
     go = StringValue(value=str(tmp_path / "go"))
     # Neither worker alone can take as many as may run, and both together could take more.
     with (
@@ -108,7 +108,7 @@ def most_at_once(spans: list[tuple[Any, ...]]) -> int:
     return max(itertools.accumulate(step for _, step in edges))
 
 
-def test_one_destination_is_served_in_the_order_of_acceptance(fleet: Fleet) -> None:
+def test_one_destination_is_served_in_the_order_of_acceptance(fleet: ServerFleet) -> None:
     with fleet.worker(at=[0], name="w0"), fleet.worker(at=[1], name="w1"):
         answers = concurrently(fleet, 16, lambda at, number: fleet[at].push(b"%d" % number, "web/etc/order"))
         eventually(lambda: all(fleet[1].client.get(one).done for one in answers), what="all are delivered")
@@ -124,7 +124,7 @@ def test_one_destination_is_served_in_the_order_of_acceptance(fleet: Fleet) -> N
     assert (fleet.instances / "web" / "etc" / "order").read_bytes() == b"%d" % last
 
 
-def test_a_request_that_comes_to_both_servers_at_once_makes_its_tasks_once(fleet: Fleet) -> None:
+def test_a_request_that_comes_to_both_servers_at_once_makes_its_tasks_once(fleet: ServerFleet) -> None:
     contents = [b"s" * 100, b"l" * 300_000]
     for number, content in enumerate(contents):
         spec = push_spec(f"web/etc/a{number}", f"web/etc/b{number}")

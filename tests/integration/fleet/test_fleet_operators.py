@@ -12,7 +12,7 @@ from google.protobuf.wrappers_pb2 import StringValue
 from longshore.client import job_spec, push_spec
 from longshore.server.model.values import State
 from longshore.v1 import admin_service_pb2, task_pb2
-from tests.support.servers.cluster import Fleet, fleet_of
+from tests.support.servers.cluster import ServerFleet, fleet_of
 from tests.support.servers.processes import eventually, temps_under
 from tests.support.servers.stage import Stage
 from tests.support.stores.postgres import Cluster
@@ -21,14 +21,14 @@ OLD, NEW = b"old\n", b"new\n"
 
 
 @pytest.fixture(scope="module")
-def fleet(tmp_path_factory: pytest.TempPathFactory, postgres: Cluster) -> Iterator[Fleet]:
+def fleet(tmp_path_factory: pytest.TempPathFactory, postgres: Cluster) -> Iterator[ServerFleet]:
     root = tmp_path_factory.mktemp("operators")
     with fleet_of(root, postgres, "--lease", "2s", "--cancel-grace", "2s") as fleet:
         yield fleet
         assert fleet.discrepancies() == []
 
 
-def test_a_queue_is_paused_at_one_server_and_resumed_at_another(fleet: Fleet) -> None:
+def test_a_queue_is_paused_at_one_server_and_resumed_at_another(fleet: ServerFleet) -> None:
     fleet[0].client.pause_queue("nightly", create=True)
     with fleet.worker(at=[1]):
         held = fleet[1].push(NEW, "web/etc/held", queue="nightly")
@@ -38,7 +38,7 @@ def test_a_queue_is_paused_at_one_server_and_resumed_at_another(fleet: Fleet) ->
         fleet[0].reaches(held, task_pb2.TASK_STATE_SUCCEEDED)
 
 
-def test_a_worker_is_drained_through_another_server(fleet: Fleet) -> None:
+def test_a_worker_is_drained_through_another_server(fleet: ServerFleet) -> None:
     with fleet.worker(at=[1], name="drained") as worker:
         (session,) = eventually(lambda: [one for one in fleet[0].client.workers() if one.name == "drained"])
         assert session.connected
@@ -51,7 +51,7 @@ def left_by(stage: Stage, worker: str) -> list[admin_service_pb2.TargetStats]:
     return [row for row in stage.client.stats().targets if row.last_worker == worker]
 
 
-def test_every_server_knows_why_a_task_waits_and_who_served_it_last(fleet: Fleet) -> None:
+def test_every_server_knows_why_a_task_waits_and_who_served_it_last(fleet: ServerFleet) -> None:
     fleet[0].client.pause_queue("quiet", create=True)
     there = push_spec("far:web/etc/there", queue="quiet")
 
@@ -93,7 +93,7 @@ def is_busy(stage: Stage, task_id: str) -> bool:
     return why(stage, task_id) == BUSY
 
 
-def test_every_server_tells_a_busy_worker_from_one_that_is_next(fleet: Fleet, tmp_path: Path) -> None:
+def test_every_server_tells_a_busy_worker_from_one_that_is_next(fleet: ServerFleet, tmp_path: Path) -> None:
     """What a worker of another server holds is known from the database, and what it could hold by its own word."""
     go_on = tmp_path / "go on"
     with fleet.handlers("--concurrency", "1", at=[1], name="one"):
@@ -106,7 +106,7 @@ def test_every_server_tells_a_busy_worker_from_one_that_is_next(fleet: Fleet, tm
         fleet[0].reaches(waiting, task_pb2.TASK_STATE_SUCCEEDED)
 
 
-def test_a_worker_that_empties_for_a_task_that_runs_alone_has_no_room(fleet: Fleet, tmp_path: Path) -> None:
+def test_a_worker_that_empties_for_a_task_that_runs_alone_has_no_room(fleet: ServerFleet, tmp_path: Path) -> None:
     go_on = tmp_path / "go on"
     with fleet[1].faulty("staged", "kill") as worker:
         alone = fleet[1].push(NEW, "web/etc/alone", queue="solo")
@@ -126,7 +126,7 @@ def test_a_worker_that_empties_for_a_task_that_runs_alone_has_no_room(fleet: Fle
             fleet[1].reaches(task_id, task_pb2.TASK_STATE_SUCCEEDED)
 
 
-def test_a_debt_of_one_server_is_paid_at_another(fleet: Fleet) -> None:
+def test_a_debt_of_one_server_is_paid_at_another(fleet: ServerFleet) -> None:
     with fleet[0].faulty("staged", "kill") as worker:
         task_id = fleet[1].push(NEW, "web/etc/debt")
         eventually(lambda: not worker.running, what="the worker is dead")
@@ -142,7 +142,7 @@ def test_a_debt_of_one_server_is_paid_at_another(fleet: Fleet) -> None:
     assert fleet.rows("SELECT asked FROM debts") == [(1,)]
 
 
-def test_a_commit_of_one_server_is_settled_at_another(fleet: Fleet) -> None:
+def test_a_commit_of_one_server_is_settled_at_another(fleet: ServerFleet) -> None:
     fleet[0].mark.unlink(missing_ok=True)
     with fleet[0].faulty("renamed", "kill"):
         task_id = fleet[1].push(NEW, "web/etc/settled")
@@ -152,7 +152,7 @@ def test_a_commit_of_one_server_is_settled_at_another(fleet: Fleet) -> None:
     assert fleet[1].outcomes(task_id) == ["LOST", "SETTLED_LANDED"]
 
 
-def test_what_failed_at_one_server_is_retried_at_another(fleet: Fleet) -> None:
+def test_what_failed_at_one_server_is_retried_at_another(fleet: ServerFleet) -> None:
     with fleet.worker(at=[0]):
         failed = fleet[1].push(b"x" * 300_000, "late/etc/motd")
         fleet[0].reaches(failed, task_pb2.TASK_STATE_FAILED)

@@ -18,7 +18,7 @@ from longshore.client.servers.ending import CallEnding
 from longshore.v1 import task_pb2
 from longshore.v1 import task_service_pb2 as pb
 from longshore.v1 import task_service_pb2_grpc as pb_grpc
-from tests.support.servers.cluster import Fleet, OwnSpools, fleet_of
+from tests.support.servers.cluster import OwnSpools, ServerFleet, fleet_of
 from tests.support.servers.processes import ServerProcess, eventually
 from tests.support.servers.rawgrpc import (
     MIB,
@@ -92,7 +92,7 @@ async def sender(server: ServerProcess, *, request_id: str = "r1", **fields: obj
 
 
 @pytest.fixture
-def apart(tmp_path: Path, postgres: Cluster) -> Iterator[Fleet]:
+def apart(tmp_path: Path, postgres: Cluster) -> Iterator[ServerFleet]:
     """Two servers, each with a spool of its own."""
     with fleet_of(tmp_path, postgres, *OPTIONS, spool=OwnSpools()) as fleet:
         yield fleet
@@ -100,14 +100,14 @@ def apart(tmp_path: Path, postgres: Cluster) -> Iterator[Fleet]:
 
 
 @pytest.fixture
-def sharing(tmp_path: Path, postgres: Cluster) -> Iterator[Fleet]:
+def sharing(tmp_path: Path, postgres: Cluster) -> Iterator[ServerFleet]:
     """Two servers that share a directory."""
     with fleet_of(tmp_path, postgres, *OPTIONS) as fleet:
         yield fleet
         assert fleet.discrepancies() == []
 
 
-async def delivered(fleet: Fleet, content: bytes) -> None:
+async def delivered(fleet: ServerFleet, content: bytes) -> None:
     with fleet.worker():
         (task,) = fleet[0].client.list()
         fleet[0].reaches(task.id, task_pb2.TASK_STATE_SUCCEEDED)
@@ -116,7 +116,7 @@ async def delivered(fleet: Fleet, content: bytes) -> None:
 
 
 @pytest.mark.parametrize("declared", [True, False], ids=["size declared", "size unknown"])
-async def test_on_a_shared_spool_it_goes_on_where_it_was_cut(sharing: Fleet, declared: bool) -> None:
+async def test_on_a_shared_spool_it_goes_on_where_it_was_cut(sharing: ServerFleet, declared: bool) -> None:
     size: dict[str, Any] = {"size": len(CONTENT)} if declared else {}
     async with sender(sharing.servers[0], **size) as first, sender(sharing.servers[1], **size) as second:
         assert await first.begin() == 0
@@ -131,7 +131,7 @@ async def test_on_a_shared_spool_it_goes_on_where_it_was_cut(sharing: Fleet, dec
     eventually(lambda: sharing.leftovers() == [], what="nothing is left in the spool")
 
 
-async def test_in_another_spool_it_begins_again_and_what_the_first_one_had_is_swept(apart: Fleet) -> None:
+async def test_in_another_spool_it_begins_again_and_what_the_first_one_had_is_swept(apart: ServerFleet) -> None:
     async with sender(apart.servers[0]) as first, sender(apart.servers[1]) as second:
         assert await first.begin() == 0
         await first.send(*chunks(CONTENT[: 2 * MIB]))
@@ -154,7 +154,7 @@ async def test_in_another_spool_it_begins_again_and_what_the_first_one_had_is_sw
     eventually(moved, what="the stray is in the trash")
 
 
-async def test_while_another_server_is_sent_it_nobody_else_may(apart: Fleet) -> None:
+async def test_while_another_server_is_sent_it_nobody_else_may(apart: ServerFleet) -> None:
     async with sender(apart.servers[0]) as first, sender(apart.servers[1]) as second:
         assert await first.begin() == 0
         await first.send(*chunks(CONTENT[: 2 * MIB]))
@@ -164,7 +164,7 @@ async def test_while_another_server_is_sent_it_nobody_else_may(apart: Fleet) -> 
     await delivered(apart, CONTENT)
 
 
-async def test_a_server_that_is_back_gives_up_what_it_was_sent_before(apart: Fleet) -> None:
+async def test_a_server_that_is_back_gives_up_what_it_was_sent_before(apart: ServerFleet) -> None:
     """No connection of the killed process can be alive, so nobody waits until it counts as dead (30 s)."""
     server = apart.servers[0]
     async with sender(server) as cut:
@@ -179,7 +179,7 @@ async def test_a_server_that_is_back_gives_up_what_it_was_sent_before(apart: Fle
 
 
 @pytest.mark.parametrize("length", [len(CONTENT), 1000], ids=["with a file", "still in memory"])
-async def test_who_says_so_takes_it_and_the_first_one_hears_of_it(sharing: Fleet, length: int) -> None:
+async def test_who_says_so_takes_it_and_the_first_one_hears_of_it(sharing: ServerFleet, length: int) -> None:
     content, other = CONTENT[:length], OTHER[:length]
     half = length // 2
     async with sender(sharing.servers[0]) as first, sender(sharing.servers[1], take_over=True) as second:
@@ -193,7 +193,7 @@ async def test_who_says_so_takes_it_and_the_first_one_hears_of_it(sharing: Fleet
     eventually(lambda: sharing.leftovers() == [], what="nothing is left in the spool")
 
 
-async def test_a_server_that_stands_still_loses_it_and_harms_nothing_when_it_wakes(sharing: Fleet) -> None:
+async def test_a_server_that_stands_still_loses_it_and_harms_nothing_when_it_wakes(sharing: ServerFleet) -> None:
     async with sender(sharing.servers[0]) as first, sender(sharing.servers[1]) as second:
         assert await first.begin() == 0
         await first.send(*chunks(CONTENT[: 2 * MIB]))
@@ -214,7 +214,7 @@ async def test_a_server_that_stands_still_loses_it_and_harms_nothing_when_it_wak
 
 @pytest.mark.parametrize("length", [len(CONTENT), 1000], ids=["with a file", "still in memory"])
 async def test_a_server_that_wakes_after_it_was_finished_elsewhere_takes_no_credit_for_other_bytes(
-    apart: Fleet, length: int
+    apart: ServerFleet, length: int
 ) -> None:
     content, other = CONTENT[:length], OTHER[:length]
     async with sender(apart.servers[0]) as first, sender(apart.servers[1], take_over=True) as second:
@@ -232,7 +232,7 @@ async def test_a_server_that_wakes_after_it_was_finished_elsewhere_takes_no_cred
     await delivered(apart, other)
 
 
-async def test_small_uploads_have_no_home(apart: Fleet) -> None:
+async def test_small_uploads_have_no_home(apart: ServerFleet) -> None:
     for number in range(3):
         async with sender(apart.servers[number % 2], request_id=f"r{number}") as one:
             assert await one.begin() == 0
@@ -241,14 +241,14 @@ async def test_small_uploads_have_no_home(apart: Fleet) -> None:
 
 
 @pytest.fixture
-def forgetful(tmp_path: Path, postgres: Cluster) -> Iterator[Fleet]:
+def forgetful(tmp_path: Path, postgres: Cluster) -> Iterator[ServerFleet]:
     """Like `apart`; uploads are given up soon."""
     with fleet_of(tmp_path, postgres, *OPTIONS, "--upload-idle", "50s", spool=OwnSpools()) as fleet:
         yield fleet
         assert fleet.discrepancies() == []
 
 
-async def test_what_was_given_up_is_removed_by_the_server_that_has_it(forgetful: Fleet) -> None:
+async def test_what_was_given_up_is_removed_by_the_server_that_has_it(forgetful: ServerFleet) -> None:
     async with sender(forgetful.servers[0]) as first:
         assert await first.begin() == 0
         await first.send(*chunks(CONTENT[: 2 * MIB]))

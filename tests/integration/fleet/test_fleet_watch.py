@@ -10,20 +10,20 @@ import pytest
 from longshore.client import Client, job_spec
 from longshore.client.errors import Unavailable
 from longshore.v1 import task_pb2
-from tests.support.servers.cluster import Fleet, fleet_of
+from tests.support.servers.cluster import ServerFleet, fleet_of
 from tests.support.servers.processes import eventually
 from tests.support.stores.postgres import Cluster
 
 
 @pytest.fixture(scope="module")
-def fleet(tmp_path_factory: pytest.TempPathFactory, postgres: Cluster) -> Iterator[Fleet]:
+def fleet(tmp_path_factory: pytest.TempPathFactory, postgres: Cluster) -> Iterator[ServerFleet]:
     """Two servers; the only worker is at the second."""
     root = tmp_path_factory.mktemp("watch")
     with fleet_of(root, postgres, "--lease", "4s") as fleet, fleet.handlers(at=[1]):
         yield fleet
 
 
-def test_every_revision_once_and_in_order_at_each_server(fleet: Fleet) -> None:
+def test_every_revision_once_and_in_order_at_each_server(fleet: ServerFleet) -> None:
     ids = [fleet[0].client.submit(spec=job_spec("flaky", attempt_limit=100))[0].id for _ in range(3)]
     seen: dict[tuple[int, str], list[task_pb2.Task]] = {(at, one): [] for at in (0, 1) for one in ids}
 
@@ -44,7 +44,7 @@ def test_every_revision_once_and_in_order_at_each_server(fleet: Fleet) -> None:
         assert len(here) > 60
 
 
-def test_a_watch_goes_on_at_another_server_when_its_own_is_killed(fleet: Fleet) -> None:
+def test_a_watch_goes_on_at_another_server_when_its_own_is_killed(fleet: ServerFleet) -> None:
     (task,) = fleet[1].client.submit(spec=job_spec("flaky", attempt_limit=100))
     seen: list[int] = []
 

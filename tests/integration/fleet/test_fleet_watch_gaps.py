@@ -14,7 +14,7 @@ from longshore.server.engine.watch import WatchHub
 from longshore.server.model.task import Task
 from longshore.server.model.values import Outcome
 from longshore.server.store.protocol import Changes, TaskChange
-from tests.support.stores.store import Fleet, ManualClock, opened_sqlite
+from tests.support.stores.store import ManualClock, StoreFleet, opened_sqlite
 
 
 class HardOfHearing:
@@ -35,7 +35,7 @@ class HardOfHearing:
 @pytest.mark.parametrize("heard", [(2, 3, 4), (2, 4), (3, 4), (4,), (2, 2, 4), (4, 4)])
 async def test_commits_that_were_not_heard_are_read(tmp_path: Path, heard: tuple[int, ...]) -> None:
     async with opened_sqlite(tmp_path / "db", ManualClock()) as store:
-        fleet = Fleet(store, ManualClock())
+        fleet = StoreFleet(store, ManualClock())
         deaf = HardOfHearing(store)
         (task,) = await fleet.submit()
         watch = WatchHub(store=deaf, progress=ProgressBoard()).watch(task.id, after=0, creator=None)

@@ -16,7 +16,7 @@ from longshore.server.edge.auth.roles import ROLES
 from longshore.server.model.access import Role
 from longshore.v1 import task_pb2
 from longshore.v1 import task_service_pb2 as pb
-from tests.support.network.wire import Connection, message
+from tests.support.network.wire import WireConnection, message
 from tests.support.servers.processes import ServerProcess, eventually
 from tests.support.servers.tokens import token_of
 
@@ -45,8 +45,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 
 
 @pytest.fixture
-def wire(server: ServerProcess) -> Iterator[Connection]:
-    with Connection(server.address) as connection:
+def wire(server: ServerProcess) -> Iterator[WireConnection]:
+    with WireConnection(server.address) as connection:
         yield connection
 
 
@@ -57,7 +57,7 @@ def key(server: ServerProcess) -> tuple[bytes, bytes]:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_bytes_that_are_no_message_are_refused_with_its_name(
-    wire: Connection, key: tuple[bytes, bytes], method: str
+    wire: WireConnection, key: tuple[bytes, bytes], method: str
 ) -> None:
     ended = wire.call(method.encode(), [key], message(GARBAGE))
     assert (ended.status, ended.reason) == (INVALID, "MALFORMED_MESSAGE")
@@ -65,7 +65,7 @@ def test_bytes_that_are_no_message_are_refused_with_its_name(
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_call_without_its_message_is_refused(wire: Connection, key: tuple[bytes, bytes], method: str) -> None:
+def test_a_call_without_its_message_is_refused(wire: WireConnection, key: tuple[bytes, bytes], method: str) -> None:
     for data in (b"", message(b"abc", announced=4000)):
         ended = wire.call(method.encode(), [key], data)
         # A stream may end before it has begun.
@@ -85,25 +85,25 @@ TOKENS = {
 
 
 @pytest.mark.parametrize("shown", TOKENS.values(), ids=TOKENS)
-def test_the_caller_is_refused_before_a_byte_is_parsed(wire: Connection, shown: list[tuple[bytes, bytes]]) -> None:
+def test_the_caller_is_refused_before_a_byte_is_parsed(wire: WireConnection, shown: list[tuple[bytes, bytes]]) -> None:
     for method in METHODS:
         ended = wire.call(method.encode(), shown, message(GARBAGE))
         assert (ended.status, ended.reason) == (UNAUTHENTICATED, "UNAUTHENTICATED"), method
 
 
-def test_two_tokens_are_refused_even_if_one_is_right(wire: Connection, key: tuple[bytes, bytes]) -> None:
+def test_two_tokens_are_refused_even_if_one_is_right(wire: WireConnection, key: tuple[bytes, bytes]) -> None:
     for shown in ([key, key], [bearer("x"), key], [key, bearer("x")]):
         ended = wire.call(METHODS[0].encode(), shown, message(b""))
         assert (ended.status, ended.reason) == (UNAUTHENTICATED, "UNAUTHENTICATED")
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_refusal_does_not_wait_for_the_message(wire: Connection, method: str) -> None:
+def test_a_refusal_does_not_wait_for_the_message(wire: WireConnection, method: str) -> None:
     ended = wire.end_of(wire.begin(method.encode(), [], message(b"", announced=4000)))
     assert ended.reason == "UNAUTHENTICATED"
 
 
-def test_a_lacking_role_is_told_before_the_message(server: ServerProcess, wire: Connection) -> None:
+def test_a_lacking_role_is_told_before_the_message(server: ServerProcess, wire: WireConnection) -> None:
     shown = bearer(token_of(server, "worker", Role.WORK))
     for method in METHODS:
         if Role.WORK not in ROLES[method]:
@@ -115,7 +115,7 @@ def test_a_lacking_role_is_told_before_the_message(server: ServerProcess, wire: 
     "path", [b"/longshore.v1.TaskService/\xff\xfe", b"\xff", b"/", b"//", b"/longshore.v1.TaskService/Nothing"]
 )
 def test_a_path_that_is_none_ends_its_call_and_nothing_else(
-    server: ServerProcess, wire: Connection, key: tuple[bytes, bytes], path: bytes
+    server: ServerProcess, wire: WireConnection, key: tuple[bytes, bytes], path: bytes
 ) -> None:
     unimplemented = grpc.StatusCode.UNIMPLEMENTED.value[0]
     assert wire.call(path, [], message(b"")).status in {UNAUTHENTICATED, unimplemented}
@@ -124,7 +124,7 @@ def test_a_path_that_is_none_ends_its_call_and_nothing_else(
     assert server.serving()
 
 
-def test_metadata_that_is_no_text_is_no_matter(wire: Connection, key: tuple[bytes, bytes]) -> None:
+def test_metadata_that_is_no_text_is_no_matter(wire: WireConnection, key: tuple[bytes, bytes]) -> None:
     ended = wire.call(b"/longshore.v1.AdminService/GetStats", [key, (b"x-any", b"\xff\xfe")], message(b""))
     assert ended.status == 0
 
@@ -140,14 +140,14 @@ def test_a_message_that_is_a_little_too_large_says_so(server: ServerProcess) -> 
     assert "4194304" in error.details()
 
 
-def test_a_message_far_too_large_is_refused_by_the_core(wire: Connection, key: tuple[bytes, bytes]) -> None:
+def test_a_message_far_too_large_is_refused_by_the_core(wire: WireConnection, key: tuple[bytes, bytes]) -> None:
     stream = wire.begin(b"/longshore.v1.TaskService/SubmitTask", [key], message(b"", announced=64 << 20))
     ended = wire.end_of(stream)
     assert (ended.status, ended.reason) == (EXHAUSTED, "")
 
 
 @pytest.mark.parametrize("method", [f"/grpc.health.v1.Health/{name}" for name in ("Check", "List", "Watch")])
-def test_health_is_open_and_guarded(wire: Connection, method: str) -> None:
+def test_health_is_open_and_guarded(wire: WireConnection, method: str) -> None:
     ended = wire.call(method.encode(), [], message(GARBAGE))
     assert (ended.status, ended.reason) == (INVALID, "MALFORMED_MESSAGE")
 
@@ -183,12 +183,12 @@ def test_a_flood_of_refusals_is_a_line_for_a_caller_and_a_second(
     with ServerProcess(tmp_path) as server:
         before, began = len(server.log().splitlines()), time.monotonic()
         token = bearer(server.token if known else "wrong")
-        with Connection(server.address) as wire:
+        with WireConnection(server.address) as wire:
             streams = [wire.begin(method, [token], data, end=True) for _ in range(sent)]
             assert all(wire.end_of(stream).status for stream in streams)
         # A caller that leaves in the middle is no reason for more.
         for _ in range(sent // 20):
-            with Connection(server.address) as wire:
+            with WireConnection(server.address) as wire:
                 for _ in range(20):
                     wire.begin(method, [token], data)
                 assert wire.call(b"/grpc.health.v1.Health/Check", [], message(b"")).status == 0
@@ -212,7 +212,7 @@ def test_uploads_that_are_cut_are_a_line_for_a_caller_and_a_second(tmp_path: Pat
     with ServerProcess(tmp_path, "--upload-limit", "1000") as server:
         before, began = len(server.log().splitlines()), time.monotonic()
         for first in range(0, cuts, 20):
-            with Connection(server.address) as wire:
+            with WireConnection(server.address) as wire:
                 streams = []
                 for number in range(first, first + 20):
                     data = opening(number) + message(b"x" * 2000, announced=4 << 20)
@@ -232,10 +232,10 @@ def test_an_upload_that_ends_as_its_first_metadata_is_sent_makes_no_noise(tmp_pa
         for first in range(0, 400, 20):
             # Somewhere among twenty that begin at once the connection breaks: some are not read by then, some have sent
             # their metadata, and some are about to.
-            with Connection(server.address) as wire:
+            with WireConnection(server.address) as wire:
                 streams = [wire.begin(upload, [key], opening(number)) for number in range(first, first + 20)]
                 assert wire.started(streams[first // 20])
-        with Connection(server.address) as wire:
+        with WireConnection(server.address) as wire:
             assert wire.call(b"/longshore.v1.AdminService/GetStats", [key], message(b"")).status == 0
         server.terminate()
         assert "never retrieved" not in server.log()

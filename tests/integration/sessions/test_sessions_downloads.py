@@ -14,7 +14,7 @@ from longshore.server.engine.sessions import downloads as session_downloads
 from longshore.server.engine.sessions.downloads import PIECE
 from longshore.v1 import worker_service_pb2 as pb
 from tests.support.servers.fleetserver import FleetServer, fleet_server
-from tests.support.workers.fakeworker import FakeWorker, Refused
+from tests.support.workers.fakeworker import FakeWorker, SessionRefused
 
 LARGE = random.Random(7).randbytes(3 * PIECE + 12_345)
 SMALL = b"one line\n"
@@ -49,7 +49,7 @@ async def test_whole_and_from_any_offset(server: FleetServer, worker: FakeWorker
     assert await worker.download(task.id, 1) == content
     for offset in (1, len(content) // 2, len(content) - 1, len(content)):
         assert await worker.download(task.id, 1, offset=offset) == content[offset:]
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(SessionRefused) as refused:
         await worker.download(task.id, 1, offset=len(content) + 1)
     assert (refused.value.code, refused.value.reason) == (grpc.StatusCode.OUT_OF_RANGE, "OFFSET_BEYOND_END")
 
@@ -61,17 +61,17 @@ async def test_nobody_else_gets_it(server: FleetServer, worker: FakeWorker) -> N
     async with server.worker() as stranger:
         await stranger.connect()
         for session_id, attempt in ((stranger.session_id, 1), (worker.session_id, 2), ("no-such-session-id", 1)):
-            with pytest.raises(Refused) as refused:
+            with pytest.raises(SessionRefused) as refused:
                 await stranger.download(task.id, attempt, session_id=session_id)
             assert (refused.value.code, refused.value.reason) == (
                 grpc.StatusCode.PERMISSION_DENIED,
                 "NOT_YOUR_ATTEMPT",
             )
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(SessionRefused) as refused:
         await worker.download("no-such-task", 1)
     assert refused.value.reason == "NOT_YOUR_ATTEMPT"
     await stream.report(assignment, pb.OUTCOME_PERMANENT, reason="NO_SPACE")
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(SessionRefused) as refused:
         await worker.download(task.id, 1)
     assert refused.value.reason == "NOT_YOUR_ATTEMPT"
 
@@ -113,11 +113,11 @@ async def test_damaged_spool_is_said(server: FleetServer, worker: FakeWorker) ->
     path = server.spool.path(task.submission.payload)
     assert path is not None
     path.write_bytes(LARGE[:-1])
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(SessionRefused) as refused:
         await worker.download(task.id, 1)
     assert (refused.value.code, refused.value.reason) == (grpc.StatusCode.DATA_LOSS, "SPOOL_DAMAGED")
     path.unlink()
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(SessionRefused) as refused:
         await worker.download(task.id, 1)
     assert refused.value.reason == "SPOOL_DAMAGED"
 
@@ -126,7 +126,7 @@ async def test_a_job_without_bytes_has_nothing_to_download(server: FleetServer, 
     stream = await worker.connect(credits=1)
     (task,) = await server.submit()
     await stream.next_assignment()
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(SessionRefused) as refused:
         await worker.download(task.id, 1)
     assert (refused.value.code, refused.value.reason) == (grpc.StatusCode.NOT_FOUND, "PAYLOAD_GONE")
 

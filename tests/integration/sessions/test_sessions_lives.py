@@ -17,7 +17,7 @@ from longshore.server.store.commands import DrainSession
 from longshore.v1 import task_pb2
 from longshore.v1 import worker_service_pb2 as pb
 from tests.support.servers.fleetserver import FleetServer, fleet_server
-from tests.support.workers.fakeworker import FakeWorker, Refused, ref
+from tests.support.workers.fakeworker import FakeWorker, SessionRefused, ref
 
 
 @pytest.fixture
@@ -312,7 +312,7 @@ async def test_a_leaving_server_sends_workers_elsewhere_and_attempts_stay_with_t
         error = await stream.until_ended()
         assert error is not None
         assert (error.code, error.reason) == (grpc.StatusCode.UNAVAILABLE, "DRAINING")
-        with pytest.raises(Refused) as refused:
+        with pytest.raises(SessionRefused) as refused:
             await worker.connect()
         assert refused.value.reason == "DRAINING"
         session = await server.store.session(worker.session_id)

@@ -14,7 +14,7 @@ from longshore.server.model.values import State
 from longshore.server.store.commands import WakeParked
 from longshore.v1 import worker_service_pb2 as pb
 from tests.support.servers.fleetserver import FleetServer, fleet_server
-from tests.support.workers.fakeworker import FakeWorker, Refused, ref
+from tests.support.workers.fakeworker import FakeWorker, SessionRefused, ref
 
 
 @contextmanager
@@ -104,7 +104,7 @@ async def test_an_outage_longer_than_the_lease_costs_nobody_an_attempt(tmp_path:
 @pytest.mark.slow
 async def test_a_worker_cannot_connect_meanwhile_and_can_afterwards(server: FleetServer, worker: FakeWorker) -> None:
     with unwritable(server.database):
-        with pytest.raises(Refused) as refused:
+        with pytest.raises(SessionRefused) as refused:
             await worker.connect()
         assert refused.value.reason == "STORE_UNAVAILABLE"
     stream = await worker.connect(credits=1)

@@ -14,7 +14,7 @@ from longshore.server.store.commands import OpenSession
 from longshore.server.store.transaction.limits import ConcurrencyLimits
 from longshore.v1 import worker_service_pb2 as pb
 from tests.support.servers.fleetserver import FleetServer, fleet_server
-from tests.support.workers.fakeworker import FakeWorker, Refused, Stream, ref
+from tests.support.workers.fakeworker import FakeWorker, SessionRefused, Stream, ref
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ async def worker(server: FleetServer) -> AsyncIterator[FakeWorker]:
     ],
 )
 async def test_a_wrong_hello(worker: FakeWorker, fields: dict[str, object], code: grpc.StatusCode, reason: str) -> None:
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(SessionRefused) as refused:
         await worker.connect(**fields)  # type: ignore[arg-type]  # each is a field of the hello
     assert (refused.value.code, refused.value.reason) == (code, reason)
 
@@ -56,7 +56,7 @@ async def test_a_session_of_another_principal(server: FleetServer, worker: FakeW
         lease=60.0,
     )
     await server.store.run(command)
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(SessionRefused) as refused:
         await worker.connect()
     assert (refused.value.code, refused.value.reason) == (grpc.StatusCode.PERMISSION_DENIED, "FORBIDDEN")
     (theirs,) = await server.store.sessions()
@@ -119,10 +119,10 @@ async def test_a_stream_that_ends_before_its_hello_leaves_nothing(server: FleetS
 
 async def test_without_a_token_nobody_works(server: FleetServer) -> None:
     async with FakeWorker(server.address, token="guessed") as stranger:
-        with pytest.raises(Refused) as refused:
+        with pytest.raises(SessionRefused) as refused:
             await stranger.connect()
         assert refused.value.code is grpc.StatusCode.UNAUTHENTICATED
-        with pytest.raises(Refused) as refused:
+        with pytest.raises(SessionRefused) as refused:
             await stranger.download("task", 1)
         assert refused.value.code is grpc.StatusCode.UNAUTHENTICATED
 
@@ -130,7 +130,7 @@ async def test_without_a_token_nobody_works(server: FleetServer) -> None:
 async def test_a_targets_name_is_bound_to_its_daemon(server: FleetServer) -> None:
     async with server.worker(targets={"lxd": "fingerprint-a"}) as one, server.worker(targets={"lxd": "b"}) as other:
         await one.connect()
-        with pytest.raises(Refused) as refused:
+        with pytest.raises(SessionRefused) as refused:
             await other.connect()
         assert (refused.value.code, refused.value.reason) == (
             grpc.StatusCode.FAILED_PRECONDITION,

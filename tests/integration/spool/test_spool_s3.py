@@ -17,7 +17,7 @@ from longshore.client import push_spec
 from longshore.v1 import task_pb2
 from longshore.v1 import task_service_pb2 as pb
 from longshore.v1 import task_service_pb2_grpc as pb_grpc
-from tests.support.servers.cluster import Fleet, FolderSpool, ObjectSpool, fleet_of
+from tests.support.servers.cluster import FleetObjectSpool, FolderSpool, ServerFleet, fleet_of
 from tests.support.servers.processes import ServerProcess, eventually
 from tests.support.servers.rawgrpc import MIB, chunk, finish, header_of, opening
 from tests.support.stores import s3
@@ -30,10 +30,10 @@ OPTIONS = ("--no-share-spool", "--lease", "2s")
 
 
 @pytest.fixture(params=["object store", "shared directory"])
-def fleet(request: pytest.FixtureRequest, tmp_path: Path, postgres: Cluster) -> Iterator[Fleet]:
+def fleet(request: pytest.FixtureRequest, tmp_path: Path, postgres: Cluster) -> Iterator[ServerFleet]:
     """Two servers on one spool."""
     if request.param == "object store":
-        spool: ObjectSpool | FolderSpool = ObjectSpool(request.getfixturevalue("object_store").fresh_url())
+        spool: FleetObjectSpool | FolderSpool = FleetObjectSpool(request.getfixturevalue("object_store").fresh_url())
     else:
         spool = FolderSpool(tmp_path / "spool")
     with fleet_of(tmp_path, postgres, *OPTIONS, spool=spool) as fleet:
@@ -87,7 +87,7 @@ async def checkpointed(sender: Sender) -> int:
     return durable
 
 
-def delivered(fleet: Fleet, task_id: str) -> None:
+def delivered(fleet: ServerFleet, task_id: str) -> None:
     """It is delivered whole, and nothing is left of it."""
     with fleet.worker(at=[1]):
         fleet[1].reaches(task_id, task_pb2.TASK_STATE_SUCCEEDED)
@@ -97,7 +97,7 @@ def delivered(fleet: Fleet, task_id: str) -> None:
 
 
 @pytest.mark.faults
-async def test_an_upload_goes_on_at_another_server_after_kill_9(fleet: Fleet) -> None:
+async def test_an_upload_goes_on_at_another_server_after_kill_9(fleet: ServerFleet) -> None:
     first = Sender(fleet.servers[0])
     durable = await checkpointed(first)
     fleet.servers[0].kill()
@@ -112,7 +112,7 @@ async def test_an_upload_goes_on_at_another_server_after_kill_9(fleet: Fleet) ->
 
 
 @pytest.mark.faults
-async def test_a_server_that_was_asleep_does_no_harm_when_it_wakes(fleet: Fleet) -> None:
+async def test_a_server_that_was_asleep_does_no_harm_when_it_wakes(fleet: ServerFleet) -> None:
     first = Sender(fleet.servers[0])
     durable = await checkpointed(first)
     fleet.servers[0].stop()

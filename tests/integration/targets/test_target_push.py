@@ -24,11 +24,11 @@ from longshore.worker.file_push.push import push_file, remove_temps, settle_push
 from longshore.worker.targets import Attributes, DirectorySpec, Settlement, open_target
 from longshore.worker.targets.lxd.target import LxdTarget
 from longshore.worker.targets.transport import DaemonEndpoint
-from tests.support.workers.pushing import TASK, DirectoryPlace, LxdPlace, Place, Recorder, a_push, deliver
+from tests.support.workers.pushing import TASK, DirectoryPlace, InstanceView, LxdPlace, Recorder, a_push, deliver
 
 
 @pytest.fixture(params=[pytest.param("lxd", marks=pytest.mark.lxd), "directory"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[InstanceView]:
     if request.param == "directory":
         opened = open_target(DirectorySpec("t", str(tmp_path)))
         yield DirectoryPlace(tmp_path, opened, "box")
@@ -43,7 +43,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
 
 
 @pytest.mark.parametrize("size", [0, 1, 131_071, 131_072, 131_073, 5_000_000])
-def test_content_arrives_whole_and_is_read_back(place: Place, size: int) -> None:
+def test_content_arrives_whole_and_is_read_back(place: InstanceView, size: int) -> None:
     recorder = Recorder.of_size(size)
     pushed = deliver(place, "/root/file", recorder, read_back=True)
     assert place.read("/root/file") == recorder.data
@@ -54,32 +54,32 @@ def test_content_arrives_whole_and_is_read_back(place: Place, size: int) -> None
     assert place.temps() == ""
 
 
-def test_new_file_is_0644_and_roots(place: Place) -> None:
+def test_new_file_is_0644_and_roots(place: InstanceView) -> None:
     deliver(place, "/root/file", Recorder(b"new"))
     assert place.owner_and_mode("/root/file") == (0, 0, 0o644)
 
 
-def test_replaced_file_keeps_mode_and_owner(place: Place) -> None:
+def test_replaced_file_keeps_mode_and_owner(place: InstanceView) -> None:
     place.plant("/root/file", b"old", 0o640, 1000, 1001)
     deliver(place, "/root/file", Recorder(b"new"))
     assert place.read("/root/file") == b"new"
     assert place.owner_and_mode("/root/file") == (1000, 1001, 0o640)
 
 
-def test_given_mode_and_owner_win(place: Place) -> None:
+def test_given_mode_and_owner_win(place: InstanceView) -> None:
     place.plant("/root/file", b"old", 0o640, 1000, 1001)
     deliver(place, "/root/file", Recorder(b"new"), attributes=Attributes(mode=0o751, uid=5))
     assert place.owner_and_mode("/root/file") == (5, 1001, 0o751)
 
 
 @pytest.mark.parametrize("mode", [0, 0o777, 0o400])
-def test_any_permission_bits(place: Place, mode: int) -> None:
+def test_any_permission_bits(place: InstanceView, mode: int) -> None:
     deliver(place, "/root/file", Recorder(b"new"), attributes=Attributes(mode=mode))
     assert place.owner_and_mode("/root/file") == (0, 0, mode)
 
 
 @pytest.mark.parametrize("mode", [0o4755, 0o1000, 0o10000])
-def test_special_bits_are_refused_and_not_dropped(place: Place, mode: int) -> None:
+def test_special_bits_are_refused_and_not_dropped(place: InstanceView, mode: int) -> None:
     recorder = Recorder(b"new")
     with pytest.raises(PermanentError) as caught:
         deliver(place, "/root/file", recorder, attributes=Attributes(mode=mode))
@@ -87,13 +87,13 @@ def test_special_bits_are_refused_and_not_dropped(place: Place, mode: int) -> No
     assert recorder.opened == 0
 
 
-def test_parents_are_created_when_asked(place: Place) -> None:
+def test_parents_are_created_when_asked(place: InstanceView) -> None:
     deliver(place, "/etc/longshore/a/b/file", Recorder(b"new"), create_parents=True)
     assert place.read("/etc/longshore/a/b/file") == b"new"
     assert place.owner_and_mode("/etc/longshore/a") == (0, 0, 0o755)
 
 
-def test_parents_have_the_mode_that_is_asked_for_and_the_owner_of_the_file(place: Place) -> None:
+def test_parents_have_the_mode_that_is_asked_for_and_the_owner_of_the_file(place: InstanceView) -> None:
     asked = Attributes(mode=0o600, uid=1000, gid=1001)
     deliver(
         place, "/etc/longshore/a/b/file", Recorder(b"new"), create_parents=True, parents_mode=0o750,
@@ -107,7 +107,7 @@ def test_parents_have_the_mode_that_is_asked_for_and_the_owner_of_the_file(place
     assert place.owner_and_mode("/etc/longshore/a/c") == (0, 0, 0o755)
 
 
-def test_a_new_file_gets_the_mode_for_new_ones_and_an_old_one_keeps_its_own(place: Place) -> None:
+def test_a_new_file_gets_the_mode_for_new_ones_and_an_old_one_keeps_its_own(place: InstanceView) -> None:
     deliver(place, "/root/new", Recorder(b"new"), mode_if_new=0o755)
     assert place.owner_and_mode("/root/new") == (0, 0, 0o755)
     place.plant("/root/old", b"old", 0o640, 1000, 1001)
@@ -120,7 +120,7 @@ def test_a_new_file_gets_the_mode_for_new_ones_and_an_old_one_keeps_its_own(plac
     assert place.owner_and_mode("/root/dangling") == (0, 0, 0o711), "what the link led to is not there"
 
 
-def test_a_parent_that_cannot_have_the_owner_is_not_left_with_another_one(place: Place) -> None:
+def test_a_parent_that_cannot_have_the_owner_is_not_left_with_another_one(place: InstanceView) -> None:
     """The next push would find it there, and leave it as it is."""
     path, asked = "/etc/longshore/a/file", Attributes(uid=place.no_owner, gid=0)
     error = failure(place, path, create_parents=True, parents_mode=0o750, attributes=asked)
@@ -132,7 +132,7 @@ def test_a_parent_that_cannot_have_the_owner_is_not_left_with_another_one(place:
 
 
 @pytest.mark.parametrize("below", ["", "/a", "/a/b"])
-def test_a_link_to_nothing_above_the_destination_is_told_or_followed(place: Place, below: str) -> None:
+def test_a_link_to_nothing_above_the_destination_is_told_or_followed(place: InstanceView, below: str) -> None:
     """A directory target makes the folders that the link leads to; SFTP makes none there."""
     place.link("/root/none", "/root/link")
     path = f"/root/link{below}/file"
@@ -149,7 +149,7 @@ def test_a_link_to_nothing_above_the_destination_is_told_or_followed(place: Plac
     assert place.read(f"/root/none{below}/file") == b"new"
 
 
-def failure(place: Place, path: str, **more: object) -> PermanentError:
+def failure(place: InstanceView, path: str, **more: object) -> PermanentError:
     recorder = Recorder(b"content")
     with pytest.raises(PermanentError) as caught:
         deliver(place, path, recorder, **more)
@@ -159,7 +159,7 @@ def failure(place: Place, path: str, **more: object) -> PermanentError:
     return caught.value
 
 
-def test_missing_parent_is_permanent(place: Place) -> None:
+def test_missing_parent_is_permanent(place: InstanceView) -> None:
     error = failure(place, "/root/none/deeper/file")
     assert error.reason == "PARENT_MISSING"
     assert error.message == (
@@ -167,7 +167,7 @@ def test_missing_parent_is_permanent(place: Place) -> None:
     )
 
 
-def test_an_instance_that_is_not_there_is_told_with_the_nearest_name(place: Place) -> None:
+def test_an_instance_that_is_not_there_is_told_with_the_nearest_name(place: InstanceView) -> None:
     near = place.instance[:-1] + "yx"
     with pytest.raises(PermanentError) as caught:
         push_file(a_push(near, "/root/file", b"x"), Recorder(b"x"), place.target)
@@ -177,47 +177,47 @@ def test_an_instance_that_is_not_there_is_told_with_the_nearest_name(place: Plac
     assert "project" not in caught.value.message
 
 
-def test_folder_at_the_destination_is_permanent(place: Place) -> None:
+def test_folder_at_the_destination_is_permanent(place: InstanceView) -> None:
     error = failure(place, "/etc")
     assert error.reason == "IS_A_DIRECTORY"
     assert f"push to {place.instance}/etc/ (with a slash)" in error.message
 
 
 @pytest.mark.parametrize("create_parents", [False, True])
-def test_file_as_a_parent_is_permanent(place: Place, create_parents: bool) -> None:
+def test_file_as_a_parent_is_permanent(place: InstanceView, create_parents: bool) -> None:
     place.plant("/root/file", b"old")
     error = failure(place, "/root/file/below", create_parents=create_parents)
     assert error.reason == "NOT_A_DIRECTORY"
     assert "/root/file is " in error.message
 
 
-def test_name_too_long_is_permanent(place: Place) -> None:
+def test_name_too_long_is_permanent(place: InstanceView) -> None:
     assert failure(place, "/root/" + "n" * 256).reason == "NAME_TOO_LONG"
 
 
-def test_longest_name_still_has_room_for_its_temp(place: Place) -> None:
+def test_longest_name_still_has_room_for_its_temp(place: InstanceView) -> None:
     deliver(place, "/root/" + "n" * 255, Recorder(b"new"))
     assert place.read("/root/" + "n" * 255) == b"new"
 
 
-def test_dots_in_the_path_are_refused(place: Place) -> None:
+def test_dots_in_the_path_are_refused(place: InstanceView) -> None:
     assert failure(place, "/root/../../etc/passwd").reason == "PATH_ESCAPES"
 
 
-def test_instance_that_is_not_there(place: Place) -> None:
+def test_instance_that_is_not_there(place: InstanceView) -> None:
     recorder = Recorder(b"content")
     with pytest.raises(PermanentError) as caught:
         deliver(place, "/root/file", recorder, instance="nobody")
     assert caught.value.reason == "INSTANCE_NOT_FOUND"
 
 
-def test_existing_file_is_left_alone_when_asked(place: Place) -> None:
+def test_existing_file_is_left_alone_when_asked(place: InstanceView) -> None:
     place.plant("/root/file", b"old")
     assert failure(place, "/root/file", replace=False).reason == "ALREADY_EXISTS"
     assert place.read("/root/file") == b"old"
 
 
-def test_file_that_appears_before_the_commit_is_left_alone(place: Place) -> None:
+def test_file_that_appears_before_the_commit_is_left_alone(place: InstanceView) -> None:
     recorder = Recorder(b"new", on_commit=lambda temp: place.plant("/root/file", b"rival"))
     with pytest.raises(PermanentError) as caught:
         deliver(place, "/root/file", recorder, replace=False)
@@ -226,13 +226,13 @@ def test_file_that_appears_before_the_commit_is_left_alone(place: Place) -> None
     assert place.temps() == ""
 
 
-def test_fail_if_exists_delivers_a_new_file(place: Place) -> None:
+def test_fail_if_exists_delivers_a_new_file(place: InstanceView) -> None:
     deliver(place, "/root/file", Recorder(b"new"), replace=False)
     assert place.read("/root/file") == b"new"
     assert place.temps() == ""
 
 
-def test_cancel_in_the_middle_keeps_the_old_file_and_leaves_nothing(place: Place) -> None:
+def test_cancel_in_the_middle_keeps_the_old_file_and_leaves_nothing(place: InstanceView) -> None:
     place.plant("/root/file", b"old")
     recorder = Recorder.of_size(8_000_000)
     recorder.on_progress = lambda done: recorder.stop() if done > 3_000_000 else None
@@ -244,7 +244,7 @@ def test_cancel_in_the_middle_keeps_the_old_file_and_leaves_nothing(place: Place
     assert place.temps() == ""
 
 
-def test_no_grant_no_rename(place: Place) -> None:
+def test_no_grant_no_rename(place: InstanceView) -> None:
     place.plant("/root/file", b"old")
 
     def refuse(temp: str) -> None:
@@ -257,7 +257,7 @@ def test_no_grant_no_rename(place: Place) -> None:
     assert place.temps() == ""
 
 
-def test_damaged_payload_is_never_put_in_place(place: Place) -> None:
+def test_damaged_payload_is_never_put_in_place(place: InstanceView) -> None:
     place.plant("/root/file", b"old")
     recorder = Recorder(b"content", payload=lambda data: io.BytesIO(b"CONTENT"))
     with pytest.raises(TransientError) as caught:
@@ -278,7 +278,7 @@ class Cut(io.BytesIO):
         return super().read(size)
 
 
-def test_broken_payload_stream_is_tried_again_under_another_temp(place: Place) -> None:
+def test_broken_payload_stream_is_tried_again_under_another_temp(place: InstanceView) -> None:
     recorder = Recorder.of_size(1_000_000)
     recorder.payload = lambda data: Cut(data) if recorder.opened < 3 else io.BytesIO(data)
     deliver(place, "/root/file", recorder)
@@ -287,7 +287,7 @@ def test_broken_payload_stream_is_tried_again_under_another_temp(place: Place) -
     assert place.temps() == ""
 
 
-def test_payload_in_small_pieces(place: Place) -> None:
+def test_payload_in_small_pieces(place: InstanceView) -> None:
     class Dribble(io.BytesIO):
         def read(self, size: int | None = -1, /) -> bytes:
             return super().read(min(size or 1, 1000))
@@ -298,7 +298,7 @@ def test_payload_in_small_pieces(place: Place) -> None:
     assert place.read("/root/file") == recorder.data
 
 
-def test_a_taken_temp_name_is_not_touched(place: Place) -> None:
+def test_a_taken_temp_name_is_not_touched(place: InstanceView) -> None:
     taken = temps_of("/root/file", TASK, 1)[0]
     place.plant(taken, b"somebody")
     deliver(place, "/root/file", Recorder(b"new"))
@@ -306,7 +306,7 @@ def test_a_taken_temp_name_is_not_touched(place: Place) -> None:
     assert place.read(taken) == b"somebody"
 
 
-def test_symlink_at_the_destination_is_replaced_and_not_followed(place: Place) -> None:
+def test_symlink_at_the_destination_is_replaced_and_not_followed(place: InstanceView) -> None:
     place.plant("/root/real", b"old", 0o600)
     if isinstance(place, DirectoryPlace):
         (place.base / "box/root/link").symlink_to("/root/real")
@@ -318,7 +318,7 @@ def test_symlink_at_the_destination_is_replaced_and_not_followed(place: Place) -
     assert place.owner_and_mode("/root/link") == (0, 0, 0o600), "mode of what the link led to"
 
 
-def test_temp_that_was_removed_before_the_rename_means_no_delivery(place: Place) -> None:
+def test_temp_that_was_removed_before_the_rename_means_no_delivery(place: InstanceView) -> None:
     """Another worker settled in the meantime: then this rename must fail, and say so."""
     place.plant("/root/file", b"old")
 
@@ -334,7 +334,7 @@ def test_temp_that_was_removed_before_the_rename_means_no_delivery(place: Place)
 # -- settling and debts ----------------------------------------------------------------------------------------------
 
 
-def test_settle_removes_a_temp_whose_rename_never_happened(place: Place) -> None:
+def test_settle_removes_a_temp_whose_rename_never_happened(place: InstanceView) -> None:
     push = a_push(place.instance, "/root/file", b"content")
     temp = temps_of("/root/file", TASK, 1)[0]
     place.plant("/root/file", b"old")
@@ -346,7 +346,7 @@ def test_settle_removes_a_temp_whose_rename_never_happened(place: Place) -> None
     assert again is Settlement.NEITHER, "no temp and an old file: nothing proves anything"
 
 
-def test_settle_recognises_what_landed(place: Place) -> None:
+def test_settle_recognises_what_landed(place: InstanceView) -> None:
     push = a_push(place.instance, "/root/file", b"content", attributes=Attributes(0o640, 7, 8))
     temp = temps_of("/root/file", TASK, 1)[0]
     place.plant("/root/file", b"content", 0o640, 7, 8)
@@ -359,7 +359,7 @@ def test_settle_recognises_what_landed(place: Place) -> None:
     assert settle_push(unlike, place.target, temp=temp, method="SFTP") is Settlement.NEITHER
 
 
-def test_settle_of_a_link_looks_at_the_destination_though_the_temp_was_there(place: Place) -> None:
+def test_settle_of_a_link_looks_at_the_destination_though_the_temp_was_there(place: InstanceView) -> None:
     push = a_push(place.instance, "/root/file", b"content", replace=False)
     temp = temps_of("/root/file", TASK, 1)[0]
     place.plant(temp, b"content")
@@ -371,13 +371,13 @@ def test_settle_of_a_link_looks_at_the_destination_though_the_temp_was_there(pla
     assert settle_push(push, place.target, temp=temp, method="SFTP") is Settlement.REMOVED
 
 
-def test_settle_where_the_instance_is_gone(place: Place) -> None:
+def test_settle_where_the_instance_is_gone(place: InstanceView) -> None:
     push = a_push("nobody", "/root/file", b"content")
     temp = temps_of("/root/file", TASK, 1)[0]
     assert settle_push(push, place.target, temp=temp, method="SFTP") is Settlement.NEITHER
 
 
-def test_debts_are_paid_and_nothing_else_is_removed(place: Place) -> None:
+def test_debts_are_paid_and_nothing_else_is_removed(place: InstanceView) -> None:
     temps = temps_of("/root/file", TASK, 3)
     place.plant(temps[1], b"left")
     remove_temps(place.target, project="", instance=place.instance, temps=temps)
@@ -390,11 +390,11 @@ def test_debts_are_paid_and_nothing_else_is_removed(place: Place) -> None:
     assert place.read("/root/precious") == b"mine"
 
 
-def in_place(place: Place, recorder: Recorder, path: str = "/root/file", **more: object) -> str:
+def in_place(place: InstanceView, recorder: Recorder, path: str = "/root/file", **more: object) -> str:
     return deliver(place, path, recorder, in_place=True, **more).method
 
 
-def test_in_place_writes_into_the_file_that_is_there(place: Place) -> None:
+def test_in_place_writes_into_the_file_that_is_there(place: InstanceView) -> None:
     place.plant("/root/file", b"old and longer than the new one", 0o640, 1000, 1001)
     before = place.inode("/root/file")
     recorder = Recorder(b"new")
@@ -406,7 +406,7 @@ def test_in_place_writes_into_the_file_that_is_there(place: Place) -> None:
     assert place.temps() == ""
 
 
-def test_in_place_gives_the_file_what_is_asked_for(place: Place) -> None:
+def test_in_place_gives_the_file_what_is_asked_for(place: InstanceView) -> None:
     place.plant("/root/file", b"old", 0o640, 1000, 1001)
     recorder = Recorder.of_size(700_000)
     in_place(place, recorder, attributes=Attributes(mode=0o600, uid=7))
@@ -414,12 +414,12 @@ def test_in_place_gives_the_file_what_is_asked_for(place: Place) -> None:
     assert place.owner_and_mode("/root/file") == (7, 1001, 0o600)
 
 
-def test_in_place_where_nothing_is_puts_the_file_there_in_one_step(place: Place) -> None:
+def test_in_place_where_nothing_is_puts_the_file_there_in_one_step(place: InstanceView) -> None:
     assert in_place(place, Recorder(b"new")) in ("SFTP", "DIRECTORY")
     assert place.read("/root/file") == b"new"
 
 
-def test_in_place_leaves_the_old_file_alone_until_the_grant(place: Place) -> None:
+def test_in_place_leaves_the_old_file_alone_until_the_grant(place: InstanceView) -> None:
     place.plant("/root/file", b"old")
 
     def refuse(_: str) -> None:
@@ -456,7 +456,7 @@ def test_a_worker_that_is_slow_in_place_stops_once_another_one_has_settled(
     assert box.read("/root/file") == b"later"
 
 
-def test_settling_in_place_looks_at_the_content_alone(place: Place) -> None:
+def test_settling_in_place_looks_at_the_content_alone(place: InstanceView) -> None:
     push = replace(a_push(place.instance, "/root/file", b"new"), in_place=True)
     temp = temps_of("/root/file", TASK, 1)[0]
     place.plant("/root/file", b"ne", 0o600)
@@ -471,7 +471,7 @@ def test_settling_in_place_looks_at_the_content_alone(place: Place) -> None:
     assert place.temps() == ""
 
 
-def test_in_place_does_not_write_through_a_link(place: Place) -> None:
+def test_in_place_does_not_write_through_a_link(place: InstanceView) -> None:
     place.plant("/root/other", b"old")
     place.link("/root/other", "/root/file")
     error = failure(place, "/root/file", in_place=True)
@@ -479,7 +479,7 @@ def test_in_place_does_not_write_through_a_link(place: Place) -> None:
     assert place.read("/root/other") == b"old"
 
 
-def test_a_mount_point_is_permanent_and_told_with_the_way_out(place: Place) -> None:
+def test_a_mount_point_is_permanent_and_told_with_the_way_out(place: InstanceView) -> None:
     place.plant("/etc/origin", b"mounted")
     place.plant("/root/file", b"below")
     with place.mounted("/etc/origin", "/root/file"):
@@ -494,7 +494,7 @@ def test_a_mount_point_is_permanent_and_told_with_the_way_out(place: Place) -> N
 
 
 @pytest.mark.parametrize("create_parents", [False, True])
-def test_a_file_system_that_takes_no_files_is_told_as_what_it_is(place: Place, create_parents: bool) -> None:
+def test_a_file_system_that_takes_no_files_is_told_as_what_it_is(place: InstanceView, create_parents: bool) -> None:
     with place.proc("/proc"):
         for path in ("/proc/x", "/proc/none/x") if create_parents else ("/proc/x",):
             error = failure(place, path, create_parents=create_parents)
@@ -502,21 +502,21 @@ def test_a_file_system_that_takes_no_files_is_told_as_what_it_is(place: Place, c
             assert "/proc" in error.message
 
 
-def test_a_read_only_file_system_is_permanent(place: Place) -> None:
+def test_a_read_only_file_system_is_permanent(place: InstanceView) -> None:
     with place.read_only("/tmp"):
         error = failure(place, "/tmp/file")
     assert error.reason == "READ_ONLY"
     assert ".longshore" not in error.message
 
 
-def exchanged(place: Place, path: str) -> None:
+def exchanged(place: InstanceView, path: str) -> None:
     """The folder at `path` is moved away, and another one takes its place."""
     place.move(path, f"{path}-moved")
     place.folder(path)
 
 
 @pytest.mark.parametrize("when", ["while writing", "before the grant"])
-def test_a_temp_in_a_folder_that_was_exchanged_is_removed_or_told(place: Place, when: str) -> None:
+def test_a_temp_in_a_folder_that_was_exchanged_is_removed_or_told(place: InstanceView, when: str) -> None:
     place.folder("/root/site")
     recorder = Recorder.of_size(600_000)
     moved: list[bool] = []

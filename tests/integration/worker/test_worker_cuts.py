@@ -15,7 +15,7 @@ import pytest
 from longshore.v1 import worker_service_pb2 as ws
 from longshore.v1.task_service_pb2 import GoAway
 from longshore.worker import AsyncContext, Context, Registry
-from tests.support.servers.fakeserver import Peer, job
+from tests.support.servers.fakeserver import WorkerPeer, job
 from tests.support.workers.working import Start, workers
 
 TASKS = 120
@@ -73,7 +73,7 @@ class Dispatch:
         self.open: set[str] = set()
         self.done: dict[str, int] = {}
 
-    async def serve(self, peer: Peer, rounds: int) -> None:
+    async def serve(self, peer: WorkerPeer, rounds: int) -> None:
         """Act on so many messages of the worker's, acknowledging reports only now and then at once."""
         held = {ref.task_id for ref in peer.hello.held}
         lost = self.open - held - set(self.done)

@@ -20,7 +20,7 @@ from longshore.v1 import worker_service_pb2 as ws
 from longshore.worker import AsyncContext, Context, Registry
 from tests.support.servers.certificates import Authority
 from tests.support.servers.certificates import replace as replace_file
-from tests.support.servers.fakeserver import WITHIN, FakeServer, Peer, job, serving
+from tests.support.servers.fakeserver import WITHIN, FakeServer, WorkerPeer, job, serving
 from tests.support.workers.gate import until
 from tests.support.workers.working import Start, workers
 
@@ -75,7 +75,7 @@ class Readers:
 KINDS = ("path", "stream", "async-path", "async-stream")
 
 
-async def digest_of(peer: Peer) -> str:
+async def digest_of(peer: WorkerPeer) -> str:
     report = await peer.report()
     assert report.outcome == ws.OUTCOME_OK, report.error
     value = StringValue()

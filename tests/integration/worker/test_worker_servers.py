@@ -20,7 +20,7 @@ from longshore.v1.task_service_pb2 import GoAway
 from longshore.worker import Registry
 from tests.support.network.proxy import FaultProxy
 from tests.support.servers.certificates import Authority, replace
-from tests.support.servers.fakeserver import FakeServer, Peer, job, names, serving, soon
+from tests.support.servers.fakeserver import FakeServer, WorkerPeer, job, names, serving, soon
 from tests.support.workers.gate import Gate, until
 from tests.support.workers.working import Start, workers
 
@@ -31,7 +31,7 @@ class Two:
 
     here: FakeServer
     there: FakeServer
-    peer: Peer
+    peer: WorkerPeer
 
 
 class Fleet:
@@ -46,7 +46,7 @@ class Fleet:
         here, peer = await self.joined()
         return Two(here, next(server for server in self.servers if server is not here), peer)
 
-    async def joined(self) -> tuple[FakeServer, Peer]:
+    async def joined(self) -> tuple[FakeServer, WorkerPeer]:
         """The server that is connected to next, whichever it is."""
         waiting = {asyncio.create_task(server.peer()): server for server in self.servers}
         done, late = await soon(asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED))

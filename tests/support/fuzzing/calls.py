@@ -17,8 +17,8 @@ from google.protobuf.message import DecodeError, Message
 from longshore.server.edge.auth.roles import ROLES
 from longshore.v1 import task_service_pb2 as pb
 from longshore.v1 import worker_service_pb2 as work
-from tests.support.fuzzing.messages import Known, Maker, method_of
-from tests.support.network.wire import Connection, Pairs, message
+from tests.support.fuzzing.messages import KnownIds, Maker, method_of
+from tests.support.network.wire import Pairs, WireConnection, message
 
 HEALTH: Final = tuple(f"/grpc.health.v1.Health/{name}" for name in ("Check", "List", "Watch"))
 METHODS: Final = (*sorted(ROLES), *HEALTH)
@@ -33,7 +33,7 @@ Metadata = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class CallResult:
     """The value tells how a call ended."""
 
     number: int
@@ -62,7 +62,7 @@ class Fuzzer:
         self._address = address
         self._seed = seed
         self._tokens = tokens
-        self._known = Known()
+        self._known = KnownIds()
         self._channel: Any = grpc.aio.insecure_channel(
             address, options=[("grpc.enable_retries", 0), ("grpc.max_receive_message_length", 8 << 20)]
         )
@@ -70,7 +70,7 @@ class Fuzzer:
     async def close(self) -> None:
         await self._channel.close()
 
-    async def call(self, number: int) -> Ended:
+    async def call(self, number: int) -> CallResult:
         """One call, and how it ended."""
         random = Random(f"{self._seed}:{number}")
         maker = Maker(random, self._known)
@@ -119,19 +119,19 @@ class Fuzzer:
 
     # Calls ------------------------------------------------------------------------------------------------------------
 
-    async def _unary(self, number: int, method: str, metadata: Metadata, raw: bytes) -> Ended:
+    async def _unary(self, number: int, method: str, metadata: Metadata, raw: bytes) -> CallResult:
         try:
             answer = await self._channel.unary_unary(method)(raw, metadata=metadata, timeout=PATIENCE)
         except grpc.aio.AioRpcError as error:
             return _ended(number, "unary", method, error, raw, hurried=True)
         self._learn(method, answer)
-        return Ended(number, "unary", method, grpc.StatusCode.OK)
+        return CallResult(number, "unary", method, grpc.StatusCode.OK)
 
-    async def _listened(self, number: int, method: str, metadata: Metadata, raw: bytes) -> Ended:
+    async def _listened(self, number: int, method: str, metadata: Metadata, raw: bytes) -> CallResult:
         call = self._channel.unary_stream(method)(raw, metadata=metadata, timeout=PATIENCE)
         return await self._heard(number, method, call, raw)
 
-    async def _streamed(self, number: int, method: str, metadata: Metadata, flow: Sequence[bytes]) -> Ended:
+    async def _streamed(self, number: int, method: str, metadata: Metadata, flow: Sequence[bytes]) -> CallResult:
         async def messages() -> AsyncIterator[bytes]:
             for one in flow:
                 yield one
@@ -145,9 +145,9 @@ class Fuzzer:
         except grpc.aio.AioRpcError as error:
             return _ended(number, "stream", method, error, sent, hurried=True)
         self._learn(method, answer)
-        return Ended(number, "stream", method, grpc.StatusCode.OK)
+        return CallResult(number, "stream", method, grpc.StatusCode.OK)
 
-    async def _heard(self, number: int, method: str, call: Any, sent: bytes) -> Ended:
+    async def _heard(self, number: int, method: str, call: Any, sent: bytes) -> CallResult:
         """Listen for a little while; a stream that goes on is left."""
         try:
             async with asyncio.timeout(WATCH):
@@ -155,14 +155,14 @@ class Fuzzer:
                     self._learn(method, answer)
         except TimeoutError:
             call.cancel()
-            return Ended(number, "left", method, grpc.StatusCode.OK)
+            return CallResult(number, "left", method, grpc.StatusCode.OK)
         except grpc.aio.AioRpcError as error:
             return _ended(number, "stream", method, error, sent)
         except asyncio.CancelledError:
             if (task := asyncio.current_task()) is not None and task.cancelling():
                 raise
-            return Ended(number, "stream", method, grpc.StatusCode.CANCELLED)
-        return Ended(number, "stream", method, grpc.StatusCode.OK)
+            return CallResult(number, "stream", method, grpc.StatusCode.CANCELLED)
+        return CallResult(number, "stream", method, grpc.StatusCode.OK)
 
     def _upload(self, maker: Maker) -> list[bytes]:
         random = maker.random
@@ -183,7 +183,7 @@ class Fuzzer:
                 flow[0] = maker.bytes_for("/longshore.v1.TaskService/Upload")
         return flow
 
-    async def _work(self, number: int, method: str, metadata: Metadata, maker: Maker) -> Ended:
+    async def _work(self, number: int, method: str, metadata: Metadata, maker: Maker) -> CallResult:
         random = maker.random
         call = self._channel.stream_stream(method)(metadata=metadata, timeout=PATIENCE)
         held: deque[tuple[str, int]] = deque(maxlen=5)
@@ -217,21 +217,21 @@ class Fuzzer:
                 code = await call.code()
         except TimeoutError:
             call.cancel()
-            return Ended(number, "left", method, grpc.StatusCode.OK)
+            return CallResult(number, "left", method, grpc.StatusCode.OK)
         except grpc.aio.AioRpcError as error:
             return _ended(number, "stream", method, error, sent)
         except (asyncio.InvalidStateError, grpc.aio.UsageError):
             # The call was over before the write.
             code = await call.code()
         if code is grpc.StatusCode.OK:
-            return Ended(number, "stream", method, code)
-        return Ended(
+            return CallResult(number, "stream", method, code)
+        return CallResult(
             number, "stream", method, code, _reason(await call.trailing_metadata()), await call.details(), sent=sent
         )
 
     # By hand ----------------------------------------------------------------------------------------------------------
 
-    def _by_hand(self, number: int, random: Random, maker: Maker, method: str) -> Ended:
+    def _by_hand(self, number: int, random: Random, maker: Maker, method: str) -> CallResult:
         """Make a call, in a thread, that no library would send."""
         shown: Pairs = [(key.encode(), value.encode()) for key, value in self._metadata(random, method)]
         path, kind, raw = method.encode(), "by hand", message(maker.bytes_for(method))
@@ -256,24 +256,24 @@ class Fuzzer:
                 leaves = True
             case 8:
                 raw = message(b"", announced=random.choice((6 << 20, 2**32 - 1)))
-        with Connection(self._address, timeout=PATIENCE) as wire:
+        with WireConnection(self._address, timeout=PATIENCE) as wire:
             try:
                 stream = wire.begin(path, shown, raw, end=not leaves)
                 if leaves:
                     if random.random() < 0.5:
                         wire.reset(stream)
-                    return Ended(number, "left", method, grpc.StatusCode.OK)
+                    return CallResult(number, "left", method, grpc.StatusCode.OK)
                 if method.endswith(("Watch", "WatchTask")):
                     wire.set_timeout(WATCH)
                 ended = wire.end_of(stream)
             except TimeoutError:
                 late = not method.endswith(("Watch", "WatchTask"))
-                return Ended(number, kind, method, grpc.StatusCode.OK, late=late, sent=raw)
+                return CallResult(number, kind, method, grpc.StatusCode.OK, late=late, sent=raw)
             except (EOFError, OSError) as error:
-                return Ended(number, kind, method, grpc.StatusCode.UNAVAILABLE, message=str(error))
+                return CallResult(number, kind, method, grpc.StatusCode.UNAVAILABLE, message=str(error))
         code = _CODES.get(ended.status if ended.status is not None else -1, grpc.StatusCode.CANCELLED)
         words = ended.headers.get(b"grpc-message", b"").decode(errors="replace")
-        return Ended(number, kind, method, code, ended.reason, words, sent=raw)
+        return CallResult(number, kind, method, code, ended.reason, words, sent=raw)
 
     def _learn(self, method: str, answer: bytes) -> None:
         """Ids that lead further next time."""
@@ -296,19 +296,19 @@ _RACE: Final = "Internal error from Core"
 
 def _ended(
     number: int, kind: str, method: str, error: grpc.aio.AioRpcError, sent: bytes, *, hurried: bool = False
-) -> Ended:
+) -> CallResult:
     code = error.code()
     if error.details() == _RACE:
         code = grpc.StatusCode.CANCELLED
     late = hurried and code is grpc.StatusCode.DEADLINE_EXCEEDED
-    return Ended(number, kind, method, code, _reason(error.trailing_metadata()), error.details() or "", late, sent)
+    return CallResult(number, kind, method, code, _reason(error.trailing_metadata()), error.details() or "", late, sent)
 
 
 def _reason(metadata: Any) -> str:
     return next((str(value) for key, value in metadata or () if key == "longshore-reason"), "")
 
 
-def _assigned(answer: bytes, known: Known) -> list[tuple[str, int]]:
+def _assigned(answer: bytes, known: KnownIds) -> list[tuple[str, int]]:
     with contextlib.suppress(DecodeError):
         said = work.WorkResponse.FromString(answer)
         known.tasks.extend(one.task.id for one in said.assignments)

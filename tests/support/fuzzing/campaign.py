@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from longshore.server.model.access import Role
-from tests.support.fuzzing.calls import Ended, Fuzzer
+from tests.support.fuzzing.calls import CallResult, Fuzzer
 from tests.support.servers.processes import ServerProcess
 from tests.support.servers.tokens import token_of
 
@@ -67,7 +67,7 @@ class Report:
     calls: int = 0
     seconds: float = 0.0
     ends: Counter[str] = field(default_factory=Counter)
-    wrong: list[Ended] = field(default_factory=list)
+    wrong: list[CallResult] = field(default_factory=list)
     resident: list[int] = field(default_factory=list)
     quiet: list[list[float]] = field(default_factory=list)
     """Each call of the healthy client took so many seconds, in the quiet before each round."""

@@ -1,7 +1,7 @@
 """Messages for the fuzz campaign: valid ones, structured ones with odd values in every field, and bytes that are none.
 
 All of it follows from a `random.Random`, so that a seed makes the same messages again. What servers answered (ids of
-tasks, attempts that a session holds) comes in through `Known`; it leads beyond the first check.
+tasks, attempts that a session holds) comes in through `KnownIds`; it leads beyond the first check.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ _MOST_OF_A_MESSAGE: Final = 3 << 20
 
 
 @dataclass
-class Known:
+class KnownIds:
     """The object keeps the newest ids that the server has told."""
 
     tasks: deque[str] = field(default_factory=lambda: deque(["none"], maxlen=200))
@@ -88,7 +88,7 @@ def method_of(path: str) -> Any:
 class Maker:
     """Makes messages of one campaign."""
 
-    def __init__(self, random: Random, known: Known) -> None:
+    def __init__(self, random: Random, known: KnownIds) -> None:
         self.random = random
         self.known = known
 

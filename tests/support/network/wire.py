@@ -49,7 +49,7 @@ def head(path: bytes, metadata: Pairs = ()) -> bytes:
 
 
 @dataclass
-class Ended:
+class StreamResult:
     """The value tells how a stream ended. `reset` None means that it ended by trailers."""
 
     headers: dict[bytes, bytes] = field(default_factory=dict)
@@ -67,7 +67,7 @@ class Ended:
         return self.headers.get(b"longshore-reason", b"").decode()
 
 
-class Connection:
+class WireConnection:
     """One connection. `begin` opens streams, `end_of` reads until one of them is over."""
 
     def __init__(self, address: str, *, timeout: float = 20.0) -> None:
@@ -81,7 +81,7 @@ class Connection:
         self._socket.settimeout(timeout)
         self._buffer = b""
         self._table: list[tuple[bytes, bytes]] = []
-        self._streams: dict[int, Ended] = {}
+        self._streams: dict[int, StreamResult] = {}
         self._over: set[int] = set()
         self._next = 1
         self.send(PREFACE + frame(SETTINGS, 0, 0) + frame(WINDOW, 0, 0, struct.pack(">I", 1 << 30)))
@@ -98,7 +98,7 @@ class Connection:
     def begin(self, path: bytes, metadata: Pairs = (), data: bytes = b"", *, end: bool = False) -> int:
         """Open a call, with so much of its messages; answers its stream's number."""
         stream, self._next = self._next, self._next + 2
-        self._streams[stream] = Ended()
+        self._streams[stream] = StreamResult()
         flags = END_HEADERS | (END_STREAM if end and not data else 0)
         self.send(frame(HEADERS, flags, stream, head(path, metadata)) + data_frames(stream, data, end=end))
         return stream
@@ -113,11 +113,11 @@ class Connection:
     def reset(self, stream: int) -> None:
         self.send(frame(RESET, 0, stream, struct.pack(">I", 8)))
 
-    def call(self, path: bytes, metadata: Pairs = (), data: bytes = b"") -> Ended:
+    def call(self, path: bytes, metadata: Pairs = (), data: bytes = b"") -> StreamResult:
         """A whole call."""
         return self.end_of(self.begin(path, metadata, data, end=True))
 
-    def end_of(self, stream: int) -> Ended:
+    def end_of(self, stream: int) -> StreamResult:
         """Read until the stream is over. Raises TimeoutError, EOFError."""
         while stream not in self._over:
             self._one_frame()

@@ -64,7 +64,7 @@ class FolderSpool:
 
 
 @dataclass(frozen=True, slots=True)
-class ObjectSpool:
+class FleetObjectSpool:
     """A place in an object store."""
 
     url: str
@@ -89,7 +89,7 @@ class OwnSpools:
         return ()
 
 
-class Fleet:
+class ServerFleet:
     """Servers `s0`, `s1`, … on one database, with one token. Each has a stage; instances and target are common."""
 
     def __init__(self, root: Path, url: str, spool: FleetSpool, servers: Sequence[ServerProcess]) -> None:
@@ -201,7 +201,7 @@ def fleet_of(
     servers: int = 2,
     spool: FleetSpool | None = None,
     environment: Mapping[str, str] | None = None,
-) -> Iterator[Fleet]:
+) -> Iterator[ServerFleet]:
     """That many servers with these options on a new database; without a `spool` they share a directory."""
     spool = spool or FolderSpool(root / "spool")
     token = secrets.token_urlsafe(32)
@@ -210,7 +210,7 @@ def fleet_of(
             server_on(root, f"s{number}", *options, url=url, spool=spool, token=token, environment=environment or {})
             for number in range(servers)
         ]
-        fleet = Fleet(root, url, spool, made)
+        fleet = ServerFleet(root, url, spool, made)
         for server in made:
             stack.push(server.__exit__)
         with ThreadPoolExecutor(len(made)) as pool:

@@ -31,7 +31,7 @@ _Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 T = TypeVar("T")
 
 
-class Peer:
+class WorkerPeer:
     """One connection of a worker, as the server sees it. What the worker says is sorted into queues."""
 
     def __init__(self, hello: ws.WorkRequest, server: FakeServer) -> None:
@@ -188,9 +188,9 @@ class FakeServer(worker_service_pb2_grpc.WorkerServiceServicer):
         """Downloads stop after so many bytes, and wait until they are cancelled."""
         self.downloads: list[ws.DownloadPayloadRequest] = []
         self.tokens: list[str] = []
-        self.connections: list[Peer] = []
+        self.connections: list[WorkerPeer] = []
         self.port = 0
-        self._peers: asyncio.Queue[Peer] = asyncio.Queue()
+        self._peers: asyncio.Queue[WorkerPeer] = asyncio.Queue()
         self._server: grpc.aio.Server | None = None
 
     @property
@@ -212,7 +212,7 @@ class FakeServer(worker_service_pb2_grpc.WorkerServiceServicer):
         if self._server is not None:
             await self._server.stop(None)
 
-    async def peer(self) -> Peer:
+    async def peer(self) -> WorkerPeer:
         """The next connection, after its welcome."""
         return await soon(self._peers.get())
 
@@ -220,7 +220,7 @@ class FakeServer(worker_service_pb2_grpc.WorkerServiceServicer):
         self.tokens += _tokens(context)
         if self.refusals:
             await refuse(context, *self.refusals.popleft())
-        peer = Peer(await anext(aiter(request_iterator)), self)
+        peer = WorkerPeer(await anext(aiter(request_iterator)), self)
         self.connections.append(peer)
         held = [ref for ref in peer.hello.held if self.keeps is None or ref.task_id in self.keeps]
         lost = [ref for ref in peer.hello.held if ref not in held]
@@ -285,7 +285,7 @@ async def soon(awaited: Awaitable[T]) -> T:
         return await awaited
 
 
-async def heard(peer: Peer) -> None:
+async def heard(peer: WorkerPeer) -> None:
     """The worker has acted on everything that was said: it has answered what was said last."""
     ref = peer.assign(job("probe", "no-such-kind"))
     while True:

@@ -301,7 +301,7 @@ def _status_of(act: Refuse) -> status_pb2.Status:
     return status_pb2.Status(code=act.code.value[0], message=act.message, details=packed)
 
 
-class FakeServer:
+class FakeTaskServer:
     """The service on a loopback port: `async with FakeServer() as server`, then `server.address`, `server.service`."""
 
     def __init__(self, credentials: grpc.ServerCredentials | None = None) -> None:
@@ -316,7 +316,7 @@ class FakeServer:
         """HOST:PORT."""
         return f"127.0.0.1:{self.port}"
 
-    async def __aenter__(self) -> FakeServer:
+    async def __aenter__(self) -> FakeTaskServer:
         self._server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
         task_service_pb2_grpc.add_TaskServiceServicer_to_server(self.service, self._server)
         address = f"127.0.0.1:{self.port}"

@@ -28,7 +28,7 @@ _STARTERS: Final = ("ServerProcess", "Stage", "staged")
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class BackendPlace:
     """A place has one server's database and spool."""
 
     options: Sequence[str]
@@ -42,7 +42,7 @@ class Place:
 class Backend(Protocol):
     """Makes a place for each server."""
 
-    def place(self, owner: object, data: Path) -> Place:
+    def place(self, owner: object, data: Path) -> BackendPlace:
         """Make the place of a new server with this data directory. It is kept as long as `owner` lives."""
         ...
 
@@ -51,13 +51,13 @@ class Backend(Protocol):
 class Embedded:
     """SQLite and a directory, both in the data directory."""
 
-    def place(self, owner: object, data: Path) -> Place:
+    def place(self, owner: object, data: Path) -> BackendPlace:
         del owner
 
         def leftovers() -> Sequence[Path]:
             return [path for path in (data / "spool").rglob("*") if path.is_file() and path.name != "identity"]
 
-        return Place((), {}, leftovers, lambda: b"".join(path.read_bytes() for path in sorted(leftovers())))
+        return BackendPlace((), {}, leftovers, lambda: b"".join(path.read_bytes() for path in sorted(leftovers())))
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ class OnCluster:
     store: s3.ObjectStore
     environment: Mapping[str, str] = field(default_factory=lambda: s3.ENVIRONMENT)
 
-    def place(self, owner: object, data: Path) -> Place:
+    def place(self, owner: object, data: Path) -> BackendPlace:
         del data
         stack = ExitStack()
         database, spool = stack.enter_context(self.postgres.database()), self.store.fresh_url()
@@ -80,7 +80,7 @@ class OnCluster:
             return b"".join(bytes(obstore.get(store, name).bytes()) for name in s3.leftovers(spool))
 
         options = ("--database", database, "--spool", spool)
-        return Place(options, self.environment, lambda: s3.leftovers(spool), content)
+        return BackendPlace(options, self.environment, lambda: s3.leftovers(spool), content)
 
 
 def _leave(stack: ExitStack) -> None:

@@ -100,7 +100,7 @@ def job(kind: str = "report", *, target: str = "", instance: str = "") -> Job:
     return Job(kind, AnyValue("type.example/Arguments", b"\x08\x01"), target, instance)
 
 
-class Fleet:
+class StoreFleet:
     """A fleet lets a test speak to a store in few words, and keeps what the store told its subscribers."""
 
     def __init__(self, store: SQLStore, clock: ManualClock) -> None:

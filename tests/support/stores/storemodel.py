@@ -17,7 +17,7 @@ HELD = (State.RUNNING, State.COMMITTING, State.CANCELLING)
 
 
 @dataclass(slots=True, eq=False)
-class Known:
+class ModelTask:
     """A task as the model knows it."""
 
     id: str
@@ -93,7 +93,7 @@ def seen(task: Task) -> tuple[object, ...]:
 
 
 @dataclass(slots=True, eq=False)
-class Peer:
+class ModelSession:
     """A session."""
 
     id: str
@@ -104,10 +104,10 @@ class Peer:
     alive: bool = True
     draining: bool = False
 
-    def serves(self, task: Known) -> bool:
+    def serves(self, task: ModelTask) -> bool:
         return task.kind in self.kinds and (not task.target or task.target in self.targets)
 
-    def settles(self, task: Known) -> bool:
+    def settles(self, task: ModelTask) -> bool:
         return self.serves(task) and (task.kind == "file_push" or self.kinds[task.kind])
 
 
@@ -122,8 +122,8 @@ class Model:
     settle_timeout: float
     now: float = 0.0
     ticks: float = 0.0
-    tasks: dict[str, Known] = field(default_factory=dict)
-    peers: dict[str, Peer] = field(default_factory=dict)
+    tasks: dict[str, ModelTask] = field(default_factory=dict)
+    peers: dict[str, ModelSession] = field(default_factory=dict)
     paused: set[str] = field(default_factory=set)
 
     def add(self, task: Task, *, not_before: float) -> None:
@@ -132,7 +132,7 @@ class Model:
         destination_key = submission.destination.key if submission.destination is not None else ""
         head = not destination_key or not any(other.live for other in self.at(destination_key))
         state = State.SCHEDULED if not_before else State.QUEUED if head else State.BLOCKED
-        self.tasks[task.id] = Known(
+        self.tasks[task.id] = ModelTask(
             id=task.id,
             seq=submission.seq,
             destination_key=destination_key,
@@ -150,17 +150,17 @@ class Model:
             due_at=self.now + not_before if not_before else None,
         )
 
-    def at(self, destination_key: str) -> list[Known]:
+    def at(self, destination_key: str) -> list[ModelTask]:
         return [task for task in self.tasks.values() if task.destination_key == destination_key]
 
-    def held_by(self, session: str) -> list[Known]:
+    def held_by(self, session: str) -> list[ModelTask]:
         return sorted((task for task in self.tasks.values() if task.holder == session), key=lambda task: task.seq)
 
     # Events -------------------------------------------------------------------------------------------------------
 
     def happen(
         self,
-        task: Known,
+        task: ModelTask,
         event: Event,
         *,
         crash: bool = True,
@@ -204,7 +204,7 @@ class Model:
                     task.begun = True
                 return True
 
-    def _enter(self, task: Known, event: Event, before: State, after: State, *, crash: bool, session: str) -> None:
+    def _enter(self, task: ModelTask, event: Event, before: State, after: State, *, crash: bool, session: str) -> None:
         task.revision += 1
         if event == "transient" and before is not State.CANCELLING:
             task.tries += 1
@@ -237,7 +237,7 @@ class Model:
         task.due_at = None
         task.state = after
 
-    def settle_again(self, task: Known) -> None:
+    def settle_again(self, task: ModelTask) -> None:
         """Take the settling away from a worker that could not find out; another worker will look."""
         task.revision += 1
         task.holder = ""
@@ -252,22 +252,22 @@ class Model:
 
     # Room ---------------------------------------------------------------------------------------------------------
 
-    def running(self, tasks: Iterable[Known]) -> int:
+    def running(self, tasks: Iterable[ModelTask]) -> int:
         return sum(bool(task.holder) for task in tasks)
 
-    def target_room(self, task: Known) -> int:
+    def target_room(self, task: ModelTask) -> int:
         if not task.target:
             return 1
         return self.target_limit - self.running(each for each in self.tasks.values() if each.target == task.target)
 
-    def room_at(self, task: Known) -> int:
+    def room_at(self, task: ModelTask) -> int:
         if not task.concurrency_key:
             return 1
         return self.instance_limit - self.running(
             each for each in self.tasks.values() if each.concurrency_key == task.concurrency_key
         )
 
-    def claimable(self, task: Known, peer: Peer, *, idle: bool) -> bool:
+    def claimable(self, task: ModelTask, peer: ModelSession, *, idle: bool) -> bool:
         """Return whether this session may take a task now."""
         if task.state is State.SETTLING:
             due = task.due_at is not None and task.due_at <= self.now

@@ -37,7 +37,7 @@ _TREE: Final = Path(__file__).resolve().parents[3]
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class CommandAnswer:
     """A caller without any patience got this answer. None for `reason` or `retry` means that the status has none."""
 
     call: str
@@ -53,7 +53,7 @@ class Scene:
     def __init__(self, stage: Stage) -> None:
         self.stage = stage
         self.server = stage.server
-        self.answers: list[Answer] = []
+        self.answers: list[CommandAnswer] = []
         self.pushed: list[str] = []
         self.wrong: list[str] = []
         self.health: list[int] = []
@@ -159,7 +159,7 @@ class Scene:
             return
         if name == "get" and answer.task.id != self._long.id:
             self.wrong.append(f"{name}: {answer}")
-        self.answers.append(Answer(name, grpc.StatusCode.OK, None, None))
+        self.answers.append(CommandAnswer(name, grpc.StatusCode.OK, None, None))
 
     def _push(self) -> None:
         with Client(server=self.server.address, token_file=self.server.token_file, patience=120.0) as client:
@@ -189,7 +189,7 @@ class Scene:
             self.health.append(-1)
 
 
-def _told(name: str, error: Any) -> Answer:
+def _told(name: str, error: Any) -> CommandAnswer:
     reason = retry = None
     status = rpc_status.from_call(error)
     for detail in status.details if status is not None else ():
@@ -198,7 +198,7 @@ def _told(name: str, error: Any) -> Answer:
             reason = info.reason
         elif detail.Unpack(after):
             retry = after.retry_delay.ToTimedelta().total_seconds()
-    return Answer(name, error.code(), reason, retry)
+    return CommandAnswer(name, error.code(), reason, retry)
 
 
 def _any(text: str) -> AnyMessage:

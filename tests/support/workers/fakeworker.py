@@ -29,7 +29,7 @@ T = TypeVar("T")
 _numbers = itertools.count(1)
 
 
-class Refused(Exception):
+class SessionRefused(Exception):
     """The stream ended with a status."""
 
     def __init__(self, error: grpc.aio.AioRpcError) -> None:
@@ -71,7 +71,7 @@ class Stream:
         self.drain: pb.Drain | None = None
         self.go_away: str | None = None
         self.ended = False
-        self.error: Refused | None = None
+        self.error: SessionRefused | None = None
         self._news = asyncio.Condition()
         self._reader: asyncio.Task[None] | None = None
 
@@ -86,7 +86,7 @@ class Stream:
                 async with self._news:
                     self._news.notify_all()
         except grpc.aio.AioRpcError as error:
-            self.error = Refused(error)
+            self.error = SessionRefused(error)
         except asyncio.CancelledError:
             # A call that was cut here ends so; a cancelled reader does not come back to hear of it.
             if not self.call.cancelled():
@@ -129,7 +129,7 @@ class Stream:
             raise AssertionError(f"not within {within} s; last came {str(self.messages[-3:])[-1500:]}") from None
         return found
 
-    async def until_ended(self, *, within: float = DEADLINE) -> Refused | None:
+    async def until_ended(self, *, within: float = DEADLINE) -> SessionRefused | None:
         """Wait for the end of the stream, and return the refusal that ended it. None means a good end."""
         async with asyncio.timeout(within), self._news:
             while not self.ended:
@@ -184,7 +184,7 @@ class Stream:
         await self.until(lambda: self.assignments, within=within)
         return self.assignments.pop(0)
 
-    async def goodbye(self) -> Refused | None:
+    async def goodbye(self) -> SessionRefused | None:
         """Leave for good, and wait for the end of the stream."""
         await self.say(goodbye=pb.Goodbye())
         await self.call.done_writing()
@@ -280,5 +280,5 @@ class FakeWorker:
                 assert 0 < len(piece.data) <= 1 << 20
                 data += piece.data
         except grpc.aio.AioRpcError as error:
-            raise Refused(error) from None
+            raise SessionRefused(error) from None
         return bytes(data)

@@ -64,7 +64,7 @@ class Recorder:
         return self.payload(self.data)
 
 
-class Place(Protocol):
+class InstanceView(Protocol):
     """An instance of some target, seen from inside."""
 
     @property
@@ -243,7 +243,7 @@ def a_push(instance: str, path: str, data: bytes, **more: Any) -> Push:
     return Push(**{**said, **content, **more})
 
 
-def deliver(place: Place, path: str, recorder: Recorder, **more: Any) -> Pushed:
+def deliver(place: InstanceView, path: str, recorder: Recorder, **more: Any) -> Pushed:
     """Push the recorder's data to a path, without pauses between tries."""
     push = replace(a_push(place.instance, path, recorder.data), **more)
     return push_file(push, recorder, place.target, pause=lambda _: None)

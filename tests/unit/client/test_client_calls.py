@@ -34,29 +34,31 @@ from longshore.client import (
 from longshore.client.runtime.loopthread import BlockingIterator, LoopThread
 from longshore.v1 import admin_service_pb2, task_pb2
 from longshore.v1 import task_service_pb2 as pb
-from tests.support.servers.fakeservice import Break, FakeServer, FakeService, Refuse
+from tests.support.servers.fakeservice import Break, FakeService, FakeTaskServer, Refuse
 
 
 @pytest.fixture
-async def server() -> AsyncIterator[FakeServer]:
-    async with FakeServer() as server:
+async def server() -> AsyncIterator[FakeTaskServer]:
+    async with FakeTaskServer() as server:
         for number in range(250):
             server.service.history[f"t{number}"] = [task_pb2.Task(id=f"t{number}", revision=1)]
         yield server
 
 
 @pytest.fixture
-def service(server: FakeServer) -> FakeService:
+def service(server: FakeTaskServer) -> FakeService:
     return server.service
 
 
 @pytest.fixture
-async def client(server: FakeServer) -> AsyncIterator[AsyncClient]:
+async def client(server: FakeTaskServer) -> AsyncIterator[AsyncClient]:
     async with AsyncClient(server=server.address, token="secret", patience=5) as client:
         yield client
 
 
-async def test_a_token_that_is_made_later_is_shown(server: FakeServer, service: FakeService, tmp_path: Path) -> None:
+async def test_a_token_that_is_made_later_is_shown(
+    server: FakeTaskServer, service: FakeService, tmp_path: Path
+) -> None:
     """As a server makes it at its first start, which a client may have been waiting for."""
     async with AsyncClient(server=server.address, data_dir=tmp_path, patience=0) as client:
         await client.get("t0")
@@ -248,7 +250,7 @@ def test_what_is_exported() -> None:
 def address() -> Iterator[str]:
     """The service on a thread of its own, for clients that block."""
     thread = LoopThread(name="service")
-    server = FakeServer()
+    server = FakeTaskServer()
     thread.run(server.__aenter__())
     server.service.history["t"] = [
         task_pb2.Task(id="t", revision=n, done=n == 3, state=task_pb2.TASK_STATE_SUCCEEDED) for n in (1, 2, 3)
@@ -286,7 +288,7 @@ def test_a_closed_client_says_so(address: str) -> None:
         client.get("t")
 
 
-async def test_a_watch_does_not_outlive_its_client(service: FakeService, server: FakeServer) -> None:
+async def test_a_watch_does_not_outlive_its_client(service: FakeService, server: FakeTaskServer) -> None:
     service.watches += [Break(after=1, how="go_away")]
     client = AsyncClient(server=server.address)
     watch = client.watch("t1")

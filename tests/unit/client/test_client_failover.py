@@ -25,7 +25,7 @@ from longshore.client.servers.endpoint import Endpoint
 from longshore.v1 import task_pb2
 from longshore.v1 import task_service_pb2 as pb
 from tests.support.network.proxy import FaultProxy
-from tests.support.servers.fakeservice import Break, Cut, FakeServer, Refuse
+from tests.support.servers.fakeservice import Break, Cut, FakeTaskServer, Refuse
 
 MIB = 1024 * 1024
 SPEC = push_spec("web/etc/motd")
@@ -37,9 +37,9 @@ def says(reason: str, code: grpc.StatusCode = grpc.StatusCode.UNAVAILABLE) -> Re
 
 
 @pytest.fixture
-async def servers() -> AsyncIterator[list[FakeServer]]:
+async def servers() -> AsyncIterator[list[FakeTaskServer]]:
     async with AsyncExitStack() as stack:
-        servers = [await stack.enter_async_context(FakeServer()) for _ in range(3)]
+        servers = [await stack.enter_async_context(FakeTaskServer()) for _ in range(3)]
         for server in servers:
             server.service.history["t"] = [
                 task_pb2.Task(id="t", revision=n, state=task_pb2.TASK_STATE_RUNNING, done=n == LAST)
@@ -55,7 +55,7 @@ def waits() -> list[float]:
 
 
 @pytest.fixture
-async def client(servers: list[FakeServer], waits: list[float]) -> AsyncIterator[AsyncClient]:
+async def client(servers: list[FakeTaskServer], waits: list[float]) -> AsyncIterator[AsyncClient]:
     addresses = [server.address for server in servers]
     async with (
         AsyncClient(server=addresses, patience=10, on_wait=lambda _error, pause: waits.append(pause)) as client,
@@ -64,12 +64,12 @@ async def client(servers: list[FakeServer], waits: list[float]) -> AsyncIterator
         yield client
 
 
-def asked(servers: list[FakeServer]) -> list[int]:
+def asked(servers: list[FakeTaskServer]) -> list[int]:
     """Return how often each server was asked."""
     return [len(server.service.requests) for server in servers]
 
 
-async def test_calls_watches_and_uploads_go_round(client: AsyncClient, servers: list[FakeServer]) -> None:
+async def test_calls_watches_and_uploads_go_round(client: AsyncClient, servers: list[FakeTaskServer]) -> None:
     for _ in range(6):
         await client.get("t")
     assert asked(servers) == [2, 2, 2]
@@ -81,7 +81,7 @@ async def test_calls_watches_and_uploads_go_round(client: AsyncClient, servers: 
     assert [len(server.service.watched_after) for server in servers] == [1, 1, 1]
 
 
-async def test_clients_begin_anywhere(servers: list[FakeServer]) -> None:
+async def test_clients_begin_anywhere(servers: list[FakeTaskServer]) -> None:
     for _ in range(40):
         async with AsyncClient(server=",".join(server.address for server in servers)) as client:
             await client.get("t")
@@ -89,7 +89,7 @@ async def test_clients_begin_anywhere(servers: list[FakeServer]) -> None:
 
 
 async def test_one_that_is_away_costs_no_pause_and_is_back_by_itself(
-    client: AsyncClient, servers: list[FakeServer], waits: list[float]
+    client: AsyncClient, servers: list[FakeTaskServer], waits: list[float]
 ) -> None:
     away = servers[1]
     await away.__aexit__()
@@ -106,14 +106,16 @@ async def test_one_that_is_away_costs_no_pause_and_is_back_by_itself(
 
 
 @pytest.mark.parametrize("reason", ["DRAINING", "STORE_UNAVAILABLE"])
-async def test_who_cannot_serve_is_not_asked_twice(client: AsyncClient, servers: list[FakeServer], reason: str) -> None:
+async def test_who_cannot_serve_is_not_asked_twice(
+    client: AsyncClient, servers: list[FakeTaskServer], reason: str
+) -> None:
     servers[0].service.calls += [says(reason)] * 100
     for _ in range(10):
         await client.get("t")
     assert asked(servers)[0] <= 1
 
 
-async def test_the_same_request_id_goes_to_the_next(client: AsyncClient, servers: list[FakeServer]) -> None:
+async def test_the_same_request_id_goes_to_the_next(client: AsyncClient, servers: list[FakeTaskServer]) -> None:
     for server in servers[:2]:
         server.service.calls += [says("DRAINING")] * 9
     for _ in range(3):
@@ -126,7 +128,7 @@ async def test_the_same_request_id_goes_to_the_next(client: AsyncClient, servers
             assert request.request_id in ids
 
 
-async def test_without_patience_each_is_asked_once(servers: list[FakeServer]) -> None:
+async def test_without_patience_each_is_asked_once(servers: list[FakeTaskServer]) -> None:
     for server in servers:
         server.service.calls += [says("STORE_UNAVAILABLE")] * 9
     async with AsyncClient(server=[server.address for server in servers], patience=0) as client:
@@ -135,7 +137,7 @@ async def test_without_patience_each_is_asked_once(servers: list[FakeServer]) ->
     assert asked(servers) == [1, 1, 1]
 
 
-async def test_when_all_are_away_there_are_pauses(servers: list[FakeServer]) -> None:
+async def test_when_all_are_away_there_are_pauses(servers: list[FakeTaskServer]) -> None:
     for server in servers:
         server.service.calls += [says("STORE_UNAVAILABLE")] * 9
     waits: list[float] = []
@@ -150,7 +152,7 @@ async def test_when_all_are_away_there_are_pauses(servers: list[FakeServer]) -> 
 
 @pytest.mark.parametrize(("reason", "tried"), [("QUEUE_FULL", 1), ("TOO_MANY_UPLOADS", 3)])
 async def test_only_bounds_of_one_server_are_no_reason_to_wait(
-    servers: list[FakeServer], reason: str, tried: int
+    servers: list[FakeTaskServer], reason: str, tried: int
 ) -> None:
     for server in servers:
         server.service.calls += [says(reason, grpc.StatusCode.RESOURCE_EXHAUSTED)]
@@ -160,7 +162,7 @@ async def test_only_bounds_of_one_server_are_no_reason_to_wait(
     assert sum(asked(servers)) == tried
 
 
-async def test_a_refusal_is_everybodys(client: AsyncClient, servers: list[FakeServer]) -> None:
+async def test_a_refusal_is_everybodys(client: AsyncClient, servers: list[FakeTaskServer]) -> None:
     for server in servers:
         server.service.calls += [says("NOT_RETRYABLE", grpc.StatusCode.FAILED_PRECONDITION)]
     with pytest.raises(FailedPrecondition):
@@ -170,7 +172,7 @@ async def test_a_refusal_is_everybodys(client: AsyncClient, servers: list[FakeSe
 
 @pytest.mark.parametrize("how", ["status", "go_away", "end"])
 async def test_a_watch_goes_on_elsewhere_without_gap_or_repeat(
-    client: AsyncClient, servers: list[FakeServer], waits: list[float], how: str
+    client: AsyncClient, servers: list[FakeTaskServer], waits: list[float], how: str
 ) -> None:
     for server in servers:
         server.service.watches += [Break(after=2, how=how, repeat=1), Break(after=2, how=how, repeat=2)]
@@ -179,7 +181,9 @@ async def test_a_watch_goes_on_elsewhere_without_gap_or_repeat(
     assert not waits
 
 
-async def test_an_upload_goes_on_elsewhere_from_what_is_there(client: AsyncClient, servers: list[FakeServer]) -> None:
+async def test_an_upload_goes_on_elsewhere_from_what_is_there(
+    client: AsyncClient, servers: list[FakeTaskServer]
+) -> None:
     """No server has what another one has; the third one, with some luck, gets the whole."""
     content = os.urandom(7 * MIB)
     left = Cut(after=3 * MIB, end=says("DRAINING"))
@@ -195,7 +199,7 @@ async def test_an_upload_goes_on_elsewhere_from_what_is_there(client: AsyncClien
     assert sent[-1] == len(content)
 
 
-async def test_an_upload_that_is_cut_asks_its_own_server_first(servers: list[FakeServer]) -> None:
+async def test_an_upload_that_is_cut_asks_its_own_server_first(servers: list[FakeTaskServer]) -> None:
     content = os.urandom(9 * MIB)
     one, two = servers[:2]
     async with (
@@ -217,7 +221,7 @@ async def test_an_upload_that_is_cut_asks_its_own_server_first(servers: list[Fak
     assert sorted(len(server.service.headers) for server in (one, two)) == [0, 2]
 
 
-async def test_an_upload_is_not_given_up_while_it_moves(servers: list[FakeServer]) -> None:
+async def test_an_upload_is_not_given_up_while_it_moves(servers: list[FakeTaskServer]) -> None:
     """The other server has nothing of what the first one had: it begins anew, which is no standstill."""
     one, two = servers[:2]
     one.service.uploads += [Cut(after=5 * MIB, end=says("DRAINING"))]
@@ -229,7 +233,7 @@ async def test_an_upload_is_not_given_up_while_it_moves(servers: list[FakeServer
 
 
 async def test_a_machine_that_is_gone_holds_up_one_call_only(
-    servers: list[FakeServer], monkeypatch: pytest.MonkeyPatch
+    servers: list[FakeTaskServer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It takes connections and says nothing, as one does that is stopped."""
     monkeypatch.setattr("longshore.client.servers.servers._CONNECT", 0.3)
@@ -244,7 +248,7 @@ async def test_a_machine_that_is_gone_holds_up_one_call_only(
 
 
 async def test_a_server_that_falls_silent_is_left_and_its_connection_too(
-    servers: list[FakeServer], monkeypatch: pytest.MonkeyPatch
+    servers: list[FakeTaskServer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("longshore.client.servers.servers._CONNECT", 0.3)
     monkeypatch.setattr("longshore.client.aio._FIRST_ANSWER", 0.3)
@@ -267,7 +271,7 @@ async def test_a_server_that_falls_silent_is_left_and_its_connection_too(
         assert hole.connections >= 2, "on a new connection"
 
 
-async def test_every_address_of_a_name_is_used(servers: list[FakeServer], monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_every_address_of_a_name_is_used(servers: list[FakeTaskServer], monkeypatch: pytest.MonkeyPatch) -> None:
     """The system's resolver gives what it is told here; each address is a server of its own to the client."""
     async with (
         FaultProxy(upstream=("127.0.0.1", servers[0].port)) as proxy,
@@ -285,7 +289,7 @@ async def test_every_address_of_a_name_is_used(servers: list[FakeServer], monkey
         assert asked(servers)[:2] == [2, 2]
 
 
-async def test_a_name_that_is_not_found_hides_no_other(servers: list[FakeServer]) -> None:
+async def test_a_name_that_is_not_found_hides_no_other(servers: list[FakeTaskServer]) -> None:
     async with AsyncClient(server=["nowhere.invalid:7465", servers[0].address], patience=0) as client:
         await client.get("t")
 
@@ -296,7 +300,7 @@ async def test_a_name_that_nobody_knows_is_away() -> None:
             await client.get("t")
 
 
-async def test_one_address_is_asked_as_ever(servers: list[FakeServer]) -> None:
+async def test_one_address_is_asked_as_ever(servers: list[FakeTaskServer]) -> None:
     """No second try without a pause, and none at all without patience."""
     servers[0].service.calls += [says("DRAINING")] * 9
     waits: list[float] = []
@@ -308,7 +312,7 @@ async def test_one_address_is_asked_as_ever(servers: list[FakeServer]) -> None:
     assert asked(servers)[0] == len(waits) + 1
 
 
-async def test_a_server_that_restarts_is_found_within_a_second(servers: list[FakeServer]) -> None:
+async def test_a_server_that_restarts_is_found_within_a_second(servers: list[FakeTaskServer]) -> None:
     """gRPC's own back-off on a channel grows to seconds, in which calls fail without anybody being asked."""
     server = servers[0]
     waits: list[float] = []

@@ -20,7 +20,7 @@ import pytest
 from longshore.client import AsyncClient, Changing, ConfigurationError, SourceError, UploadProgress, push_spec
 from longshore.client.transfer import content as contents
 from longshore.client.transfer import sources
-from tests.support.servers.fakeservice import Cut, FakeServer, FakeService
+from tests.support.servers.fakeservice import Cut, FakeService, FakeTaskServer
 
 MIB = 1024 * 1024
 SPEC = push_spec("web/etc/motd")
@@ -30,18 +30,18 @@ UNTRUE = [Path("/proc/version"), Path("/proc/self/cgroup"), Path("/sys/kernel/mm
 
 
 @pytest.fixture
-async def server() -> AsyncIterator[FakeServer]:
-    async with FakeServer() as server:
+async def server() -> AsyncIterator[FakeTaskServer]:
+    async with FakeTaskServer() as server:
         yield server
 
 
 @pytest.fixture
-def service(server: FakeServer) -> FakeService:
+def service(server: FakeTaskServer) -> FakeService:
     return server.service
 
 
 @pytest.fixture
-async def client(server: FakeServer) -> AsyncIterator[AsyncClient]:
+async def client(server: FakeTaskServer) -> AsyncIterator[AsyncClient]:
     async with AsyncClient(server=server.address, token="secret", patience=20) as client:
         yield client
 

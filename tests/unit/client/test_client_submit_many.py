@@ -23,7 +23,7 @@ from longshore.client import (
 )
 from longshore.client.servers.servers import Tour
 from longshore.client.transfer.submitting import Submitting
-from tests.support.servers.fakeservice import FakeServer, FakeService, Pipe, Refuse
+from tests.support.servers.fakeservice import FakeService, FakeTaskServer, Pipe, Refuse
 
 MANY = 2500
 SPEC = job_spec("count")
@@ -34,18 +34,18 @@ def jobs(count: int) -> Iterator[Submission]:
 
 
 @pytest.fixture
-async def server() -> AsyncIterator[FakeServer]:
-    async with FakeServer() as server:
+async def server() -> AsyncIterator[FakeTaskServer]:
+    async with FakeTaskServer() as server:
         yield server
 
 
 @pytest.fixture
-def service(server: FakeServer) -> FakeService:
+def service(server: FakeTaskServer) -> FakeService:
     return server.service
 
 
 @pytest.fixture
-async def client(server: FakeServer) -> AsyncIterator[AsyncClient]:
+async def client(server: FakeTaskServer) -> AsyncIterator[AsyncClient]:
     async with AsyncClient(server=server.address, patience=10) as client, asyncio.timeout(60):
         yield client
 
@@ -121,7 +121,7 @@ async def test_one_that_found_no_room_is_submitted_again(client: AsyncClient, se
     assert all(one.task_ids for one in answers.values())
 
 
-async def test_patience_has_an_end(server: FakeServer, service: FakeService) -> None:
+async def test_patience_has_an_end(server: FakeTaskServer, service: FakeService) -> None:
     down = Refuse(code=grpc.StatusCode.UNAVAILABLE, reason="STORE_UNAVAILABLE", retry_after=0.01)
     service.streams.extend([Pipe(refuse={"r0": down})] * 1000)
     async with AsyncClient(server=server.address, patience=0.5) as client, asyncio.timeout(30):
@@ -157,7 +157,7 @@ async def test_patience_is_not_for_the_time_that_the_caller_takes(client: AsyncC
     assert seen == ["r0", "r1", "r2"]
 
 
-async def test_patience_begins_when_something_is_due(client: AsyncClient, server: FakeServer) -> None:
+async def test_patience_begins_when_something_is_due(client: AsyncClient, server: FakeTaskServer) -> None:
     """However long it was quiet, and whatever became of the connection meanwhile."""
     answered = asyncio.Event()
     clock = Passing()
@@ -245,7 +245,7 @@ async def test_what_is_left_to_the_collector_ends_all_the_same(
     assert not caplog.records
 
 
-async def test_the_blocking_client_does_the_same(server: FakeServer) -> None:
+async def test_the_blocking_client_does_the_same(server: FakeTaskServer) -> None:
     def run() -> list[Submitted]:
         with Client(server=server.address, patience=10) as client:
             return list(client.submit_many(jobs(100)))
@@ -255,7 +255,7 @@ async def test_the_blocking_client_does_the_same(server: FakeServer) -> None:
 
 @pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt()])
 async def test_what_would_end_the_loop_comes_out_of_the_blocking_client_too(
-    server: FakeServer, error: BaseException
+    server: FakeTaskServer, error: BaseException
 ) -> None:
     def source() -> Iterator[Submission]:
         yield from jobs(5)
@@ -274,7 +274,7 @@ async def test_what_would_end_the_loop_comes_out_of_the_blocking_client_too(
 
 @pytest.mark.filterwarnings("error")
 async def test_a_loop_that_is_left_and_a_client_that_is_closed_make_no_noise(
-    server: FakeServer, caplog: pytest.LogCaptureFixture
+    server: FakeTaskServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     def run() -> None:
         with Client(server=server.address, patience=10) as client:

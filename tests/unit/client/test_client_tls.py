@@ -20,7 +20,7 @@ from longshore.v1 import task_pb2
 from tests.support.commandline import CommandLine
 from tests.support.servers import certificates
 from tests.support.servers.certificates import Authority, Pair
-from tests.support.servers.fakeservice import FakeServer
+from tests.support.servers.fakeservice import FakeTaskServer
 
 SPEC = push_spec("web/etc/motd")
 
@@ -56,8 +56,8 @@ def world(tmp_path: Path) -> World:
 
 
 @asynccontextmanager
-async def serving(credentials: grpc.ServerCredentials | None) -> AsyncIterator[FakeServer]:
-    async with FakeServer(credentials) as server:
+async def serving(credentials: grpc.ServerCredentials | None) -> AsyncIterator[FakeTaskServer]:
+    async with FakeTaskServer(credentials) as server:
         server.service.history["t"] = [task_pb2.Task(id="t", revision=1, done=True)]
         yield server
 

@@ -27,7 +27,7 @@ from longshore.client import (
 )
 from longshore.client.transfer.frames import CHUNK_SIZE
 from tests.support.network.proxy import FaultProxy
-from tests.support.servers.fakeservice import Cut, Damage, FakeServer, FakeService, Lose, Refuse
+from tests.support.servers.fakeservice import Cut, Damage, FakeService, FakeTaskServer, Lose, Refuse
 
 MIB = 1024 * 1024
 SPEC = push_spec("web/etc/motd")
@@ -36,18 +36,18 @@ UNAVAILABLE = Refuse(code=grpc.StatusCode.UNAVAILABLE, reason="DRAINING")
 
 
 @pytest.fixture
-async def server() -> AsyncIterator[FakeServer]:
-    async with FakeServer() as server:
+async def server() -> AsyncIterator[FakeTaskServer]:
+    async with FakeTaskServer() as server:
         yield server
 
 
 @pytest.fixture
-def service(server: FakeServer) -> FakeService:
+def service(server: FakeTaskServer) -> FakeService:
     return server.service
 
 
 @pytest.fixture
-async def client(server: FakeServer) -> AsyncIterator[AsyncClient]:
+async def client(server: FakeTaskServer) -> AsyncIterator[AsyncClient]:
     async with AsyncClient(server=server.address, token="secret", patience=20) as client:
         yield client
 
@@ -184,7 +184,7 @@ async def test_a_lost_answer_is_asked_for_again_without_the_bytes(client: AsyncC
 
 
 async def test_the_same_request_from_another_client_sends_no_bytes(
-    client: AsyncClient, server: FakeServer, service: FakeService
+    client: AsyncClient, server: FakeTaskServer, service: FakeService
 ) -> None:
     first = await client.upload(CONTENT, spec=SPEC, request_id="r")
     sent = len(service.chunks)
@@ -331,7 +331,7 @@ async def test_progress_grows_to_the_end(client: AsyncClient) -> None:
     assert seen[-1].sent == seen[-1].size == len(CONTENT)
 
 
-async def test_connections_that_are_reset(server: FakeServer) -> None:
+async def test_connections_that_are_reset(server: FakeTaskServer) -> None:
     service = server.service
     async with FaultProxy(upstream=("127.0.0.1", server.port)) as proxy:
 
@@ -346,7 +346,7 @@ async def test_connections_that_are_reset(server: FakeServer) -> None:
     assert stored(service) == CONTENT
 
 
-async def test_a_server_that_comes_back(server: FakeServer) -> None:
+async def test_a_server_that_comes_back(server: FakeTaskServer) -> None:
     service = server.service
     async with FaultProxy(upstream=("127.0.0.1", server.port)) as proxy:
         proxy.refusing = True

@@ -20,7 +20,7 @@ from longshore.client import (
 )
 from longshore.v1 import task_pb2
 from tests.support.network.proxy import FaultProxy
-from tests.support.servers.fakeservice import Break, FakeServer, FakeService, Refuse
+from tests.support.servers.fakeservice import Break, FakeService, FakeTaskServer, Refuse
 
 LAST = 12
 
@@ -32,19 +32,19 @@ def history(end: task_pb2.TaskState.ValueType = task_pb2.TASK_STATE_SUCCEEDED) -
 
 
 @pytest.fixture
-async def server() -> AsyncIterator[FakeServer]:
-    async with FakeServer() as server:
+async def server() -> AsyncIterator[FakeTaskServer]:
+    async with FakeTaskServer() as server:
         server.service.history["t"] = history()
         yield server
 
 
 @pytest.fixture
-def service(server: FakeServer) -> FakeService:
+def service(server: FakeTaskServer) -> FakeService:
     return server.service
 
 
 @pytest.fixture
-async def client(server: FakeServer) -> AsyncIterator[AsyncClient]:
+async def client(server: FakeTaskServer) -> AsyncIterator[AsyncClient]:
     async with AsyncClient(server=server.address, patience=10) as client, asyncio.timeout(30):
         yield client
 
@@ -86,7 +86,7 @@ async def test_a_hundred_cuts_at_random(client: AsyncClient, service: FakeServic
     assert not service.watches
 
 
-async def test_a_watch_that_is_reset_on_the_way(server: FakeServer) -> None:
+async def test_a_watch_that_is_reset_on_the_way(server: FakeTaskServer) -> None:
     async with FaultProxy(upstream=("127.0.0.1", server.port)) as proxy, AsyncClient(server=proxy.address) as client:
         server.service.watches += [Break(after=3, how="go_away"), Break(after=3, how="go_away")]
         found = []
