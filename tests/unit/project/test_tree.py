@@ -100,3 +100,44 @@ def test_imports_point_downward(tree: Path, package: str, forbidden: str) -> Non
     assert files, f"{package} has no modules: mend this test's table"
     wrong = {name: sorted(m for m in imports(tree / name) if pattern.match(m)) for name in files}
     assert {name: modules for name, modules in wrong.items() if modules} == {}
+
+
+# Names that two of server, worker and client have for the same noun of the contract, each with the reason.
+SHARED_CLASS_NAMES = {
+    "Attempt": "the server's record of a run, and the run itself in the worker",
+    "DeliveryMethod": "an enumeration of the contract",
+    "LongshoreError": "the root of each error tree",
+    "NotFound": "the same error, raised by the server and by the client",
+    "Outbox": "the messages of the worker's stream that wait to be sent, on either side",
+    "Settlement": "an enumeration of the contract",
+    "Source": "where bytes come from: of an upload in the client, of a delivery in the worker",
+    "Submission": "what a caller submits",
+    "Token": "a caller's token",
+    "Unauthenticated": "the same error, raised by the server and by the client",
+    "WaitReason": "an enumeration of the contract",
+    "Watch": "a subscription: to a task in the client, to a target's instances in the worker",
+}
+
+
+def classes(tree: Path, package: str) -> dict[str, list[str]]:
+    """The modules of a package that define each class, by the class's name."""
+    found: dict[str, list[str]] = {}
+    for name in tracked(tree):
+        if name.startswith(f"{package}/") and name.endswith(".py"):
+            for node in ast.walk(ast.parse((tree / name).read_text(), filename=name)):
+                if isinstance(node, ast.ClassDef):
+                    found.setdefault(node.name, []).append(name)
+    return found
+
+
+@pytest.mark.parametrize("package", ["protos", "server", "worker", "client", "tests/support"])
+def test_one_class_a_name(tree: Path, package: str) -> None:
+    found = classes(tree, package)
+    assert found, f"{package} has no classes: mend this test's list"
+    assert {name: where for name, where in found.items() if len(where) > 1} == {}
+
+
+def test_parts_share_the_names_of_shared_nouns_only(tree: Path) -> None:
+    parts = [classes(tree, package) for package in ("protos", "server", "worker", "client")]
+    names = [name for part in parts for name in part]
+    assert {name for name in names if names.count(name) > 1} == set(SHARED_CLASS_NAMES)
