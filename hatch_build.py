@@ -63,7 +63,7 @@ def _run_protoc(root: Path, out: Path, sources: list[str]) -> None:
 
 
 def _plugin(name: str) -> str:
-    # A pip that runs outside an activated environment leaves that environment's scripts off PATH.
+    # pip does not put an environment's scripts on PATH when the environment is not activated.
     places = [environ.get("PATH", ""), sysconfig.get_path("scripts"), str(Path(sys.executable).parent)]
     found = shutil.which(name, path=pathsep.join(places))
     if found is None:
@@ -91,7 +91,7 @@ def _replace_changed(fresh: Path, root: Path) -> list[Path]:
 
 
 class ProtoBuildHook(BuildHookInterface):  # type: ignore[type-arg]  # generic in a type hatchling does not export
-    """Runs before the files of a wheel (or of an editable install) are collected."""
+    """The hook runs before hatchling collects the files of a wheel or of an editable install."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Generate, and tell hatchling to ship what git ignores."""

@@ -1,5 +1,5 @@
-// What a service needs of Longshore: upload with resume, watch with resume, cancel. 150 lines on the plain stubs, to be
-// copied. docs/languages.md explains each step.
+// This module uploads and watches with resume, and makes calls such as cancel, in 150 lines on the plain stubs. Copy it into
+// your service. docs/languages.md explains each step.
 import { once } from "node:events";
 import { readFileSync } from "node:fs";
 import { open } from "node:fs/promises";
@@ -10,7 +10,7 @@ import loader from "@grpc/proto-loader";
 
 const CHUNK = 1 << 20; // bytes; the contract allows 2 MiB
 const ANSWER = 30_000; // ms for a call that is answered at once
-const PATIENCE = 60_000; // ms of trying without getting any further
+const PATIENCE = 60_000; // ms of trying without progress
 
 // CRC32C (Castagnoli): zlib's crc32 has another polynomial.
 const TABLE = Int32Array.from({ length: 256 }, (_, n) => {
@@ -18,15 +18,15 @@ const TABLE = Int32Array.from({ length: 256 }, (_, n) => {
   return n;
 });
 
-// The CRC32C of `data`, or of what had the CRC32C `before` and then `data`.
+// Returns the CRC32C of `data`, or of bytes with the CRC32C `before` followed by `data`.
 export function crc32c(data, before = 0) {
   let crc = ~before;
   for (const byte of data) crc = TABLE[(crc ^ byte) & 0xff] ^ (crc >>> 8);
   return ~crc >>> 0;
 }
 
-// `protos` is the folder with longshore/v1/*.proto; `ca`, the file with the authority of the server's certificate. Without
-// `ca` the connection has no TLS: for servers on this machine only.
+// Connects to a server. `protos` is the folder with longshore/v1/*.proto, and `ca` the file with the authority of the server's
+// certificate. Without `ca` the connection has no TLS, which is for servers on this machine only.
 export function connect({ server, token, ca, protos }) {
   const contract = loader.loadSync("longshore/v1/task_service.proto", {
     includeDirs: [protos], keepCase: true, longs: Number, enums: String, defaults: true, oneofs: true,
@@ -38,18 +38,18 @@ export function connect({ server, token, ca, protos }) {
   return { stub: new TaskService(server, channel), metadata };
 }
 
-// GetTask, ListTasks, SubmitTask, CancelTask, RetryTask and every other call with one answer.
+// Makes a call with one answer: GetTask, ListTasks, SubmitTask, CancelTask, RetryTask and so on.
 export function call(to, method, request) {
   const options = { deadline: Date.now() + ANSWER };
   return promisify(to.stub[method].bind(to.stub))(request, to.metadata, options);
 }
 
-// Why, as an upper-case word of docs/errors.md. Empty: the connection says so, and not Longshore.
+// Returns the reason of an error, an upper-case word of docs/errors.md. An empty text means that the connection failed.
 export function reasonOf(error) {
   return error.metadata?.get("longshore-reason")[0] ?? "";
 }
 
-// Whether the same call may succeed later. Every call can be repeated: it has a request id, or changes nothing twice.
+// Tells whether the same call may succeed later. Every call can be repeated: it has a request id, or changes nothing twice.
 export function mayPass(error) {
   const reason = reasonOf(error);
   switch (error.code) {
@@ -61,8 +61,8 @@ export function mayPass(error) {
   }
 }
 
-// Repeats `attempt` until it succeeds, fails for good, or got nowhere for PATIENCE. It is given what to call when it got
-// further.
+// Repeats `attempt` until it succeeds, fails for good, or makes no progress for PATIENCE. `attempt` gets a function to call when
+// it makes progress.
 async function patiently(attempt) {
   let since = Date.now(), failures = 0;
   const moved = () => { since = Date.now(); failures = 0; };
@@ -95,7 +95,7 @@ export function upload(to, path, { spec, requestId }) {
       const { size } = await file.stat();
       const admitted = once(stream, "metadata").then(([metadata]) => metadata.get("longshore-offset")[0]);
       admitted.catch(() => {}); // the answer tells why
-      // After a cut the server may still take our dead connection for a living one: this one takes the upload over.
+      // After a cut the server may believe that our dead connection lives, so this connection takes the upload over.
       stream.write({ header: { request_id: requestId, spec, size, take_over: ours } });
       const wanted = await Promise.race([admitted, answer.then(() => undefined)]);
       if (wanted === undefined) return (await answer).tasks; // complete already: there is nothing to send
@@ -110,7 +110,7 @@ export function upload(to, path, { spec, requestId }) {
         if (bytesRead === 0) throw new Error(`${path} became shorter while it was read`);
         const data = Buffer.from(buffer.subarray(0, bytesRead));
         whole = crc32c(data, whole);
-        if (position >= offset) { // what is before, the server has
+        if (position >= offset) { // the server has the bytes before
           const room = stream.write({ chunk: { offset: position, crc32c: crc32c(data), data } });
           if (!room) await Promise.race([once(stream, "drain"), answer]);
         }
@@ -126,7 +126,7 @@ export function upload(to, path, { spec, requestId }) {
   });
 }
 
-// Yields every revision of a task after `after`, or from the task as it is; ends after the last one. Cuts are bridged.
+// Yields the task as it is, or every revision after `after`, and ends after the last one. Connects again after a cut.
 export async function* watch(to, taskId, after) {
   let revision = after, since = Date.now(), failures = 0;
   for (;;) {
@@ -137,7 +137,7 @@ export async function* watch(to, taskId, after) {
       for await (const message of stream) {
         since = Date.now();
         failures = 0;
-        if (message.go_away) break; // the server leaves: go on elsewhere
+        if (message.go_away) break; // the server leaves: connect again
         if (!message.task) continue; // progress, or a sign of life
         revision = message.task.revision;
         yield message.task;
