@@ -44,7 +44,7 @@ def test_a_broken_promise_is_named(terminal: bool, capsys: pytest.CaptureFixture
 
 
 @pytest.mark.parametrize("terminal", [True, False])
-def test_a_promise_that_nothing_tried_is_no_proof(terminal: bool, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_untried_promise_counts_as_unproven(terminal: bool, capsys: pytest.CaptureFixture[str]) -> None:
     lines = [Line("whole files", True, "2 of 2"), Line("sessions move", None, "none had to")]
     assert verdict_of(Console(force_terminal=terminal, width=100), lines, "2 files")
     told = capsys.readouterr().out

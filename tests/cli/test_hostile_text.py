@@ -75,7 +75,7 @@ def commands(*tasks: Task) -> Iterator[list[str]]:
     yield ["stats"]
 
 
-def test_no_command_hands_on_what_steers_a_terminal(cli: CommandLine, hostile: Task, cancelled: Task) -> None:
+def test_no_command_prints_terminal_control_characters(cli: CommandLine, hostile: Task, cancelled: Task) -> None:
     said = ""
     for arguments in commands(hostile, cancelled):
         piped = cli.run(*arguments)
@@ -97,7 +97,7 @@ def test_json_has_the_same_values_and_nothing_unseen(cli: CommandLine, hostile: 
     assert json.loads(narrow.out) == json.loads(done.out)
 
 
-def test_a_text_log_is_a_line_a_record_whatever_they_hold(tmp_path: Path) -> None:
+def test_a_text_log_has_one_line_per_record_for_any_content(tmp_path: Path) -> None:
     with ServerProcess(tmp_path, "--worker", "--log-format", "text", "--log-level", "debug") as server:
         (server.data / "instances" / "ill").mkdir(parents=True)
         with Client(server=server.address, token_file=server.token_file) as client:
@@ -145,7 +145,7 @@ def test_an_accepted_id_is_not_lost_with_the_output(cli: CommandLine, stage: Sta
     assert len(requested(stage, f"{instance}-both")) == 1
 
 
-def test_a_reader_that_has_left_costs_no_id(cli: CommandLine, stage: Stage, instance: str) -> None:
+def test_a_closed_output_loses_no_task_id(cli: CommandLine, stage: Stage, instance: str) -> None:
     end, pipe = os.pipe()
     os.close(end)
     process = leashed(
@@ -169,7 +169,9 @@ def test_a_reader_that_has_left_costs_no_id(cli: CommandLine, stage: Stage, inst
     ("redirections", "code"),
     [(">/dev/full", 74), (">&-", 74), (">&- 2>&-", 74), (">/dev/full 2>/dev/full", 74), ("2>&-", 0), ("<&-", 0)],
 )
-def test_what_is_only_shown_ends_with_a_code_and_a_sentence(cli: CommandLine, redirections: str, code: int) -> None:
+def test_unwritable_output_ends_a_read_only_command_with_a_code_and_a_sentence(
+    cli: CommandLine, redirections: str, code: int
+) -> None:
     for arguments in (["workers"], ["--help"], ["--version"]):
         done = shell(cli, redirections, *arguments)
         assert done.returncode == code, (arguments, done)
@@ -184,7 +186,7 @@ def test_closed_standard_input_is_told(cli: CommandLine, instance: str) -> None:
     assert "standard input is closed" in done.stderr
 
 
-def test_what_an_encoding_lacks_is_escaped(cli: CommandLine, instance: str) -> None:
+def test_characters_outside_the_encoding_are_escaped(cli: CommandLine, instance: str) -> None:
     for environment in ({"PYTHONIOENCODING": "ascii"}, {"LANG": "C", "LC_ALL": "C"}, {"PYTHONIOENCODING": "latin-1"}):
         done = subprocess.run(
             [*COMMAND, "push", "motd", f"{instance}/etc/\u043a\u00e9-\U0001f600", "--wait"],
@@ -199,7 +201,9 @@ def test_what_an_encoding_lacks_is_escaped(cli: CommandLine, instance: str) -> N
 
 
 @pytest.mark.parametrize("redirections", [">&- 2>&- <&-", "2>/dev/full", "2>&-"])
-def test_a_server_without_streams_serves_and_gives_their_numbers_to_nobody(tmp_path: Path, redirections: str) -> None:
+def test_a_server_without_standard_streams_serves_and_keeps_their_descriptors_reserved(
+    tmp_path: Path, redirections: str
+) -> None:
     server = ServerProcess(tmp_path, "--worker")
     (server.data / "instances" / "web").mkdir(parents=True)
     server.data.chmod(0o700)
@@ -235,7 +239,7 @@ def test_signals_reload_and_tell_and_kill_nothing(tmp_path: Path, options: list[
         assert server.terminate() == 0
 
 
-def test_a_port_that_is_taken_is_told_in_one_line(tmp_path: Path) -> None:
+def test_a_port_in_use_is_reported_in_one_line(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -246,7 +250,7 @@ def test_a_port_that_is_taken_is_told_in_one_line(tmp_path: Path) -> None:
     assert "Address already in use. Is another server on it?" in done.stderr
 
 
-def test_a_port_that_is_not_permitted_is_told_as_that(tmp_path: Path) -> None:
+def test_a_forbidden_port_is_reported_as_forbidden(tmp_path: Path) -> None:
     done = longshored(tmp_path, "--listen", "127.0.0.1:80", before=["setpriv", "--bounding-set=-net_bind_service"])
     assert done.returncode == 2
     assert "Permission denied" in done.stderr

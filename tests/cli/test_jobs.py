@@ -69,7 +69,7 @@ def test_a_result_is_printed(cli: CommandLine) -> None:
 
 
 @pytest.mark.usefixtures("handlers")
-def test_a_running_job_says_how_far_it_is(cli: CommandLine, stage: Stage, tmp_path: Path) -> None:
+def test_a_running_job_shows_its_progress(cli: CommandLine, stage: Stage, tmp_path: Path) -> None:
     arguments = json.dumps({"file": str(tmp_path / "go-on")})
     [task_id] = cli.run("submit", "half-way", "--json", arguments, "-o", "id").lines
     stage.reaches(task_id, task_pb2.TASK_STATE_RUNNING)

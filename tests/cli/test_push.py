@@ -21,7 +21,7 @@ from tests.support.servers.stage import Stage
 
 
 @pytest.mark.cluster("P1")
-def test_wait_ends_when_it_is_there(cli: CommandLine, instance: str, root: Path) -> None:
+def test_wait_ends_when_the_file_is_delivered(cli: CommandLine, instance: str, root: Path) -> None:
     done = cli.run("push", "motd", f"{instance}/etc/motd", "--mode", "600", "--wait")
     assert (done.code, done.err) == (0, "")
     assert (root / "etc/motd").read_text() == "hello\n"
@@ -30,14 +30,14 @@ def test_wait_ends_when_it_is_there(cli: CommandLine, instance: str, root: Path)
     assert line.split()[1:] == ["succeeded", f"{instance}/etc/motd"]
 
 
-def test_detached_it_tells_the_task(cli: CommandLine, stage: Stage, instance: str) -> None:
+def test_a_detached_push_prints_the_task(cli: CommandLine, stage: Stage, instance: str) -> None:
     done = cli.run("push", "motd", f"{instance}/etc/motd", "--output", "id")
     assert done.code == 0
     [task_id] = done.lines
     assert stage.client.wait(task_id).file_push.destination.path == "/etc/motd"
 
 
-def test_json_is_one_task_a_line(cli: CommandLine, instance: str) -> None:
+def test_json_has_one_task_per_line(cli: CommandLine, instance: str) -> None:
     done = cli.run("push", "motd", "--to", f"{instance}/etc/a", "--to", f"{instance}/etc/b", "--wait", "-o", "json")
     assert (done.code, done.err) == (0, "")
     assert {task["file_push"]["destination"]["path"] for task in done.objects} == {"/etc/a", "/etc/b"}
@@ -179,7 +179,7 @@ def test_arguments_are_checked_before_a_server_is_asked(cli: CommandLine) -> Non
     assert cli.run("push", "motd", "web/x", *nowhere).code == 7
 
 
-def test_what_the_server_refuses_is_told_in_the_words_of_the_command(cli: CommandLine) -> None:
+def test_refusals_of_the_server_name_the_options_of_the_command(cli: CommandLine) -> None:
     done = cli.run("submit", "file_push")
     assert (done.code, "KIND: 'file_push' is built in" in done.err) == (6, True)
 
@@ -241,7 +241,7 @@ def test_every_task_printed_was_made(cli: CommandLine, instance: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["path", "redirected", "piped", "device"])
-def test_a_size_that_is_not_true(cli: CommandLine, instance: str, root: Path, how: str) -> None:
+def test_a_wrong_size_is_refused(cli: CommandLine, instance: str, root: Path, how: str) -> None:
     source = Path("/proc/version")
     expected = source.read_bytes()
     with source.open("rb") as file:
@@ -259,7 +259,7 @@ def test_a_size_that_is_not_true(cli: CommandLine, instance: str, root: Path, ho
     assert (root / "etc/version").read_bytes() == expected
 
 
-def test_a_pipe_that_does_not_block_arrives_whole(cli: CommandLine, instance: str, root: Path) -> None:
+def test_a_non_blocking_pipe_arrives_whole(cli: CommandLine, instance: str, root: Path) -> None:
     near, far = os.pipe()
     os.set_blocking(near, False)
     os.write(far, b"first ")

@@ -113,7 +113,7 @@ def test_no_ids_are_no_failure(cli: CommandLine, command: str) -> None:
     assert (forgotten.code, "give some, or `-`" in forgotten.err) == (2, True)
 
 
-def test_one_that_is_refused_stops_none_of_the_others(cli: CommandLine, stage: Stage) -> None:
+def test_a_refused_id_stops_no_other_id(cli: CommandLine, stage: Stage) -> None:
     one, other = (stage.client.submit(spec=job_spec("nobody-runs-this"))[0].id for _ in range(2))
     done = cli.run("cancel", one, "0" * 26, other, "-o", "id")
     assert (done.code, done.lines) == (6, [one, other])
@@ -317,7 +317,7 @@ def test_the_other_programs_are_completed_too(cli: CommandLine, program: str, wo
     assert done.stdout.split() == [offer]
 
 
-def test_nobody_reads_any_more(cli: CommandLine, instance: str) -> None:
+def test_a_command_ends_quietly_when_its_output_is_closed(cli: CommandLine, instance: str) -> None:
     pushed(cli, f"{instance}/etc/motd", "--wait")
     reader, writer = os.pipe()
     os.close(reader)

@@ -49,7 +49,7 @@ def test_a_small_file_has_no_bar(cli: CommandLine, instance: str) -> None:
     assert (shown.code, BAR in shown.err) == (0, False)
 
 
-def test_results_stay_clean_when_only_they_are_piped(cli: CommandLine, slow: CommandLine, instance: str) -> None:
+def test_piped_results_contain_no_messages(cli: CommandLine, slow: CommandLine, instance: str) -> None:
     (cli.folder / "big").write_bytes(os.urandom(40_000_000))
     done = slow.on_terminal("push", "big", f"{instance}/etc/big", "--wait", "--output", "id", stdout=False)
     assert done.code == 0

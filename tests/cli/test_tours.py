@@ -43,16 +43,16 @@ def newcomer(folder: Path) -> Iterator[Reader]:
 
 
 @pytest.mark.timeout(300)
-def test_the_readme_prints_what_it_says(tree: Path, home: Reader) -> None:
+def test_the_readme_shows_the_real_output(tree: Path, home: Reader) -> None:
     assert home.follow((tree / "README.md").read_text()) >= 8
 
 
 @pytest.mark.timeout(300)
-def test_the_tutorial_prints_what_it_says(tree: Path, newcomer: Reader) -> None:
+def test_the_tutorial_shows_the_real_output(tree: Path, newcomer: Reader) -> None:
     assert newcomer.follow((tree / "docs/tutorial.md").read_text()) >= 15
 
 
-def test_a_page_that_says_something_else_is_told_so(newcomer: Reader) -> None:
+def test_a_page_that_differs_from_the_output_is_reported(newcomer: Reader) -> None:
     with pytest.raises(AssertionError, match=r"-three\n\+two"):
         newcomer.follow("```console\n$ echo one\none\n$ echo two\nthree\n```\n")
     assert same(["0000000001W34BBF8S2G8YX5X7  succeeded  web"]) != same(["0000000001W34BBF8S2G8YX5X7  failed  web"])

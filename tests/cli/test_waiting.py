@@ -32,7 +32,7 @@ def alone(lonely: Stage, tmp_path: Path) -> CommandLine:
     return CommandLine(address=lonely.server.address, data_dir=lonely.server.data, folder=tmp_path)
 
 
-def test_what_cannot_run_says_why_at_once_and_everywhere(alone: CommandLine, lonely: Stage) -> None:
+def test_a_task_that_cannot_run_shows_the_reason_at_once_in_every_output(alone: CommandLine, lonely: Stage) -> None:
     with lonely.worker():
         eventually(lonely.client.workers, what="the worker")
         pushed = alone.run("push", "motd", "web:etc/motd")
@@ -59,7 +59,7 @@ def test_what_cannot_run_says_why_at_once_and_everywhere(alone: CommandLine, lon
         assert NOBODY in alone.run("watch", task_id, "--timeout", "2s").out
 
 
-def test_who_may_submit_learns_it_of_its_own_tasks(alone: CommandLine, lonely: Stage) -> None:
+def test_submitters_learn_why_their_own_tasks_wait(alone: CommandLine, lonely: Stage) -> None:
     token = {"LONGSHORE_TOKEN": token_of(lonely.server, "team", Role.SUBMIT)}
     assert alone.run("stats", environment=token).code == 8
     assert alone.run("submit", "resize", environment=token).lines[0].endswith("no worker runs `resize`")
@@ -89,7 +89,7 @@ def test_a_wait_in_a_pipe_tells_each_reason_once(alone: CommandLine, lonely: Sta
     assert b"succeeded" in out
 
 
-def test_a_wait_on_a_terminal_is_one_line_that_stays_current(alone: CommandLine) -> None:
+def test_a_wait_on_a_terminal_keeps_one_current_line(alone: CommandLine) -> None:
     shown = alone.on_terminal("push", "motd", "web/etc/p1", "--wait", "--timeout", "6s", stdout=False)
     said = plain(shown.err)
     counted = sorted(set(re.findall(r"waiting (\d+)s: no worker serves target `default`", said)))
@@ -98,7 +98,7 @@ def test_a_wait_on_a_terminal_is_one_line_that_stays_current(alone: CommandLine)
     assert shown.code == 124
 
 
-def test_a_wait_that_is_over_leaves_the_task_and_tells_its_id(alone: CommandLine, lonely: Stage) -> None:
+def test_a_wait_that_times_out_leaves_the_task_and_prints_its_id(alone: CommandLine, lonely: Stage) -> None:
     assert alone.run("push", "motd", "web/etc/p1", "--timeout", "1s").code == 2
     done = alone.run("push", "motd", "web/etc/p1", "--wait", "--timeout", "1s")
     assert done.code == 124
@@ -117,7 +117,7 @@ def test_a_wait_that_is_over_leaves_the_task_and_tells_its_id(alone: CommandLine
     assert (again.code, "goes on" in again.err) == (124, True)
 
 
-def test_the_client_waits_no_longer_than_it_is_told(lonely: Stage) -> None:
+def test_the_blocking_client_waits_no_longer_than_told(lonely: Stage) -> None:
     task_id = lonely.push(b"x", "web/etc/p1")
     with pytest.raises(WaitTimedOut, match=r"is queued after 0\.2 s, and goes on: no worker serves") as raised:
         lonely.client.wait(task_id, timeout=0.2)
@@ -128,7 +128,7 @@ def test_the_client_waits_no_longer_than_it_is_told(lonely: Stage) -> None:
         assert lonely.client.wait(task_id, timeout=WITHIN).done
 
 
-async def test_so_does_the_asynchronous_one(tmp_path: Path) -> None:
+async def test_the_asynchronous_client_waits_no_longer_than_told(tmp_path: Path) -> None:
     with staged(tmp_path / "s") as stage:
         async with AsyncClient(server=stage.server.address, token_file=stage.server.token_file) as client:
             [task] = await client.upload(b"x", spec=push_spec("web/etc/p1"))
@@ -137,7 +137,7 @@ async def test_so_does_the_asynchronous_one(tmp_path: Path) -> None:
             assert not (await client.get(task.id)).done
 
 
-def test_what_is_gone_stays_in_stats_and_workers_with_when_and_how(alone: CommandLine, lonely: Stage) -> None:
+def test_ended_sessions_stay_in_stats_and_workers_with_time_and_cause(alone: CommandLine, lonely: Stage) -> None:
     client: Client = lonely.client
     with lonely.worker(name="w1") as left:
         eventually(client.workers, what="the worker")

@@ -98,7 +98,7 @@ def test_between_verify_and_grant(stage: Stage) -> None:
         cancelled_and_untouched(stage, task_id)
 
 
-def test_after_the_grant_it_is_too_late(stage: Stage) -> None:
+def test_a_cancel_after_the_grant_is_too_late(stage: Stage) -> None:
     with stage.faulty("granted", "stop") as worker:
         task_id = stage.push(NEW)
         eventually(worker.stopped, what="the rename is granted and not done")
@@ -109,7 +109,7 @@ def test_after_the_grant_it_is_too_late(stage: Stage) -> None:
     assert file_of(stage).read_bytes() == NEW
 
 
-def test_after_success_it_changes_nothing(stage: Stage) -> None:
+def test_a_cancel_after_success_changes_nothing(stage: Stage) -> None:
     with stage.worker():
         task_id = stage.push(NEW)
         done = stage.reaches(task_id, task_pb2.TASK_STATE_SUCCEEDED)
@@ -118,7 +118,7 @@ def test_after_success_it_changes_nothing(stage: Stage) -> None:
 
 
 @pytest.mark.cluster("P8")
-def test_a_worker_that_was_cut_off_learns_it_when_it_is_back(stage: Stage) -> None:
+def test_a_worker_that_was_cut_off_learns_of_the_cancel_when_it_reconnects(stage: Stage) -> None:
     with ProxyThread(unix=stage.server.socket) as proxy:
         worker = stage.faulty("staged", "stop")
         worker.argv[worker.argv.index("--server") + 1] = proxy.address

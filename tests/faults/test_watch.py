@@ -101,7 +101,7 @@ def test_each_of_a_hundred_resumes_continues_where_the_last_one_ended(server: Se
 
 
 @pytest.mark.cluster("P11")
-def test_a_watch_of_a_finished_task_tells_its_whole_history(server: ServerProcess) -> None:
+def test_a_watch_of_a_finished_task_sends_its_whole_history(server: ServerProcess) -> None:
     with Client(server=server.address, token_file=server.token_file) as client:
         (task,) = client.submit(spec=job_spec("flaky"))
         client.cancel(task.id)

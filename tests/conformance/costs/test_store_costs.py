@@ -89,7 +89,7 @@ async def test_a_task_by_itself_costs_few_round_trips(fleet: StoreFleet) -> None
     assert reported.statements <= 18
 
 
-async def test_a_hundred_submissions_at_once_cost_what_one_does(fleet: StoreFleet) -> None:
+async def test_a_hundred_concurrent_submissions_cost_as_much_as_one(fleet: StoreFleet) -> None:
     one = await cost(fleet, fleet.submit(plan(push("/a"))))
     before = len(fleet.changes)
     commands = [submit(plans=(plan(push(f"/{n}", instance=f"i{n}")),), request_id=f"at-once-{n}") for n in range(100)]
@@ -103,21 +103,23 @@ async def test_a_hundred_submissions_at_once_cost_what_one_does(fleet: StoreFlee
     assert claimed.round_trips <= 4
 
 
-async def test_who_claimed_in_vain_looks_without_a_turn_until_there_is_something(fleet: StoreFleet) -> None:
+async def test_a_claim_in_vain_is_repeated_without_the_turn_until_a_task_is_claimable(fleet: StoreFleet) -> None:
     assert await fleet.claim(room=1) == []
     assert await cost(fleet, fleet.claim(room=1)) == (0, 1, 3)
     (task,) = await fleet.submit(plan(push("/a")))
     assert [one.id for one in await fleet.claim(room=1)] == [task.id]
 
 
-async def test_what_is_claimed_in_its_own_commit_calls_nobody(fleet: StoreFleet) -> None:
+async def test_a_task_claimed_in_its_own_commit_notifies_no_server(fleet: StoreFleet) -> None:
     offer = ClaimTasks(offers=(fleet.offer(),))
     ((made,), claims) = await fleet.together(submit(plans=(plan(push("/a")),), request_id="r"), offer)
     assert [task.id for _, task in claims.taken] == [made.id]
     assert not fleet.changes[-1].claimable
 
 
-async def test_hearing_of_others_costs_two_statements_and_of_nothing_one(fleet: StoreFleet, url: str) -> None:
+async def test_reading_other_servers_commits_costs_two_statements_and_an_idle_look_one(
+    fleet: StoreFleet, url: str
+) -> None:
     heard: list[Changes] = []
     log = CommitLog(server="another", tell=heard.append)
     link = PostgresDialect(url).link()

@@ -95,7 +95,7 @@ def defects(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("defects")
-async def test_a_defect_takes_nobody_along(fleet: StoreFleet) -> None:
+async def test_a_defect_fails_only_its_own_command(fleet: StoreFleet) -> None:
     for defect in (Poison(), Liar()):
         count = len(await fleet.store.list_tasks(TaskFilter(), before=None, limit=100))
         group: list[Command[Any]] = [submit(request_id=f"{type(defect)}{number}") for number in range(7)]
@@ -125,7 +125,7 @@ async def test_a_batch_that_meets_a_constraint_is_taken_apart(
     assert len(made) == 1
 
 
-async def test_a_row_that_somebody_else_changed_is_read_again_and_never_overwritten(
+async def test_a_row_changed_by_another_writer_is_read_again_and_never_overwritten(
     fleet: StoreFleet, kind: StoreKind
 ) -> None:
     await fleet.session()
@@ -181,7 +181,7 @@ async def test_waiting_submits_are_bounded_in_number_and_bytes(
     await fleet.submit()
 
 
-async def test_close_commits_what_waits(open_store: OpenStore, clock: ManualClock) -> None:
+async def test_close_commits_waiting_commands(open_store: OpenStore, clock: ManualClock) -> None:
     async with open_store(clock) as store:
         futures = [asyncio.ensure_future(store.run(submit(request_id=f"r{number}"))) for number in range(20)]
         await asyncio.sleep(0)
@@ -221,7 +221,7 @@ async def test_a_locked_database_fails_commands_and_comes_back_by_itself(
     assert len(await fleet.run(submit(request_id="r"))) == 1
 
 
-async def test_an_idle_store_learns_that_it_cannot_write(
+async def test_an_idle_store_notices_that_writes_fail(
     impatient: None, fleet: StoreFleet, kind: StoreKind, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(writer, "PROBE_IDLE", 0.05)

@@ -125,7 +125,7 @@ def test_hot_statements_use_their_index_on_postgres(name: str, planner: Link) ->
     assert not sorts or name in FEW | SORTED, steps
 
 
-def test_claims_skip_what_is_locked(planner: Link) -> None:
+def test_claims_skip_locked_rows(planner: Link) -> None:
     for what in (claims._READY, claims._UNSETTLED):
         assert what.one.sql(planner.dialect)[0].endswith("FOR UPDATE OF tasks SKIP LOCKED")
 

@@ -116,7 +116,7 @@ async def test_pieces_are_as_long_as_asked_for_and_no_longer(spool: Spool) -> No
     assert await read(spool, data, offset=len(data) - 30, size=7) == data[-30:]
 
 
-async def test_what_is_not_sealed_is_no_payload(spool: Spool) -> None:
+async def test_unsealed_bytes_are_no_payload(spool: Spool) -> None:
     partial = await spool.create(ONE)
     await partial.write(b"abc")
     await partial.sync()
@@ -126,7 +126,7 @@ async def test_what_is_not_sealed_is_no_payload(spool: Spool) -> None:
 
 
 @pytest.mark.parametrize("shared", [False, True], ids=["directory", "shared directory"])
-async def test_what_cannot_be_seen_because_nothing_is_mounted_is_not_lost(tmp_path: Path, shared: bool) -> None:
+async def test_payloads_on_an_unmounted_spool_do_not_count_as_lost(tmp_path: Path, shared: bool) -> None:
     root = tmp_path / "spool"
     spool = DirectoryKind(root, shared=shared).spool()
     await spool.open()
@@ -243,7 +243,7 @@ async def test_a_resume_from_nothing_needs_nothing(spool: Spool, kind: SpoolKind
     assert kind.left() == []
 
 
-async def test_a_resume_of_what_was_never_durable_is_damage(spool: Spool) -> None:
+async def test_resuming_beyond_the_durable_bytes_is_damage(spool: Spool) -> None:
     partial = await spool.create(ONE)
     await partial.write(b"0123")
     await partial.sync()
@@ -254,7 +254,7 @@ async def test_a_resume_of_what_was_never_durable_is_damage(spool: Spool) -> Non
         await spool.resume(TWO, 10, crc(b"0123456789"), connection=2)
 
 
-async def test_what_was_sealed_before_a_crash_is_sealed_again(spool: Spool, other: Spool) -> None:
+async def test_a_payload_sealed_before_a_crash_can_be_sealed_again(spool: Spool, other: Spool) -> None:
     data = NOISE[: 10 * MIB]
     mark = 4 * MIB
     partial = await spool.create(ONE)
@@ -334,7 +334,7 @@ async def test_a_server_that_lost_an_upload_may_go_on_writing(both: tuple[Spool,
     assert await read(asleep, data) == data
 
 
-async def test_a_server_that_seals_first_what_it_lost_is_not_believed(
+async def test_a_seal_by_a_server_that_lost_the_upload_does_not_count(
     both: tuple[Spool, Spool], shared_kind: SpoolKind
 ) -> None:
     asleep, awake = both
@@ -447,7 +447,7 @@ async def test_a_checkpoint_that_is_not_whole_is_damage(spool: Spool, kind: Spoo
         await spool.resume(ONE, *mark, connection=2)
 
 
-async def test_deleting_is_idempotent_and_takes_what_is_sealed_too(spool: Spool, kind: SpoolKind) -> None:
+async def test_deleting_is_idempotent_and_removes_sealed_files_too(spool: Spool, kind: SpoolKind) -> None:
     await sealed(spool, NOISE[: 9 * MIB])
     partial = await spool.create(TWO)
     await partial.write(b"some")
@@ -497,5 +497,5 @@ async def test_an_id_that_is_no_name_reaches_nothing(spool: Spool, bad: str) -> 
         await spool.resume(bad, 0, 0)
 
 
-async def test_there_is_room(spool: Spool) -> None:
+async def test_the_spool_reports_free_bytes(spool: Spool) -> None:
     assert await spool.free_bytes() > 0

@@ -72,7 +72,7 @@ async def test_a_missing_bucket_is_named_with_the_remedy(
     assert "Make the bucket" in await refusal(ObjectKind(url, tmp_path))
 
 
-async def test_an_endpoint_that_nobody_answers_at_is_said_with_the_remedy(
+async def test_an_unreachable_endpoint_is_reported_with_the_remedy(
     object_store: s3.ObjectStore, s3_environment: None, tmp_path: Path
 ) -> None:
     url = object_store.fresh_url().replace(object_store.endpoint, "http://127.0.0.1:1")
@@ -80,7 +80,7 @@ async def test_an_endpoint_that_nobody_answers_at_is_said_with_the_remedy(
     assert "AWS_ENDPOINT_URL" in await refusal(ObjectKind(url, tmp_path), StoreUnavailable)
 
 
-async def test_credentials_that_are_refused_are_said_with_the_remedy(s3_environment: None, tmp_path: Path) -> None:
+async def test_refused_credentials_are_reported_with_the_remedy(s3_environment: None, tmp_path: Path) -> None:
     with s3.running_object_store(refusing=True) as store:
         assert "AWS_SECRET_ACCESS_KEY" in await refusal(ObjectKind(store.fresh_url(), tmp_path))
 
@@ -88,9 +88,7 @@ async def test_credentials_that_are_refused_are_said_with_the_remedy(s3_environm
 # Later ---------------------------------------------------------------------------------------------------------------
 
 
-async def test_while_it_does_not_answer_nothing_is_said_to_be_durable_and_nothing_is_lost(
-    spool: Spool, meddler: s3.Meddler
-) -> None:
+async def test_a_silent_object_store_makes_nothing_durable_and_loses_nothing(spool: Spool, meddler: s3.Meddler) -> None:
     partial = await spool.create(ONE)
     await partial.write(NOISE[:MIB])
     mark = await partial.sync()
@@ -147,7 +145,7 @@ async def test_where_an_e_tag_is_no_md5_the_bytes_are_read_back(spool: Spool, me
     await partial.close()
 
 
-async def test_what_is_there_already_is_not_put_again(spool: Spool, meddler: s3.Meddler) -> None:
+async def test_an_existing_object_is_not_uploaded_again(spool: Spool, meddler: s3.Meddler) -> None:
     """A server that was asleep changes nothing that another one relies on, not even on a bad line."""
     data = NOISE[:MIB] + b"MARK" + NOISE[MIB : 2 * MIB]
     for line in (None, (rb"MARK", b"KRAM")):

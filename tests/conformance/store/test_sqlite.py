@@ -93,7 +93,7 @@ def test_durability_is_full(tmp_path: Path) -> None:
         assert ask("foreign_keys") == 1
 
 
-async def test_what_somebody_else_writes_is_seen_though_the_store_remembers(tmp_path: Path, clock: ManualClock) -> None:
+async def test_a_store_with_memory_sees_rows_of_other_writers(tmp_path: Path, clock: ManualClock) -> None:
     """An operator's shell: whatever is kept from the last commit is asked for anew."""
     async with opened_sqlite(tmp_path / "database", clock) as store:
         fleet = StoreFleet(store, clock)
@@ -127,7 +127,7 @@ def memory_of(fleet: StoreFleet) -> RowMemory:
     return remembered
 
 
-async def test_what_is_remembered_of_sums_is_what_is_stored(tmp_path: Path, clock: ManualClock) -> None:
+async def test_remembered_counters_equal_stored_counters(tmp_path: Path, clock: ManualClock) -> None:
     """Sums that were moved without having been asked for are not known by that: after a restart, 2 - 1 was -1."""
     async with opened_sqlite(tmp_path / "database", clock) as store:
         fleet = StoreFleet(store, clock)

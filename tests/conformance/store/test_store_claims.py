@@ -58,7 +58,7 @@ async def test_priority_never_overtakes_at_one_destination(fleet: StoreFleet) ->
     assert [task.id for task in await fleet.claim(room=2)] == [first.id]
 
 
-async def test_only_what_a_session_serves(fleet: StoreFleet) -> None:
+async def test_a_session_gets_only_targets_and_kinds_that_it_serves(fleet: StoreFleet) -> None:
     await fleet.submit(
         plan(push("/here")),
         plan(push("/there", target="other")),
@@ -244,7 +244,7 @@ async def test_after_a_crash_a_task_runs_alone(fleet: StoreFleet) -> None:
     assert attempt.alone
 
 
-async def test_an_offer_that_only_says_it_is_idle_is_not(fleet: StoreFleet) -> None:
+async def test_an_idle_offer_of_a_busy_session_gets_no_solo_task(fleet: StoreFleet) -> None:
     await fleet.session("doomed")
     await fleet.submit()
     await fleet.claim("doomed")
@@ -257,7 +257,7 @@ async def test_an_offer_that_only_says_it_is_idle_is_not(fleet: StoreFleet) -> N
     assert (claims.taken, claims.solo_waiting) == ((), ("session-1",))
 
 
-async def test_a_poison_task_fails_after_the_solo_limit_and_takes_nobody_along(
+async def test_a_poison_task_fails_after_the_solo_limit_and_no_other_task_does(
     open_store: OpenStore, clock: ManualClock
 ) -> None:
     async with open_store(clock, policy=Policy(solo_limit=2)) as store:
@@ -293,7 +293,7 @@ async def claimed_alone(fleet: StoreFleet, session: str) -> Task:
     return task
 
 
-async def test_who_never_began_is_not_blamed_and_who_did_is(open_store: OpenStore, clock: ManualClock) -> None:
+async def test_only_a_crash_after_begin_counts_against_the_task(open_store: OpenStore, clock: ManualClock) -> None:
     async with open_store(clock, policy=Policy(solo_limit=2)) as store:
         fleet = StoreFleet(store, clock)
         await fleet.session("s0")
@@ -382,7 +382,7 @@ async def test_another_worker_settles(fleet: StoreFleet, outcome: Outcome, state
     assert (await fleet.store.attempts(task.id, last=1))[0].end == outcome.name
 
 
-async def test_who_settles_takes_a_slot_of_the_instance_and_nobody_stands_in_the_way(
+async def test_a_settling_attempt_takes_a_slot_of_the_instance_and_needs_no_free_one(
     open_store: OpenStore, clock: ManualClock
 ) -> None:
     """What was ready for that slot is so no more: else it is looked at first, in each claim, for nothing."""
@@ -415,7 +415,7 @@ async def test_settling_that_failed_is_tried_again_later(fleet: StoreFleet) -> N
     assert (await fleet.claim_one()).status.attempt == 3
 
 
-async def test_only_who_can_settle_is_asked_to(fleet: StoreFleet) -> None:
+async def test_only_sessions_that_can_settle_get_settling_tasks(fleet: StoreFleet) -> None:
     task = await settling(fleet, work="report")
     await fleet.session("elsewhere", targets={"other": ""}, kinds={"report": True})
     await fleet.session("cannot", kinds={"report": False, "file_push": True})
@@ -435,7 +435,7 @@ async def test_the_granted_session_may_settle_too_with_a_new_attempt(fleet: Stor
     assert await fleet.state(task) is State.SETTLING, "a settling attempt delivers nothing: it has said nothing"
 
 
-async def test_the_granted_worker_comes_back_and_says_what_happened(fleet: StoreFleet) -> None:
+async def test_the_granted_worker_reconnects_and_reports_the_outcome(fleet: StoreFleet) -> None:
     task = await settling(fleet)
     await fleet.session()
     settler = await fleet.claim_one()
@@ -471,7 +471,7 @@ async def test_settling_waits_for_no_room_and_counts(narrow: StoreFleet) -> None
     assert paths(await narrow.claim("busy", room=3)) == ["/1"]
 
 
-async def test_tasks_that_nobody_takes_stand_in_nobodys_way(narrow: StoreFleet) -> None:
+async def test_tasks_without_a_taker_block_no_other_task(narrow: StoreFleet) -> None:
     """Two sorts of tasks wait in one instance: of a kind that no worker has, and for an idle worker."""
     await narrow.submit(*(plan(job("unknown", target="default", instance="web1"), priority=9) for _ in range(5)))
     await narrow.session("doomed")
@@ -532,7 +532,7 @@ async def test_room_is_kept_for_a_target_that_has_nothing_yet(fleet: StoreFleet)
     assert [(session, task.submission.target) for session, task in claims.taken] == [("t", "a")]
 
 
-async def test_what_has_no_target_takes_any_room(fleet: StoreFleet) -> None:
+async def test_a_task_without_a_target_uses_any_free_credit(fleet: StoreFleet) -> None:
     await fleet.submit(*(plan(job("report")) for _ in range(3)))
     await fleet.session(targets={"a": "", "b": ""})
     claims = await fleet.offers(fleet.offer(room=3, kept_for=("a", "b")))

@@ -28,14 +28,14 @@ def submission(number: int = 1, **more: Any) -> SubmitTasks:
     return SubmitTasks(**(values | more))
 
 
-async def test_it_is_durable_with_its_tasks(fleet: StoreFleet) -> None:
+async def test_content_is_durable_with_its_tasks(fleet: StoreFleet) -> None:
     tasks = await fleet.run(submission(plans=(plan(push("/a")), plan(push("/b")))))
     assert [task.submission.payload for task in tasks] == [Payload(f"{1:032x}", len(CONTENT), 7)] * 2
     assert await fleet.store.inline_payload(f"{1:032x}") == CONTENT
     assert (await fleet.store.figures()).spool_bytes == len(CONTENT)
 
 
-async def test_an_empty_one_is_one_too(fleet: StoreFleet) -> None:
+async def test_an_empty_content_is_a_payload(fleet: StoreFleet) -> None:
     (task,) = await fleet.run(submission(payload=Payload(f"{1:032x}", 0, 0), content=b""))
     assert task.submission.payload is not None
     assert await fleet.store.inline_payload(f"{1:032x}") == b""
@@ -51,7 +51,7 @@ async def test_the_same_again_keeps_nothing_twice(fleet: StoreFleet) -> None:
     assert (await fleet.store.figures()).spool_bytes == len(CONTENT)
 
 
-async def test_twice_in_one_transaction_makes_one(fleet: StoreFleet) -> None:
+async def test_the_same_request_twice_in_one_transaction_keeps_one_content(fleet: StoreFleet) -> None:
     one, other = await fleet.together(submission(), submission(payload=Payload(f"{2:032x}", len(CONTENT), 7)))
     assert [task.id for task in one] == [task.id for task in other]
     assert (await fleet.store.figures()).spool_bytes == len(CONTENT)
@@ -65,14 +65,14 @@ async def test_the_spools_bound_holds_also_within_a_transaction(fleet: StoreFlee
     assert len(await fleet.run(submission(1, bounds=Bounds(spool_bytes=0)))) == 1
 
 
-async def test_what_is_refused_keeps_nothing(fleet: StoreFleet) -> None:
+async def test_a_refused_submission_keeps_no_content(fleet: StoreFleet) -> None:
     with pytest.raises(QueueFull):
         await fleet.run(submission(bounds=Bounds(queue_tasks=0)))
     assert await fleet.store.inline_payload(f"{1:032x}") is None
     assert (await fleet.store.figures()).spool_bytes == 0
 
 
-async def test_it_goes_when_nobody_needs_it_any_more(fleet: StoreFleet) -> None:
+async def test_content_is_removed_when_no_task_needs_it(fleet: StoreFleet) -> None:
     await fleet.session()
     await fleet.run(submission())
     assert (await fleet.deliver(await fleet.claim_one())).status.state is State.SUCCEEDED
@@ -83,7 +83,7 @@ async def test_it_goes_when_nobody_needs_it_any_more(fleet: StoreFleet) -> None:
     assert (await fleet.store.figures()).spool_bytes == 0
 
 
-async def test_it_can_be_claimed_in_the_same_transaction(fleet: StoreFleet) -> None:
+async def test_a_task_with_content_can_be_claimed_in_its_own_transaction(fleet: StoreFleet) -> None:
     await fleet.session()
     *_, claims = await fleet.together(submission(), ClaimTasks(offers=(fleet.offer(),)))
     ((_, task),) = claims.taken

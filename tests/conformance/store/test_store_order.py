@@ -55,7 +55,7 @@ async def test_a_later_task_waits_for_an_earlier_one_that_is_not_due(fleet: Stor
     assert await fleet.states(first, second) == ["QUEUED", "BLOCKED"]
 
 
-async def test_one_that_is_due_behind_another_is_blocked(fleet: StoreFleet) -> None:
+async def test_a_due_task_behind_another_is_blocked(fleet: StoreFleet) -> None:
     first, second = await fleet.submit(plan(), plan(not_before=10.0))
     assert not second.status.head
     fleet.clock.advance(10)
@@ -90,7 +90,7 @@ async def test_destinations_differ_in_any_part(fleet: StoreFleet) -> None:
     assert found == {each.destination.key: task.id for each, task in zip(pushes, tasks, strict=True)}
 
 
-async def test_the_default_project_is_one_place_named_or_not(fleet: StoreFleet) -> None:
+async def test_the_default_project_is_the_same_destination_named_or_not(fleet: StoreFleet) -> None:
     first, second = push("/a"), push("/a", project="default")
     tasks = await fleet.submit(plan(first), plan(second))
     assert await fleet.states(*tasks) == ["QUEUED", "BLOCKED"]
@@ -98,7 +98,7 @@ async def test_the_default_project_is_one_place_named_or_not(fleet: StoreFleet) 
     assert found == {first.destination.key: tasks[0].id, second.destination.key: tasks[0].id}
 
 
-async def test_jobs_are_in_nobodys_way(fleet: StoreFleet) -> None:
+async def test_jobs_without_an_instance_block_no_other_task(fleet: StoreFleet) -> None:
     tasks = await fleet.submit(*(plan(job(target="default", instance="web1")) for _ in range(3)))
     assert await fleet.states(*tasks) == ["QUEUED"] * 3
 

@@ -63,7 +63,7 @@ async def test_a_hello_that_comes_after_a_later_one_changes_nothing(fleet: Store
     assert (await fleet.session()).epoch == 5, "a worker that does not count"
 
 
-async def test_what_never_arrived_is_queued_again_at_no_cost(fleet: StoreFleet) -> None:
+async def test_an_assignment_that_never_arrived_is_queued_again_at_no_cost(fleet: StoreFleet) -> None:
     await fleet.session()
     lost = await running(fleet)
     kept = await running(fleet, "/kept")
@@ -212,7 +212,7 @@ async def test_renewed_leases(fleet: StoreFleet) -> None:
     assert [session.id for session in await fleet.store.sessions()] == ["one"]
 
 
-async def test_a_lost_session_crashes_what_it_ran(fleet: StoreFleet) -> None:
+async def test_a_lost_session_counts_a_crash_for_its_running_tasks(fleet: StoreFleet) -> None:
     await fleet.session()
     task, granted, cancelled = [await running(fleet, path) for path in ("/a", "/b", "/c")]
     await fleet.grant(granted)
@@ -239,7 +239,7 @@ async def test_reaping_is_limited(fleet: StoreFleet) -> None:
     assert await fleet.run(ReapSessions(limit=2)) == ("s2",)
 
 
-async def test_reaping_that_had_to_wait_takes_nobody_who_was_alive_when_it_was_asked_for(fleet: StoreFleet) -> None:
+async def test_delayed_reaping_spares_sessions_that_were_alive_when_it_was_asked_for(fleet: StoreFleet) -> None:
     await fleet.session()
     fleet.clock.advance(LEASE - 1)
     asked_at = fleet.clock.ticks()
@@ -459,7 +459,7 @@ async def test_a_debt_that_cannot_be_paid_makes_way_for_others(fleet: StoreFleet
     assert {debt.id for debt in await fleet.store.debts(["default"])} == {first.id, second.id}
 
 
-async def test_what_never_arrived_left_nothing(fleet: StoreFleet) -> None:
+async def test_an_assignment_that_never_arrived_leaves_no_debt(fleet: StoreFleet) -> None:
     await fleet.session()
     await running(fleet)
     await fleet.session()

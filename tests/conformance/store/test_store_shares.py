@@ -58,7 +58,7 @@ async def test_one_caller_alone_has_every_slot(fleet: StoreFleet) -> None:
     await refused(TooManyUploads, opened(fleet, "alice", "r4", connect=False))
 
 
-async def test_slots_that_nobody_sends_on_are_given_to_those_who_have_less(fleet: StoreFleet) -> None:
+async def test_idle_upload_slots_go_to_callers_with_less(fleet: StoreFleet) -> None:
     idle = [await opened(fleet, "alice", f"a{number}", connect=False, reserve=10) for number in range(4)]
     for number in range(2):
         await opened(fleet, "bob", f"b{number}")
@@ -81,9 +81,7 @@ async def test_slots_that_nobody_sends_on_are_given_to_those_who_have_less(fleet
 
 
 @pytest.mark.parametrize("sent", [True, False])
-async def test_an_upload_that_waits_for_a_slot_is_not_given_up_while_it_is_asked_for(
-    fleet: StoreFleet, sent: bool
-) -> None:
+async def test_an_upload_that_waits_for_a_slot_is_kept_while_its_caller_asks(fleet: StoreFleet, sent: bool) -> None:
     """It was: after --upload-idle, with all that was durable of it."""
     waiting = await opened(fleet, "alice", "a0", connect=sent)
     if sent:
@@ -123,7 +121,7 @@ async def test_while_others_ask_a_caller_gets_no_more_than_half(fleet: StoreFlee
     await opened(fleet, "alice", "a5")
 
 
-async def test_a_full_queue_is_shared_when_it_empties(fleet: StoreFleet) -> None:
+async def test_a_queue_that_empties_is_shared_among_callers(fleet: StoreFleet) -> None:
     bounds = Bounds(queue_tasks=4)
     made = [(await fleet.submit(plan(push(f"/a{n}")), bounds=bounds))[0] for n in range(4)]
     error = await refused(QueueFull, fleet.submit(plan(push("/b")), principal="bob", bounds=bounds))

@@ -66,7 +66,7 @@ async def failed(fleet: StoreFleet, *, path: str = "/etc/motd") -> Task:
 # Submitting -----------------------------------------------------------------------------------------------------------
 
 
-async def test_every_field_comes_back_as_it_was_given(fleet: StoreFleet) -> None:
+async def test_every_field_of_a_task_is_stored_and_read_back(fleet: StoreFleet) -> None:
     given = plan(
         push("/a b/ü", "web-1", project="shop", mode=0, uid=1000, gid=1001, create_parents=True, read_back=True),
         queue="nightly",
@@ -197,7 +197,7 @@ async def test_cancel_before_a_worker_has_it(fleet: StoreFleet) -> None:
         assert ended == await fleet.now(task)
 
 
-async def test_cancel_tells_who_holds_the_task(fleet: StoreFleet) -> None:
+async def test_cancel_names_the_session_that_holds_the_task(fleet: StoreFleet) -> None:
     await fleet.session()
     await fleet.submit()
     task = await fleet.claim_one()
@@ -272,7 +272,7 @@ async def test_retry_is_refused(fleet: StoreFleet) -> None:
             await fleet.run(command)
 
 
-async def test_a_retry_for_somebody_stays_theirs(fleet: StoreFleet) -> None:
+async def test_an_operators_retry_keeps_the_tasks_creator(fleet: StoreFleet) -> None:
     old = await failed(fleet)
     for_alice = retry(old, creator=None, principal="root")
     new = await fleet.run(for_alice)
@@ -379,7 +379,7 @@ async def test_a_paused_queue_does_not_hold_the_slots_of_an_instance(fleet: Stor
     assert len(await fleet.claim(room=9)) == 2, "two of four slots are taken"
 
 
-async def test_only_a_queue_that_is_there_is_paused_unless_it_is_to_be_made(fleet: StoreFleet) -> None:
+async def test_pausing_needs_an_existing_queue_unless_create_is_given(fleet: StoreFleet) -> None:
     for paused in (True, False):
         with pytest.raises(QueueNotFound, match="there are: default"):
             await fleet.run(PauseQueue(queue="nigthly", paused=paused, create=False))
@@ -393,7 +393,7 @@ async def test_only_a_queue_that_is_there_is_paused_unless_it_is_to_be_made(flee
     await fleet.run(PauseQueue(queue="weekly", paused=False, create=False))
 
 
-async def test_what_comes_back_to_a_paused_queue_waits(fleet: StoreFleet) -> None:
+async def test_a_task_that_returns_to_a_paused_queue_waits(fleet: StoreFleet) -> None:
     await fleet.session()
     await fleet.submit(plan(queue="q"))
     task = await fleet.claim_one()
@@ -507,7 +507,7 @@ async def test_figures(fleet: StoreFleet) -> None:
     assert figures.queued_kinds == {"file_push", "report"}
 
 
-async def test_a_page_ends_before_it_has_too_many_bytes_and_the_next_goes_on(fleet: StoreFleet) -> None:
+async def test_a_page_is_bounded_in_bytes_and_the_next_page_continues(fleet: StoreFleet) -> None:
     large = AnyValue("t", bytes(1000))
     made = [(await fleet.submit(plan(Job("report", large), queue="q")))[0] for _ in range(10)]
     (other,) = await fleet.submit(plan(Job("report", large)))

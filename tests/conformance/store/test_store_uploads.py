@@ -73,7 +73,7 @@ async def test_a_new_upload_begins_at_nothing(fleet: StoreFleet) -> None:
     assert await fleet.store.upload("bob", upload.request_id) is None
 
 
-async def test_asking_for_room_connects_nobody(fleet: StoreFleet) -> None:
+async def test_asking_for_room_makes_no_connection(fleet: StoreFleet) -> None:
     upload = await fleet.open_upload(connect=False, request_id="r")
     assert upload.connection == 0
     fleet.clock.advance(3)
@@ -82,7 +82,7 @@ async def test_asking_for_room_connects_nobody(fleet: StoreFleet) -> None:
     assert (connected.id, connected.connection, connected.touched_at) == (upload.id, 1, fleet.clock.now())
 
 
-async def test_it_goes_on_from_the_last_checkpoint(fleet: StoreFleet) -> None:
+async def test_an_upload_resumes_at_its_last_checkpoint(fleet: StoreFleet) -> None:
     upload = await fleet.open_upload(request_id="r")
     fleet.clock.advance(1)
     after = await fleet.run(checkpoint(upload, 60, crc32c=4_000_000_000))
@@ -99,7 +99,7 @@ async def test_a_touch_is_a_sign_of_life_and_no_more(fleet: StoreFleet) -> None:
     assert touched.touched_at == fleet.clock.now()
 
 
-async def test_an_older_connection_hears_the_truth_when_a_newer_one_has_finished(fleet: StoreFleet) -> None:
+async def test_an_older_connection_is_told_that_a_newer_one_finished_the_upload(fleet: StoreFleet) -> None:
     old = await fleet.open_upload(request_id="r")
     new = await fleet.open_upload(request_id="r")
     done = await fleet.run(finish(new))

@@ -147,7 +147,7 @@ TestReasonsOnPostgreSQL = PostgresWaitingMachine.TestCase
 TestReasonsOnPostgreSQL.settings = settings(max_examples=5, stateful_step_count=20, deadline=None)
 
 
-async def test_conditions_are_those_of_a_whole_page(open_store: OpenStore, clock: ManualClock) -> None:
+async def test_one_read_of_conditions_covers_a_whole_page(open_store: OpenStore, clock: ManualClock) -> None:
     async with open_store(clock) as store:
         fleet = StoreFleet(store, clock)
         for number in range(3):
@@ -178,7 +178,7 @@ async def test_a_page_of_a_thousand_tasks_costs_three_statements_more_than_one_t
     assert counts[1] == counts[0] + 3
 
 
-async def test_what_a_session_says_is_there_for_every_server_until_it_ends(
+async def test_a_sessions_remark_is_visible_to_every_server_until_the_session_ends(
     open_store: OpenStore, clock: ManualClock
 ) -> None:
     problem = Problem("TARGET_TIMEOUT", "it hangs", clock.now())
@@ -235,7 +235,7 @@ async def test_sessions_and_targets_are_remembered_with_when_and_how(open_store:
         assert [one.session.id for one in await store.ended_sessions(since=0.0)] == []
 
 
-async def test_a_database_of_the_version_before_remembers_who_ended_but_not_how(
+async def test_on_the_schema_before_ended_sessions_are_known_without_their_cause(
     open_store: OpenStore, clock: ManualClock
 ) -> None:
     async with open_store(clock) as store:

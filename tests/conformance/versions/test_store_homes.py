@@ -109,7 +109,7 @@ async def test_another_server_waits_for_silence(fleet: StoreFleet, spooled: bool
     assert done.state is UploadState.COMPLETE
 
 
-async def test_silence_is_what_the_sending_server_says_of_it(fleet: StoreFleet) -> None:
+async def test_the_sending_server_decides_whether_an_upload_is_silent(fleet: StoreFleet) -> None:
     await announce(fleet, A, B)
     first = await opened(fleet, A)
     await fleet.run(HearUploads(here=A, uploads=(Heard(first.id, 1, SILENCE + HEARD_EVERY),)))
@@ -128,7 +128,7 @@ async def test_take_over_and_a_dead_server_need_no_silence(fleet: StoreFleet) ->
     assert third.connection == 3
 
 
-async def test_a_connection_that_ended_well_is_in_nobodys_way(fleet: StoreFleet) -> None:
+async def test_a_cleanly_ended_connection_blocks_no_other(fleet: StoreFleet) -> None:
     await announce(fleet, A, B, NEIGHBOUR)
     for number, spooled in enumerate((True, False)):
         first = await opened(fleet, A, f"r{number}", spooled=spooled)
@@ -137,7 +137,7 @@ async def test_a_connection_that_ended_well_is_in_nobodys_way(fleet: StoreFleet)
         assert (second.connection, second.offset) == (2, 7 if spooled else 0)
 
 
-async def test_the_same_server_asks_nobody(fleet: StoreFleet) -> None:
+async def test_a_resume_at_the_same_server_asks_no_other(fleet: StoreFleet) -> None:
     await announce(fleet, A)
     await opened(fleet, A)
     assert (await opened(fleet, A)).connection == 2
@@ -154,7 +154,7 @@ async def test_asking_for_an_upload_takes_nothing_away(fleet: StoreFleet) -> Non
 # Where it is --------------------------------------------------------------------------------------------------------
 
 
-async def test_on_the_same_spool_it_goes_on_at_its_checkpoint_and_on_another_from_the_start(fleet: StoreFleet) -> None:
+async def test_an_upload_resumes_at_its_checkpoint_on_the_same_spool_and_restarts_on_another(fleet: StoreFleet) -> None:
     await announce(fleet, A, B, NEIGHBOUR)
     first = await opened(fleet, A)
     await fleet.run(checkpoint(first, 50, release=True))
@@ -183,7 +183,7 @@ async def sent(fleet: StoreFleet, here: Here, request_id: str, *, inline: bool =
     return await fleet.run(finish(upload, size=size, plans=(work,), inline=b"x" * size if inline else None))
 
 
-async def test_each_server_removes_what_its_spool_has_and_anybody_what_is_in_the_database(fleet: StoreFleet) -> None:
+async def test_each_server_removes_files_of_its_own_spool_and_any_server_removes_rows(fleet: StoreFleet) -> None:
     await announce(fleet, A, B, NEIGHBOUR)
     await fleet.session()
     here, there, inline = [
@@ -203,7 +203,7 @@ async def test_each_server_removes_what_its_spool_has_and_anybody_what_is_in_the
     assert dict(await fleet.store.files_by_spool()) == {}
 
 
-async def test_what_a_lost_server_has_is_put_off_until_it_is_back(fleet: StoreFleet) -> None:
+async def test_removing_files_of_a_lost_server_waits_until_it_returns(fleet: StoreFleet) -> None:
     await announce(fleet, A, B)
     await fleet.session()
     lost = await sent(fleet, B, "lost")
@@ -218,7 +218,7 @@ async def test_what_a_lost_server_has_is_put_off_until_it_is_back(fleet: StoreFl
     assert await fleet.run(DoomPayloads(spool="spool-2")) == (lost.id,)
 
 
-async def test_room_is_made_where_it_is_needed(fleet: StoreFleet) -> None:
+async def test_payloads_are_evicted_on_the_spool_that_needs_room(fleet: StoreFleet) -> None:
     await announce(fleet, A, B)
     await fleet.session()
     kept = [await sent(fleet, B if number == 0 else A, f"r{number}", size=100) for number in range(4)]
@@ -232,7 +232,7 @@ async def test_room_is_made_where_it_is_needed(fleet: StoreFleet) -> None:
     assert await fleet.run(DoomPayloads(spool="spool-2")) == ()
 
 
-async def test_idle_uploads_are_given_up_by_anybody_and_removed_by_those_who_have_them(fleet: StoreFleet) -> None:
+async def test_any_server_gives_up_idle_uploads_and_their_home_removes_the_files(fleet: StoreFleet) -> None:
     await announce(fleet, A, B)
     here, there = await opened(fleet, A, "here"), await opened(fleet, B, "there")
     fresh = await opened(fleet, B, "fresh", connect=False)

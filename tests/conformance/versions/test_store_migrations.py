@@ -91,7 +91,7 @@ def test_a_migration_that_fails_leaves_nothing(
 # The schemas before and after -----------------------------------------------------------------------------------------
 
 
-def test_the_version_before_is_what_its_migration_made(new_database: Callable[[str], StoreKind]) -> None:
+def test_the_schema_before_equals_its_migration(new_database: Callable[[str], StoreKind]) -> None:
     made, left = new_database("made"), new_database("left")
     migrate(made.dialect().engine, to=f"{OURS - 1:04}")
     migrate(left.dialect().engine)
@@ -99,7 +99,7 @@ def test_the_version_before_is_what_its_migration_made(new_database: Callable[[s
     assert made.described() == left.described()
 
 
-async def test_a_shared_database_of_the_version_before_is_left_as_it_is_until_migrated(
+async def test_a_shared_database_on_the_schema_before_stays_unchanged_until_migrated(
     new_database: Callable[[str], StoreKind], clock: ManualClock
 ) -> None:
     kind = new_database("database")
@@ -116,7 +116,7 @@ async def test_a_shared_database_of_the_version_before_is_left_as_it_is_until_mi
         assert (store.schema.revision, store.schema.has_remarks) == (OURS, True)
 
 
-async def test_what_a_running_store_cannot_go_on_with_is_noticed(kind: StoreKind, clock: ManualClock) -> None:
+async def test_a_running_store_notices_a_schema_that_it_cannot_use(kind: StoreKind, clock: ManualClock) -> None:
     async with kind.opened(clock) as store:
         kind.execute(f"UPDATE alembic_version SET version_num = '{OURS + 1:04}'")
         await store.refresh_schema()
@@ -143,7 +143,7 @@ async def test_a_schema_that_this_version_does_not_know_is_refused(
         migrate(kind.dialect().engine)
 
 
-def test_a_schema_older_than_the_one_before_is_not_worked_on() -> None:
+def test_a_schema_two_versions_old_is_refused() -> None:
     check(OURS - 1)
     check(OURS + 1)
     with pytest.raises(SchemaMismatch, match="longshored migrate"):

@@ -128,7 +128,7 @@ async def test_racing_servers_claim_each_task_once_and_in_order(servers: tuple[S
     assert all(told == [1, *told[1:]] and told == sorted(set(told)) for told in revisions(first.changes).values())
 
 
-async def test_a_destination_has_one_head_whoever_submits(servers: tuple[StoreFleet, StoreFleet]) -> None:
+async def test_a_destination_has_one_head_across_servers(servers: tuple[StoreFleet, StoreFleet]) -> None:
     await asyncio.gather(*(fleet.submit() for fleet in servers for _ in range(20)))
     everything = await servers[0].store.list_tasks(TaskFilter(), before=None, limit=100)
     assert [task.submission.seq for task in everything] == list(range(40, 0, -1))
@@ -177,7 +177,7 @@ async def test_a_cancel_reaches_the_server_that_has_the_worker(servers: tuple[St
     assert change.task.status.state is State.CANCELLING
 
 
-async def test_of_a_cancel_and_a_grant_one_wins(servers: tuple[StoreFleet, StoreFleet]) -> None:
+async def test_either_the_cancel_or_the_grant_wins(servers: tuple[StoreFleet, StoreFleet]) -> None:
     first, second = servers
     await second.session()
     for number in range(30):
@@ -192,7 +192,7 @@ async def test_of_a_cancel_and_a_grant_one_wins(servers: tuple[StoreFleet, Store
         assert final is (State.SUCCEEDED if answer.granted else State.CANCELLED)
 
 
-async def test_a_grant_is_given_once_whoever_is_asked(servers: tuple[StoreFleet, StoreFleet]) -> None:
+async def test_a_grant_is_given_once_across_servers(servers: tuple[StoreFleet, StoreFleet]) -> None:
     first, second = servers
     await first.session()
     second._epochs = first._epochs
@@ -223,7 +223,7 @@ async def test_nothing_is_missed_when_the_listening_connection_breaks(
     await until(lambda: len(revisions(second.changes)) == 30)
 
 
-async def test_what_is_not_notified_is_found_by_looking(
+async def test_commits_without_a_notification_are_found_by_polling(
     url: str, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(listener, "POLL", 0.05)
@@ -235,7 +235,7 @@ async def test_what_is_not_notified_is_found_by_looking(
         assert first.changes == second.changes
 
 
-async def test_who_was_cut_off_for_too_long_hears_of_every_task_as_it_is(
+async def test_a_server_cut_off_for_too_long_reads_every_task_anew(
     url: str, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(listener, "POLL", 3600.0)
@@ -299,7 +299,9 @@ def _lock_all(operator: psycopg.Connection) -> None:
     operator.execute("SELECT 1 FROM tasks ORDER BY seq FOR UPDATE")
 
 
-async def test_text_that_the_database_cannot_keep_harms_nobody(servers: tuple[StoreFleet, StoreFleet]) -> None:
+async def test_text_that_the_database_cannot_store_harms_no_other_command(
+    servers: tuple[StoreFleet, StoreFleet],
+) -> None:
     first, _ = servers
     (task,) = await first.submit()
     cancelled = await first.run(CancelTask(task_id=task.id, creator=None, reason="no\0 more"))

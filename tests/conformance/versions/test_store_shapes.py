@@ -36,7 +36,7 @@ async def check(fleet: StoreFleet, *said: Task) -> None:
 
 @pytest.mark.parametrize("together", [True, False], ids=["in one transaction", "one by one"])
 @pytest.mark.parametrize("work", WORKS)
-async def test_each_step_is_stored_as_it_is_told(fleet: StoreFleet, work: FilePush | Job, together: bool) -> None:
+async def test_each_stored_step_equals_the_told_one(fleet: StoreFleet, work: FilePush | Job, together: bool) -> None:
     await fleet.session()
     command = made_of(work, labels={"a": "b"}, priority=3, stall_timeout=None if together else 7.5)
     if together:

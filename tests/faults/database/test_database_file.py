@@ -64,7 +64,7 @@ WAYS = [_removed, _renamed, _another_in_its_place, _emptied, _log_removed, _inde
 
 
 @pytest.mark.parametrize("take", WAYS)
-def test_what_is_acknowledged_was_acknowledged_before(tmp_path: Path, take: Callable[[Path], Path]) -> None:
+def test_no_task_is_acknowledged_after_the_database_file_is_gone(tmp_path: Path, take: Callable[[Path], Path]) -> None:
     """Senders hand in tasks all the while. After the file is taken no id is given out any more."""
     (tmp_path / "database").mkdir()
     with _server(tmp_path) as server:

@@ -200,14 +200,14 @@ def guarded(database: Database) -> str:
         ("postgresql://tenant:secret@:port/others", "port"),
     ],
 )
-def test_what_no_other_start_mends_is_refused(guarded: str, url: str, named: str) -> None:
+def test_errors_that_no_restart_mends_are_refused(guarded: str, url: str, named: str) -> None:
     code, said = tried(url.format(guarded))
     assert code == 2
     assert said.startswith("longshored: --database postgresql://")
     assert named in said
 
 
-def test_what_libpq_reads_from_the_environment_counts(guarded: str, database: Database, tmp_path: Path) -> None:
+def test_libpq_environment_variables_are_used(guarded: str, database: Database, tmp_path: Path) -> None:
     url = f"postgresql://tenant@/others?{guarded}"
     code, said = tried(url, PGPASSWORD="secret")
     assert (code, "permission denied for schema public" in said) == (2, True)
@@ -217,7 +217,7 @@ def test_what_libpq_reads_from_the_environment_counts(guarded: str, database: Da
     assert (code, "permission denied for schema public" in said) == (2, True)
 
 
-def test_a_database_that_loses_what_it_confirms_is_refused(database: Database) -> None:
+def test_a_database_without_durable_commits_is_refused(database: Database) -> None:
     database.cluster.execute("ALTER SYSTEM SET fsync TO off")
     database.cluster.execute("SELECT pg_reload_conf()")
     eventually(lambda: database.cluster.execute("SHOW fsync") == [("off",)])

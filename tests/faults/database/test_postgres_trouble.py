@@ -260,7 +260,7 @@ def test_another_transaction_with_the_number_of_a_lost_one_is_not_taken_for_it(o
 # Slow, full, misconfigured --------------------------------------------------------------------------------------------
 
 
-async def test_without_a_free_connection_it_is_unavailable_until_there_is_one(
+async def test_without_a_free_connection_the_store_is_unavailable_until_one_is_free(
     own_postgres: Cluster, clock: ManualClock
 ) -> None:
     with own_postgres.database() as url:
@@ -294,7 +294,7 @@ async def test_without_a_free_connection_it_is_unavailable_until_there_is_one(
             await until(lambda: store.writable_since is not None)
 
 
-async def test_a_database_that_hangs_is_no_database_and_nothing_is_lost(
+async def test_a_hanging_database_counts_as_unavailable_and_nothing_is_lost(
     fleet: StoreFleet, postgres: Cluster, url: str, clock: ManualClock
 ) -> None:
     await fleet.submit()
@@ -315,7 +315,7 @@ async def test_a_database_that_hangs_is_no_database_and_nothing_is_lost(
     await until(lambda: fleet.store.writable_since == clock.ticks())
 
 
-async def test_a_database_that_stays_silent_is_given_up(
+async def test_a_silent_database_is_given_up(
     fleet: StoreFleet, postgres: Cluster, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await fleet.submit()
@@ -344,7 +344,7 @@ async def test_a_database_that_stays_silent_is_given_up(
     assert len(await fleet.store.list_tasks(TaskFilter(), before=None, limit=9)) == 2
 
 
-async def test_who_comes_while_the_database_hangs_does_not_wait(
+async def test_callers_do_not_wait_for_a_hanging_database(
     fleet: StoreFleet, postgres: Cluster, url: str, clock: ManualClock
 ) -> None:
     pids = backends(postgres, url)

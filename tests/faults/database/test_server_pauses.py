@@ -53,7 +53,7 @@ def worker(server: ServerProcess, tmp_path: Path) -> Iterator[WorkerProcess]:
         yield worker
 
 
-def test_a_server_that_stood_still_for_longer_than_the_lease_revokes_nobody(
+def test_a_server_paused_for_longer_than_the_lease_revokes_no_session(
     server: ServerProcess, client: Client, worker: WorkerProcess, tmp_path: Path
 ) -> None:
     (task,) = client.submit(spec=job_spec("wait"))
@@ -71,7 +71,7 @@ def test_a_server_that_stood_still_for_longer_than_the_lease_revokes_nobody(
     assert not list(server.events("session_lost"))
 
 
-def test_what_came_due_while_the_server_was_dead_goes_on_when_it_is_back(
+def test_tasks_that_came_due_during_an_outage_run_after_it(
     server: ServerProcess, client: Client, worker: WorkerProcess, tmp_path: Path
 ) -> None:
     (tmp_path / "instances" / "web").mkdir(parents=True)
@@ -88,7 +88,7 @@ def connected_more_often(server: ServerProcess, times: int) -> bool:
     return len(list(server.events("worker_connected"))) > times
 
 
-def test_a_server_that_was_away_for_long_finds_its_workers_before_their_leases_end(
+def test_workers_reconnect_after_a_long_outage_before_their_leases_end(
     server: ServerProcess, client: Client, worker: WorkerProcess, tmp_path: Path
 ) -> None:
     (task,) = client.submit(spec=job_spec("wait"))

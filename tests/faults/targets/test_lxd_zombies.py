@@ -81,7 +81,7 @@ def test_landed_a_worker_killed_right_after_its_rename_has_delivered(container: 
     assert container.content == NEW
 
 
-def test_neither_says_that_nobody_knows(container: Container) -> None:
+def test_an_unknown_outcome_is_reported_as_unknown(container: Container) -> None:
     stage = container.stage
     with container.worker("faulty", "granted", "stop") as zombie:
         task_id = container.push()

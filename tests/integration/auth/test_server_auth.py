@@ -98,7 +98,7 @@ def test_with_the_token_every_rpc_is_served(
         assert error.code() is grpc.StatusCode.INVALID_ARGUMENT, error.details()
 
 
-def test_a_method_that_is_not_there_is_closed_too(channel: grpc.Channel) -> None:
+def test_an_unknown_method_needs_a_token_too(channel: grpc.Channel) -> None:
     with pytest.raises(grpc.RpcError) as refused:
         channel.unary_unary("/longshore.v1.TaskService/Nothing", bytes)(b"", timeout=20.0)
     error: Any = refused.value
@@ -117,7 +117,7 @@ def test_the_token_is_in_no_log_and_no_answer(server: ServerProcess) -> None:
 
 
 @pytest.mark.cluster("P14")
-def test_a_new_token_closes_the_old_one_out(tmp_path: Path) -> None:
+def test_a_new_token_file_invalidates_the_old_token(tmp_path: Path) -> None:
     with ServerProcess(tmp_path) as server:
         old = server.token
         server.terminate()

@@ -119,7 +119,7 @@ def target(request: pytest.FixtureRequest) -> str:
     return f"t{next(_numbers)}"
 
 
-async def test_submitters_see_and_change_their_own_and_operators_everybodys(
+async def test_submitters_reach_their_own_tasks_and_operators_all_tasks(
     caller: Callable[..., Caller], target: str
 ) -> None:
     mine, other, boss = caller("mine", Role.SUBMIT), caller("other", Role.SUBMIT), caller("boss", Role.OPERATE)
@@ -241,7 +241,7 @@ async def test_a_worker_cannot_take_or_end_anothers_session(pair: Pair, server: 
     await pair.ends_well()
 
 
-async def test_what_a_worker_says_of_anothers_attempt_counts_for_nothing(pair: Pair) -> None:
+async def test_reports_on_another_workers_attempt_are_ignored(pair: Pair) -> None:
     theirs = worker_pb.Assignment(task=pair.assignment.task, attempt=pair.assignment.attempt)
     grant = await pair.other.ask_grant(theirs, temp="/srv/.temp")
     assert not grant.granted
@@ -252,7 +252,7 @@ async def test_what_a_worker_says_of_anothers_attempt_counts_for_nothing(pair: P
     await pair.ends_well()
 
 
-async def test_a_worker_reads_what_it_holds_and_only_for_as_long(pair: Pair) -> None:
+async def test_a_worker_reads_a_payload_only_while_it_holds_the_attempt(pair: Pair) -> None:
     for ask in (pair.two.get, pair.two.attempts, pair.two.first_of_watch):
         assert (await refused(ask(pair.task.id)))[0] == "NOT_FOUND"
     assert (await pair.one.get(pair.task.id)).id == pair.task.id
@@ -271,7 +271,7 @@ async def test_a_worker_reads_what_it_holds_and_only_for_as_long(pair: Pair) -> 
         assert (await refused(ask(pair.task.id)))[0] == "NOT_FOUND"
 
 
-async def test_a_worker_hears_of_the_end_of_what_it_held(pair: Pair) -> None:
+async def test_a_worker_learns_the_end_of_its_attempts(pair: Pair) -> None:
     watch = pair.one.watch(pair.task.id)
     assert (await watch.read()).task.state == task_pb2.TASK_STATE_RUNNING
     await pair.owner.cancel(pair.task.id)
@@ -282,7 +282,7 @@ async def test_a_worker_hears_of_the_end_of_what_it_held(pair: Pair) -> None:
 
 
 @pytest.mark.parametrize("role", list(Role))
-async def test_reflection_is_for_whoever_has_a_token(server: ServerProcess, role: Role) -> None:
+async def test_reflection_needs_any_token(server: ServerProcess, role: Role) -> None:
     token = token_of(server, "curious", role)
     request = reflection_pb2.ServerReflectionRequest(list_services="")
     async with grpc.aio.insecure_channel(server.address) as channel:
@@ -292,7 +292,7 @@ async def test_reflection_is_for_whoever_has_a_token(server: ServerProcess, role
     assert "longshore.v1.TaskService" in {one.name for one in answers[0].list_services_response.service}
 
 
-async def test_one_that_submits_and_works_sees_both(
+async def test_a_caller_with_both_roles_sees_its_own_and_its_held_tasks(
     server: ServerProcess, caller: Callable[..., Caller], target: str
 ) -> None:
     both, owner = caller("both", Role.SUBMIT, Role.WORK), caller("owner", Role.SUBMIT)
@@ -306,7 +306,9 @@ async def test_one_that_submits_and_works_sees_both(
         assert (await refused(both.cancel(held.id)))[0] == "NOT_FOUND"
 
 
-async def test_who_did_what_is_in_the_log(server: ServerProcess, caller: Callable[..., Caller], target: str) -> None:
+async def test_the_log_names_the_principal_of_each_action(
+    server: ServerProcess, caller: Callable[..., Caller], target: str
+) -> None:
     someone, boss = caller("someone", Role.SUBMIT), caller("the-boss", Role.OPERATE)
     task = await someone.upload(target=target)
     await boss.cancel(task.id)

@@ -64,7 +64,7 @@ async def test_health_needs_no_token_but_tls(plain: SecuredServer) -> None:
         assert await call(channel, HEALTH) == "healthy"
 
 
-async def test_the_unix_socket_beside_it_stays_plain(server: SecuredServer) -> None:
+async def test_a_unix_socket_beside_a_tls_listener_stays_plain(server: SecuredServer) -> None:
     async with grpc.aio.insecure_channel(server.unix) as channel:
         assert await call(channel, token=TOKEN) == "local:submit,work,operate"
         error = await refusal(channel)
@@ -89,7 +89,7 @@ async def test_a_certificates_name_is_the_caller(server: SecuredServer, method: 
         assert await call(channel, method) == f"{SPIFFE}:submit,work"
 
 
-async def test_a_dns_name_is_one_too_and_comes_after_a_uri(server: SecuredServer) -> None:
+async def test_a_dns_name_counts_after_a_uri(server: SecuredServer) -> None:
     authority = server.client_authority
     async with server.channel(client=authority.client(dns="ci.example.org")) as channel:
         assert await call(channel) == "ci.example.org:submit"
@@ -109,7 +109,7 @@ async def test_a_certificate_without_a_role_is_told_so(server: SecuredServer, me
 
 
 @pytest.mark.parametrize("names", [{"email": "someone@example.org"}, {"name": "by-common-name"}])
-async def test_other_names_of_a_certificate_name_nobody(server: SecuredServer, names: dict[str, str]) -> None:
+async def test_other_name_types_of_a_certificate_are_ignored(server: SecuredServer, names: dict[str, str]) -> None:
     async with server.channel(client=server.client_authority.client(**names)) as channel:  # type: ignore[arg-type]
         assert (await refusal(channel)).code() is grpc.StatusCode.UNAUTHENTICATED
 
@@ -125,7 +125,9 @@ async def test_other_names_of_a_certificate_name_nobody(server: SecuredServer, n
         {"dns": "ci.example.org."},
     ],
 )
-async def test_a_name_counts_as_a_whole_and_for_what_it_is(server: SecuredServer, names: dict[str, Any]) -> None:
+async def test_a_certificate_name_matches_as_a_whole_and_by_its_type(
+    server: SecuredServer, names: dict[str, Any]
+) -> None:
     """Its authority may have looked at the rest of it only."""
     async with server.channel(client=server.client_authority.client(**names)) as channel:
         assert (await refusal(channel)).code() is grpc.StatusCode.UNAUTHENTICATED
@@ -144,7 +146,7 @@ SPIFFE_NAME = bytes([0x86, len(SPIFFE)]) + SPIFFE.encode()
         pytest.param(SPIFFE_NAME + b"\x86", grpc.StatusCode.UNAVAILABLE, id="names that are cut"),
     ],
 )
-async def test_a_certificate_with_odd_names_opens_nothing_and_harms_nobody(
+async def test_a_certificate_with_odd_names_is_refused_and_harms_no_other_call(
     server: SecuredServer, names: bytes, status: grpc.StatusCode
 ) -> None:
     whole = names if names[0] == 0x30 else bytes([0x30, len(names)]) + names
@@ -161,7 +163,7 @@ async def test_a_very_long_name_is_told_of_in_part(server: SecuredServer) -> Non
         assert (error.code(), len(error.details() or "") < 2000) == (grpc.StatusCode.UNAUTHENTICATED, True)
 
 
-async def test_a_method_that_is_not_there_is_said_to_be_so_to_a_certificate_too(server: SecuredServer) -> None:
+async def test_an_unknown_method_is_unimplemented_for_a_certificate_too(server: SecuredServer) -> None:
     method = f"{GET}OfTomorrow"
     async with server.channel(client=server.client_authority.client(dns="ci.example.org")) as channel:
         assert (await refusal(channel, method)).code() is grpc.StatusCode.UNIMPLEMENTED

@@ -48,7 +48,7 @@ def ended(stage: Stage) -> list[Any]:
     return list(stage.server.events("streams_ended"))
 
 
-def test_its_work_goes_to_another_when_its_lease_is_over(stage: Stage, tmp_path: Path) -> None:
+def test_attempts_of_a_revoked_worker_move_when_its_lease_ends(stage: Stage, tmp_path: Path) -> None:
     first, second = (token_of(stage.server, name, Role.WORK) for name in ("first", "second"))
     with worker(stage, tmp_path, first, name="first"):
         task = running(stage, tmp_path)
@@ -62,7 +62,7 @@ def test_its_work_goes_to_another_when_its_lease_is_over(stage: Stage, tmp_path:
     assert stage.outcomes(task) == ["LOST", "OK"]
 
 
-def test_it_keeps_its_work_when_it_has_the_next_token_already(stage: Stage, tmp_path: Path) -> None:
+def test_a_worker_with_the_next_token_keeps_its_attempts(stage: Stage, tmp_path: Path) -> None:
     old, new = (token_of(stage.server, "fleet", Role.WORK) for _ in range(2))
     with worker(stage, tmp_path, old, name="renewed"):
         task = running(stage, tmp_path)

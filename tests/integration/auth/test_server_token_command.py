@@ -120,7 +120,7 @@ def test_a_name_revokes_all_its_tokens(command: Command) -> None:
     assert {row["name"]: row["state"] for row in command.listed()} == {"ci": "revoked", "other": "valid"}
 
 
-def test_what_people_see(local: Command) -> None:
+def test_the_text_output_of_the_token_command(local: Command) -> None:
     done = local.good("create", "ci", "--role", "operate")
     assert read_secret(done.stdout.strip()) is not None
     assert "expires never" in done.stderr
@@ -161,7 +161,7 @@ def test_a_token_may_go_into_a_file_and_nowhere_else(local: Command, tmp_path: P
         (("revoke", "nobody"), "nobody"),
     ],
 )
-def test_what_is_wrong_is_named(local: Command, arguments: tuple[str, ...], named: str) -> None:
+def test_wrong_values_are_named(local: Command, arguments: tuple[str, ...], named: str) -> None:
     local.create("somebody", "--role", "submit")
     assert named in local.refused(*arguments)
     assert len(local.listed()) == 1
@@ -184,7 +184,7 @@ def test_a_url_that_cannot_be_read_is_said_without_its_password(tmp_path: Path, 
     assert "hunter2" not in done.output
 
 
-def test_nothing_is_made_by_looking(local: Command, tmp_path: Path) -> None:
+def test_looking_creates_nothing(local: Command, tmp_path: Path) -> None:
     assert "is not there" in local.refused("list")
     assert "is not there" in local.refused("revoke", "x")
     assert not (tmp_path / "data").exists()
@@ -197,7 +197,7 @@ def test_before_the_first_start_the_database_is_made_for_the_server_alone(local:
     assert stat.S_IMODE((data / "longshore.db").stat().st_mode) == 0o600
 
 
-def test_what_the_server_could_not_write_is_not_made(
+def test_no_token_is_made_that_the_server_could_not_store(
     local: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "data").mkdir()

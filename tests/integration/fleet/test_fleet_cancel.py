@@ -43,7 +43,7 @@ def test_while_running(fleet: ServerFleet, file: StringValue) -> None:
     assert fleet.history(task.id) == [State.QUEUED, State.RUNNING, State.CANCELLING, State.CANCELLED]
 
 
-def test_while_committing_it_is_too_late(fleet: ServerFleet, file: StringValue, tmp_path: Path) -> None:
+def test_a_cancel_while_committing_is_too_late(fleet: ServerFleet, file: StringValue, tmp_path: Path) -> None:
     (task,) = fleet[0].client.submit(spec=job_spec("granted", file))
     (tmp_path / "go").touch()
     eventually((tmp_path / "go.granted").exists, what="it has its grant")
@@ -78,7 +78,7 @@ def test_while_parked(fleet: ServerFleet) -> None:
     assert [path.name for path in (fleet.instances / "ghost" / "etc").iterdir()] == ["later"]
 
 
-def test_a_worker_that_was_cut_off_learns_it_at_another_server(fleet: ServerFleet, tmp_path: Path) -> None:
+def test_a_worker_that_was_cut_off_learns_of_the_cancel_at_another_server(fleet: ServerFleet, tmp_path: Path) -> None:
     """Its own session moves: stopped while its server forgets it, it hears of the cancel when it is back."""
     fleet.make_instances("cut", folder="etc")
     east = f"east=directory:{fleet.instances}"

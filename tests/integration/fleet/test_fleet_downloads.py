@@ -53,7 +53,7 @@ ELSEWHERE = (grpc.StatusCode.FAILED_PRECONDITION, "PAYLOAD_ELSEWHERE")
 NOT_YOURS = (grpc.StatusCode.PERMISSION_DENIED, "NOT_YOUR_ATTEMPT")
 
 
-async def test_the_holder_gets_it_where_it_is_and_nobody_else_anywhere(fleet: ServerFleet) -> None:
+async def test_only_the_holder_of_the_attempt_can_download_and_only_where_the_payload_is(fleet: ServerFleet) -> None:
     mine, others = token_of(fleet, "mine"), token_of(fleet, "others")
     task_id = fleet[0].push(CONTENT)
     async with at(fleet, 1, mine) as worker, at(fleet, 0, mine, worker.session_id) as there:

@@ -49,7 +49,7 @@ def test_a_worker_downloads_from_the_server_that_has_the_payload(apart: ServerFl
     eventually(lambda: apart.leftovers() == [] and homes(apart) == 0, what="each server has removed what it had")
 
 
-def test_servers_on_one_machine_read_in_place_only_what_is_theirs(tmp_path: Path, postgres: Cluster) -> None:
+def test_servers_on_one_machine_offer_only_their_own_spool_files(tmp_path: Path, postgres: Cluster) -> None:
     with fleet_of(tmp_path, postgres, "--lease", "2s", spool=OwnSpools()) as fleet, fleet.worker(at=[1]):
         for number in (0, 1):
             task = fleet[number].push(LARGE, f"web/etc/from-{number}")
@@ -57,7 +57,7 @@ def test_servers_on_one_machine_read_in_place_only_what_is_theirs(tmp_path: Path
         eventually(lambda: fleet.leftovers() == [], what="nothing is left")
 
 
-def test_what_is_missing_is_said_until_its_server_is_back(apart: ServerFleet) -> None:
+def test_a_missing_payload_is_reported_until_its_server_returns(apart: ServerFleet) -> None:
     task_id = apart[0].push(LARGE, attempt_limit=50)
     apart.servers[0].kill()
     with apart.worker(at=[1]):

@@ -51,7 +51,7 @@ def left_by(stage: Stage, worker: str) -> list[admin_service_pb2.TargetStats]:
     return [row for row in stage.client.stats().targets if row.last_worker == worker]
 
 
-def test_every_server_knows_why_a_task_waits_and_who_served_it_last(fleet: ServerFleet) -> None:
+def test_every_server_knows_why_a_task_waits_and_its_targets_last_worker(fleet: ServerFleet) -> None:
     fleet[0].client.pause_queue("quiet", create=True)
     there = push_spec("far:web/etc/there", queue="quiet")
 
@@ -152,7 +152,7 @@ def test_a_commit_of_one_server_is_settled_at_another(fleet: ServerFleet) -> Non
     assert fleet[1].outcomes(task_id) == ["LOST", "SETTLED_LANDED"]
 
 
-def test_what_failed_at_one_server_is_retried_at_another(fleet: ServerFleet) -> None:
+def test_a_task_that_failed_at_one_server_can_be_retried_at_another(fleet: ServerFleet) -> None:
     with fleet.worker(at=[0]):
         failed = fleet[1].push(b"x" * 300_000, "late/etc/motd")
         fleet[0].reaches(failed, task_pb2.TASK_STATE_FAILED)

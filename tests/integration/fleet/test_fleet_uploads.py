@@ -116,7 +116,7 @@ async def delivered(fleet: ServerFleet, content: bytes) -> None:
 
 
 @pytest.mark.parametrize("declared", [True, False], ids=["size declared", "size unknown"])
-async def test_on_a_shared_spool_it_goes_on_where_it_was_cut(sharing: ServerFleet, declared: bool) -> None:
+async def test_an_upload_resumes_on_a_shared_spool_at_another_server(sharing: ServerFleet, declared: bool) -> None:
     size: dict[str, Any] = {"size": len(CONTENT)} if declared else {}
     async with sender(sharing.servers[0], **size) as first, sender(sharing.servers[1], **size) as second:
         assert await first.begin() == 0
@@ -131,7 +131,7 @@ async def test_on_a_shared_spool_it_goes_on_where_it_was_cut(sharing: ServerFlee
     eventually(lambda: sharing.leftovers() == [], what="nothing is left in the spool")
 
 
-async def test_in_another_spool_it_begins_again_and_what_the_first_one_had_is_swept(apart: ServerFleet) -> None:
+async def test_an_upload_restarts_in_another_spool_and_the_first_file_is_swept(apart: ServerFleet) -> None:
     async with sender(apart.servers[0]) as first, sender(apart.servers[1]) as second:
         assert await first.begin() == 0
         await first.send(*chunks(CONTENT[: 2 * MIB]))
@@ -154,7 +154,7 @@ async def test_in_another_spool_it_begins_again_and_what_the_first_one_had_is_sw
     eventually(moved, what="the stray is in the trash")
 
 
-async def test_while_another_server_is_sent_it_nobody_else_may(apart: ServerFleet) -> None:
+async def test_an_upload_has_one_receiving_server_at_a_time(apart: ServerFleet) -> None:
     async with sender(apart.servers[0]) as first, sender(apart.servers[1]) as second:
         assert await first.begin() == 0
         await first.send(*chunks(CONTENT[: 2 * MIB]))
@@ -164,7 +164,7 @@ async def test_while_another_server_is_sent_it_nobody_else_may(apart: ServerFlee
     await delivered(apart, CONTENT)
 
 
-async def test_a_server_that_is_back_gives_up_what_it_was_sent_before(apart: ServerFleet) -> None:
+async def test_a_returning_server_gives_up_uploads_that_moved(apart: ServerFleet) -> None:
     """No connection of the killed process can be alive, so nobody waits until it counts as dead (30 s)."""
     server = apart.servers[0]
     async with sender(server) as cut:
@@ -179,7 +179,7 @@ async def test_a_server_that_is_back_gives_up_what_it_was_sent_before(apart: Ser
 
 
 @pytest.mark.parametrize("length", [len(CONTENT), 1000], ids=["with a file", "still in memory"])
-async def test_who_says_so_takes_it_and_the_first_one_hears_of_it(sharing: ServerFleet, length: int) -> None:
+async def test_a_take_over_moves_the_upload_and_ends_the_first_connection(sharing: ServerFleet, length: int) -> None:
     content, other = CONTENT[:length], OTHER[:length]
     half = length // 2
     async with sender(sharing.servers[0]) as first, sender(sharing.servers[1], take_over=True) as second:
@@ -193,7 +193,7 @@ async def test_who_says_so_takes_it_and_the_first_one_hears_of_it(sharing: Serve
     eventually(lambda: sharing.leftovers() == [], what="nothing is left in the spool")
 
 
-async def test_a_server_that_stands_still_loses_it_and_harms_nothing_when_it_wakes(sharing: ServerFleet) -> None:
+async def test_a_paused_server_loses_its_upload_and_harms_nothing_when_it_resumes(sharing: ServerFleet) -> None:
     async with sender(sharing.servers[0]) as first, sender(sharing.servers[1]) as second:
         assert await first.begin() == 0
         await first.send(*chunks(CONTENT[: 2 * MIB]))
@@ -213,7 +213,7 @@ async def test_a_server_that_stands_still_loses_it_and_harms_nothing_when_it_wak
 
 
 @pytest.mark.parametrize("length", [len(CONTENT), 1000], ids=["with a file", "still in memory"])
-async def test_a_server_that_wakes_after_it_was_finished_elsewhere_takes_no_credit_for_other_bytes(
+async def test_a_server_that_resumes_after_the_finish_elsewhere_acknowledges_no_other_bytes(
     apart: ServerFleet, length: int
 ) -> None:
     content, other = CONTENT[:length], OTHER[:length]
@@ -248,7 +248,7 @@ def forgetful(tmp_path: Path, postgres: Cluster) -> Iterator[ServerFleet]:
         assert fleet.discrepancies() == []
 
 
-async def test_what_was_given_up_is_removed_by_the_server_that_has_it(forgetful: ServerFleet) -> None:
+async def test_the_home_of_an_abandoned_upload_removes_its_file(forgetful: ServerFleet) -> None:
     async with sender(forgetful.servers[0]) as first:
         assert await first.begin() == 0
         await first.send(*chunks(CONTENT[: 2 * MIB]))

@@ -80,7 +80,7 @@ def test_rename_that_happened_and_was_overwritten_is_left_open(place: LxdPlace, 
     assert place.read("/root/file") == b"rival"
 
 
-def test_daemon_that_stays_away_leaves_the_question_to_others(
+def test_an_absent_daemon_leaves_the_outcome_open(
     lxd: LxdDaemon, place: LxdPlace, tap: Tap, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("longshore.worker.file_push.push._SETTLE_S", 1.0)
@@ -104,7 +104,7 @@ READ = b"/root/file\x00\x00\x00\x01"
 
 @pytest.mark.parametrize("happened", [True, False])
 @pytest.mark.parametrize("request_", [EMPTY, READ], ids=["empty", "read"])
-def test_a_connection_that_is_lost_in_place_leaves_the_question_to_others(
+def test_a_connection_lost_while_writing_in_place_leaves_the_outcome_open(
     place: LxdPlace, tap: Tap, request_: bytes, happened: bool
 ) -> None:
     """A failure would be taken for an untouched file: after a cancel the task would be CANCELLED."""

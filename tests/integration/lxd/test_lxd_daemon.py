@@ -337,7 +337,7 @@ def test_daemon_that_is_not_there() -> None:
 # -- races
 
 
-def test_of_remove_and_rename_exactly_one_wins(place: LxdPlace) -> None:
+def test_exactly_one_of_remove_and_rename_wins(place: LxdPlace) -> None:
     """What settling stands on. 300 races each run; 5,000 were run once."""
     target = place.target
     outcomes = set()
@@ -391,7 +391,7 @@ def test_descriptors_above_1023(place: LxdPlace) -> None:
 
 
 @pytest.mark.parametrize("poll_s", [0.3, 600.0], ids=["poll", "events"])
-def test_watch_reports_what_happens_to_instances(lxd: LxdDaemon, sleeper: str, poll_s: float) -> None:
+def test_the_watch_reports_instance_changes(lxd: LxdDaemon, sleeper: str, poll_s: float) -> None:
     stop(lxd, sleeper)
     seen = Seen()
     with open_lxd(lxd, poll_s=poll_s) as target, closing(target.watch(seen)):
@@ -426,7 +426,7 @@ def test_identity_is_the_daemons_and_outlives_it(lxd_of_my_own: LxdDaemon, lxd: 
         assert mine.identity() == identity
 
 
-def test_cancelled_before_it_began(place: LxdPlace) -> None:
+def test_a_push_cancelled_before_it_began_does_nothing(place: LxdPlace) -> None:
     recorder = Recorder(b"content", stopped=True)
     with pytest.raises(AttemptStopped):
         push_file(a_push(place.instance, "/root/file", b"content"), recorder, place.target)

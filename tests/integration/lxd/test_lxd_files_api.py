@@ -83,7 +83,7 @@ def test_data_lost_with_an_ok_is_noticed(place: LxdPlace, size: int) -> None:
     assert caught.value.reason in ("VERIFY_FAILED", "NO_SPACE")
 
 
-def test_files_api_and_what_cannot_be(place: LxdPlace) -> None:
+def test_the_files_api_refuses_missing_folders_and_existing_files(place: LxdPlace) -> None:
     with pytest.raises(PermanentError) as caught:
         deliver(place, "/root/none/file", Recorder(b"new"))
     assert caught.value.reason == "PARENT_MISSING"

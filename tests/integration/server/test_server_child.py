@@ -77,7 +77,7 @@ def test_pauses_grow_and_a_drain_does_not_wait_for_them(tmp_path: Path) -> None:
         assert time.monotonic() - began < pauses[-1] - 1.0
 
 
-def test_what_the_environment_says_to_other_workers_does_not_reach_the_child(tmp_path: Path) -> None:
+def test_the_child_ignores_the_environment_of_other_workers(tmp_path: Path) -> None:
     (tmp_path / "token").write_text("of-another-server\n")
     environment = {
         "LONGSHORE_WORKER_TOKEN_FILE": str(tmp_path / "token"),

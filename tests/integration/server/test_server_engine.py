@@ -23,7 +23,7 @@ main.main()
 """
 
 
-def test_a_server_whose_dispatcher_fails_ends_so_that_it_is_started_again(tmp_path: Path) -> None:
+def test_a_failed_dispatcher_ends_the_server_for_a_restart(tmp_path: Path) -> None:
     mark, script = tmp_path / "now", tmp_path / "broken.py"
     script.write_text(BROKEN)
     server = ServerProcess(tmp_path, environment={"FAIL_NOW": str(mark)})

@@ -91,7 +91,7 @@ BY_TASK: dict[str, Callable[[Caller, str], tuple[Any, Any]]] = {
 
 @pytest.mark.parametrize("given", IDS.values(), ids=IDS)
 @pytest.mark.parametrize("method", BY_TASK)
-def test_an_id_that_names_nothing_is_not_found_whatever_it_is(caller: Caller, method: str, given: str) -> None:
+def test_any_unknown_id_is_not_found(caller: Caller, method: str, given: str) -> None:
     assert caller.refused(*BY_TASK[method](caller, given)) == Refusal(grpc.StatusCode.NOT_FOUND, "NOT_FOUND", "")
 
 
@@ -133,7 +133,7 @@ def test_a_forged_page_token_is_refused(caller: Caller, seq: object) -> None:
 
 
 @pytest.mark.parametrize("given", ["é", "x", token("[" * 200_000), token([1, 2]), token("9" * 5000), token({})])
-def test_what_is_no_page_token_is_refused(caller: Caller, given: str) -> None:
+def test_an_invalid_page_token_is_refused(caller: Caller, given: str) -> None:
     wrong = Refusal(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD", "page_token")
     assert caller.refused(caller.tasks.ListTasks, pb.ListTasksRequest(page_token=given)) == wrong
 
@@ -161,7 +161,7 @@ def test_ids_of_uploads_and_payloads(caller: Caller, given: str) -> None:
     assert refusal == Refusal(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD", "request_id")
 
 
-def test_downloads_of_nobodys_attempt(caller: Caller) -> None:
+def test_a_download_for_an_unknown_attempt_is_refused(caller: Caller) -> None:
     ref = work.AttemptRef(task_id="x", attempt=1)
     request = work.DownloadPayloadRequest(session_id="s" * 100_000, attempt=ref, offset=LARGEST)
     refusal = caller.refused(caller.work.DownloadPayload, request)

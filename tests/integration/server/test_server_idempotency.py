@@ -108,7 +108,7 @@ def test_request_ids_are_remembered_for_seven_days_after_the_end(
             assert stage.client.upload(b"x", spec=spec, request_id="r")[0].id != first
 
 
-def test_a_retry_is_remembered_for_longer_than_what_it_retried(tmp_path: Path) -> None:
+def test_a_retrys_request_outlives_the_retried_task(tmp_path: Path) -> None:
     with staged(tmp_path) as stage:
         old = stage.client.upload(b"x", spec=push_spec("web/etc/motd"), request_id="old")[0].id
         stage.client.cancel(old)

@@ -94,7 +94,7 @@ def test_a_line_of_the_log_is_short_however_many_tasks_an_upload_has(tmp_path: P
         assert max(map(len, server.log().splitlines())) < 2000
 
 
-def test_what_a_caller_sends_makes_no_lines_of_its_own(tmp_path: Path) -> None:
+def test_text_of_callers_makes_no_log_lines_of_its_own(tmp_path: Path) -> None:
     for style in ("json", "text"):
         with ServerProcess(tmp_path / style, "--log-format", style, "--log-level", "debug") as server:
             with Client(server=server.address, token_file=server.token_file) as client:

@@ -60,7 +60,7 @@ def test_a_second_server_on_the_data_directory_learns_the_pid_of_the_first(tmp_p
 
 @pytest.mark.embedded("a database or a spool for several servers has several")
 @pytest.mark.parametrize("what", ["database", "spool"])
-def test_a_database_or_a_spool_has_one_server_whatever_its_data_directory(tmp_path: Path, what: str) -> None:
+def test_a_database_or_spool_admits_one_server_across_data_directories(tmp_path: Path, what: str) -> None:
     with ServerProcess(tmp_path) as first:
         url = {"database": f"sqlite:///{first.data}/longshore.db", "spool": f"file://{first.data}/spool"}[what]
         said = refusal(tmp_path / "other", f"--{what}", url)
@@ -87,7 +87,7 @@ def test_the_socket_of_a_killed_server_is_taken_over(tmp_path: Path) -> None:
         assert server.socket.stat().st_mode & 0o777 == 0o600
 
 
-def test_a_socket_that_takes_no_more_connections_is_somebodys_all_the_same(tmp_path: Path) -> None:
+def test_a_socket_with_a_full_backlog_counts_as_in_use(tmp_path: Path) -> None:
     path = tmp_path / "s"
     with socket.socket(socket.AF_UNIX) as busy:
         busy.bind(str(path))
@@ -108,7 +108,7 @@ def test_a_socket_that_takes_no_more_connections_is_somebodys_all_the_same(tmp_p
 
 
 @pytest.mark.parametrize("what", ["file", "folder"])
-def test_what_is_no_socket_is_left_alone(tmp_path: Path, what: str) -> None:
+def test_a_file_that_is_no_socket_is_left_alone(tmp_path: Path, what: str) -> None:
     path = tmp_path / "thing"
     if what == "file":
         path.write_text("precious")
@@ -161,7 +161,7 @@ def damage(data: Path, what: str) -> list[str]:
         ("socket's folder is a file", "--listen"),
     ],
 )
-def test_what_cannot_be_used_is_named(tmp_path: Path, what: str, named: str) -> None:
+def test_unusable_data_and_options_are_named(tmp_path: Path, what: str, named: str) -> None:
     data = tmp_path / "data"
     options = damage(data, what)
     assert named in refusal(data, *options)
@@ -177,7 +177,7 @@ def test_what_cannot_be_used_is_named(tmp_path: Path, what: str, named: str) -> 
         ("x" * 43, 0o602, "chmod 600"),
     ],
 )
-def test_a_token_that_opens_the_door_too_wide_is_refused(tmp_path: Path, token: str, mode: int, said: str) -> None:
+def test_an_unsafe_token_file_is_refused(tmp_path: Path, token: str, mode: int, said: str) -> None:
     (tmp_path / "token").write_text(token + "\n")
     (tmp_path / "token").chmod(mode)
     assert said in refusal(tmp_path)

@@ -91,7 +91,7 @@ def test_only_a_queue_that_is_there_is_paused(stage: Stage) -> None:
     stage.client.resume_queue("nightly")
 
 
-def test_bounds_stand_beside_what_they_bound(stage: Stage) -> None:
+def test_stats_show_each_limit_beside_its_figure(stage: Stage) -> None:
     stats = stage.client.stats()
     assert (stats.uploads, stats.upload_limit) == (0, 64)
 
@@ -121,7 +121,7 @@ def probe(context):
 """
 
 
-def test_a_target_that_fails_attempts_says_so_until_it_does_not(stage: Stage, tmp_path: Path) -> None:
+def test_stats_show_a_targets_failures_until_an_attempt_succeeds(stage: Stage, tmp_path: Path) -> None:
     client = stage.client
     (tmp_path / "probing.py").write_text(HANDLERS)
 
@@ -146,7 +146,7 @@ def test_a_target_that_fails_attempts_says_so_until_it_does_not(stage: Stage, tm
         assert (row.problem, row.HasField("problem_since"), row.recent_failures) == ("", False, 3)
 
 
-def test_a_worker_that_cannot_use_its_target_says_so_and_again_when_it_passes(stage: Stage) -> None:
+def test_a_worker_reports_an_unusable_target_and_its_recovery(stage: Stage) -> None:
     client, roots = stage.client, stage.root / "later"
     with stage.worker(targets=[f"later=directory:{roots}"], name="w1"):
         row = eventually(

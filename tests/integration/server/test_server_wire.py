@@ -124,7 +124,7 @@ def test_a_path_that_is_none_ends_its_call_and_nothing_else(
     assert server.serving()
 
 
-def test_metadata_that_is_no_text_is_no_matter(wire: WireConnection, key: tuple[bytes, bytes]) -> None:
+def test_binary_metadata_is_ignored(wire: WireConnection, key: tuple[bytes, bytes]) -> None:
     ended = wire.call(b"/longshore.v1.AdminService/GetStats", [key, (b"x-any", b"\xff\xfe")], message(b""))
     assert ended.status == 0
 
@@ -152,7 +152,7 @@ def test_health_is_open_and_guarded(wire: WireConnection, method: str) -> None:
     assert (ended.status, ended.reason) == (INVALID, "MALFORMED_MESSAGE")
 
 
-async def test_health_of_all_services_is_listed_for_anybody(server: ServerProcess) -> None:
+async def test_health_of_all_services_is_listed_without_a_token(server: ServerProcess) -> None:
     # The generated code has the method, and raised NotImplementedError: a defect in the log for each call by nobody.
     async with grpc.aio.insecure_channel(server.address) as channel:
         health: Any = health_pb2_grpc.HealthStub(channel)

@@ -54,7 +54,7 @@ async def test_whole_and_from_any_offset(server: FleetServer, worker: FakeWorker
     assert (refused.value.code, refused.value.reason) == (grpc.StatusCode.OUT_OF_RANGE, "OFFSET_BEYOND_END")
 
 
-async def test_nobody_else_gets_it(server: FleetServer, worker: FakeWorker) -> None:
+async def test_no_other_session_can_download_the_payload(server: FleetServer, worker: FakeWorker) -> None:
     stream = await worker.connect(credits=1)
     task = await server.upload(LARGE)
     assignment = await stream.next_assignment()

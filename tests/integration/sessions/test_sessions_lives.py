@@ -32,7 +32,7 @@ async def worker(server: FleetServer) -> AsyncIterator[FakeWorker]:
         yield one
 
 
-async def test_what_the_hello_does_not_hold_was_lost_on_the_way_and_costs_nothing(
+async def test_an_attempt_missing_from_the_hello_is_queued_again_at_no_cost(
     server: FleetServer, worker: FakeWorker
 ) -> None:
     stream = await worker.connect(credits=2)
@@ -54,7 +54,7 @@ async def test_what_the_hello_does_not_hold_was_lost_on_the_way_and_costs_nothin
     assert (await server.task(kept.id)).status.state is State.SUCCEEDED
 
 
-async def test_what_a_session_says_it_holds_and_does_not_is_revoked(server: FleetServer, worker: FakeWorker) -> None:
+async def test_attempts_wrongly_claimed_as_held_are_revoked(server: FleetServer, worker: FakeWorker) -> None:
     stream = await worker.connect(credits=1)
     (task,) = await server.submit()
     assignment = await stream.next_assignment()
@@ -84,7 +84,7 @@ async def test_an_older_connection_is_ended_and_counts_no_more(server: FleetServ
     assert figures.session.connected
 
 
-async def test_nothing_that_an_older_connection_still_says_counts(server: FleetServer, worker: FakeWorker) -> None:
+async def test_messages_of_an_older_connection_are_ignored(server: FleetServer, worker: FakeWorker) -> None:
     await worker.connect()
     older = server.sessions.fleet.connection(worker.session_id)
     assert older is not None
@@ -118,9 +118,7 @@ async def test_of_two_connections_at_once_one_has_the_session(server: FleetServe
             end.cancel()
 
 
-async def test_a_report_whose_answer_was_lost_is_said_again_after_a_reconnect(
-    server: FleetServer, worker: FakeWorker
-) -> None:
+async def test_an_unanswered_report_is_sent_again_after_a_reconnect(server: FleetServer, worker: FakeWorker) -> None:
     stream = await worker.connect(credits=1)
     (task,) = await server.submit()
     assignment = await stream.next_assignment()
@@ -137,9 +135,7 @@ async def test_a_report_whose_answer_was_lost_is_said_again_after_a_reconnect(
     assert (await server.task(task.id)).status.state is State.SUCCEEDED
 
 
-async def test_a_worker_that_was_offline_learns_of_a_cancel_when_it_is_back(
-    server: FleetServer, worker: FakeWorker
-) -> None:
+async def test_an_offline_worker_learns_of_a_cancel_when_it_reconnects(server: FleetServer, worker: FakeWorker) -> None:
     stream = await worker.connect(credits=1)
     (task,) = await server.submit()
     assignment = await stream.next_assignment()
@@ -154,7 +150,7 @@ async def test_a_worker_that_was_offline_learns_of_a_cancel_when_it_is_back(
     assert (await server.task(task.id)).status.state is State.CANCELLED
 
 
-async def test_it_learns_of_the_cancel_on_another_server_too(tmp_path: Path) -> None:
+async def test_a_reconnecting_worker_learns_of_the_cancel_on_another_server(tmp_path: Path) -> None:
     async with fleet_server(tmp_path) as first, first.worker() as worker:
         stream = await worker.connect(credits=1)
         (task,) = await first.submit()

@@ -51,7 +51,7 @@ async def until_unwritable(server: FleetServer) -> None:
 
 
 @pytest.mark.slow
-async def test_reports_and_grants_wait_and_are_answered_when_it_is_back(
+async def test_reports_and_grants_wait_for_the_database_and_are_then_answered(
     server: FleetServer, worker: FakeWorker
 ) -> None:
     stream = await worker.connect(credits=2)
@@ -74,7 +74,7 @@ async def test_reports_and_grants_wait_and_are_answered_when_it_is_back(
 
 
 @pytest.mark.slow
-async def test_an_outage_longer_than_the_lease_costs_nobody_an_attempt(tmp_path: Path) -> None:
+async def test_an_outage_longer_than_the_lease_loses_no_attempt(tmp_path: Path) -> None:
     async with fleet_server(tmp_path, lease=1.5) as server, server.worker() as worker:
         stream = await worker.connect(credits=1)
         (task,) = await server.submit()

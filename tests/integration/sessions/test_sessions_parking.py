@@ -46,7 +46,7 @@ def instances(stream: Stream, target: str = "default") -> set[str] | None:
     return None if listed is None else {one.instance for one in listed}
 
 
-async def test_one_worker_is_told_what_to_watch_and_its_word_wakes_the_task(
+async def test_one_worker_watches_parked_instances_and_wakes_their_tasks(
     server: FleetServer, worker: FakeWorker
 ) -> None:
     async with server.worker() as other:
@@ -72,7 +72,7 @@ async def test_one_worker_is_told_what_to_watch_and_its_word_wakes_the_task(
         assert instances(second) is None
 
 
-async def test_an_instance_that_only_exists_wakes_those_that_wait_for_that(
+async def test_a_stopped_instance_wakes_only_tasks_that_wait_for_its_existence(
     server: FleetServer, worker: FakeWorker
 ) -> None:
     stream = await worker.connect(credits=2)
@@ -85,7 +85,7 @@ async def test_an_instance_that_only_exists_wakes_those_that_wait_for_that(
     assert (await stream.next_assignment()).task.id == stopped.task.id
 
 
-async def test_more_than_one_transaction_wakes_are_all_woken(
+async def test_more_tasks_than_one_transaction_wakes_are_all_woken(
     server: FleetServer, worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(parking, "WAKE_AT_ONCE", 2)
@@ -103,7 +103,7 @@ async def test_more_than_one_transaction_wakes_are_all_woken(
     assert max(len(commit) for commit in queued) == 2
 
 
-async def test_only_who_serves_a_target_can_wake_its_tasks(server: FleetServer, worker: FakeWorker) -> None:
+async def test_only_sessions_that_serve_a_target_can_wake_its_tasks(server: FleetServer, worker: FakeWorker) -> None:
     async with server.worker(targets=["another"]) as stranger:
         stream, other = await worker.connect(credits=1), await stranger.connect()
         parked = await park(server, stream, "/a")
@@ -129,7 +129,7 @@ async def test_another_worker_takes_over_the_watch(server: FleetServer, worker: 
         await second.until(lambda: instances(second) == set())
 
 
-async def test_the_list_is_there_for_who_connects_later(tmp_path: Path) -> None:
+async def test_a_session_that_connects_later_gets_the_list_of_parked_instances(tmp_path: Path) -> None:
     async with fleet_server(tmp_path) as server, server.worker() as worker:
         stream = await worker.connect(credits=1)
         task = (await park(server, stream, "/a")).task

@@ -117,7 +117,7 @@ async def test_a_stream_that_ends_before_its_hello_leaves_nothing(server: FleetS
     assert await server.store.sessions() == []
 
 
-async def test_without_a_token_nobody_works(server: FleetServer) -> None:
+async def test_a_worker_without_a_token_is_refused(server: FleetServer) -> None:
     async with FakeWorker(server.address, token="guessed") as stranger:
         with pytest.raises(SessionRefused) as refused:
             await stranger.connect()
@@ -153,7 +153,7 @@ async def test_a_worker_that_does_not_listen_is_cut_off(tmp_path: Path) -> None:
         assert (await stream.next_assignment()).task.id == task.id
 
 
-async def test_a_write_that_hangs_keeps_nothing_and_the_worker_learns_of_the_end(tmp_path: Path) -> None:
+async def test_a_hanging_write_ends_the_connection_and_the_worker_learns_of_it(tmp_path: Path) -> None:
     """More is on its way to a worker that does not read than grpc takes for it."""
     limits = ConcurrencyLimits(target=1000)
     async with fleet_server(tmp_path, outbox_limit=200, limits=limits) as server, server.worker() as worker:

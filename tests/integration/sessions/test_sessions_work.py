@@ -125,7 +125,9 @@ async def test_two_workers_share_the_work(server: FleetServer, worker: FakeWorke
         await two.until(lambda: len(two.assignments) >= 4)
 
 
-async def test_only_what_it_serves(server: FleetServer, worker: FakeWorker) -> None:
+async def test_a_session_gets_only_tasks_of_targets_and_kinds_that_it_serves(
+    server: FleetServer, worker: FakeWorker
+) -> None:
     stream = await worker.connect(credits=10)
     await server.submit(target="elsewhere")
     (mine,) = await server.submit()
@@ -201,7 +203,7 @@ async def test_no_grant_after_a_cancel(server: FleetServer, worker: FakeWorker) 
     assert (await server.task(task.id)).status.state is State.CANCELLED
 
 
-async def test_no_grant_for_somebody_elses_attempt(server: FleetServer, worker: FakeWorker) -> None:
+async def test_a_grant_for_another_sessions_attempt_is_refused(server: FleetServer, worker: FakeWorker) -> None:
     async with server.worker() as other:
         stream, stranger = await worker.connect(credits=1), await other.connect()
         (task,) = await server.submit_pushes("/etc/motd")
@@ -253,7 +255,7 @@ async def test_an_attempt_over_its_run_timeout_is_revoked_and_tried_again(
     assert (await server.task(task.id)).status.tries == 1
 
 
-async def test_progress_is_the_newest_of_what_is_held(server: FleetServer, worker: FakeWorker) -> None:
+async def test_shown_progress_is_the_newest_of_the_held_attempt(server: FleetServer, worker: FakeWorker) -> None:
     stream = await worker.connect(credits=1)
     (task,) = await server.submit()
     assignment = await stream.next_assignment()

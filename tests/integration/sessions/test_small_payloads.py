@@ -42,14 +42,14 @@ async def assigned(server: ServerProcess, content: bytes, count: int = 1) -> lis
 
 
 @pytest.mark.parametrize("size", [1, LARGEST])
-async def test_a_small_one_comes_along(tmp_path: Path, size: int) -> None:
+async def test_a_small_payload_travels_with_the_assignment(tmp_path: Path, size: int) -> None:
     content = secrets.token_bytes(size)
     with ServerProcess(tmp_path) as server:
         found = await assigned(server, content, count=3)
     assert [one.payload for one in found] == [content] * 3
 
 
-async def test_a_larger_one_does_not(tmp_path: Path) -> None:
+async def test_a_large_payload_does_not_travel_with_the_assignment(tmp_path: Path) -> None:
     with ServerProcess(tmp_path) as server:
         (found,) = await assigned(server, secrets.token_bytes(LARGEST + 1))
     assert not found.payload

@@ -112,7 +112,7 @@ async def test_an_upload_goes_on_at_another_server_after_kill_9(fleet: ServerFle
 
 
 @pytest.mark.faults
-async def test_a_server_that_was_asleep_does_no_harm_when_it_wakes(fleet: ServerFleet) -> None:
+async def test_a_paused_server_harms_nothing_when_it_resumes(fleet: ServerFleet) -> None:
     first = Sender(fleet.servers[0])
     durable = await checkpointed(first)
     fleet.servers[0].stop()

@@ -36,7 +36,7 @@ def request(content: bytes, request_id: str = "r", **more: Any) -> pb.SubmitTask
 
 
 @pytest.mark.cluster("P4")
-def test_they_arrive_and_leave_nothing_behind(tmp_path: Path) -> None:
+def test_contents_are_delivered_and_leave_no_file_behind(tmp_path: Path) -> None:
     contents = {f"web/etc/f{number}": os.urandom(number * 700) for number in range(60)}
     with staged(tmp_path) as stage:
 
@@ -80,7 +80,7 @@ async def test_bytes_that_were_damaged_on_the_way_are_refused(server: TaskServer
     assert answer.tasks[0].payload.crc32c == google_crc32c.value(b"one")
 
 
-async def test_what_is_too_large_is_for_an_upload(server: TaskServer) -> None:
+async def test_a_content_that_is_too_large_needs_an_upload(server: TaskServer) -> None:
     assert (await server.submit(request(bytes(LARGEST_CONTENT), "largest"))).tasks
     refusal = await refused(server.submit(request(bytes(LARGEST_CONTENT + 1))))
     assert refusal.code is grpc.StatusCode.INVALID_ARGUMENT
@@ -101,7 +101,7 @@ async def test_the_spools_bound_counts_them(tmp_path: Path) -> None:
         assert (await server.submit(request(bytes(100), "fits too"))).tasks
 
 
-async def test_a_full_disk_takes_nothing_new_and_knows_what_it_has(tmp_path: Path) -> None:
+async def test_a_full_disk_refuses_new_contents_and_keeps_the_old(tmp_path: Path) -> None:
     async with TaskServer(tmp_path) as server:
         first = await server.submit(request(b"x" * 100, "first"))
     async with TaskServer(tmp_path, reserve=1 << 60) as server:

@@ -91,7 +91,7 @@ async def test_the_same_request_id_gives_the_same_tasks_over_any_way(server: Tas
     assert len(await server.tasks()) == 1
 
 
-async def test_what_is_wrong_with_one_is_told_of_that_one(server: TaskServer) -> None:
+async def test_an_error_names_the_submission_that_it_belongs_to(server: TaskServer) -> None:
     other = task_pb2.TaskSpec(job=task_pb2.JobSpec(kind="other"))
     wrong = task_pb2.TaskSpec(job=task_pb2.JobSpec(kind="NO SUCH NAME"))
     answers = await all_of(
@@ -111,7 +111,7 @@ async def test_a_push_without_payload_is_refused_by_itself(server: TaskServer) -
     assert answers[2].task_ids
 
 
-async def test_a_full_queue_refuses_what_is_too_much_and_nothing_else(tmp_path: Path) -> None:
+async def test_a_full_queue_refuses_only_the_excess(tmp_path: Path) -> None:
     limits = UploadLimits(inline_bytes=0, patience=0.2, detach=10.0, bounds=Bounds(queue_tasks=5))
     async with TaskServer(tmp_path, limits=limits) as server, asyncio.timeout(PATIENCE):
         answers = await all_of(server, [message(*(submission(n, f"r{n}") for n in range(8)))])
@@ -131,7 +131,7 @@ async def test_after_a_cut_the_same_again_makes_no_second_task(server: TaskServe
     assert len(await server.tasks()) == 100
 
 
-async def test_who_reads_no_answers_is_read_no_further(server: TaskServer) -> None:
+async def test_a_caller_that_reads_no_answers_is_read_no_further(server: TaskServer) -> None:
     call: Any = server.stub.SubmitTasks(metadata=METADATA)
     wrong = task_pb2.TaskSpec(job=task_pb2.JobSpec(kind="NO SUCH NAME"))
     sent = 0
@@ -190,7 +190,7 @@ async def holding(tmp_path: Path) -> AsyncIterator[tuple[TaskServer, HoldingStor
 
 
 @pytest.mark.parametrize(("size", "most"), [(0, WAITING), (60 * 1024, WAITING_BYTES // (60 * 1024))])
-async def test_of_one_message_no_more_is_taken_than_may_wait(
+async def test_no_more_submissions_of_a_message_are_taken_than_may_wait(
     holding: tuple[TaskServer, HoldingStore], size: int, most: int
 ) -> None:
     server, store = holding
@@ -238,7 +238,7 @@ async def test_answers_with_many_tasks_fit_into_messages(holding: tuple[TaskServ
         answered += len(await answers_of(call, count))
 
 
-async def test_a_leaving_server_answers_what_it_took_and_says_go_away(server: TaskServer) -> None:
+async def test_a_draining_server_answers_accepted_submissions_and_ends_the_stream(server: TaskServer) -> None:
     call: Any = server.stub.SubmitTasks(metadata=METADATA)
     await call.write(message(*(submission(n, f"r{n}") for n in range(300))))
     await answers_of(call, 300)

@@ -316,7 +316,7 @@ def spare_descriptors(count: int) -> Iterator[None]:
             os.close(each)
 
 
-def test_a_worker_that_runs_out_of_descriptors_leaves_no_temp_that_it_does_not_tell(place: DirectoryPlace) -> None:
+def test_a_worker_without_free_descriptors_reports_every_temp_that_it_leaves(place: DirectoryPlace) -> None:
     """A temp was made, and no descriptor was left to remember its folder by: it stayed, and nobody was told."""
     met = set()
     for spare in range(20):

@@ -80,7 +80,7 @@ def a_task(**push: object) -> task_pb2.Task:
     return task
 
 
-def test_task_is_delivered_and_the_grant_says_what_settling_needs(bench: Bench) -> None:
+def test_a_task_is_delivered_and_its_grant_has_the_facts_for_settling(bench: Bench) -> None:
     context, _ = bench.context(a_task(mode=0o640))
     file_push(context)
     context.close()

@@ -54,7 +54,7 @@ def test_content_arrives_whole_and_is_read_back(place: InstanceView, size: int) 
     assert place.temps() == ""
 
 
-def test_new_file_is_0644_and_roots(place: InstanceView) -> None:
+def test_a_new_file_is_0644_and_owned_by_root(place: InstanceView) -> None:
     deliver(place, "/root/file", Recorder(b"new"))
     assert place.owner_and_mode("/root/file") == (0, 0, 0o644)
 
@@ -346,7 +346,7 @@ def test_settle_removes_a_temp_whose_rename_never_happened(place: InstanceView) 
     assert again is Settlement.NEITHER, "no temp and an old file: nothing proves anything"
 
 
-def test_settle_recognises_what_landed(place: InstanceView) -> None:
+def test_settling_recognises_delivered_content(place: InstanceView) -> None:
     push = a_push(place.instance, "/root/file", b"content", attributes=Attributes(0o640, 7, 8))
     temp = temps_of("/root/file", TASK, 1)[0]
     place.plant("/root/file", b"content", 0o640, 7, 8)
@@ -406,7 +406,7 @@ def test_in_place_writes_into_the_file_that_is_there(place: InstanceView) -> Non
     assert place.temps() == ""
 
 
-def test_in_place_gives_the_file_what_is_asked_for(place: InstanceView) -> None:
+def test_in_place_sets_the_wanted_owner_and_mode(place: InstanceView) -> None:
     place.plant("/root/file", b"old", 0o640, 1000, 1001)
     recorder = Recorder.of_size(700_000)
     in_place(place, recorder, attributes=Attributes(mode=0o600, uid=7))
@@ -414,7 +414,7 @@ def test_in_place_gives_the_file_what_is_asked_for(place: InstanceView) -> None:
     assert place.owner_and_mode("/root/file") == (7, 1001, 0o600)
 
 
-def test_in_place_where_nothing_is_puts_the_file_there_in_one_step(place: InstanceView) -> None:
+def test_in_place_without_an_existing_file_creates_it_in_one_step(place: InstanceView) -> None:
     assert in_place(place, Recorder(b"new")) in ("SFTP", "DIRECTORY")
     assert place.read("/root/file") == b"new"
 
@@ -494,7 +494,7 @@ def test_a_mount_point_is_permanent_and_told_with_the_way_out(place: InstanceVie
 
 
 @pytest.mark.parametrize("create_parents", [False, True])
-def test_a_file_system_that_takes_no_files_is_told_as_what_it_is(place: InstanceView, create_parents: bool) -> None:
+def test_a_file_system_without_new_files_is_reported_as_such(place: InstanceView, create_parents: bool) -> None:
     with place.proc("/proc"):
         for path in ("/proc/x", "/proc/none/x") if create_parents else ("/proc/x",):
             error = failure(place, path, create_parents=create_parents)

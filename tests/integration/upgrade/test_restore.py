@@ -219,7 +219,7 @@ WAYS = [by_command, on_a_new_machine, by_hand, as_a_whole, over_what_is_there]
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_restored_server_delivers_nothing_that_nobody_asked_for(tmp_path: Path, way: Any) -> None:
+def test_a_restored_server_delivers_nothing_before_a_resume(tmp_path: Path, way: Any) -> None:
     with sqlite_server(tmp_path) as server:
         case = Case(tmp_path, server)
         backup, restore = way(case, server.data)

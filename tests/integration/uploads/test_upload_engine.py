@@ -191,7 +191,7 @@ async def test_a_disk_that_hangs_keeps_the_upload_to_itself(tmp_path: Path) -> N
         await bench.check_one_task()
 
 
-async def test_a_cancel_while_an_upload_is_being_opened_leaves_it_free(tmp_path: Path) -> None:
+async def test_a_cancel_while_an_upload_opens_leaves_it_free(tmp_path: Path) -> None:
     async with Bench(tmp_path) as bench:
         await bench.cut(MIB)
         bench.disk.gates["resume"] = gate = Gate()
@@ -209,7 +209,7 @@ async def test_a_cancel_while_an_upload_is_being_opened_leaves_it_free(tmp_path:
         await bench.check_one_task()
 
 
-async def test_a_finish_runs_to_its_end_whoever_is_cancelled(tmp_path: Path) -> None:
+async def test_a_finish_completes_although_its_caller_is_cancelled(tmp_path: Path) -> None:
     async with Bench(tmp_path) as bench:
         bench.disk.gates["seal"] = gate = Gate()
         sending = asyncio.create_task(bench.whole())
@@ -362,7 +362,7 @@ async def test_payloads_kept_for_a_retry_only_make_room(tmp_path: Path) -> None:
         assert view.upload.reserved == 1000
 
 
-async def test_a_slow_upload_shows_the_janitor_that_it_lives(tmp_path: Path) -> None:
+async def test_a_slow_upload_updates_its_sign_of_life(tmp_path: Path) -> None:
     limits = UploadLimits(checkpoint_seconds=0.0)
     async with TaskServer(tmp_path, limits=limits) as server, await server.uploads.open(ME, REQUEST) as stream:
         before = (await server.uploads.get(ME, "r1")).upload.touched_at

@@ -250,7 +250,7 @@ async def test_draining_lets_uploads_finish_in_the_grace(tmp_path: Path) -> None
         await asyncio.wait_for(draining, 5)
 
 
-async def test_after_the_grace_what_arrived_is_kept_for_the_next_server(tmp_path: Path) -> None:
+async def test_bytes_that_arrived_before_the_grace_ends_are_kept(tmp_path: Path) -> None:
     async with TaskServer(tmp_path) as server:
         sender = Sender(server, header_of())
         await sender.begin()

@@ -19,7 +19,7 @@ from tests.support.servers.tokens import metadata, token_of
 MIB = 1 << 20
 
 
-async def test_uploads_without_a_byte_keep_nobody_out(tmp_path: Path) -> None:
+async def test_uploads_without_a_byte_take_no_slot_from_others(tmp_path: Path) -> None:
     with ServerProcess(tmp_path, "--upload-limit", "4") as server:
         greedy, other = token_of(server, "greedy", Role.SUBMIT), token_of(server, "other", Role.SUBMIT)
         spec = push_spec("web/etc/motd")

@@ -189,7 +189,7 @@ async def test_cancel_before_the_start_runs_nothing(start: Start) -> None:
 # Alone ---------------------------------------------------------------------------------------------------------------
 
 
-async def test_what_is_alone_starts_when_its_begin_is_answered_and_asks_each_server(start: Start) -> None:
+async def test_a_solo_attempt_starts_after_its_begin_is_answered_and_asks_each_server(start: Start) -> None:
     gate = Gate()
     server, _ = await start(gate.registry)
     first = await server.peer()
@@ -223,7 +223,7 @@ async def test_what_is_alone_starts_when_its_begin_is_answered_and_asks_each_ser
 
 
 @pytest.mark.parametrize("reason", ["CANCELLED", "REVOKED"])
-async def test_what_may_not_begin_runs_nothing(start: Start, reason: str) -> None:
+async def test_a_refused_begin_runs_no_handler(start: Start, reason: str) -> None:
     gate = Gate()
     server, _ = await start(gate.registry)
     first = await server.peer()
@@ -324,7 +324,7 @@ async def test_a_coroutine_that_blocks_its_loop_silences_no_heartbeat_either(sta
     release.set()
 
 
-async def test_who_hangs_after_the_grant_leaves_the_outcome_open(start: Start) -> None:
+async def test_a_handler_that_hangs_after_the_grant_leaves_the_outcome_open(start: Start) -> None:
     hang = Hang(commits=True)
     server, _ = await start(hang.registry, stop_grace=0.2)
     peer = await server.peer()

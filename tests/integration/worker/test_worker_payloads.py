@@ -84,7 +84,7 @@ async def digest_of(peer: WorkerPeer) -> str:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_a_cut_download_goes_on_where_it_was_cut(start: Start, tmp_path: Path, kind: str) -> None:
+async def test_a_cut_download_resumes(start: Start, tmp_path: Path, kind: str) -> None:
     readers = Readers()
     server, worker = await start(readers.registry)
     content = os.urandom(SIZE)
@@ -111,7 +111,7 @@ async def test_a_small_payload_that_came_along_is_not_downloaded(start: Start, k
 
 
 @pytest.mark.parametrize("wrong", [b"smal", b"small!"])
-async def test_one_of_another_size_is_not_believed(start: Start, wrong: bytes) -> None:
+async def test_a_spool_file_of_another_size_is_not_used(start: Start, wrong: bytes) -> None:
     server, _ = await start(Readers().registry)
     server.payloads["T1"] = b"small"
     peer = await server.peer()
@@ -120,7 +120,7 @@ async def test_one_of_another_size_is_not_believed(start: Start, wrong: bytes) -
     assert len(server.downloads) == 1
 
 
-async def test_a_damaged_one_that_came_along_is_found_and_downloaded_next_time(start: Start) -> None:
+async def test_a_damaged_inline_payload_is_found_and_downloaded_next_time(start: Start) -> None:
     server, _ = await start(Readers().registry)
     server.payloads["T1"] = b"small"
     peer = await server.peer()
@@ -144,7 +144,7 @@ async def test_reading_from_the_middle(start: Start) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_the_spools_own_file_is_used_where_it_can_be_read(start: Start, tmp_path: Path, kind: str) -> None:
+async def test_a_readable_spool_file_is_used_directly(start: Start, tmp_path: Path, kind: str) -> None:
     readers = Readers()
     server, _ = await start(readers.registry)
     content = os.urandom(SIZE)
@@ -185,7 +185,7 @@ async def test_damage_is_transient_once_and_permanent_twice(start: Start, kind: 
     assert not any(path.exists() for path in readers.paths)
 
 
-async def test_another_server_that_has_it_is_asked_and_after_a_cut_the_first_one_where_it_is_now(start: Start) -> None:
+async def test_a_download_asks_the_server_that_has_the_payload_and_asks_again_after_a_cut(start: Start) -> None:
     server, worker = await start(Readers().registry)
     content = os.urandom(SIZE)
     async with serving() as second, serving() as third:
@@ -215,7 +215,7 @@ async def test_a_payload_that_no_server_has_costs_a_try_and_a_long_pause(start: 
         assert (12 <= report.retry_after.seconds <= 15) is (away != "nowhere")
 
 
-async def test_a_server_on_another_machine_sends_nobody_to_what_listens_on_this_one(
+async def test_a_loopback_address_from_another_machine_is_not_used(
     start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A worker that went there would show the token, in the clear, to any process that listens there."""
@@ -256,7 +256,7 @@ def _all_here(look_up: Callable[..., Any]) -> Callable[..., Any]:
     return found
 
 
-async def test_after_damage_in_the_shared_file_it_is_downloaded(start: Start, tmp_path: Path) -> None:
+async def test_a_damaged_shared_file_is_downloaded_instead(start: Start, tmp_path: Path) -> None:
     server, _ = await start(Readers().registry)
     content = os.urandom(SIZE)
     server.payloads["T1"] = content
@@ -333,7 +333,7 @@ async def test_an_empty_payload(start: Start) -> None:
     assert server.downloads == []
 
 
-async def test_what_a_dead_process_had_downloaded_is_removed(start: Start, tmp_path: Path) -> None:
+async def test_downloads_of_a_dead_process_are_removed(start: Start, tmp_path: Path) -> None:
     dead = "0123456789abcdef-dead"
     left = tmp_path / "temp" / f"longshore-worker-{dead}"
     left.mkdir(parents=True)

@@ -82,7 +82,7 @@ async def appears(path: Path) -> None:
     await until(path.exists)
 
 
-async def test_sigterm_lets_what_runs_finish_and_hands_back_the_rest(server: FakeServer, tmp_path: Path) -> None:
+async def test_sigterm_lets_running_attempts_finish_and_returns_the_others(server: FakeServer, tmp_path: Path) -> None:
     async with worker(server, tmp_path) as process:
         peer = await server.peer()
         running = peer.assign(job("T1", "gate"))
@@ -108,7 +108,7 @@ async def test_sigterm_lets_what_runs_finish_and_hands_back_the_rest(server: Fak
     }
 
 
-async def test_after_the_grace_what_runs_is_stopped_and_handed_back(server: FakeServer, tmp_path: Path) -> None:
+async def test_after_the_grace_running_attempts_are_stopped_and_returned(server: FakeServer, tmp_path: Path) -> None:
     async with worker(server, tmp_path, "--grace", "0.3") as process:
         peer = await server.peer()
         peer.assign(job("T1", "gate"))
@@ -147,7 +147,9 @@ async def test_a_handler_that_hangs_does_not_keep_the_process(server: FakeServer
         assert await soon(process.wait()) == 0
 
 
-async def test_too_many_hanging_handlers_end_it_with_a_code_of_their_own(server: FakeServer, tmp_path: Path) -> None:
+async def test_too_many_hanging_handlers_end_the_worker_with_a_code_of_their_own(
+    server: FakeServer, tmp_path: Path
+) -> None:
     async with worker(server, tmp_path, "--stop-grace", "0.2", "--max-wedged", "0") as process:
         peer = await server.peer()
         peer.assign(job("T1", "hang", run_timeout=0.2))
@@ -155,7 +157,7 @@ async def test_too_many_hanging_handlers_end_it_with_a_code_of_their_own(server:
         assert await soon(process.wait()) == 75
 
 
-async def test_who_is_killed_is_named_dead_by_its_successor(server: FakeServer, tmp_path: Path) -> None:
+async def test_a_killed_worker_is_reported_dead_by_its_successor(server: FakeServer, tmp_path: Path) -> None:
     content = b"x" * 1000
     server.payloads["T1"] = content
     async with worker(server, tmp_path) as process:
@@ -173,7 +175,7 @@ async def test_who_is_killed_is_named_dead_by_its_successor(server: FakeServer, 
         assert list((tmp_path / "temp").rglob("payload-*")) == []
 
 
-async def test_who_said_goodbye_is_not_named_dead(server: FakeServer, tmp_path: Path) -> None:
+async def test_a_worker_that_said_goodbye_is_not_reported_dead(server: FakeServer, tmp_path: Path) -> None:
     async with worker(server, tmp_path) as process:
         peer = await server.peer()
         await peer.until(lambda: bool(peer.heartbeats))

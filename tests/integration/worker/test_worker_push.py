@@ -123,7 +123,7 @@ async def test_debts_are_paid_and_unpayable_ones_said_to_be(start: Start, tmp_pa
     assert await peer.debt() == ws.DebtReport(debt_id="D3", paid=False)
 
 
-async def test_an_instance_that_tasks_wait_for_is_told_of_as_soon_as_it_is_there(start: Start, tmp_path: Path) -> None:
+async def test_a_parked_instance_is_reported_as_soon_as_it_exists(start: Start, tmp_path: Path) -> None:
     roots = tmp_path / "roots"
     (roots / "there").mkdir(parents=True)
     server, _ = await start(targets=(f"default=directory:{roots}",))

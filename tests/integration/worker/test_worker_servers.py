@@ -82,7 +82,7 @@ def is_silent(two: Two) -> None:
 
 
 @pytest.mark.parametrize("trouble", [says_go_away, ends, is_silent])
-async def test_the_session_goes_on_at_the_other_one(fleet: Fleet, trouble: Callable[[Two], None]) -> None:
+async def test_a_session_continues_at_another_server(fleet: Fleet, trouble: Callable[[Two], None]) -> None:
     gate = Gate()
     two = await fleet.worker(gate.registry)
     two.peer.assign(job("T1", "gate"), attempt=3)
@@ -140,7 +140,7 @@ async def test_a_black_hole_does_not_use_up_the_lease(fleet: Fleet) -> None:
         assert hole.connections >= before
 
 
-async def test_trouble_that_is_everybodys_sends_nobody_to_and_fro(fleet: Fleet) -> None:
+async def test_trouble_of_all_servers_moves_no_worker(fleet: Fleet) -> None:
     """The database is away: no server acknowledges anything. Attempts stay, and the worker comes to rest."""
     gate = Gate()
     for server in fleet.servers:
@@ -175,14 +175,14 @@ async def test_one_server_is_not_left_for_its_silence(fleet: Fleet) -> None:
     assert len(server.connections) == 1
 
 
-async def test_now_and_then_it_moves_to_another_one_while_it_is_idle(fleet: Fleet) -> None:
+async def test_an_idle_worker_moves_to_another_server_at_times(fleet: Fleet) -> None:
     two = await fleet.worker(Gate().registry, rehome=0.1)
     peer = await two.there.peer()
     assert peer.hello.session_id == two.peer.hello.session_id
     await two.here.peer()
 
 
-async def test_it_does_not_move_to_where_nobody_is(fleet: Fleet) -> None:
+async def test_a_worker_does_not_move_to_an_absent_server(fleet: Fleet) -> None:
     here, there = fleet.servers
     await there.stop()
     two = await fleet.worker(Gate().registry, rehome=0.05)
@@ -191,7 +191,7 @@ async def test_it_does_not_move_to_where_nobody_is(fleet: Fleet) -> None:
     assert len(here.connections) == 1
 
 
-async def test_a_busy_worker_moves_in_the_end_with_what_it_holds(fleet: Fleet) -> None:
+async def test_a_busy_worker_moves_at_last_with_its_attempts(fleet: Fleet) -> None:
     gate = Gate()
     two = await fleet.worker(gate.registry, rehome=0.5)
     two.peer.assign(job("T1", "gate"))
@@ -211,7 +211,7 @@ async def test_workers_spread(fleet: Fleet) -> None:
     assert len(counts) == 2
 
 
-async def test_only_what_every_server_refuses_ends_a_worker(fleet: Fleet, tmp_path: Path) -> None:
+async def test_a_worker_ends_only_when_every_server_refuses_it(fleet: Fleet, tmp_path: Path) -> None:
     refusal = (grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED")
     fleet.servers[0].refusals.extend([refusal] * 9)
     await fleet.worker(Gate().registry)

@@ -27,7 +27,7 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
         yield begin
 
 
-async def test_hello_says_who_and_what(start: Start) -> None:
+async def test_the_hello_names_the_worker_its_targets_and_kinds(start: Start) -> None:
     gate = Gate()
     server, worker = await start(gate.registry, concurrency=3)
     peer = await server.peer()
@@ -159,7 +159,7 @@ async def test_a_granted_commit_is_not_asked_for_again(start: Start) -> None:
     assert (await peer.report()).outcome == ws.OUTCOME_OK
 
 
-async def test_what_the_welcome_does_not_keep_is_stopped_and_never_reported(start: Start) -> None:
+async def test_attempts_missing_from_the_welcome_are_stopped_and_never_reported(start: Start) -> None:
     gate = Gate(commits=True)
     server, _ = await start(gate.registry)
     peer = await server.peer()

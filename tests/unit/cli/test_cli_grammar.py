@@ -38,7 +38,7 @@ def test_durations(text: str, seconds: float) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "5", "m", "-5m", "5y", "1h30", "h1", "1h0", "5m 3", "1e3s"])
-def test_what_is_no_duration(text: str) -> None:
+def test_invalid_durations_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match="30s"):
         grammar.parse_duration(text)
 
@@ -49,7 +49,7 @@ def test_modes(text: str, mode: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "4755", "8", "rw", "-1", "0x1ff", "0o"])
-def test_what_is_no_mode(text: str) -> None:
+def test_invalid_modes_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match="777"):
         grammar.parse_mode(text)
 
@@ -140,7 +140,7 @@ def test_destinations(text: str, target: str, instance: str, path: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["web", "/etc/motd", ":web/etc", "east:/etc", ""])
-def test_what_is_no_destination(text: str) -> None:
+def test_invalid_destinations_are_refused(text: str) -> None:
     with pytest.raises(ConfigurationError, match="TARGET"):
         parse_destination(text)
 
@@ -168,7 +168,7 @@ def test_arguments_of_push() -> None:
         (["d/a", "e/a", "web/x/"], [], "same name"),
     ],
 )
-def test_what_push_cannot_mean(files: list[str], to: list[str], remedy: str) -> None:
+def test_ambiguous_push_arguments_are_refused(files: list[str], to: list[str], remedy: str) -> None:
     with pytest.raises(ConfigurationError, match=remedy):
         arguments(files, to)
 
@@ -180,7 +180,7 @@ def test_states() -> None:
         states(["nope"])
 
 
-def test_specs_leave_unset_what_is_not_given() -> None:
+def test_specs_leave_missing_values_unset() -> None:
     spec = push_spec("web/x", not_before=timedelta(minutes=1), expire_after=1.5)
     [push] = spec.file_push.pushes
     assert not push.HasField("mode")

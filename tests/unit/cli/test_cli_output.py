@@ -58,7 +58,7 @@ def test_every_error_has_its_exit_code(code: ExitCode, kinds: set[type[errors.Lo
     assert {kind for kind, error in made.items() if code_for(error) is code} == kinds
 
 
-def test_exit_codes_are_what_the_docs_say() -> None:
+def test_exit_codes_equal_the_docs() -> None:
     assert {code.name: int(code) for code in ExitCode} == {
         "OK": 0,
         "INTERNAL": 1,
@@ -111,7 +111,7 @@ def test_remedies() -> None:
     assert said(errors.NotFound("No such task.", reason="NOT_FOUND", from_server=True)) == ["No such task (NOT_FOUND)"]
 
 
-def test_who_is_not_let_in_learns_what_the_server_knows() -> None:
+def test_a_refused_caller_is_told_the_servers_reason() -> None:
     revoked = errors.Unauthenticated("The token 3d6c is revoked; ask for a new one.", from_server=True)
     assert said(revoked)[1] == "The token 3d6c is revoked; ask for a new one"
     unknown = errors.Unauthenticated("No token, or a wrong one. Send `authorization: ...`.", from_server=True)
@@ -154,7 +154,7 @@ def test_every_field_of_a_push_has_words() -> None:
             assert words_for(f"spec.{name}").startswith("--")
 
 
-def test_a_cancelled_task_says_why_it_was_cancelled() -> None:
+def test_a_cancelled_task_shows_its_reason() -> None:
     task = full_task()
     task.state, task.cancel_reason, task.done = task_pb2.TASK_STATE_CANCELLED, "web is dead", True
     task.wait_reason = task_pb2.WAIT_REASON_UNSPECIFIED
@@ -379,7 +379,7 @@ def test_narrow_terminals_get_lines_and_lose_nothing() -> None:
     assert first.split() == ["default", "queued", "5", "limit", "100000"]
 
 
-def test_a_parked_task_says_once_what_it_waits_for() -> None:
+def test_a_parked_task_shows_its_condition_once() -> None:
     task = full_task()
     task.wait_reason, task.wait_detail = task_pb2.WAIT_REASON_INSTANCE_ABSENT, "there is no instance web"
     assert render.why(task) == "there is no instance web"

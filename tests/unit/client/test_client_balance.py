@@ -22,17 +22,17 @@ class World:
         return Counter(self.balance.pick() for _ in range(count))
 
 
-def test_those_that_are_well_are_asked_in_turn() -> None:
+def test_healthy_servers_are_asked_in_turn() -> None:
     assert World(A, B, C).picks(30) == {A: 10, B: 10, C: 10}
 
 
-def test_the_first_one_is_a_matter_of_chance() -> None:
+def test_the_first_server_is_chosen_at_random() -> None:
     chances = [number / 1000 for number in range(1000)]
     first = Counter(World(A, B, C, chance=chance).balance.pick() for chance in chances)
     assert min(first.values()) > 200
 
 
-def test_one_that_failed_is_left_alone_until_it_works_again() -> None:
+def test_a_failed_server_is_avoided_until_it_works_again() -> None:
     world = World(A, B)
     world.balance.failed(A)
     world.now += 1000
@@ -43,7 +43,7 @@ def test_one_that_failed_is_left_alone_until_it_works_again() -> None:
     assert list(world.balance.rested()) == []
 
 
-def test_when_none_is_well_the_one_that_failed_first_is_asked() -> None:
+def test_without_a_healthy_server_the_one_that_failed_first_is_asked() -> None:
     world = World(A, B)
     world.balance.failed(B)
     world.now += 0.1
@@ -65,7 +65,7 @@ def test_rests_grow_and_are_bounded(failures: int, chance: float) -> None:
     assert not world.balance.rests(A)
 
 
-def test_what_is_known_of_a_server_outlives_a_look_up() -> None:
+def test_a_servers_health_outlives_a_name_look_up() -> None:
     world = World(A, B)
     world.balance.failed(A)
     world.balance.update([C, A])

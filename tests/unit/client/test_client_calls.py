@@ -82,7 +82,7 @@ async def test_list_asks_for_no_more_than_wanted(client: AsyncClient, service: F
     assert request.page_size == 3
 
 
-async def test_cancel_retry_and_submit_say_what_they_were_told(client: AsyncClient, service: FakeService) -> None:
+async def test_cancel_retry_and_submit_send_their_arguments(client: AsyncClient, service: FakeService) -> None:
     await client.cancel("t1", reason="no more", expected_revision=0)
     await client.retry("t1", force=True)
     arguments = Struct()
@@ -177,7 +177,7 @@ BAD: list[tuple[str, Callable[[Client], object]]] = [
 
 
 @pytest.mark.parametrize(("name", "call"), BAD)
-def test_what_a_message_cannot_say_is_refused_by_its_argument(
+def test_a_value_that_no_message_can_hold_is_refused_by_argument(
     address: str, name: str, call: Callable[[Client], object]
 ) -> None:
     with Client(server=address, token="secret") as client, pytest.raises(ConfigurationError, match=f"^{name} is "):
@@ -235,7 +235,7 @@ def test_options_go_by_name_only() -> None:
         ), name
 
 
-def test_what_is_exported() -> None:
+def test_the_exported_names() -> None:
     public = {name for name, value in vars(package).items() if not name.startswith("_") and not inspect.ismodule(value)}
     assert public == set(package.__all__)
     errors = {
@@ -298,7 +298,7 @@ async def test_a_watch_does_not_outlive_its_client(service: FakeService, server:
         await anext(watch)
 
 
-def test_closing_ends_what_waits(address: str) -> None:
+def test_closing_ends_waiting_calls(address: str) -> None:
     """A watch of a task that never changes, given up by closing from another thread."""
     client = Client(server=address)
     client.upload(b"x", spec=push_spec("web/etc/motd"), request_id="r")
@@ -345,11 +345,11 @@ def test_an_interrupt_in_a_callback_reaches_the_caller(address: str) -> None:
         assert client.get("t").id, "the client goes on"
 
 
-def test_nobody_there() -> None:
+def test_an_absent_server_is_unavailable() -> None:
     with Client(server="unix:/nowhere/at/all.sock", patience=0) as client, pytest.raises(Unavailable):
         client.get("t")
 
 
-def test_what_is_no_address_is_refused_before_anything_starts() -> None:
+def test_an_invalid_address_is_refused_before_anything_starts() -> None:
     with pytest.raises(ConfigurationError):
         Client(server="192.0.2.1")

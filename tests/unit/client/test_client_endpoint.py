@@ -48,7 +48,7 @@ def test_addresses_on_this_machine(text: str, target: str) -> None:
         "a b:1",
     ],
 )
-def test_what_is_no_address(text: str) -> None:
+def test_invalid_addresses_are_refused(text: str) -> None:
     with pytest.raises(ConfigurationError):
         Endpoint.parse(text, environ={})
 
@@ -67,7 +67,7 @@ def test_what_is_no_address(text: str) -> None:
         ("localhost.example.org:7465", False, True),
     ],
 )
-def test_what_is_on_this_machine_and_what_has_to_be_looked_up(text: str, local: bool, name: bool) -> None:
+def test_local_addresses_and_names_to_look_up_are_told_apart(text: str, local: bool, name: bool) -> None:
     endpoint = Endpoint.parse(text, environ={})
     assert (endpoint.is_local, endpoint.is_name) == (local, name)
 
@@ -157,7 +157,7 @@ def test_no_token_is_no_error_but_a_missing_file_that_was_named_is(tmp_path: Pat
 
 
 @pytest.mark.parametrize("content", [b"", b"two words", b"line\nline", "schlüssel".encode(), b"\xff\xfe"])
-def test_what_is_no_token(tmp_path: Path, content: bytes) -> None:
+def test_invalid_tokens_are_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "token").write_bytes(content)
     with pytest.raises(ConfigurationError):
         find_token(data_dir=tmp_path, environ={})

@@ -88,7 +88,7 @@ async def test_clients_begin_anywhere(servers: list[FakeTaskServer]) -> None:
     assert min(asked(servers)) > 0
 
 
-async def test_one_that_is_away_costs_no_pause_and_is_back_by_itself(
+async def test_an_absent_server_costs_no_pause_and_returns_by_itself(
     client: AsyncClient, servers: list[FakeTaskServer], waits: list[float]
 ) -> None:
     away = servers[1]
@@ -106,7 +106,7 @@ async def test_one_that_is_away_costs_no_pause_and_is_back_by_itself(
 
 
 @pytest.mark.parametrize("reason", ["DRAINING", "STORE_UNAVAILABLE"])
-async def test_who_cannot_serve_is_not_asked_twice(
+async def test_a_server_that_cannot_serve_is_not_asked_twice(
     client: AsyncClient, servers: list[FakeTaskServer], reason: str
 ) -> None:
     servers[0].service.calls += [says(reason)] * 100
@@ -162,7 +162,7 @@ async def test_only_bounds_of_one_server_are_no_reason_to_wait(
     assert sum(asked(servers)) == tried
 
 
-async def test_a_refusal_is_everybodys(client: AsyncClient, servers: list[FakeTaskServer]) -> None:
+async def test_a_refusal_is_not_asked_of_another_server(client: AsyncClient, servers: list[FakeTaskServer]) -> None:
     for server in servers:
         server.service.calls += [says("NOT_RETRYABLE", grpc.StatusCode.FAILED_PRECONDITION)]
     with pytest.raises(FailedPrecondition):
@@ -181,7 +181,7 @@ async def test_a_watch_goes_on_elsewhere_without_gap_or_repeat(
     assert not waits
 
 
-async def test_an_upload_goes_on_elsewhere_from_what_is_there(
+async def test_an_upload_continues_elsewhere_from_its_durable_bytes(
     client: AsyncClient, servers: list[FakeTaskServer]
 ) -> None:
     """No server has what another one has; the third one, with some luck, gets the whole."""
@@ -221,7 +221,7 @@ async def test_an_upload_that_is_cut_asks_its_own_server_first(servers: list[Fak
     assert sorted(len(server.service.headers) for server in (one, two)) == [0, 2]
 
 
-async def test_an_upload_is_not_given_up_while_it_moves(servers: list[FakeTaskServer]) -> None:
+async def test_an_upload_that_moves_is_not_given_up(servers: list[FakeTaskServer]) -> None:
     """The other server has nothing of what the first one had: it begins anew, which is no standstill."""
     one, two = servers[:2]
     one.service.uploads += [Cut(after=5 * MIB, end=says("DRAINING"))]

@@ -33,7 +33,7 @@ from longshore.v1 import task_service_pb2 as pb
         (ValueError("x"), False),
     ],
 )
-def test_what_may_pass(error: BaseException, worth: bool) -> None:
+def test_which_errors_are_worth_another_try(error: BaseException, worth: bool) -> None:
     assert may_pass(error) is worth
 
 
@@ -85,7 +85,7 @@ class World:
         raise errors.Unavailable("away")
 
 
-async def test_it_ends_before_a_pause_that_is_too_long() -> None:
+async def test_patience_ends_before_a_pause_that_is_too_long() -> None:
     world = World(limit=10)
     with pytest.raises(errors.Unavailable):
         await world.patience.run(world.fail)
@@ -104,7 +104,9 @@ async def test_it_ends_before_a_pause_that_is_too_long() -> None:
         (errors.ResourceExhausted("full", reason="QUEUE_FULL", from_server=True), LONGEST_DELAY),
     ],
 )
-def test_who_cannot_is_asked_less_often_than_who_is_away(error: errors.LongshoreError, longest: float) -> None:
+def test_a_server_that_cannot_serve_is_asked_less_often_than_an_absent_one(
+    error: errors.LongshoreError, longest: float
+) -> None:
     assert delay(error, failures=50, jitter=0.999) == pytest.approx(longest, rel=0.01)
 
 
@@ -115,7 +117,7 @@ async def test_without_patience_there_is_one_try() -> None:
     assert (world.tries, world.waits) == (1, [])
 
 
-async def test_moving_makes_it_whole_again() -> None:
+async def test_progress_restores_the_patience() -> None:
     world = World(limit=1)
 
     async def crawl() -> str:
@@ -141,7 +143,7 @@ async def test_other_errors_go_straight_through() -> None:
 
 
 @given(st.integers(0, 2**64 - 1), st.binary(min_size=1, max_size=300))
-def test_a_frame_is_what_protobuf_writes(offset: int, data: bytes) -> None:
+def test_a_frame_equals_protobufs_encoding(offset: int, data: bytes) -> None:
     chunk = pb.UploadChunk(offset=offset, crc32c=google_crc32c.value(data), data=data)
     parsed = pb.UploadRequest.FromString(chunk_frame(offset, data))
     assert parsed == pb.UploadRequest(chunk=chunk)

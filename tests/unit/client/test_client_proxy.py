@@ -36,7 +36,7 @@ async def say(proxy: FaultProxy) -> tuple[asyncio.StreamReader, asyncio.StreamWr
     return reader, writer
 
 
-async def test_it_passes_bytes_and_counts_them(proxy: FaultProxy) -> None:
+async def test_the_proxy_passes_and_counts_bytes(proxy: FaultProxy) -> None:
     reader, writer = await say(proxy)
     assert await asyncio.wait_for(reader.readexactly(4), 5) == b"ping"
     assert (proxy.sent_up, proxy.connections) == (4, 1)
@@ -52,7 +52,7 @@ async def test_cut_resets(proxy: FaultProxy) -> None:
     writer.close()
 
 
-async def test_cut_after(proxy: FaultProxy) -> None:
+async def test_a_connection_is_cut_after_so_many_bytes(proxy: FaultProxy) -> None:
     proxy.cut_after(6)
     reader, writer = await say(proxy)
     await reader.readexactly(4)

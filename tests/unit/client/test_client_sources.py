@@ -132,7 +132,7 @@ async def test_a_file_object_that_does_not_tell_its_size(client: AsyncClient, se
     assert stored(service) == b"nineteen bytes long"
 
 
-async def test_what_has_a_descriptor_of_something_else(
+async def test_a_gzip_file_sends_its_unpacked_content(
     client: AsyncClient, service: FakeService, tmp_path: Path
 ) -> None:
     with gzip.open(tmp_path / "packed", "wb") as file:
@@ -142,9 +142,7 @@ async def test_what_has_a_descriptor_of_something_else(
     assert stored(service) == CONTENT
 
 
-async def test_what_was_written_and_not_flushed_is_sent(
-    client: AsyncClient, service: FakeService, tmp_path: Path
-) -> None:
+async def test_unflushed_bytes_of_a_file_are_sent(client: AsyncClient, service: FakeService, tmp_path: Path) -> None:
     with (tmp_path / "both").open("w+b") as file:
         file.write(b"written")
         file.seek(2)
@@ -338,7 +336,7 @@ async def test_other_pieces_are_refused_by_their_type(
     ],
     ids=lambda value: type(value).__name__,
 )
-async def test_what_is_no_content_is_refused_by_its_type(
+async def test_an_unusable_content_is_refused_by_its_type(
     client: AsyncClient, service: FakeService, content: Any, said: str
 ) -> None:
     with pytest.raises(SourceError, match=said):
@@ -454,7 +452,7 @@ def rewriting(path: Path, *, keep_time: bool = False) -> Callable[[UploadProgres
 
 
 @pytest.mark.parametrize("how", ["path", "file"])
-async def test_a_file_that_grows_is_refused_with_what_to_do(
+async def test_a_growing_file_is_refused_with_the_remedy(
     client: AsyncClient, service: FakeService, log: Path, how: str
 ) -> None:
     with log.open("rb") as file, pytest.raises(SourceError, match=r"changed while.*--snapshot.*--as-of-now") as caught:
@@ -480,7 +478,7 @@ async def test_a_snapshot_is_of_one_moment(
     assert named == []
 
 
-async def test_a_snapshot_of_what_never_rests_is_refused(
+async def test_a_snapshot_of_an_always_changing_file_is_refused(
     client: AsyncClient, service: FakeService, log: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read = sources.FileSource.read
@@ -517,7 +515,7 @@ async def test_as_of_now_refuses_a_file_that_does_not_only_grow(
     assert nothing_made(service)
 
 
-async def test_as_of_now_of_what_has_no_size_is_refused(client: AsyncClient, service: FakeService) -> None:
+async def test_as_of_now_without_a_size_is_refused(client: AsyncClient, service: FakeService) -> None:
     for content in (UNTRUE[0], given(b"x")):
         with pytest.raises(SourceError, match="as-of-now is for regular files"):
             await client.upload(content, spec=SPEC, changing="as-of-now")

@@ -103,7 +103,7 @@ async def test_after_a_cut_the_rest_is_submitted_again(client: AsyncClient, serv
     assert all(one.error is None for one in answers)
 
 
-async def test_one_that_is_refused_stops_no_other(client: AsyncClient, service: FakeService) -> None:
+async def test_a_refused_submission_stops_no_other(client: AsyncClient, service: FakeService) -> None:
     reused = Refuse(code=grpc.StatusCode.ALREADY_EXISTS, reason="REQUEST_ID_REUSED")
     service.streams.append(Pipe(refuse={"r3": reused}))
     answers = {one.submission.request_id: one async for one in client.submit_many(jobs(10))}
@@ -113,7 +113,7 @@ async def test_one_that_is_refused_stops_no_other(client: AsyncClient, service: 
     assert all(one.task_ids for name, one in answers.items() if name != "r3")
 
 
-async def test_one_that_found_no_room_is_submitted_again(client: AsyncClient, service: FakeService) -> None:
+async def test_a_submission_that_found_no_room_is_repeated(client: AsyncClient, service: FakeService) -> None:
     full = Refuse(code=grpc.StatusCode.RESOURCE_EXHAUSTED, reason="QUEUE_FULL", retry_after=0.01)
     service.streams.extend([Pipe(refuse={"r3": full}), Pipe(refuse={"r3": full})])
     answers = {one.submission.request_id: one async for one in client.submit_many(jobs(10))}
@@ -206,14 +206,14 @@ async def test_messages_are_no_larger_than_servers_take(client: AsyncClient, ser
     assert max(service.pieces) <= most
 
 
-async def test_what_cannot_be_sent_is_raised_at_once(client: AsyncClient) -> None:
+async def test_an_unsendable_submission_raises_at_once(client: AsyncClient) -> None:
     with pytest.raises(ConfigurationError, match=r"request_id is .* not UTF-8"):
         [one async for one in client.submit_many([Submission(spec=SPEC, request_id="\ud800")])]
     with pytest.raises(TypeError):
         [one async for one in client.submit_many([Submission(spec="count")])]  # type: ignore[arg-type]
 
 
-async def test_what_the_source_raises_comes_out(client: AsyncClient) -> None:
+async def test_an_error_of_the_source_is_raised(client: AsyncClient) -> None:
     def source() -> Iterator[Submission]:
         yield from jobs(5)
         raise ValueError("no more")
@@ -229,9 +229,7 @@ async def test_leaving_early_ends_the_stream(client: AsyncClient) -> None:
     assert len(await client.submit(spec=SPEC)) == 1
 
 
-async def test_what_is_left_to_the_collector_ends_all_the_same(
-    client: AsyncClient, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_an_abandoned_iterator_ends_its_stream(client: AsyncClient, caplog: pytest.LogCaptureFixture) -> None:
     answers = client.submit_many(jobs(MANY), at_once=10)
     await anext(answers)
     cycle: list[object] = [answers]
@@ -254,7 +252,7 @@ async def test_the_blocking_client_does_the_same(server: FakeTaskServer) -> None
 
 
 @pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt()])
-async def test_what_would_end_the_loop_comes_out_of_the_blocking_client_too(
+async def test_a_base_exception_is_raised_by_the_blocking_client_too(
     server: FakeTaskServer, error: BaseException
 ) -> None:
     def source() -> Iterator[Submission]:
@@ -287,7 +285,7 @@ async def test_a_loop_that_is_left_and_a_client_that_is_closed_make_no_noise(
 
 @pytest.mark.parametrize("wrong", [None, "text", b"", {"spec": SPEC}], ids=lambda wrong: type(wrong).__name__)
 @pytest.mark.parametrize("asynchronous", [True, False])
-async def test_what_is_no_submission_is_refused_by_its_type(
+async def test_an_invalid_submission_is_refused_by_its_type(
     client: AsyncClient, wrong: Any, asynchronous: bool
 ) -> None:
     def given() -> Iterator[Any]:

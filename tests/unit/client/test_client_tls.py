@@ -146,7 +146,7 @@ WRONG: dict[str, tuple[Makes, str, str]] = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-async def test_what_does_not_fit_is_said_at_once_with_its_remedy(world: World, case: str) -> None:
+async def test_a_tls_mismatch_is_reported_at_once_with_the_remedy(world: World, case: str) -> None:
     make, reason, remedy = WRONG[case]
     credentials, tls = make(world)
     began = time.monotonic()
@@ -276,7 +276,7 @@ def test_options_and_environment() -> None:
         find_tls(cert="/d", environ=both)
 
 
-def test_who_is_spoken_to_over_tls() -> None:
+def test_which_addresses_use_tls() -> None:
     far, near, socket = (Endpoint.parse(each) for each in ("db.example.org:1", "127.0.0.1:1", "unix:/run/s"))
     without = Access(tls=None, token=lambda: None)
     assert [without.tls_for(each) for each in (far, near, socket)] == [TLS(), None, None]

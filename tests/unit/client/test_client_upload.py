@@ -58,7 +58,7 @@ def stored(service: FakeService) -> bytes:
     return bytes(upload.data)
 
 
-async def test_what_arrives_is_what_was_sent(client: AsyncClient, service: FakeService) -> None:
+async def test_the_received_bytes_equal_the_sent_ones(client: AsyncClient, service: FakeService) -> None:
     [task] = await client.upload(CONTENT, spec=SPEC, request_id="r")
     assert task.id == "r-0"
     assert stored(service) == CONTENT
@@ -166,7 +166,7 @@ async def test_every_kind_of_content_survives_a_cut(
     assert len(service.headers) == 2
 
 
-async def test_a_cut_upload_sends_only_what_is_not_durable(client: AsyncClient, service: FakeService) -> None:
+async def test_a_cut_upload_sends_only_the_missing_bytes(client: AsyncClient, service: FakeService) -> None:
     service.uploads += [Cut(after=4 * MIB, durable=4 * MIB), Cut(after=2 * MIB), None]
     await client.upload(CONTENT, spec=SPEC)
     assert stored(service) == CONTENT
@@ -268,7 +268,7 @@ async def test_full_for_longer_than_the_patience_is_told_at_once(client: AsyncCl
         (grpc.StatusCode.DATA_LOSS, "SPOOL_DAMAGED", DataLoss),
     ],
 )
-async def test_what_cannot_pass_is_not_tried_again(
+async def test_a_permanent_error_is_not_repeated(
     client: AsyncClient, service: FakeService, code: grpc.StatusCode, reason: str, expected: type[Exception]
 ) -> None:
     service.uploads += [Refuse(code=code, reason=reason, field="spec.queue"), None]
@@ -279,7 +279,7 @@ async def test_what_cannot_pass_is_not_tried_again(
     assert len(service.headers) == 1
 
 
-async def test_a_refusal_in_the_middle_is_told_as_it_is(client: AsyncClient, service: FakeService) -> None:
+async def test_a_refusal_in_mid_upload_is_raised_unchanged(client: AsyncClient, service: FakeService) -> None:
     taken = Refuse(code=grpc.StatusCode.ABORTED, reason="UPLOAD_TAKEN_OVER", message="taken over")
     service.uploads += [Cut(after=2 * MIB, end=taken)]
     with pytest.raises(Aborted, match="taken over") as caught:
@@ -317,7 +317,7 @@ async def test_no_patience_is_one_try(client: AsyncClient, service: FakeService)
     assert len(service.headers) == 1
 
 
-async def test_nobody_there(tmp_path: Path) -> None:
+async def test_an_absent_server_is_unavailable(tmp_path: Path) -> None:
     async with AsyncClient(server=f"unix:{tmp_path}/none.sock", patience=0) as client, asyncio.timeout(5):
         with pytest.raises(Unavailable) as caught:
             await client.upload(CONTENT, spec=SPEC)
@@ -371,7 +371,9 @@ async def test_a_cancelled_upload_makes_no_task(client: AsyncClient, service: Fa
 
 
 @pytest.mark.parametrize("name", ["missing", "."])
-async def test_what_cannot_be_read(client: AsyncClient, service: FakeService, tmp_path: Path, name: str) -> None:
+async def test_an_unreadable_source_raises(
+    client: AsyncClient, service: FakeService, tmp_path: Path, name: str
+) -> None:
     with pytest.raises(SourceError):
         await client.upload(tmp_path / name, spec=SPEC)
     assert service.headers == []

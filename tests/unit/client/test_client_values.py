@@ -57,11 +57,11 @@ def same(one: Any, other: Any) -> bool:
 
 
 @given(st.dictionaries(st.text(max_size=4), JSON, max_size=5))
-def test_a_dict_comes_back_as_it_was(value: dict[str, Any]) -> None:
+def test_a_dict_survives_the_round_trip(value: dict[str, Any]) -> None:
     assert same(back(value), value)
 
 
-def test_four_stays_four() -> None:
+def test_four_at_once_stay_four() -> None:
     assert job_spec("k", {"steps": 4}).job.arguments.type_url.endswith("google.protobuf.Struct")
     assert same(back({"steps": 4, "half": 0.5, "largest": 2**53}), {"steps": 4, "half": 0.5, "largest": 2**53})
 
@@ -138,12 +138,12 @@ def test_messages_go_as_they_are() -> None:
     ],
     ids=repr,
 )
-def test_what_json_cannot_say_is_refused_by_its_place(value: Any, said: str) -> None:
+def test_a_value_outside_json_is_refused_by_its_path(value: Any, said: str) -> None:
     with pytest.raises(ConfigurationError, match=said):
         job_spec("k", value)
 
 
-def test_a_result_comes_as_what_the_handler_returned() -> None:
+def test_a_result_has_the_type_that_the_handler_returned() -> None:
     assert result_of(task_pb2.Task()) is None
     for value in ({"steps": 4}, [1, 2.5, None], wrappers_pb2.StringValue(value="x")):
         task = task_pb2.Task(result=values.packed(value, name="the result"))

@@ -57,7 +57,7 @@ async def test_every_revision_and_then_the_end(client: AsyncClient) -> None:
     assert await seen(client) == list(range(1, LAST + 1))
 
 
-async def test_only_what_came_after(client: AsyncClient, service: FakeService) -> None:
+async def test_a_watch_sends_only_later_revisions(client: AsyncClient, service: FakeService) -> None:
     assert await seen(client, after=9) == [10, 11, 12]
     assert service.watched_after == [9]
 
@@ -67,7 +67,9 @@ async def test_after_the_terminal_revision_there_is_nothing(client: AsyncClient)
 
 
 @pytest.mark.parametrize("how", ["status", "go_away", "end"])
-async def test_a_broken_watch_goes_on_where_it_ended(client: AsyncClient, service: FakeService, how: str) -> None:
+async def test_a_broken_watch_continues_after_its_last_revision(
+    client: AsyncClient, service: FakeService, how: str
+) -> None:
     service.watches += [Break(after=3, how=how), Break(after=1, how=how, repeat=2), Break(after=0, how=how), None]
     assert await seen(client) == list(range(1, LAST + 1))
     assert service.watched_after == [None, 3, 4, 4]

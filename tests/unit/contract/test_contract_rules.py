@@ -71,7 +71,7 @@ def test_paths_that_are_refused(path: str, reason: str) -> None:
 
 
 @given(st.text(alphabet=st.sampled_from("/.ab\0ü"), max_size=20))
-def test_a_path_is_refused_or_safe_and_stays_as_it_is(path: str) -> None:
+def test_an_accepted_path_is_safe_and_unchanged(path: str) -> None:
     try:
         normal = normalise(path)
     except AttemptError:
@@ -115,7 +115,7 @@ def test_a_temp_names_its_attempt() -> None:
 @pytest.mark.parametrize(
     "name", ["/etc/passwd", "/.longshore-x.tmp", "/.longshore-a-1-1.tmp.bak", "/longshore-a-1-1.tmp"]
 )
-def test_what_is_no_temp_is_never_taken_for_one(name: str) -> None:
+def test_other_names_are_never_taken_for_temps(name: str) -> None:
     assert not is_temp(name)
 
 

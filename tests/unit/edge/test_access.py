@@ -41,7 +41,7 @@ def test_every_rpc_of_the_contract_has_its_roles_and_nothing_else_has() -> None:
     assert all(ROLES.values())
 
 
-def test_an_rpc_without_a_row_is_for_nobody() -> None:
+def test_an_rpc_without_a_role_is_refused_for_all() -> None:
     with pytest.raises(Forbidden, match="no role"):
         check_role("/longshore.v1.TaskService/Newest", ALL_ROLES)
 
@@ -91,12 +91,12 @@ def test_names(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "local", " ci", "a b", "-x", "a\n", "é", "x" * 201, "a,b", "a=b"])
-def test_what_is_no_name(name: str) -> None:
+def test_invalid_names_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match="name"):
         check_name(name)
 
 
-def test_a_token_is_read_as_it_is_shown_and_shows_itself_to_nobody_else() -> None:
+def test_a_token_is_read_as_shown_and_its_repr_hides_the_secret() -> None:
     secret = new_secret()
     assert read_secret(str(secret)) == secret
     assert len(secret.digest) == 32
@@ -105,7 +105,7 @@ def test_a_token_is_read_as_it_is_shown_and_shows_itself_to_nobody_else() -> Non
 
 
 @pytest.mark.parametrize("text", ["", "ls_", "ls_0123456789abcdef_", "ls_0123456789ABCDEF_" + "a" * 43, "x" * 63])
-def test_what_has_not_the_form_of_a_token(text: str) -> None:
+def test_malformed_tokens_are_refused(text: str) -> None:
     assert read_secret(text) is None
 
 

@@ -126,7 +126,7 @@ async def test_guesses_cannot_load_the_database() -> None:
         assert len(at.book._missing) <= MISSING
 
 
-async def test_beyond_what_may_wait_nobody_is_told_a_lie() -> None:
+async def test_beyond_the_queue_of_look_ups_a_token_is_unavailable_and_not_refused() -> None:
     async with stand() as at:
         refused = await asyncio.gather(*(at.refusal(new_secret()) for _ in range(WAITING + 10)))
         assert sum(isinstance(error, StoreUnavailable) for error in refused) == 10
@@ -154,7 +154,7 @@ async def test_several_that_ask_for_one_share_the_look_up_and_one_that_leaves_do
         assert len(at.table.asked) == 1
 
 
-async def test_revoked_is_refused_after_the_next_look_and_ends_what_is_open() -> None:
+async def test_a_revoked_token_is_refused_after_the_next_look_and_its_streams_end() -> None:
     async with stand() as at:
         secret = at.table.add()
         credential = await at.book.ask(secret)
@@ -229,7 +229,7 @@ async def test_while_the_database_is_away_the_known_work_on_for_a_while_and_the_
         assert (await at.book.ask(unknown)).token.id == unknown.id
 
 
-async def test_what_nobody_shows_any_more_is_forgotten_unless_a_stream_is_open() -> None:
+async def test_an_unused_token_is_forgotten_unless_a_stream_is_open() -> None:
     async with stand(idle=2) as at:
         idle, open_ = at.table.add(), at.table.add()
         await at.book.ask(idle)
@@ -249,7 +249,7 @@ async def test_what_nobody_shows_any_more_is_forgotten_unless_a_stream_is_open()
         assert len(at.table.asked) == asked
 
 
-async def test_it_looks_by_itself() -> None:
+async def test_the_tokens_are_looked_up_periodically() -> None:
     clock, table = Clock(), Table()
     book = TokenBook(look_up=table, clock=clock, refresh=0.01)
     running = asyncio.create_task(book.run())

@@ -34,11 +34,11 @@ def test_a_nul_does_not_end_a_name(authority: Authority) -> None:
     assert names_of(authority.client(dns="boss\0.example.org").certificate) == ("boss\0.example.org",)
 
 
-def test_what_looks_like_a_uri_is_no_dns_name(authority: Authority) -> None:
+def test_a_uri_is_not_taken_for_a_dns_name(authority: Authority) -> None:
     assert names_of(authority.client(dns="spiffe://example.org/ci").certificate) == ()
 
 
-def test_what_cannot_be_read_has_no_names(authority: Authority) -> None:
+def test_an_unreadable_certificate_has_no_names(authority: Authority) -> None:
     whole = authority.client(dns="ci.example.org").certificate
     der = base64.b64decode(b"".join(whole.splitlines()[1:-1]))
     chance = random.Random(7)

@@ -17,7 +17,7 @@ def test_defaults() -> None:
     assert (query.limit, query.before, query.where.creator) == (PAGE_DEFAULT, None, "")
 
 
-def test_a_submitter_sees_its_own_whatever_it_asks_for() -> None:
+def test_a_submitter_sees_only_its_own_tasks_with_any_filter() -> None:
     request = pb.ListTasksRequest(filter=pb.TaskFilter(creator="somebody-else"))
     assert query_of(request, scope="me").where.creator == "me"
 
@@ -57,7 +57,7 @@ def test_every_field_arrives() -> None:
         (pb.ListTasksRequest(page_token="WzEsMl0"), "page_token"),
     ],
 )
-def test_what_is_wrong_is_named(request_: pb.ListTasksRequest, field: str) -> None:
+def test_wrong_values_are_named(request_: pb.ListTasksRequest, field: str) -> None:
     with pytest.raises(InvalidField) as refused:
         query_of(request_, scope=None)
     assert refused.value.field.startswith(field)

@@ -31,7 +31,7 @@ def submission(**more: object) -> Submission:
     return Submission(**(fields | more))  # type: ignore[arg-type]
 
 
-def test_everything_that_a_task_knows_is_said() -> None:
+def test_every_field_of_a_task_is_translated() -> None:
     status = Status(
         revision=3,
         state=State.FAILED,
@@ -66,7 +66,7 @@ def test_everything_that_a_task_knows_is_said() -> None:
     assert message.retried_by == "boss"
 
 
-def test_who_is_blocked_is_told_by_whom() -> None:
+def test_a_blocked_task_names_the_task_that_blocks_it() -> None:
     message = translate.task(Task(submission(), Status(revision=1, state=State.BLOCKED, head=False)), blocked_by="t0")
     assert message.blocked_by == "t0"
     assert message.wait_reason == task_pb2.WAIT_REASON_EARLIER_TASK

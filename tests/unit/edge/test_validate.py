@@ -271,7 +271,7 @@ def test_labels_are_few_and_short(labels: dict[str, str], field: str) -> None:
     ("clear", "field"),
     [("spec", "header.spec"), ("work", "header.spec"), ("destination", "header.spec.file_push.pushes[0].destination")],
 )
-def test_what_is_missing_is_said(clear: str, field: str) -> None:
+def test_missing_fields_are_named(clear: str, field: str) -> None:
     message = header()
     owner = {"spec": message, "work": message.spec, "destination": _push(message)}[clear]
     owner.ClearField(clear)

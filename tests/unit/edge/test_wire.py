@@ -72,7 +72,7 @@ def test_a_string_that_is_not_utf8_is_named_in_every_field_of_every_request(meth
 
 @pytest.mark.parametrize("method", OURS)
 @pytest.mark.parametrize("raw", [b"\xff", b"\x0a\xff", b"\x0b\x0b", b"\x0a\x05ab", b"\x07"], ids=repr)
-def test_what_is_no_message_is_refused_by_the_name_of_its_message(method: str, raw: bytes) -> None:
+def test_malformed_bytes_are_refused_with_the_name_of_the_message(method: str, raw: bytes) -> None:
     descriptor = request_of(method)
     read = wire.reader(message_factory.GetMessageClass(descriptor).FromString, descriptor)
     with pytest.raises(MalformedMessage, match=descriptor.full_name):

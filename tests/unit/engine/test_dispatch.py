@@ -125,7 +125,7 @@ def take(session_id: str, *names: str, **status: Any) -> Callable[[ClaimTasks], 
     return lambda _command: Claims(tuple((session_id, job(name, **fields)) for name in names))
 
 
-async def test_what_could_be_filled_is_offered_again_and_what_could_not_is_not() -> None:
+async def test_offers_that_were_filled_are_repeated_and_dry_ones_are_not() -> None:
     bench = Bench()
     bench.connect("a", credits=2)
     bench.connect("b", credits=2)
@@ -137,7 +137,7 @@ async def test_what_could_be_filled_is_offered_again_and_what_could_not_is_not()
         assert (await bench.offered())[1:] == [{"b": 2}]
 
 
-async def test_room_is_credits_without_what_is_held() -> None:
+async def test_room_is_the_credits_minus_held_attempts() -> None:
     bench = Bench()
     connection = bench.connect("a", credits=4, holds=3)
     full = bench.connect("b", credits=3, holds=3)
@@ -152,7 +152,7 @@ async def test_room_is_credits_without_what_is_held() -> None:
         assert len(await bench.offered()) == 2
 
 
-async def test_a_reported_end_is_room_before_it_is_committed() -> None:
+async def test_a_reported_end_frees_room_before_its_commit() -> None:
     bench = Bench()
     connection = bench.connect("a", credits=2, holds=2)
     async with bench.running():
@@ -167,7 +167,7 @@ async def test_a_reported_end_is_room_before_it_is_committed() -> None:
         assert connection.room == 1
 
 
-async def test_the_room_of_who_ran_alone() -> None:
+async def test_room_after_a_solo_attempt() -> None:
     bench = Bench()
     connection = bench.connect("a", credits=2)
     ref = AttemptRef("solo", 1)
@@ -181,7 +181,7 @@ async def test_the_room_of_who_ran_alone() -> None:
     assert connection.room == 2
 
 
-async def test_no_work_for_who_leaves_drains_or_is_gone() -> None:
+async def test_sessions_that_leave_drain_or_are_gone_get_no_work() -> None:
     bench = Bench()
     bench.connect("a", credits=1).draining = True
     bench.connect("b", credits=1).leaving = True
@@ -223,7 +223,7 @@ async def test_a_session_that_runs_alone_gets_nothing_else() -> None:
         assert (await bench.offered())[1:] == [{"a": 8}]
 
 
-async def test_who_settles_what_must_run_alone_was_refused_nothing() -> None:
+async def test_a_session_that_settles_a_solo_task_was_refused_nothing() -> None:
     bench = Bench()
     connection = bench.connect("a", credits=8)
     settling = {"state": State.SETTLING, "alone": True, "grant": Grant(1, "b", "/t", DeliveryMethod.SFTP, 0.0)}
@@ -312,7 +312,7 @@ async def test_news_during_a_claim_lead_to_the_next_one() -> None:
         assert await bench.offered() == [{"a": 3}, {"a": 3}]
 
 
-async def test_the_safety_poll_offers_what_is_dry() -> None:
+async def test_the_safety_poll_repeats_dry_offers() -> None:
     bench = Bench()
     bench.dispatcher._poll = 0.01
     bench.connect("a", credits=3)
@@ -344,7 +344,7 @@ async def test_room_is_kept_for_targets_of_which_nothing_is_held() -> None:
     assert connection.kept_for == {"a", "b", "c"}
 
 
-async def test_who_had_its_share_of_a_target_is_offered_as_soon_as_one_ends() -> None:
+async def test_a_session_with_a_full_share_of_a_target_is_offered_again_when_an_attempt_ends() -> None:
     """And not only when the end is committed; for other targets it stays dry."""
     bench = Bench()
     connection = bench.connect("s", credits=4, target="a,b")

@@ -29,7 +29,7 @@ UPLOAD = UploadRequest(request_id="r1", task=TASK)
 JOB = Job("resize", AnyValue("type.googleapis.com/x.Y", b"\x01"), "pool", "c1")
 
 
-def test_the_first_version_is_what_it_was() -> None:
+def test_fingerprints_of_the_first_version_are_unchanged() -> None:
     """A changed value here means that a server after an upgrade refuses every retry of before. Add v2 instead."""
     assert upload_fingerprint(UPLOAD) == "v1:a4b0c84ef1c71a2aeb9ef7f0a5b360e2a871a7519b6e6e3bfb4ffaa572e17968"
     assert (
@@ -51,7 +51,7 @@ def test_the_first_version_is_what_it_was() -> None:
         replace(UPLOAD, task=replace(TASK, not_before=0.0000001)),
     ],
 )
-def test_what_makes_no_other_request_makes_no_other_fingerprint(other: UploadRequest) -> None:
+def test_equal_requests_have_equal_fingerprints(other: UploadRequest) -> None:
     assert upload_fingerprint(other) == upload_fingerprint(UPLOAD)
 
 
@@ -125,7 +125,9 @@ def values_of(request: TaskRequest) -> dict[str, Any]:
 
 
 @given(TASKS, TEXT, st.none() | st.integers(0, 2**63 - 1), st.binary(max_size=32))
-def test_it_is_made_of_canonical_json(task: TaskRequest, payload: str, size: int | None, sha256: bytes) -> None:
+def test_a_fingerprint_is_made_of_canonical_json(
+    task: TaskRequest, payload: str, size: int | None, sha256: bytes
+) -> None:
     submit = {"call": "submit", "task": values_of(task), "payload": payload}
     assert submit_fingerprint(SubmitRequest(request_id="r", task=task, payload_id=payload)) == canonical(submit)
     upload = {"call": "upload", "task": values_of(task), "size": size, "sha256": sha256.hex()}
@@ -209,7 +211,7 @@ def test_one_plan_for_each_destination_in_their_order() -> None:
     assert (job.kind, job.work) == ("resize", JOB)
 
 
-def test_bytes_that_come_along_are_part_of_it_and_their_absence_is_not() -> None:
+def test_inline_bytes_are_part_of_the_fingerprint_and_their_absence_is_not() -> None:
     bare = SubmitRequest(request_id="r", task=TASK)
     one = replace(bare, content=b"one", crc32c=1)
     others = [bare, replace(one, content=b"ones"), replace(one, crc32c=2), replace(bare, content=b"", crc32c=0)]

@@ -29,7 +29,7 @@ def test_no_target_gets_more_than_its_share_and_each_gets_one_while_there_are_cr
     assert sum(got.values()) == credits
 
 
-def test_what_is_held_already_counts() -> None:
+def test_held_attempts_count_toward_the_share() -> None:
     # Of 8 credits 6 are taken by one target; two others are served and idle.
     shares = Shares(room=2, kept_for=("b", "c"))
     assert [shares.of(target) for target in ("a", "b", "c")] == [0, 1, 1]
@@ -39,10 +39,10 @@ def test_what_is_held_already_counts() -> None:
     assert [shares.of(target) for target in ("a", "b", "c", "")] == [0, 0, 0, 0]
 
 
-def test_what_has_no_target_takes_any_room() -> None:
+def test_a_task_without_a_target_uses_any_free_credit() -> None:
     assert Shares(room=2, kept_for=("b", "c")).of("") == 2
 
 
-def test_no_room_is_none_for_anybody() -> None:
+def test_without_credits_no_target_has_room() -> None:
     shares = Shares(room=-1, kept_for=("a", "b"))
     assert [shares.of(target) for target in ("a", "b", "c")] == [0, 0, 0]

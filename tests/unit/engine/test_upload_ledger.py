@@ -39,7 +39,7 @@ def test_chunks_in_order_are_all_new() -> None:
 
 
 @pytest.mark.parametrize("start", [0, 10, 40])
-def test_what_is_held_is_skipped_from_wherever_the_sender_starts(start: int) -> None:
+def test_held_bytes_are_skipped_for_any_start(start: int) -> None:
     books = ledger(held=40)
     new = b"".join(take(books, at, CONTENT[at : at + 15]) for at in range(start, 100, 15))
     assert new == CONTENT[40:]
@@ -77,7 +77,7 @@ def test_a_chunk_that_does_not_follow_is_out_of_order(offset: int) -> None:
 
 
 @pytest.mark.parametrize("held", [0, 50])
-def test_a_damaged_chunk_is_caught_even_where_it_is_skipped(held: int) -> None:
+def test_a_damaged_chunk_is_caught_even_in_skipped_bytes(held: int) -> None:
     with pytest.raises(CrcMismatch):
         ledger(held=held).take(0, crc(b"abc"), b"abd")
 

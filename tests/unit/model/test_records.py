@@ -63,7 +63,7 @@ def test_arguments_are_checked_as_ever() -> None:
             x: list[int] = dataclasses.field(default_factory=list)
 
 
-def test_a_change_is_what_replace_makes_of_it() -> None:
+def test_changing_a_record_equals_dataclasses_replace() -> None:
     status = Status(revision=1, state=State.QUEUED, head=True)
     more = {"revision": 2, "state": State.RUNNING, "session_id": "s", "deadline_ticks": 7.0}
     assert changed(status, **more) == dataclasses.replace(status, **more)  # type: ignore[arg-type]

@@ -327,7 +327,7 @@ def test_crashes_count_alone_only() -> None:
     assert (granted.status.state, granted.status.crashes, granted.debts) == (State.SETTLING, 1, ())
 
 
-def test_the_loss_of_who_had_not_begun_counts_against_nobody() -> None:
+def test_the_loss_of_an_attempt_before_begin_counts_no_crash() -> None:
     claimed = decide(task(State.QUEUED, alone=True), Claimed("s1", "w1", TICKS, begins=True), WORLD)
     assert claimed.status.started_at is None
     waiting = replace(task(State.QUEUED), status=claimed.status)
@@ -352,21 +352,21 @@ def test_an_end_that_is_heard_of_takes_the_suspicion_back() -> None:
 @pytest.mark.parametrize(
     ("alone", "begins"), [(False, False), (False, True), (True, False)], ids=["beside", "beside, says", "says nothing"]
 )
-def test_who_is_not_asked_when_it_begins_has_begun_when_it_is_claimed(alone: bool, begins: bool) -> None:
+def test_an_attempt_without_begin_counts_as_begun_when_claimed(alone: bool, begins: bool) -> None:
     claimed = decide(task(State.QUEUED, alone=alone), Claimed("s1", "w1", TICKS, begins=begins), WORLD).status
     assert claimed.started_at == NOW
     settling = decide(unheld(task(State.SETTLING, alone=True)), Claimed("s9", "w9", TICKS, begins=True), WORLD).status
     assert settling.started_at == NOW
 
 
-def test_who_asks_for_a_grant_has_begun() -> None:
+def test_asking_for_a_grant_counts_as_begun() -> None:
     waiting = task(State.RUNNING, alone=True, started_at=None)
     granted = decide(waiting, GrantAsked(GRANT), WORLD).status
     assert granted.started_at == NOW
     assert decide(replace(waiting, status=granted), SessionLost("s1", 3), WORLD).status.solo_crashes == 1
 
 
-def test_what_never_arrived_costs_nothing() -> None:
+def test_an_attempt_that_never_arrived_costs_nothing() -> None:
     decision = decide(task(State.RUNNING), SessionLost("s1", 3, crash=False), WORLD)
     assert (decision.status.state, decision.status.crashes, decision.status.alone) == (State.QUEUED, 0, False)
     assert decision.endings == (Ending(3, AttemptEnd.NEVER_ARRIVED),)
@@ -410,7 +410,7 @@ def test_unknown_after_a_grant_is_settled_by_somebody() -> None:
     assert again.verdict is Verdict.UNCHANGED
 
 
-def test_the_granted_attempt_overtakes_who_settles() -> None:
+def test_the_granted_attempt_overtakes_the_settling_one() -> None:
     decision = decide(task(State.SETTLING), Reported("s1", 3, Outcome.OK), WORLD)
     assert decision.endings == (Ending(3, AttemptEnd.OK), Ending(4, AttemptEnd.OVERTAKEN))
 
@@ -462,7 +462,7 @@ def test_by_hand_is_the_same_as_by_a_worker(settlement: Settlement, cancelled: b
     assert by_hand.endings == ((Ending(4, AttemptEnd.OVERTAKEN),) if held else ())
 
 
-def test_who_cannot_know_says_so() -> None:
+def test_a_settling_attempt_may_report_unknown() -> None:
     decision = decide(task(State.SETTLING, cancel_requested=True), SettledByHand(Settlement.NEITHER), WORLD)
     assert decision.status.error is not None
     assert decision.status.error.reason == "OUTCOME_UNKNOWN"

@@ -155,7 +155,7 @@ def test_room_that_is_kept_for_another_target_is_none() -> None:
 
 
 @pytest.mark.parametrize("state", [State.RUNNING, State.COMMITTING, State.CANCELLING, State.SUCCEEDED, State.FAILED])
-def test_what_runs_or_is_done_waits_for_nothing(state: State) -> None:
+def test_running_and_done_tasks_wait_for_nothing(state: State) -> None:
     view = View(now=NOW, crews=(), paused=frozenset(), on_target={}, instance_limit=1, target_limit=1, served={})
     assert why(task(state=state), view, beside=0) is None
 

@@ -50,7 +50,7 @@ def test_every_address_is_none(anywhere: str) -> None:
 @pytest.mark.parametrize(
     "wrong", ["server1", "server1:", ":7465", "server1:0", "server1:99999", "server1:²", "a:1,b:2", "unix:run"]
 )
-def test_what_is_no_address_is_refused(wrong: str) -> None:
+def test_an_invalid_address_is_refused(wrong: str) -> None:
     with pytest.raises(SettingsError, match="--advertise"):
         check_advertised(settings(advertise=wrong))
 

@@ -29,7 +29,7 @@ def test_an_empty_token_file_is_no_open_door(tmp_path: Path) -> None:
             data.token()
 
 
-def test_it_remembers_which_server_had_it_before(tmp_path: Path) -> None:
+def test_the_data_directory_names_the_server_that_had_it_before(tmp_path: Path) -> None:
     with DataDir(tmp_path) as data:
         assert data.succeed("0123456789abcdef") == ""
         assert data.succeed("fedcba9876543210") == "0123456789abcdef"

@@ -67,7 +67,7 @@ def test_a_busy_server_waits_for_a_quiet_moment_and_not_for_ever(machine: Machin
     assert machine.looks(memory, seconds=1, share=0.9) == 1
 
 
-def test_what_is_freed_after_the_first_trim_is_given_back_within_ten_seconds(machine: Machine) -> None:
+def test_memory_freed_after_the_first_trim_is_returned_within_ten_seconds(machine: Machine) -> None:
     """A trim while a flood is still being worked off frees nothing; what it holds is free a moment later."""
     memory = machine.made()
     machine.live += 80 << 20

@@ -51,7 +51,7 @@ def written(style: str, level: str = "info") -> list[bytes]:
     return done.stderr.splitlines()
 
 
-def test_in_json_they_are_what_structlog_writes() -> None:
+def test_json_records_equal_structlogs_output() -> None:
     lines = written("json")
     assert len(lines) == 2 * len(ODD)
     for one, other in zip(lines[::2], lines[1::2], strict=True):
@@ -66,7 +66,7 @@ def test_as_text_they_go_through_structlog_and_below_the_level_nowhere() -> None
 
 
 @pytest.mark.parametrize("size", [10, 200, 3000])
-def test_a_full_pipe_holds_whole_lines_and_the_next_says_how_many_were_lost(size: int) -> None:
+def test_a_full_pipe_keeps_whole_lines_and_the_next_line_counts_the_lost_ones(size: int) -> None:
     end, fd = os.pipe()
     try:
         # One that must not block, as a container's may be: what a write cannot take whole, it would tear.
@@ -107,7 +107,7 @@ class Lines:
                 await self.more.wait()
 
 
-async def test_what_a_caller_causes_at_will_is_a_line_a_span_and_all_of_it_is_counted() -> None:
+async def test_lines_that_a_caller_can_cause_are_one_per_span_and_counted() -> None:
     lines, sparing = Lines(), Sparing(every=0.05)
     for number in range(1000):
         sparing.say(lines.write, "refused", caller="a", reason="X", number=number)

@@ -185,7 +185,7 @@ def test_certificates_and_roles_have_the_three_sources(command: Command) -> None
         ((*TLS, "--client-role", "a=work", "--client-role", "a=submit"), "twice"),
     ],
 )
-def test_what_is_wrong_with_access_is_named(command: Command, arguments: tuple[str, ...], named: str) -> None:
+def test_wrong_access_settings_are_named(command: Command, arguments: tuple[str, ...], named: str) -> None:
     assert named in command.refused(*arguments)
 
 
@@ -220,7 +220,7 @@ def test_the_file_may_be_named_in_the_environment(command: Command, tmp_path: Pa
         ("queue-limit = ", "longshored.toml"),
     ],
 )
-def test_what_is_wrong_in_the_file_is_named(command: Command, file: str, named: str) -> None:
+def test_wrong_settings_in_the_file_are_named(command: Command, file: str, named: str) -> None:
     assert named in command.refused(file=file)
 
 
@@ -228,7 +228,7 @@ def test_what_is_wrong_in_the_file_is_named(command: Command, file: str, named: 
     ("name", "value"),
     [("queue-limit", "many"), ("lease", "soon"), ("disk-reserve", "-1"), ("worker", "perhaps"), ("log-level", "loud")],
 )
-def test_what_is_wrong_elsewhere_is_named(command: Command, name: str, value: str) -> None:
+def test_wrong_settings_elsewhere_are_named(command: Command, name: str, value: str) -> None:
     assert name in command.refused(environment={variable(name): value})
     if name not in FLAGS:
         assert name in command.refused(f"--{name}", value)

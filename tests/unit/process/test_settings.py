@@ -93,7 +93,7 @@ def test_a_worker_without_certificates_takes_a_plain_listener() -> None:
         "127.0.0.1:" + "1" * 5000, "::1:7465", "::7465", "[::1:7465", "ipv4:127.0.0.1:7465",
     ],
 )  # fmt: skip
-def test_what_is_no_address_is_refused(address: str) -> None:
+def test_an_invalid_address_is_refused(address: str) -> None:
     with pytest.raises(SettingsError, match="--listen"):
         check_listen(address)
 

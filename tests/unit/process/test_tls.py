@@ -76,7 +76,7 @@ def test_at_the_start_the_option_and_the_file_are_named(files: TlsFiles, authori
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_at_a_change_the_last_good_ones_stay_and_it_is_said_once(
+def test_a_broken_change_keeps_the_last_good_certificates_and_is_logged_once(
     files: TlsFiles, authority: Authority, case: str
 ) -> None:
     certificates = Certificates(files)
@@ -97,7 +97,7 @@ def test_at_a_change_the_last_good_ones_stay_and_it_is_said_once(
     assert [log["event"] for log in logs] == ["certificates_reloaded"]
 
 
-def test_what_did_not_change_is_not_read_into_a_new_context(files: TlsFiles, authority: Authority) -> None:
+def test_unchanged_certificates_make_no_new_context(files: TlsFiles, authority: Authority) -> None:
     certificates = Certificates(files)
     before = certificates._current
     replace(files.certificate, files.certificate.read_bytes())
@@ -134,7 +134,7 @@ def test_each_listener_is_told_of_a_change(
         assert fetch() is None
 
 
-def test_what_stands_beside_the_certificates_may_be_in_any_alphabet(files: TlsFiles, authority: Authority) -> None:
+def test_text_beside_the_certificates_may_be_in_any_alphabet(files: TlsFiles, authority: Authority) -> None:
     assert files.client_ca is not None
     certificates = Certificates(files)
     for path in (files.client_ca, files.certificate):

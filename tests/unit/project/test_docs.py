@@ -42,7 +42,7 @@ def test_every_reason_of_a_task_stands_in_the_reference(reason: Reason) -> None:
     assert reason.value in _rows("errors.md")
 
 
-def test_other_languages_are_told_to_repeat_what_the_python_client_repeats() -> None:
+def test_the_page_for_other_languages_repeats_the_same_errors_as_the_python_client() -> None:
     page = (DOCS / "languages.md").read_text()
     rows = re.findall(r"^\| ([A-Z_, ]+) \| ([^|]+) \| (yes|no)\b", page, re.MULTILINE)
     assert len(rows) >= 7

@@ -40,7 +40,7 @@ async def running(batcher: Batcher[str, int]) -> AsyncIterator[asyncio.Task[None
             await task
 
 
-async def test_what_comes_while_a_batch_is_under_way_is_the_next_one() -> None:
+async def test_entries_during_a_batch_form_the_next_batch() -> None:
     sink = Sink()
     batcher = Batcher(sink.flush)
     async with running(batcher):

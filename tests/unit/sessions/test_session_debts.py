@@ -96,7 +96,7 @@ async def test_a_debt_is_with_one_worker_at_a_time_and_the_next_time_with_anothe
         assert [turn.result() for turn in turns] == [["debt-1"], ["debt-1"]]
 
 
-async def test_only_who_serves_the_target_is_asked_and_with_the_one_temp_that_is_known() -> None:
+async def test_only_sessions_that_serve_the_target_are_asked_to_remove_the_known_temp() -> None:
     bench = Bench(debt(1, temp="/etc/.known"), debt(2, target="elsewhere"))
     bench.connect("stranger", target="another")
     server = bench.connect("server")

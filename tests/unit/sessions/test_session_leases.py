@@ -89,7 +89,7 @@ async def test_all_that_spoke_are_renewed_in_one_command_and_answered_then() -> 
     assert len(bench.store.asked) == 1
 
 
-async def test_a_heartbeat_is_not_answered_while_it_cannot_be_made_durable() -> None:
+async def test_a_heartbeat_is_not_answered_before_it_is_durable() -> None:
     bench = Bench()
     connection = bench.connect("a")
     bench.store.away = True
@@ -105,7 +105,7 @@ async def test_a_heartbeat_is_not_answered_while_it_cannot_be_made_durable() -> 
     assert not connection.over
 
 
-async def test_who_is_not_renewed_has_lost_the_lease() -> None:
+async def test_a_session_that_is_not_renewed_has_lost_its_lease() -> None:
     bench = Bench()
     connection = bench.connect("a")
     bench.store.alive.clear()
@@ -115,7 +115,7 @@ async def test_who_is_not_renewed_has_lost_the_lease() -> None:
     assert isinstance(connection.error, LeaseLost)
 
 
-async def test_who_says_nothing_for_a_lease_is_cut_off() -> None:
+async def test_a_session_silent_for_a_lease_is_disconnected() -> None:
     bench = Bench()
     silent, lively = bench.connect("silent"), bench.connect("lively")
     for _ in range(7):
@@ -127,7 +127,7 @@ async def test_who_says_nothing_for_a_lease_is_cut_off() -> None:
     assert not lively.over
 
 
-async def test_a_server_that_was_asleep_blames_nobody() -> None:
+async def test_a_server_that_was_paused_counts_no_crash() -> None:
     bench = Bench()
     connection = bench.connect("a")
     await bench.round(seconds=10 * LEASE)

@@ -208,7 +208,7 @@ def test_grant_requests_tell_nothing_from_zero() -> None:
     assert caught.value.field == "grant_requests[0].temp"
 
 
-def test_the_rest_of_what_a_worker_says() -> None:
+def test_the_remaining_messages_of_a_worker() -> None:
     said = says(
         heartbeat=pb.Heartbeat(sequence=0),
         progress=[pb.AttemptProgress(attempt=pb.AttemptRef(task_id="t", attempt=2), done=5, total=10)],

@@ -70,7 +70,7 @@ async def test_cancel_never_comes_before_or_with_its_assignment() -> None:
     assert second.cancels == (CancelOrder(REF, 30.0),)
 
 
-async def test_a_worker_never_hears_of_what_was_revoked_before_it_was_told() -> None:
+async def test_an_assignment_revoked_before_it_was_sent_is_never_sent() -> None:
     outbox = Outbox()
     outbox.assign(Assignment(job()))
     outbox.cancel(CancelOrder(REF, 30.0))

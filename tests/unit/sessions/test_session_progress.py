@@ -25,7 +25,7 @@ def test_only_the_newest_is_kept_and_watchers_are_told() -> None:
     assert rung.count("two") == 1001
 
 
-def test_what_is_over_is_forgotten_and_a_newer_attempt_is_not() -> None:
+def test_an_ended_attempt_is_forgotten_and_a_newer_one_is_not() -> None:
     board = ProgressBoard()
     board.update("task-1", Progress(2, 5, 10))
     board.forget("task-1", 1)
@@ -36,7 +36,7 @@ def test_what_is_over_is_forgotten_and_a_newer_attempt_is_not() -> None:
     board.forget("task-1", 2)
 
 
-def test_a_watcher_may_leave_while_it_is_told() -> None:
+def test_a_watcher_may_leave_during_a_notification() -> None:
     board = ProgressBoard()
     stops: list[Callable[[], None]] = []
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from longshore.server.engine.sessions.small_payloads import SmallPayloads
 
 
-def test_what_is_small_is_kept_and_what_is_not_is_not() -> None:
+def test_only_small_payloads_are_kept() -> None:
     small = SmallPayloads(largest=10)
     small.put("a", b"x" * 10)
     small.put("b", b"x" * 11)

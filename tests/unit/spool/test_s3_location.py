@@ -26,7 +26,7 @@ from longshore.server.config.spool_url import S3Location, s3_location
         ("s3://bucket?endpoint=http://localhost", S3Location(bucket="bucket", endpoint="http://localhost", plain=True)),
     ],
 )
-def test_what_a_url_names(url: str, location: S3Location) -> None:
+def test_parts_of_a_spool_url(url: str, location: S3Location) -> None:
     assert s3_location(url, {}) == location
 
 
@@ -45,7 +45,7 @@ def test_what_a_url_names(url: str, location: S3Location) -> None:
         ("s3://bucket?endpoint=http://10.0.0.1:9000", "AWS_ALLOW_HTTP"),
     ],
 )
-def test_what_is_wrong_is_refused(url: str, said: str) -> None:
+def test_wrong_urls_are_refused(url: str, said: str) -> None:
     with pytest.raises(SettingsError, match="--spool") as refusal:
         s3_location(url, {})
     assert said in str(refusal.value)

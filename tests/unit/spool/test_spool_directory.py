@@ -82,7 +82,7 @@ async def test_folders_and_files_are_the_owners_alone(spool: DirectorySpool, tmp
     assert {stat.S_IMODE(folder.stat().st_mode) for folder in folders} == {0o700}
 
 
-async def test_a_resume_cuts_off_what_lies_beyond_the_checkpoint(spool: DirectorySpool) -> None:
+async def test_a_resume_truncates_the_file_at_the_checkpoint(spool: DirectorySpool) -> None:
     partial = await spool.create(ONE)
     await partial.write(b"0123456789")
     offset, crc = await partial.sync()
@@ -96,7 +96,7 @@ async def test_a_resume_cuts_off_what_lies_beyond_the_checkpoint(spool: Director
     assert b"".join(await _all(spool, b"0123456789abc")) == b"0123456789abc"
 
 
-async def test_a_resume_of_less_than_was_durable_is_damage(spool: DirectorySpool) -> None:
+async def test_resuming_with_fewer_bytes_than_were_durable_is_damage(spool: DirectorySpool) -> None:
     partial = await spool.create(ONE)
     await partial.write(b"0123")
     await partial.close()
@@ -114,7 +114,7 @@ async def test_a_resume_from_nothing_makes_the_file(spool: DirectorySpool) -> No
     assert b"".join(await _all(spool, b"abc")) == b"abc"
 
 
-async def test_an_upload_that_was_sealed_before_the_crash_is_opened_as_it_is(spool: DirectorySpool) -> None:
+async def test_an_upload_sealed_before_a_crash_opens_as_sealed(spool: DirectorySpool) -> None:
     content = os.urandom(3_000_000)
     await _sealed(spool, ONE, content)
     mark = 1_000_001
@@ -194,7 +194,7 @@ def test_every_word_of_the_disk_has_an_error(number: int, kind: type[Exception])
     assert isinstance(fault(OSError(number, os.strerror(number)), "testing"), kind)
 
 
-async def test_a_full_device_says_so_and_keeps_what_was_before(tmp_path: Path) -> None:
+async def test_a_full_device_is_reported_and_keeps_the_durable_bytes(tmp_path: Path) -> None:
     with ThreadPoolExecutor(1) as pool:
         partial = DirectoryPartial(
             fd=os.open("/dev/full", os.O_RDWR),
@@ -245,7 +245,7 @@ async def test_leaving_a_read_early_closes_the_file(spool: DirectorySpool) -> No
     assert open_here() == 0
 
 
-async def test_a_shared_directory_copies_only_what_was_durable(tmp_path: Path) -> None:
+async def test_a_shared_directory_copies_only_durable_bytes(tmp_path: Path) -> None:
     """The checksum is compared on the way: a file that somebody wrote to in the wrong place is not continued."""
     spool = DirectorySpool(root=tmp_path / "spool", shared=True)
     await spool.open()

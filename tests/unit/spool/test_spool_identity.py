@@ -19,7 +19,7 @@ def read(content: bytes, database: str = "0001") -> Identity:
     return Identity.read(content, where="/srv/spool", database=database)
 
 
-def test_what_is_written_is_read_back() -> None:
+def test_written_bytes_are_read_back() -> None:
     made = Identity.new("0001")
     assert read(made.content()) == made
     assert Identity.new("0001").spool != made.spool
@@ -34,7 +34,7 @@ def test_another_databases_is_refused_with_the_remedy() -> None:
     "content",
     [b"", b"\xff", b"[]", b"{}", b'{"spool": 1, "database": "0001"}', json.dumps({"spool": "a" * 32}).encode()],
 )
-def test_what_says_nothing_is_refused_with_the_remedy(content: bytes) -> None:
+def test_an_unreadable_spool_identity_is_refused_with_the_remedy(content: bytes) -> None:
     with pytest.raises(SpoolRefused, match="from a backup"):
         read(content)
 
@@ -64,7 +64,7 @@ def test_where_there_are_no_links_a_file_is_moved(tmp_path: Path, monkeypatch: p
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["identity", "two"]
 
 
-def test_what_a_link_meets_otherwise_is_said(tmp_path: Path) -> None:
+def test_other_errors_of_a_link_are_raised(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         link(tmp_path / "one", tmp_path / "two")
 

@@ -41,7 +41,7 @@ def test_a_name_says_everything() -> None:
         ("", 0),
     ],
 )
-def test_what_is_short_or_not_ours_is_no_segment(name: str, size: int) -> None:
+def test_short_or_foreign_names_are_no_segments(name: str, size: int) -> None:
     assert parse(name, size) is None
 
 

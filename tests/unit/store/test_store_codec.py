@@ -71,7 +71,7 @@ WORKS = (
 )
 
 
-def test_a_status_comes_back_as_it_was() -> None:
+def test_a_status_survives_the_round_trip() -> None:
     chance = random.Random(5)
     for _ in range(500):
         status = some_status(chance)
@@ -79,11 +79,11 @@ def test_a_status_comes_back_as_it_was() -> None:
 
 
 @pytest.mark.parametrize("grant", GRANTS)
-def test_a_grant_comes_back_as_it_was(grant: Grant) -> None:
+def test_a_grant_survives_the_round_trip(grant: Grant) -> None:
     assert codec.decode_grant(codec.encode_grant(grant)) == grant
 
 
-def test_what_an_older_version_wrote_is_read_and_what_it_can_read_is_written() -> None:
+def test_older_encodings_are_read_and_written_in_a_form_that_older_versions_read() -> None:
     plain = FilePush(Destination("t", "", "i", "/a"))
     text = (
         '{"push":["t","","i","/a"],"mode":null,"uid":null,"gid":null,"create_parents":false,"if_exists":1,'
@@ -94,7 +94,7 @@ def test_what_an_older_version_wrote_is_read_and_what_it_can_read_is_written() -
 
 
 @pytest.mark.parametrize("work", WORKS)
-def test_work_comes_back_as_it_was(work: Job | FilePush) -> None:
+def test_work_survives_the_round_trip(work: Job | FilePush) -> None:
     arguments = work.arguments if isinstance(work, Job) else None
     assert codec.decode_work(codec.encode_work(work), arguments) == work
 
@@ -110,7 +110,7 @@ def test_texts_are_compact_json() -> None:
 
 @pytest.mark.parametrize("work", WORKS)
 @pytest.mark.parametrize("principal", ["boss", 'the "boss"', "bóss\\"])
-def test_who_retried_it_stands_beside_a_work(work: Job | FilePush, principal: str) -> None:
+def test_the_retrier_is_encoded_beside_the_work(work: Job | FilePush, principal: str) -> None:
     arguments = work.arguments if isinstance(work, Job) else None
     plain = codec.encode_work(work)
     assert codec.with_retrier(plain, "") == plain

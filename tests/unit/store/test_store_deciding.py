@@ -56,7 +56,7 @@ EVENTS: list[Event] = [
 ]
 
 
-def test_a_shared_decision_is_what_each_task_would_get_by_itself() -> None:
+def test_a_shared_decision_equals_each_tasks_own() -> None:
     decider = Decider(now=NOW, policy=POLICY, draw=lambda: 0.25)
     world = Circumstances(NOW, 0.25, POLICY)
     for event, status, submission in product(EVENTS, STATUSES, SUBMISSIONS):
@@ -65,7 +65,7 @@ def test_a_shared_decision_is_what_each_task_would_get_by_itself() -> None:
             assert decider.decide(LoadedTask(task, stored=True), event) == decide(task, event, world), (event, task)
 
 
-def test_tasks_that_take_the_same_step_share_what_comes_of_it() -> None:
+def test_tasks_that_take_the_same_step_share_one_decision() -> None:
     decider = Decider(now=NOW, policy=POLICY, draw=lambda: 0.25)
     queued = Status(revision=1, state=State.QUEUED, head=True)
     event = Claimed("s", "worker", 5.0)

@@ -15,13 +15,13 @@ bits = st.integers(0, 2**80 - 1)
 
 
 @given(seqs, bits, seqs, bits)
-def test_they_sort_by_acceptance(first: int, one: int, second: int, other: int) -> None:
+def test_ids_sort_by_acceptance(first: int, one: int, second: int, other: int) -> None:
     if first != second:
         assert (task_id(first, one) < task_id(second, other)) == (first < second)
 
 
 @given(seqs, bits)
-def test_they_lead_back(seq: int, random: int) -> None:
+def test_ids_lead_back_to_their_numbers(seq: int, random: int) -> None:
     made = task_id(seq, random)
     assert len(made) == 26
     assert set(made) <= set("0123456789ABCDEFGHJKMNPQRSTVWXYZ")
@@ -42,7 +42,7 @@ def test_known_ids() -> None:
 @pytest.mark.parametrize(
     "wrong", ["", "0" * 25, "0" * 27, "I" * 26, "u" * 26, "_" * 26, "0000_00001" + "0" * 16, "é" * 26]
 )
-def test_what_is_no_id_leads_nowhere(wrong: str) -> None:
+def test_an_invalid_id_has_no_number(wrong: str) -> None:
     assert seq_of(wrong) is None
 
 
@@ -63,5 +63,5 @@ def test_a_beginning_leads_to_the_id(seq: int, random: int, length: int, with_ze
 
 
 @pytest.mark.parametrize("wrong", ["U", "-", "d3", "é", "0" * 27, "1" * 27, "D3\0"])
-def test_what_no_id_begins_with_leads_nowhere(wrong: str) -> None:
+def test_an_invalid_beginning_of_an_id_has_no_range(wrong: str) -> None:
     assert list(id_ranges(wrong)) == []

@@ -46,7 +46,7 @@ def test_kernel_errors(number: int | None, kind: type[AttemptError], reason: str
 
 
 @pytest.mark.parametrize("row", TABLE, ids=lambda row: row.reason)
-def test_a_daemons_words_mean_what_the_errno_means(row: Row) -> None:
+def test_a_daemons_error_text_is_classified_like_its_errno(row: Row) -> None:
     """Go spells errors as the C library does, in lower case."""
     from longshore.worker.targets.classify import Row
 
@@ -58,7 +58,7 @@ def test_a_daemons_words_mean_what_the_errno_means(row: Row) -> None:
         assert http.reason == said.reason
 
 
-def test_a_path_with_telling_words_in_it_is_not_believed() -> None:
+def test_words_in_a_path_do_not_classify_an_error() -> None:
     text = "open /no space left on device/read-only file system: too many open files"
     assert from_sftp(4, text, "opening").reason == "TARGET_BUSY"
 

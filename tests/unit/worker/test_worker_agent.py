@@ -139,7 +139,7 @@ async def test_time_outs_count_from_the_start_and_from_progress(bench: Bench) ->
     assert run.stop.reason == "TIMED_OUT"
 
 
-async def test_who_does_not_end_keeps_its_credit_until_it_does(bench: Bench) -> None:
+async def test_a_hanging_attempt_keeps_its_credit_until_it_ends(bench: Bench) -> None:
     bench.welcome()
     attempt = bench.assign("T1", run_timeout=1.0)
     await bench.said()
@@ -157,7 +157,7 @@ async def test_who_does_not_end_keeps_its_credit_until_it_does(bench: Bench) -> 
     assert (said.credits, len(said.reports)) == (4, 0)
 
 
-async def test_one_more_wedged_than_allowed_and_it_leaves(bench: Bench) -> None:
+async def test_a_worker_leaves_with_one_more_wedged_handler_than_allowed(bench: Bench) -> None:
     bench.welcome()
     for name in ("T1", "T2"):
         bench.assign(name, run_timeout=1.0)
@@ -192,7 +192,7 @@ async def test_a_drain_without_a_grace_stops_nobody(bench: Bench) -> None:
     assert bench.agent.deadline is None
 
 
-async def test_giving_up_reports_what_runs_without_claiming_what_is_granted(bench: Bench) -> None:
+async def test_giving_up_reports_running_attempts_but_not_granted_ones(bench: Bench) -> None:
     bench.welcome()
     free, granted = bench.assign("T1"), bench.assign("T2")
     granted.commit(ws.GrantRequest(temp="t"))
@@ -204,7 +204,7 @@ async def test_giving_up_reports_what_runs_without_claiming_what_is_granted(benc
     assert reports == {"T1": ws.OUTCOME_HANDED_BACK, "T2": ws.OUTCOME_UNKNOWN}
 
 
-async def test_nothing_is_said_while_nobody_listens_and_all_of_it_afterwards(bench: Bench) -> None:
+async def test_messages_wait_for_a_connection_and_are_then_all_sent(bench: Bench) -> None:
     bench.welcome()
     attempt, waiting = bench.assign("T1"), bench.assign("T2")
     await bench.said()

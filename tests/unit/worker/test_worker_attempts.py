@@ -95,7 +95,7 @@ def test_a_granted_commit_is_granted_again_but_not_another() -> None:
     assert len(asked) == 1
 
 
-def test_who_gave_up_waiting_may_ask_again_and_the_answer_is_not_lost() -> None:
+def test_a_cancelled_wait_for_a_grant_may_be_repeated_and_the_answer_is_kept() -> None:
     attempt, asked = made()
     first = attempt.commit(request())
     assert not first.cancel()
@@ -107,7 +107,7 @@ def test_who_gave_up_waiting_may_ask_again_and_the_answer_is_not_lost() -> None:
     assert len(asked) == 1
 
 
-def test_who_sleeps_is_woken_by_a_stop() -> None:
+def test_a_stop_wakes_a_sleeping_handler() -> None:
     attempt, _ = made()
     raised = threading.Event()
 
@@ -124,7 +124,7 @@ def test_who_sleeps_is_woken_by_a_stop() -> None:
     thread.join(10)
 
 
-def test_what_is_to_be_called_on_a_stop_is_called_once_late_or_not_at_all() -> None:
+def test_a_stop_callback_runs_once_even_if_added_late_unless_withdrawn() -> None:
     attempt, _ = made()
     called: list[str] = []
     attempt.on_stop(lambda: called.append("early"))

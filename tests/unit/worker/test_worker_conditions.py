@@ -42,7 +42,7 @@ class Bench:
         return {one.target: one.problem.reason for one in message.targets}
 
 
-async def test_a_target_that_is_not_there_is_told_and_told_again_when_it_is(tmp_path: Path) -> None:
+async def test_an_absent_target_is_reported_and_its_return_too(tmp_path: Path) -> None:
     with structlog.testing.capture_logs() as logged:
         await told_twice(tmp_path)
     assert [(record["event"], record["target"]) for record in logged] == [

@@ -44,7 +44,7 @@ def test_the_files_api_is_allowed_for_every_daemon_or_for_one() -> None:
         assert [spec.allow_files_api for spec in specs if isinstance(spec, LxdSpec)] == allowed
 
 
-def test_state_lies_where_it_is_this_users_and_this_machines() -> None:
+def test_the_state_directory_belongs_to_this_user_and_machine() -> None:
     given = WorkerConfig(state_dir=Path("/given"))
     assert state_dir(given, environ={"XDG_RUNTIME_DIR": "/run/me"}) == Path("/given")
     config = WorkerConfig(data_dir=Path("/data"))

@@ -41,7 +41,7 @@ async def test_everything_that_waits_goes_into_one_message() -> None:
     assert not message.HasField("goodbye")
 
 
-async def test_the_newest_value_replaces_what_was_not_sent() -> None:
+async def test_the_newest_value_replaces_an_unsent_one() -> None:
     outbox = Outbox()
     for value in (1, 2, 3):
         outbox.credits(value)
@@ -85,7 +85,7 @@ async def test_nothing_to_say_waits() -> None:
     assert (await taking)[0].heartbeat.sequence == 1
 
 
-async def test_after_the_end_of_a_connection_nothing_of_it_is_left() -> None:
+async def test_the_end_of_a_connection_leaves_nothing_behind() -> None:
     outbox = Outbox()
     outbox.report(A, report(A))
     outbox.credits(1)
@@ -97,7 +97,7 @@ async def test_after_the_end_of_a_connection_nothing_of_it_is_left() -> None:
     assert not last
 
 
-async def test_what_is_withdrawn_is_not_said() -> None:
+async def test_a_withdrawn_message_is_not_sent() -> None:
     outbox = Outbox()
     outbox.report(A, report(A))
     outbox.ask(A, ws.GrantRequest(attempt=ref_of(A)))
@@ -107,7 +107,7 @@ async def test_what_is_withdrawn_is_not_said() -> None:
     assert message == ws.WorkRequest()
 
 
-async def test_what_ends_in_one_turn_of_the_loop_is_one_message() -> None:
+async def test_reports_of_one_turn_of_the_loop_share_a_message() -> None:
     outbox = Outbox()
     taking = asyncio.create_task(outbox.take())
     await asyncio.sleep(0)

@@ -75,7 +75,7 @@ def test_silence_that_is_everybodys_is_borne_longer_and_longer() -> None:
     assert route.silence(LEASE) == LEASE / 2
 
 
-async def test_what_is_left_of_the_lease_is_shared_by_those_that_are_left() -> None:
+async def test_the_rest_of_the_lease_is_shared_by_the_remaining_servers() -> None:
     route = ServerRoute([A, B, C])
     here = await route.next()
     route.ended(here, stood=True)

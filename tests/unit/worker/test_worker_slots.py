@@ -19,14 +19,14 @@ def test_a_first_worker_knows_of_no_dead(tmp_path: Path) -> None:
     slot.close()
 
 
-def test_who_gets_the_lock_knows_the_last_holder_to_be_dead(tmp_path: Path) -> None:
+def test_holding_the_lock_proves_the_last_holder_dead(tmp_path: Path) -> None:
     Slot.take(tmp_path, "w", A).close()
     slot = Slot.take(tmp_path, "w", B)
     assert slot.dead_sessions == (A,)
     slot.close()
 
 
-def test_who_left_politely_is_not_named(tmp_path: Path) -> None:
+def test_a_holder_that_left_cleanly_is_not_named(tmp_path: Path) -> None:
     Slot.take(tmp_path, "w", A).close(ended=True)
     slot = Slot.take(tmp_path, "w", B)
     assert slot.dead_sessions == ()
@@ -76,7 +76,7 @@ def test_workers_of_other_names_are_not_touched(tmp_path: Path) -> None:
     slot.close()
 
 
-def test_rubbish_in_a_slot_names_nobody(tmp_path: Path) -> None:
+def test_rubbish_in_a_slot_names_no_process(tmp_path: Path) -> None:
     (tmp_path / "w").write_bytes(b"short\n\xff\xfe\n" + b"x" * 100 + b"\n")
     slot = Slot.take(tmp_path, "w", A)
     assert slot.dead_sessions == ()
