@@ -6,20 +6,17 @@ import asyncio
 import json.encoder
 import logging
 import select
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
-from typing import Any, Final, Literal, TextIO, cast
+from typing import Any, Final, TextIO
 
 import structlog
 
-from longshore.program.records import Sentence, TextLines, size, took, where
-from longshore.program.streams import OutputStream
-
-LogFormat = Literal["auto", "json", "text"]
-LogLevel = Literal["debug", "info", "warning", "error"]
+from longshore.program import logs as program_logs
+from longshore.program.logs import LogFormat, LogLevel
+from longshore.program.records import Sentence, size, took, where
 
 
 class BulkLog:
@@ -165,44 +162,17 @@ sparing: Final = Sparing()
 
 
 def configure(*, style: LogFormat, level: LogLevel) -> None:
-    """Send structlog and the standard library's logging to stderr, in one shape.
-
-    `auto` is text on a terminal, JSON elsewhere.
-    """
-    as_json = style == "json" or (style == "auto" and not sys.stderr.isatty())
-    sink = cast("TextIO", OutputStream(2, lossy=True))
-    number = logging.getLevelNamesMapping()[level.upper()]
-    shared: list[structlog.types.Processor] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.processors.add_log_level,
-        structlog.stdlib.ExtraAdder(),
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-    ]
-    renderer: list[structlog.types.Processor]
-    if as_json:
-        renderer = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(default=str)]
-    else:
-        renderer = [TextLines(terminal=sys.stderr.isatty(), sentences=_SENTENCES)]
-        if number >= logging.INFO:
-            renderer.insert(0, _without_what_follows)
-    structlog.configure(
-        processors=[shared[0], shared[1], shared[3], *renderer],
-        wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.WriteLoggerFactory(sink),
-        cache_logger_on_first_use=True,
+    """Send structlog and the standard library's logging to standard error, in one shape."""
+    sink = program_logs.configure(
+        style=style,
+        level=level,
+        sentences=_SENTENCES,
+        first=[structlog.contextvars.merge_contextvars],
+        first_of_text=[] if level == "debug" else [_without_what_follows],
     )
-    bulk.sink = sink if as_json else None
-    bulk.least = number
-    handler = logging.StreamHandler(sink)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderer],
-        )
-    )
-    root = logging.getLogger()
-    root.handlers[:] = [handler]
-    root.setLevel(max(number, logging.WARNING))
+    bulk.sink = sink.stream if sink.as_json else None
+    bulk.least = sink.level
+    sink.take_libraries()
 
 
 def _without_what_follows(_: object, __: str, record: structlog.typing.EventDict) -> structlog.typing.EventDict:

@@ -7,7 +7,7 @@ import importlib
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Final, NoReturn
+from typing import Annotated, Final, NoReturn, cast
 
 import structlog
 import typer
@@ -16,6 +16,7 @@ from longshore.client.errors import LongshoreError
 from longshore.client.servers.tls import find_tls
 from longshore.program import environment, signals, streams, usage
 from longshore.program.durations import parse_duration
+from longshore.program.logs import LEVELS, LogFormat, LogLevel
 from longshore.worker.attempts.handlers import Registry
 from longshore.worker.process import log
 from longshore.worker.process.config import ConfigError, WorkerConfig, default_name
@@ -162,11 +163,11 @@ def serve(
         ),
     ] = None,
     log_format: Annotated[
-        log.LogFormat,
+        LogFormat,
         typer.Option(
             envvar=_env("LOG_FORMAT"), help="Format of the log. auto writes text on a terminal, and JSON elsewhere."
         ),
-    ] = log.LogFormat.AUTO,
+    ] = "auto",
     log_level: Annotated[
         str,
         typer.Option(
@@ -183,10 +184,10 @@ def serve(
 
     Exit codes: 0 stopped, 1 refused by the server, 2 a wrong setting, 75 too many handlers hang: start it again.
     """
-    if log_level not in log.LEVELS:
-        _refuse(f"--log-level {log_level!r}: use {', '.join(log.LEVELS)}")
+    if log_level not in LEVELS:
+        _refuse(f"--log-level {log_level!r}: use {', '.join(LEVELS)}")
     beside = parent_pid is not None
-    log.configure(worker=name or default_name(), style=log_format, level=log_level, beside=beside)
+    log.configure(worker=name or default_name(), style=log_format, level=cast("LogLevel", log_level), beside=beside)
     signals.prepare()
     for each in environment.unknown(os.environ) if not beside else ():
         _log.warning("unknown_environment_name", name=each.name, nearest=each.nearest or None)

@@ -7,8 +7,8 @@ from typing import Annotated, Final, TypeAlias
 
 import typer
 
-from longshore.program import streams
-from longshore.server import logs, version
+from longshore.program import logs, streams
+from longshore.server import version
 from longshore.server.cli import config
 from longshore.server.config.settings import DEFAULT_LISTEN
 

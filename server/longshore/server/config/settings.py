@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-from longshore.server.logs import LogFormat, LogLevel
+from longshore.program.logs import LogFormat, LogLevel
 from longshore.server.model.access import Role
 
 MIB: Final = 1 << 20

@@ -2,33 +2,19 @@
 
 from __future__ import annotations
 
-import logging
-import sys
 from collections.abc import Mapping
-from enum import StrEnum
-from typing import Any, Final, TextIO, cast
+from typing import Any, Final
 
 import structlog
-from structlog.typing import EventDict, Processor, WrappedLogger
+from structlog.typing import EventDict, WrappedLogger
 
-from longshore.program.records import Sentence, TextLines, took, where
-from longshore.program.streams import OutputStream
-
-
-class LogFormat(StrEnum):
-    """How lines look."""
-
-    AUTO = "auto"
-    """Text on a terminal, JSON elsewhere."""
-    JSON = "json"
-    TEXT = "text"
+from longshore.program import logs
+from longshore.program.logs import LogFormat, LogLevel
+from longshore.program.records import Sentence, took, where
 
 
-LEVELS: Final = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
-
-
-def configure(*, worker: str, style: LogFormat = LogFormat.AUTO, level: str = "info", beside: bool = False) -> None:
-    """Set up structlog for this process. Every JSON line carries the worker's name. KeyError for an unknown level.
+def configure(*, worker: str, style: LogFormat = "auto", level: LogLevel = "info", beside: bool = False) -> None:
+    """Set up structlog for this process. Every JSON line carries the worker's name.
 
     `beside`: the server that started us writes to the same log. It tells of connections and of how tasks end, so at
     level info only tries that failed are told here.
@@ -38,24 +24,8 @@ def configure(*, worker: str, style: LogFormat = LogFormat.AUTO, level: str = "i
         event["worker"] = worker
         return event
 
-    text = style is LogFormat.TEXT or (style is LogFormat.AUTO and sys.stderr.isatty())
-    last: list[Processor] = (
-        [TextLines(terminal=sys.stderr.isatty(), sentences=_SENTENCES, unsaid={"worker"})]
-        if text
-        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(default=str)]
-    )
-    structlog.configure(
-        processors=[
-            *([_only_news] if beside and LEVELS[level] >= logging.INFO else []),
-            add_worker,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            *last,
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
-        logger_factory=structlog.WriteLoggerFactory(file=cast("TextIO", OutputStream(2, lossy=True))),
-        cache_logger_on_first_use=True,
-    )
+    news = [_only_news] if beside and level != "debug" else []
+    logs.configure(style=style, level=level, sentences=_SENTENCES, first=[*news, add_worker], unsaid={"worker"})
 
 
 def _only_news(_: WrappedLogger, method: str, event: EventDict) -> EventDict:
