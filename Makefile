@@ -4,7 +4,8 @@
 # PYTHON       the interpreter for a new .venv, 3.11 or later. By default make finds one.
 # PYTEST_ARGS  arguments for pytest, for instance PYTEST_ARGS=tests/unit. By default every test runs, in JOBS processes (one
 #              more than there are cores, since many tests wait most of the time).
-# ROW          the row of `make bench`, or another module in bench/. By default all rows are measured. ARGS are its arguments.
+# ROW          the row of `make bench`, or a module in bench/studies. By default all rows are measured. ARGS are its arguments:
+#              ARGS='--against ../before' compares with another checkout.
 # AGAINST      the git revision with which `make check` compares the contract. By default it is the commit where this branch
 #              left main.
 
@@ -102,8 +103,7 @@ demo-cluster: $(READY) ## Show PostgreSQL, S3, three servers, four workers, a lo
 
 .PHONY: bench
 bench: $(READY) ## Measure every figure of docs/performance.md beside its peers, or one, as in ROW=claim
-	@$(if $(ROW),[ -f "bench/$(MODULE).py" ] || { echo "make bench ROW=…: one of $$(cd bench && grep -l '^if __name__' [a-z]*.py | sed 's/\.py//; s/_/-/g' | xargs)"; exit 2; })
-	@$(if $(ROW),$(PY) -m bench.$(MODULE) $(ARGS),$(PY) -m bench $(ARGS))
+	@$(PY) -m bench$(if $(wildcard bench/studies/$(MODULE).py),.studies.$(MODULE), $(ROW)) $(ARGS)
 
 .PHONY: fuzz
 fuzz: $(READY) ## Send a server a hundred thousand wrong calls, in ten minutes; ARGS='--seed N --calls N' repeats a run

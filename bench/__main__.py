@@ -1,42 +1,49 @@
-"""Every row of the table of docs/performance.md, one after the other, each in a process of its own.
+"""Rows of the table of docs/performance.md, one after the other, each in a process of its own.
 
-    make bench       python -m bench [--out DIR] [ROW…]
+    python -m bench [ROW…]                  ours beside its peers; figures and plot go to DIR (build/bench)
+    python -m bench --against PATH [ROW…]   ours beside the version in another checkout: bench/support/against.py
 
-Prints the lines of the rows as they come, then the table; writes DIR/bench.json and DIR/bench.svg (DIR: build/bench).
-Durable rows are measured a second time with a millisecond more for each sync. Exit code 0 when every goal is reached.
+Prints the lines of the rows as they come, then the table. Durable rows are measured a second time with each sync slower
+by --slow microseconds: 1000 when all rows are measured, not at all when rows are named. Exit code 0 when every goal is
+reached, with --against when nothing became worse.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
+import importlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from bench.plot import svg
-from bench.rows import ROOT, SLOWSYNC
+from bench.support.against import ROUNDS, against
+from bench.support.figures import svg
+from bench.support.processes import ROOT
+from bench.support.run import Row, record
 
 ROWS: Final = {
-    "upload": True,
-    "uploads16": False,
-    "small-uploads": True,
-    "tasks": True,
-    "latency": True,
-    "cancel": False,
-    "watchers": False,
-    "deliver-large": False,
-    "deliver-small": False,
-    "claim": False,
-    "memory": False,
-    "floods": False,
-    "recovery": False,
+    "upload": "uploads",
+    "uploads16": "uploads",
+    "small-uploads": "uploads",
+    "tasks": "tasks",
+    "latency": "tasks",
+    "cancel": "cancel",
+    "watchers": "watchers",
+    "deliver-large": "deliveries",
+    "deliver-small": "deliveries",
+    "claim": "claim",
+    "memory": "deliveries",
+    "floods": "floods",
+    "recovery": "recovery",
 }
-"""Names of rows, and whether a slow disk would show in them."""
+"""Names of rows, each with its module in bench/rows, in the order of the table."""
 
 LIMIT: Final = 300.0
 """Seconds for one row, its peers' installation not counted among them once they are there."""
@@ -45,13 +52,18 @@ FAREWELL: Final = 30.0
 """Seconds for a row that took too long to clear away what it has started."""
 
 
-def measure(name: str, out: Path, slow: int) -> dict[str, Any]:
+def row(name: str) -> Row:
+    """The row of that name."""
+    rows: Sequence[Row] = importlib.import_module(f"bench.rows.{ROWS[name]}").ROWS
+    return next(each for each in rows if each.name == name)
+
+
+def measure(name: str, out: Path, rounds: int, slow: int) -> dict[str, Any]:
     """One row in its own process; what it wrote, or why there is nothing."""
     path = out / f"{name}{f'-{slow}us' if slow else ''}.json"
     path.unlink(missing_ok=True)
-    argv = [sys.executable, "-m", f"bench.{name.replace('-', '_')}", "--json", str(path)]
-    environment = dict(os.environ) | ({SLOWSYNC: str(slow)} if slow else {})
-    with subprocess.Popen(argv, cwd=ROOT, env=environment) as process:
+    argv = [sys.executable, "-m", "bench", "--here", str(path), "--rounds", str(rounds), "--slow", str(slow), name]
+    with subprocess.Popen(argv, cwd=ROOT) as process:
         try:
             ended = process.wait(LIMIT)
         except subprocess.TimeoutExpired:
@@ -69,27 +81,56 @@ def measure(name: str, out: Path, slow: int) -> dict[str, Any]:
     return {"row": name, "comparisons": [], "failed": why}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="bench", description="Every row, beside its peers.")
-    parser.add_argument("rows", nargs="*", metavar="ROW", help=f"some of {', '.join(ROWS)} [all]")
-    parser.add_argument("--out", type=Path, default=ROOT / "build" / "bench", help="where figures and plot are kept")
-    parser.add_argument("--slow", type=int, default=1000, help="microseconds more for each sync, for durable rows")
-    options = parser.parse_args()
-    if unknown := set(options.rows) - set(ROWS):
-        parser.error(f"no such row: {', '.join(sorted(unknown))}")
+def measure_all(options: argparse.Namespace, slow: int) -> int:
+    """The rows beside their peers. Returns the exit code."""
     options.out.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     found = []
     for name in options.rows or ROWS:
-        for slow in (0, options.slow) if ROWS[name] and options.slow else (0,):
-            found.append(measure(name, options.out, slow))
+        for each in (0, slow) if slow and row(name).durable else (0,):
+            found.append(measure(name, options.out, options.rounds, each))
     comparisons = [each for one in found for each in one["comparisons"]]
     (options.out / "bench.json").write_text(json.dumps(found, indent=1) + "\n")
     (options.out / "bench.svg").write_text(svg(comparisons))
     failed = [one["failed"] for one in found if "failed" in one]
     print(f"\n{len(found)} rows in {time.monotonic() - began:.0f} s, load {os.getloadavg()[0]:.1f}")
     print(*(each["line"] for each in comparisons), *failed, sep="\n")
-    sys.exit(1 if failed or any(each["reached"] is False for each in comparisons) else 0)
+    return 1 if failed or any(each["reached"] is False for each in comparisons) else 0
+
+
+async def compare_all(options: argparse.Namespace) -> int:
+    """The rows beside those of another checkout, in one event loop: gRPC keeps to the first that it meets.
+
+    Returns the exit code.
+    """
+    began, worse = time.monotonic(), []
+    for name in options.rows or ROWS:
+        worse += await against(row(name), options.against.resolve(), options.rounds or ROUNDS)
+    print(
+        f"\n{time.monotonic() - began:.0f} s, load {os.getloadavg()[0]:.1f}; not kept: {len(worse)}", *worse, sep="\n"
+    )
+    return 1 if worse else 0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("rows", nargs="*", metavar="ROW", help=f"some of {', '.join(ROWS)} [all]")
+    parser.add_argument("--rounds", type=int, default=0, help="rounds that count [each row's own]")
+    parser.add_argument("--slow", type=int, help="microseconds more for each sync, in a second run of durable rows")
+    parser.add_argument("--against", type=Path, metavar="PATH", help="a checkout with its .venv, instead of peers")
+    parser.add_argument("--out", type=Path, default=ROOT / "build" / "bench", help="where figures and plot are kept")
+    parser.add_argument("--here", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if unknown := set(options.rows) - set(ROWS):
+        parser.error(f"no such row: {', '.join(sorted(unknown))}; there are {', '.join(ROWS)}")
+    slow = options.slow if options.slow is not None else 0 if options.rows else 1000
+    if options.here:
+        run = row(*options.rows).run(rounds=options.rounds, slow=slow)
+        options.here.write_text(json.dumps(record(run), indent=1) + "\n")
+        sys.exit(0 if all(each.reached is not False for each in run.comparisons) else 1)
+    sys.exit(asyncio.run(compare_all(options)) if options.against else measure_all(options, slow))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""A client process: submits tasks as it is told on its standard input, a JSON object a line, and answers likewise.
+"""A client process: submits tasks as it is told on its standard input, a JSON object a line, and answers likewise;
+it says "ready" first.
 
     python -m bench.peers.produce MODULE
 
@@ -95,10 +96,10 @@ async def main(name: str) -> None:
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
     async with opened():
         producer = Producer(module.send, getattr(module, "send_many", None))
+        print(json.dumps("ready"), flush=True)
         while line := await lines.readline():
             answer = await producer.run(json.loads(line))
-            sys.stdout.write(json.dumps(answer) + "\n")
-            sys.stdout.flush()
+            print(json.dumps(answer), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 // A Go net/http handler that takes uploads, and who sends them to it: what Longshore's uploads are measured against.
 //
 //	upload serve DIR             prints its address; each request's body goes into a file of its own in DIR (io.Copy)
-//	upload load URL SIZE COUNT   prints "ready"; for each line on stdin COUNT PUTs of SIZE bytes at once, then seconds
+//	upload load URL SIZE COUNT   prints "ready" (in JSON); for each line on stdin COUNT PUTs of SIZE bytes at once, then seconds
 //
 // The handler neither syncs nor checks anything. The sender is net/http's client over keep-alive connections, its body
 // prepared in memory.
@@ -69,7 +69,7 @@ func load(url string, size, count int) {
 	}
 	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: count}}
 	number := 0
-	fmt.Println("ready")
+	fmt.Println(`"ready"`)
 	for lines := bufio.NewScanner(os.Stdin); lines.Scan(); {
 		began := time.Now()
 		var group sync.WaitGroup

@@ -22,8 +22,9 @@ from longshore.program.records import Sentence, size, took, where
 class BulkLog:
     """Flat records of one event, many at a time: in JSON they are written by one call, without structlog's processors.
 
-    Those take 15 µs a record, which three records a task made a sixth of what the server's loop did (bench/noop.py).
-    The records look the same. `sink` None means that they go through structlog, as on a terminal and in tests.
+    Those take 15 µs a record, which three records a task made a sixth of what the server's loop did
+    (bench/support/noop.py). The records look the same. `sink` None means that they go through structlog, as on a
+    terminal and in tests.
     """
 
     def __init__(self) -> None:
