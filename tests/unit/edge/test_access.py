@@ -42,7 +42,7 @@ def test_every_rpc_of_the_contract_has_its_roles_and_nothing_else_has() -> None:
 
 
 def test_an_rpc_without_a_role_is_refused_for_all() -> None:
-    with pytest.raises(Forbidden, match="no role"):
+    with pytest.raises(Forbidden, match="No role"):
         check_role("/longshore.v1.TaskService/Newest", ALL_ROLES)
 
 

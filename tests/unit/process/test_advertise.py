@@ -43,7 +43,7 @@ def test_every_address_is_none(anywhere: str) -> None:
     check_advertised(settings(listen=(anywhere,)))  # SQLite: nobody asks
     check_advertised(settings(listen=(anywhere,), database=POSTGRES, spool="s3://bucket"))
     check_advertised(settings(listen=(anywhere,), database=POSTGRES, advertise="10.0.0.5:7465"))
-    with pytest.raises(SettingsError, match="nobody can connect"):
+    with pytest.raises(SettingsError, match="no worker can connect"):
         check_advertised(settings(listen=(anywhere,), database=POSTGRES, advertise=anywhere))
 
 

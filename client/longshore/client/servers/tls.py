@@ -168,7 +168,7 @@ def probe(host: str, port: int, tls: TLS | None, *, address: str) -> TLSError | 
         return None
     if tls is None:
         return TLSError(
-            f"the server at {address} speaks TLS, and it was spoken to without. Give --tls-ca with its CA's file, or "
+            f"the server at {address} expects TLS, and the client did not use it. Give --tls-ca with its CA's file, or "
             "--tls if this system trusts it",
             reason="TLS_REQUIRED",
         )

@@ -210,8 +210,7 @@ async def _kept(
     """The pieces in a temporary file without a name: it is gone with this process, however that ends."""
     if manner is Changing.AS_OF_NOW:
         raise SourceError(
-            f"{name} does not tell how much it has now, and as-of-now is for regular files: leave it out, and "
-            "everything to the end is sent",
+            f"{name} has no size, and as-of-now is for regular files: leave it out, and everything to the end is sent",
             reason="SOURCE_UNREADABLE",
         )
     with _temporary(name) as file:

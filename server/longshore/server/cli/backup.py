@@ -69,7 +69,7 @@ def _restore(
         done = restore(settings, backup.absolute(), replace=replace)
     typer.echo(f"Restored {done.database} as of {done.manifest.made}.")
     if done.aside is not None:
-        typer.echo(f"What was there before is in {done.aside}.")
+        typer.echo(f"The former data is in {done.aside}.")
     typer.echo(
         f"{done.live_tasks} live tasks would run again, so the server starts with every queue paused: `longshore list "
         "--state live` shows them, `longshore cancel TASK` drops one, `longshore resume QUEUE` lets the rest run."

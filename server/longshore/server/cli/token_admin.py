@@ -123,7 +123,7 @@ class TokenAdmin:
             if found == EMPTY and make:
                 found = prepare(self._dialect)
         if found == EMPTY:
-            raise DataDirError(f"--database: there is nothing of Longshore's in {self._shown} yet.")
+            raise DataDirError(f"--database: {self._shown} has no tables of Longshore yet.")
         check(found)
         self._dialect.schema.revision = found
 
@@ -170,7 +170,7 @@ def _make(path: Path, data_dir: Path) -> None:
         owner = path.parent.stat().st_uid
         if owner != os.geteuid():
             raise DataDirError(
-                f"{path.parent} is {_user(owner)}'s, and the server has not run yet: make the token as that user, "
+                f"{path.parent} belongs to {_user(owner)}, and the server has not run yet: make it as that user, "
                 f"`sudo -u {_user(owner)} longshored ...`, or start the server first."
             )
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))

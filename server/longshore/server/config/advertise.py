@@ -26,8 +26,8 @@ def check_advertised(settings: Settings) -> None:
         # A folder may be on this machine only; an object store is everybody's.
         if settings.database.shared and _is_folder(settings.spool) and _is_anywhere(address):
             raise SettingsError(
-                f"--listen {address}: names every address of this machine and none. Say with --advertise HOST:PORT "
-                "where workers reach this very server, past any balancer: they download payloads from its spool there."
+                f"--listen {address}: stands for every address of this machine. Give with --advertise HOST:PORT the "
+                "address of this server itself, past any balancer: workers download payloads from its spool there."
             )
         return
     if is_unix(given):
@@ -40,7 +40,7 @@ def check_advertised(settings: Settings) -> None:
     if not colon or not is_port(port) or int(port) == 0 or not host or "," in given:
         raise SettingsError(f"--advertise {given}: write HOST:PORT or unix:PATH, as in server1.example.org:7465.")
     if _is_anywhere(given):
-        raise SettingsError(f"--advertise {given}: nobody can connect to {host}; give a name or an address.")
+        raise SettingsError(f"--advertise {given}: no worker can connect to {host}; give a name or an address.")
 
 
 def advertised(settings: Settings, addresses: Sequence[str]) -> str:

@@ -177,7 +177,7 @@ def way_in(listeners: Sequence[str], *, tls: bool) -> str:
     for address in (*filter(is_unix, listeners), *(address for address in listeners if not tls)):
         return address
     raise SettingsError(
-        "--worker: each --listen wants TLS, which the child has no certificates for. Give it a way of its own: "
+        "--worker: each --listen address needs TLS, and the child has no certificates. Give it one without: "
         "--listen unix:/run/longshore/longshore.sock beside the others."
     )
 

@@ -82,7 +82,7 @@ def s3_location(url: str, environment: Mapping[str, str]) -> S3Location:
     options = dict(parse_qsl(parts.query, keep_blank_values=True))
     prefix = parts.path.strip("/")
     if unknown := sorted(set(options).difference(_OPTIONS)):
-        raise SettingsError(f"--spool {url}: there is no {unknown[0]}; it may say endpoint and region.")
+        raise SettingsError(f"--spool {url}: there is no {unknown[0]}; the URL takes endpoint and region.")
     if not _BUCKET.fullmatch(parts.netloc) or not _PREFIX.fullmatch(prefix) or ".." in prefix or "//" in prefix:
         raise SettingsError(f"--spool {url}: write s3://BUCKET/PREFIX, as in s3://longshore/spool.")
     endpoint = options.get("endpoint", "")

@@ -160,8 +160,8 @@ class DataDir:
         # A group may be let in on purpose: that of the workers, say.
         if mode & stat.S_IRWXO:
             raise DataDirError(
-                f"{self.token_file} has mode {stat.S_IMODE(mode):04o}: every user of this machine may get at it. "
-                "`chmod 600` it if nobody has, or delete it to have a new one made."
+                f"{self.token_file} has mode {stat.S_IMODE(mode):04o}: other users of this machine may have read it. "
+                "`chmod 600` it if they have not, or delete it to have a new one made."
             )
         return token
 

@@ -132,7 +132,7 @@ async def _receive(stream: UploadStream, context: _Context) -> pb.UploadFinish:
                 await stream.chunk(chunk.offset, chunk.crc32c, chunk.data)
             case "finish":
                 if await _read(context) is not None:
-                    raise ProtocolViolation("A message came after the finish; nothing may.")
+                    raise ProtocolViolation("A message came after the finish, which must be the last.")
                 return message.finish
             case "header":
                 raise ProtocolViolation("A second header came; send one upload per stream.")

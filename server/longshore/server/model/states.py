@@ -449,13 +449,13 @@ _SETTLEMENTS = frozenset({Outcome.SETTLED_REMOVED, Outcome.SETTLED_LANDED, Outco
 
 RAN_TOO_LONG = Failure("TIMED_OUT", "The attempt took longer than its run_timeout and was given up.", True)
 SETTLED_TOO_LONG = Failure(
-    "TIMED_OUT", "The worker did not find out in time what became of the commit; another one is asked to.", True
+    "TIMED_OUT", "The worker did not find out in time what became of the commit; another worker is asked.", True
 )
 STOPPED_TOO_LONG = Failure("TIMED_OUT", "The attempt did not stop within the grace after its cancel.", True)
 _TOO_LONG = {State.SETTLING: SETTLED_TOO_LONG, State.CANCELLING: STOPPED_TOO_LONG}
 CRASHED_TOO_OFTEN = Failure(
     "WORKER_CRASHED",
-    "The worker was lost each time it ran this task, alone too; see the attempts and the workers' logs.",
+    "Each worker that ran this task was lost, also when it ran alone; see the attempts and the logs.",
 )
 UNKNOWN_OUTCOME = Failure(
     "OUTCOME_UNKNOWN",

@@ -82,7 +82,7 @@ def _check(backup: Path, manifest: Manifest) -> None:
         path = backup / file.path
         try:
             if path.stat().st_size != file.size or digest_of(path) != file.sha256:
-                wrong.append(f"{file.path} is not what was backed up")
+                wrong.append(f"{file.path} differs from the file that was backed up")
         except OSError as error:
             wrong.append(f"{file.path}: {error.strerror}")
     if DATABASE not in {file.path for file in manifest.files}:

@@ -39,7 +39,7 @@ class Identity:
             found = None
         if found is None or not _RANDOM.fullmatch(found.spool):
             raise SpoolRefused(
-                f"{where}/{NAME} does not say whose spool this is. Put it back from a backup; if no payload of this "
+                f"{where}/{NAME} does not name the spool's database. Put it back from a backup; if no payload of this "
                 "database is there, delete it to have a new one made."
             )
         if found.database != database:

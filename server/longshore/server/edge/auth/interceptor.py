@@ -131,7 +131,7 @@ def certified(context: Mapping[str, Iterable[bytes]], roles: Mapping[str, frozen
             return Principal(name, roles[name])
     known = f"None of its names has a role ({', '.join(names)})" if names else "It names no URI and no DNS name"
     raise Unauthenticated(
-        f"No token, and a certificate that opens nothing. {known}: start the server with --client-role NAME=ROLE, or "
+        f"No token, and a certificate without a role. {known}: start the server with --client-role NAME=ROLE, or "
         "send a token."
     )
 

@@ -51,12 +51,12 @@ def check_role(method: str, roles: Set[Role]) -> None:
     """Raise Forbidden unless one of the roles opens the method."""
     wanted = ROLES.get(method)
     if wanted is None:
-        raise Forbidden(f"{method} is for nobody: no role opens it.", method=method)
+        raise Forbidden(f"No role may call {method}.", method=method)
     if wanted.isdisjoint(roles):
         needed = roles_text(wanted).replace(",", " or ")
         name = method.rpartition("/")[2]
         raise Forbidden(
-            f"{name} needs the role {needed}, and yours: {roles_text(roles)}. Whoever runs the server can make a "
+            f"{name} needs the role {needed}, and yours: {roles_text(roles)}. An operator of the server can make a "
             "token with it: `longshored token create NAME --role ROLE`.",
             method=method,
             missing_role=roles_text(wanted),

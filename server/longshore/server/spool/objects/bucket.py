@@ -95,7 +95,7 @@ class Objects:
                 if tag.strip('"').lower() == md5 or await self._holds(path, data):
                     return
             _log.error("object_differs", path=path, size=len(data))
-        raise StoreUnavailable("The object store keeps other bytes than it is given. Try again.")
+        raise StoreUnavailable("The object store keeps other bytes than it was sent. Try again.")
 
     async def _put(self, path: str, data: bytes, *, overwrite: bool) -> str:
         """Put an object and answer its e-tag. Empty means that the store gives none."""

@@ -243,7 +243,7 @@ class ObjectSpool:
                 raise StoreUnavailable(message) from error
             raise SpoolRefused(message) from error
         if path not in found or whole != b"-":
-            raise SpoolRefused(f"{self._where} does not list, or not give back, what was just put there.")
+            raise SpoolRefused(f"{self._where} does not list or return an object that was just put there.")
 
     async def _empty_trash(self) -> None:
         before = self._now() - _TRASH_KEPT

@@ -239,7 +239,7 @@ def _check_slot(unit: UnitOfWork, upload: Upload, bounds: Bounds) -> None:
         unit.uploads.pop(upload.id, None)
         unit.note(_TOUCH, of_id=upload.id, at=alive)
         raise TooManyUploads(
-            f"{bounds.uploads} uploads are being sent, and no more may be. This one was not, so another one has its "
+            f"{bounds.uploads} uploads are being sent, as many as may be. This one was idle, so another one has its "
             "slot: try later with the same id. What is kept of it stays.",
             subject="uploads",
         )

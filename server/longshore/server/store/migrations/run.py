@@ -77,6 +77,6 @@ def _number(steps: Sequence[str]) -> int:
         return EMPTY
     if len(steps) > 1 or not steps[0].isdecimal():
         raise SchemaMismatch(
-            f"The database has schema {', '.join(steps)}, which is none of Longshore's: give it a database of its own."
+            f"The database has schema {', '.join(steps)}, which is not Longshore's: give it a database of its own."
         )
     return int(steps[0])

@@ -80,7 +80,7 @@ class LxdClient:
 
     def identity(self) -> str:
         """The fingerprint of the daemon's certificate: it outlives restarts, and a cluster has one for all members."""
-        with _classified(f"asking {self._endpoint} who it is"), self._client("") as client:
+        with _classified(f"asking {self._endpoint} for its identity"), self._client("") as client:
             info = client.api.get().json()["metadata"]
             found = info.get("environment", {}).get("certificate_fingerprint", "")
         if not found:
