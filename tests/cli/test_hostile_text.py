@@ -180,7 +180,7 @@ def test_unwritable_output_ends_a_read_only_command_with_a_code_and_a_sentence(
             assert done.stderr.startswith("longshore: standard output cannot be written: ")
 
 
-def test_closed_standard_input_is_told(cli: CommandLine, instance: str) -> None:
+def test_closed_standard_input_is_reported(cli: CommandLine, instance: str) -> None:
     done = shell(cli, "<&-", "push", "-", f"{instance}/etc/x")
     assert (done.returncode, "Traceback" in done.stderr) == (2, False)
     assert "standard input is closed" in done.stderr

@@ -333,7 +333,7 @@ def test_a_command_ends_quietly_when_its_output_is_closed(cli: CommandLine, inst
     assert (done.returncode, done.stderr) == (141, b"")
 
 
-def test_a_revoked_token_is_told_in_the_server_s_words(cli: CommandLine, stage: Stage) -> None:
+def test_a_revoked_token_is_reported_in_the_servers_words(cli: CommandLine, stage: Stage) -> None:
     token = token_of(stage.server, "leaver", Role.SUBMIT)
     mine = {"LONGSHORE_TOKEN": token}
     assert cli.run("list", environment=mine).code == 0

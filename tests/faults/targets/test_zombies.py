@@ -117,7 +117,7 @@ def test_settled_landed_wins_over_a_cancel_that_came_too_late(stage: Stage) -> N
     assert file_of(stage).read_bytes() == NEW
 
 
-def test_settled_neither_delivers_again_or_says_that_nobody_knows(stage: Stage) -> None:
+def test_settled_neither_delivers_again_or_reports_an_unknown_outcome(stage: Stage) -> None:
     with stage.faulty("granted", "stop") as zombie:
         task_id = stage.push(NEW)
         eventually(zombie.stopped, what="the worker stands still")
@@ -131,7 +131,7 @@ def test_settled_neither_delivers_again_or_says_that_nobody_knows(stage: Stage) 
     assert file_of(stage).read_bytes() == NEW
 
 
-def test_settled_neither_with_a_cancel_fails_saying_that_nobody_knows(stage: Stage) -> None:
+def test_settled_neither_with_a_cancel_fails_with_an_unknown_outcome(stage: Stage) -> None:
     with stage.faulty("granted", "stop") as zombie:
         task_id = stage.push(NEW)
         eventually(zombie.stopped, what="the worker stands still")

@@ -100,7 +100,7 @@ async def test_a_dns_name_counts_after_a_uri(server: SecuredServer) -> None:
 
 
 @pytest.mark.parametrize("method", ARITIES)
-async def test_a_certificate_without_a_role_is_told_so(server: SecuredServer, method: str) -> None:
+async def test_a_certificate_without_a_role_gets_the_reason(server: SecuredServer, method: str) -> None:
     async with server.channel(client=server.client_authority.client(dns="other.example.org")) as channel:
         error = await refusal(channel, method)
         assert (error.code(), reason_of(error)) == (grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED")
@@ -157,7 +157,7 @@ async def test_a_certificate_with_odd_names_is_refused_and_harms_no_other_call(
         assert await call(channel) == f"{SPIFFE}:submit,work"
 
 
-async def test_a_very_long_name_is_told_of_in_part(server: SecuredServer) -> None:
+async def test_a_very_long_name_is_shortened(server: SecuredServer) -> None:
     async with server.channel(client=server.client_authority.client(uri="u" * 70_000)) as channel:
         error = await refusal(channel)
         assert (error.code(), len(error.details() or "") < 2000) == (grpc.StatusCode.UNAUTHENTICATED, True)

@@ -177,7 +177,7 @@ def test_a_time_beyond_the_calendar_hides_no_other_token(local: Command, tmp_pat
 @pytest.mark.parametrize(
     "url", ["postgresql:ci:hunter2@db/x", "postgresql:///x?PASSWORD=hunter2", "host=db password=hunter2"]
 )
-def test_a_url_that_cannot_be_read_is_said_without_its_password(tmp_path: Path, url: str) -> None:
+def test_an_unreadable_url_is_reported_without_its_password(tmp_path: Path, url: str) -> None:
     done = Command("--data-dir", str(tmp_path / "data"), "--database", url).run("list")
     assert done.exit_code != 0
     assert "--database" in done.output
@@ -256,7 +256,7 @@ def test_a_file_whose_token_could_not_be_committed_goes(
     assert not (tmp_path / "t").exists()
 
 
-async def test_a_store_reads_what_the_desk_writes(tmp_path: Path) -> None:
+async def test_a_store_reads_tokens_that_the_command_writes(tmp_path: Path) -> None:
     """The server holds the directory's lock, the database's too; the token command asks for neither."""
     with DataDir(tmp_path / "data") as data:
         data.claim_database(data.database)

@@ -120,7 +120,7 @@ def test_self_signed_certificate_without_a_pin_is_refused(box: str, tls: Tls) ->
             assert caught.value.reason == "TARGET_FORBIDDEN"
 
 
-def test_untrusted_worker_is_told_so(box: str, tls: Tls, tmp_path: Path) -> None:
+def test_an_untrusted_worker_is_refused_with_the_remedy(box: str, tls: Tls, tmp_path: Path) -> None:
     cert, key = make_certificate(tmp_path, "stranger")
     with tls.target(cert=cert, key=key) as target:
         for ask in (target.identity, lambda: target.probe("", box), lambda: target.open("", box).__enter__()):

@@ -130,7 +130,7 @@ async def test_after_the_grace_an_upload_is_kept_for_its_resume(tmp_path: Path) 
         assert not [one for one in server.leftovers() if "/uploads/" in str(one)]
 
 
-async def test_watches_are_told_to_go_and_go_on_at_the_next_server(tmp_path: Path) -> None:
+async def test_watches_are_sent_away_and_continue_at_the_next_server(tmp_path: Path) -> None:
     with ServerProcess(tmp_path) as server:
         async with visiting(server) as guest:
             task_id = await guest.job()

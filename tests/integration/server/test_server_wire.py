@@ -103,7 +103,7 @@ def test_a_refusal_does_not_wait_for_the_message(wire: WireConnection, method: s
     assert ended.reason == "UNAUTHENTICATED"
 
 
-def test_a_lacking_role_is_told_before_the_message(server: ServerProcess, wire: WireConnection) -> None:
+def test_a_missing_role_is_reported_before_the_message_is_read(server: ServerProcess, wire: WireConnection) -> None:
     shown = bearer(token_of(server, "worker", Role.WORK))
     for method in METHODS:
         if Role.WORK not in ROLES[method]:

@@ -105,7 +105,7 @@ async def read_all(call: grpc.aio.UnaryStreamCall[pb.DownloadPayloadRequest, pb.
         pass
 
 
-async def test_damaged_spool_is_said(server: FleetServer, worker: FakeWorker) -> None:
+async def test_a_damaged_spool_is_reported(server: FleetServer, worker: FakeWorker) -> None:
     stream = await worker.connect(credits=2)
     task = await server.upload(LARGE)
     await stream.next_assignment()

@@ -269,7 +269,7 @@ async def test_a_dead_sessions_attempts_are_lost_at_once(server: FleetServer, wo
     assert (status.state, status.crashes) == (State.QUEUED, 1)
 
 
-async def test_a_drained_worker_is_told_and_gets_nothing_more(server: FleetServer, worker: FakeWorker) -> None:
+async def test_a_drained_worker_is_notified_and_gets_no_more_tasks(server: FleetServer, worker: FakeWorker) -> None:
     stream = await worker.connect(credits=2)
     first, *_ = await server.submit()
     assignment = await stream.next_assignment()

@@ -123,7 +123,7 @@ def test_the_command_line_lists_all_of_seventy_large_jobs(process: ServerProcess
     assert cli.run("list", "--limit", "0", "--output", "id").lines == made[::-1]
 
 
-async def test_figures_and_workers_that_are_too_many_are_told_in_part(process: ServerProcess) -> None:
+async def test_too_many_figures_and_workers_are_shown_in_part(process: ServerProcess) -> None:
     token = process.token_file.read_text().strip()
     async with AsyncClient(server=process.address, token=token) as client, AsyncExitStack() as stack:
         kinds = {f"{number:04}{'k' * 59}": False for number in range(1000)}

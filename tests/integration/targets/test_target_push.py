@@ -132,7 +132,7 @@ def test_a_parent_that_cannot_have_the_owner_is_not_left_with_another_one(place:
 
 
 @pytest.mark.parametrize("below", ["", "/a", "/a/b"])
-def test_a_link_to_nothing_above_the_destination_is_told_or_followed(place: InstanceView, below: str) -> None:
+def test_a_dangling_link_above_the_destination_is_reported_or_followed(place: InstanceView, below: str) -> None:
     """A directory target makes the folders that the link leads to; SFTP makes none there."""
     place.link("/root/none", "/root/link")
     path = f"/root/link{below}/file"
@@ -167,7 +167,7 @@ def test_missing_parent_is_permanent(place: InstanceView) -> None:
     )
 
 
-def test_an_instance_that_is_not_there_is_told_with_the_nearest_name(place: InstanceView) -> None:
+def test_a_missing_instance_is_reported_with_the_nearest_name(place: InstanceView) -> None:
     near = place.instance[:-1] + "yx"
     with pytest.raises(PermanentError) as caught:
         push_file(a_push(near, "/root/file", b"x"), Recorder(b"x"), place.target)
@@ -479,7 +479,7 @@ def test_in_place_does_not_write_through_a_link(place: InstanceView) -> None:
     assert place.read("/root/other") == b"old"
 
 
-def test_a_mount_point_is_permanent_and_told_with_the_way_out(place: InstanceView) -> None:
+def test_a_mount_point_is_a_permanent_error_with_a_remedy(place: InstanceView) -> None:
     place.plant("/etc/origin", b"mounted")
     place.plant("/root/file", b"below")
     with place.mounted("/etc/origin", "/root/file"):

@@ -115,7 +115,7 @@ def test_a_clock_that_runs_on_moves_nothing(scene: Scene) -> None:
         assert not list(scene.server.events("clock_set"))
 
 
-def test_what_is_told_of_a_restore_is_dated_by_the_clock_as_it_is_now(scene: Scene) -> None:
+def test_a_restore_is_reported_by_the_current_clock(scene: Scene) -> None:
     with scene.client() as client:
         client.pause_queue("default", create=True)
         client.upload(b"x", spec=push_spec("web/etc/motd"))
@@ -164,7 +164,7 @@ def _known(hands: Hands, boot: int) -> ClockSteps:
         pytest.param(400.0, 20.0, -600.0, id="rebooted with a clock that is behind"),
     ],
 )
-def test_a_step_is_what_the_wall_clock_went_beyond_the_boot_time(wall: float, ticks: float, step: float) -> None:
+def test_a_clock_step_is_the_difference_of_wall_clock_and_boot_time(wall: float, ticks: float, step: float) -> None:
     hands = Hands(1000.0, 500.0)
     steps = _known(hands, boot=1)
     hands.wall, hands.boot_time = wall, ticks

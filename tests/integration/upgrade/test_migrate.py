@@ -37,7 +37,7 @@ def database(postgres: Cluster) -> Iterator[PostgresKind]:
         yield kind
 
 
-def test_it_says_what_it_does(database: PostgresKind) -> None:
+def test_migrate_reports_what_it_does(database: PostgresKind) -> None:
     options = ("--database", database.url)
     before = f"The database has schema {BEFORE}: `longshored migrate` would bring it to schema {NOW}."
     assert ran(*options, "migrate", "--check") == (3, before)

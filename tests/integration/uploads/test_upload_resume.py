@@ -208,7 +208,7 @@ async def test_a_lost_answer_to_the_header_leaves_an_upload_that_can_be_sent(tmp
         assert server.sealed[0].read_bytes() == content
 
 
-async def test_a_damaged_part_is_said_and_the_request_starts_anew(tmp_path: Path) -> None:
+async def test_a_damaged_part_is_reported_and_the_request_starts_anew(tmp_path: Path) -> None:
     content = random.Random(5).randbytes(3 * MIB)
     async with TaskServer(tmp_path) as server:
         sender = Sender(server, header_of())

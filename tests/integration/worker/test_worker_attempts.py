@@ -442,7 +442,7 @@ async def test_errors_are_told_by_their_class(
         await start.ended(worker)
 
 
-async def test_an_unclassified_error_is_told_by_type_and_message_without_a_traceback(start: Start) -> None:
+async def test_an_unclassified_error_is_reported_by_type_and_message_without_a_traceback(start: Start) -> None:
     server, _ = await start(_fails_with(ValueError("a defect"), commits=False))
     peer = await server.peer()
     peer.assign(job("T1", "fail"))

@@ -35,7 +35,7 @@ def test_every_name_that_the_page_imports_or_raises_is_public(tree: Path) -> Non
     assert all(hasattr(longshore.worker, name) for name in longshore.worker.__all__)
 
 
-def test_the_context_has_what_the_page_says_and_both_have_the_same(tree: Path) -> None:
+def test_the_contexts_have_the_documented_members_and_the_same_ones(tree: Path) -> None:
     text = (tree / "docs/handlers.md").read_text()
     names = set(re.findall(r"`context\.(\w+)", text))
     assert {"commit", "payload_path", "check"} <= names

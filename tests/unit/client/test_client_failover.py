@@ -294,7 +294,7 @@ async def test_a_name_that_is_not_found_hides_no_other(servers: list[FakeTaskSer
         await client.get("t")
 
 
-async def test_a_name_that_nobody_knows_is_away() -> None:
+async def test_an_unknown_name_is_unavailable() -> None:
     async with AsyncClient(server="nowhere.invalid:7465", patience=0) as client:
         with pytest.raises(Unavailable, match=r"nowhere\.invalid cannot be looked up"):
             await client.get("t")

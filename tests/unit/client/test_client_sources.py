@@ -638,7 +638,7 @@ async def test_a_file_that_is_new_gets_its_source_s_mode(
     assert not SPEC.file_push.pushes[0].HasField("mode_if_new")
 
 
-async def test_a_mode_that_is_said_is_left_alone(client: AsyncClient, service: FakeService, tmp_path: Path) -> None:
+async def test_a_given_mode_is_kept(client: AsyncClient, service: FakeService, tmp_path: Path) -> None:
     path = tmp_path / "script"
     path.write_bytes(b"#!/bin/sh\n")
     path.chmod(0o755)

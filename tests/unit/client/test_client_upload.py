@@ -249,7 +249,9 @@ async def test_full_is_asked_again_when_the_server_says(client: AsyncClient, ser
     assert all(0.2 <= each.pause <= 0.25 for each in waits)
 
 
-async def test_full_for_longer_than_the_patience_is_told_at_once(client: AsyncClient, service: FakeService) -> None:
+async def test_a_server_full_for_longer_than_the_patience_is_reported_at_once(
+    client: AsyncClient, service: FakeService
+) -> None:
     service.uploads += [Refuse(code=grpc.StatusCode.RESOURCE_EXHAUSTED, reason="SPOOL_FULL", retry_after=60)]
     async with asyncio.timeout(5):
         with pytest.raises(ResourceExhausted) as caught:

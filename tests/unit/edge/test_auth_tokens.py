@@ -264,7 +264,7 @@ async def test_the_tokens_are_looked_up_periodically() -> None:
         await asyncio.wait({running})
 
 
-async def test_a_stream_in_a_write_is_told_and_not_cancelled() -> None:
+async def test_a_stream_in_a_write_is_notified_and_not_cancelled() -> None:
     async def forever() -> None:
         await asyncio.Event().wait()
 

@@ -62,7 +62,7 @@ def test_whatever_the_cuts_the_new_bytes_are_the_missing_ones(held: int, start: 
     assert new == CONTENT[held : max(at, held)]
 
 
-def test_a_first_chunk_beyond_what_is_held_is_out_of_order() -> None:
+def test_a_first_chunk_beyond_the_held_bytes_is_out_of_order() -> None:
     with pytest.raises(ChunkOutOfOrder, match="only 40 bytes are held") as caught:
         take(ledger(held=40), 41, b"x")
     assert caught.value.metadata["expected"] == "40"

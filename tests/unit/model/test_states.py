@@ -401,7 +401,7 @@ def test_a_job_returns_its_result() -> None:
 # Settling -------------------------------------------------------------------------------------------------------------
 
 
-def test_unknown_after_a_grant_is_settled_by_somebody() -> None:
+def test_an_unknown_outcome_after_a_grant_is_settled_by_a_worker() -> None:
     decision = decide(task(State.COMMITTING), Reported("s1", 3, Outcome.UNKNOWN), WORLD)
     status = decision.status
     assert (status.state, status.session_id, status.due_at, status.crashes) == (State.SETTLING, "", NOW, 0)

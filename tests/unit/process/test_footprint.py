@@ -117,7 +117,7 @@ def test_an_unlimited_process_has_a_bound_that_grpc_can_take() -> None:
     assert 1 << 20 < openfiles.for_connections(-1, uploads=64) < 1 << 31
 
 
-def test_full_is_said_once() -> None:
+def test_a_lack_of_descriptors_is_logged_once() -> None:
     counts = (25, 25, 100, 25 + 128, 25 + 128, 140, 25 + 128, 25 + 96 - openfiles.SLACK, 30, 25 + 128)
     counted = iter(counts)
     files = openfiles.OpenFiles(limit=256, connections=128, count=lambda: next(counted))

@@ -285,7 +285,7 @@ def test_the_environment_of_the_three_programs_is_known_to_each() -> None:
     assert ours | theirs | clients == environment.KNOWN
 
 
-def test_a_name_that_nobody_reads_is_told_with_the_nearest_that_somebody_does() -> None:
+def test_an_unknown_environment_name_is_reported_with_the_nearest_known_one() -> None:
     [one, other] = environment.unknown(
         {
             "LONGSHORE_QUEU_LIMIT": "5",

@@ -103,7 +103,7 @@ async def test_a_heartbeat_is_due_at_a_quarter_of_the_lease(bench: Bench) -> Non
     assert (await bench.said()).heartbeat.sequence == 3
 
 
-async def test_the_lease_counts_from_the_sending_of_what_was_acknowledged(bench: Bench) -> None:
+async def test_the_lease_counts_from_the_sending_of_the_acknowledged_heartbeat(bench: Bench) -> None:
     bench.welcome(lease=8.0)
     bench.tick(7.0)  # A heartbeat is sent at 7 s, and acknowledged a long time later.
     bench.tick(0.9)
@@ -183,7 +183,7 @@ async def test_leaving_waits_for_reports_to_be_acknowledged(bench: Bench) -> Non
     assert bench.agent.finished.is_set()
 
 
-async def test_a_drain_without_a_grace_stops_nobody(bench: Bench) -> None:
+async def test_a_drain_without_a_grace_stops_no_attempt(bench: Bench) -> None:
     bench.welcome()
     attempt = bench.assign("T1")
     bench.agent.received(ws.WorkResponse(drain=ws.Drain(reason="upgrade")))

@@ -70,7 +70,7 @@ async def told_twice(tmp_path: Path) -> None:
     bench.conditions.close()
 
 
-async def test_a_target_that_says_nothing_is_told_before_its_time_out(tmp_path: Path) -> None:
+async def test_a_silent_target_is_reported_before_its_time_out(tmp_path: Path) -> None:
     target = SlowTarget("slow", tmp_path)
     bench = Bench(target, DirectoryTarget("quick", str(tmp_path)))
     learned = asyncio.Event()

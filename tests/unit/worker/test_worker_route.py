@@ -64,7 +64,7 @@ async def test_the_same_server_may_be_wanted() -> None:
         route.moved(here)
 
 
-def test_silence_that_is_everybodys_is_borne_longer_and_longer() -> None:
+def test_silence_of_all_servers_is_tolerated_longer_each_time() -> None:
     route = ServerRoute([A, B])
     limits = []
     for _ in range(4):
