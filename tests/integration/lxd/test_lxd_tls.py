@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import socket
 import time
 from contextlib import closing
@@ -10,14 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from longshore.worker.errors import PermanentError
 from longshore.worker.targets import InstanceChange, InstanceState, open_target, parse_target
 from longshore.worker.targets.lxd.target import LxdTarget
+from tests.support.servers.certificates import Authority
 from tests.support.workers.lxd import LxdDaemon
 from tests.support.workers.pushing import LxdPlace, Recorder, Seen, deliver
 
@@ -39,31 +35,12 @@ class Tls:
         return closing(target)
 
 
-def make_certificate(folder: Path, name: str) -> tuple[Path, Path]:
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    now = dt.datetime.now(dt.UTC)
-    made = (
-        x509.CertificateBuilder(subject_name=subject, issuer_name=subject, public_key=key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - dt.timedelta(days=1))
-        .not_valid_after(now + dt.timedelta(days=1))
-        .sign(key, hashes.SHA256())
-    )
-    cert_file, key_file = folder / f"{name}.crt", folder / f"{name}.key"
-    cert_file.write_bytes(made.public_bytes(serialization.Encoding.PEM))
-    key_file.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    return cert_file, key_file
-
-
 @pytest.fixture(scope="module")
 def tls(lxd: LxdDaemon, tmp_path_factory: pytest.TempPathFactory) -> Tls:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     lxd.lxc("config", "set", "core.https_address", f"127.0.0.1:{port}")
-    cert, key = make_certificate(tmp_path_factory.mktemp("tls"), "worker")
+    cert, key = Authority().client().write(tmp_path_factory.mktemp("tls"), "worker")
     lxd.lxc("config", "trust", "add", str(cert))
     return Tls(port, cert, key, lxd.directory / "server.crt")
 
@@ -96,7 +73,7 @@ def test_no_wait_between_small_packets(lxd: LxdDaemon, box: str, tls: Tls) -> No
 
 
 def test_environment_does_not_undo_the_pin(box: str, tls: Tls, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    other, _ = make_certificate(tmp_path, "other")
+    other, _ = Authority().client().write(tmp_path, "other")
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(other))
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
     with tls.target() as target:
@@ -104,7 +81,7 @@ def test_environment_does_not_undo_the_pin(box: str, tls: Tls, tmp_path: Path, m
 
 
 def test_another_certificate_than_the_pinned_one_is_refused(box: str, tls: Tls, tmp_path: Path) -> None:
-    other, _ = make_certificate(tmp_path, "other")
+    other, _ = Authority().client().write(tmp_path, "other")
     with tls.target(server_cert=other) as target:
         for ask in (target.identity, lambda: target.probe("", box), lambda: target.open("", box).__enter__()):
             with pytest.raises(PermanentError, match="certificate") as caught:
@@ -121,7 +98,7 @@ def test_self_signed_certificate_without_a_pin_is_refused(box: str, tls: Tls) ->
 
 
 def test_an_untrusted_worker_is_refused_with_the_remedy(box: str, tls: Tls, tmp_path: Path) -> None:
-    cert, key = make_certificate(tmp_path, "stranger")
+    cert, key = Authority().client().write(tmp_path, "stranger")
     with tls.target(cert=cert, key=key) as target:
         for ask in (target.identity, lambda: target.probe("", box), lambda: target.open("", box).__enter__()):
             with pytest.raises(PermanentError, match="trust store") as caught:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import datetime as dt
-import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import trustme
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -43,56 +43,53 @@ class Authority:
     """Signs certificates."""
 
     def __init__(self, name: str = "Longshore's tests") -> None:
-        self._key = ec.generate_private_key(ec.SECP256R1())
-        self._name = _name(name)
-        builder = _builder(self._name, self._name, self._key.public_key(), starts=-DAY, ends=90 * DAY)
-        self._certificate = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), True).sign(
-            self._key, hashes.SHA256()
-        )
-
-    @property
-    def certificate(self) -> bytes:
+        self._ca = trustme.CA(organization_name=name)
+        self.certificate: bytes = self._ca.cert_pem.bytes()
         """PEM."""
-        return self._certificate.public_bytes(serialization.Encoding.PEM)
 
     def server(self, *names: str, expired: bool = False) -> Pair:
         """Make the pair of a server with these names or addresses; without any: localhost and 127.0.0.1."""
-        sans = [_address_or_dns(name) for name in names or ("localhost", "127.0.0.1", "::1")]
-        return self._sign(_name("server"), sans, expired=expired)
+        ends = dt.datetime.now(dt.UTC) - DAY if expired else None
+        names = names or ("localhost", "127.0.0.1", "::1")
+        made = self._ca.issue_cert(*names, common_name="server", not_after=ends)
+        return Pair(made.cert_chain_pems[0].bytes(), made.private_key_pem.bytes())
 
     def client(
         self, *, dns: str = "", uri: str = "", email: str = "", name: str = "client", expired: bool = False
     ) -> Pair:
-        """Make the pair of a client with these names."""
-        sans: list[x509.GeneralName] = []
-        if dns:
-            sans.append(x509.DNSName(dns))
-        if uri:
-            sans.append(x509.UniformResourceIdentifier(uri))
-        if email:
-            sans.append(x509.RFC822Name(email))
-        return self._sign(_name(name), sans, expired=expired)
+        """Make the pair of a client with these names, which trustme would not all take."""
+        names: list[x509.GeneralName] = [
+            *([x509.DNSName(dns)] if dns else []),
+            *([x509.UniformResourceIdentifier(uri)] if uri else []),
+            *([x509.RFC822Name(email)] if email else []),
+        ]
+        return self._sign([name], x509.SubjectAlternativeName(names) if names else None, expired=expired)
 
     def odd_client(self, *, names: bytes, common_names: Sequence[str] = ()) -> Pair:
         """Make the pair of a client whose extension of alternative names is just these bytes."""
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, each) for each in common_names])
-        return self._sign(subject, [], names=names)
+        odd = x509.UnrecognizedExtension(ExtensionOID.SUBJECT_ALTERNATIVE_NAME, names)
+        return self._sign(common_names, odd)
 
-    def _sign(
-        self, subject: x509.Name, sans: list[x509.GeneralName], *, names: bytes | None = None, expired: bool = False
-    ) -> Pair:
+    def _sign(self, common_names: Sequence[str], names: x509.ExtensionType | None, *, expired: bool = False) -> Pair:
+        authority = x509.load_pem_x509_certificate(self.certificate)
+        signing = serialization.load_pem_private_key(self._ca.private_key_pem.bytes(), None)
+        assert isinstance(signing, ec.EllipticCurvePrivateKey)
         key = ec.generate_private_key(ec.SECP256R1())
-        starts, ends = (-2 * DAY, -DAY) if expired else (-DAY, 90 * DAY)
-        builder = _builder(subject, self._name, key.public_key(), starts=starts, ends=ends)
-        builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), True)
-        if sans:
-            builder = builder.add_extension(x509.SubjectAlternativeName(sans), False)
-        elif names is not None:
-            odd = x509.UnrecognizedExtension(ExtensionOID.SUBJECT_ALTERNATIVE_NAME, names)
-            builder = builder.add_extension(odd, False)
-        signed = builder.sign(self._key, hashes.SHA256())
+        now = dt.datetime.now(dt.UTC)
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, each) for each in common_names]))
+            .issuer_name(authority.subject)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - 2 * DAY)
+            .not_valid_after(now + (-DAY if expired else 90 * DAY))
+            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        )
+        if names is not None:
+            builder = builder.add_extension(names, critical=False)
         return Pair(
-            signed.public_bytes(serialization.Encoding.PEM),
+            builder.sign(signing, hashes.SHA256()).public_bytes(serialization.Encoding.PEM),
             key.private_bytes(
                 serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
             ),
@@ -108,34 +105,3 @@ def encrypted(pair: Pair) -> Pair:
         serialization.BestAvailableEncryption(b"secret"),
     )
     return Pair(pair.certificate, sealed)
-
-
-def _name(name: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-
-
-def _address_or_dns(name: str) -> x509.GeneralName:
-    try:
-        return x509.IPAddress(ipaddress.ip_address(name))
-    except ValueError:
-        return x509.DNSName(name)
-
-
-def _builder(
-    subject: x509.Name,
-    issuer: x509.Name,
-    key: ec.EllipticCurvePublicKey,
-    *,
-    starts: dt.timedelta,
-    ends: dt.timedelta,
-) -> x509.CertificateBuilder:
-    now = dt.datetime.now(dt.UTC)
-    return (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer)
-        .public_key(key)
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now + starts)
-        .not_valid_after(now + ends)
-    )

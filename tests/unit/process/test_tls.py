@@ -164,7 +164,8 @@ def test_the_certificate_and_its_end_are_logged_when_it_is_read(files: TlsFiles,
     for log, certificate in zip(logs, read, strict=True):
         assert log["log_level"] == "info"
         assert log["certificate"] == certificate.fingerprint(hashes.SHA256()).hex()
-        assert log["subject"] == certificate.subject.rfc4514_string() == "CN=server"
+        assert log["subject"] == certificate.subject.rfc4514_string()
+        assert "CN=server" in log["subject"]
         assert datetime.fromisoformat(log["not_after"]) == certificate.not_valid_after_utc
         assert log["days_left"] == (certificate.not_valid_after_utc - datetime.now(UTC)).days
 
