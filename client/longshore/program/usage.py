@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import sys
@@ -39,6 +40,9 @@ def run(name: str, app: typer.Typer, *, tell: Callable[[str, str], None] | None 
 
     None means that both are printed in prose, on standard error.
     """
+    # What is imported by now stays until the exit, where Python looks through all that is not frozen several times:
+    # 7 % of the instructions of `longshore --version`.
+    gc.freeze()
     try:
         code = app(prog_name=name, standalone_mode=False)
     except _UsageError as error:
