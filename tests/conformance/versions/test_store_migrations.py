@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
 from longshore.server.store.errors import SchemaMismatch
-from longshore.server.store.migrations.run import migrate
+from longshore.server.store.migrations.run import migrate, prepare
 from longshore.server.store.tables.schema import REVISION, metadata, sequence
 from longshore.server.store.tables.schema_version import OURS, check
 from longshore.server.store.transaction import commit_log
@@ -18,7 +22,7 @@ from tests.conformance.conftest import OpenStore
 from tests.support.stores.postgres import shared_cluster
 from tests.support.stores.schemas import leave_at
 from tests.support.stores.store import ManualClock, StoreFleet
-from tests.support.stores.storekinds import PostgresKind, SQLiteKind, StoreKind
+from tests.support.stores.storekinds import PostgresKind, SQLiteKind, StoreKind, normal
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -45,6 +49,47 @@ def test_the_migrations_make_the_schema(new_database: Callable[[str], StoreKind]
     with migrated.dialect().engine.connect() as connection:
         assert connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalars().all() == [REVISION]
         assert sorted(connection.execute(sa.select(sequence.c.name)).scalars()) == ["probe", "tasks"]
+
+
+def test_a_new_data_directory_has_what_the_migrations_make(tmp_path: Path) -> None:
+    new, migrated = SQLiteKind(tmp_path / "new"), SQLiteKind(tmp_path / "migrated")
+    assert prepare(new.dialect()) == OURS
+    migrate(migrated.dialect().engine)
+    assert new.described() == migrated.described()
+    for rows in ("SELECT * FROM sequence ORDER BY name", "SELECT * FROM alembic_version"):
+        assert _rows(new, rows) == _rows(migrated, rows) != []
+    tables = "SELECT sql FROM sqlite_master WHERE name = 'alembic_version'"
+    assert normal(_rows(new, tables)[0][0]) == normal(_rows(migrated, tables)[0][0])
+
+
+def test_a_start_that_fails_while_it_makes_the_tables_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_arguments: object, **_more: object) -> None:
+        raise RuntimeError("power cut")
+
+    kind = SQLiteKind(tmp_path / "database")
+    monkeypatch.setattr(sequence, "insert", broken)
+    with pytest.raises(RuntimeError, match="power cut"):
+        prepare(kind.dialect())
+    assert kind.described() == []
+    monkeypatch.undo()
+    assert prepare(kind.dialect()) == OURS
+
+
+def test_a_new_data_directory_needs_no_alembic(tmp_path: Path) -> None:
+    code = (
+        "import sys; from longshore.server.store.migrations.run import prepare; "
+        "from longshore.server.store.sqlite.dialect import SQLiteDialect; from pathlib import Path; "
+        "prepare(SQLiteDialect(Path(sys.argv[1]))); print('alembic' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "database")], capture_output=True, check=True)
+    assert done.stdout == b"False\n"
+
+
+def _rows(kind: SQLiteKind, sql: str) -> list[Any]:
+    with closing(sqlite3.connect(kind.path)) as connection:
+        return connection.execute(sql).fetchall()
 
 
 def test_migrating_twice_changes_nothing(tmp_path: Path) -> None:

@@ -12,12 +12,18 @@ from longshore.server.store.errors import SchemaMismatch
 from longshore.server.store.sql.dialect import Dialect
 from longshore.server.store.sql.link import Link
 from longshore.server.store.sql.statement import statement
-from longshore.server.store.tables.schema import REVISION
+from longshore.server.store.tables.schema import REVISION, metadata, sequence
 from longshore.server.store.tables.schema_version import EMPTY, OURS, check
 
 _MIGRATIONS: Final = Path(__file__).resolve().parent
 
-_STEPS: Final = sa.select(sa.table("alembic_version", sa.column("version_num", sa.Text)).c.version_num)
+# The table of Alembic, as Alembic makes it.
+_versions: Final = sa.Table(
+    "alembic_version",
+    sa.MetaData(naming_convention={"pk": "%(table_name)s_pkc"}),
+    sa.Column("version_num", sa.String(32), primary_key=True),
+)
+_STEPS: Final = sa.select(_versions.c.version_num)
 _LATEST: Final = statement(_STEPS)
 
 
@@ -29,10 +35,30 @@ def prepare(dialect: Dialect) -> int:
     """
     with dialect.engine.connect() as connection:
         found = revision_of(connection)
+    if found == EMPTY and dialect.exclusive:
+        found = _make(dialect.engine)
     if found == EMPTY or (dialect.exclusive and found < OURS):
         _, found = migrate(dialect.engine)
     check(found)
     return found
+
+
+def _make(engine: sa.Engine) -> int:
+    """Make the tables as this version declares them in an empty database that no other server uses, and answer with the
+    revision that the database has then.
+
+    The steps make the same, which a test compares. But they need Alembic: 450 of the 3,050 million instructions of a
+    first start, and 70 without.
+    """
+    with engine.begin() as connection:
+        found = revision_of(connection)
+        if found != EMPTY:
+            return found
+        metadata.create_all(connection)
+        connection.execute(sequence.insert(), [{"name": "tasks", "value": 0}, {"name": "probe", "value": 0}])
+        _versions.create(connection)
+        connection.execute(_versions.insert().values(version_num=REVISION))
+    return OURS
 
 
 def migrate(engine: sa.Engine, *, to: str = REVISION) -> tuple[int, int]:
