@@ -27,9 +27,11 @@ from longshore.client import (
     state_of,
     wait_reason_of,
 )
+from longshore.client.cli.commands import options
 from longshore.client.values import job_values as values
+from longshore.client.values import specs
 from longshore.client.values.filters import FilterOptions, task_filter
-from longshore.client.values.specs import PushOptions
+from longshore.client.values.specs import PushOptions, TermOptions
 from longshore.v1 import task_pb2
 
 # Jobs ----------------------------------------------------------------------------------------------------------------
@@ -331,5 +333,9 @@ def parameters(function: Callable[..., Any], *, but: set[str]) -> set[str]:
 
 
 def test_options_by_name_are_those_of_the_functions() -> None:
-    assert set(get_type_hints(PushOptions)) == parameters(push_spec, but=set())
+    terms = set(get_type_hints(TermOptions))
+    assert (
+        terms == parameters(specs._terms, but=set()) == {each.name for each in dataclasses.fields(options.TermsGroup)}
+    )
+    assert set(get_type_hints(PushOptions)) - terms == parameters(push_spec, but={"terms"})
     assert set(get_type_hints(FilterOptions)) == parameters(task_filter, but={"base"})

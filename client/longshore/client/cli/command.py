@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Coroutine, Mapping
@@ -154,12 +155,16 @@ def command(
 ) -> Callable[[Body], Body]:
     """Register `async def body(session, ...)` under its name; its docstring is the help, its result the exit code.
 
+    A parameter whose type is a dataclass stands for a group of options: one for each of its fields.
+
     `changes`: what it prints must reach somebody, as the ids of accepted tasks.
     """
 
     def register(body: Body) -> Body:
         signature = inspect.signature(body, eval_str=True)
-        own = [each for each in signature.parameters.values() if each.name != "session"]
+        taken = [each for each in signature.parameters.values() if each.name != "session"]
+        groups: dict[str, type[Any]] = {each.name: each.annotation for each in taken if _is_group(each.annotation)}
+        own = [one for each in taken for one in (_options_of(groups[each.name]) if each.name in groups else [each])]
         common = [
             inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
             for key, (annotation, default) in _COMMON.items()
@@ -171,7 +176,10 @@ def command(
 
             async def checked() -> ExitCode | None:
                 _check_texts(arguments)
-                return await body(session, **arguments)
+                made = {
+                    name: group(**{key: arguments.pop(key) for key in _names(group)}) for name, group in groups.items()
+                }
+                return await body(session, **arguments, **made)
 
             raise typer.Exit(run_body(session, checked))
 
@@ -183,7 +191,26 @@ def command(
     return register
 
 
-_TYPED: Final = {"arguments": "--json", "kind": "KIND", "task": "TASK", "tasks": "TASK"}
+def _is_group(annotation: object) -> bool:
+    return isinstance(annotation, type) and dataclasses.is_dataclass(annotation)
+
+
+def _names(group: type[Any]) -> list[str]:
+    return [each.name for each in dataclasses.fields(group)]
+
+
+def _options_of(group: type[Any]) -> list[inspect.Parameter]:
+    """The fields of a dataclass as parameters, in its place in the list of a command's options."""
+    annotations = inspect.get_annotations(group, eval_str=True)
+    return [
+        inspect.Parameter(
+            each.name, inspect.Parameter.KEYWORD_ONLY, annotation=annotations[each.name], default=each.default
+        )
+        for each in dataclasses.fields(group)
+    ]
+
+
+_TYPED: Final = {"arguments": "--json", "kind": "KIND", "task": "TASK", "tasks": "TASK", "labels": "--label"}
 """This table has the words for parameters that are no option of the same name."""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
-from typing import Any, Final, Literal, TypeAlias, TypedDict, cast
+from typing import Any, Final, Literal, TypeAlias, TypedDict, Unpack, cast
 
 from google.protobuf.duration_pb2 import Duration
 
@@ -26,7 +26,21 @@ WhenAbsent: TypeAlias = 'task_pb2.WhenAbsent.ValueType | enums.WhenAbsent | Lite
 Time: TypeAlias = "timedelta | float | None"
 
 
-class PushOptions(TypedDict, total=False):
+class TermOptions(TypedDict, total=False):
+    """The terms of a task: `push_spec`, `job_spec` and `push` take these options by name. Durations are in seconds or a
+    timedelta. What is left out is the server's default."""
+
+    queue: str
+    priority: int
+    labels: Mapping[str, str] | None
+    not_before: Time
+    expire_after: Time
+    run_timeout: Time
+    stall_timeout: Time
+    attempt_limit: int
+
+
+class PushOptions(TermOptions, total=False):
     """`push_spec` and `push` take these options by name."""
 
     project: str
@@ -42,14 +56,6 @@ class PushOptions(TypedDict, total=False):
     when_stopped: WhenStopped
     when_absent: WhenAbsent
     read_back: bool
-    queue: str
-    priority: int
-    labels: Mapping[str, str] | None
-    not_before: Time
-    expire_after: Time
-    run_timeout: Time
-    stall_timeout: Time
-    attempt_limit: int
 
 
 def parse_destination(text: str, *, project: str = "", default_name: str = "") -> task_pb2.Destination:
@@ -91,14 +97,7 @@ def push_spec(
     when_stopped: WhenStopped = task_pb2.WHEN_STOPPED_UNSPECIFIED,
     when_absent: WhenAbsent = task_pb2.WHEN_ABSENT_UNSPECIFIED,
     read_back: bool = False,
-    queue: str = "",
-    priority: int = 0,
-    labels: Mapping[str, str] | None = None,
-    not_before: Time = None,
-    expire_after: Time = None,
-    run_timeout: Time = None,
-    stall_timeout: Time = None,
-    attempt_limit: int = 0,
+    **terms: Unpack[TermOptions],
 ) -> task_pb2.TaskSpec:
     """Push one file to each of these destinations, all in the same manner. Durations in seconds or as timedelta.
 
@@ -129,9 +128,7 @@ def push_spec(
         file_push=task_pb2.FilePushSpec(
             pushes=[task_pb2.FilePush(destination=destination, **manner) for destination in destinations],
         ),
-        **_common(
-            queue, priority, labels, not_before, expire_after, run_timeout, stall_timeout, attempt_limit=attempt_limit
-        ),
+        **_terms(**terms),
     )
 
 
@@ -153,14 +150,7 @@ def job_spec(
     *,
     target: str = "",
     instance: str = "",
-    queue: str = "",
-    priority: int = 0,
-    labels: Mapping[str, str] | None = None,
-    not_before: Time = None,
-    expire_after: Time = None,
-    run_timeout: Time = None,
-    stall_timeout: Time = None,
-    attempt_limit: int = 0,
+    **terms: Unpack[TermOptions],
 ) -> task_pb2.TaskSpec:
     """Run the handler `kind` with these arguments.
 
@@ -174,22 +164,20 @@ def job_spec(
             target=_text("target", target),
             instance=_text("instance", instance),
         ),
-        **_common(
-            queue, priority, labels, not_before, expire_after, run_timeout, stall_timeout, attempt_limit=attempt_limit
-        ),
+        **_terms(**terms),
     )
 
 
-def _common(
-    queue: str,
-    priority: int,
-    labels: Mapping[str, str] | None,
-    not_before: Time,
-    expire_after: Time,
-    run_timeout: Time,
-    stall_timeout: Time,
+def _terms(
     *,
-    attempt_limit: int,
+    queue: str = "",
+    priority: int = 0,
+    labels: Mapping[str, str] | None = None,
+    not_before: Time = None,
+    expire_after: Time = None,
+    run_timeout: Time = None,
+    stall_timeout: Time = None,
+    attempt_limit: int = 0,
 ) -> dict[str, Any]:
     """Make the fields that every TaskSpec may have."""
     return {

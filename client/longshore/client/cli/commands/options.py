@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, fields
 from typing import Annotated, Any, Final, TypeAlias, TypeVar, cast
 
 import typer
@@ -12,6 +13,7 @@ from longshore.client.cli.input import checks
 from longshore.client.cli.input.grammar import parse_duration, parse_label, parse_mode, parse_push_mode, parse_sha256
 from longshore.client.errors import ConfigurationError
 from longshore.client.transfer.content import Changing
+from longshore.client.values.specs import TermOptions
 
 _T = TypeVar("_T")
 
@@ -72,63 +74,77 @@ def seconds_option(
     return option
 
 
-QueueOption: TypeAlias = Annotated[
-    str,
-    typer.Option(
-        "--queue",
-        metavar="NAME",
-        parser=reads(checks.name),
-        autocompletion=complete.queues,
-        help="Queue to stand in. Default: `default`.",
-        rich_help_panel=TASK,
-    ),
-]
-PriorityOption: TypeAlias = Annotated[
-    int,
-    typer.Option("--priority", min=-100, max=100, help="Higher runs first, -100 to 100.", rich_help_panel=TASK),
-]
-LabelOption: TypeAlias = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--label",
-        metavar="KEY=VALUE",
-        parser=reads(_check_label),
-        help="A label; may be repeated.",
-        rich_help_panel=TASK,
-    ),
-]
-NotBeforeOption: TypeAlias = Annotated[
-    float | None,
-    seconds_option("--not-before", "Do not start before this much time has passed, as in 30s, 5m, 2h, 7d."),
-]
-ExpireAfterOption: TypeAlias = Annotated[
-    float | None,
-    seconds_option(
-        "--expire-after", "Give up when nothing has succeeded by then. Server's default: 7d.", check=checks.expires
-    ),
-]
-RunTimeoutOption: TypeAlias = Annotated[
-    float | None,
-    seconds_option("--run-timeout", "Longest time for one attempt. Server's default: 1h.", check=checks.runs),
-]
-StallTimeoutOption: TypeAlias = Annotated[
-    float | None,
-    seconds_option(
-        "--stall-timeout", "Longest time without progress of one attempt. Default: none.", check=checks.runs
-    ),
-]
-AttemptsOption: TypeAlias = Annotated[
-    int,
-    typer.Option(
-        "--attempts",
-        metavar="N",
-        min=0,
-        max=100,
-        help="Tries that may end in an error that could pass. Server's default: 5.",
-        rich_help_panel=TASK,
-        show_default=False,
-    ),
-]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TermsGroup:
+    """The terms of a task: the options that `push` and `submit` share, by the names that `push_spec` and `job_spec`
+    give them."""
+
+    queue: Annotated[
+        str,
+        typer.Option(
+            "--queue",
+            metavar="NAME",
+            parser=reads(checks.name),
+            autocompletion=complete.queues,
+            help="Queue to stand in. Default: `default`.",
+            rich_help_panel=TASK,
+        ),
+    ] = ""
+    priority: Annotated[
+        int,
+        typer.Option("--priority", min=-100, max=100, help="Higher runs first, -100 to 100.", rich_help_panel=TASK),
+    ] = 0
+    labels: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--label",
+            metavar="KEY=VALUE",
+            parser=reads(_check_label),
+            help="A label; may be repeated.",
+            rich_help_panel=TASK,
+        ),
+    ] = None
+    not_before: Annotated[
+        float | None,
+        seconds_option("--not-before", "Do not start before this much time has passed, as in 30s, 5m, 2h, 7d."),
+    ] = None
+    expire_after: Annotated[
+        float | None,
+        seconds_option(
+            "--expire-after", "Give up when nothing has succeeded by then. Server's default: 7d.", check=checks.expires
+        ),
+    ] = None
+    run_timeout: Annotated[
+        float | None,
+        seconds_option("--run-timeout", "Longest time for one attempt. Server's default: 1h.", check=checks.runs),
+    ] = None
+    stall_timeout: Annotated[
+        float | None,
+        seconds_option(
+            "--stall-timeout", "Longest time without progress of one attempt. Default: none.", check=checks.runs
+        ),
+    ] = None
+    attempt_limit: Annotated[
+        int,
+        typer.Option(
+            "--attempts",
+            metavar="N",
+            min=0,
+            max=100,
+            help="Tries that may end in an error that could pass. Server's default: 5.",
+            rich_help_panel=TASK,
+            show_default=False,
+        ),
+    ] = 0
+
+    def spec(self) -> TermOptions:
+        """The same as arguments of `push_spec` and `job_spec`. Raises ConfigurationError where two do not fit
+        together."""
+        checks.together(not_before=self.not_before, expire_after=self.expire_after)
+        given = {each.name: getattr(self, each.name) for each in fields(self)}
+        return cast("TermOptions", given | {"labels": labels_of(self.labels)})
+
+
 ModeOption: TypeAlias = Annotated[
     object,
     typer.Option(

@@ -166,14 +166,8 @@ def register(app: typer.Typer) -> None:
                 rich_help_panel=options.DELIVERY,
             ),
         ] = False,
-        queue: options.QueueOption = "",
-        priority: options.PriorityOption = 0,
-        label: options.LabelOption = None,
-        not_before: options.NotBeforeOption = None,
-        expire_after: options.ExpireAfterOption = None,
-        run_timeout: options.RunTimeoutOption = None,
-        stall_timeout: options.StallTimeoutOption = None,
-        attempts: options.AttemptsOption = 0,
+        *,
+        terms: options.TermsGroup,
         snapshot: options.SnapshotOption = False,
         as_of_now: options.AsOfNowOption = False,
         sha256: options.Sha256Option = None,
@@ -222,19 +216,11 @@ def register(app: typer.Typer) -> None:
                     when_stopped=_WHEN_STOPPED[when_stopped],
                     when_absent=_WHEN_ABSENT[when_absent],
                     read_back=read_back,
-                    queue=queue,
-                    priority=priority,
-                    labels=options.labels_of(label),
-                    not_before=not_before,
-                    expire_after=expire_after,
-                    run_timeout=run_timeout,
-                    stall_timeout=stall_timeout,
-                    attempt_limit=attempts,
+                    **terms.spec(),
                 ),
             )
             for source in sources
         ]
-        checks.together(not_before=not_before, expire_after=expire_after)
         digest = cast('bytes | Literal["compute"] | None', sha256)
         return await deliver(
             session, plans, sha256=digest, wait=wait, within=within, patience=patience, changing=changing

@@ -113,14 +113,8 @@ def register(app: typer.Typer) -> None:
                 help="Instance that the task works on. The limit of tasks at once per instance counts it.",
             ),
         ] = "",
-        queue: options.QueueOption = "",
-        priority: options.PriorityOption = 0,
-        label: options.LabelOption = None,
-        not_before: options.NotBeforeOption = None,
-        expire_after: options.ExpireAfterOption = None,
-        run_timeout: options.RunTimeoutOption = None,
-        stall_timeout: options.StallTimeoutOption = None,
-        attempts: options.AttemptsOption = 0,
+        *,
+        terms: options.TermsGroup,
         snapshot: options.SnapshotOption = False,
         as_of_now: options.AsOfNowOption = False,
         sha256: options.Sha256Option = None,
@@ -140,20 +134,12 @@ def register(app: typer.Typer) -> None:
             raise ConfigurationError("--file and --payload are two ways to say what it works on; give one")
         if instance and not target:
             raise ConfigurationError("--instance needs its --target")
-        checks.together(not_before=not_before, expire_after=expire_after)
         spec = job_spec(
             kind,
             _object(arguments) if arguments else None,
             target=target,
             instance=instance,
-            queue=queue,
-            priority=priority,
-            labels=options.labels_of(label),
-            not_before=not_before,
-            expire_after=expire_after,
-            run_timeout=run_timeout,
-            stall_timeout=stall_timeout,
-            attempt_limit=attempts,
+            **terms.spec(),
         )
         request = request_id or new_request_id()
         if file:

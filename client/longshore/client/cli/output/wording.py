@@ -21,14 +21,10 @@ _OF_PUSH: Final = {
     "when_stopped": "--when-stopped",
     "when_absent": "--when-absent",
 }
+_TERM: Final = re.compile(r"spec\.\w+")
+"""One of the terms. Its option has its name, unless the table says another one."""
 _WORDS: Final = {
-    "spec.queue": "--queue",
-    "spec.priority": "--priority",
     "spec.labels": "--label",
-    "spec.not_before": "--not-before",
-    "spec.expire_after": "--expire-after",
-    "spec.run_timeout": "--run-timeout",
-    "spec.stall_timeout": "--stall-timeout",
     "spec.attempt_limit": "--attempts",
     "spec.file_push.pushes": "destinations",
     "spec.job.kind": "KIND",
@@ -68,4 +64,7 @@ def words_for(field: str) -> str:
     if push is not None:
         what = _OF_PUSH.get(push[2], push[2])
         return what if push[1] == "0" or what.startswith("--") else f"{what} of destination {int(push[1]) + 1}"
-    return _WORDS.get(path) or _WORDS.get(_SUBSCRIPT.sub("", path)) or path
+    words = _WORDS.get(path) or _WORDS.get(_SUBSCRIPT.sub("", path))
+    if words is None and _TERM.fullmatch(path):
+        return "--" + path.removeprefix("spec.").replace("_", "-")
+    return words or path
