@@ -43,7 +43,7 @@ from bench.support.processes import ROOT
 from longshore.server.data.generation import GenerationFile
 from longshore.server.model.clock import SystemClock
 from longshore.server.model.events import Policy, Reported
-from longshore.server.model.task import Destination, FilePush, Grant, Job
+from longshore.server.model.task import Destination, FilePush, Grant, Job, Terms
 from longshore.server.model.values import DeliveryMethod, Outcome
 from longshore.server.store.commands import (
     Bounds,
@@ -113,18 +113,7 @@ class Commands:
     def submission(self) -> Any:
         number = next(self._numbers)
         push = FilePush(Destination("default", "", f"web{number % 50}", f"/srv/file-{number}"), mode=0o644)
-        plan = TaskPlan(
-            kind="file_push" if self._push else "noop",
-            work=push if self._push else Job("noop", None),
-            queue="default",
-            priority=0,
-            labels={},
-            not_before=0.0,
-            expire_after=86400.0,
-            run_timeout=3600.0,
-            stall_timeout=None,
-            attempt_limit=5,
-        )
+        plan = TaskPlan(push if self._push else Job("noop", None), Terms())
         return SubmitTasks(
             principal="alice",
             request_id=f"bench-{self._chance.getrandbits(96):024x}",

@@ -19,12 +19,11 @@ from typing import Any, Final, Protocol
 
 import psycopg
 
-from longshore.server.model.task import AnyValue, Destination, FilePush, Job, Task
+from longshore.server.model.task import AnyValue, Destination, FilePush, Job, Task, Terms, Work, concurrency_key_of
 from longshore.server.store.commands import Bounds, ClaimTasks, Offer, OpenSession, SubmitTasks, TaskPlan
 from longshore.server.store.protocol import TaskFilter
 from longshore.server.store.store import SQLStore
-from longshore.server.store.tables.rows import concurrency_key_of
-from longshore.server.store.transaction.counters import Key, task_counts
+from longshore.server.store.transaction.counters import Key, counted, task_counts
 
 BASE: Final = 1_000
 """Tasks that the store makes itself."""
@@ -48,7 +47,7 @@ def plan(number: int) -> TaskPlan:
         case 3:
             return _push("east", BUSY, f"/srv/{number}", number)
         case 4:
-            return _plan("report", Job("report", AnyValue("type.example/Arguments", b"\x08\x01")), number)
+            return _plan(Job("report", AnyValue("type.example/Arguments", b"\x08\x01")), number)
         case 9:
             # The destination of the one before it, which goes first.
             return _push(TARGETS[(number - 1) % len(TARGETS)], f"i{number // 20}", f"/srv/{number - 1}", number)
@@ -57,21 +56,17 @@ def plan(number: int) -> TaskPlan:
 
 
 def _push(target: str, instance: str, path: str, number: int) -> TaskPlan:
-    return _plan("file_push", FilePush(Destination(target, "", instance, path)), number)
+    return _plan(FilePush(Destination(target, "", instance, path)), number)
 
 
-def _plan(kind: str, work: FilePush | Job, number: int) -> TaskPlan:
+def _plan(work: Work, number: int) -> TaskPlan:
     return TaskPlan(
-        kind=kind,
-        work=work,
-        queue=("default", "nightly", "reports")[number % 3],
-        priority=number % 10 if kind == "report" else number % 3,
-        labels={"team": f"t{number % 7}"},
-        not_before=0.0,
-        expire_after=7 * 86400.0,
-        run_timeout=3600.0,
-        stall_timeout=None,
-        attempt_limit=5,
+        work,
+        Terms(
+            queue=("default", "nightly", "reports")[number % 3],
+            priority=number % 10 if work.kind == "report" else number % 3,
+            labels={"team": f"t{number % 7}"},
+        ),
     )
 
 
@@ -271,7 +266,7 @@ async def counts_of_waiting(store: SQLStore) -> Counter[Key]:
     sums: Counter[Key] = Counter()
     for task in [task async for task in _all_tasks(store)]:
         if not task.status.session_id:
-            sums.update(task_counts(task.submission, task.status, concurrency_key_of(task.submission.work)))
+            sums.update(task_counts(counted(task.submission), task.status, concurrency_key_of(task.submission.work)))
     return sums
 
 

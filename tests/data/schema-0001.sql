@@ -142,8 +142,8 @@ INSERT INTO "labels" VALUES('colour','blue',7);
 CREATE TABLE submissions (
 	seq INTEGER NOT NULL, 
 	request_id TEXT NOT NULL, 
-	labels TEXT NOT NULL, 
 	work TEXT NOT NULL, 
+	details TEXT NOT NULL, 
 	arguments_type TEXT, 
 	arguments BLOB, 
 	payload_id TEXT, 
@@ -151,24 +151,21 @@ CREATE TABLE submissions (
 	payload_crc32c BIGINT, 
 	payload_sha256 BLOB, 
 	run_timeout DOUBLE NOT NULL, 
-	stall_timeout DOUBLE, 
-	attempt_limit INTEGER NOT NULL, 
 	created_at DOUBLE NOT NULL, 
-	retry_of TEXT NOT NULL, 
 	CONSTRAINT pk_submissions PRIMARY KEY (seq), 
 	CONSTRAINT ck_submissions_payload CHECK ((payload_id IS NULL) = (payload_size IS NULL)), 
 	CONSTRAINT fk_submissions_seq FOREIGN KEY(seq) REFERENCES tasks (seq) ON DELETE CASCADE
 );
-INSERT INTO "submissions" VALUES(1,'0a7fc863-5b63-4cab-8895-3e97209c6bee','{"ship":"Beagle","colour":"grey"}','{"push":["default","","web","/etc/succeeded"],"mode":null,"uid":null,"gid":null,"create_parents":false,"if_exists":1,"when_stopped":1,"when_absent":1,"read_back":false}',NULL,NULL,'a5b4fd0b765c77fbf10b486bbc351a88',1000,1653688933,X'',3600.0,NULL,5,1.79525783316381168366e+09,'');
-INSERT INTO "submissions" VALUES(2,'9b4db6ec-e5ff-4f15-9123-07e7832bf043','{}','{"push":["default","","web","/missing/failed"],"mode":null,"uid":null,"gid":null,"create_parents":false,"if_exists":1,"when_stopped":1,"when_absent":1,"read_back":false}',NULL,NULL,'54ec83e6884161fc9256b95f32f8cea6',70000,2054938972,X'',3600.0,NULL,5,1.79525783332943534849e+09,'');
-INSERT INTO "submissions" VALUES(3,'927c8414-e345-4d23-ba12-c79958039ee9','{}','{"push":["default","","absent","/etc/parked"],"mode":null,"uid":null,"gid":null,"create_parents":false,"if_exists":1,"when_stopped":1,"when_absent":2,"read_back":false}',NULL,NULL,'f03a2314d6173e02d6deb4513beaadb1',1000,1653688933,X'',3600.0,NULL,5,1.79525783337676930425e+09,'');
-INSERT INTO "submissions" VALUES(4,'4ebe6a54-9c73-4c74-a653-c79fe025d95c','{}','{"push":["default","","web","/etc/granted"],"mode":null,"uid":null,"gid":null,"create_parents":false,"if_exists":1,"when_stopped":1,"when_absent":1,"read_back":false}',NULL,NULL,'8e854d04cd7f285440fbe1a223f593bb',70000,2054938972,X'',3600.0,NULL,5,1.79525784017481136321e+09,'');
-INSERT INTO "submissions" VALUES(5,'7b635a95-1461-4f7f-a986-7766142f34f6','{}','{"push":["default","","web","/etc/cancelled"],"mode":null,"uid":null,"gid":null,"create_parents":false,"if_exists":1,"when_stopped":1,"when_absent":1,"read_back":false}',NULL,NULL,'f4d145376a03578d2132817e140ce316',70000,2054938972,X'',3600.0,NULL,5,1.79525784665804409977e+09,'');
-INSERT INTO "submissions" VALUES(6,'387e4150-adbe-40e0-ae74-5f4e11be6cba','{}','{"push":["default","","web","/etc/running"],"mode":null,"uid":null,"gid":null,"create_parents":false,"if_exists":1,"when_stopped":1,"when_absent":1,"read_back":false}',NULL,NULL,'b01fe00b35a0771bd0f0ce8e5db3c339',70000,2054938972,X'',3600.0,NULL,5,1.79525786005115461354e+09,'');
-INSERT INTO "submissions" VALUES(7,'3b2c1348-17b8-4dc0-91e2-e2873a7872b3','{"colour":"blue"}','{"push":["default","","web","/etc/queue"],"mode":null,"uid":null,"gid":null,"create_parents":false,"if_exists":1,"when_stopped":1,"when_absent":1,"read_back":false}',NULL,NULL,'a520e0dd64d493b66815daeb28c259f6',70000,2054938972,X'',3600.0,NULL,5,1.79525786525604867929e+09,'');
-INSERT INTO "submissions" VALUES(8,'7affe2d2-d6d1-474b-ae23-455c80f0189c','{}','{"push":["default","","web","/etc/queue"],"mode":416,"uid":null,"gid":null,"create_parents":false,"if_exists":1,"when_stopped":1,"when_absent":1,"read_back":false}',NULL,NULL,'73bfffc22418e34424febb7951f43bba',70001,2122478594,X'',3600.0,NULL,5,1.79525786527497673039e+09,'');
-INSERT INTO "submissions" VALUES(9,'22f0cc36-f299-452d-9c5a-8c9afda880c0','{}','{"push":["default","","web","/etc/later"],"mode":null,"uid":null,"gid":null,"create_parents":false,"if_exists":1,"when_stopped":1,"when_absent":1,"read_back":false}',NULL,NULL,'fee77c640425bfc65f6aa22d4885c6fd',1000,1653688933,X'',3600.0,NULL,5,1.79525786528430795672e+09,'');
-INSERT INTO "submissions" VALUES(10,'187aa430-e2d6-48f8-a7fa-d7858731b3c9','{}','{"push":["default","","web","/etc/paused"],"mode":null,"uid":null,"gid":null,"create_parents":false,"if_exists":1,"when_stopped":1,"when_absent":1,"read_back":false}',NULL,NULL,'b07eecdf3e06f8a47189de9a71a2f654',1000,1653688933,X'',3600.0,NULL,5,1.79525786529994440081e+09,'');
+INSERT INTO "submissions" VALUES(1,'0a7fc863-5b63-4cab-8895-3e97209c6bee','{"push":["default","","web","/etc/succeeded"],"mode":null,"uid":null,"gid":null,"create_parents":false,"if_exists":1,"when_stopped":1,"when_absent":1,"read_back":false}','{"labels":{"ship":"Beagle","colour":"grey"}}',NULL,NULL,'a5b4fd0b765c77fbf10b486bbc351a88',1000,1653688933,X'',3600.0,1.79525783316381168366e+09);
+INSERT INTO "submissions" VALUES(2,'9b4db6ec-e5ff-4f15-9123-07e7832bf043','{"push":["default","","web","/missing/failed"],"mode":null,"uid":null,"gid":null,"create_parents":false,"if_exists":1,"when_stopped":1,"when_absent":1,"read_back":false}','{}',NULL,NULL,'54ec83e6884161fc9256b95f32f8cea6',70000,2054938972,X'',3600.0,1.79525783332943534849e+09);
+INSERT INTO "submissions" VALUES(3,'927c8414-e345-4d23-ba12-c79958039ee9','{"push":["default","","absent","/etc/parked"],"mode":null,"uid":null,"gid":null,"create_parents":false,"if_exists":1,"when_stopped":1,"when_absent":2,"read_back":false}','{}',NULL,NULL,'f03a2314d6173e02d6deb4513beaadb1',1000,1653688933,X'',3600.0,1.79525783337676930425e+09);
+INSERT INTO "submissions" VALUES(4,'4ebe6a54-9c73-4c74-a653-c79fe025d95c','{"push":["default","","web","/etc/granted"],"mode":null,"uid":null,"gid":null,"create_parents":false,"if_exists":1,"when_stopped":1,"when_absent":1,"read_back":false}','{}',NULL,NULL,'8e854d04cd7f285440fbe1a223f593bb',70000,2054938972,X'',3600.0,1.79525784017481136321e+09);
+INSERT INTO "submissions" VALUES(5,'7b635a95-1461-4f7f-a986-7766142f34f6','{"push":["default","","web","/etc/cancelled"],"mode":null,"uid":null,"gid":null,"create_parents":false,"if_exists":1,"when_stopped":1,"when_absent":1,"read_back":false}','{}',NULL,NULL,'f4d145376a03578d2132817e140ce316',70000,2054938972,X'',3600.0,1.79525784665804409977e+09);
+INSERT INTO "submissions" VALUES(6,'387e4150-adbe-40e0-ae74-5f4e11be6cba','{"push":["default","","web","/etc/running"],"mode":null,"uid":null,"gid":null,"create_parents":false,"if_exists":1,"when_stopped":1,"when_absent":1,"read_back":false}','{}',NULL,NULL,'b01fe00b35a0771bd0f0ce8e5db3c339',70000,2054938972,X'',3600.0,1.79525786005115461354e+09);
+INSERT INTO "submissions" VALUES(7,'3b2c1348-17b8-4dc0-91e2-e2873a7872b3','{"push":["default","","web","/etc/queue"],"mode":null,"uid":null,"gid":null,"create_parents":false,"if_exists":1,"when_stopped":1,"when_absent":1,"read_back":false}','{"labels":{"colour":"blue"}}',NULL,NULL,'a520e0dd64d493b66815daeb28c259f6',70000,2054938972,X'',3600.0,1.79525786525604867929e+09);
+INSERT INTO "submissions" VALUES(8,'7affe2d2-d6d1-474b-ae23-455c80f0189c','{"push":["default","","web","/etc/queue"],"mode":416,"uid":null,"gid":null,"create_parents":false,"if_exists":1,"when_stopped":1,"when_absent":1,"read_back":false}','{}',NULL,NULL,'73bfffc22418e34424febb7951f43bba',70001,2122478594,X'',3600.0,1.79525786527497673039e+09);
+INSERT INTO "submissions" VALUES(9,'22f0cc36-f299-452d-9c5a-8c9afda880c0','{"push":["default","","web","/etc/later"],"mode":null,"uid":null,"gid":null,"create_parents":false,"if_exists":1,"when_stopped":1,"when_absent":1,"read_back":false}','{}',NULL,NULL,'fee77c640425bfc65f6aa22d4885c6fd',1000,1653688933,X'',3600.0,1.79525786528430795672e+09);
+INSERT INTO "submissions" VALUES(10,'187aa430-e2d6-48f8-a7fa-d7858731b3c9','{"push":["default","","web","/etc/paused"],"mode":null,"uid":null,"gid":null,"create_parents":false,"if_exists":1,"when_stopped":1,"when_absent":1,"read_back":false}','{}',NULL,NULL,'b07eecdf3e06f8a47189de9a71a2f654',1000,1653688933,X'',3600.0,1.79525786529994440081e+09);
 CREATE TABLE payloads (
 	id TEXT NOT NULL, 
 	size BIGINT NOT NULL, 

@@ -150,8 +150,8 @@ INSERT INTO "labels" VALUES('colour','blue',7);
 CREATE TABLE submissions (
 	seq INTEGER NOT NULL, 
 	request_id TEXT NOT NULL, 
-	labels TEXT NOT NULL, 
 	work TEXT NOT NULL, 
+	details TEXT NOT NULL, 
 	arguments_type TEXT, 
 	arguments BLOB, 
 	payload_id TEXT, 
@@ -159,24 +159,21 @@ CREATE TABLE submissions (
 	payload_crc32c BIGINT, 
 	payload_sha256 BLOB, 
 	run_timeout DOUBLE NOT NULL, 
-	stall_timeout DOUBLE, 
-	attempt_limit INTEGER NOT NULL, 
 	created_at DOUBLE NOT NULL, 
-	retry_of TEXT NOT NULL, 
 	CONSTRAINT pk_submissions PRIMARY KEY (seq), 
 	CONSTRAINT ck_submissions_payload CHECK ((payload_id IS NULL) = (payload_size IS NULL)), 
 	CONSTRAINT fk_submissions_seq FOREIGN KEY(seq) REFERENCES tasks (seq) ON DELETE CASCADE
 );
-INSERT INTO "submissions" VALUES(1,'9b16e7e2-8af9-4972-96ae-c320f8183198','{"colour":"grey","ship":"Beagle"}','{"push":["default","","web","/etc/succeeded"],"mode":null,"uid":null,"gid":null,"create_parents":false,"if_exists":1,"when_stopped":1,"when_absent":1,"read_back":false}',NULL,NULL,'acd7f0fe4417178565ecaeea3fadb45f',1000,1653688933,X'',3600.0,NULL,5,1.79602786205355811118e+09,'');
-INSERT INTO "submissions" VALUES(2,'021ffb97-d134-4ad0-a8a0-ee392d2b83ac','{}','{"push":["default","","web","/missing/failed"],"mode":null,"uid":null,"gid":null,"create_parents":false,"if_exists":1,"when_stopped":1,"when_absent":1,"read_back":false}',NULL,NULL,'43bf9761cfe9ec8b4f0ae839ae7a66d8',70000,2054938972,X'',3600.0,NULL,5,1.79602786206977605822e+09,'');
-INSERT INTO "submissions" VALUES(3,'9354faa1-81fa-4f7f-88cc-780ec8c4d609','{}','{"push":["default","","absent","/etc/parked"],"mode":null,"uid":null,"gid":null,"create_parents":false,"if_exists":1,"when_stopped":1,"when_absent":2,"read_back":false}',NULL,NULL,'8aeb3c0832e36fec328213716ae8c040',1000,1653688933,X'',3600.0,NULL,5,1.79602786207471442226e+09,'');
-INSERT INTO "submissions" VALUES(4,'a95bae3c-4e4e-4248-a1c6-a1b7990e31a5','{}','{"push":["default","","web","/etc/granted"],"mode":null,"uid":null,"gid":null,"create_parents":false,"if_exists":1,"when_stopped":1,"when_absent":1,"read_back":false}',NULL,NULL,'ce467bb3284d0aef0d15da1c0c6bd485',70000,2054938972,X'',3600.0,NULL,5,1.79602786259951734538e+09,'');
-INSERT INTO "submissions" VALUES(5,'ae10056e-5e6e-4dd3-a8a3-4aae03de10a8','{}','{"push":["default","","web","/etc/cancelled"],"mode":null,"uid":null,"gid":null,"create_parents":false,"if_exists":1,"when_stopped":1,"when_absent":1,"read_back":false}',NULL,NULL,'bda61094be2072f2a4ee3fa9fb6a960d',70000,2054938972,X'',3600.0,NULL,5,1.79602786304737114904e+09,'');
-INSERT INTO "submissions" VALUES(6,'ec2f5783-14ab-4efb-a34e-e6988d771a7b','{}','{"push":["default","","web","/etc/running"],"mode":null,"uid":null,"gid":null,"create_parents":false,"if_exists":1,"when_stopped":1,"when_absent":1,"read_back":false}',NULL,NULL,'d56b1100ded31e53fcfb0c7e12e9cc50',70000,2054938972,X'',3600.0,NULL,5,1.79602787006923794743e+09,'');
-INSERT INTO "submissions" VALUES(7,'87b0e804-f034-4fe4-88f5-774d4230fe9d','{"colour":"blue"}','{"push":["default","","web","/etc/queue"],"mode":null,"uid":null,"gid":null,"create_parents":false,"if_exists":1,"when_stopped":1,"when_absent":1,"read_back":false}',NULL,NULL,'bb7eb1665c1ada8e15e990fbfe9c9eaf',70000,2054938972,X'',3600.0,NULL,5,1.79602787080257916448e+09,'');
-INSERT INTO "submissions" VALUES(8,'781ce46e-b7f5-46f5-849b-2f5f45077306','{}','{"push":["default","","web","/etc/queue"],"mode":416,"uid":null,"gid":null,"create_parents":false,"if_exists":1,"when_stopped":1,"when_absent":1,"read_back":false}',NULL,NULL,'043645f33c66913bdeacba34e872b79d',70001,2122478594,X'',3600.0,NULL,5,1.79602787081381511688e+09,'');
-INSERT INTO "submissions" VALUES(9,'7bd58344-2494-45e5-b67f-43213079a0f3','{}','{"push":["default","","web","/etc/later"],"mode":null,"uid":null,"gid":null,"create_parents":false,"if_exists":1,"when_stopped":1,"when_absent":1,"read_back":false}',NULL,NULL,'e5cb8515baea69840491bd588def5abf',1000,1653688933,X'',3600.0,NULL,5,1.79602787082597088819e+09,'');
-INSERT INTO "submissions" VALUES(10,'fbe90dc9-8025-472c-b0d0-2724e552acdf','{}','{"push":["default","","web","/etc/paused"],"mode":null,"uid":null,"gid":null,"create_parents":false,"if_exists":1,"when_stopped":1,"when_absent":1,"read_back":false}',NULL,NULL,'b13aa84d390d01431703a603e6f482bd',1000,1653688933,X'',3600.0,NULL,5,1.79602787083324670789e+09,'');
+INSERT INTO "submissions" VALUES(1,'9b16e7e2-8af9-4972-96ae-c320f8183198','{"push":["default","","web","/etc/succeeded"],"mode":null,"uid":null,"gid":null,"create_parents":false,"if_exists":1,"when_stopped":1,"when_absent":1,"read_back":false}','{"labels":{"colour":"grey","ship":"Beagle"}}',NULL,NULL,'acd7f0fe4417178565ecaeea3fadb45f',1000,1653688933,X'',3600.0,1.79602786205355811118e+09);
+INSERT INTO "submissions" VALUES(2,'021ffb97-d134-4ad0-a8a0-ee392d2b83ac','{"push":["default","","web","/missing/failed"],"mode":null,"uid":null,"gid":null,"create_parents":false,"if_exists":1,"when_stopped":1,"when_absent":1,"read_back":false}','{}',NULL,NULL,'43bf9761cfe9ec8b4f0ae839ae7a66d8',70000,2054938972,X'',3600.0,1.79602786206977605822e+09);
+INSERT INTO "submissions" VALUES(3,'9354faa1-81fa-4f7f-88cc-780ec8c4d609','{"push":["default","","absent","/etc/parked"],"mode":null,"uid":null,"gid":null,"create_parents":false,"if_exists":1,"when_stopped":1,"when_absent":2,"read_back":false}','{}',NULL,NULL,'8aeb3c0832e36fec328213716ae8c040',1000,1653688933,X'',3600.0,1.79602786207471442226e+09);
+INSERT INTO "submissions" VALUES(4,'a95bae3c-4e4e-4248-a1c6-a1b7990e31a5','{"push":["default","","web","/etc/granted"],"mode":null,"uid":null,"gid":null,"create_parents":false,"if_exists":1,"when_stopped":1,"when_absent":1,"read_back":false}','{}',NULL,NULL,'ce467bb3284d0aef0d15da1c0c6bd485',70000,2054938972,X'',3600.0,1.79602786259951734538e+09);
+INSERT INTO "submissions" VALUES(5,'ae10056e-5e6e-4dd3-a8a3-4aae03de10a8','{"push":["default","","web","/etc/cancelled"],"mode":null,"uid":null,"gid":null,"create_parents":false,"if_exists":1,"when_stopped":1,"when_absent":1,"read_back":false}','{}',NULL,NULL,'bda61094be2072f2a4ee3fa9fb6a960d',70000,2054938972,X'',3600.0,1.79602786304737114904e+09);
+INSERT INTO "submissions" VALUES(6,'ec2f5783-14ab-4efb-a34e-e6988d771a7b','{"push":["default","","web","/etc/running"],"mode":null,"uid":null,"gid":null,"create_parents":false,"if_exists":1,"when_stopped":1,"when_absent":1,"read_back":false}','{}',NULL,NULL,'d56b1100ded31e53fcfb0c7e12e9cc50',70000,2054938972,X'',3600.0,1.79602787006923794743e+09);
+INSERT INTO "submissions" VALUES(7,'87b0e804-f034-4fe4-88f5-774d4230fe9d','{"push":["default","","web","/etc/queue"],"mode":null,"uid":null,"gid":null,"create_parents":false,"if_exists":1,"when_stopped":1,"when_absent":1,"read_back":false}','{"labels":{"colour":"blue"}}',NULL,NULL,'bb7eb1665c1ada8e15e990fbfe9c9eaf',70000,2054938972,X'',3600.0,1.79602787080257916448e+09);
+INSERT INTO "submissions" VALUES(8,'781ce46e-b7f5-46f5-849b-2f5f45077306','{"push":["default","","web","/etc/queue"],"mode":416,"uid":null,"gid":null,"create_parents":false,"if_exists":1,"when_stopped":1,"when_absent":1,"read_back":false}','{}',NULL,NULL,'043645f33c66913bdeacba34e872b79d',70001,2122478594,X'',3600.0,1.79602787081381511688e+09);
+INSERT INTO "submissions" VALUES(9,'7bd58344-2494-45e5-b67f-43213079a0f3','{"push":["default","","web","/etc/later"],"mode":null,"uid":null,"gid":null,"create_parents":false,"if_exists":1,"when_stopped":1,"when_absent":1,"read_back":false}','{}',NULL,NULL,'e5cb8515baea69840491bd588def5abf',1000,1653688933,X'',3600.0,1.79602787082597088819e+09);
+INSERT INTO "submissions" VALUES(10,'fbe90dc9-8025-472c-b0d0-2724e552acdf','{"push":["default","","web","/etc/paused"],"mode":null,"uid":null,"gid":null,"create_parents":false,"if_exists":1,"when_stopped":1,"when_absent":1,"read_back":false}','{}',NULL,NULL,'b13aa84d390d01431703a603e6f482bd',1000,1653688933,X'',3600.0,1.79602787083324670789e+09);
 CREATE TABLE payloads (
 	id TEXT NOT NULL, 
 	size BIGINT NOT NULL, 

@@ -38,7 +38,7 @@ async def test_a_claim_is_an_attempt(fleet: StoreFleet) -> None:
     status = taken.status
     assert (status.state, status.attempt, status.session_id) == (State.RUNNING, 1, session.id)
     assert (status.worker, status.started_at) == (session.worker, fleet.clock.now())
-    assert status.deadline_ticks == fleet.clock.ticks() + task.submission.run_timeout
+    assert status.deadline_ticks == fleet.clock.ticks() + task.submission.terms.run_timeout
     assert await fleet.now(task) == taken
     assert (await fleet.store.sessions())[0].held == ((task.id, 1),)
     assert await fleet.claim() == []
@@ -181,7 +181,7 @@ async def test_jobs_of_an_instance_share_its_limit_and_jobs_without_one_have_non
         *(plan(job()) for _ in range(5)),
     )
     taken = await narrow.claim(room=20)
-    assert [task.submission.instance for task in taken] == ["web1", "web1", "", "", "", "", ""]
+    assert [task.submission.work.instance for task in taken] == ["web1", "web1", "", "", "", "", ""]
 
 
 async def test_a_higher_priority_takes_the_slot_of_a_ready_one(narrow: StoreFleet) -> None:

@@ -268,7 +268,7 @@ async def test_after_a_start_every_lease_and_deadline_runs_from_now(open_store: 
         session = await store.session("session-1")
         assert session is not None
         assert (session.connected, session.lease_ticks) == (False, clock.ticks() + LEASE)
-        assert (await fleet.now(task)).status.deadline_ticks == clock.ticks() + task.submission.run_timeout
+        assert (await fleet.now(task)).status.deadline_ticks == clock.ticks() + task.submission.terms.run_timeout
         assert (await fleet.now(cancelled)).status.deadline_ticks == clock.ticks() + 30.0
         assert (await fleet.tick()).next_ticks == clock.ticks() + 30.0
         clock.advance(30)

@@ -80,14 +80,18 @@ async def test_every_field_of_a_task_is_stored_and_read_back(fleet: StoreFleet) 
     first, second = await fleet.submit(given, plan(job(target="default", instance="web1")))
     submission = (await fleet.now(first)).submission
     assert submission == first.submission
-    assert (submission.work, submission.kind, submission.queue, submission.priority) == (
+    assert (submission.work, submission.kind, submission.terms.queue, submission.terms.priority) == (
         given.work,
         "file_push",
         "nightly",
         -7,
     )
-    assert dict(submission.labels) == {"a": "1", "b": "2"}
-    assert (submission.run_timeout, submission.stall_timeout, submission.attempt_limit) == (7.5, 3.25, 9)
+    assert dict(submission.terms.labels) == {"a": "1", "b": "2"}
+    assert (submission.terms.run_timeout, submission.terms.stall_timeout, submission.terms.attempt_limit) == (
+        7.5,
+        3.25,
+        9,
+    )
     assert (submission.created_at, submission.expires_at) == (fleet.clock.now(), fleet.clock.now() + 50.0)
     assert (await fleet.now(second)).submission.work == job(target="default", instance="web1")
 

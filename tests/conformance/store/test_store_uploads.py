@@ -148,7 +148,7 @@ async def test_a_finished_upload_has_its_tasks_in_order_and_its_payload(fleet: S
         assert task.submission.payload == done.payload == Payload(upload.id, 40, 7)
         assert (task.submission.creator, task.submission.request_id, task.status.revision) == ("alice", "r", 1)
         assert await fleet.now(task) == task
-    assert dict(done.tasks[0].submission.labels) == {"app": "shop"}
+    assert dict(done.tasks[0].submission.terms.labels) == {"app": "shop"}
     assert await fleet.store.upload("alice", "r") == done
     assert await fleet.store.tasks_of_payload(upload.id) == list(done.tasks)
     figures = await fleet.store.figures()

@@ -119,7 +119,7 @@ class WaitingMachine(StoreMachine):
 
 
 def instance_of(task: Task) -> InstanceKey:
-    return InstanceKey(task.submission.target, task.submission.project, task.submission.instance)
+    return InstanceKey(task.submission.target, task.submission.work.project, task.submission.work.instance)
 
 
 def crew(known: Conditions, session_id: str, room: int) -> Crew:

@@ -160,7 +160,7 @@ async def test_limits_of_instances_and_targets_hold_over_all_servers(servers: tu
     )
     tasks = [task for some in taken for task in some]
     assert len(tasks) == len({task.id for task in tasks}) == LIMITS.target
-    assert max(Counter(task.submission.instance for task in tasks).values()) <= LIMITS.instance
+    assert max(Counter(task.submission.work.instance for task in tasks).values()) <= LIMITS.instance
 
 
 async def test_a_cancel_reaches_the_server_that_has_the_worker(servers: tuple[StoreFleet, StoreFleet]) -> None:

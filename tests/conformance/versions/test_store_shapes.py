@@ -3,6 +3,8 @@ and with the next one in the same transaction."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from longshore.server.model.task import AnyValue, FilePush, Job, Task
@@ -18,7 +20,7 @@ WORKS = [
 ]
 
 
-def made_of(work: FilePush | Job, **more: object) -> SubmitTasks:
+def made_of(work: FilePush | Job, **more: Any) -> SubmitTasks:
     return SubmitTasks(principal="alice", request_id="r", fingerprint="f", plans=(plan(work, **more),))
 
 
@@ -93,11 +95,11 @@ async def test_new_tasks_are_claimed_by_priority_among_the_stored_ones(fleet: St
         plans=tuple(plan(push(f"/new/{n}"), priority=n) for n in (2, 7, 3)),
     )
     (made, claims) = await fleet.together(command, ClaimTasks(offers=(fleet.offer(room=3),)))
-    assert [task.submission.priority for _, task in claims.taken] == [7, 5, 3]
+    assert [task.submission.terms.priority for _, task in claims.taken] == [7, 5, 3]
     await check(fleet, *made)
-    assert [task.submission.priority for task in await fleet.claim(room=3)] == [2]  # four at once in an instance
+    assert [task.submission.terms.priority for task in await fleet.claim(room=3)] == [2]  # four at once in an instance
     await fleet.deliver(claims.taken[0][1])
-    assert [task.submission.priority for task in await fleet.claim(room=3)] == [1]
+    assert [task.submission.terms.priority for task in await fleet.claim(room=3)] == [1]
 
 
 async def test_the_next_for_a_destination_may_be_as_new_as_the_end_of_the_one_before(fleet: StoreFleet) -> None:

@@ -21,7 +21,7 @@ from longshore.server.model.errors import (
     UploadInProgress,
     UploadTakenOver,
 )
-from longshore.server.model.task import Destination, FilePush, Upload
+from longshore.server.model.task import Destination, FilePush, Terms, Upload
 from longshore.server.spool.protocol import PartialFile
 from longshore.server.store.commands import Bounds, Checkpoint, Command, FinishUpload, ForgetUploads, RejectUpload
 from tests.support.servers.rawgrpc import MIB, TaskServer, crc, until
@@ -30,7 +30,7 @@ R = TypeVar("R")
 
 CONTENT = random.Random(0).randbytes(3 * MIB)
 REQUEST = UploadRequest(
-    request_id="r1", task=TaskRequest(work=(FilePush(Destination("default", "", "c1", "/srv/file")),), labels={})
+    request_id="r1", task=TaskRequest((FilePush(Destination("default", "", "c1", "/srv/file")),), Terms())
 )
 ME = "local"
 

@@ -23,7 +23,7 @@ from longshore.server.engine.sessions.sessions import Sessions
 from longshore.server.model.access import LocalToken
 from longshore.server.model.clock import SystemClock
 from longshore.server.model.events import Policy
-from longshore.server.model.task import FILE_PUSH, AnyValue, Destination, FilePush, Job, Payload, Task
+from longshore.server.model.task import AnyValue, Destination, FilePush, Job, Payload, Task, Terms
 from longshore.server.model.values import State
 from longshore.server.spool.directory.spool import DirectorySpool
 from longshore.server.store.commands import Bounds, CancelTask, FinishUpload, OpenUpload, SubmitTasks, TaskPlan
@@ -71,11 +71,11 @@ class FleetServer:
         """Jobs of kind `job` for a target."""
         value = AnyValue("type.googleapis.com/test", arguments)
         work = Job("job", value, target=target)
-        return await self._submit(tuple(_plan("job", work, **plan) for _ in range(count)))
+        return await self._submit((TaskPlan(work, Terms(**plan)),) * count)
 
     async def submit_pushes(self, *paths: str, instance: str = "c1", **plan: Any) -> tuple[Task, ...]:
         """Pushes of nothing to these paths, each a destination of its own."""
-        plans = tuple(_plan(FILE_PUSH, push(path, instance=instance), **plan) for path in paths)
+        plans = tuple(TaskPlan(push(path, instance=instance), Terms(**plan)) for path in paths)
         return await self._submit(plans)
 
     async def _submit(self, plans: tuple[TaskPlan, ...]) -> tuple[Task, ...]:
@@ -113,7 +113,7 @@ class FleetServer:
                 upload_id=opened.id,
                 connection=opened.connection,
                 payload=Payload(opened.id, len(content), google_crc32c.value(content)),
-                plans=(_plan(FILE_PUSH, push(path)),),
+                plans=(TaskPlan(push(path), Terms()),),
                 inline=content if inline else None,
             )
         )
@@ -179,29 +179,6 @@ def push(
     when_absent: WhenAbsent = WhenAbsent.WAIT,
 ) -> FilePush:
     return FilePush(Destination(target, "", instance, path), when_stopped=when_stopped, when_absent=when_absent)
-
-
-def _plan(
-    kind: str,
-    work: FilePush | Job,
-    *,
-    priority: int = 0,
-    run_timeout: float = 3600.0,
-    attempt_limit: int = 5,
-    expire_after: float = 86400.0,
-) -> TaskPlan:
-    return TaskPlan(
-        kind=kind,
-        work=work,
-        queue="default",
-        priority=priority,
-        labels={},
-        not_before=0.0,
-        expire_after=expire_after,
-        run_timeout=run_timeout,
-        stall_timeout=None,
-        attempt_limit=attempt_limit,
-    )
 
 
 @asynccontextmanager

@@ -12,7 +12,19 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from longshore.server.model.events import Policy, Reported
-from longshore.server.model.task import AnyValue, Destination, FilePush, Grant, Job, Payload, Session, Task, Upload
+from longshore.server.model.task import (
+    AnyValue,
+    Destination,
+    FilePush,
+    Grant,
+    Job,
+    Payload,
+    Session,
+    Task,
+    Terms,
+    Upload,
+    Work,
+)
 from longshore.server.model.values import DeliveryMethod, Outcome, State
 from longshore.server.store.commands import (
     BeginAnswer,
@@ -78,22 +90,9 @@ def push(path: str = "/etc/motd", instance: str = "web1", **more: Any) -> FilePu
     return FilePush(Destination(target, more.pop("project", ""), instance, path), **more)
 
 
-def plan(work: FilePush | Job | None = None, **more: Any) -> TaskPlan:
+def plan(work: Work | None = None, *, not_before: float = 0.0, **terms: Any) -> TaskPlan:
     """A plan with defaults for whatever is not said."""
-    work = work or push()
-    values: dict[str, Any] = {
-        "kind": "file_push" if isinstance(work, FilePush) else work.kind,
-        "work": work,
-        "queue": "default",
-        "priority": 0,
-        "labels": {},
-        "not_before": 0.0,
-        "expire_after": 7 * 86400.0,
-        "run_timeout": 3600.0,
-        "stall_timeout": None,
-        "attempt_limit": 5,
-    }
-    return TaskPlan(**(values | more))
+    return TaskPlan(work or push(), Terms(**terms), not_before)
 
 
 def job(kind: str = "report", *, target: str = "", instance: str = "") -> Job:

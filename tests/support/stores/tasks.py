@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from longshore.server.model.task import (
-    FILE_PUSH,
     AnyValue,
     Destination,
     FilePush,
@@ -14,6 +13,8 @@ from longshore.server.model.task import (
     Status,
     Submission,
     Task,
+    Terms,
+    Work,
 )
 from longshore.server.model.values import State
 
@@ -23,30 +24,24 @@ def job(
 ) -> Task:
     """A running job, unless `status` says otherwise."""
     work = Job("job", AnyValue("type.googleapis.com/test", arguments), target=target)
-    return Task(_submission(task_id, "job", work, payload), _status(status))
+    return Task(_submission(task_id, work, payload), _status(status))
 
 
 def pushing(task_id: str = "task-1", *, path: str = "/etc/motd", instance: str = "c1", **status: Any) -> Task:
     """A running push."""
     work = FilePush(Destination("default", "", instance, path))
-    return Task(_submission(task_id, FILE_PUSH, work, Payload("payload-1", 3, 0)), _status(status))
+    return Task(_submission(task_id, work, Payload("payload-1", 3, 0)), _status(status))
 
 
-def _submission(task_id: str, kind: str, work: Job | FilePush, payload: Payload | None) -> Submission:
+def _submission(task_id: str, work: Work, payload: Payload | None) -> Submission:
     return Submission(
         seq=1,
         id=task_id,
         creator="local",
         request_id="request-1",
-        kind=kind,
-        queue="default",
-        priority=0,
-        labels={},
         work=work,
+        terms=Terms(run_timeout=60.0),
         payload=payload,
-        run_timeout=60.0,
-        stall_timeout=None,
-        attempt_limit=5,
         expires_at=1e10,
         created_at=1.0,
     )

@@ -37,6 +37,7 @@ from longshore.server.model.task import (
     Status,
     Submission,
     Task,
+    Terms,
 )
 from longshore.server.model.values import AttemptEnd, DeliveryMethod, State
 from longshore.server.store.commands import BeginAnswer, GrantAnswer
@@ -89,15 +90,16 @@ def largest(work: FilePush | Job, number: int = 1) -> Task:
         id=f"{number:026}",
         creator="c" * 200,
         request_id="r" * 128,
-        kind=NAME,
-        queue=NAME,
-        priority=-100,
-        labels=LABELS,
         work=work,
+        terms=Terms(
+            queue=NAME,
+            priority=-100,
+            labels=LABELS,
+            run_timeout=7 * 86400.0,
+            stall_timeout=7 * 86400.0,
+            attempt_limit=100,
+        ),
         payload=Payload("p" * 64, 2**63, 2**32 - 1, bytes(32)),
-        run_timeout=7 * 86400.0,
-        stall_timeout=7 * 86400.0,
-        attempt_limit=100,
         expires_at=2e9,
         created_at=1e9,
         retry_of="0" * 26,

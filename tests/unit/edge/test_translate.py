@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from longshore.server.edge.messages import translate
-from longshore.server.model.task import AnyValue, Attempt, Failure, Job, Payload, Status, Submission, Task
+from longshore.server.model.task import AnyValue, Attempt, Failure, Job, Payload, Status, Submission, Task, Terms
 from longshore.server.model.values import DeliveryMethod, State, WaitReason
 from longshore.v1 import task_pb2
 
@@ -16,15 +16,9 @@ def submission(**more: object) -> Submission:
         "id": "t1",
         "creator": "alice",
         "request_id": "r1",
-        "kind": "count",
-        "queue": "default",
-        "priority": 0,
-        "labels": {},
         "work": JOB,
+        "terms": Terms(run_timeout=60.5),
         "payload": None,
-        "run_timeout": 60.5,
-        "stall_timeout": None,
-        "attempt_limit": 5,
         "expires_at": 2000.25,
         "created_at": 1000.5,
     }
@@ -52,7 +46,10 @@ def test_every_field_of_a_task_is_translated() -> None:
         retryable_until=8.0,
     )
     known = submission(
-        priority=4, labels={"a": "b"}, payload=Payload("p", 1, 2), stall_timeout=9.0, retry_of="t0", retried_by="boss"
+        terms=Terms(priority=4, labels={"a": "b"}, run_timeout=60.5, stall_timeout=9.0),
+        payload=Payload("p", 1, 2),
+        retry_of="t0",
+        retried_by="boss",
     )
     message = translate.task(Task(known, status), attempts=[Attempt(2, "w", "s", 6.0)])
     said = {field.name for field, _ in message.ListFields()}
@@ -75,5 +72,7 @@ def test_a_blocked_task_names_the_task_that_blocks_it() -> None:
 
 
 def test_a_time_of_nothing_is_still_said() -> None:
-    message = translate.task(Task(submission(run_timeout=0.0), Status(revision=1, state=State.QUEUED, head=True)))
+    message = translate.task(
+        Task(submission(terms=Terms(run_timeout=0.0)), Status(revision=1, state=State.QUEUED, head=True))
+    )
     assert message.HasField("run_timeout")

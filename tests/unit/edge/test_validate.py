@@ -16,7 +16,7 @@ from longshore.server.edge.messages import fields
 from longshore.server.edge.messages.validate import check_request_id, submit_request, upload_request
 from longshore.server.engine.submissions import Defaults, UploadRequest
 from longshore.server.model.errors import InvalidField
-from longshore.server.model.task import AnyValue, Destination, FilePush, Job
+from longshore.server.model.task import AnyValue, Destination, FilePush, Job, Terms
 from longshore.v1 import task_pb2 as pb
 from longshore.v1 import task_service_pb2 as service_pb
 
@@ -43,11 +43,11 @@ def accepted(message: service_pb.UploadHeader) -> UploadRequest:
 
 def test_the_least_request_gets_the_contracts_defaults() -> None:
     request = accepted(header())
-    assert request.task.queue == "default"
+    assert request.task.terms == Terms()
     assert request.size is None
     assert request.sha256 == b""
     assert request.task.work == (FilePush(Destination("default", "", "c1", "/etc/motd")),)
-    assert (request.task.attempt_limit, request.task.run_timeout, request.task.expire_after) == (None, None, None)
+    assert request.task.left_open == {"attempt_limit", "run_timeout", "expire_after"}
 
 
 def test_everything_that_is_given_arrives() -> None:
@@ -70,9 +70,9 @@ def test_everything_that_is_given_arrives() -> None:
     )  # fmt: skip
     request = accepted(message)
     assert (request.size, request.sha256, request.take_over) == (0, bytes(range(32)), True)
-    task = request.task
-    assert (task.queue, task.priority, task.attempt_limit, task.labels) == ("nightly", -100, 100, {"team/a": "x"})
-    assert (task.not_before, task.expire_after, task.run_timeout, task.stall_timeout) == (1.5, 60.0, 7.0, 5e-7)
+    task, terms = request.task, request.task.terms
+    assert (terms.queue, terms.priority, terms.attempt_limit, terms.labels) == ("nightly", -100, 100, {"team/a": "x"})
+    assert (task.not_before, terms.expire_after, terms.run_timeout, terms.stall_timeout) == (1.5, 60.0, 7.0, 5e-7)
     assert task.work == (
         FilePush(
             Destination("site-1", "web", "c1", "/etc/motd"),
@@ -245,7 +245,7 @@ def test_a_thousand_destinations_and_no_more() -> None:
     with pytest.raises(InvalidField):
         accepted(message)
     del message.spec.file_push.pushes[-1]
-    assert accepted(message).task.tasks == 1000
+    assert len(accepted(message).task.works) == 1000
 
 
 @pytest.mark.parametrize(

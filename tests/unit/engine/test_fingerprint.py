@@ -21,10 +21,27 @@ from longshore.server.engine.submissions import (
     submit_fingerprint,
     upload_fingerprint,
 )
-from longshore.server.model.task import FILE_PUSH, AnyValue, Destination, FilePush, Job
+from longshore.server.model.task import AnyValue, Destination, FilePush, Job, Terms
+from longshore.server.store.commands import TaskPlan
 
 PUSH = FilePush(Destination("default", "", "c1", "/etc/motd"), mode=0o640)
-TASK = TaskRequest(work=(PUSH,), labels={"a": "1", "b": "2"})
+OPEN = ("expire_after", "run_timeout", "attempt_limit")
+
+
+def asked(
+    *,
+    work: tuple[FilePush, ...] | Job,
+    not_before: float = 0.0,
+    defaults: Defaults = Defaults(),  # noqa: B008  frozen
+    **terms: Any,
+) -> TaskRequest:
+    """A request as it is made of what a caller says. A term of OPEN that is None is left to the server's defaults."""
+    left = {name for name in OPEN if terms.get(name) is None}
+    known = terms | {name: getattr(defaults, name) for name in left}
+    return TaskRequest(work, Terms(**known), not_before, frozenset(left))
+
+
+TASK = asked(work=(PUSH,), labels={"a": "1", "b": "2"})
 UPLOAD = UploadRequest(request_id="r1", task=TASK)
 JOB = Job("resize", AnyValue("type.googleapis.com/x.Y", b"\x01"), "pool", "c1")
 
@@ -37,7 +54,7 @@ def test_fingerprints_of_the_first_version_are_unchanged() -> None:
         == "v1:b1391144c78512b929ced0a5721e877db84253509181c0824cf15a546f5e059b"
     )
     assert (
-        submit_fingerprint(SubmitRequest(request_id="r", task=TaskRequest(work=JOB, labels={})))
+        submit_fingerprint(SubmitRequest(request_id="r", task=asked(work=JOB)))
         == "v1:4255ce4b7d7b5eb5e8d8dd62a190ce5ff8e5d17de307dbd4edab532497e69f44"
     )
 
@@ -47,7 +64,7 @@ def test_fingerprints_of_the_first_version_are_unchanged() -> None:
     [
         replace(UPLOAD, request_id="r2"),
         replace(UPLOAD, take_over=True),
-        replace(UPLOAD, task=replace(TASK, labels={"b": "2", "a": "1"})),
+        replace(UPLOAD, task=asked(work=(PUSH,), labels={"b": "2", "a": "1"})),
         replace(UPLOAD, task=replace(TASK, not_before=0.0000001)),
     ],
 )
@@ -73,7 +90,7 @@ PUSHES = st.builds(
 )
 JOBS = st.builds(Job, TEXT, st.none() | st.builds(AnyValue, TEXT, st.binary(max_size=20)), TEXT, TEXT)
 TASKS = st.builds(
-    TaskRequest,
+    asked,
     work=st.lists(PUSHES, min_size=1, max_size=3).map(tuple) | JOBS,
     queue=TEXT,
     priority=st.integers(-100, 100),
@@ -113,15 +130,10 @@ def values_of(request: TaskRequest) -> dict[str, Any]:
             }
             for one in request.work
         ]
-    return {
-        "work": work,
-        "labels": dict(request.labels),
-        **{name: getattr(request, name) for name in ("queue", "priority", "attempt_limit")},
-        **{
-            name: micros(getattr(request, name))
-            for name in ("not_before", "expire_after", "run_timeout", "stall_timeout")
-        },
-    }
+    terms = {name: getattr(request.terms, name) for name in ("queue", "priority", "attempt_limit")}
+    terms |= {name: micros(getattr(request.terms, name)) for name in ("expire_after", "run_timeout", "stall_timeout")}
+    terms |= dict.fromkeys(request.left_open)
+    return {"work": work, "labels": dict(request.terms.labels), "not_before": micros(request.not_before), **terms}
 
 
 @given(TASKS, TEXT, st.none() | st.integers(0, 2**63 - 1), st.binary(max_size=32))
@@ -140,7 +152,7 @@ DIFFERENT = [
     replace(UPLOAD, size=1),
     replace(UPLOAD, sha256=bytes(32)),
     *(
-        replace(UPLOAD, task=replace(TASK, **change))
+        replace(UPLOAD, task=asked(**({"work": TASK.work, "labels": TASK.terms.labels} | change)))
         for change in (
             {"queue": "other"},
             {"priority": 1},
@@ -193,22 +205,20 @@ def test_an_upload_and_a_submission_are_never_the_same() -> None:
 
 def test_defaults_are_filled_into_plans_and_not_into_fingerprints() -> None:
     short = Defaults(run_timeout=1.0, expire_after=2.0, attempt_limit=3)
-    (plan,) = plans(TASK, short)
-    assert (plan.kind, plan.work, plan.run_timeout, plan.expire_after, plan.attempt_limit) == (
-        FILE_PUSH, PUSH, 1.0, 2.0, 3,
-    )  # fmt: skip
-    given = replace(TASK, run_timeout=10.0, expire_after=20.0, attempt_limit=30, stall_timeout=4.0)
-    (plan,) = plans(given, short)
-    assert (plan.run_timeout, plan.expire_after, plan.attempt_limit, plan.stall_timeout) == (10.0, 20.0, 30, 4.0)
+    request = asked(work=(PUSH,), defaults=short)
+    assert plans(request) == (TaskPlan(PUSH, request.terms),)
+    assert (request.terms.run_timeout, request.terms.expire_after, request.terms.attempt_limit) == (1.0, 2.0, 3)
+    others = [replace(UPLOAD, task=one) for one in (request, asked(work=(PUSH,)))]
+    assert upload_fingerprint(others[0]) == upload_fingerprint(others[1])
 
 
 def test_one_plan_for_each_destination_in_their_order() -> None:
     names = [f"c{number}" for number in range(5)]
     pushes = tuple(replace(PUSH, destination=replace(PUSH.destination, instance=name)) for name in names)
-    made = plans(replace(TASK, work=pushes), Defaults())
+    made = plans(replace(TASK, work=pushes))
     assert [one.work.destination.instance for one in made if isinstance(one.work, FilePush)] == names
-    (job,) = plans(TaskRequest(work=JOB, labels={}), Defaults())
-    assert (job.kind, job.work) == ("resize", JOB)
+    (job,) = plans(asked(work=JOB))
+    assert (job.work.kind, job.work) == ("resize", JOB)
 
 
 def test_inline_bytes_are_part_of_the_fingerprint_and_their_absence_is_not() -> None:

@@ -56,11 +56,15 @@ def test_arguments_are_checked_as_ever() -> None:
         Point()  # type: ignore[call-arg]
     with pytest.raises(TypeError):
         Point(1, 2, 3)  # type: ignore[call-arg]
-    with pytest.raises(TypeError):
 
-        @record
-        class Wrong:
-            x: list[int] = dataclasses.field(default_factory=list)
+
+def test_a_default_factory_makes_a_value_for_each() -> None:
+    @record
+    class Made:
+        x: list[int] = dataclasses.field(default_factory=list)
+
+    assert Made() == Made([])
+    assert Made().x is not Made().x
 
 
 def test_changing_a_record_equals_dataclasses_replace() -> None:

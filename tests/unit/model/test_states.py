@@ -38,6 +38,7 @@ from longshore.server.model.task import (
     Status,
     Submission,
     Task,
+    Terms,
 )
 from longshore.server.model.values import (
     AttemptEnd,
@@ -83,15 +84,9 @@ def task(
         id="0" * 26,
         creator="alice",
         request_id="r",
-        kind="file_push" if isinstance(work, FilePush) else "report",
-        queue="default",
-        priority=0,
-        labels={},
         work=work,
+        terms=Terms(run_timeout=60.0, attempt_limit=limit),
         payload=None,
-        run_timeout=60.0,
-        stall_timeout=None,
-        attempt_limit=limit,
         expires_at=expires_at,
         created_at=0.0,
     )

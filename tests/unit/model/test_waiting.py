@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from longshore.server.model.remarks import Served
-from longshore.server.model.task import FilePush, Job, Status, Submission, Task
+from longshore.server.model.task import FilePush, Job, Status, Submission, Task, Terms
 from longshore.server.model.values import State, WaitReason
 from longshore.server.model.waiting import Crew, Hindrance, View, span, why
 from tests.support.stores.store import job, push
@@ -22,15 +22,9 @@ def task(work: FilePush | Job | None = None, **status: Any) -> Task:
         id="0" * 26,
         creator="alice",
         request_id="r",
-        kind="file_push" if isinstance(work, FilePush) else work.kind,
-        queue="default",
-        priority=0,
-        labels={},
         work=work,
+        terms=Terms(run_timeout=60.0),
         payload=None,
-        run_timeout=60.0,
-        stall_timeout=None,
-        attempt_limit=5,
         expires_at=NOW + 1000.0,
         created_at=NOW,
     )

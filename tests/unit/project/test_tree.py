@@ -144,3 +144,21 @@ def test_parts_share_the_names_of_shared_nouns_only(tree: Path) -> None:
     parts = [classes(tree, package) for package in ("protos", "server", "worker", "client")]
     names = [name for part in parts for name in part]
     assert {name for name in names if names.count(name) > 1} == set(SHARED_CLASS_NAMES)
+
+
+# What a built-in kind of task is made of, in the server: its class, how it is checked, shown, stored and fingerprinted.
+KINDS = {
+    "model/task.py",
+    "edge/messages/validate.py",
+    "edge/messages/translate.py",
+    "store/tables/codec.py",
+    "engine/submissions.py",
+}
+
+
+def test_few_files_of_the_server_know_the_kinds_of_tasks(tree: Path) -> None:
+    """All others ask the work itself, so that a further built-in kind touches none of them."""
+    root = "server/longshore/server/"
+    kind = re.compile(r"\b(FilePush|FILE_PUSH|Job)\b")
+    files = [name for name in tracked(tree) if name.startswith(root) and name.endswith(".py")]
+    assert {name.removeprefix(root) for name in files if kind.search((tree / name).read_text())} == KINDS

@@ -106,20 +106,3 @@ def test_texts_are_compact_json() -> None:
     texts += [codec.encode_grant(grant) for grant in GRANTS] + [codec.encode_work(work) for work in WORKS]
     for text in texts:
         assert json.dumps(json.loads(text), ensure_ascii=False, separators=(",", ":")) == text
-
-
-@pytest.mark.parametrize("work", WORKS)
-@pytest.mark.parametrize("principal", ["boss", 'the "boss"', "bóss\\"])
-def test_the_retrier_is_encoded_beside_the_work(work: Job | FilePush, principal: str) -> None:
-    arguments = work.arguments if isinstance(work, Job) else None
-    plain = codec.encode_work(work)
-    assert codec.with_retrier(plain, "") == plain
-    assert codec.retrier_of(plain) == ""
-    text = codec.with_retrier(plain, principal)
-    assert codec.retrier_of(text) == principal
-    assert codec.decode_work(text, arguments) == work, "versions before read past it in the same way"
-
-
-def test_no_path_is_taken_for_a_retry() -> None:
-    work = FilePush(Destination("t", "", "i", '/"retried_by":"boss"'))
-    assert codec.retrier_of(codec.encode_work(work)) == ""

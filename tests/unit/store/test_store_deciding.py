@@ -7,7 +7,7 @@ from itertools import product
 
 from longshore.server.model.events import Circumstances, Claimed, Event, Policy, Reported
 from longshore.server.model.states import decide
-from longshore.server.model.task import AnyValue, Destination, FilePush, Grant, Job, Status, Submission, Task
+from longshore.server.model.task import AnyValue, Destination, FilePush, Grant, Job, Status, Submission, Task, Terms
 from longshore.server.model.values import DeliveryMethod, Outcome, State
 from longshore.server.store.transaction.decisions import Decider
 from longshore.server.store.transaction.loaded_task import LoadedTask
@@ -26,15 +26,9 @@ SUBMISSIONS = [
         id="x",
         creator="alice",
         request_id="r",
-        kind="report" if work is JOB else "file_push",
-        queue="default",
-        priority=0,
-        labels={},
         work=work,
+        terms=Terms(run_timeout=patience, attempt_limit=2),
         payload=None,
-        run_timeout=patience,
-        stall_timeout=None,
-        attempt_limit=2,
         expires_at=NOW + expiry,
         created_at=NOW,
     )
@@ -71,5 +65,6 @@ def test_tasks_that_take_the_same_step_share_one_decision() -> None:
     event = Claimed("s", "worker", 5.0)
     one, other = (LoadedTask(Task(replace(SUBMISSIONS[0], seq=seq), queued), stored=False) for seq in (1, 2))
     assert decider.decide(one, event).status is decider.decide(other, event).status
-    later = LoadedTask(Task(replace(SUBMISSIONS[0], run_timeout=99.0), queued), stored=False)
+    patient = replace(SUBMISSIONS[0], terms=Terms(run_timeout=99.0))
+    later = LoadedTask(Task(patient, queued), stored=False)
     assert decider.decide(later, event).status.deadline_ticks == 104.0

@@ -130,7 +130,7 @@ class _Submissions:
         except LongshoreError as error:
             self._answer(_refusal(number, error))
         else:
-            size = one.ByteSize() + _TASK_BYTES * request.task.tasks
+            size = one.ByteSize() + _TASK_BYTES * len(request.task.works)
             self._waiting += 1
             self._waiting_bytes += size
             self._look_at_room()

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json.encoder
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from longshore.server.model.records import record
-from longshore.server.model.task import FILE_PUSH, FilePush, Job
+from longshore.server.model.task import FilePush, Job, Terms, Work
 from longshore.server.store.commands import TaskPlan
 
 _DAY: Final = 24 * 3600.0
@@ -26,22 +25,18 @@ class Defaults:
 
 @record
 class TaskRequest:
-    """A validated TaskSpec. None means the server's default. `work` is one push per destination, or one job."""
+    """A validated TaskSpec. `work` is one push per destination, or one job. `terms` has the server's default for each
+    term that the caller left open; `left_open` has their names."""
 
     work: tuple[FilePush, ...] | Job
-    labels: Mapping[str, str]
-    queue: str = "default"
-    priority: int = 0
+    terms: Terms
     not_before: float = 0.0
-    expire_after: float | None = None
-    run_timeout: float | None = None
-    stall_timeout: float | None = None
-    attempt_limit: int | None = None
+    left_open: frozenset[str] = frozenset()
 
     @property
-    def tasks(self) -> int:
-        """Count the tasks that the request makes."""
-        return 1 if isinstance(self.work, Job) else len(self.work)
+    def works(self) -> tuple[Work, ...]:
+        """The work of each task that the request makes, in their order."""
+        return (self.work,) if isinstance(self.work, Job) else self.work
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,24 +63,9 @@ class SubmitRequest:
     """CRC32C of the content."""
 
 
-def plans(request: TaskRequest, defaults: Defaults) -> tuple[TaskPlan, ...]:
-    """Make one plan per task, in the order of the destinations."""
-    works: tuple[FilePush | Job, ...] = (request.work,) if isinstance(request.work, Job) else request.work
-    return tuple(
-        TaskPlan(
-            kind=work.kind if isinstance(work, Job) else FILE_PUSH,
-            work=work,
-            queue=request.queue,
-            priority=request.priority,
-            labels=request.labels,
-            not_before=request.not_before,
-            expire_after=defaults.expire_after if request.expire_after is None else request.expire_after,
-            run_timeout=defaults.run_timeout if request.run_timeout is None else request.run_timeout,
-            stall_timeout=request.stall_timeout,
-            attempt_limit=defaults.attempt_limit if request.attempt_limit is None else request.attempt_limit,
-        )
-        for work in works
-    )
+def plans(request: TaskRequest) -> tuple[TaskPlan, ...]:
+    """Make one plan per task, in the order of the destinations. All have the same terms."""
+    return tuple([TaskPlan(work, request.terms, request.not_before) for work in request.works])
 
 
 def upload_fingerprint(request: UploadRequest) -> str:
@@ -118,15 +98,18 @@ def _fingerprint(text: str) -> str:
 
 
 def _task(request: TaskRequest) -> str:
-    work = request.work
+    work, terms, left = request.work, request.terms, request.left_open
     what = _job(work) if isinstance(work, Job) else f"[{','.join(map(_push, work))}]"
-    labels = request.labels
+    labels = terms.labels
     named = ",".join(f"{_text(key)}:{_text(labels[key])}" for key in sorted(labels)) if labels else ""
+    attempts = "null" if "attempt_limit" in left else str(terms.attempt_limit)
+    expires = None if "expire_after" in left else terms.expire_after
+    runs = None if "run_timeout" in left else terms.run_timeout
     return (
-        f'{{"attempt_limit":{_number(request.attempt_limit)},"expire_after":{_micros(request.expire_after)},'
-        f'"labels":{{{named}}},"not_before":{_micros(request.not_before)},"priority":{request.priority},'
-        f'"queue":{_text(request.queue)},"run_timeout":{_micros(request.run_timeout)},'
-        f'"stall_timeout":{_micros(request.stall_timeout)},"work":{what}}}'
+        f'{{"attempt_limit":{attempts},"expire_after":{_micros(expires)},'
+        f'"labels":{{{named}}},"not_before":{_micros(request.not_before)},"priority":{terms.priority},'
+        f'"queue":{_text(terms.queue)},"run_timeout":{_micros(runs)},'
+        f'"stall_timeout":{_micros(terms.stall_timeout)},"work":{what}}}'
     )
 
 

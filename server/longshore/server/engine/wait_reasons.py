@@ -85,7 +85,7 @@ class WaitReasons:
         found = self._explain(waiting, known, recent=recent)
         # The number of tasks that run beside a task is of interest only where nothing else stands in its way.
         unsure = [task for task in waiting if found[task.id].reason is WaitReason.NEXT]
-        missing = {_instance_of(task) for task in unsure if task.submission.instance} - known.on_instance.keys()
+        missing = {_instance_of(task) for task in unsure if task.submission.work.instance} - known.on_instance.keys()
         if missing:
             found.update(self._explain(unsure, await self._read(missing), recent=recent))
         return found
@@ -153,7 +153,7 @@ class WaitReasons:
 
 def _instance_of(task: Task) -> InstanceKey:
     submission = task.submission
-    return InstanceKey(submission.target, submission.project, submission.instance)
+    return InstanceKey(submission.work.target, submission.work.project, submission.work.instance)
 
 
 def _connected(session: Session, connection: WorkerConnection, *, emptying: bool) -> Crew:

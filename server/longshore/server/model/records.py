@@ -9,7 +9,7 @@ result is the same in every respect: a dataclass, frozen, slotted, comparable, h
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, TypeVar, dataclass_transform
 
 if TYPE_CHECKING:
@@ -22,26 +22,30 @@ T = TypeVar("T")
 _COPIES: dict[type, Callable[[Any], Any]] = {}
 
 
-@dataclass_transform(frozen_default=True)
+@dataclass_transform(frozen_default=True, field_specifiers=(field,))
 def record(cls: type[T]) -> type[T]:
-    """Like `dataclass(frozen=True, slots=True)`, without default factories."""
+    """Like `dataclass(frozen=True, slots=True)`."""
     made: Any = dataclass(frozen=True, slots=True)(cls)
-    names = [field.name for field in fields(made)]
+    names = [each.name for each in fields(made)]
     twin = type(f"_{made.__name__}", (), {"__slots__": tuple(names)})
-    space: dict[str, Any] = {"_make": object.__setattr__, "_class": made, "_twin": twin}
+    space: dict[str, Any] = {"_make": object.__setattr__, "_class": made, "_twin": twin, "_missing": MISSING}
     arguments = []
-    for field in fields(made):
-        if field.default_factory is not MISSING:
-            raise TypeError(f"{made.__name__}.{field.name} has a default factory")
-        if field.default is MISSING:
-            arguments.append(field.name)
+    values = dict(zip(names, names, strict=True))
+    for each in fields(made):
+        name = each.name
+        if each.default_factory is not MISSING:
+            arguments.append(f"{name}=_missing")
+            values[name] = f"_make_{name}() if {name} is _missing else {name}"
+            space[f"_make_{name}"] = each.default_factory
+        elif each.default is MISSING:
+            arguments.append(name)
         else:
-            arguments.append(f"{field.name}=_default_{field.name}")
-            space[f"_default_{field.name}"] = field.default
+            arguments.append(f"{name}=_default_{name}")
+            space[f"_default_{name}"] = each.default
     lines = [
         f"def __init__(self, {', '.join(arguments)}):",
         "    _make(self, '__class__', _twin)",
-        *(f"    self.{name} = {name}" for name in names),
+        *(f"    self.{name} = {value}" for name, value in values.items()),
         "    self.__class__ = _class",
         "def copy(value):",
         "    twin = _twin()",

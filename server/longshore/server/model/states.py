@@ -27,7 +27,7 @@ from longshore.server.model.events import (
     Verdict,
 )
 from longshore.server.model.records import changed
-from longshore.server.model.task import Failure, FilePush, Grant, Status, Task
+from longshore.server.model.task import Failure, Grant, Status, Task
 from longshore.server.model.values import (
     WAITING,
     AttemptEnd,
@@ -179,7 +179,7 @@ class _Table:
         settling = status.state is State.SETTLING and not status.session_id
         if status.state is not State.QUEUED and not settling:
             return self._stale()
-        patience = self._world.policy.settle_timeout if settling else self._submission.run_timeout
+        patience = self._world.policy.settle_timeout if settling else self._submission.terms.run_timeout
         return self._change(
             changed(
                 status,
@@ -232,11 +232,11 @@ class _Table:
             return self._reported_after_grant(event)
         if status.state is State.RUNNING:
             if event.outcome is Outcome.OK:
-                return self._stale() if self._submission.must_commit else self._succeeded(event)
+                return self._stale() if self._submission.work.needs_commit else self._succeeded(event)
             return self._not_done(event)
         if status.state is State.CANCELLING:
             if event.outcome is Outcome.OK:
-                return self._stale() if self._submission.must_commit else self._succeeded(event)
+                return self._stale() if self._submission.work.needs_commit else self._succeeded(event)
             if event.outcome in _SETTLEMENTS:
                 # The attempt was never granted: there is nothing to settle, and its report is not believed.
                 return self._stale()
@@ -311,7 +311,7 @@ class _Table:
         world = self._world
         tries = base.tries + 1
         base = changed(base, tries=tries, error=error or base.error)
-        if tries >= self._submission.attempt_limit:
+        if tries >= self._submission.terms.attempt_limit:
             state = State.CANCELLED if base.cancel_requested else State.FAILED
             return self._finish(state, base=base, endings=endings, debts=debts)
         pause = retry_after if retry_after is not None else world.policy.back_off(tries, world.jitter)
@@ -405,7 +405,7 @@ class _Table:
         base = self._released()
         # Settling took care of the granted temp; earlier tries of the lost attempt may have left others.
         grant = status.grant
-        debts = ((grant.attempt, ""),) if grant is not None and isinstance(self._submission.work, FilePush) else ()
+        debts = ((grant.attempt, ""),) if grant is not None and self._submission.work.leaves_temps else ()
         if settlement is Settlement.LANDED:
             return self._finish(State.SUCCEEDED, base=base, endings=endings, debts=debts)
         if settlement is Settlement.NEITHER and base.cancel_requested:
@@ -435,12 +435,12 @@ class _Table:
         )
 
     def _debts_of_loss(self) -> tuple[tuple[int, str], ...]:
-        if not isinstance(self._submission.work, FilePush):
+        if not self._submission.work.leaves_temps:
             return ()
         return ((self._status.attempt, ""),)
 
     def _debts_of(self, event: Reported) -> tuple[tuple[int, str], ...]:
-        if not event.left_temps or not isinstance(self._submission.work, FilePush):
+        if not event.left_temps or not self._submission.work.leaves_temps:
             return ()
         return ((event.attempt, ""),)
 

@@ -9,13 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
+from hashlib import blake2b
+from typing import ClassVar, Final, TypeAlias
 
 from longshore.contract.enums import IfExists, WhenAbsent, WhenStopped
 from longshore.server.model.records import record
 from longshore.server.model.values import AttemptEnd, DeliveryMethod, State, UploadState, WaitReason
 
-FILE_PUSH = "file_push"
-"""The built-in kind."""
+FILE_PUSH: Final = "file_push"
+BUILT_IN: Final = frozenset({FILE_PUSH})
+"""The built-in kinds. Their tasks always have a target, and every worker that runs one can settle it."""
 
 
 @record
@@ -33,6 +37,36 @@ class Destination:
         return "\0".join((self.target, self.project, self.instance, self.path))
 
 
+@lru_cache(maxsize=8192)
+def destination_key_of(destination: Destination) -> bytes:
+    """The digest that stands for a destination in the order of deliveries."""
+    project = _project(destination.project)
+    key = "\0".join((destination.target, project, destination.instance, destination.path))
+    return blake2b(key.encode("utf-8", "surrogateescape"), digest_size=16).digest()
+
+
+def concurrency_key_at(target: str, project: str, instance: str) -> str:
+    """Return the concurrency key of a target, project and instance. Empty means that no instance is named. No part has
+    slashes."""
+    return f"{target}/{instance}/{_project(project)}" if instance else ""
+
+
+def _project(project: str) -> str:
+    """Take the project `default` for the empty one. They are the same on all targets but those that were given another
+    project, which only their workers know. There two instances are taken for one: they wait for each other, and nothing
+    worse happens.
+    """
+    return "" if project == "default" else project
+
+
+@record
+class AnyValue:
+    """A google.protobuf.Any, unopened."""
+
+    type_url: str
+    value: bytes
+
+
 @record
 class FilePush:
     """One file to one destination. Modes are 0 to 0o777.
@@ -40,6 +74,11 @@ class FilePush:
     A mode or owner that is None means that of the file that is replaced, else `mode_if_new` and root; a `mode_if_new`
     that is None means 0644.
     """
+
+    kind: ClassVar[str] = FILE_PUSH
+    arguments: ClassVar[None] = None
+    needs_commit: ClassVar[bool] = True
+    leaves_temps: ClassVar[bool] = True
 
     destination: Destination
     mode: int | None = None
@@ -55,23 +94,66 @@ class FilePush:
     """The mode of the folders that are created. None means 0755."""
     in_place: bool = False
 
+    @property
+    def target(self) -> str:
+        return self.destination.target
 
-@record
-class AnyValue:
-    """A google.protobuf.Any, unopened."""
+    @property
+    def project(self) -> str:
+        return self.destination.project
 
-    type_url: str
-    value: bytes
+    @property
+    def instance(self) -> str:
+        return self.destination.instance
+
+    @property
+    def destination_key(self) -> bytes:
+        return destination_key_of(self.destination)
 
 
 @record
 class Job:
     """A call of a registered handler. `target` and `instance` may be empty."""
 
+    destination: ClassVar[None] = None
+    destination_key: ClassVar[None] = None
+    project: ClassVar[str] = ""
+    needs_commit: ClassVar[bool] = False
+    leaves_temps: ClassVar[bool] = False
+
     kind: str
     arguments: AnyValue | None
     target: str = ""
     instance: str = ""
+
+
+Work: TypeAlias = FilePush | Job
+"""What a task does. Each kind answers for itself what the rest of the server asks: its `kind`; `target`, `project` and
+`instance`, empty where it has none; `destination`, its `destination_key` and `arguments`, None where it has none;
+`needs_commit`: it can only succeed with a grant; `leaves_temps`: a lost attempt may leave temps."""
+
+
+def concurrency_key_of(work: Work) -> str:
+    """Return the concurrency key of a work. Empty means that it names no instance."""
+    return concurrency_key_at(work.target, work.project, work.instance)
+
+
+@record
+class Terms:
+    """The terms of a task: how patient to be with it, and what its caller calls it. Times are in seconds.
+
+    Stored tasks leave out what has these defaults, so a default here never changes; a server's own defaults are
+    settings. A new field needs a default that means what servers of before did.
+    """
+
+    queue: str = "default"
+    priority: int = 0
+    labels: Mapping[str, str] = field(default_factory=dict)
+    expire_after: float = 7 * 86400.0
+    run_timeout: float = 3600.0
+    stall_timeout: float | None = None
+    """None means that a stall is not limited."""
+    attempt_limit: int = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,17 +198,9 @@ class Submission:
     id: str
     creator: str
     request_id: str
-    kind: str
-    queue: str
-    priority: int
-    labels: Mapping[str, str]
-    work: FilePush | Job
+    work: Work
+    terms: Terms
     payload: Payload | None
-    run_timeout: float
-    """Seconds."""
-    stall_timeout: float | None
-    """Seconds. None means that a stall is not limited."""
-    attempt_limit: int
     expires_at: float
     created_at: float
     retry_of: str = ""
@@ -139,25 +213,16 @@ class Submission:
         return self.retried_by or self.creator
 
     @property
-    def destination(self) -> Destination | None:
-        return self.work.destination if isinstance(self.work, FilePush) else None
+    def kind(self) -> str:
+        return self.work.kind
 
     @property
     def target(self) -> str:
-        return self.work.destination.target if isinstance(self.work, FilePush) else self.work.target
+        return self.work.target
 
     @property
-    def project(self) -> str:
-        return self.work.destination.project if isinstance(self.work, FilePush) else ""
-
-    @property
-    def instance(self) -> str:
-        return self.work.destination.instance if isinstance(self.work, FilePush) else self.work.instance
-
-    @property
-    def must_commit(self) -> bool:
-        """Whether this kind can only succeed with a grant."""
-        return self.kind == FILE_PUSH
+    def destination(self) -> Destination | None:
+        return self.work.destination
 
 
 @record

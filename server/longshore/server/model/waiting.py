@@ -13,7 +13,7 @@ from typing import Final
 
 from longshore.server.model.remarks import Served
 from longshore.server.model.sharing import Shares
-from longshore.server.model.task import FILE_PUSH, FilePush, Task
+from longshore.server.model.task import BUILT_IN, Task
 from longshore.server.model.values import WAITING, State, WaitReason
 
 DEFAULT: Final = "default"
@@ -146,16 +146,16 @@ def _queued(task: Task, view: View, beside: int) -> Waiting:
     if not serving:
         where = f" on target `{target}`" if target else ""
         return Waiting(WaitReason.NO_HANDLER, f"no worker runs `{kind}`{where}")
-    if task.submission.queue in view.paused:
-        return Waiting(WaitReason.QUEUE_PAUSED, f"queue {task.submission.queue} is paused")
+    if task.submission.terms.queue in view.paused:
+        return Waiting(WaitReason.QUEUE_PAUSED, f"queue {task.submission.terms.queue} is paused")
     if target and view.on_target.get(target, 0) >= view.target_limit:
         return Waiting(
             WaitReason.TARGET_LIMIT, f"{_tasks(view.target_limit)} on target `{target}`, and no more may at once"
         )
-    if task.submission.instance and beside >= view.instance_limit:
+    if task.submission.work.instance and beside >= view.instance_limit:
         return Waiting(
             WaitReason.INSTANCE_LIMIT,
-            f"{_tasks(view.instance_limit)} on instance {task.submission.instance}, and no more may at once",
+            f"{_tasks(view.instance_limit)} on instance {task.submission.work.instance}, and no more may at once",
         )
     if alone:
         if not any(crew.idle for crew in serving):
@@ -174,7 +174,7 @@ def _settling(task: Task, view: View) -> Waiting:
         return Waiting(WaitReason.SETTLING, f"{status.worker} finds out whether its lost attempt put the file in place")
     said = "its worker was lost at the last step: another one finds out whether that happened"
     target, kind = task.submission.target, task.submission.kind
-    settles = any(kind == FILE_PUSH or crew.kinds[kind] for crew in view.serving(target, kind)[1])
+    settles = any(kind in BUILT_IN or crew.kinds[kind] for crew in view.serving(target, kind)[1])
     if not settles:
         where = f"serves target `{target}`" if target else f"can settle `{kind}`"
         return Waiting(WaitReason.SETTLING, f"{said}; no worker {where}")
@@ -184,7 +184,7 @@ def _settling(task: Task, view: View) -> Waiting:
 
 
 def _scheduled(task: Task, view: View) -> str:
-    status, instance = task.status, task.submission.instance
+    status, instance = task.status, task.submission.work.instance
     due = "" if status.due_at is None else f", in {span(max(status.due_at - view.now, 0.0))}"
     match status.wait_reason:
         case WaitReason.NOT_BEFORE:
@@ -198,15 +198,14 @@ def _scheduled(task: Task, view: View) -> str:
 
 
 def _no_worker(task: Task, view: View) -> str:
-    target, work = task.submission.target, task.submission.work
+    target, destination = task.submission.target, task.submission.destination
     said = f"no worker serves target `{target}`"
     last = view.served.get(target)
     if last is not None:
         return f"{said}: the last one ended {span(max(view.now - last.until, 0.0))} ago"
     # scp writes `web:etc/motd` for the destination `web/etc/motd`. Read as a destination, the instance is then named
     # like a folder. `nowhere:web/etc/motd` does mean a target. The name of a target that was served is right.
-    if target != DEFAULT and isinstance(work, FilePush) and work.destination.instance in _ROOTS:
-        destination = work.destination
+    if target != DEFAULT and destination is not None and destination.instance in _ROOTS:
         said += f"; did you mean {target}/{destination.instance}{destination.path}?"
     elif not view.crews:
         said += ": none is connected"

@@ -9,7 +9,6 @@ from typing import Final
 import structlog
 
 from longshore.server import logs
-from longshore.server.model.task import FilePush
 from longshore.server.model.values import State
 from longshore.server.store.protocol import Changes, Store, TaskChange
 
@@ -57,11 +56,11 @@ def _record(change: TaskChange) -> dict[str, str | int | float]:
         fields["kind"] = submission.kind
         fields["creator"] = submission.creator
         fields["request_id"] = submission.request_id
-        if isinstance(submission.work, FilePush):
-            destination = submission.work.destination
+        work = submission.work
+        if (destination := work.destination) is not None:
             fields |= {"target": destination.target, "instance": destination.instance, "path": destination.path}
-        elif submission.target or submission.instance:
-            fields |= {"target": submission.target, "instance": submission.instance}
+        elif work.target or work.instance:
+            fields |= {"target": work.target, "instance": work.instance}
     if status.state.terminal:
         if submission.payload is not None:
             fields["size"] = submission.payload.size

@@ -16,7 +16,7 @@ from longshore.server.model.events import Reported
 from longshore.server.model.records import record
 from longshore.server.model.remarks import Remark
 from longshore.server.model.servers import Here
-from longshore.server.model.task import FilePush, Grant, Job, Payload, Session, Task, Upload
+from longshore.server.model.task import Grant, Payload, Session, Task, Terms, Upload, Work
 from longshore.server.model.values import Settlement, WaitReason
 
 R = TypeVar("R", covariant=True)
@@ -41,18 +41,11 @@ class Command(Generic[R]):
 
 @record
 class TaskPlan:
-    """A task to be made: a validated request with every default filled in. Times in seconds from acceptance."""
+    """A task to be made. `not_before` is in seconds from acceptance."""
 
-    kind: str
-    work: FilePush | Job
-    queue: str
-    priority: int
-    labels: Mapping[str, str]
-    not_before: float
-    expire_after: float
-    run_timeout: float
-    stall_timeout: float | None
-    attempt_limit: int
+    work: Work
+    terms: Terms
+    not_before: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -144,21 +144,22 @@ def fill_task(message: pb.Task, value: model.Task) -> None:
     """Translate a Task into an empty message where it is wanted. It sets field by field, and only what is not the
     field's default: with keywords for all of them a task took 8 µs, and one is sent for each assignment."""
     submission, status = value.submission, value.status
+    terms = submission.terms
     message.id = submission.id
     message.revision = status.revision
     message.state = pb.TaskState.ValueType(status.state)
     message.kind = submission.kind
-    message.queue = submission.queue
+    message.queue = terms.queue
     message.creator = submission.creator
     message.request_id = submission.request_id
-    message.attempt_limit = submission.attempt_limit
-    _set_duration(message.run_timeout, submission.run_timeout)
+    message.attempt_limit = terms.attempt_limit
+    _set_duration(message.run_timeout, terms.run_timeout)
     _set_timestamp(message.create_time, submission.created_at)
     _set_timestamp(message.expire_time, submission.expires_at)
-    if submission.priority:
-        message.priority = submission.priority
-    if submission.labels:
-        message.labels.update(submission.labels)
+    if terms.priority:
+        message.priority = terms.priority
+    if terms.labels:
+        message.labels.update(terms.labels)
     if submission.retry_of:
         message.retry_of = submission.retry_of
     if submission.retried_by:
@@ -169,8 +170,8 @@ def fill_task(message: pb.Task, value: model.Task) -> None:
         message.file_push.CopyFrom(file_push(submission.work))
     if submission.payload is not None:
         message.payload.CopyFrom(payload(submission.payload))
-    if submission.stall_timeout is not None:
-        _set_duration(message.stall_timeout, submission.stall_timeout)
+    if terms.stall_timeout is not None:
+        _set_duration(message.stall_timeout, terms.stall_timeout)
     _fill_status(message, status)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence, Set
-from typing import Final
+from typing import Final, TypeVar
 
 import google_crc32c
 
@@ -13,7 +13,7 @@ from longshore.contract.enums import IfExists, WhenAbsent, WhenStopped
 from longshore.server.edge.messages import fields
 from longshore.server.engine.submissions import Defaults, SubmitRequest, TaskRequest, UploadRequest
 from longshore.server.model.errors import CrcMismatch, InvalidField
-from longshore.server.model.task import FILE_PUSH, AnyValue, Destination, FilePush, Job
+from longshore.server.model.task import BUILT_IN, AnyValue, Destination, FilePush, Job, Terms
 from longshore.v1 import task_pb2 as pb
 from longshore.v1 import task_service_pb2 as service_pb
 
@@ -94,8 +94,7 @@ def _spec(field: str, spec: pb.TaskSpec | None, defaults: Defaults) -> TaskReque
     not_before = 0.0
     if "not_before" in said:
         not_before = fields.seconds(f"{field}.not_before", spec.not_before, longest=limits.LONGEST_WAIT, zero=True)
-    request = TaskRequest(
-        work=_work(field, spec),
+    terms = Terms(
         queue=fields.name(f"{field}.queue", spec.queue) if "queue" in said else DEFAULT,
         priority=(
             fields.bounded(f"{field}.priority", spec.priority, limits.LOWEST_PRIORITY, limits.HIGHEST_PRIORITY)
@@ -103,30 +102,32 @@ def _spec(field: str, spec: pb.TaskSpec | None, defaults: Defaults) -> TaskReque
             else 0
         ),
         labels=_labels(f"{field}.labels", spec) if "labels" in said else {},
-        not_before=not_before,
-        expire_after=_seconds(field, spec, "expire_after", said, longest=limits.LONGEST_WAIT),
-        run_timeout=_seconds(field, spec, "run_timeout", said, longest=limits.LONGEST_RUN),
-        stall_timeout=_seconds(field, spec, "stall_timeout", said, longest=limits.LONGEST_RUN),
+        expire_after=_seconds(field, spec, "expire_after", limits.LONGEST_WAIT, usual=defaults.expire_after, said=said),
+        run_timeout=_seconds(field, spec, "run_timeout", limits.LONGEST_RUN, usual=defaults.run_timeout, said=said),
+        stall_timeout=_seconds(field, spec, "stall_timeout", limits.LONGEST_RUN, usual=None, said=said),
         attempt_limit=(
             fields.bounded(f"{field}.attempt_limit", spec.attempt_limit, 0, limits.MOST_ATTEMPTS)
             if "attempt_limit" in said
-            else None
+            else defaults.attempt_limit
         ),
     )
-    patience = defaults.expire_after if request.expire_after is None else request.expire_after
-    if not_before >= patience:
+    if not_before >= terms.expire_after:
         raise InvalidField(
             f"{field}.expire_after",
-            f"is {patience:g} s, and the task may not start before {not_before:g} s: it would expire unstarted. "
-            f"Raise it "
-            "above not_before.",
+            f"is {terms.expire_after:g} s, and the task may not start before {not_before:g} s: it would expire "
+            "unstarted. Raise it above not_before.",
         )
-    return request
+    return TaskRequest(_work(field, spec), terms, not_before, _LEFT_OPEN - said)
 
 
-def _seconds(field: str, spec: pb.TaskSpec, name: str, said: Set[str], *, longest: float) -> float | None:
+_LEFT_OPEN: Final = frozenset({"expire_after", "run_timeout", "attempt_limit"})
+"""The terms for which a server has defaults of its own."""
+T = TypeVar("T", bound=float | None)
+
+
+def _seconds(field: str, spec: pb.TaskSpec, name: str, longest: float, *, usual: T, said: Set[str]) -> float | T:
     if name not in said:
-        return None
+        return usual
     return fields.seconds(f"{field}.{name}", getattr(spec, name), longest=longest)
 
 
@@ -202,8 +203,8 @@ def _destination(field: str, destination: pb.Destination | None) -> Destination:
 
 def _job(field: str, job: pb.JobSpec) -> Job:
     kind = fields.name(f"{field}.kind", job.kind)
-    if kind == FILE_PUSH:
-        raise InvalidField(f"{field}.kind", f"{FILE_PUSH!r} is built in; use the file_push field for it.")
+    if kind in BUILT_IN:
+        raise InvalidField(f"{field}.kind", f"{kind!r} is built in; use the {kind} field for it.")
     if job.instance and not job.target:
         raise InvalidField(f"{field}.target", "is empty; an instance needs its target.")
     arguments = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import fields
 from itertools import islice
 from typing import Final, TypeVar
 
@@ -17,7 +18,7 @@ from longshore.server.engine.sessions.messages import (
     ServerSays,
     Welcome,
 )
-from longshore.server.model.task import Job
+from longshore.server.model.task import Terms
 from longshore.server.store.commands import BeginAnswer, GrantAnswer
 
 BYTES_AT_ONCE: Final = 2 << 20
@@ -203,14 +204,18 @@ def _take(entries: dict[_K, _V], count: int) -> tuple[_V, ...]:
     return tuple(entries.pop(key) for key in tuple(islice(entries, count)))
 
 
+_TEXTS: Final = tuple(field.name for field in fields(Terms) if field.type == "str")
+"""The terms that are texts."""
+
+
 def _size(assignment: Assignment) -> int:
     """About how many bytes it takes on the wire."""
     submission, status = assignment.task.submission, assignment.task.status
-    size = 512 + len(assignment.content)
-    if submission.labels:
-        size += sum(len(key) + len(value.encode()) + 8 for key, value in submission.labels.items())
-    if isinstance(submission.work, Job) and submission.work.arguments is not None:
-        size += len(submission.work.arguments.value) + len(submission.work.arguments.type_url.encode())
+    size = 512 + len(assignment.content) + sum([len(getattr(submission.terms, name).encode()) for name in _TEXTS])
+    if submission.terms.labels:
+        size += sum(len(key) + len(value.encode()) + 8 for key, value in submission.terms.labels.items())
+    if (arguments := submission.work.arguments) is not None:
+        size += len(arguments.value) + len(arguments.type_url.encode())
     if submission.destination is not None:
         size += len(submission.destination.key.encode("utf-8", "surrogateescape"))
     if status.error is not None:

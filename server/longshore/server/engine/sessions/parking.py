@@ -65,7 +65,7 @@ class Parking:
 
     def _was_waited_for(self, task: Task) -> bool:
         """Tell whether the task may have left the list. For which task an instance is listed is not remembered."""
-        asked = task.submission
+        asked = task.submission.work
         return (asked.target, asked.project, asked.instance) in self._listed.get(asked.target, ())
 
     def ready(self, connection: WorkerConnection, ready: Ready) -> None:

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from longshore.server.model.events import Claimed, Verdict
 from longshore.server.model.sharing import Shares
-from longshore.server.model.task import FILE_PUSH, Session
+from longshore.server.model.task import BUILT_IN, Session
 from longshore.server.model.values import State
 from longshore.server.store.commands import Claims, ClaimTasks, Offer
 from longshore.server.store.handlers.sessions import session_at
@@ -94,7 +94,7 @@ class _Taker:
         return kind in self.session.kinds and (not target or target in self.session.targets)
 
     def settles(self, target: str, kind: str) -> bool:
-        return self.serves(target, kind) and (kind == FILE_PUSH or bool(self.session.kinds[kind]))
+        return self.serves(target, kind) and (kind in BUILT_IN or bool(self.session.kinds[kind]))
 
 
 _Candidate = tuple[int, int, LoadedTask]
@@ -180,7 +180,7 @@ class _Round:
                 continue
             for kind in taker.session.kinds:
                 pairs.update((target, kind) for target in taker.session.targets)
-                if kind != FILE_PUSH:
+                if kind not in BUILT_IN:
                     pairs.add(("", kind))
         yield from sorted(pairs)
 
@@ -209,7 +209,7 @@ class _Round:
             candidates: list[_Candidate] = []
             for (target, taker, most), loaded_tasks in zip(sets, found(), strict=True):
                 found_here = [
-                    (-loaded.submission.priority, loaded.submission.seq, loaded)
+                    (-loaded.submission.terms.priority, loaded.submission.seq, loaded)
                     for loaded in (*loaded_tasks, *new_tasks.get((target, taker), ()))
                 ]
                 found_here.sort()
@@ -225,7 +225,7 @@ class _Round:
         found: dict[Pair, list[LoadedTask]] = {}
         for loaded in unit.new_tasks():
             if loaded.status.state is State.QUEUED and (
-                loaded.ready if loaded.concurrency_key else not unit.is_paused(loaded.submission.queue)
+                loaded.ready if loaded.concurrency_key else not unit.is_paused(loaded.submission.terms.queue)
             ):
                 found.setdefault((loaded.target, loaded.taker), []).append(loaded)
         return found

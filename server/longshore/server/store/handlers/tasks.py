@@ -30,7 +30,6 @@ from longshore.server.store.handlers.requests import (
     tasks_of_request,
 )
 from longshore.server.store.sql.statement import Statement, statement
-from longshore.server.store.tables.rows import destination_key_of
 from longshore.server.store.tables.schema import counters, is_delivered, is_live, is_queued, queues, submissions, tasks
 from longshore.server.store.transaction.counters import QUEUE, RESTORED, SPOOL
 from longshore.server.store.transaction.loaded_task import LoadedTask
@@ -108,7 +107,7 @@ def submit_tasks(unit: UnitOfWork, command: SubmitTasks) -> Callable[[], tuple[T
         check_same(request, command.fingerprint, request_id=command.request_id, upload=False)
         return lambda: tasks_of_request(unit, request)
     payload = command.payload or _named_payload(unit, command)
-    for queue, count in Counter([plan.queue for plan in command.plans]).items():
+    for queue, count in Counter([plan.terms.queue for plan in command.plans]).items():
         check_room(unit, command.bounds, queue=queue, principal=command.principal, tasks=count)
     if command.payload is not None:
         size = command.payload.size
@@ -162,22 +161,10 @@ def retry_task(unit: UnitOfWork, command: RetryTask) -> Callable[[], Task]:
     if not command.force:
         _check_not_superseded(unit, old)
     submission = old.submission
-    check_room(unit, command.bounds, queue=submission.queue, principal=submission.creator, tasks=1)
-    plan = TaskPlan(
-        kind=submission.kind,
-        work=submission.work,
-        queue=submission.queue,
-        priority=submission.priority,
-        labels=submission.labels,
-        not_before=0.0,
-        expire_after=submission.expires_at - submission.created_at,
-        run_timeout=submission.run_timeout,
-        stall_timeout=submission.stall_timeout,
-        attempt_limit=submission.attempt_limit,
-    )
+    check_room(unit, command.bounds, queue=submission.terms.queue, principal=submission.creator, tasks=1)
     made = make_tasks(
         unit,
-        (plan,),
+        (TaskPlan(submission.work, submission.terms),),
         creator=submission.creator,
         request_id=command.request_id,
         payload=payload,
@@ -194,11 +181,11 @@ def retry_task(unit: UnitOfWork, command: RetryTask) -> Callable[[], Task]:
 
 
 def _check_not_superseded(unit: UnitOfWork, old: LoadedTask) -> None:
-    if old.submission.destination is None:
+    key = old.submission.work.destination_key
+    if key is None:
         return
     # The deliveries of this batch are written first, so that one query is enough.
     unit.flush()
-    key = destination_key_of(old.submission.destination)
     row = unit.link.row(_DELIVERED_SINCE, key=key, after=old.submission.seq)
     if row is not None:
         raise Superseded(

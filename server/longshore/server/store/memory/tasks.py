@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from typing import Final
 
-from longshore.server.model.task import FilePush, Job
+from longshore.server.model.task import Work
 from longshore.server.store.transaction.loaded_task import LoadedTask
 
 CAPACITY: Final = 8192
@@ -47,5 +47,5 @@ class TaskCache:
         self._loaded.clear()
 
 
-def _small(work: FilePush | Job) -> bool:
-    return not isinstance(work, Job) or work.arguments is None or len(work.arguments.value) <= LARGEST
+def _small(work: Work) -> bool:
+    return work.arguments is None or len(work.arguments.value) <= LARGEST

@@ -53,7 +53,7 @@ class PostgresDialect:
     """The dialect of PostgreSQL. With a `clock`, each transaction sets it."""
 
     def __init__(self, url: str, clock: DatabaseClock | None = None) -> None:
-        self.schema = SchemaState()
+        self.schema = SchemaState("postgresql")
         self._url = url
         self._clock = clock
         self._engine = sa.create_engine(

@@ -246,7 +246,7 @@ class PostgresLink(Link):
     def ask_each(self, what: Each, sets: Sequence[Row]) -> Callable[[], list[list[Row]]]:
         if not sets:
             return list
-        sql, constants = what.far or compile_each(what, self._dialect)
+        sql, constants = what.far.get(self._dialect.schema.variant) or compile_each(what, self._dialect)
         names = (*what.types, "nth")
         given = _encode([dict(zip(names, (*each, nth), strict=True)) for nth, each in enumerate(sets)])
         reply = self._send(sql, {**constants, "given": given})
@@ -262,7 +262,9 @@ class PostgresLink(Link):
     def write(self, what: Bulk, rows: Sequence[Row], *, exactly: bool = False) -> None:
         if not rows:
             return
-        sql, constants = what.far.get(exactly) or _compile_bulk(what, self._dialect, exactly=exactly)
+        sql, constants = what.far.get((self._dialect.schema.variant, exactly)) or _compile_bulk(
+            what, self._dialect, exactly=exactly
+        )
         names = tuple(what.types)
         parameters = {**constants, "given": _encode([dict(zip(names, each, strict=True)) for each in rows])}
         if exactly:
@@ -293,8 +295,8 @@ def compile_each(what: Each, dialect: Dialect) -> tuple[str, Mapping[str, Any]]:
     given = _given({**what.types, "nth": sa.Integer})
     found = what.select(dialect, dict(given.c)).correlate(given).lateral("found")
     both = sa.select(given.c.nth, *found.c).select_from(given.join(found, sa.true()))
-    what.far = Statement(lambda _: both).sql(dialect)
-    return what.far
+    made = what.far[dialect.schema.variant] = Statement(lambda _: both).sql(dialect)
+    return made
 
 
 def _compile_bulk(what: Bulk, dialect: Dialect, *, exactly: bool) -> tuple[str, Mapping[str, Any]]:
@@ -302,8 +304,8 @@ def _compile_bulk(what: Bulk, dialect: Dialect, *, exactly: bool) -> tuple[str, 
     sql, constants = Statement(lambda _: what.make(dialect, dict(given.c), given)).sql(dialect)
     if exactly:
         sql = _EXACTLY.replace("THESE", sql)
-    what.far[exactly] = (sql, constants)
-    return what.far[exactly]
+    made = what.far[dialect.schema.variant, exactly] = (sql, constants)
+    return made
 
 
 def _with_array(sql: str) -> str:

@@ -7,12 +7,13 @@ from typing import Final
 
 import sqlalchemy as sa
 
+from longshore.server.model.task import concurrency_key_at
 from longshore.server.model.values import State
 from longshore.server.store.handlers.remarks import all_served, remarks_of_living
 from longshore.server.store.protocol import Conditions, Holdings, InstanceKey
 from longshore.server.store.sql.link import Link
 from longshore.server.store.sql.statement import Among, statement
-from longshore.server.store.tables.rows import SESSION_COLUMNS, concurrency_key_at, session_of
+from longshore.server.store.tables.rows import SESSION_COLUMNS, session_of
 from longshore.server.store.tables.schema import counters, is_alive, queues, sessions, tasks
 from longshore.server.store.transaction.counters import KEY_RUNNING, TARGET_RUNNING
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from longshore.server.model.task import Attempt, Debt, Destination, Payload, Session, Task, Upload
+from longshore.server.model.task import Attempt, Debt, Destination, Payload, Session, Task, Upload, destination_key_of
 from longshore.server.model.values import State
 from longshore.server.store.protocol import Figures, QueueFigures, TargetFigures, TaskFilter, TaskPage
 from longshore.server.store.sql.link import Link
@@ -24,7 +24,6 @@ from longshore.server.store.tables.rows import (
     Row,
     attempt_of,
     debt_of,
-    destination_key_of,
     payload_of,
     seq_in,
     session_of,
@@ -170,11 +169,9 @@ def tasks_of_payload(link: Link, payload_id: str) -> Sequence[Task]:
     return [task_of(row) for row in link.rows(_TASKS_OF_PAYLOAD, payload_id=payload_id)]
 
 
+_HEAVY: Final = (submissions.c.arguments, submissions.c.details, submissions.c.work, tasks.c.result, tasks.c.error)
 _WEIGHT: Final[sa.ColumnElement[int]] = sum(
-    (
-        sa.func.coalesce(sa.func.length(column), 0)
-        for column in (submissions.c.arguments, submissions.c.labels, submissions.c.work, tasks.c.result, tasks.c.error)
-    ),
+    (sa.func.coalesce(sa.func.length(column), 0) for column in _HEAVY),
     start=sa.literal_column("0"),
 )
 """About how much a task takes beside its fixed fields. Neither database reads a large value to know its length."""

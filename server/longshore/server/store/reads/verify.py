@@ -8,11 +8,12 @@ from typing import Final
 
 import sqlalchemy as sa
 
+from longshore.server.model.task import concurrency_key_of
 from longshore.server.model.values import UploadState
-from longshore.server.store.reads.queries import counted
+from longshore.server.store.reads.queries import counted as stored_counters
 from longshore.server.store.sql.link import Link
 from longshore.server.store.sql.statement import statement
-from longshore.server.store.tables.rows import concurrency_key_of, task_columns, task_of
+from longshore.server.store.tables.rows import task_columns, task_of
 from longshore.server.store.tables.schema import payloads, requests, submissions, tasks, uploads
 from longshore.server.store.transaction.counters import (
     CREATOR_PROMISED,
@@ -22,6 +23,7 @@ from longshore.server.store.transaction.counters import (
     UPLOADS,
     UPLOADS_OF,
     Key,
+    counted,
     differences,
     task_counts,
 )
@@ -42,7 +44,7 @@ def discrepancies(link: Link) -> Sequence[str]:
     live_of_request: Counter[tuple[str, str]] = Counter()
     for row in link.rows(_TASKS):
         task = task_of(row)
-        sums.update(task_counts(task.submission, task.status, concurrency_key_of(task.submission.work)))
+        sums.update(task_counts(counted(task.submission), task.status, concurrency_key_of(task.submission.work)))
         request = (task.submission.request_id, task.submission.requester)
         of_request[request] += 1
         if not task.status.state.terminal:
@@ -67,7 +69,7 @@ def discrepancies(link: Link) -> Sequence[str]:
             found.append(
                 f"request {request}: {(count, live)}, counted {(of_request[request], live_of_request[request])}"
             )
-    stored_sums = {key: value for key, value in counted(link).items() if key[0] not in NO_SUMS}
+    stored_sums = {key: value for key, value in stored_counters(link).items() if key[0] not in NO_SUMS}
     for key, (stored, recounted) in sorted(differences(stored_sums, sums).items()):
         found.append(f"counter {key}: {stored}, counted {recounted}")
     return found

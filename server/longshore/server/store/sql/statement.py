@@ -29,9 +29,10 @@ _SIZES: Final = (1, 4, 16, 64, 256)
 
 
 class Statement:
-    """One statement, compiled at its first use for each database.
+    """One statement, compiled at its first use for each kind of database and each schema.
 
-    `make` builds it; one that needs the dialect takes it as its argument.
+    `make` builds it; one that needs the dialect takes it as its argument. It may name every column of this version:
+    `SchemaState.adapted` puts NULL for a column that the database does not have yet.
     """
 
     __slots__ = ("_compiled", "_make", "_numbered", "_options")
@@ -41,29 +42,30 @@ class Statement:
     ) -> None:
         self._make = make
         self._options = options
-        self._compiled: dict[type[Dialect], tuple[str, Mapping[str, Any]]] = {}
-        self._numbered: dict[type[Dialect], tuple[str, Row]] = {}
+        self._compiled: dict[str, tuple[str, Mapping[str, Any]]] = {}
+        self._numbered: dict[str, tuple[str, Row]] = {}
 
     def numbered(self, dialect: Dialect, names: Iterable[str]) -> tuple[str, Row]:
         """The text with ?1 for the first of `names` and so on (SQLite's way), and the constants that come after them.
         Always with the same names."""
-        kind = type(dialect)
-        found = self._numbered.get(kind)
+        variant = dialect.schema.variant
+        found = self._numbered.get(variant)
         if found is None:
             sql, constants = self.sql(dialect)
             places = {each: f"?{number}" for number, each in enumerate([*names, *constants], start=1)}
             found = (_NAMED.sub(lambda match: places[match[1]], sql), tuple(constants.values()))
-            self._numbered[kind] = found
+            self._numbered[variant] = found
         return found
 
     def sql(self, dialect: Dialect) -> tuple[str, Mapping[str, Any]]:
         """The text, and the values of parameters that are constants of the statement."""
-        kind = type(dialect)
-        found = self._compiled.get(kind)
+        variant = dialect.schema.variant
+        found = self._compiled.get(variant)
         if found is None:
-            compiled = self._make(dialect).compile(dialect=dialect.engine.dialect, compile_kwargs=self._options or {})
+            clause = dialect.schema.adapted(self._make(dialect))
+            compiled = clause.compile(dialect=dialect.engine.dialect, compile_kwargs=self._options or {})
             constants = {key: value for key, value in (compiled.params or {}).items() if value is not None}
-            found = self._compiled[kind] = (str(compiled), constants)
+            found = self._compiled[variant] = (str(compiled), constants)
         return found
 
 
@@ -126,11 +128,12 @@ class Each:
         self.types = types
         self.one: Final = Statement(lambda dialect: self.select(dialect, parameters(types)))
         """The statement for one set of values."""
-        self.far: tuple[str, Mapping[str, Any]] | None = None
-        """The statement for all sets at once; kept here by the connections of a database that is far."""
+        self.far: dict[str, tuple[str, Mapping[str, Any]]] = {}
+        """The statement for all sets at once, by variant of the schema; kept here by the connections of a database that
+        is far."""
 
     def select(self, dialect: Dialect, given: Given) -> sa.Select[Any]:
-        select = self._make(given)
+        select = dialect.schema.adapted(self._make(given))
         if self._lock == "update":
             return dialect.for_update(select)
         return dialect.for_claim(select) if self._lock == "claim" else select
@@ -152,26 +155,32 @@ class Bulk:
         self.make = make
         self.types = types
         self.one: Final = Statement(lambda dialect: make(dialect, parameters(types), None))
-        self.far: dict[bool, tuple[str, Mapping[str, Any]]] = {}
-        """The statement for all rows at once, without and with the check that each has changed one row."""
+        self.far: dict[tuple[str, bool], tuple[str, Mapping[str, Any]]] = {}
+        """The statement for all rows at once: by variant of the schema, and by whether it checks that each has changed
+        one row."""
 
 
 def inserting(
     table: sa.Table, *names: str, missing: bool = False, fixed: Mapping[str, sa.ColumnElement[Any]] | None = None
 ) -> Bulk:
     """Insert rows with these columns (all of them if none is named). `missing`: leave alone rows that are there
-    already. `fixed`: further columns that are the same in all rows, as literals or as one of the given columns."""
-    columns = [table.c[name] for name in names] if names else list(table.c)
+    already. `fixed`: further columns that are the same in all rows, as literals or as one of the given columns.
+
+    A row has a value for each column all the same where the schema lacks one: that value is not stored."""
+    wanted = [table.c[name] for name in names] if names else list(table.c)
     same = fixed or {}
 
     def make(dialect: Dialect, given: Given, rows: sa.FromClause | None) -> sa.Insert:
         insert = dialect.insert_missing(table) if missing else table.insert()
+        columns = [column for column in wanted if not dialect.schema.lacks(column)]
         if rows is None:
             return insert.values({column.name: given[column.name] for column in columns} | dict(same))
-        found = sa.select(*rows.c, *(value.label(name) for name, value in same.items()))
+        found = sa.select(
+            *(rows.c[column.name] for column in columns), *(value.label(name) for name, value in same.items())
+        )
         return insert.from_select([*(column.name for column in columns), *same], found)
 
-    return Bulk(make, {column.name: _type(column) for column in columns})
+    return Bulk(make, {column.name: _type(column) for column in wanted})
 
 
 def changing(make: Callable[[Given], sa.Update | sa.Delete], types: Types) -> Bulk:

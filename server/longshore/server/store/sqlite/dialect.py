@@ -77,7 +77,7 @@ class SQLiteDialect:
     """The dialect of SQLite: a transaction that may write takes its lock at once, and rows need none."""
 
     def __init__(self, path: Path) -> None:
-        self.schema = SchemaState()
+        self.schema = SchemaState("sqlite")
         self.file = DatabaseFile(path)
         self._engine = sa.create_engine(
             sa.URL.create("sqlite", database=str(path)),

@@ -12,7 +12,16 @@ from functools import lru_cache
 from typing import Any
 
 from longshore.contract.enums import IfExists, WhenAbsent, WhenStopped
-from longshore.server.model.task import AnyValue, Destination, Failure, FilePush, Grant, Job, Status
+from longshore.server.model.task import (
+    AnyValue,
+    Destination,
+    Failure,
+    FilePush,
+    Grant,
+    Job,
+    Status,
+    Work,
+)
 from longshore.server.model.values import DeliveryMethod, State, WaitReason
 
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
@@ -52,8 +61,8 @@ def decode_failure(text: str) -> Failure:
     return Failure(*_decode(text))
 
 
-def _grant_of(fields: list[Any]) -> Grant:
-    attempt, session_id, temp, method, granted_at, crc32c, mode, uid, gid = fields
+def _grant_of(values: list[Any]) -> Grant:
+    attempt, session_id, temp, method, granted_at, crc32c, mode, uid, gid = values
     return Grant(attempt, session_id, temp, DeliveryMethod(method), granted_at, crc32c, mode, uid, gid)
 
 
@@ -70,7 +79,7 @@ def decode_grant(text: str) -> Grant:
     return _grant_of(_decode(text))
 
 
-def encode_work(work: FilePush | Job) -> str:
+def encode_work(work: Work) -> str:
     """Write a task's work as JSON, without a job's arguments: those have columns of their own."""
     if isinstance(work, Job):
         return _encode_job(work.kind, work.target, work.instance)
@@ -90,44 +99,48 @@ def _said(key: str, value: int | None) -> str:
     return "" if value is None else f',"{key}":{value}'
 
 
-_RETRIED_BY = '"retried_by":'
-"""A key in a work's JSON. Inside a string each quote has a backslash before it, so that no path reads like this."""
-
-
-def with_retrier(work: str, principal: str) -> str:
-    """A work's text with the principal that retried it for its creator. Versions that do not know the key skip it."""
-    return f"{work[:-1]},{_RETRIED_BY}{_quoted(principal)}}}" if principal else work
-
-
-def retrier_of(work: str) -> str:
-    """The principal that retried the task for its creator. Empty means that the creator did, or that it is no retry."""
-    return str(_decode(work)["retried_by"]) if _RETRIED_BY in work else ""
-
-
 @lru_cache(maxsize=4096)
 def _encode_job(kind: str, target: str, instance: str) -> str:
     return _encode({"kind": kind, "target": target, "instance": instance})
 
 
-def decode_work(text: str, arguments: AnyValue | None) -> FilePush | Job:
-    fields = _decode(text)
-    push = fields.get("push")
+def decode_work(text: str, arguments: AnyValue | None) -> Work:
+    said = _decode(text)
+    push = said.get("push")
     if push is None:
-        return Job(fields["kind"], arguments, fields["target"], fields["instance"])
+        return Job(said["kind"], arguments, said["target"], said["instance"])
     return FilePush(
         Destination(*push),
-        mode=fields["mode"],
-        uid=fields["uid"],
-        gid=fields["gid"],
-        create_parents=fields["create_parents"],
-        if_exists=IfExists(fields["if_exists"]),
-        when_stopped=WhenStopped(fields["when_stopped"]),
-        when_absent=WhenAbsent(fields["when_absent"]),
-        read_back=fields["read_back"],
-        mode_if_new=fields.get("mode_if_new"),
-        parents_mode=fields.get("parents_mode"),
-        in_place=fields.get("in_place", False),
+        mode=said["mode"],
+        uid=said["uid"],
+        gid=said["gid"],
+        create_parents=said["create_parents"],
+        if_exists=IfExists(said["if_exists"]),
+        when_stopped=WhenStopped(said["when_stopped"]),
+        when_absent=WhenAbsent(said["when_absent"]),
+        read_back=said["read_back"],
+        mode_if_new=said.get("mode_if_new"),
+        parents_mode=said.get("parents_mode"),
+        in_place=said.get("in_place", False),
     )
+
+
+def work_cells(work: Work) -> tuple[str, str | None, bytes | None]:
+    """A work as JSON, and the type and the bytes of its arguments."""
+    arguments = work.arguments
+    return encode_work(work), *((None, None) if arguments is None else any_cells(arguments))
+
+
+def work_of(text: str, arguments_type: str | None, arguments: bytes | None) -> Work:
+    return decode_work(text, None if arguments_type is None else any_of(arguments_type, arguments or b""))
+
+
+def any_cells(value: AnyValue) -> tuple[str, bytes]:
+    return value.type_url, value.value
+
+
+def any_of(type_url: str, value: bytes) -> AnyValue:
+    return AnyValue(type_url, bytes(value))
 
 
 def encode_status(status: Status) -> str:
@@ -155,15 +168,15 @@ def encode_status(status: Status) -> str:
 
 
 def decode_status(text: str) -> Status:
-    fields: dict[str, Any] = dict(zip(_FIELDS, _decode(text), strict=False))
-    fields["state"] = State(fields["state"])
-    fields["wait_reason"] = WaitReason(fields["wait_reason"])
-    fields["method"] = DeliveryMethod(fields["method"])
-    if fields["grant"] is not None:
-        fields["grant"] = _grant_of(fields["grant"])
-    if fields["error"] is not None:
-        fields["error"] = Failure(*fields["error"])
-    if fields["result"] is not None:
-        type_url, value = fields["result"]
-        fields["result"] = AnyValue(type_url, b64decode(value))
-    return Status(**fields)
+    said: dict[str, Any] = dict(zip(_FIELDS, _decode(text), strict=False))
+    said["state"] = State(said["state"])
+    said["wait_reason"] = WaitReason(said["wait_reason"])
+    said["method"] = DeliveryMethod(said["method"])
+    if said["grant"] is not None:
+        said["grant"] = _grant_of(said["grant"])
+    if said["error"] is not None:
+        said["error"] = Failure(*said["error"])
+    if said["result"] is not None:
+        type_url, value = said["result"]
+        said["result"] = AnyValue(type_url, b64decode(value))
+    return Status(**said)

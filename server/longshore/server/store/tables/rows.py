@@ -2,123 +2,169 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from enum import IntEnum
 from functools import lru_cache
-from hashlib import blake2b
+from operator import attrgetter
 from typing import Any, Final
 
 import sqlalchemy as sa
 
 from longshore.server.model.task import (
-    AnyValue,
     Attempt,
     Debt,
     Destination,
-    FilePush,
-    Job,
     Payload,
     Session,
     Status,
     Submission,
     Task,
+    Terms,
     Upload,
 )
 from longshore.server.model.values import AttemptEnd, DeliveryMethod, State, UploadState, WaitReason
 from longshore.server.store.tables import codec
+from longshore.server.store.tables.fields import Field, columns_of, reader, writer
 from longshore.server.store.tables.schema import attempts, debts, payloads, sessions, submissions, tasks, uploads
 
 Row = tuple[Any, ...]
 """A row as the driver returns it: values in the order of the columns that were asked for."""
 
-# Tasks --------------------------------------------------------------------------------------------------------------
+# The details: terms that no query looks at ---------------------------------------------------------------------------
 
 _T, _SUB = tasks.c, submissions.c
 
-STATUS_COLUMNS: Final[tuple[sa.Column[Any], ...]] = (
-    _T.revision, _T.state, _T.head, _T.wait_reason, _T.due_at, _T.attempt, _T.tries, _T.crashes, _T.solo_crashes,
-    _T.alone, _T.session_id, _T.worker, _T.started_at, _T.deadline_ticks, _T.commit_grant, _T.cancel_requested,
-    _T.cancel_reason, _T.error, _T.result_type, _T.result, _T.method, _T.updated_at, _T.finished_at, _T.retryable_until,
-)  # fmt: skip
+_TERM_COLUMNS: Final = {"queue": _T.queue, "priority": _T.priority, "run_timeout": _SUB.run_timeout}
+"""The terms that queries, indexes or limits look at. All others are details."""
+_DETAILS: Final = tuple(field.name for field in fields(Terms) if field.name not in _TERM_COLUMNS)
+_OF_RETRIES: Final = ("retry_of", "retried_by")
+_NOTHING: Final = "{}"
+"""The details of a task with default terms that is no retry."""
+_details_in: Final = attrgetter(*_DETAILS)
+_DEFAULTS: Final = _details_in(Terms())
 
-SUBMISSION_COLUMNS: Final[tuple[sa.Column[Any], ...]] = (
-    _T.seq, _T.id, _T.creator, _SUB.request_id, _T.kind, _T.queue, _T.priority, _SUB.labels, _SUB.work,
-    _SUB.arguments_type, _SUB.arguments, _SUB.payload_id, _SUB.payload_size, _SUB.payload_crc32c, _SUB.payload_sha256,
-    _SUB.run_timeout, _SUB.stall_timeout, _SUB.attempt_limit, _T.expires_at, _SUB.created_at, _SUB.retry_of,
-)  # fmt: skip
 
+def details_of(submission: Submission) -> str:
+    """Write the terms that differ from their defaults, and the task that this one retries, as JSON."""
+    values = _details_in(submission.terms)
+    if values == _DEFAULTS and not submission.retry_of:
+        return _NOTHING
+    said = {name: value for name, value, usual in zip(_DETAILS, values, _DEFAULTS, strict=True) if value != usual}
+    said |= {name: value for name in _OF_RETRIES if (value := getattr(submission, name))}
+    return codec.encode_map(said)
+
+
+@lru_cache(maxsize=1024)
+def _read(details: str) -> Mapping[str, Any]:
+    """Read details. The result is cached, because the tasks of one caller have the same ones."""
+    return codec.decode_map(details)
+
+
+@lru_cache(maxsize=1024)
+def _terms_of(*cells: Any) -> Terms:
+    """Make terms of the _TERM_COLUMNS and the details. A detail that is missing has its default, and one that this
+    version does not know is left out: servers of the version before and after write to the same database."""
+    *columns, details = cells
+    said = _read(details)
+    told = {name: said[name] for name in _DETAILS if name in said}
+    return Terms(**dict(zip(_TERM_COLUMNS, columns, strict=True)), **told)
+
+
+def _of_retry(name: str) -> Callable[[str], str]:
+    return lambda details: "" if details == _NOTHING else str(_read(details).get(name, ""))
+
+
+# Tasks --------------------------------------------------------------------------------------------------------------
+
+
+def _by_number(kind: type[IntEnum]) -> Callable[[int], Any]:
+    return {each.value: each for each in kind}.__getitem__
+
+
+_number: Final = attrgetter("_value_")
+
+STATUS: Final = (
+    Field("revision", (_T.revision,)),
+    Field("state", (_T.state,), _number, _by_number(State)),
+    Field("head", (_T.head,), None, bool),
+    Field("wait_reason", (_T.wait_reason,), _number, _by_number(WaitReason)),
+    Field("due_at", (_T.due_at,)),
+    Field("attempt", (_T.attempt,)),
+    Field("tries", (_T.tries,)),
+    Field("crashes", (_T.crashes,)),
+    Field("solo_crashes", (_T.solo_crashes,)),
+    Field("alone", (_T.alone,), None, bool),
+    Field("session_id", (_T.session_id,), lambda held: held or None, lambda held: held or ""),
+    Field("worker", (_T.worker,)),
+    Field("started_at", (_T.started_at,)),
+    Field("deadline_ticks", (_T.deadline_ticks,)),
+    Field("grant", (_T.commit_grant,), codec.encode_grant, codec.decode_grant, optional=True),
+    Field("cancel_requested", (_T.cancel_requested,), None, bool),
+    Field("cancel_reason", (_T.cancel_reason,)),
+    Field("error", (_T.error,), codec.encode_failure, codec.decode_failure, optional=True),
+    Field("result", (_T.result_type, _T.result), codec.any_cells, codec.any_of, optional=True),
+    Field("method", (_T.method,), _number, _by_number(DeliveryMethod)),
+    Field("updated_at", (_T.updated_at,)),
+    Field("finished_at", (_T.finished_at,)),
+    Field("retryable_until", (_T.retryable_until,)),
+)
+"""The part of a task that changes: columns of `tasks`."""
+
+SUBMISSION: Final = (
+    Field("seq", (_T.seq,)),
+    Field("id", (_T.id,)),
+    Field("creator", (_T.creator,)),
+    Field("request_id", (_SUB.request_id,)),
+    Field("work", (_SUB.work, _SUB.arguments_type, _SUB.arguments), codec.work_cells, codec.work_of),
+    Field("terms", (*_TERM_COLUMNS.values(), _SUB.details), None, _terms_of),
+    Field(
+        "payload",
+        (_SUB.payload_id, _SUB.payload_size, _SUB.payload_crc32c, _SUB.payload_sha256),
+        attrgetter("id", "size", "crc32c", "sha256"),
+        lambda id_, size, crc32c, sha256: Payload(id_, size, crc32c, bytes(sha256)),
+        optional=True,
+    ),
+    Field("expires_at", (_T.expires_at,)),
+    Field("created_at", (_SUB.created_at,)),
+    *(Field(name, (_SUB.details,), None, _of_retry(name)) for name in _OF_RETRIES),
+)
+"""The part of a task that never changes, as it is read."""
+_TERMS: Final = tuple(Field(f"terms.{name}", (column,)) for name, column in _TERM_COLUMNS.items())
+_CELLS: Final = tuple(field for field in SUBMISSION if _SUB.details not in field.columns)
+
+
+def _written_to(table: sa.Table, *more: Field) -> tuple[Field, ...]:
+    """The fields of a submission that are written to this table."""
+    return (*(field for field in (*_CELLS, *_TERMS) if field.columns[0].table is table), *more)
+
+
+IN_TASKS: Final = _written_to(
+    tasks,
+    Field("work.kind", (_T.kind,)),
+    Field("work.target", (_T.target,)),
+    Field("work.project", (_T.project,)),
+    Field("work.instance", (_T.instance,)),
+)
+"""The fields that `tasks` has for indexes and claims."""
+IN_SUBMISSIONS: Final = _written_to(submissions, Field("seq", (_SUB.seq,)), Field("", (_SUB.details,), details_of))
+"""The others: apart, because a row of `tasks` is written anew at each change."""
+
+STATUS_COLUMNS: Final = columns_of(STATUS)
+SUBMISSION_COLUMNS: Final = columns_of(SUBMISSION)
 _STATUS_WIDTH: Final = len(STATUS_COLUMNS)
-_STATES: Final = {state.value: state for state in State}
-_REASONS: Final = {reason.value: reason for reason in WaitReason}
-_METHODS: Final = {method.value: method for method in DeliveryMethod}
+
+status_of: Final = reader(Status, STATUS)
+"""Makes the status of a row of the STATUS_COLUMNS."""
+submission_of: Final = reader(Submission, SUBMISSION)
+"""Makes the submission of a row of the SUBMISSION_COLUMNS."""
+status_cells: Final = writer(STATUS)
+"""The values of the STATUS_COLUMNS."""
 
 
 def task_columns() -> tuple[sa.Column[Any], ...]:
     """The columns that `task_of` reads, of `tasks` joined with `submissions`."""
     return (*STATUS_COLUMNS, *SUBMISSION_COLUMNS)
-
-
-def status_of(row: Row) -> Status:
-    (
-        revision, state, head, wait_reason, due_at, attempt, tries, crashes, solo_crashes,
-        alone, session_id, worker, started_at, deadline_ticks, grant, cancel_requested,
-        cancel_reason, error, result_type, result, method, updated_at, finished_at, retryable_until,
-    ) = row[:_STATUS_WIDTH]  # fmt: skip
-    return Status(
-        revision=revision,
-        state=_STATES[state],
-        head=bool(head),
-        wait_reason=_REASONS[wait_reason],
-        due_at=due_at,
-        attempt=attempt,
-        tries=tries,
-        crashes=crashes,
-        solo_crashes=solo_crashes,
-        alone=bool(alone),
-        session_id=session_id or "",
-        worker=worker,
-        started_at=started_at,
-        deadline_ticks=deadline_ticks,
-        grant=None if grant is None else codec.decode_grant(grant),
-        cancel_requested=bool(cancel_requested),
-        cancel_reason=cancel_reason,
-        error=None if error is None else codec.decode_failure(error),
-        result=None if result_type is None else AnyValue(result_type, bytes(result)),
-        method=_METHODS[method],
-        updated_at=updated_at,
-        finished_at=finished_at,
-        retryable_until=retryable_until,
-    )
-
-
-def submission_of(row: Row) -> Submission:
-    """Make the submission of a row that begins with the SUBMISSION_COLUMNS."""
-    (
-        seq, id_, creator, request_id, kind, queue, priority, labels, work, arguments_type,
-        arguments, payload_id, payload_size, payload_crc32c, payload_sha256, run_timeout,
-        stall_timeout, attempt_limit, expires_at, created_at, retry_of,
-    ) = row  # fmt: skip
-    payload = None
-    if payload_id is not None:
-        payload = Payload(payload_id, payload_size, payload_crc32c, bytes(payload_sha256))
-    return Submission(
-        seq=seq,
-        id=id_,
-        creator=creator,
-        request_id=request_id,
-        kind=kind,
-        queue=queue,
-        priority=priority,
-        labels=codec.decode_map(labels),
-        work=codec.decode_work(work, None if arguments_type is None else AnyValue(arguments_type, bytes(arguments))),
-        payload=payload,
-        run_timeout=run_timeout,
-        stall_timeout=stall_timeout,
-        attempt_limit=attempt_limit,
-        expires_at=expires_at,
-        created_at=created_at,
-        retry_of=retry_of,
-        retried_by=codec.retrier_of(work),
-    )
 
 
 def seq_in(row: Row) -> int:
@@ -129,28 +175,7 @@ def seq_in(row: Row) -> int:
 
 def task_of(row: Row) -> Task:
     """Make the task of a row of `task_columns`."""
-    return Task(submission_of(row[_STATUS_WIDTH:]), status_of(row))
-
-
-def concurrency_key_of(work: FilePush | Job) -> str:
-    """Return the concurrency key of a work. Empty means that it names no instance. Neither part has slashes."""
-    if isinstance(work, FilePush):
-        destination = work.destination
-        return concurrency_key_at(destination.target, destination.project, destination.instance)
-    return concurrency_key_at(work.target, "", work.instance)
-
-
-def concurrency_key_at(target: str, project: str, instance: str) -> str:
-    """Return the concurrency key of a target, project and instance. Empty means that no instance is named."""
-    return f"{target}/{instance}/{_project(project)}" if instance else ""
-
-
-def _project(project: str) -> str:
-    """Take the project `default` for the empty one. They are the same on all targets but those that were given another
-    project, which only their workers know. There two instances are taken for one: they wait for each other, and nothing
-    worse happens.
-    """
-    return "" if project == "default" else project
+    return Task(submission_of(row[_STATUS_WIDTH:]), status_of(row[:_STATUS_WIDTH]))
 
 
 def taker_of(kind: str, *, alone: bool) -> str:
@@ -160,68 +185,6 @@ def taker_of(kind: str, *, alone: bool) -> str:
     ever.
     """
     return f"{kind}!" if alone else kind
-
-
-@lru_cache(maxsize=8192)
-def destination_key_of(destination: Destination) -> bytes:
-    """The digest that stands for a destination in the order of deliveries."""
-    if destination.project != _project(destination.project):
-        destination = replace(destination, project=_project(destination.project))
-    return blake2b(destination.key.encode("utf-8", "surrogateescape"), digest_size=16).digest()
-
-
-def status_values(status: Status) -> dict[str, Any]:
-    """The values of a status, in the order of STATUS_COLUMNS."""
-    result = status.result
-    return {
-        "revision": status.revision,
-        "state": status.state.value,
-        "head": status.head,
-        "wait_reason": status.wait_reason.value,
-        "due_at": status.due_at,
-        "attempt": status.attempt,
-        "tries": status.tries,
-        "crashes": status.crashes,
-        "solo_crashes": status.solo_crashes,
-        "alone": status.alone,
-        "session_id": status.session_id or None,
-        "worker": status.worker,
-        "started_at": status.started_at,
-        "deadline_ticks": status.deadline_ticks,
-        "commit_grant": None if status.grant is None else codec.encode_grant(status.grant),
-        "cancel_requested": status.cancel_requested,
-        "cancel_reason": status.cancel_reason,
-        "error": None if status.error is None else codec.encode_failure(status.error),
-        "result_type": None if result is None else result.type_url,
-        "result": None if result is None else result.value,
-        "method": status.method.value,
-        "updated_at": status.updated_at,
-        "finished_at": status.finished_at,
-        "retryable_until": status.retryable_until,
-    }
-
-
-def submission_values(submission: Submission) -> dict[str, Any]:
-    """A row of `submissions`, in the order of its columns."""
-    payload = submission.payload
-    arguments = getattr(submission.work, "arguments", None)
-    return {
-        "seq": submission.seq,
-        "request_id": submission.request_id,
-        "labels": codec.encode_map(submission.labels),
-        "work": codec.with_retrier(codec.encode_work(submission.work), submission.retried_by),
-        "arguments_type": None if arguments is None else arguments.type_url,
-        "arguments": None if arguments is None else arguments.value,
-        "payload_id": None if payload is None else payload.id,
-        "payload_size": None if payload is None else payload.size,
-        "payload_crc32c": None if payload is None else payload.crc32c,
-        "payload_sha256": None if payload is None else payload.sha256,
-        "run_timeout": submission.run_timeout,
-        "stall_timeout": submission.stall_timeout,
-        "attempt_limit": submission.attempt_limit,
-        "created_at": submission.created_at,
-        "retry_of": submission.retry_of,
-    }
 
 
 # The rest -----------------------------------------------------------------------------------------------------------

@@ -16,6 +16,10 @@ from longshore.server.model.values import State, UploadState
 REVISION: Final = "0003"
 """The migration that makes this schema."""
 
+SINCE: Final = "since"
+"""The key in a column's `info` for the revision that brought it, where that is not its table's. A statement that names
+the column runs on the schema before, too: see `SchemaState.adapted`."""
+
 metadata: Final = sa.MetaData(
     naming_convention={
         "pk": "pk_%(table_name)s",
@@ -160,8 +164,8 @@ submissions: Final = sa.Table(
     # The rest of the submission: apart, because a task's row is written anew at each change.
     sa.Column("seq", _Seq, sa.ForeignKey("tasks.seq", ondelete="CASCADE"), primary_key=True, autoincrement=False),
     sa.Column("request_id", sa.Text, nullable=False),
-    sa.Column("labels", sa.Text, nullable=False),  # JSON; searched in `labels`
     sa.Column("work", sa.Text, nullable=False),  # JSON
+    sa.Column("details", sa.Text, nullable=False),  # JSON: what no query looks at; see `rows.details_of`
     sa.Column("arguments_type", sa.Text),
     sa.Column("arguments", sa.LargeBinary),
     sa.Column("payload_id", sa.Text),
@@ -169,10 +173,7 @@ submissions: Final = sa.Table(
     sa.Column("payload_crc32c", sa.BigInteger),
     sa.Column("payload_sha256", sa.LargeBinary),
     sa.Column("run_timeout", sa.Double, nullable=False),
-    sa.Column("stall_timeout", sa.Double),
-    sa.Column("attempt_limit", sa.Integer, nullable=False),
     sa.Column("created_at", sa.Double, nullable=False),
-    sa.Column("retry_of", sa.Text, nullable=False),
     sa.CheckConstraint("(payload_id IS NULL) = (payload_size IS NULL)", name="payload"),
 )
 sa.Index(

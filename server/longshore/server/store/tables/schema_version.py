@@ -4,10 +4,13 @@ server at a time. Revisions are numbers, one for each migration, counted without
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final, TypeVar, cast
+
+import sqlalchemy as sa
+from sqlalchemy.sql.visitors import replacement_traverse
 
 from longshore.server.store.errors import SchemaMismatch
-from longshore.server.store.tables.schema import REVISION
+from longshore.server.store.tables.schema import REVISION, SINCE
 
 OURS: Final = int(REVISION)
 """The revision of this version's schema."""
@@ -16,6 +19,9 @@ EMPTY: Final = 0
 """The revision of a database in which nothing was made yet."""
 
 _REMARK_TABLES: Final = 3
+
+
+C = TypeVar("C", bound=sa.sql.ClauseElement)
 
 
 class SchemaState:
@@ -27,10 +33,38 @@ class SchemaState:
     each time, and take rows that a server of the version before has left out for no error.
     """
 
-    __slots__ = ("revision",)
+    __slots__ = ("_database", "_revision", "variant")
 
-    def __init__(self, revision: int = OURS) -> None:
+    def __init__(self, database: str, revision: int = OURS) -> None:
+        self._database = database
         self.revision = revision
+
+    @property
+    def revision(self) -> int:
+        return self._revision
+
+    @revision.setter
+    def revision(self, revision: int) -> None:
+        self._revision = revision
+        self.variant = f"{self._database}/{min(revision, OURS)}"
+        """A name that two schemas share if the same statements run on both."""
+
+    def lacks(self, column: sa.Column[Any]) -> bool:
+        """Whether the column is younger than the schema."""
+        since: int = column.info.get(SINCE, 0)
+        return since > self._revision
+
+    def adapted(self, clause: C) -> C:
+        """The clause as this schema can run it: NULL stands for each column that the schema lacks."""
+        if self._revision >= OURS:
+            return clause
+
+        def nulled(element: sa.ColumnElement[Any], **_: Any) -> sa.ColumnElement[Any] | None:
+            if isinstance(element, sa.Column) and self.lacks(element):
+                return sa.cast(sa.null(), element.type).label(element.name)
+            return None
+
+        return cast("C", replacement_traverse(clause, {}, nulled))
 
     @property
     def has_remarks(self) -> bool:

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple
 
 import sqlalchemy as sa
 
-from longshore.server.model.task import Status
+from longshore.server.model.task import Status, Submission
 from longshore.server.model.values import State
 from longshore.server.store.sql.link import Link
 from longshore.server.store.sql.statement import Each, changing, inserting, statement
@@ -53,27 +53,18 @@ ASKED_SPOOL: Final = ("asked_spool", "")
 NO_SUMS: Final = frozenset({POSITION[0], RESTORED, ASKED, ASKED_UPLOADS[0], ASKED_SPOOL[0]})
 
 
-class Counted(Protocol):
+class Counted(NamedTuple):
     """The fields of a submission that counters depend on."""
 
-    @property
-    def queue(self) -> str: ...
-
-    @property
-    def creator(self) -> str: ...
-
-    @property
-    def kind(self) -> str: ...
-
-    @property
-    def target(self) -> str: ...
-
-
-class _Counted(NamedTuple):
     queue: str
     creator: str
     kind: str
     target: str
+
+
+def counted(submission: Submission) -> Counted:
+    """Take the fields that counters depend on."""
+    return Counted(submission.terms.queue, submission.creator, submission.kind, submission.target)
 
 
 def task_counts(submission: Counted, status: Status, concurrency_key: str) -> tuple[Key, ...]:
@@ -81,7 +72,11 @@ def task_counts(submission: Counted, status: Status, concurrency_key: str) -> tu
     state = status.state
     if state.terminal:
         return ()
-    keys = [(QUEUE, submission.queue), (CREATOR, submission.creator), (QUEUE_STATE[state], submission.queue)]
+    keys = [
+        (QUEUE, submission.queue),
+        (CREATOR, submission.creator),
+        (QUEUE_STATE[state], submission.queue),
+    ]
     if state is State.QUEUED:
         keys.append((KIND_QUEUED, submission.kind))
         keys.append((TARGET_QUEUED, submission.target))
@@ -121,7 +116,7 @@ class Counts:
 @lru_cache(maxsize=16384)
 def counts_of(queue: str, creator: str, kind: str, target: str, concurrency_key: str) -> Counts:
     """The counts of tasks with these properties: such tasks count alike."""
-    return Counts(_Counted(queue, creator, kind, target), concurrency_key)
+    return Counts(Counted(queue, creator, kind, target), concurrency_key)
 
 
 _READ: Final = Each(

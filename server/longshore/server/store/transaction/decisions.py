@@ -46,7 +46,7 @@ class Decider:
         status = loaded.status
         key: Hashable
         if type(event) is Claimed:
-            key = (id(status), id(event), loaded.submission.run_timeout)
+            key = (id(status), id(event), loaded.submission.terms.run_timeout)
         elif (
             type(event) is Reported
             and event.outcome is Outcome.OK
@@ -57,7 +57,7 @@ class Decider:
             submission = loaded.submission
             key = (
                 id(status), event.session_id, event.attempt, event.method, event.left_temps, event.error is None,
-                submission.must_commit, loaded.destination_key is None,
+                submission.work.needs_commit, loaded.destination_key is None,
             )  # fmt: skip
         else:
             return decide(loaded.task, event, Circumstances(self._now, self._draw(), self._policy))

@@ -11,7 +11,7 @@ from typing import Final
 import sqlalchemy as sa
 
 from longshore.server.model.events import Claimed, Decision, Ending, Event, GrantAsked
-from longshore.server.model.task import FilePush, Status, Submission
+from longshore.server.model.task import Status, Submission
 from longshore.server.model.values import AttemptEnd, State
 from longshore.server.store.sql.link import Link
 from longshore.server.store.sql.statement import changing, inserting
@@ -114,8 +114,7 @@ class EventLog:
             self._grants.append((submission.seq, after.attempt, self._now()))
         for ending in decision.endings:
             self._endings[submission.seq, ending.attempt] = ending
-        if decision.debts and isinstance(submission.work, FilePush):
-            owed = submission.work.destination
+        if decision.debts and (owed := submission.work.destination) is not None:
             for attempt, temp in decision.debts:
                 self.makes_debts = True
                 self._debts.append(

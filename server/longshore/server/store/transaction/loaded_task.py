@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from longshore.server.model.task import FilePush, Status, Task
+from longshore.server.model.task import Status, Task, concurrency_key_of
 from longshore.server.model.values import State, WaitReason
-from longshore.server.store.tables.rows import concurrency_key_of, destination_key_of, taker_of
+from longshore.server.store.tables.rows import taker_of
 from longshore.server.store.transaction.counters import counts_of
 
 
@@ -23,10 +23,10 @@ class LoadedTask:
         self.task = task
         self.status = task.status
         self.concurrency_key = concurrency_key_of(work)
-        self.target = submission.target
-        self.destination_key = destination_key_of(work.destination) if isinstance(work, FilePush) else None
+        self.target = work.target
+        self.destination_key = work.destination_key
         self.counts = counts_of(
-            submission.queue, submission.creator, submission.kind, self.target, self.concurrency_key
+            submission.terms.queue, submission.creator, work.kind, self.target, self.concurrency_key
         )
         self.stored = task.status if stored else None
         self.changed = not stored

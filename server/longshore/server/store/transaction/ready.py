@@ -126,7 +126,7 @@ def new_queued_tasks(unit: UnitOfWork, keys: Container[str]) -> dict[str, list[L
             loaded.concurrency_key
             and loaded.concurrency_key in keys
             and loaded.status.state is State.QUEUED
-            and not unit.is_paused(loaded.submission.queue)
+            and not unit.is_paused(loaded.submission.terms.queue)
         ):
             found.setdefault(loaded.concurrency_key, []).append(loaded)
     return found
@@ -195,7 +195,7 @@ class _ReadyUpdate:
                 continue
             best = [(-priority, seq, ready) for priority, seq, ready in rows]
             best += [
-                (-loaded.submission.priority, loaded.submission.seq, loaded.ready)
+                (-loaded.submission.terms.priority, loaded.submission.seq, loaded.ready)
                 for loaded in new_tasks.get(key, ())
                 if loaded.taker == taker
             ]

@@ -13,12 +13,13 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from longshore.server.model.task import FilePush, Job, Status
+from longshore.server.model.task import Status
 from longshore.server.model.values import State
 from longshore.server.store.sql.link import Link
 from longshore.server.store.sql.statement import Bulk, changing, inserting, types_of
 from longshore.server.store.tables import codec
-from longshore.server.store.tables.rows import STATUS_COLUMNS, Row, status_values, submission_values
+from longshore.server.store.tables.fields import columns_of, writer
+from longshore.server.store.tables.rows import IN_SUBMISSIONS, IN_TASKS, STATUS_COLUMNS, Row, status_cells
 from longshore.server.store.tables.schema import labels, submissions, tasks
 from longshore.server.store.transaction.loaded_task import LoadedTask
 
@@ -29,10 +30,8 @@ _FIRST: Final = Status(revision=1, state=State.QUEUED, head=True)
 _CLAIMED: Final = Status(revision=2, state=State.RUNNING, head=True, attempt=1)
 """The same, claimed in the transaction that makes it. Nothing else has this revision and this state."""
 
-_SUBMISSION: Final = (
-    "seq", "id", "creator", "kind", "queue", "priority", "target", "project", "instance", "concurrency_key",
-    "expires_at", "updated_at", "taker",
-)  # fmt: skip
+_submission_cells: Final = writer(IN_TASKS)
+_SUBMISSION: Final = (*(column.name for column in columns_of(IN_TASKS)), "concurrency_key", "updated_at", "taker")
 
 
 def _literal(value: object) -> sa.ColumnElement[Any]:
@@ -43,7 +42,8 @@ def _literal(value: object) -> sa.ColumnElement[Any]:
 
 def _new(sample: Status, *names: str, **fixed: bool) -> Bulk:
     """Insert rows like that of `sample`, except for the columns `names`. Columns that are NULL are left out."""
-    values = status_values(sample) | {"live": True} | fixed
+    names_of_all = (column.name for column in STATUS_COLUMNS)
+    values = dict(zip(names_of_all, status_cells(sample), strict=True)) | {"live": True} | fixed
     same = {name: _literal(value) for name, value in values.items() if name not in names and value is not None}
     return inserting(tasks, *names, fixed=same)
 
@@ -56,10 +56,12 @@ _RUNNING_PUSH: Final = _new(_CLAIMED, *_SUBMISSION, *_RUN, "destination_key", re
 _COLUMNS: Final = (*(column.name for column in STATUS_COLUMNS), "live", "taker", "ready", "paused")
 _ANY: Final = inserting(tasks, *_SUBMISSION[:-2], "destination_key", *_COLUMNS)
 
-_INSERT_SUBMISSION: Final = inserting(submissions)
-_PLAIN: Final = ("seq", "request_id", "labels", "work", "run_timeout", "attempt_limit", "created_at", "retry_of")
-_INSERT_PLAIN_SUBMISSION: Final = inserting(submissions, *_PLAIN)
-"""Inserts the submissions of tasks without payload, arguments and stall time-out."""
+_INSERT_SUBMISSION: Final = inserting(submissions, *(column.name for column in columns_of(IN_SUBMISSIONS)))
+_cells_of: Final = writer(IN_SUBMISSIONS)
+_IN_PLAIN: Final = tuple(field for field in IN_SUBMISSIONS if field.path not in {"work", "payload"})
+_INSERT_PLAIN_SUBMISSION: Final = inserting(submissions, *(column.name for column in columns_of(_IN_PLAIN)), "work")
+"""Inserts the submissions of tasks without payload and arguments."""
+_plain_cells_of: Final = writer(_IN_PLAIN)
 _INSERT_LABEL: Final = inserting(labels)
 
 
@@ -73,29 +75,12 @@ def write_new(link: Link, loaded_tasks: Iterable[LoadedTask], paused: Callable[[
         shape, row = _new_row(loaded, paused)
         rows.setdefault(shape, []).append(row)
         submission = loaded.submission
-        work = submission.work
-        if (
-            submission.payload is None
-            and submission.stall_timeout is None
-            and isinstance(work, Job)
-            and work.arguments is None
-        ):
-            plain.append(
-                (
-                    submission.seq,
-                    submission.request_id,
-                    codec.encode_map(submission.labels),
-                    codec.with_retrier(codec.encode_work(work), submission.retried_by),
-                    submission.run_timeout,
-                    submission.attempt_limit,
-                    submission.created_at,
-                    submission.retry_of,
-                )
-            )
+        if submission.payload is None and submission.work.arguments is None:
+            plain.append((*_plain_cells_of(submission), codec.encode_work(submission.work)))
         else:
-            full.append(tuple(submission_values(submission).values()))
-        if submission.labels:
-            named += [(name, value, submission.seq) for name, value in submission.labels.items()]
+            full.append(_cells_of(submission))
+        if submission.terms.labels:
+            named += [(name, value, submission.seq) for name, value in submission.terms.labels.items()]
     for shape, found in rows.items():
         link.write(shape, found)
     link.write(_INSERT_PLAIN_SUBMISSION, plain)
@@ -104,28 +89,21 @@ def write_new(link: Link, loaded_tasks: Iterable[LoadedTask], paused: Callable[[
 
 
 def _new_row(loaded: LoadedTask, paused: Callable[[str], bool]) -> tuple[Bulk, Row]:
-    submission, status, work = loaded.submission, loaded.status, loaded.submission.work
-    if isinstance(work, FilePush):
-        target, project, instance = work.destination.target, work.destination.project, work.destination.instance
-    else:
-        target, project, instance = work.target, "", work.instance
-    head = (
-        submission.seq, submission.id, submission.creator, submission.kind, submission.queue, submission.priority,
-        target, project, instance, loaded.concurrency_key, submission.expires_at,
-    )  # fmt: skip
+    submission, status, kind = loaded.submission, loaded.status, loaded.submission.work.kind
+    head = (*_submission_cells(submission), loaded.concurrency_key, status.updated_at)
     key = loaded.destination_key
     row: Row
     if status.state is State.RUNNING and status.revision == _CLAIMED.revision:
         row = (
-            *head, status.updated_at, submission.kind, status.session_id, status.worker, status.started_at,
+            *head, kind, status.session_id, status.worker, status.started_at,
             status.deadline_ticks,
         )  # fmt: skip
         return (_RUNNING, row) if key is None else (_RUNNING_PUSH, (*row, key))
     if status.state is State.QUEUED and status.revision == _FIRST.revision:
-        held = paused(submission.queue)
-        row = (*head, status.updated_at, submission.kind, _is_ready(loaded, held), held)
+        held = paused(submission.terms.queue)
+        row = (*head, kind, _is_ready(loaded, held), held)
         return (_QUEUED, row) if key is None else (_QUEUED_PUSH, (*row, key))
-    return _ANY, (*head, key, *_all_values(loaded, paused))
+    return _ANY, (*head[:-1], key, *_all_values(loaded, paused))
 
 
 def _is_ready(loaded: LoadedTask, held: bool) -> bool:  # noqa: FBT001
@@ -136,9 +114,9 @@ def _is_ready(loaded: LoadedTask, held: bool) -> bool:  # noqa: FBT001
 def _all_values(loaded: LoadedTask, paused: Callable[[str], bool]) -> Iterable[Any]:
     """The values of the _COLUMNS, in their order."""
     queued = loaded.status.state is State.QUEUED
-    held = queued and paused(loaded.submission.queue)
-    values = status_values(loaded.status)
-    return (*values.values(), not loaded.status.state.terminal, loaded.taker, queued and _is_ready(loaded, held), held)
+    held = queued and paused(loaded.submission.terms.queue)
+    ready = queued and _is_ready(loaded, held)
+    return (*status_cells(loaded.status), not loaded.status.state.terminal, loaded.taker, ready, held)
 
 
 # Changed ones -----------------------------------------------------------------------------------------------------

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from longshore.server.model.task import FilePush
+from longshore.server.model.task import concurrency_key_of
 from longshore.server.store import commands
 from longshore.server.store.commands import Command
 from longshore.server.store.handlers import sessions, uploads
 from longshore.server.store.handlers.requests import ask_requests, room_counters
 from longshore.server.store.tables.ids import seq_of
-from longshore.server.store.tables.rows import concurrency_key_of, destination_key_of
 from longshore.server.store.transaction.counters import KEY_RUNNING, SPOOL, Key
 from longshore.server.store.transaction.unit import UnitOfWork
 
@@ -38,8 +37,8 @@ class _Names:
     def plans(self, plans: Iterable[commands.TaskPlan]) -> None:
         self.makes = True
         for plan in plans:
-            if isinstance(plan.work, FilePush):
-                self.destination_keys.append(destination_key_of(plan.work.destination))
+            if (of := plan.work.destination_key) is not None:
+                self.destination_keys.append(of)
             if key := concurrency_key_of(plan.work):
                 self.counters.add((KEY_RUNNING, key))
 
@@ -56,7 +55,7 @@ class _Names:
                 self.requests.append((command.principal, command.request_id))
                 self.plans(command.plans)
                 for plan in command.plans:
-                    self._room(command.bounds, plan.queue, command.principal)
+                    self._room(command.bounds, plan.terms.queue, command.principal)
                 if command.payload is not None and command.bounds.spool_bytes is not None:
                     self.counters.add(SPOOL)
             case commands.FileReports():

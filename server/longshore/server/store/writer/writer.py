@@ -70,7 +70,7 @@ def bytes_of(command: Command[Any]) -> int:
     if isinstance(command, (FinishUpload, SubmitTasks)):
         size += 1024 * len(command.plans)
         for plan in command.plans:
-            arguments = getattr(plan.work, "arguments", None)
+            arguments = plan.work.arguments
             size += 0 if arguments is None else len(arguments.value)
     if isinstance(command, SubmitTasks):
         size += len(command.content)
