@@ -220,11 +220,13 @@ def test_a_digest_is_checked(cli: CommandLine, stage: Stage, instance: str) -> N
 def test_options_of_the_task_reach_the_server(cli: CommandLine, stage: Stage, instance: str) -> None:
     arguments = ["--queue", "slow", "--priority", "7", "--label", "app=shop", "--label", "tier=1", "--not-before", "1h"]
     arguments += ["--expire-after", "2h", "--run-timeout", "5m", "--stall-timeout", "1m", "--attempts", "3"]
+    arguments += ["--description", "the daily shop"]
     arguments += ["--uid", "0", "--gid", "12", "--read-back", "--when-stopped", "fail", "--when-absent", "wait"]
     [task_id] = cli.run("push", "motd", f"{instance}/etc/motd", *arguments, "-o", "id").lines
     task = stage.client.get(task_id)
     assert (task.queue, task.priority, dict(task.labels)) == ("slow", 7, {"app": "shop", "tier": "1"})
     assert (task.run_timeout.seconds, task.stall_timeout.seconds, task.attempt_limit) == (300, 60, 3)
+    assert task.description == "the daily shop"
     assert 7190 <= task.expire_time.seconds - task.create_time.seconds <= 7210
     push = task.file_push
     assert (push.uid, push.gid, push.HasField("uid"), push.read_back) == (0, 12, True, True)

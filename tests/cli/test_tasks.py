@@ -201,6 +201,24 @@ def test_submit_a_job(cli: CommandLine, stage: Stage) -> None:
     assert cli.run("cancel", task_id, with_bytes).code == 0
 
 
+def test_a_description_is_shown_and_kept(cli: CommandLine, instance: str) -> None:
+    why = "the daily\n[bold]shop[/]"
+    made = [
+        *cli.run("submit", "nothing", "--description", why, "--label", f"here={instance}", "-o", "id").lines,
+        pushed(cli, f"{instance}/etc/motd", "--description", why, "--not-before", "1h", "--label", f"here={instance}"),
+    ]
+    listed = {task["id"]: task["description"] for task in cli.json("list", "--label", f"here={instance}")}
+    assert listed == dict.fromkeys(made, why)
+    for task_id in made:
+        assert "[bold]shop[/]" in cli.run("get", task_id).out
+    assert cli.run("cancel", *made).code == 0
+    [again] = cli.json("retry", made[1])
+    assert (again["description"], again["retry_of"]) == (why, made[1])
+    assert cli.run("cancel", again["id"]).code == 0
+    refused = cli.run("submit", "nothing", "--description", "x" * 501)
+    assert (refused.code, "--description" in refused.err, "at most 500" in refused.err) == (2, True, True)
+
+
 def test_pause_and_resume(cli: CommandLine, stage: Stage, instance: str) -> None:
     assert cli.run("pause", "held", "--create").code == 0
     task_id = pushed(cli, f"{instance}/etc/motd", "--queue", "held")

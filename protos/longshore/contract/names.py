@@ -9,6 +9,8 @@ LONGEST_NAME: Final = 63
 """Characters of a name."""
 LONGEST_LABEL_VALUE: Final = 255
 """Characters of a label's value."""
+LONGEST_DESCRIPTION: Final = 500
+"""Characters of a task's description."""
 LONGEST_IDENTITY: Final = 255
 """Characters of a target's identity."""
 TASK_ID_LENGTH: Final = 26
@@ -71,6 +73,13 @@ def wrong_label_value(value: str) -> str | None:
     if len(value) <= LONGEST_LABEL_VALUE and "\0" not in value:
         return None
     return f"has {len(value)} characters; give at most {LONGEST_LABEL_VALUE}, without NUL"
+
+
+def wrong_description(text: str) -> str | None:
+    """Say what is wrong with a task's description."""
+    if len(text) <= LONGEST_DESCRIPTION and "\0" not in text:
+        return None
+    return f"has {len(text)} characters; give at most {LONGEST_DESCRIPTION}, without NUL"
 
 
 def wrong_request_id(text: str) -> str | None:

@@ -76,10 +76,12 @@ async def test_every_field_of_a_task_is_stored_and_read_back(fleet: StoreFleet) 
         run_timeout=7.5,
         stall_timeout=3.25,
         attempt_limit=9,
+        description='naïve "\\ \u2028 \U0001f6a2',
     )
     first, second = await fleet.submit(given, plan(job(target="default", instance="web1")))
     submission = (await fleet.now(first)).submission
     assert submission == first.submission
+    assert submission.terms == given.terms
     assert (submission.work, submission.kind, submission.terms.queue, submission.terms.priority) == (
         given.work,
         "file_push",
@@ -258,6 +260,14 @@ async def test_a_retry_is_a_new_task_at_the_end(fleet: StoreFleet) -> None:
     assert await fleet.state(new) is State.QUEUED
     assert await fleet.run(retry(old)) == await fleet.now(new), "the same id gives the same task"
     assert (await fleet.run(retry(old, request_id="third"))).id != new.id
+
+
+async def test_a_retry_keeps_the_terms(fleet: StoreFleet) -> None:
+    (old,) = await fleet.submit(plan(labels={"a": "1"}, priority=3, expire_after=0.1, description="why"))
+    await fleet.cancel(old)
+    new = await fleet.run(retry(old))
+    assert new.submission.terms == old.submission.terms == (await fleet.now(new)).submission.terms
+    assert new.submission.terms.description == "why"
 
 
 async def test_retry_is_refused(fleet: StoreFleet) -> None:

@@ -11,6 +11,7 @@ from google.protobuf.duration_pb2 import Duration
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from longshore.client.cli.commands import options
 from longshore.client.cli.input import checks
 from longshore.client.errors import ConfigurationError
 from longshore.client.values import specs
@@ -18,10 +19,11 @@ from longshore.contract.limits import DAY, LARGEST_ATTEMPT, LONGEST_RUN, LONGEST
 from longshore.contract.names import worker_name
 from longshore.contract.temps import TRIES_PER_ATTEMPT, is_temp, temps_of
 from longshore.contract.version import PROTOCOL_VERSION
-from longshore.server.edge.messages import fields
+from longshore.server.edge.messages import fields, validate
 from longshore.server.edge.messages import worker as edge
+from longshore.server.engine.submissions import Defaults
 from longshore.server.model.errors import InvalidField
-from longshore.v1 import task_pb2
+from longshore.v1 import task_pb2, task_service_pb2
 from longshore.v1 import worker_service_pb2 as ws
 from longshore.worker.attempts.handlers import Registry
 from longshore.worker.errors import AttemptError, PermanentError
@@ -251,6 +253,17 @@ def test_server_and_client_take_the_same_durations(seconds: float) -> None:
     assert accepts(lambda: checks.runs(seconds)) == runs
     assert accepts(lambda: checks.expires(seconds)) == expires
     assert accepts(lambda: checks.waits(seconds)) == waits
+
+
+@given(st.text(max_size=3) | st.integers(498, 502).map(lambda size: "é" * size))
+@example("\0")
+def test_server_and_client_take_the_same_descriptions(text: str) -> None:
+    spec = task_pb2.TaskSpec(job=task_pb2.JobSpec(kind="k"), description=text)
+    request = task_service_pb2.SubmitTaskRequest(spec=spec)
+    server = accepts(lambda: validate.submit_request(request, Defaults()))
+    assert accepts(lambda: specs.job_spec("k", description=text)) == server
+    assert accepts(lambda: specs.push_spec("web/f", description=text)) == server
+    assert accepts(lambda: options._check_description(text)) == server
 
 
 COMPONENT = st.sampled_from(

@@ -98,6 +98,7 @@ def largest(work: FilePush | Job, number: int = 1) -> Task:
             run_timeout=7 * 86400.0,
             stall_timeout=7 * 86400.0,
             attempt_limit=100,
+            description="\U0001f6a2" * 500,
         ),
         payload=Payload("p" * 64, 2**63, 2**32 - 1, bytes(32)),
         expires_at=2e9,

@@ -46,7 +46,7 @@ def test_every_field_of_a_task_is_translated() -> None:
         retryable_until=8.0,
     )
     known = submission(
-        terms=Terms(priority=4, labels={"a": "b"}, run_timeout=60.5, stall_timeout=9.0),
+        terms=Terms(priority=4, labels={"a": "b"}, run_timeout=60.5, stall_timeout=9.0, description="why"),
         payload=Payload("p", 1, 2),
         retry_of="t0",
         retried_by="boss",
@@ -60,7 +60,7 @@ def test_every_field_of_a_task_is_translated() -> None:
     assert (message.create_time.seconds, message.create_time.nanos) == (1000, 500_000_000)
     assert (message.run_timeout.seconds, message.run_timeout.nanos) == (60, 500_000_000)
     assert (message.labels["a"], message.worker, message.retry_of) == ("b", "w", "t0")
-    assert message.retried_by == "boss"
+    assert (message.retried_by, message.description) == ("boss", "why")
 
 
 def test_a_blocked_task_names_the_task_that_blocks_it() -> None:

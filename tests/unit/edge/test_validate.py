@@ -62,6 +62,7 @@ def test_everything_that_is_given_arrives() -> None:
     spec.expire_after.FromSeconds(60)
     spec.run_timeout.FromSeconds(7)
     spec.stall_timeout.FromNanoseconds(500)
+    spec.description = "é" * 500
     push = spec.file_push.pushes[0]
     push.mode, push.uid, push.gid, push.create_parents, push.read_back = 0, 0, 5, True, True
     push.destination.target, push.destination.project = "site-1", "web"
@@ -72,6 +73,7 @@ def test_everything_that_is_given_arrives() -> None:
     assert (request.size, request.sha256, request.take_over) == (0, bytes(range(32)), True)
     task, terms = request.task, request.task.terms
     assert (terms.queue, terms.priority, terms.attempt_limit, terms.labels) == ("nightly", -100, 100, {"team/a": "x"})
+    assert terms.description == "é" * 500
     assert (task.not_before, terms.expire_after, terms.run_timeout, terms.stall_timeout) == (1.5, 60.0, 7.0, 5e-7)
     assert task.work == (
         FilePush(
@@ -144,6 +146,8 @@ WRONG: list[tuple[str, object]] = [
     ("spec.queue", "Upper"),
     ("spec.queue", "x" * 64),
     ("spec.queue", ".."),
+    ("spec.description", "x" * 501),
+    ("spec.description", "\0"),
     ("spec.priority", 101),
     ("spec.priority", -101),
     ("spec.attempt_limit", 101),

@@ -100,6 +100,7 @@ TASKS = st.builds(
     run_timeout=st.none() | SECONDS,
     stall_timeout=st.none() | SECONDS,
     attempt_limit=st.none() | st.integers(1, 100),
+    description=TEXT,
 )
 
 
@@ -133,6 +134,8 @@ def values_of(request: TaskRequest) -> dict[str, Any]:
     terms = {name: getattr(request.terms, name) for name in ("queue", "priority", "attempt_limit")}
     terms |= {name: micros(getattr(request.terms, name)) for name in ("expire_after", "run_timeout", "stall_timeout")}
     terms |= dict.fromkeys(request.left_open)
+    # Younger than the fingerprints of before: it counts where it is asked for.
+    terms |= {"description": request.terms.description} if request.terms.description else {}
     return {"work": work, "labels": dict(request.terms.labels), "not_before": micros(request.not_before), **terms}
 
 
@@ -163,6 +166,7 @@ DIFFERENT = [
             {"run_timeout": 3600.0},
             {"stall_timeout": 1.0},
             {"attempt_limit": 5},
+            {"description": "why"},
             {"work": (PUSH, replace(PUSH, destination=replace(PUSH.destination, instance="c2")))},
             {"work": JOB},
             {"work": replace(JOB, arguments=None)},

@@ -29,6 +29,7 @@ SUBMISSIONS = (
     PLAIN,
     replace(PLAIN, work=Job("report", AnyValue(STRANGE, b"\0\xff"), "t", "i"), payload=Payload("p", 2**63, 7, b"s")),
     replace(PLAIN, work=Job("report", None), retry_of="old", retried_by=STRANGE),
+    replace(PLAIN, terms=Terms(description=STRANGE)),
     replace(
         PLAIN,
         terms=Terms(
@@ -78,4 +79,5 @@ def test_no_default_of_a_term_has_changed() -> None:
         "run_timeout": 3600.0,
         "stall_timeout": None,
         "attempt_limit": 5,
+        "description": "",
     }

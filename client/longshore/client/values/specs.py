@@ -12,7 +12,7 @@ from longshore.client import enums
 from longshore.client.errors import ConfigurationError
 from longshore.client.values import arguments
 from longshore.client.values import job_values as values
-from longshore.contract import limits
+from longshore.contract import limits, names
 from longshore.v1 import task_pb2
 
 _MICROSECONDS: Final = 1_000_000
@@ -38,6 +38,7 @@ class TermOptions(TypedDict, total=False):
     run_timeout: Time
     stall_timeout: Time
     attempt_limit: int
+    description: str
 
 
 class PushOptions(TermOptions, total=False):
@@ -178,8 +179,11 @@ def _terms(
     run_timeout: Time = None,
     stall_timeout: Time = None,
     attempt_limit: int = 0,
+    description: str = "",
 ) -> dict[str, Any]:
     """Make the fields that every TaskSpec may have."""
+    if wrong := names.wrong_description(_text("description", description)):
+        raise ConfigurationError(f"description {wrong}", reason="INVALID_ARGUMENT")
     return {
         "queue": _text("queue", queue),
         "priority": arguments.whole("priority", priority, limits.LOWEST_PRIORITY, limits.HIGHEST_PRIORITY),
@@ -189,6 +193,7 @@ def _terms(
         "run_timeout": duration(run_timeout, name="run_timeout", longest=limits.LONGEST_RUN),
         "stall_timeout": duration(stall_timeout, name="stall_timeout", longest=limits.LONGEST_RUN),
         "attempt_limit": arguments.whole("attempt_limit", attempt_limit, 0, limits.MOST_ATTEMPTS),
+        "description": description,
     }
 
 

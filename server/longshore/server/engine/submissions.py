@@ -105,8 +105,10 @@ def _task(request: TaskRequest) -> str:
     attempts = "null" if "attempt_limit" in left else str(terms.attempt_limit)
     expires = None if "expire_after" in left else terms.expire_after
     runs = None if "run_timeout" in left else terms.run_timeout
+    # This member is left out where it is unset: requests of before it keep their fingerprints.
+    described = f'"description":{_text(terms.description)},' if terms.description else ""
     return (
-        f'{{"attempt_limit":{attempts},"expire_after":{_micros(expires)},'
+        f'{{"attempt_limit":{attempts},{described}"expire_after":{_micros(expires)},'
         f'"labels":{{{named}}},"not_before":{_micros(request.not_before)},"priority":{terms.priority},'
         f'"queue":{_text(terms.queue)},"run_timeout":{_micros(runs)},'
         f'"stall_timeout":{_micros(terms.stall_timeout)},"work":{what}}}'

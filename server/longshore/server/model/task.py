@@ -154,6 +154,8 @@ class Terms:
     stall_timeout: float | None = None
     """None means that a stall is not limited."""
     attempt_limit: int = 5
+    description: str = ""
+    """What the task is for, in the caller's words."""
 
 
 @dataclass(frozen=True, slots=True)

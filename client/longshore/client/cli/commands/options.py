@@ -14,6 +14,7 @@ from longshore.client.cli.input.grammar import parse_duration, parse_label, pars
 from longshore.client.errors import ConfigurationError
 from longshore.client.transfer.content import Changing
 from longshore.client.values.specs import TermOptions
+from longshore.contract import names
 
 _T = TypeVar("_T")
 
@@ -46,6 +47,12 @@ def changing_of(*, snapshot: bool, as_of_now: bool) -> Changing:
 
 def _check_label(text: str) -> str:
     checks.label(*parse_label(text))
+    return text
+
+
+def _check_description(text: str) -> str:
+    if wrong := names.wrong_description(text):
+        raise ValueError(f"it {wrong}")
     return text
 
 
@@ -136,6 +143,16 @@ class TermsGroup:
             show_default=False,
         ),
     ] = 0
+    description: Annotated[
+        str,
+        typer.Option(
+            "--description",
+            metavar="TEXT",
+            parser=reads(_check_description),
+            help="What it is for, at most 500 characters. `get` shows it.",
+            rich_help_panel=TASK,
+        ),
+    ] = ""
 
     def spec(self) -> TermOptions:
         """The same as arguments of `push_spec` and `job_spec`. Raises ConfigurationError where two do not fit

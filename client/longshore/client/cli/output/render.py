@@ -195,6 +195,7 @@ def task_detail(task: task_pb2.Task, *, progress: task_pb2.Progress | None = Non
     if task.state == task_pb2.TASK_STATE_CANCELLED and task.error.reason:
         add("met before", error(task))
     add("progress", "" if progress is None else progress_line(progress, task))
+    add("description", task.description)
     add("where", where(task))
     add("kind", task.kind)
     if task.HasField("job") and task.job.HasField("arguments"):

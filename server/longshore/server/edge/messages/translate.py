@@ -158,6 +158,8 @@ def fill_task(message: pb.Task, value: model.Task) -> None:
     _set_timestamp(message.expire_time, submission.expires_at)
     if terms.priority:
         message.priority = terms.priority
+    if terms.description:
+        message.description = terms.description
     if terms.labels:
         message.labels.update(terms.labels)
     if submission.retry_of:

@@ -8,7 +8,7 @@ from typing import Final, TypeVar
 
 import google_crc32c
 
-from longshore.contract import limits
+from longshore.contract import limits, names
 from longshore.contract.enums import IfExists, WhenAbsent, WhenStopped
 from longshore.server.edge.messages import fields
 from longshore.server.engine.submissions import Defaults, SubmitRequest, TaskRequest, UploadRequest
@@ -110,6 +110,7 @@ def _spec(field: str, spec: pb.TaskSpec | None, defaults: Defaults) -> TaskReque
             if "attempt_limit" in said
             else defaults.attempt_limit
         ),
+        description=_description(f"{field}.description", spec.description) if "description" in said else "",
     )
     if not_before >= terms.expire_after:
         raise InvalidField(
@@ -129,6 +130,12 @@ def _seconds(field: str, spec: pb.TaskSpec, name: str, longest: float, *, usual:
     if name not in said:
         return usual
     return fields.seconds(f"{field}.{name}", getattr(spec, name), longest=longest)
+
+
+def _description(field: str, text: str) -> str:
+    if wrong := names.wrong_description(text):
+        raise InvalidField(field, f"{wrong}.")
+    return text
 
 
 def _labels(field: str, spec: pb.TaskSpec) -> dict[str, str]:
