@@ -30,6 +30,7 @@ _LIMITS: Final = Limits()
 
 _log = structlog.get_logger("longshore.server")
 _app = typer.Typer(
+    rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
     context_settings={"auto_envvar_prefix": "LONGSHORE", "help_option_names": ["-h", "--help"]},
 )

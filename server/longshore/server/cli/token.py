@@ -26,7 +26,11 @@ OutputOption: TypeAlias = Annotated[
 
 _HEAD: Final = ("ID", "NAME", "ROLES", "CREATED", "EXPIRES", "STATE")
 
-_tokens = typer.Typer(no_args_is_help=True, help="Create, list and revoke tokens. Servers may be running or stopped.")
+_tokens = typer.Typer(
+    rich_markup_mode="markdown",
+    no_args_is_help=True,
+    help="Create, list and revoke tokens. Servers may be running or stopped.",
+)
 
 
 def register(app: typer.Typer) -> None:

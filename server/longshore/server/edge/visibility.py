@@ -40,7 +40,7 @@ async def visible(store: Store, caller: Principal, task_id: str) -> tuple[Task, 
         task = await store.task(task_id)
         if task is not None and await _holds(store, caller, task):
             return task, Held(task)
-    raise NotFound(f"There is no task {task_id!r} of yours; its retention may be over.", task_id=task_id)
+    raise NotFound(f"There is no task {task_id!r} of yours, or its history is removed.", task_id=task_id)
 
 
 async def _holds(store: Store, caller: Principal, task: Task) -> bool:

@@ -178,7 +178,7 @@ class WatchHub:
             # The watcher is registered before the read, so that no commit falls between the two.
             current = await self._store.task(task_id, creator=creator)
             if current is None:
-                raise NotFound(f"There is no task {task_id!r} of yours; its retention may be over.", task_id=task_id)
+                raise NotFound(f"There is no task {task_id!r} of yours, or its history is removed.", task_id=task_id)
             if after is None:
                 yield current
                 seen = current.status.revision

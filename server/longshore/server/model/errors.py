@@ -98,7 +98,7 @@ class RequestIdReused(LongshoreError):
 
 
 class NotFound(LongshoreError):
-    """No such thing, or not yours, or its retention is over."""
+    """There is no such thing, it is not the caller's, or its history is removed."""
 
     reason = "NOT_FOUND"
 

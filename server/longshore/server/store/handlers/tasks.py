@@ -86,7 +86,7 @@ _READY_WITHOUT_KEY: Final = statement(
 def _owned(unit: UnitOfWork, task_id: str, creator: str | None) -> LoadedTask:
     loaded = unit.find_task(task_id)
     if loaded is None or (creator is not None and loaded.submission.creator != creator):
-        raise NotFound(f"There is no task {task_id!r} of yours; its retention may be over.", task_id=task_id)
+        raise NotFound(f"There is no task {task_id!r} of yours, or its history is removed.", task_id=task_id)
     return loaded
 
 
