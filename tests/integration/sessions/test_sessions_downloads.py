@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import grpc
@@ -18,18 +17,6 @@ from tests.support.workers.fakeworker import FakeWorker, SessionRefused
 
 LARGE = random.Random(7).randbytes(3 * PIECE + 12_345)
 SMALL = b"one line\n"
-
-
-@pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[FleetServer]:
-    async with fleet_server(tmp_path) as running:
-        yield running
-
-
-@pytest.fixture
-async def worker(server: FleetServer) -> AsyncIterator[FakeWorker]:
-    async with server.worker() as one:
-        yield one
 
 
 @pytest.mark.parametrize(

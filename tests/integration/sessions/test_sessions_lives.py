@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import grpc
@@ -18,18 +17,6 @@ from longshore.v1 import task_pb2
 from longshore.v1 import worker_service_pb2 as pb
 from tests.support.servers.fleetserver import FleetServer, fleet_server
 from tests.support.workers.fakeworker import FakeWorker, SessionRefused, ref
-
-
-@pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[FleetServer]:
-    async with fleet_server(tmp_path) as running:
-        yield running
-
-
-@pytest.fixture
-async def worker(server: FleetServer) -> AsyncIterator[FakeWorker]:
-    async with server.worker() as one:
-        yield one
 
 
 async def test_an_attempt_missing_from_the_hello_is_queued_again_at_no_cost(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -27,18 +27,6 @@ def unwritable(database: Path) -> Iterator[None]:
         other.execute("ROLLBACK")
     finally:
         other.close()
-
-
-@pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[FleetServer]:
-    async with fleet_server(tmp_path) as running:
-        yield running
-
-
-@pytest.fixture
-async def worker(server: FleetServer) -> AsyncIterator[FakeWorker]:
-    async with server.worker() as one:
-        yield one
 
 
 async def until_unwritable(server: FleetServer) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -16,18 +15,6 @@ from longshore.v1 import task_pb2
 from longshore.v1 import worker_service_pb2 as pb
 from tests.support.servers.fleetserver import FleetServer, fleet_server
 from tests.support.workers.fakeworker import FakeWorker, ref
-
-
-@pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[FleetServer]:
-    async with fleet_server(tmp_path) as running:
-        yield running
-
-
-@pytest.fixture
-async def worker(server: FleetServer) -> AsyncIterator[FakeWorker]:
-    async with server.worker() as one:
-        yield one
 
 
 async def test_a_job_is_assigned_run_reported_and_acknowledged(server: FleetServer, worker: FakeWorker) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +22,6 @@ from tests.support.servers.rawgrpc import TaskServer, refused
 from tests.support.servers.stage import staged
 
 SPEC = rawgrpc.push_spec("web")
-
-
-@pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[TaskServer]:
-    async with TaskServer(tmp_path) as server:
-        yield server
 
 
 def request(content: bytes, request_id: str = "r", **more: Any) -> pb.SubmitTaskRequest:

@@ -28,12 +28,6 @@ JOB = task_pb2.TaskSpec(job=task_pb2.JobSpec(kind="count"))
 PATIENCE = 30.0
 
 
-@pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[TaskServer]:
-    async with TaskServer(tmp_path) as server, asyncio.timeout(90):
-        yield server
-
-
 def submission(number: int, request_id: str, spec: task_pb2.TaskSpec = JOB) -> pb.Submission:
     return pb.Submission(number=number, request=pb.SubmitTaskRequest(request_id=request_id, spec=spec))
 

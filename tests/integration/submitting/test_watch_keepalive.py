@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -33,12 +32,6 @@ class Counting:
         if name in ("task", "history"):
             self.reads += 1
         return getattr(self._store, name)
-
-
-@pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[TaskServer]:
-    async with TaskServer(tmp_path) as server, asyncio.timeout(90):
-        yield server
 
 
 async def job(server: TaskServer, name: str) -> str:

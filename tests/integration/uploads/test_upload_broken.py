@@ -34,12 +34,6 @@ CONTENT = bytes(range(256)) * (3 * MIB // 256) + b"tail"
 Breaker = Callable[[TaskServer], Awaitable[None]]
 
 
-@pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[TaskServer]:
-    async with TaskServer(tmp_path) as server:
-        yield server
-
-
 def received(server: TaskServer, *, times: int = 1) -> Callable[[], bool]:
     return lambda: server.uploads.statistics().bytes_received >= times * len(CONTENT)
 

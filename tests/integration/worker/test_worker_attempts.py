@@ -7,9 +7,7 @@ import dataclasses
 import itertools
 import threading
 import time
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -35,14 +33,7 @@ from longshore.worker import (
 )
 from tests.support.servers.fakeserver import WITHIN, heard, job, names, soon
 from tests.support.workers.gate import Gate, Hang, until
-from tests.support.workers.working import Start, workers
-
-
-@pytest.fixture
-async def start(tmp_path: Path) -> AsyncIterator[Start]:
-    async with workers(tmp_path) as begin:
-        yield begin
-
+from tests.support.workers.working import Start
 
 # Told to stop --------------------------------------------------------------------------------------------------------
 

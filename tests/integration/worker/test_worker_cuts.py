@@ -6,8 +6,6 @@ import asyncio
 import random
 import threading
 from collections import Counter
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import grpc
 import pytest
@@ -16,17 +14,11 @@ from longshore.v1 import worker_service_pb2 as ws
 from longshore.v1.task_service_pb2 import GoAway
 from longshore.worker import AsyncContext, Context, Registry
 from tests.support.servers.fakeserver import WorkerPeer, job
-from tests.support.workers.working import Start, workers
+from tests.support.workers.working import Start
 
 TASKS = 120
 AT_ONCE = 16
 CUTS = 8
-
-
-@pytest.fixture
-async def start(tmp_path: Path) -> AsyncIterator[Start]:
-    async with workers(tmp_path) as begin:
-        yield begin
 
 
 class Ledger:

@@ -7,7 +7,7 @@ import hashlib
 import os
 import socket
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +22,9 @@ from tests.support.servers.certificates import Authority
 from tests.support.servers.certificates import replace as replace_file
 from tests.support.servers.fakeserver import WITHIN, FakeServer, WorkerPeer, job, serving
 from tests.support.workers.gate import until
-from tests.support.workers.working import Start, workers
+from tests.support.workers.working import Start
 
 SIZE = 3_000_000
-
-
-@pytest.fixture
-async def start(tmp_path: Path) -> AsyncIterator[Start]:
-    async with workers(tmp_path) as begin:
-        yield begin
 
 
 class Readers:

@@ -4,21 +4,12 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import AsyncIterator
 from pathlib import Path
-
-import pytest
 
 from longshore.v1 import worker_service_pb2 as ws
 from tests.support.servers.fakeserver import names, push
 from tests.support.workers.gate import until
-from tests.support.workers.working import Start, workers
-
-
-@pytest.fixture
-async def start(tmp_path: Path) -> AsyncIterator[Start]:
-    async with workers(tmp_path) as begin:
-        yield begin
+from tests.support.workers.working import Start
 
 
 async def test_a_file_is_downloaded_granted_and_put_in_place(start: Start, tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import grpc
@@ -18,13 +17,7 @@ from longshore.worker import AsyncContext, Context, Registry, StopReason
 from longshore.worker.process.service import Exit
 from tests.support.servers.fakeserver import WITHIN, heard, job, names, soon
 from tests.support.workers.gate import Gate, until
-from tests.support.workers.working import Start, workers
-
-
-@pytest.fixture
-async def start(tmp_path: Path) -> AsyncIterator[Start]:
-    async with workers(tmp_path) as begin:
-        yield begin
+from tests.support.workers.working import Start
 
 
 async def test_the_hello_names_the_worker_its_targets_and_kinds(start: Start) -> None:

@@ -301,6 +301,13 @@ def _status_of(act: Refuse) -> status_pb2.Status:
     return status_pb2.Status(code=act.code.value[0], message=act.message, details=packed)
 
 
+def stored(service: FakeService) -> bytes:
+    """Return the content of the only upload, which must be complete."""
+    [upload] = service.stored.values()
+    assert upload.complete
+    return bytes(upload.data)
+
+
 class FakeTaskServer:
     """The service on a loopback port: `async with FakeServer() as server`, then `server.address`, `server.service`."""
 

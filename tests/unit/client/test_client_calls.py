@@ -46,11 +46,6 @@ async def server() -> AsyncIterator[FakeTaskServer]:
 
 
 @pytest.fixture
-def service(server: FakeTaskServer) -> FakeService:
-    return server.service
-
-
-@pytest.fixture
 async def client(server: FakeTaskServer) -> AsyncIterator[AsyncClient]:
     async with AsyncClient(server=server.address, token="secret", patience=5) as client:
         yield client

@@ -20,30 +20,13 @@ import pytest
 from longshore.client import AsyncClient, Changing, ConfigurationError, SourceError, UploadProgress, push_spec
 from longshore.client.transfer import content as contents
 from longshore.client.transfer import sources
-from tests.support.servers.fakeservice import Cut, FakeService, FakeTaskServer
+from tests.support.servers.fakeservice import Cut, FakeService, stored
 
 MIB = 1024 * 1024
 SPEC = push_spec("web/etc/motd")
 CONTENT = os.urandom(9 * MIB + 4321)
 UNTRUE = [Path("/proc/version"), Path("/proc/self/cgroup"), Path("/sys/kernel/mm/transparent_hugepage/enabled")]
 """Files whose size is told as 0, or as a page."""
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[FakeTaskServer]:
-    async with FakeTaskServer() as server:
-        yield server
-
-
-@pytest.fixture
-def service(server: FakeTaskServer) -> FakeService:
-    return server.service
-
-
-@pytest.fixture
-async def client(server: FakeTaskServer) -> AsyncIterator[AsyncClient]:
-    async with AsyncClient(server=server.address, token="secret", patience=20) as client:
-        yield client
 
 
 @pytest.fixture(autouse=True)
@@ -53,12 +36,6 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
     return folder
-
-
-def stored(service: FakeService) -> bytes:
-    [upload] = service.stored.values()
-    assert upload.complete
-    return bytes(upload.data)
 
 
 def content_of(path: Path) -> bytes:

@@ -34,17 +34,6 @@ def jobs(count: int) -> Iterator[Submission]:
 
 
 @pytest.fixture
-async def server() -> AsyncIterator[FakeTaskServer]:
-    async with FakeTaskServer() as server:
-        yield server
-
-
-@pytest.fixture
-def service(server: FakeTaskServer) -> FakeService:
-    return server.service
-
-
-@pytest.fixture
 async def client(server: FakeTaskServer) -> AsyncIterator[AsyncClient]:
     async with AsyncClient(server=server.address, patience=10) as client, asyncio.timeout(60):
         yield client

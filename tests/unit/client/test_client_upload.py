@@ -27,35 +27,12 @@ from longshore.client import (
 )
 from longshore.client.transfer.frames import CHUNK_SIZE
 from tests.support.network.proxy import FaultProxy
-from tests.support.servers.fakeservice import Cut, Damage, FakeService, FakeTaskServer, Lose, Refuse
+from tests.support.servers.fakeservice import Cut, Damage, FakeService, FakeTaskServer, Lose, Refuse, stored
 
 MIB = 1024 * 1024
 SPEC = push_spec("web/etc/motd")
 CONTENT = os.urandom(9 * MIB + 4321)
 UNAVAILABLE = Refuse(code=grpc.StatusCode.UNAVAILABLE, reason="DRAINING")
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[FakeTaskServer]:
-    async with FakeTaskServer() as server:
-        yield server
-
-
-@pytest.fixture
-def service(server: FakeTaskServer) -> FakeService:
-    return server.service
-
-
-@pytest.fixture
-async def client(server: FakeTaskServer) -> AsyncIterator[AsyncClient]:
-    async with AsyncClient(server=server.address, token="secret", patience=20) as client:
-        yield client
-
-
-def stored(service: FakeService) -> bytes:
-    [upload] = service.stored.values()
-    assert upload.complete
-    return bytes(upload.data)
 
 
 async def test_the_received_bytes_equal_the_sent_ones(client: AsyncClient, service: FakeService) -> None:

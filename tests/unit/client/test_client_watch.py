@@ -39,11 +39,6 @@ async def server() -> AsyncIterator[FakeTaskServer]:
 
 
 @pytest.fixture
-def service(server: FakeTaskServer) -> FakeService:
-    return server.service
-
-
-@pytest.fixture
 async def client(server: FakeTaskServer) -> AsyncIterator[AsyncClient]:
     async with AsyncClient(server=server.address, patience=10) as client, asyncio.timeout(30):
         yield client
