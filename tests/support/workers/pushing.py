@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import google_crc32c
+import pytest
 
-from longshore.worker.errors import AttemptStopped, StopReason
+from longshore.worker.errors import AttemptStopped, PermanentError, StopReason
 from longshore.worker.file_push.push import Push, Pushed, push_file
 from longshore.worker.targets import Content, InstanceChange, Target
 from longshore.worker.targets.base import Source
@@ -247,6 +248,17 @@ def deliver(place: InstanceView, path: str, recorder: Recorder, **more: Any) -> 
     """Push the recorder's data to a path, without pauses between tries."""
     push = replace(a_push(place.instance, path, recorder.data), **more)
     return push_file(push, recorder, place.target, pause=lambda _: None)
+
+
+def failure(place: InstanceView, path: str, **more: object) -> PermanentError:
+    """Return the permanent error of a push that asks for no commit and leaves no temp."""
+    recorder = Recorder(b"content")
+    with pytest.raises(PermanentError) as caught:
+        deliver(place, path, recorder, **more)
+    assert recorder.grants == [], "nobody asks for a commit that cannot be"
+    assert place.temps() == ""
+    assert not caught.value.left_temps
+    return caught.value
 
 
 class Seen:
