@@ -21,14 +21,14 @@ from typing import Any, Final
 from bench.rows.claim import MANY, Make, SQLiteMake, fill, postgres
 from bench.support.backlog import BASE
 from longshore.server.store.handlers import claims
+from longshore.server.store.handlers import ready as promote
 from longshore.server.store.postgres.connection import connect
 from longshore.server.store.postgres.dialect import PostgresDialect
 from longshore.server.store.postgres.link import PLANNER, compile_each
 from longshore.server.store.sql.dialect import Dialect
 from longshore.server.store.sql.statement import Each
 from longshore.server.store.sqlite.dialect import SQLiteDialect
-from longshore.server.store.transaction import counters, unit
-from longshore.server.store.transaction import ready as promote
+from longshore.server.store.transaction import counters, loaded_tasks
 
 # A bench may look inside: these are the statements of a claim, in their order.
 _STATEMENTS: Final[Sequence[tuple[str, Each, Mapping[str, Any]]]] = (
@@ -84,7 +84,7 @@ def _on_sqlite(dialect: Dialect) -> list[tuple[str, str, dict[str, Any]]]:
     for title, what, parameters in _STATEMENTS:
         sql, constants = what.one.sql(dialect)
         result.append((title, sql, {**constants, **parameters}))
-    ((load, names, values),) = unit._LOAD.split([7, 8, 500, 501])
+    ((load, names, values),) = loaded_tasks._LOAD.split([7, 8, 500, 501])
     sql, constants = load.sql(dialect)
     parameters = dict(zip(names, values, strict=True))
     return [*result, ("the tasks themselves, by their numbers", sql, {**constants, **parameters})]

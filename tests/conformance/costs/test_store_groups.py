@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import itertools
+import pkgutil
 import sqlite3
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import psycopg
@@ -15,11 +18,11 @@ from longshore.server.model.errors import NotFound, QueueFull, StoreOverloaded, 
 from longshore.server.model.values import State
 from longshore.server.store import commands
 from longshore.server.store.commands import Bounds, CancelTask, Command, DrainSession, PauseQueue, SubmitTasks
-from longshore.server.store.handlers import server_commands
 from longshore.server.store.postgres import connection as postgres_connection
 from longshore.server.store.protocol import Changes, TaskFilter
+from longshore.server.store.transaction import registry
 from longshore.server.store.transaction.unit import UnitOfWork
-from longshore.server.store.writer import batch, writer
+from longshore.server.store.writer import writer
 from tests.conformance.conftest import OpenStore
 from tests.conformance.store.test_store_tasks import submit
 from tests.support.stores.store import ManualClock, StoreFleet, plan, push
@@ -78,20 +81,21 @@ class Liar(Command[None]):
     __slots__ = ()
 
 
-def _poisoned(_unit: UnitOfWork, _command: Poison) -> batch.Answer:
+def _poisoned(_unit: UnitOfWork, _command: Poison) -> registry.Answer:
     raise ZeroDivisionError("a defect")
 
 
-def _lying(unit: UnitOfWork, _command: Liar) -> batch.Answer:
-    for entry in unit.load([1]):
-        unit.add(entry.submission, entry.status)
+def _lying(unit: UnitOfWork, _command: Liar) -> registry.Answer:
+    for entry in unit.reads.tasks.load([1]):
+        unit.decisions.add(entry.submission, entry.status)
     raise NotFound("no")
 
 
 @pytest.fixture
 def defects(monkeypatch: pytest.MonkeyPatch) -> None:
-    handlers: dict[Any, Any] = dict(batch._HANDLERS)
-    monkeypatch.setattr(batch, "_HANDLERS", handlers | {Poison: _poisoned, Liar: _lying})
+    for command, run in ((Poison, _poisoned), (Liar, _lying)):
+        handler = registry.CommandHandler(run=run, prefetch=None, keeps_memory=True)
+        monkeypatch.setitem(registry.HANDLERS, command, handler)
 
 
 @pytest.mark.usefixtures("defects")
@@ -112,13 +116,11 @@ async def test_a_defect_fails_only_its_own_command(fleet: StoreFleet) -> None:
 async def test_a_batch_that_meets_a_constraint_is_taken_apart(
     fleet: StoreFleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    handlers: dict[Any, Any] = dict(batch._HANDLERS)
-
-    def broken(unit: UnitOfWork, command: PauseQueue) -> batch.Answer:
-        unit.move(("queue", command.queue), -1)
+    def broken(unit: UnitOfWork, command: PauseQueue) -> registry.Answer:
+        unit.writes.move(("queue", command.queue), -1)
         return lambda: None
 
-    monkeypatch.setattr(batch, "_HANDLERS", handlers | {PauseQueue: broken})
+    monkeypatch.setitem(registry.HANDLERS, PauseQueue, replace(registry.HANDLERS[PauseQueue], run=broken))
     failed, made = await fleet.together(PauseQueue(queue="nowhere", paused=True), submit())
     assert isinstance(failed, StoreUnavailable), "counters are never negative"
     assert isinstance(failed.__cause__, (sqlite3.IntegrityError, psycopg.IntegrityError))
@@ -247,9 +249,20 @@ async def test_a_commit_that_took_too_long_was_an_outage(fleet: StoreFleet, kind
 def test_every_command_has_a_handler() -> None:
     defined = {
         each
-        for module in (commands, server_commands)
-        for each in vars(module).values()
+        for module in pkgutil.iter_modules(commands.__path__, f"{commands.__name__}.")
+        for each in vars(importlib.import_module(module.name)).values()
         if isinstance(each, type) and issubclass(each, Command) and each is not Command
     }
-    assert defined == set(batch._HANDLERS)
+    assert defined == set(registry.HANDLERS)
     assert SubmitTasks in defined
+
+
+def test_a_command_without_a_handler_and_one_with_two_stop_the_server_from_starting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    registry.check_complete()
+    with pytest.raises(TypeError, match="SubmitTasks has two handlers"):
+        registry.handles(SubmitTasks, prefetch=None, keeps_memory=True)(_poisoned)
+    monkeypatch.delitem(registry.HANDLERS, SubmitTasks)
+    with pytest.raises(TypeError, match="without a handler: SubmitTasks"):
+        registry.check_complete()

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from longshore.server.store.commands import PauseQueue
-from longshore.server.store.handlers import claims, janitor, requests, tasks, uploads
+from longshore.server.store.handlers import claims, janitor, payloads, tasks, uploads
+from longshore.server.store.handlers import ready as promote
 from longshore.server.store.handlers import sessions as fleet
 from longshore.server.store.postgres.dialect import PostgresDialect
 from longshore.server.store.protocol import TaskFilter
@@ -18,8 +19,7 @@ from longshore.server.store.sql.link import Link
 from longshore.server.store.sql.statement import Each, Statement
 from longshore.server.store.sqlite.dialect import SQLiteDialect
 from longshore.server.store.tables.ids import id_ranges
-from longshore.server.store.transaction import ready as promote
-from longshore.server.store.transaction import unit
+from longshore.server.store.transaction import reads
 from tests.support.stores.postgres import Cluster
 from tests.support.stores.store import ManualClock, StoreFleet, opened_sqlite, plan, push
 
@@ -33,11 +33,11 @@ HOT: dict[str, tuple[Statement | Each, str]] = {
     "best of an instance": (promote._BEST, "tasks_concurrency"),
     "takers of an instance": (promote._TAKERS, "tasks_concurrency"),
     "ready of an instance": (promote._READY, "tasks_concurrency_ready"),
-    "live at a destination": (unit._OCCUPIED, "tasks_"),
+    "live at a destination": (reads._OCCUPIED, "tasks_"),
     "superseded": (tasks._DELIVERED_SINCE, "tasks_delivered"),
     "use of a payload": (tasks._USES_PAYLOAD, "submissions_payload"),
-    "parked": (fleet._PARKED, "tasks_parked"),
-    "parked on a target": (fleet._PARKED_ON_TARGET, "tasks_parked"),
+    "parked": (tasks._PARKED, "tasks_parked"),
+    "parked on a target": (tasks._PARKED_ON_TARGET, "tasks_parked"),
     "bound target": (fleet._RAN_THERE, "tasks_target"),
     "due": (janitor._DUE, "tasks_due"),
     "expired": (janitor._EXPIRED, "tasks_expiry"),
@@ -52,7 +52,7 @@ HOT: dict[str, tuple[Statement | Each, str]] = {
     "requests over": (janitor._OVER, "requests_ended"),
     "idle uploads": (uploads._IDLE, "uploads_idle"),
     "abandoned uploads": (uploads._ABANDONED, "uploads_abandoned"),
-    "payload": (requests._PAYLOAD, "sqlite_autoindex_payloads"),
+    "payload": (payloads._PAYLOAD, "sqlite_autoindex_payloads"),
     "oldest of a queue": (queries._OLDEST_QUEUED, "tasks_queue"),
     "tasks of a payload": (queries._TASKS_OF_PAYLOAD, "submissions_payload"),
     "history": (queries._HISTORY, "PRIMARY KEY"),

@@ -102,7 +102,7 @@ async def test_a_store_with_memory_sees_rows_of_other_writers(tmp_path: Path, cl
         assert store._writer._link is not None
         remembered = memory_of(fleet)
         assert remembered.counters
-        assert remembered.paused == frozenset()
+        assert remembered.paused == {"": frozenset()}
         with sqlite3.connect(store.path) as other:
             other.execute("INSERT INTO queues (name, paused) VALUES ('q', 1)")
             other.execute("UPDATE counters SET value = 41 WHERE scope = 'queue' AND name = 'q'")

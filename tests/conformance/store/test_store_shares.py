@@ -19,7 +19,7 @@ from longshore.server.model.errors import (
 )
 from longshore.server.model.task import Upload
 from longshore.server.store.commands import AbandonIdleUploads, Bounds, Checkpoint
-from longshore.server.store.transaction import shares
+from longshore.server.store.handlers import shares
 from tests.conformance.conftest import OpenStore
 from tests.support.stores.postgres import shared_cluster
 from tests.support.stores.store import ManualClock, StoreFleet, plan, push

@@ -18,8 +18,8 @@ from longshore.server.store.commands import (
     ForgetUploads,
     RejectUpload,
 )
+from longshore.server.store.commands.servers import AnnounceServer, Heard, HearUploads, RecordHome, RetireServer
 from longshore.server.store.handlers.janitor import PUT_OFF
-from longshore.server.store.handlers.server_commands import AnnounceServer, Heard, HearUploads, RecordHome, RetireServer
 from longshore.server.store.handlers.servers import REMEMBERED
 from tests.conformance.store.test_store_uploads import checkpoint, finish
 from tests.support.stores.store import StoreFleet, plan, push

@@ -49,7 +49,7 @@ from longshore.server.store.commands import (
     Tick,
     WakeParked,
 )
-from longshore.server.store.handlers.server_commands import AnnounceServer, Heard, HearUploads, RecordHome, RetireServer
+from longshore.server.store.commands.servers import AnnounceServer, Heard, HearUploads, RecordHome, RetireServer
 from longshore.server.store.protocol import TaskFilter
 from longshore.server.store.tables import schema
 from longshore.server.store.transaction.limits import ConcurrencyLimits

@@ -13,8 +13,8 @@ import pytest
 
 from longshore.client import Client, push_spec
 from longshore.server.model.clock import Clock
+from longshore.server.store.commands.servers import NoteClock
 from longshore.server.store.handlers.clock_steps import LEAST, MOVED, ClockSteps
-from longshore.server.store.handlers.server_commands import NoteClock
 from longshore.server.store.tables import schema
 from longshore.v1 import task_pb2
 from tests.support.servers.processes import ServerProcess, WorkerProcess, eventually

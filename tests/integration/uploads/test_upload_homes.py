@@ -16,7 +16,7 @@ from longshore.server.engine.uploads.uploads import UploadLimits
 from longshore.server.model.errors import StoreUnavailable
 from longshore.server.model.servers import Here, Home
 from longshore.server.store.commands import Command
-from longshore.server.store.handlers.server_commands import HearUploads, RecordHome
+from longshore.server.store.commands.servers import HearUploads, RecordHome
 from tests.support.servers.rawgrpc import MIB, Sender, TaskServer, chunks, finish, header_of, refused, until, whole
 
 R = TypeVar("R")

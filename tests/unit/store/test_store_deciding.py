@@ -9,8 +9,8 @@ from longshore.server.model.events import Circumstances, Claimed, Event, Policy,
 from longshore.server.model.states import decide
 from longshore.server.model.task import AnyValue, Destination, FilePush, Grant, Job, Status, Submission, Task, Terms
 from longshore.server.model.values import DeliveryMethod, Outcome, State
-from longshore.server.store.transaction.decisions import Decider
-from longshore.server.store.transaction.loaded_task import LoadedTask
+from longshore.server.store.transaction.decider import Decider
+from longshore.server.store.transaction.loaded_tasks import LoadedTask
 
 NOW, POLICY = 1_800_000_000.0, Policy()
 GRANT = Grant(1, "s", "/a/.tmp", DeliveryMethod.SFTP, NOW)

@@ -12,7 +12,7 @@ import structlog
 from longshore.server.model.clock import Clock
 from longshore.server.model.errors import LongshoreError, PayloadElsewhere, PayloadUnreachable
 from longshore.server.model.servers import Here, Server
-from longshore.server.store.handlers.server_commands import AnnounceServer, RetireServer
+from longshore.server.store.commands.servers import AnnounceServer, RetireServer
 from longshore.server.store.protocol import Store
 
 _log = structlog.get_logger("longshore.servers")

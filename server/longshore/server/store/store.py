@@ -17,8 +17,8 @@ from longshore.server.store.handlers import remarks, restores, tokens
 from longshore.server.store.handlers.clock_steps import ClockSteps
 from longshore.server.store.handlers.servers import all_servers, files_by_spool
 from longshore.server.store.handlers.upload_homes import find_home
-from longshore.server.store.memory.claim_precheck import Precheck
 from longshore.server.store.memory.rows import RowMemory
+from longshore.server.store.memory.shared import SharedMemory
 from longshore.server.store.migrations.run import latest, prepare
 from longshore.server.store.protocol import (
     Changes,
@@ -36,8 +36,8 @@ from longshore.server.store.reads.readers import Readers
 from longshore.server.store.reads.verify import discrepancies
 from longshore.server.store.sql.link import Database, Link
 from longshore.server.store.tables.schema_version import SchemaState, check
-from longshore.server.store.transaction.counters import Key
 from longshore.server.store.transaction.limits import ConcurrencyLimits
+from longshore.server.store.transaction.memory import Memory
 from longshore.server.store.transaction.unit import UnitOfWork
 from longshore.server.store.writer.writer import Log, Writer
 
@@ -48,7 +48,10 @@ READERS: Final = 2
 
 
 class SQLStore:
-    """`store.protocol.Store` on any database that has a `Dialect`. See there for what each method promises."""
+    """`store.protocol.Store` on any database that has a `Dialect`. See there for what each method promises.
+
+    `memory` remembers rows between transactions, and only saves queries. None means the one that fits the database.
+    """
 
     def __init__(
         self,
@@ -60,42 +63,26 @@ class SQLStore:
         log: Log | None = None,
         generation: Generation | None = None,
         steps: ClockSteps | None = None,
+        memory: Memory | None = None,
     ) -> None:
         self._dialect = dialect
         self._clock = clock
         self._listeners: list[Callable[[Changes], None]] = []
         self._readers = Readers(connect=dialect.link, threads=READERS)
-        memory = RowMemory() if dialect.exclusive else None
-        counter_rows: set[Key] = set()
-        precheck = None if dialect.exclusive else Precheck(limits)
-
-        def forget() -> None:
-            if memory is not None:
-                memory.forget()
-            counter_rows.clear()
+        remembered = memory or (SharedMemory(limits) if dialect.shared else RowMemory())
 
         def make_unit(link: Link, batch: Sequence[Command[Any]]) -> UnitOfWork:
-            if memory is not None:
-                memory.begin(link, batch)
-            return UnitOfWork(
-                link=link,
-                clock=clock,
-                policy=policy,
-                limits=limits,
-                memory=memory,
-                counter_rows=counter_rows,
-                precheck=precheck,
-            )
+            remembered.begin(link, batch)
+            return UnitOfWork(link=link, clock=clock, policy=policy, limits=limits, memory=remembered)
 
         self._writer = Writer(
             connect=dialect.link,
             make_unit=make_unit,
-            forget=forget,
+            memory=remembered,
             clock=clock,
             deliver=self._deliver,
             may_pass=dialect.may_pass,
             log=log,
-            precheck=precheck,
             generation=generation,
             steps=steps,
         )

@@ -10,7 +10,7 @@ import structlog
 from longshore.server.engine.uploads.stream import UploadStream
 from longshore.server.model.errors import LongshoreError, UploadTakenOver
 from longshore.server.model.servers import HEARD_EVERY, Here
-from longshore.server.store.handlers.server_commands import HearUploads
+from longshore.server.store.commands.servers import HearUploads
 from longshore.server.store.protocol import Store
 
 _log = structlog.get_logger("longshore.uploads")

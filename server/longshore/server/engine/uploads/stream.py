@@ -30,7 +30,7 @@ from longshore.server.model.servers import HEARD_EVERY, Here
 from longshore.server.model.task import Payload, Upload
 from longshore.server.model.values import UploadState
 from longshore.server.store.commands import Checkpoint, Command, FinishUpload, RejectUpload, TaskPlan
-from longshore.server.store.handlers.server_commands import Heard
+from longshore.server.store.commands.servers import Heard
 from longshore.server.store.protocol import Store
 
 R = TypeVar("R")

@@ -41,7 +41,7 @@ from longshore.server.model.task import Payload, Task, Upload
 from longshore.server.model.values import UploadState
 from longshore.server.spool.protocol import PartialFile, Spool
 from longshore.server.store.commands import OpenUpload, RejectUpload, SubmitTasks
-from longshore.server.store.handlers.server_commands import RecordHome
+from longshore.server.store.commands.servers import RecordHome
 from longshore.server.store.protocol import Store
 
 __all__ = ["UploadLimits", "UploadStatistics", "UploadView", "Uploads"]

@@ -17,13 +17,15 @@ from longshore.server.model.sharing import Shares
 from longshore.server.model.task import BUILT_IN, Session
 from longshore.server.model.values import State
 from longshore.server.store.commands import Claims, ClaimTasks, Offer
+from longshore.server.store.handlers.ready import trim_ready
 from longshore.server.store.handlers.sessions import session_at
 from longshore.server.store.sql.statement import Each, Given
-from longshore.server.store.tables.rows import Row, seq_in, taker_of, task_columns
+from longshore.server.store.tables.rows import Row, taker_of, task_columns
 from longshore.server.store.tables.schema import counters, is_ready, is_unsettled, submissions, tasks
 from longshore.server.store.transaction.counters import KEY_RUNNING, TARGET_RUNNING
-from longshore.server.store.transaction.loaded_task import LoadedTask
-from longshore.server.store.transaction.ready import room_in, trim_ready
+from longshore.server.store.transaction.loaded_tasks import LoadedTask
+from longshore.server.store.transaction.reads import Reads
+from longshore.server.store.transaction.registry import handles
 from longshore.server.store.transaction.unit import UnitOfWork
 
 
@@ -108,9 +110,12 @@ class _Round:
     """Carries out one ClaimTasks."""
 
     def __init__(self, unit: UnitOfWork, command: ClaimTasks) -> None:
+        self._memory = unit.memory
+        self._reads = unit.reads
+        self._decisions = unit.decisions
         self._unit = unit
         # A task that an earlier claim of this transaction took must be found with its session, not as a ready task.
-        unit.flush_stored()
+        unit.writes.flush_stored()
         self._takers = self._able(command.offers)
         self._taken: list[tuple[str, LoadedTask]] = []
         self._full: set[str] = set()
@@ -129,42 +134,38 @@ class _Round:
         self._run_rest(rest())
         crowded = self._crowded()
         if crowded:
-            self._unit.flush_stored()
+            self._unit.writes.flush_stored()
             trim_ready(self._unit, crowded)
         return self._taken, tuple(sorted(self._solo_waiting))
 
     def _crowded(self) -> list[str]:
         """Concurrency keys with perhaps more ready tasks than room. A settling takes room, but no ready task."""
-        unit = self._unit
+        counts, room_in = self._decisions.ready_counts, self._decisions.room_in
         keys = {loaded.concurrency_key for _, loaded in self._taken if loaded.concurrency_key}
-        return sorted(
-            self._full
-            | {key for key in keys if key not in unit.ready_counts or unit.ready_counts[key] > room_in(unit, key)}
-        )
+        return sorted(self._full | {key for key in keys if key not in counts or counts[key] > room_in(key)})
 
     def _able(self, offers: Sequence[Offer]) -> list[_Taker]:
         """The sessions that may take something."""
-        unit = self._unit
+        reads = self._reads
         sessions = [
             (offer, session)
             for offer in offers
-            if (session := session_at(unit, offer.session_id, offer.epoch)) is not None
+            if (session := session_at(reads, offer.session_id, offer.epoch)) is not None
             and not session.draining
             and offer.room >= 1
         ]
-        if unit.precheck is not None:
-            for _, session in sessions:
-                unit.precheck.add_session(session)
-        busy = {loaded.status.session_id for loaded in unit.new_tasks()}
+        for _, session in sessions:
+            self._memory.claims_for(session)
+        busy = {loaded.status.session_id for loaded in reads.tasks.new}
         """Sessions with tasks that this transaction made, and has claimed already. None of those tasks runs alone."""
-        held = unit.link.ask_each(_HELD, [(session.id,) for _, session in sessions])
-        unit.counters.ask((TARGET_RUNNING, target) for _, session in sessions for target in session.targets)()
+        held = reads.link.ask_each(_HELD, [(session.id,) for _, session in sessions])
+        reads.counters.ask((TARGET_RUNNING, target) for _, session in sessions for target in session.targets)
         return [
             _Taker(
                 session,
                 Shares(room=offer.room, kept_for=offer.kept_for),
                 offer.idle and not rows and session.id not in busy,
-                Claimed(session.id, session.worker, unit.ticks, offer.begins),
+                Claimed(session.id, session.worker, reads.ticks, offer.begins),
             )
             for (offer, session), rows in zip(sessions, held(), strict=True)
             if not any(alone and state != State.SETTLING for state, alone in rows)
@@ -188,7 +189,7 @@ class _Round:
         """How many more attempts the target may run."""
         if not target:
             return sum([taker.shares.room for taker in self._takers])
-        return max(0, self._unit.limits.target - self._unit.counters.value((TARGET_RUNNING, target)))
+        return max(0, self._decisions.limits.target - self._reads.counters.value((TARGET_RUNNING, target)))
 
     def _room_for(self, target: str, kind: str, *, alone: bool) -> int:
         """How many attempts the takers could take. A task that runs alone needs an idle session, whatever its share."""
@@ -221,11 +222,12 @@ class _Round:
 
     def _new_and_ready(self) -> dict[Pair, list[LoadedTask]]:
         """New tasks that the database does not know yet and that are ready, by target and taker."""
-        unit = self._unit
+        new_tasks = self._reads.tasks.new
+        paused = self._reads.paused if new_tasks else frozenset()
         found: dict[Pair, list[LoadedTask]] = {}
-        for loaded in unit.new_tasks():
+        for loaded in new_tasks:
             if loaded.status.state is State.QUEUED and (
-                loaded.ready if loaded.concurrency_key else not unit.is_paused(loaded.submission.terms.queue)
+                loaded.ready if loaded.concurrency_key else loaded.submission.terms.queue not in paused
             ):
                 found.setdefault((loaded.target, loaded.taker), []).append(loaded)
         return found
@@ -238,33 +240,31 @@ class _Round:
             most = min(sum(taker.shares.of(target) for taker in takers), self._room_on(target))
             if most >= 1:
                 asked.append((target, kind))
-                sets.append((target, kind, self._unit.now, most))
+                sets.append((target, kind, self._reads.now, most))
         found = self._ask(_UNSETTLED, _UNSETTLED_WHOLE, sets)
         return lambda: list(zip(asked, found(), strict=True))
 
     def _ask(self, numbers: Each, whole: Each, sets: list[Row]) -> Callable[[], list[list[LoadedTask]]]:
         """Ask for the tasks of each of `sets`: by number where tasks are remembered, else with all their columns."""
-        unit = self._unit
-        found = unit.link.ask_each(numbers if unit.remembers_tasks else whole, sets)
+        known = self._reads.tasks
+        found = self._reads.link.ask_each(numbers if known.remembered else whole, sets)
 
         def answer() -> list[list[LoadedTask]]:
             rows = found()
-            if unit.remembers_tasks:
-                return [unit.load(row[0] for row in each) for each in rows]
-            return [unit.load(self._learn(row) for row in each) for each in rows]
+            if known.remembered:
+                return [known.load(row[0] for row in each) for each in rows]
+            return [known.load([self._learn(row) for row in each]) for each in rows]
 
         return answer
 
     def _learn(self, row: Row) -> int:
         """Take over the answer of `_whole` for a task, and return its number."""
         *task, running, ready = row
-        self._unit.load_rows((tuple(task),))
-        seq = seq_in(row)
-        for loaded in self._unit.load((seq,)):
-            if loaded.concurrency_key:
-                self._unit.counters.learn((KEY_RUNNING, loaded.concurrency_key), running)
-                self._unit.ready_counts.setdefault(loaded.concurrency_key, ready)
-        return seq
+        loaded = self._reads.tasks.load_row(tuple(task))
+        if loaded.concurrency_key:
+            self._reads.counters.learn((KEY_RUNNING, loaded.concurrency_key), running)
+            self._decisions.ready_counts.setdefault(loaded.concurrency_key, ready)
+        return loaded.submission.seq
 
     # Taking -------------------------------------------------------------------------------------------------------
 
@@ -295,8 +295,8 @@ class _Round:
                 self._give(self._roomiest(self._serving(loaded), loaded.target), loaded)
             else:
                 # The task stood in the way of others, and no longer does so after this claim: see `trim_ready`.
-                self._unit.claimable = True
-                if loaded.concurrency_key and not room_in(self._unit, loaded.concurrency_key):
+                self._decisions.claimable = True
+                if loaded.concurrency_key and not self._decisions.room_in(loaded.concurrency_key):
                     self._full.add(loaded.concurrency_key)
 
     def _serving(self, loaded: LoadedTask) -> list[_Taker]:
@@ -309,12 +309,12 @@ class _Round:
 
     def _ask_running(self, candidates: list[_Candidate]) -> None:
         keys = {loaded.concurrency_key for _, _, loaded in candidates}
-        self._unit.counters.ask((KEY_RUNNING, key) for key in keys if key)()
+        self._reads.counters.ask((KEY_RUNNING, key) for key in keys if key)
 
     def _has_room(self, loaded: LoadedTask) -> bool:
         """Whether its target and its instance may run one more. The claims of this round count already."""
         key = loaded.concurrency_key
-        return self._room_on(loaded.target) > 0 and (not key or room_in(self._unit, key) > 0)
+        return self._room_on(loaded.target) > 0 and (not key or self._decisions.room_in(key) > 0)
 
     def _roomiest(self, takers: list[_Taker], target: str) -> _Taker | None:
         """Choose the taker with the most room, so that work is spread. None means that no taker has a share left."""
@@ -329,17 +329,22 @@ class _Round:
             return
         session = taker.session
         was_ready = loaded.status.state is State.QUEUED
-        decision = self._unit.apply(loaded, taker.claimed)
+        decision = self._decisions.apply(loaded, taker.claimed)
         if decision.verdict is not Verdict.CHANGED:
             raise AssertionError(f"a {loaded.status.state.name} task was offered for a claim")
-        self._unit.newly_ready.discard(loaded.submission.seq)
-        if was_ready and loaded.concurrency_key in self._unit.ready_counts:
-            self._unit.ready_counts[loaded.concurrency_key] -= 1
+        self._decisions.newly_ready.discard(loaded.submission.seq)
+        if was_ready and loaded.concurrency_key in self._decisions.ready_counts:
+            self._decisions.ready_counts[loaded.concurrency_key] -= 1
         taker.shares.take(loaded.target)
         taker.idle = False
         self._taken.append((session.id, loaded))
 
 
+def _want(reads: Reads, command: ClaimTasks) -> None:
+    reads.sessions.wanted.update(offer.session_id for offer in command.offers)
+
+
+@handles(ClaimTasks, prefetch=_want, keeps_memory=True, last=True)
 def claim_tasks(unit: UnitOfWork, command: ClaimTasks) -> Callable[[], Claims]:
     """See ClaimTasks. Runs last in a batch, when everything else is decided and written."""
     taken, solo_waiting = _Round(unit, command).run()

@@ -21,8 +21,8 @@ from typing import Final
 import sqlalchemy as sa
 
 from longshore.server.model.clock import Clock
+from longshore.server.store.commands.servers import NoteClock
 from longshore.server.store.handlers.restores import DATA, NOTICED
-from longshore.server.store.handlers.server_commands import NoteClock
 from longshore.server.store.sql.link import Link
 from longshore.server.store.sql.statement import Statement, statement
 from longshore.server.store.tables.schema import (
@@ -37,6 +37,7 @@ from longshore.server.store.tables.schema import (
     tasks,
     uploads,
 )
+from longshore.server.store.transaction.registry import handles
 from longshore.server.store.transaction.unit import UnitOfWork
 
 LEAST: Final = 1.0
@@ -172,18 +173,19 @@ class ClockSteps:
         return now.wall if before is None else before.wall + now.ticks - before.ticks
 
 
+@handles(NoteClock, prefetch=None, keeps_memory=False)
 def note_clock(unit: UnitOfWork, command: NoteClock) -> Callable[[], None]:
     """See NoteClock. Runs alone in its transaction."""
     if command.step:
         for move in _MOVES:
-            unit.write(move, by=command.step)
-        unit.write(_MOVE_RESTORE, milliseconds=round(command.step * 1000))
-        unit.reread()
+            unit.writes.tell(move, by=command.step)
+        unit.writes.tell(_MOVE_RESTORE, milliseconds=round(command.step * 1000))
+        unit.reads.tasks.reread()
     for called, number in (
         (_BOOT, command.boot),
         (_TICKS, round(command.ticks * 1000)),
         (_WALL, round(command.wall * 1000)),
     ):
-        unit.write(_MAKE, called=called, number=number)
-        unit.write(_SET, called=called, number=number)
+        unit.writes.tell(_MAKE, called=called, number=number)
+        unit.writes.tell(_SET, called=called, number=number)
     return lambda: None

@@ -13,6 +13,7 @@ from longshore.server.store.commands import (
     DoomPayloads,
     ExtendLeases,
     ForgetPayloads,
+    PayDebt,
     PurgeTasks,
     ReapSessions,
     Tick,
@@ -25,6 +26,7 @@ from longshore.server.store.sql.statement import Among, Statement, locking, stat
 from longshore.server.store.tables.rows import Row
 from longshore.server.store.tables.schema import (
     STATE,
+    debts,
     homes,
     is_alive,
     is_doomed,
@@ -42,7 +44,9 @@ from longshore.server.store.tables.schema import (
     uploads,
 )
 from longshore.server.store.transaction.counters import SPOOL
+from longshore.server.store.transaction.registry import handles
 from longshore.server.store.transaction.unit import UnitOfWork
+from longshore.server.store.transaction.writes import Writes
 
 PUT_OFF: Final = 3600.0
 """Seconds until a payload that nothing needs is looked at again, when no living server has it."""
@@ -172,30 +176,41 @@ _DROP_REQUEST: Final = statement(
 _DROP_SESSIONS: Final = statement(
     sessions.delete().where(sessions.c.ended_at.is_not(None), sessions.c.ended_at <= sa.bindparam("before"))
 )
+_DEBT: Final = locking(
+    sa.select(debts.c.temp, debts.c.asked, debts.c.due_at).where(debts.c.id == sa.bindparam("debt_id"))
+)
+_ASK_AGAIN: Final = statement(
+    debts.update().where(debts.c.id == sa.bindparam("of_id")).values(asked=debts.c.asked + 1, due_at=sa.bindparam("at"))
+)
+_PUT_OFF: Final = statement(debts.update().where(debts.c.id == sa.bindparam("of_id")).values(due_at=sa.bindparam("at")))
+_FORGET_DEBT: Final = statement(debts.delete().where(debts.c.id == sa.bindparam("of_id")))
+
+_WORTH_ASKING_TWICE: Final = 1
 
 
+@handles(Tick, prefetch=None, keeps_memory=False)
 def tick(unit: UnitOfWork, command: Tick) -> Callable[[], Ticked]:
     """See Tick."""
-    unit.flush()
-    link, most = unit.link, command.limit
-    expired = [row[0] for row in link.rows(_EXPIRED, now=unit.now, most=most)]
-    due = [row[0] for row in link.rows(_DUE, now=unit.now, most=most)]
-    overdue = [row[0] for row in link.rows(_OVERDUE, ticks=unit.ticks, most=most)]
+    unit.writes.flush()
+    reads, apply, link, most = unit.reads, unit.decisions.apply, unit.reads.link, command.limit
+    expired = [row[0] for row in link.rows(_EXPIRED, now=reads.now, most=most)]
+    due = [row[0] for row in link.rows(_DUE, now=reads.now, most=most)]
+    overdue = [row[0] for row in link.rows(_OVERDUE, ticks=reads.ticks, most=most)]
     changed = 0
-    for loaded in unit.load(expired):
-        changed += unit.apply(loaded, ExpiryReached()).verdict is Verdict.CHANGED
-    for loaded in unit.load(due):
-        changed += unit.apply(loaded, Due()).verdict is Verdict.CHANGED
-    for loaded in unit.load(overdue):
-        changed += unit.apply(loaded, TimedOut(loaded.status.attempt)).verdict is Verdict.CHANGED
-    if link.row(_SETTLE_DUE, now=unit.now) is not None:
-        unit.claimable = True
+    for loaded in reads.tasks.load(expired):
+        changed += apply(loaded, ExpiryReached()).verdict is Verdict.CHANGED
+    for loaded in reads.tasks.load(due):
+        changed += apply(loaded, Due()).verdict is Verdict.CHANGED
+    for loaded in reads.tasks.load(overdue):
+        changed += apply(loaded, TimedOut(loaded.status.attempt)).verdict is Verdict.CHANGED
+    if link.row(_SETTLE_DUE, now=reads.now) is not None:
+        unit.decisions.claimable = True
     more = max(len(expired), len(due), len(overdue)) >= most
 
     def answer() -> Ticked:
         times = [
             row[0]
-            for row in (link.row(_NEXT_DUE), link.row(_NEXT_EXPIRY), link.row(_NEXT_SETTLING, now=unit.now))
+            for row in (link.row(_NEXT_DUE), link.row(_NEXT_EXPIRY), link.row(_NEXT_SETTLING, now=reads.now))
             if row is not None and row[0] is not None
         ]
         deadline = link.row(_NEXT_DEADLINE)
@@ -204,40 +219,44 @@ def tick(unit: UnitOfWork, command: Tick) -> Callable[[], Ticked]:
     return answer
 
 
+@handles(ReapSessions, prefetch=None, keeps_memory=False)
 def reap_sessions(unit: UnitOfWork, command: ReapSessions) -> Callable[[], tuple[str, ...]]:
     """See ReapSessions."""
-    ticks = unit.ticks if command.before is None else min(unit.ticks, command.before)
-    over = tuple(row[0] for row in unit.link.rows(_LEASES_OVER, ticks=ticks, most=command.limit))
+    ticks = unit.reads.ticks if command.before is None else min(unit.reads.ticks, command.before)
+    over = tuple(row[0] for row in unit.reads.link.rows(_LEASES_OVER, ticks=ticks, most=command.limit))
     for session_id in over:
         end_session(unit, session_id, SessionEnd.LOST)
     return lambda: over
 
 
+@handles(ExtendLeases, prefetch=None, keeps_memory=False)
 def extend_leases(unit: UnitOfWork, command: ExtendLeases) -> Callable[[], None]:
     """See ExtendLeases."""
-    unit.flush()
-    unit.write(_EXTEND_SESSIONS, until=unit.ticks + command.lease)
-    unit.write(_EXTEND_RUNNING, ticks=unit.ticks)
-    unit.write(_EXTEND_CANCELLING, ticks=unit.ticks, patience=unit.policy.cancel_grace)
-    unit.write(_EXTEND_SETTLING, ticks=unit.ticks, patience=unit.policy.settle_timeout)
-    unit.reread()
-    unit.sessions.clear()
+    writes, policy, ticks = unit.writes, unit.decisions.policy, unit.reads.ticks
+    writes.flush()
+    writes.tell(_EXTEND_SESSIONS, until=ticks + command.lease)
+    writes.tell(_EXTEND_RUNNING, ticks=ticks)
+    writes.tell(_EXTEND_CANCELLING, ticks=ticks, patience=policy.cancel_grace)
+    writes.tell(_EXTEND_SETTLING, ticks=ticks, patience=policy.settle_timeout)
+    unit.reads.tasks.reread()
+    unit.reads.sessions.clear()
     return lambda: None
 
 
+@handles(DoomPayloads, prefetch=None, keeps_memory=False)
 def doom_payloads(unit: UnitOfWork, command: DoomPayloads) -> Callable[[], tuple[str, ...]]:
     """See DoomPayloads."""
-    unit.flush()
-    link = unit.link
+    unit.writes.flush()
+    link = unit.reads.link
     spool = command.spool
     if spool is not None:
         return _doom_at(unit, command, spool)
     freed = 0
-    for payload_id, size in link.rows(_UNNEEDED, now=unit.now, most=command.limit):
-        unit.write(_DOOM, of_id=payload_id)
+    for payload_id, size in link.rows(_UNNEEDED, now=unit.reads.now, most=command.limit):
+        unit.writes.tell(_DOOM, of_id=payload_id)
         freed += size
     if freed < command.free:
-        _evict(unit, link.rows(_OLDEST_KEPT, most=command.limit), command.free - freed)
+        _evict(unit.writes, link.rows(_OLDEST_KEPT, most=command.limit), command.free - freed)
     doomed = tuple(row[0] for row in link.rows(_DOOMED, most=command.limit))
     return lambda: doomed
 
@@ -248,60 +267,82 @@ def _doom_at(unit: UnitOfWork, command: DoomPayloads, spool: str) -> Callable[[]
     A payload that no living server has is put off instead. If it were marked, every server would look at it after every
     task: 50,000 payloads of a lost server took 0.85 s each time.
     """
-    link = unit.link
+    link = unit.reads.link
     freed = 0
     reached: frozenset[str] | None = None
-    for payload_id, size, home in link.rows(_UNNEEDED_AT, now=unit.now, most=command.limit):
+    for payload_id, size, home in link.rows(_UNNEEDED_AT, now=unit.reads.now, most=command.limit):
         if home in (None, "", spool):
-            unit.write(_DOOM, of_id=payload_id)
+            unit.writes.tell(_DOOM, of_id=payload_id)
             freed += size
             continue
         if reached is None:
-            reached = reached_spools(unit)
+            reached = reached_spools(unit.reads)
         if home in reached:
-            unit.write(_DOOM, of_id=payload_id)
+            unit.writes.tell(_DOOM, of_id=payload_id)
         else:
-            unit.write(_LATER, of_id=payload_id, until=unit.now + PUT_OFF)
+            unit.writes.tell(_LATER, of_id=payload_id, until=unit.reads.now + PUT_OFF)
     if freed < command.free:
-        _evict(unit, link.rows(_OLDEST_KEPT_HERE, most=command.limit, spool=spool), command.free - freed)
+        _evict(unit.writes, link.rows(_OLDEST_KEPT_HERE, most=command.limit, spool=spool), command.free - freed)
     doomed = tuple(row[0] for row in link.rows(_DOOMED_HERE, most=command.limit, spool=spool))
     return lambda: doomed
 
 
-def _evict(unit: UnitOfWork, oldest: Sequence[Row], wanted: int) -> None:
+def _evict(writes: Writes, oldest: Sequence[Row], wanted: int) -> None:
     for payload_id, size in oldest:
         if wanted <= 0:
             break
-        unit.write(_DOOM, of_id=payload_id)
+        writes.tell(_DOOM, of_id=payload_id)
         wanted -= size
 
 
+@handles(ForgetPayloads, prefetch=None, keeps_memory=False)
 def forget_payloads(unit: UnitOfWork, command: ForgetPayloads) -> Callable[[], None]:
     """See ForgetPayloads."""
-    forgotten = unit.link.among(_DOOMED_AMONG, sorted(set(command.payload_ids)))
+    forgotten = unit.reads.link.among(_DOOMED_AMONG, sorted(set(command.payload_ids)))
     for payload_id, size in forgotten:
-        unit.write(_DROP_PAYLOAD, of_id=payload_id)
-        unit.move(SPOOL, -size)
+        unit.writes.tell(_DROP_PAYLOAD, of_id=payload_id)
+        unit.writes.move(SPOOL, -size)
     if command.homes:
-        drop_homes(unit, [row[0] for row in forgotten])
+        drop_homes(unit.writes, [row[0] for row in forgotten])
     return lambda: None
 
 
+@handles(PurgeTasks, prefetch=None, keeps_memory=False)
 def purge_tasks(unit: UnitOfWork, command: PurgeTasks) -> Callable[[], int]:
     """See PurgeTasks. Rows that refer to a task go with it (ON DELETE CASCADE)."""
-    unit.flush()
-    before = unit.now - command.age
+    reads, writes = unit.reads, unit.writes
+    writes.flush()
+    before = reads.now - command.age
     purged = 0
-    for request_id, principal, upload_id, first_seq, count in unit.link.rows(_OVER, before=before, most=command.limit):
-        purged += unit.change(_DROP_TASKS, first=first_seq, beyond=first_seq + count)
+    over = reads.link.rows(_OVER, before=before, most=command.limit)
+    for request_id, principal, upload_id, first_seq, count in over:
+        purged += writes.run(_DROP_TASKS, first=first_seq, beyond=first_seq + count)
         if upload_id is not None:
-            unit.uploads.pop(upload_id, None)
-            unit.write(_DROP_UPLOAD, of_id=upload_id)
-        unit.write(_DROP_REQUEST, of_request=request_id, by=principal)
+            reads.uploads.forget(upload_id)
+            writes.tell(_DROP_UPLOAD, of_id=upload_id)
+        writes.tell(_DROP_REQUEST, of_request=request_id, by=principal)
         if purged >= command.limit:
             break
-    unit.write(_DROP_SESSIONS, before=before)
+    writes.tell(_DROP_SESSIONS, before=before)
     purge_remarks(unit, before)
-    unit.sessions.clear()
-    unit.counters.drop_empty_keys()
+    reads.sessions.clear()
+    reads.counters.drop_empty_keys()
     return lambda: purged
+
+
+@handles(PayDebt, prefetch=None, keeps_memory=False)
+def pay_debt(unit: UnitOfWork, command: PayDebt) -> Callable[[], None]:
+    """See PayDebt."""
+    unit.writes.flush()
+    row = unit.reads.link.row(_DEBT, debt_id=command.debt_id)
+    if row is not None:
+        temp, asked, due_at = row
+        if not temp and due_at > unit.reads.now:
+            pass  # Another server had the debt paid too, or put it off: the debt is asked for when it is due again.
+        elif not command.paid:
+            unit.writes.tell(_PUT_OFF, of_id=command.debt_id, at=unit.reads.now + command.again)
+        elif not temp and asked < _WORTH_ASKING_TWICE:
+            unit.writes.tell(_ASK_AGAIN, of_id=command.debt_id, at=unit.reads.now + command.again)
+        else:
+            unit.writes.tell(_FORGET_DEBT, of_id=command.debt_id)
+    return lambda: None

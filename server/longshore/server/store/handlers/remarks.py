@@ -120,34 +120,34 @@ def _known(link: Link) -> bool:
 
 def write_remark(unit: UnitOfWork, session_id: str, remark: Remark) -> None:
     """Write what a living session says of itself."""
-    if _known(unit.link):
-        unit.write(_MAKE, of_id=session_id)
-        unit.write(_SAY, of_id=session_id, said=remark.credits, of_targets=_encoded(remark.problems))
+    if _known(unit.reads.link):
+        unit.writes.tell(_MAKE, of_id=session_id)
+        unit.writes.tell(_SAY, of_id=session_id, said=remark.credits, of_targets=_encoded(remark.problems))
 
 
 def note_end(unit: UnitOfWork, session: Session, how: SessionEnd) -> None:
     """Write how the session ended, and that it stopped to serve its targets."""
-    if not _known(unit.link):
+    if not _known(unit.reads.link):
         return
-    unit.write(_MAKE, of_id=session.id)
-    unit.write(_END, of_id=session.id, how=how.value)
+    unit.writes.tell(_MAKE, of_id=session.id)
+    unit.writes.tell(_END, of_id=session.id, how=how.value)
     for target in sorted(session.targets):
-        said: dict[str, Any] = {"of_target": target, "by_id": session.id, "by": session.worker, "at": unit.now}
-        unit.write(_SERVE, **said)
-        unit.write(_SERVED, **said)
+        said: dict[str, Any] = {"of_target": target, "by_id": session.id, "by": session.worker, "at": unit.reads.now}
+        unit.writes.tell(_SERVE, **said)
+        unit.writes.tell(_SERVED, **said)
 
 
 def forget_end(unit: UnitOfWork, session_id: str) -> None:
     """Drop what was written of a session that is back: it says its remark anew, or none."""
-    if _known(unit.link):
-        unit.write(_DROP, of_id=session_id)
+    if _known(unit.reads.link):
+        unit.writes.tell(_DROP, of_id=session_id)
 
 
 def purge_remarks(unit: UnitOfWork, before: float) -> None:
     """Forget sessions that were dropped, and targets not served since `before` that no live task names."""
-    if _known(unit.link):
-        unit.write(_DROP_ORPHANS)
-        unit.write(_DROP_SERVED, before=before)
+    if _known(unit.reads.link):
+        unit.writes.tell(_DROP_ORPHANS)
+        unit.writes.tell(_DROP_SERVED, before=before)
 
 
 # Reads --------------------------------------------------------------------------------------------------------------

@@ -19,9 +19,9 @@ import sqlalchemy as sa
 
 from longshore.server.model.values import SessionEnd
 from longshore.server.store.commands import IdentifyDatabase, PauseQueue
-from longshore.server.store.handlers import identity, tasks
+from longshore.server.store.commands.servers import MarkRestored, MeetDatabase, Met
 from longshore.server.store.handlers import sessions as fleet
-from longshore.server.store.handlers.server_commands import MarkRestored, MeetDatabase, Met
+from longshore.server.store.handlers import tasks
 from longshore.server.store.protocol import Restore
 from longshore.server.store.sql.link import Link
 from longshore.server.store.sql.statement import Statement, inserting, statement
@@ -29,6 +29,7 @@ from longshore.server.store.tables.schema import counters, is_alive, is_live, qu
 from longshore.server.store.tables.schema import tasks as task_table
 from longshore.server.store.transaction.commit_log import newest, skip_to
 from longshore.server.store.transaction.counters import POSITION, QUEUE, RESTORED
+from longshore.server.store.transaction.registry import handles
 from longshore.server.store.transaction.unit import UnitOfWork
 
 ATTEMPTS_AHEAD: Final = 10_000
@@ -40,6 +41,11 @@ DATA: Final = "restore_data"
 """Rows of `sequence`: milliseconds of the wall clock. 0 means that the time is not known."""
 _LAST: Final = "restore_last_task"
 
+_IDENTITY: Final = "database"
+_MAKE_IDENTITY: Final = Statement(
+    lambda dialect: dialect.insert_missing(sequence).values(name=_IDENTITY, value=sa.bindparam("candidate"))
+)
+_FIND_IDENTITY: Final = statement(sa.select(sequence.c.value).where(sequence.c.name == _IDENTITY))
 _SET: Final = Statement(
     lambda dialect: dialect.insert_missing(sequence).values(name=sa.bindparam("called"), value=sa.bindparam("number"))
 )
@@ -87,53 +93,68 @@ _LIVE: Final = statement(
 )
 
 
+@handles(IdentifyDatabase, prefetch=None, keeps_memory=False)
+def identify_database(unit: UnitOfWork, command: IdentifyDatabase) -> Callable[[], int]:
+    """See IdentifyDatabase."""
+    found = unit.reads.link.row(_FIND_IDENTITY)
+    if found is None:
+        unit.writes.tell(_MAKE_IDENTITY, candidate=command.candidate)
+        found = unit.reads.link.row(_FIND_IDENTITY)
+    if found is None:
+        raise LookupError("the row of the database's identity is gone")
+    number = int(found[0])
+    return lambda: number
+
+
+@handles(MeetDatabase, prefetch=None, keeps_memory=False)
 def meet_database(unit: UnitOfWork, command: MeetDatabase) -> Callable[[], Met]:
     """See MeetDatabase."""
-    database = identity.identify_database(unit, IdentifyDatabase(candidate=command.candidate))
-    position = _position(unit.link)
+    database = identify_database(unit, IdentifyDatabase(candidate=command.candidate))
+    position = _position(unit.reads.link)
     return lambda: Met(database(), position)
 
 
 def _position(link: Link) -> int:
     """The newest commit that moved tasks: counted where one server has the database, else the commit log's."""
-    if link.dialect.exclusive:
+    if not link.dialect.shared:
         row = link.row(_POSITION)
         return 0 if row is None else int(row[0])
     return newest(link)[0]
 
 
+@handles(MarkRestored, prefetch=None, keeps_memory=False)
 def mark_restored(unit: UnitOfWork, command: MarkRestored) -> Callable[[], None]:
     """See MarkRestored. Runs alone in its transaction."""
-    link = unit.link
+    link = unit.reads.link
     nth = max(_position(link), command.known) // POSITIONS_AHEAD + 1
     latest = link.row(_LATEST)
     for (session_id,) in link.rows(_ALIVE):
         # The loss of its attempts is not counted as a crash.
         fleet.end_session(unit, session_id, SessionEnd.LEFT)
-    unit.flush()
+    unit.writes.flush()
     link.tell(_SKIP_ATTEMPTS, least=nth * ATTEMPTS_AHEAD)
-    unit.reread()
+    unit.reads.tasks.reread()
     names = sorted(row[0] for row in link.rows(_QUEUES))
     for name in names:
         tasks.pause_queue(unit, PauseQueue(queue=name, paused=True, create=True))
     link.write(_MARK, [(RESTORED, name, 1) for name in names])
-    last = unit.skip_seqs(TASKS_AHEAD, least=nth * TASKS_AHEAD)
+    last = unit.decisions.skip_seqs(TASKS_AHEAD, least=nth * TASKS_AHEAD)
     for called, number in (
-        (NOTICED, round(unit.now * 1000)),
+        (NOTICED, round(unit.reads.now * 1000)),
         (DATA, round((latest[0] if latest and latest[0] else 0.0) * 1000)),
         (_LAST, last),
     ):
-        unit.write(_SET, called=called, number=number)
-        unit.write(_CHANGE, called=called, number=number)
+        unit.writes.tell(_SET, called=called, number=number)
+        unit.writes.tell(_CHANGE, called=called, number=number)
     _skip_positions(unit, nth * POSITIONS_AHEAD)
     return lambda: None
 
 
 def _skip_positions(unit: UnitOfWork, ahead: int) -> None:
-    if unit.link.dialect.exclusive:
-        unit.move(POSITION, ahead - unit.counters.value(POSITION))
+    if not unit.reads.link.dialect.shared:
+        unit.writes.move(POSITION, ahead - unit.reads.counters.value(POSITION))
     else:
-        skip_to(unit.link, ahead, unit.now)
+        skip_to(unit.reads.link, ahead, unit.reads.now)
 
 
 def restored(link: Link) -> Restore | None:

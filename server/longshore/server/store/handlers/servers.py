@@ -8,10 +8,11 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from longshore.server.model.servers import DEAD_AFTER, Server
-from longshore.server.store.handlers.server_commands import AnnounceServer, RetireServer
+from longshore.server.store.commands.servers import AnnounceServer, RetireServer
 from longshore.server.store.sql.link import Link
 from longshore.server.store.sql.statement import Statement, statement
 from longshore.server.store.tables.schema import homes, servers
+from longshore.server.store.transaction.registry import handles
 from longshore.server.store.transaction.unit import UnitOfWork
 
 REMEMBERED: Final = 3600.0
@@ -60,29 +61,31 @@ _ALL: Final = statement(sa.select(*_COLUMNS).order_by(servers.c.started_at, serv
 _FILES: Final = statement(sa.select(homes.c.spool, sa.func.count()).where(homes.c.spool != "").group_by(homes.c.spool))
 
 
+@handles(AnnounceServer, prefetch=None, keeps_memory=False)
 def announce_server(unit: UnitOfWork, command: AnnounceServer) -> Callable[[], None]:
     """See AnnounceServer."""
     here = command.here
-    known = unit.change(_SEE, of_id=here.server, at=command.address, has=here.spool, ticks=unit.ticks)
+    known = unit.writes.run(_SEE, of_id=here.server, at=command.address, has=here.spool, ticks=unit.reads.ticks)
     if not known:
-        unit.write(
+        unit.writes.tell(
             _INSERT,
             id=here.server,
             address=command.address,
             spool=here.spool,
             version=command.version,
-            started_at=unit.now,
-            seen_ticks=unit.ticks,
+            started_at=unit.reads.now,
+            seen_ticks=unit.reads.ticks,
         )
-        unit.write(_FORGET, before=unit.ticks - REMEMBERED)
+        unit.writes.tell(_FORGET, before=unit.reads.ticks - REMEMBERED)
     return lambda: None
 
 
+@handles(RetireServer, prefetch=None, keeps_memory=False)
 def retire_server(unit: UnitOfWork, command: RetireServer) -> Callable[[], None]:
     """See RetireServer."""
-    dead = unit.ticks - DEAD_AFTER
-    if not unit.change(_LEAVE, of_id=command.here.server, since=dead):
-        unit.write(_DIE, of_id=command.here.server, ticks=dead)
+    dead = unit.reads.ticks - DEAD_AFTER
+    if not unit.writes.run(_LEAVE, of_id=command.here.server, since=dead):
+        unit.writes.tell(_DIE, of_id=command.here.server, ticks=dead)
     return lambda: None
 
 

@@ -17,25 +17,45 @@ from longshore.server.model.errors import (
     RevisionMismatch,
     Superseded,
 )
-from longshore.server.model.events import CancelAsked, SettledByHand
+from longshore.server.model.events import CancelAsked, Due, SettledByHand, Verdict
 from longshore.server.model.task import Payload, Task
-from longshore.server.model.values import State
-from longshore.server.store.commands import CancelTask, PauseQueue, RetryTask, SettleTask, SubmitTasks, TaskPlan
+from longshore.server.model.values import State, WaitReason
+from longshore.server.store.commands import (
+    CancelTask,
+    PauseQueue,
+    RetryTask,
+    SettleTask,
+    SubmitTasks,
+    TaskPlan,
+    WakeParked,
+    Woken,
+)
+from longshore.server.store.handlers.payloads import check_spool, keep_payload, kept_payload
 from longshore.server.store.handlers.requests import (
     check_room,
     check_same,
-    find_request,
-    kept_payload,
     record_request,
     tasks_of_request,
+    want_room,
 )
+from longshore.server.store.sql.link import Link
 from longshore.server.store.sql.statement import Statement, statement
-from longshore.server.store.tables.schema import counters, is_delivered, is_live, is_queued, queues, submissions, tasks
+from longshore.server.store.tables.schema import (
+    counters,
+    is_delivered,
+    is_live,
+    is_parked,
+    is_queued,
+    queues,
+    submissions,
+    tasks,
+)
 from longshore.server.store.transaction.counters import QUEUE, RESTORED, SPOOL
-from longshore.server.store.transaction.loaded_task import LoadedTask
-from longshore.server.store.transaction.new_tasks import make_tasks
-from longshore.server.store.transaction.payloads import check_spool, keep_payload
-from longshore.server.store.transaction.unit import RequestRecord, UnitOfWork
+from longshore.server.store.transaction.loaded_tasks import LoadedTask
+from longshore.server.store.transaction.new_tasks import make_tasks, want_plans
+from longshore.server.store.transaction.reads import Reads, RequestRecord
+from longshore.server.store.transaction.registry import handles
+from longshore.server.store.transaction.unit import UnitOfWork
 
 _USES_PAYLOAD: Final = statement(
     sa.select(sa.literal_column("1"))
@@ -81,10 +101,29 @@ _READY_WITHOUT_KEY: Final = statement(
     .where(tasks.c.queue == sa.bindparam("of_queue"), is_live, is_queued, tasks.c.concurrency_key == "")
     .values(ready=sa.true())
 )
+_waits_for: Final = tasks.c.wait_reason.in_((sa.bindparam("one"), sa.bindparam("other")))
+_PARKED: Final = statement(
+    sa.select(tasks.c.seq)
+    .where(
+        is_parked,
+        tasks.c.target == sa.bindparam("target"),
+        tasks.c.project == sa.bindparam("project"),
+        tasks.c.instance == sa.bindparam("instance"),
+        _waits_for,
+    )
+    .order_by(tasks.c.seq)
+    .limit(sa.bindparam("most"))
+)
+_PARKED_ON_TARGET: Final = statement(
+    sa.select(tasks.c.seq)
+    .where(is_parked, tasks.c.target == sa.bindparam("target"), _waits_for)
+    .order_by(tasks.c.project, tasks.c.instance, tasks.c.seq)
+    .limit(sa.bindparam("most"))
+)
 
 
-def _owned(unit: UnitOfWork, task_id: str, creator: str | None) -> LoadedTask:
-    loaded = unit.find_task(task_id)
+def _owned(reads: Reads, task_id: str, creator: str | None) -> LoadedTask:
+    loaded = reads.tasks.find(task_id)
     if loaded is None or (creator is not None and loaded.submission.creator != creator):
         raise NotFound(f"There is no task {task_id!r} of yours, or its history is removed.", task_id=task_id)
     return loaded
@@ -100,20 +139,30 @@ def _check_revision(loaded: LoadedTask, expected: int | None) -> None:
         )
 
 
+def _want_submission(reads: Reads, command: SubmitTasks) -> None:
+    reads.requests.wanted.add((command.principal, command.request_id))
+    want_plans(reads, command.plans)
+    for plan in command.plans:
+        want_room(reads, command.bounds, queue=plan.terms.queue, principal=command.principal)
+    if command.payload is not None and command.bounds.spool_bytes is not None:
+        reads.counters.wanted.add(SPOOL)
+
+
+@handles(SubmitTasks, prefetch=_want_submission, keeps_memory=True)
 def submit_tasks(unit: UnitOfWork, command: SubmitTasks) -> Callable[[], tuple[Task, ...]]:
     """See SubmitTasks."""
-    request = find_request(unit, command.principal, command.request_id)
+    request = unit.reads.requests.get((command.principal, command.request_id))
     if request is not None:
         check_same(request, command.fingerprint, request_id=command.request_id, upload=False)
-        return lambda: tasks_of_request(unit, request)
-    payload = command.payload or _named_payload(unit, command)
+        return lambda: tasks_of_request(unit.reads, request)
+    payload = command.payload or _named_payload(unit.reads, command)
     for queue, count in Counter([plan.terms.queue for plan in command.plans]).items():
-        check_room(unit, command.bounds, queue=queue, principal=command.principal, tasks=count)
+        check_room(unit.reads, command.bounds, queue=queue, principal=command.principal, tasks=count)
     if command.payload is not None:
         size = command.payload.size
         check_spool(unit, command.bounds, size, size=size, principal=command.principal)
         keep_payload(unit, command.payload, command.content)
-        unit.move(SPOOL, command.payload.size)
+        unit.writes.move(SPOOL, command.payload.size)
     made = make_tasks(unit, command.plans, creator=command.principal, request_id=command.request_id, payload=payload)
     record_request(
         unit,
@@ -124,32 +173,39 @@ def submit_tasks(unit: UnitOfWork, command: SubmitTasks) -> Callable[[], tuple[T
     return lambda: tuple(loaded.task for loaded in made)
 
 
-def _named_payload(unit: UnitOfWork, command: SubmitTasks) -> Payload | None:
+def _named_payload(reads: Reads, command: SubmitTasks) -> Payload | None:
     if not command.payload_id:
         return None
-    payload = kept_payload(unit, command.payload_id)
+    payload = kept_payload(reads, command.payload_id)
     if not command.any_creator:
-        uses = unit.link.row(_USES_PAYLOAD, payload_id=payload.id, creator=command.principal)
+        uses = reads.link.row(_USES_PAYLOAD, payload_id=payload.id, creator=command.principal)
         mine = any(
             loaded.submission.creator == command.principal
             and loaded.submission.payload is not None
             and loaded.submission.payload.id == payload.id
-            for loaded in unit.loaded()
+            for loaded in reads.tasks.all()
         )
         if uses is None and not mine:
             raise PayloadGone(f"No task of yours keeps the payload {payload.id!r}.", payload_id=payload.id)
     return payload
 
 
+def _want_retry(reads: Reads, command: RetryTask) -> None:
+    reads.requests.wanted.add((command.principal, command.request_id))
+    reads.tasks.want(command.task_id)
+    reads.makes_tasks = True
+
+
+@handles(RetryTask, prefetch=_want_retry, keeps_memory=False)
 def retry_task(unit: UnitOfWork, command: RetryTask) -> Callable[[], Task]:
     """See RetryTask."""
     fingerprint = f"retry/1:{command.task_id}"
     # First: the old task may be forgotten before the new one and its request are.
-    request = find_request(unit, command.principal, command.request_id)
+    request = unit.reads.requests.get((command.principal, command.request_id))
     if request is not None:
         check_same(request, fingerprint, request_id=command.request_id, upload=False)
-        return lambda: tasks_of_request(unit, request)[0]
-    old = _owned(unit, command.task_id, command.creator)
+        return lambda: tasks_of_request(unit.reads, request)[0]
+    old = _owned(unit.reads, command.task_id, command.creator)
     _check_revision(old, command.expected_revision)
     if not old.status.state.terminal or old.status.state is State.SUCCEEDED:
         raise NotRetryable(
@@ -157,11 +213,11 @@ def retry_task(unit: UnitOfWork, command: RetryTask) -> Callable[[], Task]:
             task_id=old.submission.id,
             state=old.status.state.name,
         )
-    payload = None if old.submission.payload is None else kept_payload(unit, old.submission.payload.id)
+    payload = None if old.submission.payload is None else kept_payload(unit.reads, old.submission.payload.id)
     if not command.force:
         _check_not_superseded(unit, old)
     submission = old.submission
-    check_room(unit, command.bounds, queue=submission.terms.queue, principal=submission.creator, tasks=1)
+    check_room(unit.reads, command.bounds, queue=submission.terms.queue, principal=submission.creator, tasks=1)
     made = make_tasks(
         unit,
         (TaskPlan(submission.work, submission.terms),),
@@ -185,8 +241,8 @@ def _check_not_superseded(unit: UnitOfWork, old: LoadedTask) -> None:
     if key is None:
         return
     # The deliveries of this batch are written first, so that one query is enough.
-    unit.flush()
-    row = unit.link.row(_DELIVERED_SINCE, key=key, after=old.submission.seq)
+    unit.writes.flush()
+    row = unit.reads.link.row(_DELIVERED_SINCE, key=key, after=old.submission.seq)
     if row is not None:
         raise Superseded(
             f"The later task {row[0]} has delivered to the same destination: force the retry if that is meant.",
@@ -195,50 +251,80 @@ def _check_not_superseded(unit: UnitOfWork, old: LoadedTask) -> None:
         )
 
 
+def _want_task(reads: Reads, command: CancelTask | SettleTask) -> None:
+    reads.tasks.want(command.task_id)
+
+
+@handles(CancelTask, prefetch=_want_task, keeps_memory=True)
 def cancel_task(unit: UnitOfWork, command: CancelTask) -> Callable[[], Task]:
     """See CancelTask."""
-    loaded = _owned(unit, command.task_id, command.creator)
+    loaded = _owned(unit.reads, command.task_id, command.creator)
     _check_revision(loaded, command.expected_revision)
-    unit.apply(loaded, CancelAsked(command.reason, unit.ticks))
+    unit.decisions.apply(loaded, CancelAsked(command.reason, unit.reads.ticks))
     return lambda: loaded.task
 
 
+@handles(SettleTask, prefetch=_want_task, keeps_memory=False)
 def settle_task(unit: UnitOfWork, command: SettleTask) -> Callable[[], Task]:
     """See SettleTask."""
-    loaded = _owned(unit, command.task_id, None)
+    loaded = _owned(unit.reads, command.task_id, None)
     if loaded.status.state is not State.SETTLING:
         raise NotSettling(
             f"The task is {loaded.status.state.name}; only a SETTLING task can be settled by hand.",
             task_id=loaded.submission.id,
             state=loaded.status.state.name,
         )
-    unit.apply(loaded, SettledByHand(command.settlement))
+    unit.decisions.apply(loaded, SettledByHand(command.settlement))
     return lambda: loaded.task
 
 
+@handles(PauseQueue, prefetch=None, keeps_memory=False)
 def pause_queue(unit: UnitOfWork, command: PauseQueue) -> Callable[[], None]:
     """See PauseQueue. Set-based: a queue holds up to a hundred thousand tasks."""
+    reads, writes, decisions = unit.reads, unit.writes, unit.decisions
     if not command.create:
-        _check_queue(unit, command.queue)
-    unit.flush()
-    unit.write(_MAKE_QUEUE, name=command.queue)
-    unit.write(_SET_PAUSED, called=command.queue, is_paused=command.paused)
-    unit.forget_paused()
-    unit.concurrency_keys.update((row[0], None) for row in unit.link.rows(_PAUSED_KEYS, queue=command.queue))
+        _check_queue(reads.link, command.queue)
+    writes.flush()
+    writes.tell(_MAKE_QUEUE, name=command.queue)
+    writes.tell(_SET_PAUSED, called=command.queue, is_paused=command.paused)
+    reads.forget_paused()
+    decisions.concurrency_keys.update((row[0], None) for row in reads.link.rows(_PAUSED_KEYS, queue=command.queue))
     if command.paused:
-        unit.write(_PAUSE_TASKS, of_queue=command.queue)
+        writes.tell(_PAUSE_TASKS, of_queue=command.queue)
     else:
-        unit.write(_RESUME_TASKS, of_queue=command.queue)
-        unit.write(_TOLD, queue=command.queue)
-        unit.claimable |= unit.change(_READY_WITHOUT_KEY, of_queue=command.queue) > 0
+        writes.tell(_RESUME_TASKS, of_queue=command.queue)
+        writes.tell(_TOLD, queue=command.queue)
+        decisions.claimable |= writes.run(_READY_WITHOUT_KEY, of_queue=command.queue) > 0
     return lambda: None
 
 
-def _check_queue(unit: UnitOfWork, queue: str) -> None:
+def _check_queue(link: Link, queue: str) -> None:
     """Raise QueueNotFound unless there is such a queue. No task of this transaction can make it: commands of operators
     come first in each."""
-    known = sorted({row[0] for row in unit.link.rows(_QUEUE_NAMES)} | {_ALWAYS_THERE})
+    known = sorted({row[0] for row in link.rows(_QUEUE_NAMES)} | {_ALWAYS_THERE})
     if queue not in known:
         more = len(known) - _NAMES_SHOWN
         names = ", ".join(known[:_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
         raise QueueNotFound(f"There is no queue {queue!r}; there are: {names}.", queue=queue)
+
+
+@handles(WakeParked, prefetch=None, keeps_memory=False)
+def wake_parked(unit: UnitOfWork, command: WakeParked) -> Callable[[], Woken]:
+    """See WakeParked."""
+    unit.writes.flush()
+    absent, stopped = WaitReason.INSTANCE_ABSENT.value, WaitReason.INSTANCE_STOPPED.value
+    where = {
+        "target": command.target,
+        "one": absent,
+        "other": stopped if command.running else absent,
+        "most": command.limit,
+    }
+    if command.instance:
+        rows = unit.reads.link.rows(_PARKED, project=command.project, instance=command.instance, **where)
+    else:
+        rows = unit.reads.link.rows(_PARKED_ON_TARGET, **where)
+    count = 0
+    for loaded in unit.reads.tasks.load(row[0] for row in rows):
+        count += unit.decisions.apply(loaded, Due()).verdict is Verdict.CHANGED
+    woken = Woken(count, more=count >= command.limit)
+    return lambda: woken

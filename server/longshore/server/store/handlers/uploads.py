@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 import sqlalchemy as sa
 
-from longshore.server.model.errors import CallerShare, RequestIdReused, TooManyUploads, UploadTakenOver
+from longshore.server.model.errors import RequestIdReused, TooManyUploads, UploadTakenOver
 from longshore.server.model.servers import Home
 from longshore.server.model.task import Payload, Upload
 from longshore.server.model.values import UploadState
@@ -21,14 +21,16 @@ from longshore.server.store.commands import (
     OpenUpload,
     RejectUpload,
 )
+from longshore.server.store.handlers import shares
+from longshore.server.store.handlers.payloads import check_spool, keep_payload
 from longshore.server.store.handlers.requests import (
     check_room,
     check_same,
     drop_request,
     fill_request,
-    find_request,
     record_request,
     tasks_of_request,
+    want_room,
 )
 from longshore.server.store.handlers.upload_homes import (
     check_free,
@@ -39,26 +41,22 @@ from longshore.server.store.handlers.upload_homes import (
     release_home,
     set_home,
 )
-from longshore.server.store.sql.statement import Among, locking, statement
+from longshore.server.store.sql.statement import Among, Statement, locking, statement
 from longshore.server.store.tables.rows import UPLOAD_COLUMNS, upload_of
 from longshore.server.store.tables.schema import homes, is_abandoned, is_open, uploads
-from longshore.server.store.transaction import shares
 from longshore.server.store.transaction.counters import (
-    ASKED_UPLOADS,
     CREATOR_PROMISED,
     QUEUE_PROMISED,
     SPOOL,
     UPLOADS,
     UPLOADS_OF,
-    Key,
 )
-from longshore.server.store.transaction.new_tasks import make_tasks
-from longshore.server.store.transaction.payloads import check_spool, keep_payload
-from longshore.server.store.transaction.unit import RequestRecord, UnitOfWork
+from longshore.server.store.transaction.new_tasks import make_tasks, want_plans
+from longshore.server.store.transaction.reads import Reads, RequestRecord
+from longshore.server.store.transaction.registry import handles
+from longshore.server.store.transaction.unit import UnitOfWork
+from longshore.server.store.transaction.writes import Writes
 
-_FIND: Final = Among(
-    lambda keys: sa.select(*UPLOAD_COLUMNS).where(uploads.c.id.in_(keys)).order_by(uploads.c.id), lock=True
-)
 _INSERT: Final = statement(
     uploads.insert().values(
         {
@@ -140,38 +138,20 @@ _FoundUpload = tuple[Upload, str, int]
 """(upload, its queue, slots promised there)"""
 
 
-def _find(unit: UnitOfWork, upload_id: str) -> _FoundUpload | None:
-    if upload_id not in unit.uploads:
-        ask_uploads(unit, (upload_id,))()
-    row = unit.uploads[upload_id]
+def _find(reads: Reads, upload_id: str) -> _FoundUpload | None:
+    row = reads.uploads.get(upload_id)
     return None if row is None else (upload_of(row), row[-2], row[-1])
 
 
-def ask_uploads(unit: UnitOfWork, upload_ids: Iterable[str]) -> Callable[[], None]:
-    """Ask in one statement for these uploads; known once what comes back is called, until they are changed."""
-    wanted = sorted(set(upload_ids))
-    found = unit.link.ask_among(_FIND, wanted)
-
-    def take() -> None:
-        unit.uploads.update(dict.fromkeys(wanted))
-        unit.uploads.update((row[0], row) for row in found.rows())
-
-    return take
+def _change(unit: UnitOfWork, upload_id: str, what: Statement, **values: Any) -> None:
+    """Write the row of an upload."""
+    unit.reads.uploads.forget(upload_id)
+    unit.writes.tell(what, of_id=upload_id, **values)
 
 
-def upload_counters(bounds: Bounds, *, principal: str) -> list[Key]:
-    """The counters that `_check_uploads` and `check_spool` read."""
-    keys = [UPLOADS]
-    if bounds.caller_uploads is not None:
-        keys.append((UPLOADS_OF, principal))
-    if bounds.spool_bytes is not None:
-        keys.append(SPOOL)
-    return keys
-
-
-def _writable(unit: UnitOfWork, upload_id: str, connection: int) -> _FoundUpload:
+def _writable(reads: Reads, upload_id: str, connection: int) -> _FoundUpload:
     """The upload, if this connection may write it. Raises UploadTakenOver."""
-    found = _find(unit, upload_id)
+    found = _find(reads, upload_id)
     if found is None or found[0].state is not UploadState.OPEN or found[0].connection != connection:
         raise UploadTakenOver(
             "This connection may not write the upload any more: another one continues it, or it is over.",
@@ -180,48 +160,32 @@ def _writable(unit: UnitOfWork, upload_id: str, connection: int) -> _FoundUpload
     return found
 
 
-def _check_uploads(unit: UnitOfWork, bounds: Bounds, principal: str) -> None:
-    """Raise TooManyUploads or CallerShare if the caller may not open another upload.
-
-    Where all slots are taken, a caller with less than half of them gets the slot of an upload that nobody sends on.
-    What was reserved and sent of that upload stays, and it takes a slot again when it is sent: see `_check_slot`.
-    """
-    most, open_ones = bounds.uploads, unit.counters.value(UPLOADS)
-    if open_ones >= shares.half(most):
-        mine = unit.counters.peek((UPLOADS_OF, principal))
-        if open_ones < most:
-            if bounds.caller_uploads is None:
-                shares.check_share(
-                    unit, ASKED_UPLOADS, principal=principal, holds=mine, most=most, what="slots for uploads"
-                )
-        elif mine >= shares.half(most) or shares.uploads_sent(unit) >= most:
-            if mine < shares.half(most):
-                shares.ask(unit, ASKED_UPLOADS)
-            raise TooManyUploads(
-                f"{open_ones} uploads are open, {mine} of them of {principal!r}, and no more than {most} may be: try "
-                "later with the same id.",
-                subject="uploads",
-            )
-    if bounds.caller_uploads is not None and unit.counters.value((UPLOADS_OF, principal)) >= bounds.caller_uploads:
-        raise CallerShare(
-            f"{principal!r} has {bounds.caller_uploads} uploads open, and no more may be: try later with the same id.",
-            subject=f"principal:{principal}",
-        )
+def _want_opening(reads: Reads, command: OpenUpload) -> None:
+    """Name the rows that `open_upload`, `check_room`, `check_uploads` and `check_spool` read."""
+    bounds, principal = command.bounds, command.principal
+    reads.requests.wanted.add((principal, command.request_id))
+    want_room(reads, bounds, queue=command.queue, principal=principal)
+    reads.counters.wanted.add(UPLOADS)
+    if bounds.caller_uploads is not None:
+        reads.counters.wanted.add((UPLOADS_OF, principal))
+    if bounds.spool_bytes is not None:
+        reads.counters.wanted.add(SPOOL)
 
 
+@handles(OpenUpload, prefetch=_want_opening, keeps_memory=True)
 def open_upload(unit: UnitOfWork, command: OpenUpload) -> Callable[[], Upload]:
     """See OpenUpload."""
-    request = find_request(unit, command.principal, command.request_id)
+    request = unit.reads.requests.get((command.principal, command.request_id))
     if request is None:
         return _new_upload(unit, command)
     check_same(request, command.fingerprint, request_id=command.request_id, upload=True)
-    found = _find(unit, request.upload_id or "")
+    found = _find(unit.reads, request.upload_id or "")
     if found is None:
         # This cannot happen: an upload that is given up takes its request along.
         raise LookupError(f"the upload {request.upload_id!r} of a request is gone")
     upload = found[0]
     if upload.state is UploadState.COMPLETE:
-        return lambda: replace(upload, tasks=tasks_of_request(unit, request))
+        return lambda: replace(upload, tasks=tasks_of_request(unit.reads, request))
     if command.connect:
         upload = _connected(unit, upload, command)
     return lambda: upload
@@ -233,11 +197,12 @@ def _check_slot(unit: UnitOfWork, upload: Upload, bounds: Bounds) -> None:
     A caller that asks again and again does not lose the durable part of its upload: asking is a sign of life, though
     the upload does not count as being sent.
     """
-    waits = upload.connection == 0 or upload.touched_at <= unit.now - shares.SENT
-    if waits and unit.counters.value(UPLOADS) > bounds.uploads and shares.uploads_sent(unit) >= bounds.uploads:
-        alive = unit.now if upload.connection == 0 else max(upload.touched_at, unit.now - shares.SENT)
-        unit.uploads.pop(upload.id, None)
-        unit.note(_TOUCH, of_id=upload.id, at=alive)
+    reads = unit.reads
+    waits = upload.connection == 0 or upload.touched_at <= reads.now - shares.SENT
+    if waits and reads.counters.value(UPLOADS) > bounds.uploads and shares.uploads_sent(unit) >= bounds.uploads:
+        alive = reads.now if upload.connection == 0 else max(upload.touched_at, reads.now - shares.SENT)
+        reads.uploads.forget(upload.id)
+        unit.writes.note(_TOUCH, of_id=upload.id, at=alive)
         raise TooManyUploads(
             f"{bounds.uploads} uploads are being sent, as many as may be. This one was idle, so another one has its "
             "slot: try later with the same id. What is kept of it stays.",
@@ -250,23 +215,23 @@ def _connected(unit: UnitOfWork, upload: Upload, command: OpenUpload) -> Upload:
     _check_slot(unit, upload, command.bounds)
     here = command.here
     if here is not None:
-        home = find_home(unit.link, upload.id)
-        check_free(unit, upload, home, command)
+        home = find_home(unit.reads.link, upload.id)
+        check_free(unit.reads, upload, home, command)
         if home is not None and home.away(here):
             upload = replace(upload, offset=0, crc32c=0)
         # Every connection after the first goes on in a file.
         if upload.connection or command.spooled:
-            set_home(unit, upload.id, Home(here.spool, here.server, unit.now))
-    upload = replace(upload, connection=upload.connection + 1, touched_at=unit.now)
-    unit.uploads.pop(upload.id, None)
-    unit.write(_CONNECT, of_id=upload.id, number=upload.connection, to=upload.offset, crc=upload.crc32c, at=unit.now)
+            set_home(unit.writes, upload.id, Home(here.spool, here.server, unit.reads.now))
+    now = unit.reads.now
+    upload = replace(upload, connection=upload.connection + 1, touched_at=now)
+    _change(unit, upload.id, _CONNECT, number=upload.connection, to=upload.offset, crc=upload.crc32c, at=now)
     return upload
 
 
 def _new_upload(unit: UnitOfWork, command: OpenUpload) -> Callable[[], Upload]:
     bounds = command.bounds
-    check_room(unit, bounds, queue=command.queue, principal=command.principal, tasks=command.tasks)
-    _check_uploads(unit, bounds, command.principal)
+    check_room(unit.reads, bounds, queue=command.queue, principal=command.principal, tasks=command.tasks)
+    shares.check_uploads(unit, bounds, command.principal)
     check_spool(unit, bounds, command.reserve, size=command.size or 0, principal=command.principal)
     upload = Upload(
         id=command.upload_id,
@@ -280,7 +245,7 @@ def _new_upload(unit: UnitOfWork, command: OpenUpload) -> Callable[[], Upload]:
         sha256=command.sha256,
         reserved=command.reserve,
         connection=1 if command.connect else 0,
-        touched_at=unit.now,
+        touched_at=unit.reads.now,
     )
     record_request(
         unit,
@@ -288,8 +253,8 @@ def _new_upload(unit: UnitOfWork, command: OpenUpload) -> Callable[[], Upload]:
         request_id=command.request_id,
         request=RequestRecord(command.fingerprint, upload.id),
     )
-    unit.uploads.pop(upload.id, None)
-    unit.write(
+    unit.reads.uploads.forget(upload.id)
+    unit.writes.tell(
         _INSERT,
         id=upload.id,
         principal=upload.principal,
@@ -306,80 +271,85 @@ def _new_upload(unit: UnitOfWork, command: OpenUpload) -> Callable[[], Upload]:
         connection=upload.connection,
         touched_at=upload.touched_at,
     )
-    _count_open(unit, upload, command.queue, command.tasks, 1)
-    unit.move(SPOOL, upload.reserved)
+    _count_open(unit.writes, upload, command.queue, command.tasks, 1)
+    unit.writes.move(SPOOL, upload.reserved)
     if command.here is not None and command.spooled and command.connect:
         new_home(unit, upload.id, command.here)
     return lambda: upload
 
 
-def _count_open(unit: UnitOfWork, upload: Upload, queue: str, promised: int, sign: int) -> None:
+def _count_open(writes: Writes, upload: Upload, queue: str, promised: int, sign: int) -> None:
     """Count an open upload (1), or count it no more (-1)."""
-    unit.move(UPLOADS, sign)
-    unit.move((UPLOADS_OF, upload.principal), sign)
-    unit.move((QUEUE_PROMISED, queue), sign * promised)
-    unit.move((CREATOR_PROMISED, upload.principal), sign * promised)
+    writes.move(UPLOADS, sign)
+    writes.move((UPLOADS_OF, upload.principal), sign)
+    writes.move((QUEUE_PROMISED, queue), sign * promised)
+    writes.move((CREATOR_PROMISED, upload.principal), sign * promised)
 
 
+@handles(Checkpoint, prefetch=lambda reads, command: reads.uploads.wanted.add(command.upload_id), keeps_memory=True)
 def checkpoint(unit: UnitOfWork, command: Checkpoint) -> Callable[[], Upload]:
     """See Checkpoint."""
-    upload, _, _ = _writable(unit, command.upload_id, command.connection)
+    upload, _, _ = _writable(unit.reads, command.upload_id, command.connection)
     if command.offset is None:
-        upload = replace(upload, touched_at=unit.now)
+        upload = replace(upload, touched_at=unit.reads.now)
     else:
         more = max(0, command.reserve - upload.reserved)
         check_spool(unit, command.bounds, more, size=command.offset)
-        unit.move(SPOOL, more)
+        unit.writes.move(SPOOL, more)
         upload = replace(
             upload,
             offset=command.offset,
             crc32c=command.crc32c,
             reserved=upload.reserved + more,
-            touched_at=unit.now,
+            touched_at=unit.reads.now,
         )
-    unit.uploads.pop(upload.id, None)
-    unit.write(
-        _PROGRESS, of_id=upload.id, to=upload.offset, crc=upload.crc32c, room=upload.reserved, at=upload.touched_at
-    )
+    progress = {"to": upload.offset, "crc": upload.crc32c, "room": upload.reserved, "at": upload.touched_at}
+    _change(unit, upload.id, _PROGRESS, **progress)
     if command.release:
         release_home(unit, upload.id)
     return lambda: upload
 
 
+def _want_finish(reads: Reads, command: FinishUpload) -> None:
+    reads.uploads.wanted.add(command.upload_id)
+    want_plans(reads, command.plans)
+
+
+@handles(FinishUpload, prefetch=_want_finish, keeps_memory=True)
 def finish_upload(unit: UnitOfWork, command: FinishUpload) -> Callable[[], Upload]:
     """See FinishUpload."""
-    done = _find(unit, command.upload_id)
+    done = _find(unit.reads, command.upload_id)
     if done is not None and done[0].state is UploadState.COMPLETE:
         upload = done[0]
         _check_same_bytes(upload, command.payload)
-        request = find_request(unit, upload.principal, upload.request_id)
-        return lambda: replace(upload, tasks=() if request is None else tasks_of_request(unit, request))
-    upload, queue, promised = _writable(unit, command.upload_id, command.connection)
+        request = unit.reads.requests.get((upload.principal, upload.request_id))
+        return lambda: replace(upload, tasks=() if request is None else tasks_of_request(unit.reads, request))
+    upload, queue, promised = _writable(unit.reads, command.upload_id, command.connection)
     payload = command.payload
     keep_payload(unit, payload, command.inline)
-    unit.uploads.pop(upload.id, None)
     if command.homed:
-        drop_homes(unit, (upload.id,))
-    unit.write(
+        drop_homes(unit.writes, (upload.id,))
+    _change(
+        unit,
+        upload.id,
         _COMPLETE,
-        of_id=upload.id,
         of_size=payload.size,
         crc=payload.crc32c,
         payload=payload.id,
         digest=payload.sha256,
-        at=unit.now,
+        at=unit.reads.now,
     )
-    _count_open(unit, upload, queue, promised, -1)
-    unit.move(SPOOL, payload.size - upload.reserved)
+    _count_open(unit.writes, upload, queue, promised, -1)
+    unit.writes.move(SPOOL, payload.size - upload.reserved)
     made = make_tasks(unit, command.plans, creator=upload.principal, request_id=upload.request_id, payload=payload)
-    fill_request(unit, principal=upload.principal, request_id=upload.request_id, made=made)
+    fill_request(unit, upload, made)
     complete = replace(
         upload,
         state=UploadState.COMPLETE,
         offset=payload.size,
         crc32c=payload.crc32c,
         reserved=0,
-        touched_at=unit.now,
+        touched_at=unit.reads.now,
         payload=payload,
     )
     return lambda: replace(complete, tasks=tuple(loaded.task for loaded in made))
@@ -398,40 +368,41 @@ def _check_same_bytes(done: Upload, payload: Payload) -> None:
 
 def _abandon(unit: UnitOfWork, upload: Upload, queue: str, promised: int) -> None:
     """Give an upload up. Its slots are free at once, its bytes when the file is gone."""
-    unit.uploads.pop(upload.id, None)
-    unit.write(_ABANDON, of_id=upload.id)
+    _change(unit, upload.id, _ABANDON)
     drop_request(unit, principal=upload.principal, request_id=upload.request_id)
-    _count_open(unit, upload, queue, promised, -1)
+    _count_open(unit.writes, upload, queue, promised, -1)
 
 
+@handles(RejectUpload, prefetch=None, keeps_memory=False)
 def reject_upload(unit: UnitOfWork, command: RejectUpload) -> Callable[[], None]:
     """See RejectUpload."""
-    found = _find(unit, command.upload_id)
+    found = _find(unit.reads, command.upload_id)
     if found is not None and found[0].state is UploadState.OPEN and found[0].connection == command.connection:
         _abandon(unit, *found)
     return lambda: None
 
 
+@handles(AbandonIdleUploads, prefetch=None, keeps_memory=False)
 def abandon_idle_uploads(unit: UnitOfWork, command: AbandonIdleUploads) -> Callable[[], tuple[str, ...]]:
     """See AbandonIdleUploads."""
-    for row in unit.link.rows(_IDLE, before=unit.now - command.idle, most=command.limit):
+    for row in unit.reads.link.rows(_IDLE, before=unit.reads.now - command.idle, most=command.limit):
         _abandon(unit, upload_of(row), row[-2], row[-1])
     spool = command.spool
     if spool is None:
-        rows = unit.link.rows(_ABANDONED, most=command.limit)
+        rows = unit.reads.link.rows(_ABANDONED, most=command.limit)
     else:
-        rows = unit.link.rows(_ABANDONED_HERE, spool=spool, most=command.limit)
+        rows = unit.reads.link.rows(_ABANDONED_HERE, spool=spool, most=command.limit)
     given_up = tuple(row[0] for row in rows)
     return lambda: given_up
 
 
+@handles(ForgetUploads, prefetch=None, keeps_memory=False)
 def forget_uploads(unit: UnitOfWork, command: ForgetUploads) -> Callable[[], None]:
     """See ForgetUploads."""
-    forgotten = unit.link.among(_FORGETTABLE, sorted(set(command.upload_ids)))
+    forgotten = unit.reads.link.among(_FORGETTABLE, sorted(set(command.upload_ids)))
     for upload_id, reserved in forgotten:
-        unit.uploads.pop(upload_id, None)
-        unit.write(_DELETE, of_id=upload_id)
-        unit.move(SPOOL, -reserved)
+        _change(unit, upload_id, _DELETE)
+        unit.writes.move(SPOOL, -reserved)
     if command.homes:
-        drop_homes(unit, [row[0] for row in forgotten])
+        drop_homes(unit.writes, [row[0] for row in forgotten])
     return lambda: None

@@ -7,11 +7,11 @@ conditioned on the revision fails, the cache is emptied, and the batch is tried 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 from longshore.server.model.task import Work
-from longshore.server.store.transaction.loaded_task import LoadedTask
+from longshore.server.store.transaction.loaded_tasks import LoadedTask
 
 CAPACITY: Final = 8192
 """How many tasks are kept; each takes about 3 KB."""
@@ -26,15 +26,17 @@ class TaskCache:
     def __init__(self) -> None:
         self._loaded: OrderedDict[int, LoadedTask] = OrderedDict()
 
-    def get(self, seq: int) -> LoadedTask | None:
-        return self._loaded.get(seq)
+    def get(self, seq: int, default: Any, /) -> Any:
+        return self._loaded.get(seq, default)
 
-    def committed(self, loaded_tasks: Iterable[LoadedTask]) -> None:
+    def pop(self, seq: int, default: Any, /) -> Any:
+        return self._loaded.pop(seq, default)
+
+    def update(self, loaded_tasks: Mapping[int, LoadedTask | None], /) -> None:
         """Keep these tasks: they are stored now, and no transaction uses them any more."""
         kept = self._loaded
-        for loaded in loaded_tasks:
-            seq = loaded.submission.seq
-            if loaded.status.state.terminal:
+        for seq, loaded in loaded_tasks.items():
+            if loaded is None or loaded.status.state.terminal:
                 kept.pop(seq, None)
             elif seq in kept:
                 kept.move_to_end(seq)

@@ -35,9 +35,9 @@ def prepare(dialect: Dialect) -> int:
     """
     with dialect.engine.connect() as connection:
         found = revision_of(connection)
-    if found == EMPTY and dialect.exclusive:
+    if found == EMPTY and not dialect.shared:
         found = _make(dialect.engine)
-    if found == EMPTY or (dialect.exclusive and found < OURS):
+    if found == EMPTY or (not dialect.shared and found < OURS):
         _, found = migrate(dialect.engine)
     check(found)
     return found

@@ -38,6 +38,7 @@ from longshore.server.store.store import SQLStore
 from longshore.server.store.tables.schema_version import SchemaState
 from longshore.server.store.transaction.commit_log import CommitLog
 from longshore.server.store.transaction.limits import ConcurrencyLimits
+from longshore.server.store.transaction.memory import Memory
 
 _TRY_AGAIN: Final = frozenset({"40001", "40P01", "55P03"})
 """Serialization failure, deadlock, lock not available in time."""
@@ -66,8 +67,8 @@ class PostgresDialect:
         return self._engine
 
     @property
-    def exclusive(self) -> bool:
-        return False
+    def shared(self) -> bool:
+        return True
 
     def link(self) -> PostgresLink:
         return PostgresLink(self, url=self._url, clock=self._clock)
@@ -128,13 +129,20 @@ class PostgresStore(SQLStore):
         policy: Policy,
         limits: ConcurrencyLimits,
         generation: Generation | None = None,
+        memory: Memory | None = None,
     ) -> None:
         own = DatabaseClock() if clock is None else None
         self.clock: Clock = clock or own or DatabaseClock()
         self._log = CommitLog(server=secrets.token_hex(8), tell=self._tell)
         dialect = PostgresDialect(url, own)
         super().__init__(
-            dialect=dialect, clock=self.clock, policy=policy, limits=limits, log=self._log, generation=generation
+            dialect=dialect,
+            clock=self.clock,
+            policy=policy,
+            limits=limits,
+            log=self._log,
+            generation=generation,
+            memory=memory,
         )
         self._listener = Listener(connect=dialect.link, log=self._log, complain=self._complain)
         self._loop: asyncio.AbstractEventLoop | None = None

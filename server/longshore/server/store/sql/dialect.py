@@ -39,8 +39,8 @@ class Dialect(Protocol):
         ...
 
     @property
-    def exclusive(self) -> bool:
-        """Whether nobody else writes to the database, so that the rows of the last commit still hold."""
+    def shared(self) -> bool:
+        """Whether other servers write to the database too, so that rows of the last commit may hold no more."""
         ...
 
     def insert_missing(self, table: sa.Table) -> sa.Insert:

@@ -20,6 +20,7 @@ from longshore.server.store.sqlite.database_file import DatabaseFile
 from longshore.server.store.store import SQLStore
 from longshore.server.store.tables.schema_version import SchemaState
 from longshore.server.store.transaction.limits import ConcurrencyLimits
+from longshore.server.store.transaction.memory import Memory
 
 BUSY_TIMEOUT: Final = 2.0
 """Seconds to wait for somebody else's lock: a backup, or an operator's shell."""
@@ -98,8 +99,8 @@ class SQLiteDialect:
         return self._engine
 
     @property
-    def exclusive(self) -> bool:
-        return True
+    def shared(self) -> bool:
+        return False
 
     def link(self) -> Link:
         return SQLiteLink(self)
@@ -145,8 +146,15 @@ class SQLiteStore(SQLStore):
         limits: ConcurrencyLimits,
         generation: Generation | None = None,
         steps: ClockSteps | None = None,
+        memory: Memory | None = None,
     ) -> None:
         super().__init__(
-            dialect=SQLiteDialect(path), clock=clock, policy=policy, limits=limits, generation=generation, steps=steps
+            dialect=SQLiteDialect(path),
+            clock=clock,
+            policy=policy,
+            limits=limits,
+            generation=generation,
+            steps=steps,
+            memory=memory,
         )
         self.path = path

@@ -7,7 +7,7 @@ difference, and a recount is the same function summed over all rows.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Final, NamedTuple
 
@@ -18,6 +18,7 @@ from longshore.server.model.values import State
 from longshore.server.store.sql.link import Link
 from longshore.server.store.sql.statement import Each, changing, inserting, statement
 from longshore.server.store.tables.schema import counters
+from longshore.server.store.transaction.known import Found, Known, Remembered
 
 Key = tuple[str, str]
 """(scope, name)"""
@@ -143,29 +144,32 @@ _DROP_EMPTY: Final = statement(
 )
 
 
-def _nothing() -> None:
-    """Do nothing, because all was known."""
-
-
 class Counters:
     """The counters as one transaction sees them: what is stored, and by how much it will move at the end.
 
     `counter_rows` are counters that have a row; kept from one transaction to the next, and forgotten after one that
-    failed. `known` are values that hold from the last transaction on, where nobody else writes.
+    failed. `memory` has values that hold from the last transaction on, where nobody else writes.
     """
 
-    def __init__(self, link: Link, counter_rows: set[Key], known: dict[Key, int | None] | None = None) -> None:
+    def __init__(self, link: Link, counter_rows: set[Key], memory: Remembered[Key, int | None] | None = None) -> None:
         self._link = link
         self._counter_rows = counter_rows
-        self._known = known
-        self._stored: dict[Key, int | None] = {} if known is None else dict(known)
+        self._stored: Known[Key, int | None] = Known(self._question, absent=None, memory=memory)
+        self.wanted: Final = self._stored.wanted
+        """Counters for the next `ask`."""
         self._moves: dict[Key, int] = {}
         self._dropping = False
 
+    def _question(self, keys: list[Key]) -> Found[Key, int | None]:
+        found = self._link.ask_each(_READ, keys)
+        return lambda: [(key, rows[0][0] if rows else None) for key, rows in zip(keys, found(), strict=True)]
+
+    def ask(self, keys: Iterable[Key] | None = None) -> None:
+        """Ask for these counters and for the wanted ones with one statement."""
+        self._stored.ask(keys)
+
     def value(self, key: Key) -> int:
-        if key not in self._stored:
-            self.ask((key,))()
-        return (self._stored[key] or 0) + self._moves.get(key, 0)
+        return (self._stored.get(key) or 0) + self._moves.get(key, 0)
 
     def peek(self, key: Key) -> int:
         """About the value: it is read without a lock, for a caller that may not wait for others here."""
@@ -180,20 +184,8 @@ class Counters:
 
     def learn(self, key: Key, value: int | None) -> None:
         """Take over a value that was read along with something else. None means that the counter has no row."""
-        self._stored.setdefault(key, value)
-
-    def ask(self, keys: Iterable[Key]) -> Callable[[], None]:
-        """Ask for these counters with one statement; they are known once what comes back is called."""
-        wanted = sorted({key for key in keys if key not in self._stored})
-        if not wanted:
-            return _nothing
-        found = self._link.ask_each(_READ, wanted)
-
-        def take() -> None:
-            for key, rows in zip(wanted, found(), strict=True):
-                self._stored[key] = rows[0][0] if rows else None
-
-        return take
+        if key not in self._stored:
+            self._stored.put(key, value)
 
     def move(self, key: Key, by: int) -> None:
         if by:
@@ -208,7 +200,11 @@ class Counters:
     def flush(self) -> None:
         """Write the moves, in one order for everybody. Called once, at the end: rows stay locked until the commit."""
         moved = sorted((key, by) for key, by in self._moves.items() if by)
-        missing = [key for key, _ in moved if self._stored.get(key) is None and key not in self._counter_rows]
+        stored = self._stored
+        # Answers that nobody has needed yet say what is stored before the moves.
+        stored.take()
+        known = {key: stored.get(key) for key, _ in moved if key in stored}
+        missing = [key for key, _ in moved if known.get(key) is None and key not in self._counter_rows]
         self._link.write(_MAKE, [(*key, 0) for key in missing])
         self._link.write(_MOVE, [(*key, by) for key, by in moved], exactly=True)
         if self._dropping:
@@ -217,14 +213,13 @@ class Counters:
         self._counter_rows.update(key for key in missing if key[0] != KEY_RUNNING)
         for key, by in moved:
             # A counter that nobody asked for may have a row all the same, made before this server began.
-            if key in self._stored:
-                self._stored[key] = (self._stored.get(key) or 0) + by
+            if key in known:
+                stored.put(key, (known[key] or 0) + by)
         self._moves.clear()
 
-    def committed(self) -> None:
-        """Keep the values: they hold for the next transaction too."""
-        if self._known is not None:
-            self._known.update(self._stored)
+    def remember(self) -> None:
+        """Leave the values to the next transactions. This one is committed."""
+        self._stored.remember()
 
     def drop_empty_keys(self) -> None:
         """Forget instances where nothing runs, at the end of the transaction."""

@@ -4,11 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from longshore.server.model.task import Payload, Submission
+from longshore.server.model.task import Payload, Submission, concurrency_key_of
 from longshore.server.store.commands import TaskPlan
 from longshore.server.store.tables.ids import task_id
-from longshore.server.store.transaction.loaded_task import LoadedTask
+from longshore.server.store.transaction.counters import KEY_RUNNING
+from longshore.server.store.transaction.loaded_tasks import LoadedTask
+from longshore.server.store.transaction.reads import Reads
 from longshore.server.store.transaction.unit import UnitOfWork
+
+
+def want_plans(reads: Reads, plans: Sequence[TaskPlan]) -> None:
+    """Name the rows that `make_tasks`, and what follows from new tasks, will need."""
+    reads.makes_tasks = True
+    for plan in plans:
+        if (destination := plan.work.destination_key) is not None:
+            reads.occupied.wanted.add(destination)
+        if key := concurrency_key_of(plan.work):
+            reads.counters.wanted.add((KEY_RUNNING, key))
 
 
 def make_tasks(
@@ -22,23 +34,24 @@ def make_tasks(
     retried_by: str = "",
 ) -> list[LoadedTask]:
     """Make one task for each plan, in their order."""
+    decisions, occupied, now = unit.decisions, unit.reads.occupied, unit.reads.now
     made = []
     for plan in plans:
-        seq = unit.new_seq()
+        seq = decisions.new_seq()
         submission = Submission(
             seq=seq,
-            id=task_id(seq, unit.random_bits()),
+            id=task_id(seq, decisions.random_bits()),
             creator=creator,
             request_id=request_id,
             work=plan.work,
             terms=plan.terms,
             payload=payload,
-            expires_at=unit.now + plan.terms.expire_after,
-            created_at=unit.now,
+            expires_at=now + plan.terms.expire_after,
+            created_at=now,
             retry_of=retry_of,
             retried_by=retried_by,
         )
         key = plan.work.destination_key
-        free = key is None or not unit.occupied(key)
-        made.append(unit.add(submission, unit.first_status(not_before=plan.not_before, free=free)))
+        free = key is None or not occupied.get(key)
+        made.append(decisions.add(submission, decisions.first_status(not_before=plan.not_before, free=free)))
     return made

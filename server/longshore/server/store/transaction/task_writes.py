@@ -21,7 +21,7 @@ from longshore.server.store.tables import codec
 from longshore.server.store.tables.fields import columns_of, writer
 from longshore.server.store.tables.rows import IN_SUBMISSIONS, IN_TASKS, STATUS_COLUMNS, Row, status_cells
 from longshore.server.store.tables.schema import labels, submissions, tasks
-from longshore.server.store.transaction.loaded_task import LoadedTask
+from longshore.server.store.transaction.loaded_tasks import LoadedTask
 
 # New ones ---------------------------------------------------------------------------------------------------------
 

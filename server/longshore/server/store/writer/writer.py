@@ -19,15 +19,15 @@ import structlog
 
 from longshore.server.model.clock import Clock
 from longshore.server.model.errors import LongshoreError, StoreOverloaded, StoreUnavailable
-from longshore.server.store.commands import Claims, Command, FinishUpload, SubmitTasks, Urgency
+from longshore.server.store.commands import Claims, Command, Urgency
+from longshore.server.store.commands.servers import MarkRestored, MeetDatabase
 from longshore.server.store.errors import BatchConflict, DatabaseLost
 from longshore.server.store.handlers.clock_steps import ClockSteps
-from longshore.server.store.handlers.server_commands import MarkRestored, MeetDatabase
-from longshore.server.store.memory.claim_precheck import Precheck
 from longshore.server.store.protocol import Changes, Generation
 from longshore.server.store.sql.link import Link, Reply
 from longshore.server.store.sql.statement import statement
 from longshore.server.store.tables.schema import sequence
+from longshore.server.store.transaction.memory import Memory
 from longshore.server.store.transaction.unit import UnitOfWork
 from longshore.server.store.writer.batch import CommandOutcome, Done, Refused, execute
 
@@ -57,28 +57,6 @@ STALL: Final = 5.0
 _PROBE: Final = statement(sequence.update().where(sequence.c.name == "probe").values(value=sequence.c.value + 1))
 
 
-def weight_of(command: Command[Any]) -> int:
-    """How much of a batch a command fills: the tasks it makes, or 1."""
-    if isinstance(command, (FinishUpload, SubmitTasks)):
-        return max(1, len(command.plans))
-    return 1
-
-
-def bytes_of(command: Command[Any]) -> int:
-    """About how much memory a waiting command holds."""
-    size = 1024
-    if isinstance(command, (FinishUpload, SubmitTasks)):
-        size += 1024 * len(command.plans)
-        for plan in command.plans:
-            arguments = plan.work.arguments
-            size += 0 if arguments is None else len(arguments.value)
-    if isinstance(command, SubmitTasks):
-        size += len(command.content)
-    if isinstance(command, FinishUpload) and command.inline is not None:
-        size += len(command.inline)
-    return size
-
-
 class Log(Protocol):
     """Writes commits down for other servers, and then tells subscribers of every server's commits, in order."""
 
@@ -105,8 +83,9 @@ class _Waiting:
 class Writer:
     """Owns the writing connection. `submit` belongs to the loop's thread, `_work` and what it calls to the writer's.
 
-    `make_unit` begins the working set of a transaction, `forget` drops what is remembered between them; `deliver` is
-    called on the loop with what each commit changed, unless a `log` does it; `may_pass` as the dialect has it. The
+    `make_unit` begins the unit of work of a transaction, and `memory` is what is remembered between two of them;
+    `deliver` is called on the loop with what each commit changed, unless a `log` does it; `may_pass` as the dialect has
+    it. The
     `generation` hears of each commit before anybody else, and says at each new connection whether the database is
     behind. `steps` notices that the wall clock was set; None where that is not watched for.
     """
@@ -116,23 +95,21 @@ class Writer:
         *,
         connect: Callable[[], Link],
         make_unit: Callable[[Link, Sequence[Command[Any]]], UnitOfWork],
+        memory: Memory,
         clock: Clock,
-        forget: Callable[[], None],
         deliver: Callable[[Changes], None],
         may_pass: Callable[[BaseException], bool],
         log: Log | None = None,
-        precheck: Precheck | None = None,
         generation: Generation | None = None,
         steps: ClockSteps | None = None,
     ) -> None:
         self._connect = connect
         self._make_unit = make_unit
         self._clock = clock
-        self._forget = forget
+        self._memory = memory
         self._deliver = deliver
         self._may_pass = may_pass
         self._log = log
-        self._precheck = precheck
         self._generation = generation
         self._steps = steps
         self._noting = False
@@ -185,7 +162,7 @@ class Writer:
         waiting = _Waiting(command, self._loop.create_future(), 0)
         with self._wake:
             if command.urgency is Urgency.SUBMIT:
-                waiting.bytes = bytes_of(command)
+                waiting.bytes = command.held_bytes
                 self._check_submit_room(waiting.bytes)
                 self._submit_bytes += waiting.bytes
             self._by_urgency[command.urgency].append(waiting)
@@ -230,7 +207,7 @@ class Writer:
                 room = quota
                 while waiting and room > 0:
                     each = waiting.popleft()
-                    room -= weight_of(each.command)
+                    room -= each.command.weight
                     self._submit_bytes -= each.bytes
                     batch.append(each)
             return None if not batch and self._closing else batch
@@ -277,13 +254,13 @@ class Writer:
         self._keep_time()
         began = self._busy_since = self._clock.ticks()
         try:
-            if self._precheck is not None and self._precheck.finds_nothing(link, commands, self._clock.now()):
+            if self._memory.nothing_to_claim(link, commands, self._clock.now()):
                 return [Done(Claims(())) for _ in commands], None
             link.begin()
             unit = self._make_unit(link, commands)
             outcomes = execute(unit, commands)
             changes = unit.changes()
-            announced = None if self._log is None else self._log.announce(link, changes, unit.now)
+            announced = None if self._log is None else self._log.announce(link, changes, unit.reads.now)
             link.commit()
         except BaseException as error:
             self._undo(link, error)
@@ -292,9 +269,7 @@ class Writer:
             self._busy_since = None
         if self._generation is not None:
             self._generation.reached(unit.position if announced is None else announced.rows()[0][0])
-        unit.committed()
-        if self._precheck is not None:
-            self._precheck.note_results([outcome.result for outcome in outcomes if isinstance(outcome, Done)])
+        unit.committed(outcome.result for outcome in outcomes if isinstance(outcome, Done))
         now = self._clock.ticks()
         if self._writable_since is None or now - began > STALL:
             self._writable_since = now
@@ -303,7 +278,7 @@ class Writer:
         # The callers of this commit wait for this too, and it may have to read what others committed before it.
         self._busy_since = began
         try:
-            self._log.committed(link, announced, changes, unit.now)
+            self._log.committed(link, announced, changes, unit.reads.now)
         except Exception as error:  # noqa: BLE001  it is committed: callers must hear that; the listener tells the rest
             if not self._is_unavailable(error):
                 self._call(self._complain, error)
@@ -374,7 +349,7 @@ class Writer:
             self._noting = False
         self._steps.noted(due)
         if due.step:
-            self._forget()
+            self._memory.forget()
             _log.warning("clock_set", seconds=round(due.step, 3))
             self._hand_over([], Changes((), claimable=True, clock_set=True))
 
@@ -388,7 +363,7 @@ class Writer:
 
     def _undo(self, link: Link, error: BaseException) -> None:
         """Roll back. A connection that met trouble is not trusted any more, and neither is what is remembered."""
-        self._forget()
+        self._memory.forget()
         link.failed(error)
         try:
             link.rollback()

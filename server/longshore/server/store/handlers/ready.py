@@ -18,7 +18,9 @@ from longshore.server.store.sql.statement import Each, Given, changing
 from longshore.server.store.tables.rows import Row
 from longshore.server.store.tables.schema import is_live, is_offered, is_ready, tasks
 from longshore.server.store.transaction.counters import KEY_RUNNING
-from longshore.server.store.transaction.loaded_task import LoadedTask
+from longshore.server.store.transaction.decisions import Decisions
+from longshore.server.store.transaction.loaded_tasks import LoadedTask, LoadedTasks
+from longshore.server.store.transaction.reads import Reads
 from longshore.server.store.transaction.unit import UnitOfWork
 
 _FIRST: Final = Each(
@@ -77,26 +79,27 @@ def update_heads_and_ready(unit: UnitOfWork) -> None:
 
     Instances are asked in the same round as the heads; those that a new head changes are asked again.
     """
-    if not unit.destination_keys and not any(unit.concurrency_keys):
-        unit.concurrency_keys.clear()
+    decisions = unit.decisions
+    if not decisions.destination_keys and not any(decisions.concurrency_keys):
+        decisions.concurrency_keys.clear()
         return
-    keys = sorted(unit.destination_keys)
-    unit.destination_keys.clear()
-    first = unit.link.ask_each(_FIRST, [(key,) for key in keys])
-    early = _ReadyUpdate(unit, _changed(unit))
-    _promote(unit, _next_heads(unit, keys, first()))
-    again = {key: early.also(key, takers) for key, takers in _changed(unit).items()}
+    keys = sorted(decisions.destination_keys)
+    decisions.destination_keys.clear()
+    first = unit.reads.link.ask_each(_FIRST, [(key,) for key in keys])
+    early = _ReadyUpdate(unit, _changed(decisions))
+    _promote(unit, _next_heads(unit.reads.tasks, keys, first()))
+    again = {key: early.also(key, takers) for key, takers in _changed(decisions).items()}
     late = _ReadyUpdate(unit, again)
     early.decide(but=again)
     late.decide()
     _set_ready(unit, early.promoted + late.promoted, early.demoted + late.demoted)
 
 
-def _next_heads(unit: UnitOfWork, keys: list[bytes], first: list[list[Row]]) -> list[int]:
+def _next_heads(tasks: LoadedTasks, keys: list[bytes], first: list[list[Row]]) -> list[int]:
     """Find the next head of each destination: a stored task, else a new one, because new ones were accepted later."""
     seqs = [rows[0][0] for rows in first if rows and not rows[0][1]]
     wanted = {key for key, rows in zip(keys, first, strict=True) if not rows}
-    for loaded in unit.new_tasks() if wanted else ():
+    for loaded in tasks.new if wanted else ():
         if loaded.destination_key in wanted and not loaded.status.state.terminal:
             wanted.discard(loaded.destination_key)
             if not loaded.status.head:
@@ -106,35 +109,31 @@ def _next_heads(unit: UnitOfWork, keys: list[bytes], first: list[list[Row]]) -> 
 
 def _promote(unit: UnitOfWork, seqs: list[int]) -> None:
     """The earliest live task of each destination that was left becomes its head."""
-    for loaded in unit.load(seqs):
-        unit.apply(loaded, BecameHead())
-    unit.flush_stored()
+    for loaded in unit.reads.tasks.load(seqs):
+        unit.decisions.apply(loaded, BecameHead())
+    unit.writes.flush_stored()
 
 
-def _changed(unit: UnitOfWork) -> dict[str, set[str] | None]:
+def _changed(decisions: Decisions) -> dict[str, set[str] | None]:
     """Take the concurrency keys that have changed since the last call."""
-    keys = {key: takers for key, takers in sorted(unit.concurrency_keys.items(), key=lambda item: item[0]) if key}
-    unit.concurrency_keys.clear()
+    changed = sorted(decisions.concurrency_keys.items(), key=lambda item: item[0])
+    keys = {key: takers for key, takers in changed if key}
+    decisions.concurrency_keys.clear()
     return keys
 
 
-def new_queued_tasks(unit: UnitOfWork, keys: Container[str]) -> dict[str, list[LoadedTask]]:
+def new_queued_tasks(reads: Reads, keys: Container[str]) -> dict[str, list[LoadedTask]]:
     """New tasks that the database does not know yet and that are queued on these instances, by concurrency key."""
     found: dict[str, list[LoadedTask]] = {}
-    for loaded in unit.new_tasks():
+    for loaded in reads.tasks.new:
         if (
             loaded.concurrency_key
             and loaded.concurrency_key in keys
             and loaded.status.state is State.QUEUED
-            and not unit.is_paused(loaded.submission.terms.queue)
+            and not reads.is_paused(loaded.submission.terms.queue)
         ):
             found.setdefault(loaded.concurrency_key, []).append(loaded)
     return found
-
-
-def room_in(unit: UnitOfWork, key: str) -> int:
-    """How many more attempts the instance may run."""
-    return max(0, unit.limits.instance - unit.counters.value((KEY_RUNNING, key)))
 
 
 class _ReadyUpdate:
@@ -145,13 +144,14 @@ class _ReadyUpdate:
     """
 
     def __init__(self, unit: UnitOfWork, keys: dict[str, set[str] | None]) -> None:
-        self._unit = unit
+        self._reads = unit.reads
+        self._decisions = unit.decisions
         self._keys = keys
         self.promoted: list[int] = []
         self.demoted: list[int] = []
-        link, counters = unit.link, unit.counters
+        link, counters = self._reads.link, self._reads.counters
         known = {key for key in keys if counters.knows((KEY_RUNNING, key))}
-        self._counters = counters.ask((KEY_RUNNING, key) for key in keys)
+        counters.ask((KEY_RUNNING, key) for key in keys)
         self._open = [key for key, takers in keys.items() if takers is None]
         self._takers = link.ask_each(_TAKERS, [(key,) for key in self._open])
         self._ready = link.ask_each(_READY, [(key,) for key in keys])
@@ -166,15 +166,14 @@ class _ReadyUpdate:
         return None if takers is None or before is None else takers | before
 
     def _ask_best(self, pairs: list[tuple[str, str]]) -> Callable[[], list[list[Row]]]:
-        unit = self._unit
-        return unit.link.ask_each(_BEST, [(key, taker, room_in(unit, key)) for key, taker in pairs])
+        room_in = self._decisions.room_in
+        return self._reads.link.ask_each(_BEST, [(key, taker, room_in(key)) for key, taker in pairs])
 
     def decide(self, but: Container[str] = ()) -> None:
         """Fill `promoted` and `demoted`, without the keys of `but`."""
-        unit, keys = self._unit, self._keys
+        keys, room_in = self._keys, self._decisions.room_in
         ready_counts: dict[str, int] = {}
-        self._counters()
-        new_tasks = new_queued_tasks(unit, keys)
+        new_tasks = new_queued_tasks(self._reads, keys)
         waiting = {
             key: {row[0] for row in rows} | {loaded.taker for loaded in new_tasks.get(key, ())}
             for key, rows in zip(self._open, self._takers(), strict=True)
@@ -183,14 +182,14 @@ class _ReadyUpdate:
         pairs = [
             (key, taker)
             for key, takers in keys.items()
-            if key not in but and room_in(unit, key)
+            if key not in but and room_in(key)
             for taker in sorted(waiting[key] if takers is None else takers)
             if (key, taker) not in early
         ]
         late = self._ask_best(pairs)
         keep: set[int] = set()
         for (key, taker), rows in zip([*self._early, *pairs], [*self._best(), *late()], strict=True):
-            room = room_in(unit, key)
+            room = room_in(key)
             if key in but or not room:
                 continue
             best = [(-priority, seq, ready) for priority, seq, ready in rows]
@@ -207,7 +206,7 @@ class _ReadyUpdate:
         for (key, takers), rows in zip(keys.items(), self._ready(), strict=True):
             if key in but:
                 continue
-            room = room_in(unit, key)
+            room = room_in(key)
             ready_now = [
                 *rows,
                 *((loaded.submission.seq, loaded.taker) for loaded in new_tasks.get(key, ()) if loaded.ready),
@@ -216,7 +215,7 @@ class _ReadyUpdate:
                 seq for seq, taker in ready_now if seq not in keep and (takers is None or not room or taker in takers)
             ]
             self.demoted += demoted
-            unit.ready_counts[key] = ready_counts.get(key, 0) + len(ready_now) - len(demoted)
+            self._decisions.ready_counts[key] = ready_counts.get(key, 0) + len(ready_now) - len(demoted)
 
 
 def trim_ready(unit: UnitOfWork, keys: Iterable[str]) -> None:
@@ -224,24 +223,25 @@ def trim_ready(unit: UnitOfWork, keys: Iterable[str]) -> None:
 
     Only an instance with several kinds of takers gets there; on others a claim takes as much from ready as from room.
     """
-    unknown = [key for key in keys if key and key not in unit.ready_counts]
-    ready = unit.link.ask_each(_READY, [(key,) for key in unknown])
+    decisions = unit.decisions
+    unknown = [key for key in keys if key and key not in decisions.ready_counts]
+    ready = unit.reads.link.ask_each(_READY, [(key,) for key in unknown])
     # For instances with new tasks the number is known already.
-    unit.ready_counts.update((key, len(rows)) for key, rows in zip(unknown, ready(), strict=True))
+    decisions.ready_counts.update((key, len(rows)) for key, rows in zip(unknown, ready(), strict=True))
     for key in keys:
-        if key and unit.ready_counts[key] > room_in(unit, key):
-            unit.concurrency_keys[key] = None
-    refill = _ReadyUpdate(unit, _changed(unit))
+        if key and decisions.ready_counts[key] > decisions.room_in(key):
+            decisions.concurrency_keys[key] = None
+    refill = _ReadyUpdate(unit, _changed(decisions))
     refill.decide()
     _set_ready(unit, refill.promoted, refill.demoted)
 
 
 def _set_ready(unit: UnitOfWork, promoted: list[int], demoted: list[int]) -> None:
-    unit.newly_ready.update(promoted)
-    unit.newly_ready.difference_update(demoted)
-    ready = {loaded.submission.seq: loaded for loaded in unit.new_tasks()}
+    unit.decisions.newly_ready.update(promoted)
+    unit.decisions.newly_ready.difference_update(demoted)
+    ready = {loaded.submission.seq: loaded for loaded in unit.reads.tasks.new}
     values = [(seq, False) for seq in demoted] + [(seq, True) for seq in promoted]
     for seq, is_ready_now in values:
         if seq in ready:
             ready[seq].ready = is_ready_now
-    unit.link.write(_SET_READY, sorted(value for value in values if value[0] not in ready))
+    unit.reads.link.write(_SET_READY, sorted(value for value in values if value[0] not in ready))

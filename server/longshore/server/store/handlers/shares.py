@@ -15,10 +15,12 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from longshore.server.model.errors import CallerShare
+from longshore.server.model.errors import CallerShare, TooManyUploads
+from longshore.server.store.commands import Bounds
 from longshore.server.store.sql.statement import statement
 from longshore.server.store.tables.schema import is_open, uploads
-from longshore.server.store.transaction.counters import Key
+from longshore.server.store.transaction.counters import ASKED_UPLOADS, UPLOADS, UPLOADS_OF, Key
+from longshore.server.store.transaction.reads import Reads
 from longshore.server.store.transaction.unit import UnitOfWork
 
 WAITING: Final = 30.0
@@ -46,21 +48,21 @@ def half(most: int) -> int:
     return max(most // 2, min(most, 1))
 
 
-def ask(unit: UnitOfWork, of: Key) -> None:
+def ask(reads: Reads, of: Key) -> None:
     """Note that a caller with less than its share waits. The note stays although the caller is refused."""
-    noted = unit.counters.value(of)
-    if abs(unit.now - noted) > _NOTED:
-        unit.counters.move(of, int(unit.now) - noted)
+    noted = reads.counters.value(of)
+    if abs(reads.now - noted) > _NOTED:
+        reads.counters.move(of, int(reads.now) - noted)
 
 
-def others_ask(unit: UnitOfWork, of: Key) -> bool:
+def others_ask(reads: Reads, of: Key) -> bool:
     """Whether a caller with less than its share waits."""
-    return abs(unit.now - unit.counters.value(of)) < WAITING
+    return abs(reads.now - reads.counters.value(of)) < WAITING
 
 
-def check_share(unit: UnitOfWork, of: Key, *, principal: str, holds: int, most: int, what: str, asks: int = 1) -> None:
+def check_share(reads: Reads, of: Key, *, principal: str, holds: int, most: int, what: str, asks: int = 1) -> None:
     """Raise CallerShare if this caller holds half or more of `what` and others wait for some."""
-    if holds + asks > half(most) and others_ask(unit, of):
+    if holds + asks > half(most) and others_ask(reads, of):
         raise CallerShare(
             f"{principal!r} holds {holds} of {most} {what}, and other callers wait for some: a caller gets at most "
             "half then. Try later with the same id.",
@@ -70,13 +72,43 @@ def check_share(unit: UnitOfWork, of: Key, *, principal: str, holds: int, most: 
 
 def uploads_sent(unit: UnitOfWork) -> int:
     """Open uploads that some connection sends, as far as is known. Nobody sends on the others."""
-    unit.flush()
-    row = unit.link.row(_SENT, since=unit.now - SENT)
+    unit.writes.flush()
+    row = unit.reads.link.row(_SENT, since=unit.reads.now - SENT)
     return 0 if row is None else int(row[0])
 
 
 def reserved_by(unit: UnitOfWork, principal: str) -> int:
     """Bytes of the spool that open uploads of a caller have reserved."""
-    unit.flush()
-    row = unit.link.row(_RESERVED, principal=principal)
+    unit.writes.flush()
+    row = unit.reads.link.row(_RESERVED, principal=principal)
     return 0 if row is None else int(row[0])
+
+
+def check_uploads(unit: UnitOfWork, bounds: Bounds, principal: str) -> None:
+    """Raise TooManyUploads or CallerShare if the caller may not open another upload.
+
+    Where all slots are taken, a caller with less than half of them gets the slot of an upload that nobody sends on.
+    What was reserved and sent of that upload stays, and it takes a slot again when it is sent: see `uploads`.
+    """
+    counters = unit.reads.counters
+    most, open_ones = bounds.uploads, counters.value(UPLOADS)
+    if open_ones >= half(most):
+        mine = counters.peek((UPLOADS_OF, principal))
+        if open_ones < most:
+            if bounds.caller_uploads is None:
+                check_share(
+                    unit.reads, ASKED_UPLOADS, principal=principal, holds=mine, most=most, what="slots for uploads"
+                )
+        elif mine >= half(most) or uploads_sent(unit) >= most:
+            if mine < half(most):
+                ask(unit.reads, ASKED_UPLOADS)
+            raise TooManyUploads(
+                f"{open_ones} uploads are open, {mine} of them of {principal!r}, and no more than {most} may be: try "
+                "later with the same id.",
+                subject="uploads",
+            )
+    if bounds.caller_uploads is not None and counters.value((UPLOADS_OF, principal)) >= bounds.caller_uploads:
+        raise CallerShare(
+            f"{principal!r} has {bounds.caller_uploads} uploads open, and no more may be: try later with the same id.",
+            subject=f"principal:{principal}",
+        )

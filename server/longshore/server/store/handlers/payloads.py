@@ -6,13 +6,15 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from longshore.server.model.errors import PayloadTooLarge, SpoolFull
+from longshore.server.model.errors import PayloadGone, PayloadTooLarge, SpoolFull
 from longshore.server.model.task import Payload
 from longshore.server.store.commands import Bounds
-from longshore.server.store.sql.statement import statement
+from longshore.server.store.handlers import shares
+from longshore.server.store.sql.statement import locking, statement
+from longshore.server.store.tables.rows import PAYLOAD_COLUMNS, payload_of
 from longshore.server.store.tables.schema import inline_payloads, payloads
-from longshore.server.store.transaction import shares
 from longshore.server.store.transaction.counters import ASKED_SPOOL, SPOOL
+from longshore.server.store.transaction.reads import Reads
 from longshore.server.store.transaction.unit import UnitOfWork
 
 _INSERT: Final = statement(
@@ -21,6 +23,9 @@ _INSERT: Final = statement(
     )
 )
 _INSERT_INLINE: Final = statement(inline_payloads.insert())
+_PAYLOAD: Final = locking(
+    sa.select(*PAYLOAD_COLUMNS, payloads.c.doomed).where(payloads.c.id == sa.bindparam("payload_id"))
+)
 
 
 def check_spool(unit: UnitOfWork, bounds: Bounds, more: int, *, size: int = 0, principal: str = "") -> None:
@@ -40,25 +45,25 @@ def check_spool(unit: UnitOfWork, bounds: Bounds, more: int, *, size: int = 0, p
             "cannot be taken, now or later.",
             limit=str(most),
         )
-    kept = unit.counters.value(SPOOL)
+    kept = unit.reads.counters.value(SPOOL)
     if kept + more > most:
         if principal and shares.reserved_by(unit, principal) + more <= shares.half(most):
-            shares.ask(unit, ASKED_SPOOL)
+            shares.ask(unit.reads, ASKED_SPOOL)
         raise SpoolFull(
             f"The spool holds {kept} of at most {most} bytes and has no room for {more} more: try later with the same "
             "id.",
             subject="spool",
         )
-    if principal and kept + more > shares.half(most) and shares.others_ask(unit, ASKED_SPOOL):
+    if principal and kept + more > shares.half(most) and shares.others_ask(unit.reads, ASKED_SPOOL):
         held = shares.reserved_by(unit, principal)
         shares.check_share(
-            unit, ASKED_SPOOL, principal=principal, holds=held, most=most, what="bytes of the spool", asks=more
+            unit.reads, ASKED_SPOOL, principal=principal, holds=held, most=most, what="bytes of the spool", asks=more
         )
 
 
 def keep_payload(unit: UnitOfWork, payload: Payload, content: bytes | None) -> None:
     """Write the payload's row, for tasks that are made next. `content` None means that it is in the spool."""
-    unit.write(
+    unit.writes.tell(
         _INSERT,
         id=payload.id,
         size=payload.size,
@@ -69,4 +74,12 @@ def keep_payload(unit: UnitOfWork, payload: Payload, content: bytes | None) -> N
         doomed=False,
     )
     if content is not None:
-        unit.write(_INSERT_INLINE, payload_id=payload.id, content=content)
+        unit.writes.tell(_INSERT_INLINE, payload_id=payload.id, content=content)
+
+
+def kept_payload(reads: Reads, payload_id: str) -> Payload:
+    """The payload, if tasks can still be made from it. Raises PayloadGone."""
+    row = reads.link.row(_PAYLOAD, payload_id=payload_id)
+    if row is None or row[-1]:
+        raise PayloadGone(f"The payload {payload_id!r} is not kept any more: upload it again.", payload_id=payload_id)
+    return payload_of(row)

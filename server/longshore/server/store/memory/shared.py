@@ -6,7 +6,7 @@ last claim took nothing looks first, without the turn, whether there is anything
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -19,6 +19,7 @@ from longshore.server.store.tables.rows import taker_of
 from longshore.server.store.tables.schema import counters, is_ready, is_unsettled, tasks
 from longshore.server.store.transaction.counters import TARGET_RUNNING
 from longshore.server.store.transaction.limits import ConcurrencyLimits
+from longshore.server.store.transaction.memory import Memory
 
 _MOST: Final = 10_000
 """How many sessions are remembered at most."""
@@ -52,31 +53,40 @@ _RUNNING: Final = Each(
 )
 
 
-class Precheck:
-    """Looks whether claims would find anything, before they take the turn. Belongs to the writer's thread."""
+class SharedMemory(Memory):
+    """Remembers what no other server changes: which counters have a row, and whether the last claim took anything."""
 
     def __init__(self, limits: ConcurrencyLimits) -> None:
+        super().__init__()
         self._limits = limits
         self._sessions: dict[tuple[str, int], Session] = {}
         self._last_took_nothing = False
         """Whether the last transaction that only claimed took nothing."""
 
-    def add_session(self, session: Session) -> None:
-        """Remember a session for which a claim was made. What it serves does not change within one epoch."""
+    def begin(self, link: Link, batch: Sequence[Command[Any]]) -> None:
+        del link, batch
+
+    def forget(self) -> None:
+        self.counter_rows.clear()
+
+    def claims_for(self, session: Session) -> None:
+        # What a session serves does not change within one epoch.
         if len(self._sessions) >= _MOST:
             self._sessions.clear()
         self._sessions[session.id, session.epoch] = session
 
-    def note_results(self, results: Sequence[object]) -> None:
-        """Note the answers of a transaction. One that did more than claim says nothing about the next claim."""
-        if all(isinstance(result, Claims) for result in results):
-            self._last_took_nothing = not any(isinstance(result, Claims) and result.taken for result in results)
+    def committed(self, results: Iterable[object]) -> None:
+        answers = list(results)
+        claims = [answer for answer in answers if isinstance(answer, Claims)]
+        # A transaction that did more than claim says nothing about the next claim.
+        if len(claims) == len(answers):
+            self._last_took_nothing = not any(each.taken for each in claims)
 
-    def finds_nothing(self, link: Link, commands: Sequence[Command[Any]], now: float) -> bool:
-        """Whether these are all claims and would find nothing. Costs one round trip at most, outside a transaction."""
-        if not self._last_took_nothing or not all(isinstance(command, ClaimTasks) for command in commands):
+    def nothing_to_claim(self, link: Link, batch: Sequence[Command[Any]], now: float) -> bool:
+        # Costs one round trip at most.
+        if not self._last_took_nothing or not all(isinstance(command, ClaimTasks) for command in batch):
             return False
-        offers = [offer for command in commands if isinstance(command, ClaimTasks) for offer in command.offers]
+        offers = [offer for command in batch if isinstance(command, ClaimTasks) for offer in command.offers]
         sessions = [self._sessions.get((offer.session_id, offer.epoch)) for offer in offers]
         pairs: set[tuple[str, str]] = set()
         for session in sessions:

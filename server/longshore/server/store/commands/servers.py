@@ -6,7 +6,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from longshore.server.model.servers import Here
-from longshore.server.store.commands import Command
+from longshore.server.store.commands.base import Command
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IdentifyDatabase(Command[int]):
+    """Identify the database by a number that is made once, at random (`candidate`, 62 bits), and never changes."""
+
+    candidate: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
