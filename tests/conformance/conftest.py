@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.stores.postgres import shared_cluster
 from tests.support.stores.store import ManualClock, StoreFleet
-from tests.support.stores.storekinds import OpenStore, PostgresKind, SQLiteKind, StoreKind
+from tests.support.stores.storekinds import OpenStore, StoreKind, new_database
 
 __all__ = ["OpenStore"]
 
@@ -22,11 +21,8 @@ def clock() -> ManualClock:
 @pytest.fixture(params=["sqlite", "postgresql"])
 def kind(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[StoreKind]:
     """The test's database, and what a test must know of its make."""
-    if request.param == "sqlite":
-        yield SQLiteKind(tmp_path / "longshore.sqlite3")
-    else:
-        with shared_cluster().database() as url:
-            yield PostgresKind(url)
+    with new_database(request.param, tmp_path) as kind:
+        yield kind
 
 
 @pytest.fixture

@@ -18,3 +18,13 @@ class PostgresMachine(StoreMachine):
 
 TestPostgresMachine = PostgresMachine.TestCase
 TestPostgresMachine.settings = settings(max_examples=10, stateful_step_count=40, deadline=None)
+
+
+class ForgetfulMachine(StoreMachine):
+    """The same without the memory that only saves queries."""
+
+    make = "sqlite without memory"
+
+
+TestForgetfulMachine = ForgetfulMachine.TestCase
+TestForgetfulMachine.settings = settings(max_examples=10, stateful_step_count=40, deadline=None)

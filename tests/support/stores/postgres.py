@@ -24,6 +24,7 @@ from longshore.server.model.events import Policy
 from longshore.server.store.migrations.run import migrate
 from longshore.server.store.postgres.dialect import PostgresDialect, PostgresStore
 from longshore.server.store.transaction.limits import ConcurrencyLimits
+from longshore.server.store.transaction.memory import Memory
 from tests.support.parts import require
 
 WITHIN = 30.0
@@ -254,9 +255,16 @@ def _stop_postgres() -> Iterator[None]:
 
 @asynccontextmanager
 async def opened_postgres(
-    url: str, clock: Clock | None, *, policy: Policy | None = None, limits: ConcurrencyLimits | None = None
+    url: str,
+    clock: Clock | None,
+    *,
+    policy: Policy | None = None,
+    limits: ConcurrencyLimits | None = None,
+    memory: Memory | None = None,
 ) -> AsyncIterator[PostgresStore]:
-    store = PostgresStore(url=url, clock=clock, policy=policy or Policy(), limits=limits or ConcurrencyLimits())
+    store = PostgresStore(
+        url=url, clock=clock, policy=policy or Policy(), limits=limits or ConcurrencyLimits(), memory=memory
+    )
     await store.open()
     try:
         yield store

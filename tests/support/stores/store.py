@@ -52,6 +52,7 @@ from longshore.server.store.protocol import Changes
 from longshore.server.store.sqlite.dialect import SQLiteStore
 from longshore.server.store.store import SQLStore
 from longshore.server.store.transaction.limits import ConcurrencyLimits
+from longshore.server.store.transaction.memory import Memory
 
 R = TypeVar("R")
 
@@ -298,9 +299,16 @@ class StoreFleet:
 
 @asynccontextmanager
 async def opened_sqlite(
-    path: Path, clock: ManualClock, *, policy: Policy | None = None, limits: ConcurrencyLimits | None = None
+    path: Path,
+    clock: ManualClock,
+    *,
+    policy: Policy | None = None,
+    limits: ConcurrencyLimits | None = None,
+    memory: Memory | None = None,
 ) -> AsyncIterator[SQLiteStore]:
-    store = SQLiteStore(path=path, clock=clock, policy=policy or Policy(), limits=limits or ConcurrencyLimits())
+    store = SQLiteStore(
+        path=path, clock=clock, policy=policy or Policy(), limits=limits or ConcurrencyLimits(), memory=memory
+    )
     await store.open()
     try:
         yield store

@@ -17,7 +17,8 @@ from longshore.server.store.sql.dialect import Dialect
 from longshore.server.store.sqlite.dialect import SQLiteDialect, SQLiteStore
 from longshore.server.store.store import SQLStore
 from longshore.server.store.transaction.limits import ConcurrencyLimits
-from tests.support.stores.postgres import opened_postgres
+from longshore.server.store.transaction.memory import Memory
+from tests.support.stores.postgres import opened_postgres, shared_cluster
 from tests.support.stores.store import ManualClock, opened_sqlite
 
 OpenStore = Callable[..., AbstractAsyncContextManager[SQLStore]]
@@ -50,9 +51,10 @@ class StoreKind(Protocol):
 
 
 class SQLiteKind:
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, memory: bool = True) -> None:
+        """Without `memory` its stores remember nothing from one transaction to the next."""
         self.path = path
-        self.opened: OpenStore = partial(opened_sqlite, path)
+        self.opened: OpenStore = partial(opened_sqlite, path) if memory else partial(_forgetful, opened_sqlite, path)
 
     def made(self, clock: ManualClock, policy: Policy, limits: ConcurrencyLimits) -> SQLStore:
         return SQLiteStore(path=self.path, clock=clock, policy=policy, limits=limits)
@@ -97,9 +99,10 @@ _CONSTRAINTS = """
 
 
 class PostgresKind:
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, memory: bool = True) -> None:
+        """Without `memory` its stores remember nothing from one transaction to the next."""
         self.url = url
-        self.opened: OpenStore = partial(opened_postgres, url)
+        self.opened: OpenStore = partial(opened_postgres, url) if memory else partial(_forgetful, opened_postgres, url)
 
     def made(self, clock: ManualClock, policy: Policy, limits: ConcurrencyLimits) -> SQLStore:
         return PostgresStore(url=self.url, clock=clock, policy=policy, limits=limits)
@@ -121,6 +124,22 @@ class PostgresKind:
     def described(self) -> list[Any]:
         with psycopg.connect(self.url) as connection:
             return [sorted(connection.execute(sql).fetchall()) for sql in (_COLUMNS, _INDEXES, _CONSTRAINTS)]
+
+
+@contextmanager
+def new_database(make: str, folder: Path) -> Iterator[StoreKind]:
+    """A new database: "sqlite" (its file is in the folder) or "postgresql"; "sqlite without memory" has stores that
+    remember nothing from one transaction to the next."""
+    make, _, lacks = make.partition(" without ")
+    if make == "sqlite":
+        yield SQLiteKind(folder / "longshore.sqlite3", memory=not lacks)
+    else:
+        with shared_cluster().database() as url:
+            yield PostgresKind(url, memory=not lacks)
+
+
+def _forgetful(opened: OpenStore, *arguments: Any, **named: Any) -> AbstractAsyncContextManager[SQLStore]:
+    return opened(*arguments, **named, memory=Memory())
 
 
 def normal(sql: str) -> str:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from collections import Counter
-from collections.abc import Coroutine, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Coroutine
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -44,10 +44,9 @@ from longshore.server.store.commands import (
 )
 from longshore.server.store.protocol import TaskFilter
 from longshore.server.store.transaction.limits import ConcurrencyLimits
-from tests.support.stores.postgres import shared_cluster
 from tests.support.stores.statetable import Event
 from tests.support.stores.store import LEASE, ManualClock, StoreFleet, job, plan, push
-from tests.support.stores.storekinds import PostgresKind, SQLiteKind, StoreKind
+from tests.support.stores.storekinds import StoreKind, new_database
 from tests.support.stores.storemodel import HELD, Model, ModelSession, ModelTask, seen
 
 R = TypeVar("R")
@@ -95,16 +94,6 @@ plans = st.builds(
 picks = st.integers(0, 10_000)
 
 
-@contextmanager
-def new_database(make: str) -> Iterator[StoreKind]:
-    if make == "sqlite":
-        with tempfile.TemporaryDirectory(prefix="longshore-machine-") as folder:
-            yield SQLiteKind(Path(folder) / "longshore.sqlite3")
-    else:
-        with shared_cluster().database() as url:
-            yield PostgresKind(url)
-
-
 class StoreMachine(RuleBasedStateMachine):
     """One history. Rules pick tasks by number, so that a failing history shrinks well."""
 
@@ -113,8 +102,9 @@ class StoreMachine(RuleBasedStateMachine):
 
     @initialize(seed=st.integers(0, 1000))
     def begin(self, seed: int) -> None:
-        self.database: AbstractContextManager[StoreKind] = new_database(self.make)
-        self.kind = self.database.__enter__()
+        self.stack = ExitStack()
+        folder = self.stack.enter_context(tempfile.TemporaryDirectory(prefix="longshore-machine-"))
+        self.kind: StoreKind = self.stack.enter_context(new_database(self.make, Path(folder)))
         self.runner = asyncio.Runner()
         self.clock = ManualClock(seed=seed)
         self.model = Model(
@@ -142,7 +132,7 @@ class StoreMachine(RuleBasedStateMachine):
             self.run(self.check_histories())
             self.run(self.store.close())
             self.runner.close()
-            self.database.__exit__(None, None, None)
+            self.stack.close()
 
     def _open(self) -> None:
         self.store = self.kind.made(self.clock, POLICY, self.limits)
