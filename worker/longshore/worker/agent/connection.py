@@ -34,7 +34,8 @@ class ServerConnection:
     def __init__(
         self, endpoint: Endpoint, access: Access, outbox: Outbox, *, channel: grpc.aio.Channel | None = None
     ) -> None:
-        """`channel`: one to this server that stands already; it is closed with the connection."""
+        """`channel` is an open channel to this server, which is closed with the connection. None means that the
+        connection opens one."""
         self._endpoint = endpoint
         self._access = access
         self._outbox = outbox
@@ -52,8 +53,8 @@ class ServerConnection:
     ) -> None:
         """Connect, say hello, and go on until the server ends the stream or the goodbye is said.
 
-        `patience`: seconds for the server to say welcome. Raises LongshoreError for whatever else ends it. Cancellation
-        ends the stream at once.
+        `patience` is the seconds within which the server must say welcome. Raises LongshoreError for whatever else ends
+        it. Cancellation ends the stream at once.
         """
         channel = self._channel or self._access.open(self._endpoint)
         try:
@@ -98,7 +99,7 @@ class ServerConnection:
         return await explain(error, endpoint=self._endpoint, tls=self._access.tls_for(self._endpoint))
 
     def close(self, why: LongshoreError | None = None) -> None:
-        """End it soon; `run` returns, or raises `why`."""
+        """End the connection soon: `run` returns, or raises `why`."""
         self._why = why
         self._closing.set()
 
@@ -146,5 +147,5 @@ class ServerConnection:
 
 
 def is_fatal(error: LongshoreError) -> bool:
-    """Whether connecting again cannot help: somebody has to change a setting, or a certificate."""
+    """Return whether connecting again cannot help, because a person has to change a setting or a certificate."""
     return isinstance(error, Unauthenticated | PermissionDenied | FailedPrecondition | InvalidArgument | TLSError)

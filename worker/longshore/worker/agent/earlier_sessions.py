@@ -60,11 +60,12 @@ class Slot:
 
     @property
     def dead_sessions(self) -> tuple[str, ...]:
-        """Sessions whose process has ended and that no server has been told of yet."""
+        """Return the sessions whose process has ended and that no server has been told of yet."""
         return self._dead
 
     def adopt(self, folder: Path, name: str) -> None:
-        """Take over the sessions of other slots whose holder is dead; written down here before forgotten there."""
+        """Take over the sessions of other slots whose holder is dead. They are written into this file before they leave
+        the other one."""
         for path in sorted(folder.glob(f"{name}*")):
             if path == self._path or not re.fullmatch(rf"{re.escape(name)}(\.\d+)?", path.name):
                 continue
@@ -80,7 +81,7 @@ class Slot:
                 os.close(fd)
 
     def told(self, sessions: tuple[str, ...]) -> None:
-        """A server has been told of these."""
+        """Forget these sessions, because a server has been told of them."""
         self._dead = tuple(session for session in self._dead if session not in sessions)
         self.write()
 
@@ -91,7 +92,7 @@ class Slot:
         os.ftruncate(self._fd, len(text))
 
     def close(self, *, ended: bool = False) -> None:
-        """Give the lock back. With `ended` the session has said goodbye, and nobody need be told that it is dead."""
+        """Give the lock back. With `ended` the session has said goodbye, and no server need be told that it is dead."""
         if ended and not self._dead:
             os.ftruncate(self._fd, 0)
         os.close(self._fd)

@@ -29,7 +29,8 @@ _InstanceKey = tuple[str, str]
 
 
 class Housekeeping:
-    """Belongs to the agent's loop; the work is done in threads and comes back through the mailbox."""
+    """The housekeeping belongs to the agent's loop. Threads do its work, and their results come back through the
+    mailbox."""
 
     def __init__(
         self, targets: Mapping[str, Target], *, conditions: TargetConditions, mailbox: Mailbox, outbox: Outbox
@@ -41,18 +42,19 @@ class Housekeeping:
         self._threads = {name: Threads(f"longshore-housekeeping-{name}", limit=1) for name in targets}
         self._payers = {name: Threads(f"longshore-debts-{name}", limit=1) for name in targets}
         self._paying: set[str] = set()
-        """Debts whose answer is still to come: the server asks again and again."""
+        """Debts that are being paid. The server asks again and again until it has an answer."""
         self._parked: dict[str, dict[_InstanceKey, set[str]]] = {}
         self._watches: dict[str, Watch] = {}
         """Each entry is touched by its target's thread only."""
 
     def forget(self) -> None:
-        """A new connection: the server will say again who waits for what. A watch that nobody needs ends by itself."""
+        """Forget what the last connection said: the server tells the new one which instances tasks wait for. A watch
+        that is not needed any more ends by itself."""
         self._parked.clear()
         self._conditions.tell()
 
     def recheck(self, target: str) -> None:
-        """An attempt failed because of this target: ask it how it is."""
+        """Ask this target whether it can be used, because an attempt failed because of it."""
         self._conditions.recheck(target)
 
     def park(self, parked: ws.ParkedInstances) -> None:
@@ -73,7 +75,7 @@ class Housekeeping:
             threads.run(partial(self._probe, target, new))
 
     def pay(self, debt: ws.Debt) -> None:
-        """Remove temps; says later whether it could."""
+        """Remove temps, and tell the server later whether that worked."""
         target = self._targets.get(debt.instance.target)
         if target is None:
             self._outbox.debt(debt.debt_id, paid=False)

@@ -8,9 +8,9 @@ from collections.abc import Callable
 class Lease:
     """The lease counts from the sending of the newest heartbeat whose renewal the server has made durable.
 
-    No attempt is stopped when it ends: the lease is about liveness, safety is the grant's, and a server whose database
-    is away must not cost the fleet its work. `clock` says when a heartbeat is due; `lease_clock` goes on while the
-    machine sleeps.
+    No attempt is stopped when the lease ends. The lease only says which workers live; grants keep deliveries safe, and
+    a server whose database is away must not cost the fleet its work. `clock` says when a heartbeat is due;
+    `lease_clock` goes on while the machine sleeps.
     """
 
     def __init__(self, *, clock: Callable[[], float], lease_clock: Callable[[], float]) -> None:
@@ -34,24 +34,24 @@ class Lease:
 
     @property
     def left(self) -> float:
-        """Seconds until it ends, as far as is known here; 0 when it has."""
+        """Return the seconds until the lease ends, as far as is known here. 0 means that it has ended."""
         return 0.0 if self._end is None else max(0.0, self._end - self._lease_clock())
 
     @property
     def unanswered(self) -> float:
-        """Seconds that the oldest heartbeat waits for its acknowledgement."""
+        """Return the seconds for which the oldest heartbeat has waited for its acknowledgement."""
         oldest = next(iter(self._sent.values()), None)
         return 0.0 if oldest is None else self._lease_clock() - oldest
 
     def begin(self, seconds: float) -> int:
-        """A connection stands, and this is its lease. Returns the first heartbeat to send."""
+        """Begin the lease of a new connection. Returns the number of the first heartbeat to send."""
         self._seconds = max(0.1, seconds)
         self._end = self._lease_clock() + self._seconds
         self._sent.clear()
         return self.beat()
 
     def beat(self) -> int:
-        """A heartbeat is being sent: its number. The next one is due a sixth of the lease later."""
+        """Return the number of the heartbeat that is sent now. The next one is due a sixth of the lease later."""
         self._sequence += 1
         self._sent[self._sequence] = self._lease_clock()
         self._due_at = self._clock() + self._seconds / 6

@@ -1,4 +1,4 @@
-"""Keeping the session connected: hello, reconnects, other servers, goodbye."""
+"""The link keeps the session connected: hello, reconnects, other servers, goodbye."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _CONNECT_S: Final = 3.0
 
 
 class ServerLink:
-    """One connection after the other, until the goodbye is said."""
+    """The link makes one connection after the other, until the goodbye is said."""
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class ServerLink:
         welcomed: Callable[[ws.Hello], None],
         rehome: float,
     ) -> None:
-        """`rehome`: seconds after which, about, another server is chosen by chance; 0: never."""
+        """`rehome` is about how many seconds pass before another server is chosen by chance. 0 means never."""
         self._route = route
         self._access = access
         self._agent = agent
@@ -65,12 +65,13 @@ class ServerLink:
 
     @property
     def connected(self) -> bool:
-        """The server has said welcome, and the stream has not ended since."""
+        """Return whether the server has said welcome and the stream has not ended since."""
         return not self._cut.is_set()
 
     @property
     def endpoint(self) -> Endpoint:
-        """The server that the session is with, or was with last. Raises RuntimeError before the first connection."""
+        """Return the server that the session is connected to, or was connected to last. Raises RuntimeError before the
+        first connection."""
         if self._endpoint is None:
             raise RuntimeError("there was no connection yet")
         return self._endpoint
@@ -118,7 +119,7 @@ class ServerLink:
                 self._route.ended(endpoint, stood=time.monotonic() - began > _STOOD_S)
 
     async def goodbye(self, *, patience: float) -> None:
-        """Say goodbye, if there is anybody to say it to, and end. At most `patience` seconds."""
+        """Say goodbye if a connection is open, and end. This takes at most `patience` seconds."""
         self._left.set()
         if not self.connected:
             return
@@ -175,7 +176,7 @@ class ServerLink:
             self._agent.disconnected()
 
     async def _listen(self, connection: ServerConnection) -> None:
-        """End a connection whose heartbeats nobody acknowledges, while there is another server to go to."""
+        """End a connection whose heartbeats the server does not acknowledge, while there is another server to go to."""
         began = time.monotonic()
         while True:
             await asyncio.sleep(_LOOK_S)
@@ -226,8 +227,8 @@ class ServerLink:
 
 
 def pause(failures: int, *, most: float = _LONGEST_PAUSE_S) -> float:
-    """Seconds before the next try: none after a connection that stood, then doubling up to `most`, up to half of it
-    off."""
+    """Return the seconds before the next try: none after a connection that stood, then doubling up to `most`. Up to
+    half is taken off at random."""
     if failures == 0:
         return 0.0
     return min(most, 0.1 * 2.0 ** min(failures - 1, 30)) * random.uniform(0.5, 1.0)

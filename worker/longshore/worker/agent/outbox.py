@@ -16,9 +16,11 @@ _MESSAGE_ITEMS: Final = 512
 
 
 class Outbox:
-    """Newest values, never a queue: progress, credits and heartbeats replace what was not sent yet.
+    """The outbox keeps the newest values and is no queue: progress, credits and heartbeats replace what was not sent
+    yet.
 
-    Belongs to the agent's loop. It is emptied when a connection ends; the agent fills it anew from what it keeps.
+    The outbox belongs to the agent's loop. It is emptied when a connection ends; the agent fills it anew from what it
+    keeps.
     """
 
     def __init__(self) -> None:
@@ -41,7 +43,7 @@ class Outbox:
         self._filled.set()
 
     def withdraw(self, key: Key) -> None:
-        """Say nothing more of an attempt that is not ours."""
+        """Drop everything about an attempt that this worker does not hold any more."""
         self._reports.pop(key, None)
         self._begins.discard(key)
         self._grants.pop(key, None)
@@ -108,7 +110,7 @@ class Outbox:
         self._filled.clear()
 
     async def take(self) -> tuple[ws.WorkRequest, bool]:
-        """The next message, and whether it is the last one. Waits until there is something to say."""
+        """Wait until there is something to say, and return the next message and whether it is the last one."""
         await self._filled.wait()
         # One turn of the loop, so that what ended meanwhile rides in the same message.
         await asyncio.sleep(0)
@@ -148,7 +150,7 @@ class Outbox:
         return message, last
 
     def _take_reports(self, message: ws.WorkRequest) -> bool:
-        """Move reports into the message; True when some had to stay."""
+        """Move reports into the message. Returns True when some had to stay."""
         room = _MESSAGE_BYTES
         for count, key in enumerate(list(self._reports)):
             if count == _MESSAGE_ITEMS or room <= 0:

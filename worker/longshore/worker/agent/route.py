@@ -13,11 +13,11 @@ from longshore.client.servers.names import looked_up
 WELCOME: Final = 20.0
 """Seconds for a server to say welcome: it commits the hello first, and a database may be slow."""
 _FIRST_WELCOME: Final = 5.0
-"""The same before there is a lease, while there are other servers to ask."""
+"""Seconds for the same before there is a lease, while there are other servers to ask."""
 
 
 class ServerRoute:
-    """Goes round the servers, from a random one on: each once, then it is time for a pause."""
+    """Goes round the servers, from a random one on. After each was tried once, it is time for a pause."""
 
     def __init__(self, given: Sequence[Endpoint], *, chance: Callable[[], float] = random.random) -> None:
         self._given: Final = tuple(given)
@@ -30,16 +30,16 @@ class ServerRoute:
 
     @property
     def several(self) -> bool:
-        """There is another server than the one that is spoken to."""
+        """Return whether there is another server than the connected one."""
         return len(self._balance.known) > 1
 
     @property
     def over(self) -> bool:
-        """Every server was tried, and none of them kept us; or there was none to be found."""
+        """Return whether every server was tried and none kept the session, or no server was found."""
         return self._lost or all(endpoint in self._tried for endpoint in self._balance.known)
 
     async def next(self) -> Endpoint:
-        """The next server. Raises Unavailable when names cannot be looked up."""
+        """Return the next server. Raises Unavailable when names cannot be looked up."""
         if not self._tried or self.over:
             # Names are looked up once a round.
             self._tried.clear()
@@ -52,31 +52,32 @@ class ServerRoute:
         return picked
 
     def want(self, endpoint: Endpoint) -> None:
-        """Go there next."""
+        """Make this server the next one."""
         self._wanted = endpoint
 
     def ended(self, endpoint: Endpoint, *, stood: bool) -> None:
-        """The connection there is over. `stood`: it was a good one, and what came before it does not count any more."""
+        """Note that the connection to the server is over. `stood` means that it was a good one, so that earlier
+        failures do not count any more."""
         if stood:
             self._tried.clear()
         self._tried.add(endpoint)
         self._balance.failed(endpoint)
 
     def moved(self, endpoint: Endpoint) -> None:
-        """The connection there was given up for another one, and was well."""
+        """Note that a healthy connection to the server was given up for another server."""
         self._tried.clear()
         self._balance.worked(endpoint)
 
     def welcomed(self, endpoint: Endpoint) -> None:
-        """The server has taken the session."""
+        """Note that the server has taken the session."""
         self._balance.worked(endpoint)
 
     def fell_silent(self) -> None:
-        """A connection was given up because heartbeats were not acknowledged."""
+        """Note that a connection was given up because heartbeats were not acknowledged."""
         self._silences += 1
 
     def spoke(self) -> None:
-        """A connection has had its heartbeats acknowledged for a good while."""
+        """Note that a connection has had its heartbeats acknowledged for a good while."""
         self._silences = 0
 
     def silence(self, lease: float) -> float | None:
@@ -102,7 +103,8 @@ class ServerRoute:
         return min(WELCOME, max(left / (untried + 1), lease / 4 * 2.0 ** min(rounds, 10)))
 
     def elsewhere(self, endpoint: Endpoint) -> Endpoint | None:
-        """Any server, by chance; None when that is this one, or one that failed a short while ago."""
+        """Choose a server by chance. None means that the choice fell on this one, or on one that failed a short while
+        ago."""
         known = list(self._balance.known)
         other = known[int(self._chance() * len(known))]
         return None if other == endpoint or self._balance.rests(other) else other

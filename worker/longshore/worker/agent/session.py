@@ -36,7 +36,7 @@ class AttemptStarter(Protocol):
     """This protocol runs handlers."""
 
     def start(self, attempt: Attempt, handler: Handler) -> None:
-        """Run a handler. `Agent.ended` is called once, from any thread."""
+        """Run a handler, and call `Agent.ended` once, from any thread."""
 
 
 class Housekeeper(Protocol):
@@ -49,10 +49,11 @@ class Housekeeper(Protocol):
         """Remove these temps."""
 
     def forget(self) -> None:
-        """A new connection: what was parked is told anew, and targets that cannot be used are to be told anew."""
+        """Forget what the last connection said: the server tells anew what is parked, and the worker tells anew which
+        targets cannot be used."""
 
     def recheck(self, target: str) -> None:
-        """An attempt failed because of this target: look whether it can be used at all."""
+        """Look whether this target can be used, because an attempt failed because of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,22 +96,22 @@ class Agent:
         self._graces: dict[Key, float] = {}
         self._connected = False
         self._begins = False
-        """The server of the newest connection wants to be told before an attempt that is alone is started."""
+        """Whether the server of the newest connection wants to be told before an attempt that runs alone is started."""
         self._asked_to_begin: Key | None = None
-        """Asked for on this connection."""
+        """The attempt whose begin was asked for on this connection. None means that none was."""
         self._credits: int | None = None
         self._maybe_alone = False
-        """One of those pending and running may be one that is to be alone."""
+        """Whether one of the pending and running attempts may be one that must run alone."""
         self._leave_at: float | None = None
         self.leaving = asyncio.Event()
-        """No more work is taken."""
+        """Set when no more work is taken."""
         self.finished = asyncio.Event()
-        """Leaving, nothing runs any more, and every report is acknowledged."""
+        """Set when the worker is leaving, nothing runs any more, and every report is acknowledged."""
         self.worn_out = False
-        """Too many handlers are wedged."""
+        """Whether too many handlers are wedged, which means that they do not end although they were told to."""
 
     def attach(self, starter: AttemptStarter) -> None:
-        """Say who runs handlers; before the first connection."""
+        """Set the starter that runs handlers. Call it before the first connection."""
         self._starter = starter
 
     def statistics(self) -> dict[str, int]:
@@ -129,17 +130,18 @@ class Agent:
 
     @property
     def lease_confirmed(self) -> bool:
-        """The server has acknowledged a heartbeat that was sent less than a lease ago, as of the last tick."""
+        """Return whether the server has acknowledged a heartbeat that was sent less than a lease ago, as of the last
+        tick."""
         return self._lease.confirmed
 
     @property
     def lease_left(self) -> float:
-        """Seconds until the server gives this worker up, as far as is known here."""
+        """Return the seconds until the server gives this worker up, as far as is known here."""
         return self._lease.left
 
     @property
     def unanswered(self) -> float:
-        """Seconds that the server has left a heartbeat unacknowledged."""
+        """Return the seconds for which the server has left a heartbeat unacknowledged."""
         return self._lease.unanswered if self._connected else 0.0
 
     @property
@@ -181,7 +183,7 @@ class Agent:
         return self._maybe_alone
 
     def welcomed(self, welcome: ws.Welcome) -> None:
-        """A connection stands: say again whatever the last one may have lost."""
+        """Say again on a new connection what the last one may have lost."""
         self._connected = True
         self._outbox.heartbeat(self._lease.begin(welcome.lease.ToNanoseconds() / 1e9))
         self._credits = None
@@ -196,13 +198,13 @@ class Agent:
         self._outbox.progress({key: a.progress for key, a in self._running.items() if a.progress is not None})
 
     def disconnected(self) -> None:
-        """The connection is gone. Attempts go on; what they have to say is kept."""
+        """Note that the connection is gone. Attempts go on, and what they have to say is kept."""
         self._connected = False
         self._asked_to_begin = None
         self._outbox.clear()
 
     def received(self, message: ws.WorkResponse) -> None:
-        """Act on a message. The order within it: what was granted before a cancel stays granted."""
+        """Act on a message. Grants are taken before cancels, so that what was granted before a cancel stays granted."""
         if message.heartbeat_ack:
             self._lease.acknowledged(message.heartbeat_ack)
         for ack in message.acks:
@@ -234,7 +236,7 @@ class Agent:
     # -- from other threads ------------------------------------------------------------------------------------------
 
     def ended(self, attempt: Attempt, report: ws.Report) -> None:
-        """A handler has ended. From any thread."""
+        """Take the report of a handler that has ended. May be called from any thread."""
         self._mailbox.post(partial(self._ended, attempt, report))
 
     def _ask(self, attempt: Attempt, request: ws.GrantRequest) -> None:
@@ -243,9 +245,10 @@ class Agent:
     # -- leaving -----------------------------------------------------------------------------------------------------
 
     def leave(self, *, grace: float | None) -> None:
-        """Take no more work, hand back what has not begun, and let the rest finish: `grace` seconds, None for ever.
+        """Take no more work, hand back what has not begun, and let the rest finish within `grace` seconds. None means
+        that there is no limit.
 
-        Again with a shorter grace shortens it.
+        A second call with a shorter grace shortens the first.
         """
         if not self.leaving.is_set():
             self.leaving.set()
@@ -259,7 +262,7 @@ class Agent:
         self._look_whether_finished()
 
     def give_up(self) -> list[Key]:
-        """Report whatever still runs as it is: the process ends now. Returns what was running."""
+        """Report every attempt that still runs, because the process ends now. Returns what was running."""
         left = list(self._running)
         for attempt in list(self._running.values()):
             attempt.tell_stop(StopReason.DRAIN)
@@ -269,7 +272,7 @@ class Agent:
     # -- the clock ---------------------------------------------------------------------------------------------------
 
     def tick(self) -> None:
-        """A few times a second: heartbeats, time-outs, progress."""
+        """Send heartbeats and progress, and enforce time-outs. The caller does this a few times a second."""
         now = self._clock()
         if self._connected and self._lease.due():
             self._outbox.heartbeat(self._lease.beat())
@@ -321,7 +324,7 @@ class Agent:
             self._maybe_alone = self._maybe_alone or attempt.alone
 
     def _admit(self) -> None:
-        """Start what may start: an attempt that is to be alone waits for the others, and they for it."""
+        """Start the attempts that may start. One that runs alone waits for the others, and they wait for it."""
         while self._pending:
             if self._running and self._has_alone() and self._first_waits():
                 break
@@ -331,9 +334,9 @@ class Agent:
         self._say_credits()
 
     def _is_begun(self, attempt: Attempt) -> bool:
-        """Return whether an attempt may start. An attempt that runs alone may once the server has on record that it
-        does: if this process dies from then on, the handler is suspected. Until then it is pending, and each server is
-        asked anew."""
+        """Return whether an attempt may start. An attempt that runs alone may start once the server has recorded that
+        it begins: from then on the handler is suspected if this process dies. Until then the attempt is pending, and
+        each new server is asked."""
         if not attempt.alone or attempt.begun or not self._begins:
             return True
         if self._connected and self._asked_to_begin != attempt.key:

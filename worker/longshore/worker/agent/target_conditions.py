@@ -1,5 +1,5 @@
-"""A worker asks each target whether it answers and who it says it is: at the start, after each doubt, and again and
-again while it does not answer."""
+"""A worker asks each target for its identity: at the start, after each doubt, and again and again while the target does
+not answer."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _log: Final = structlog.stdlib.get_logger("longshore.worker")
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """A target has answered who it is, or has failed with an error."""
+    """A target has answered with its identity, or has failed with an error."""
 
     identity: str = ""
     error: AttemptError | None = None
 
 
 class TargetConditions:
-    """Asks daemons who they are, each in a thread of its own. `known`, `tell` and `recheck` are for the agent's
+    """Asks daemons for their identities, each in a thread of its own. `known`, `tell` and `recheck` are for the agent's
     loop."""
 
     def __init__(self, targets: Mapping[str, Target], *, mailbox: Mailbox, outbox: Outbox) -> None:
@@ -43,29 +43,30 @@ class TargetConditions:
         self._identities: dict[str, str] = {}
         self._problems: dict[str, tp.TaskError] = {}
         self._on_identity: Callable[[], None] | None = None
-        """Called for each target that says for the first time who it is."""
+        """Called for each target that tells its identity for the first time."""
 
     def known(self) -> dict[str, str]:
-        """Identities of those that have said who they are, by name."""
+        """Return the identities of the targets that have told theirs, by name."""
         return dict(self._identities)
 
     @property
     def missing(self) -> bool:
-        """Some have not said yet who they are."""
+        """Return whether some targets have not told their identity yet."""
         return len(self._identities) < len(self._targets)
 
     def on_identity(self, listener: Callable[[], None]) -> None:
-        """Call `listener` in the loop whenever a target has said for the first time who it is."""
+        """Call `listener` in the loop whenever a target has told its identity for the first time."""
         self._on_identity = listener
 
     def ask(self) -> None:
-        """Ask those that have not said who they are, and those that cannot be used."""
+        """Ask the targets that have not told their identity, and those that cannot be used."""
         for name in self._targets:
             if name not in self._identities or name in self._problems:
                 self._ask(name)
 
     def recheck(self, target: str) -> None:
-        """Ask this target: an attempt on it has failed. One that is not ours is left alone."""
+        """Ask this target, because an attempt on it has failed. A target that this worker does not serve is left
+        alone."""
         if target in self._targets:
             self._ask(target)
 

@@ -64,7 +64,7 @@ class Attempt:
         self.key: Final[Key] = (assignment.task.id, assignment.attempt)
         self.alone: Final[bool] = assignment.alone
         self.begun = False
-        """The server has it on record that this one, which is alone, begins."""
+        """Whether the server has recorded that this attempt, which runs alone, begins."""
         self._ask = ask
         self._clock = clock
         self._lock = threading.Lock()
@@ -73,22 +73,22 @@ class Attempt:
         self._on_stop: list[Callable[[], None]] = []
         self._waiting: Future[None] | None = None
         self.request: ws.GrantRequest | None = None
-        """The commit that was asked for, kept to be asked again after a reconnect."""
+        """The grant request, kept to be sent again after a reconnect. None means that no commit was asked for."""
         self.granted = False
-        """The handler has been let go ahead. Only the handler can say what came of it."""
+        """Whether the commit is granted. From then on only the handler can say what became of it."""
         self.revoked = False
-        """No longer this worker's: nobody wants a report."""
+        """Whether the server took the attempt away: it wants no report."""
         self.abandoned = False
-        """The handler does not end, and the agent has reported without it."""
+        """Whether the agent has reported the attempt without its handler, which does not end."""
         self.started = clock()
         self.progress: tuple[int, int] | None = None
         self.unsent = False
-        """There is newer progress than the server has been told."""
+        """Whether there is newer progress than the server has been told."""
         self.alive_at = self.started
-        """The last sign of progress, for `stall_timeout`."""
+        """The time of the last sign of progress, for `stall_timeout`."""
         self.method: task_pb2.DeliveryMethod.ValueType = task_pb2.DELIVERY_METHOD_UNSPECIFIED
         self.left_temps = False
-        """The handler said that something of its own is still at the target, though it did what it should."""
+        """Whether the handler said that something of its own is still at the target, although it succeeded."""
 
     # -- what the handler does ---------------------------------------------------------------------------------------
 
@@ -105,7 +105,7 @@ class Attempt:
         self.alive_at = self._clock()
 
     def touch(self) -> None:
-        """A sign of life that is no progress of the handler's own: bytes of the payload arrived."""
+        """Note a sign of life that is no progress of the handler's own: bytes of the payload arrived."""
         self.alive_at = self._clock()
 
     def wait(self, seconds: float) -> None:
@@ -173,10 +173,10 @@ class Attempt:
         return self._waiting is not None
 
     def tell_stop(self, why: StopReason, reason: str = "") -> bool:
-        """Tell it to end. False when it has been told before, or when it is too late.
+        """Tell the attempt to end. Returns False when it has been told before, or when it is too late.
 
         After the grant a cancel or a leaving worker comes too late: the handler is let finish. A waiting commit is
-        answered with the stop; should the grant arrive later nobody acts upon it, so it certainly never happens.
+        answered with the stop. If the grant arrives later, no handler acts on it, so the commit never happens.
         """
         with self._lock:
             if self._stop is not None:
@@ -196,7 +196,7 @@ class Attempt:
         return True
 
     def grant(self) -> bool:
-        """Let the handler go ahead; False when nobody waits for it any more."""
+        """Let the handler commit. Returns False when the handler does not wait for the grant any more."""
         with self._lock:
             waiting, self._waiting = self._waiting, None
             if waiting is None:
@@ -206,7 +206,7 @@ class Attempt:
         return True
 
     def refuse(self, reason: str) -> None:
-        """Pass on that the commit was refused; `reason` as the server gave it."""
+        """Tell the handler that the commit was refused, for the `reason` that the server gave."""
         with self._lock:
             waiting, self._waiting = self._waiting, None
         if waiting is not None:

@@ -122,7 +122,8 @@ class _Common:
         self._attempt.check()
 
     def progress(self, done: int, total: int = 0) -> None:
-        """Units done, and in all (0: not known). Cheap: the newest is sent now and then. Resets `stall_timeout`."""
+        """Report the units done, and those in all (0 means not known). Cheap: the newest is sent now and then. Resets
+        `stall_timeout`."""
         self._attempt.advance(done, total)
 
     def left_temps(self) -> None:
@@ -130,7 +131,8 @@ class _Common:
         self._attempt.left_temps = True
 
     def target(self, name: str = "") -> Target:
-        """A target that this worker serves; without a name the task's. Raises PermanentError (INVALID_ARGUMENT)."""
+        """Return a target that this worker serves. An empty name means the task's target. Raises PermanentError
+        (INVALID_ARGUMENT)."""
         name = name or self.task.job.target or self.task.file_push.destination.target or "default"
         try:
             return self._resources.targets[name]
@@ -139,7 +141,7 @@ class _Common:
 
     @property
     def holds_something(self) -> bool:
-        """There is something for `close` to give back."""
+        """Return whether there is something for `close` to give back."""
         return self._used
 
     def close(self) -> None:
@@ -211,15 +213,16 @@ class Context(_Common):
         self._attempt.commit(self._request(temp, method, crc32c, mode, uid, gid)).result()
 
     def payload_path(self) -> Path:
-        """The payload as a local file, not to be changed.
+        """Return the payload as a local file, which must not be changed.
 
-        The spool's own where this machine shares its disk, of which only the size has been checked; else a checked
-        download, which is removed at the attempt's end. Raises TransientError, PermanentError, AttemptStopped.
+        Where this machine shares the spool's disk, the file is the spool's own, and only its size has been checked.
+        Otherwise it is a checked download, which is removed at the attempt's end. Raises TransientError,
+        PermanentError, AttemptStopped.
         """
         return self._payload_path()
 
     def open_payload(self, offset: int = 0) -> BinaryIO:
-        """The payload as a stream from `offset` on; see `PayloadStream`. Closed at the attempt's end."""
+        """Open the payload as a stream from `offset` on; see `PayloadStream`. It is closed at the attempt's end."""
         return cast("BinaryIO", self._open_payload(offset))
 
     def sleep(self, seconds: float) -> None:
@@ -229,7 +232,8 @@ class Context(_Common):
     def retrying(
         self, *, tries: int = _TRIES, on: tuple[type[BaseException], ...] = (TransientError, ConnectionError)
     ) -> tenacity.Retrying:
-        """Tries within this attempt, a tenth of a second to two seconds apart, ended by a stop. The last error passes.
+        """Try several times within this attempt, with a tenth of a second to two seconds in between. A stop ends the
+        tries, and the last error is raised.
 
         `for one in context.retrying():` and, in it, `with one: ...`; or `context.retrying()(function, argument)`.
         """

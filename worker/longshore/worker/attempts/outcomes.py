@@ -47,7 +47,7 @@ _SETTLED: Final = {
 
 
 def succeeded(attempt: Attempt, value: Any) -> ws.Report:
-    """The handler returned `value`."""
+    """Make the report of a handler that returned `value`."""
     report = ws.Report(attempt=ref_of(attempt.key), delivery_method=attempt.method, left_temps=attempt.left_temps)
     if attempt.assignment.HasField("settle"):
         if not isinstance(value, Settlement):
@@ -67,7 +67,8 @@ def succeeded(attempt: Attempt, value: Any) -> ws.Report:
 
 
 def pack(value: Any) -> any_pb2.Any:
-    """A handler's return value as an `Any`: a message, or a dict, list, dataclass or pydantic model as JSON has them.
+    """Pack a handler's return value into an `Any`: a message, or a dict, list, dataclass or pydantic model as JSON has
+    them.
 
     Raises PermanentError for anything else, and for a value that is too large.
     """
@@ -88,10 +89,10 @@ def pack(value: Any) -> any_pb2.Any:
 
 
 def raised(attempt: Attempt, error: BaseException) -> ws.Report:
-    """The handler raised `error`.
+    """Make the report of a handler that raised `error`.
 
-    After the grant, failure may only be claimed by who knows that the commit did not happen and will not: an
-    AttemptError says so; anything else leaves the question open, and the server settles it.
+    After the grant only an AttemptError counts as a failure, because it says that the commit did not happen and will
+    not. Any other error leaves the question open, and the server settles it.
     """
     if isinstance(error, OutcomeUnknown):
         if attempt.granted:
@@ -112,7 +113,8 @@ def raised(attempt: Attempt, error: BaseException) -> ws.Report:
 
 
 def abandoned(attempt: Attempt) -> ws.Report:
-    """The handler was told to end and does not. It will get no grant any more, and others will remove its temps."""
+    """Make the report of a handler that was told to end and does not. It gets no grant any more, and other workers
+    remove its temps."""
     stop = attempt.stop
     reason = stop.reason if stop is not None else TIMED_OUT
     if attempt.granted:
@@ -126,17 +128,17 @@ def abandoned(attempt: Attempt) -> ws.Report:
 
 
 def handed_back(attempt: Attempt) -> ws.Report:
-    """Never started: the worker is leaving."""
+    """Make the report of an attempt that never started because the worker is leaving."""
     return ws.Report(attempt=ref_of(attempt.key), outcome=ws.OUTCOME_HANDED_BACK)
 
 
 def never_started(attempt: Attempt) -> ws.Report:
-    """Cancelled before it began."""
+    """Make the report of an attempt that was cancelled before it began."""
     return ws.Report(attempt=ref_of(attempt.key), outcome=ws.OUTCOME_STOPPED)
 
 
 def unknown(attempt: Attempt, message: str, *, left_temps: bool = False) -> ws.Report:
-    """Granted, and nobody knows whether the commit happened."""
+    """Make the report of a granted attempt whose commit may or may not have happened."""
     return ws.Report(
         attempt=ref_of(attempt.key),
         outcome=ws.OUTCOME_UNKNOWN,

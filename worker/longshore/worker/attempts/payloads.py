@@ -1,4 +1,5 @@
-"""A payload's bytes: from the server's spool where this machine shares it, else downloaded.
+"""This module gives a handler the payload's bytes: from the server's spool where this machine shares it, else by a
+download.
 
 Downloads use a synchronous channel of their own and are read by the handler's thread: neither the agent's loop nor its
 stream ever waits for them, and one message is in memory at a time, however large the payload.
@@ -126,7 +127,7 @@ class GrpcDownloads:
             channel.close()
 
     def _channel(self, endpoint: Endpoint) -> grpc.Channel:
-        """To this server, with the certificates as they are now."""
+        """Return a channel to this server, with the certificates as they are now."""
         with self._lock:
             if self._closed:
                 raise AttemptStopped(StopReason.DRAIN)
@@ -176,7 +177,7 @@ class _Cut(Exception):
 
 
 class _Elsewhere(Exception):
-    """Another server has it."""
+    """Another server has the payload."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         super().__init__(f"one server says that another has it, at {endpoint}")
@@ -184,8 +185,8 @@ class _Elsewhere(Exception):
 
 
 def _unreachable(attempt: Attempt, why: str) -> TransientError:
-    """A server with a spool of its own is gone, which is a matter of minutes rather than of seconds: five tries take
-    four of them."""
+    """Make the error for a payload whose server, with a spool of its own, is gone. That lasts minutes rather than
+    seconds: five tries take four minutes."""
     _, number = attempt.key
     pause = min(_LONGEST_UNREACHABLE, _FIRST_UNREACHABLE * 4.0 ** min(number - 1, 10)) * random.uniform(1.0, 1.25)
     message = f"the payload cannot be downloaded: {why}"
@@ -220,14 +221,15 @@ def _pause(failures: int) -> float:
 
 
 def damaged(attempt: Attempt, what: str) -> TransientError | PermanentError:
-    """Wrong bytes: once that may be the way they came; twice it is the spool."""
+    """Make the error for wrong bytes. The first time they may have been damaged on their way, so the error is
+    transient. The second time the spool is to blame, and the error is permanent."""
     if was_damaged(attempt.task):
         return PermanentError(PAYLOAD_DAMAGED, f"{what}, a second time: upload the file again")
     return TransientError(PAYLOAD_DAMAGED, what)
 
 
 def was_damaged(task: task_pb2.Task) -> bool:
-    """The last try has met a damaged payload already."""
+    """Return whether the last try met a damaged payload already."""
     return task.error.reason == PAYLOAD_DAMAGED
 
 
@@ -326,7 +328,7 @@ def shared_file(attempt: Attempt) -> Path | None:
 
 
 def pieces(attempt: Attempt, downloads: Downloads, *, offset: int) -> Generator[bytes]:
-    """The payload's bytes from `offset` on, the short way if there is one."""
+    """Yield the payload's bytes from `offset` on, the short way if there is one."""
     content = attempt.assignment.payload
     # After a damaged payload the other way is taken.
     if content and len(content) == attempt.task.payload.size and not was_damaged(attempt.task):
@@ -361,7 +363,7 @@ class PayloadFolder:
         self._folder = _folder(parent, session_id)
 
     def download(self, attempt: Attempt, downloads: Downloads) -> Path:
-        """The whole payload in a file of its own, checked. The caller removes it."""
+        """Download the whole payload into a file of its own, and check it. The caller removes the file."""
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             handle, name = tempfile.mkstemp(dir=self._folder, prefix="payload-")

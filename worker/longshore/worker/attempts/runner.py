@@ -1,6 +1,6 @@
-"""Running handlers: plain functions in threads, `async def` ones in an event loop of their own.
+"""This module runs handlers: plain functions in threads, `async def` ones in an event loop of their own.
 
-Neither runs in the agent's loop: whatever a handler does, blocking where it must not included, heartbeats go on.
+Neither runs in the agent's loop. So heartbeats go on whatever a handler does, even if it blocks where it must not.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class Runner:
             self._threads.run(partial(self._run, attempt, call, arguments))
 
     def close(self) -> None:
-        """End the handlers' loop; the threads are whose they are."""
+        """End the handlers' loop. The threads belong to `resources`, and stay."""
         if self._async is not None:
             self._async.close()
 

@@ -19,8 +19,8 @@ _log: Final = structlog.stdlib.get_logger("longshore.worker")
 class Threads:
     """Daemon threads for plain functions: one is started when none is idle; idle ones end at `close`.
 
-    concurrent.futures has no daemon threads any more: one handler that hangs would keep the process from exiting. How
-    many there are is bounded by who calls `run`, or by `limit`: further calls wait for a thread.
+    concurrent.futures has no daemon threads any more: one handler that hangs would keep the process from exiting. The
+    callers of `run` bound the number of threads, or `limit` does: further calls then wait for a thread.
     """
 
     def __init__(self, name: str, *, limit: int | None = None) -> None:

@@ -1,4 +1,5 @@
-"""The built-in kind `file_push`, written on the public handler API alone: a task's words into a `Push`, and back."""
+"""The built-in kind `file_push` is written on the public handler API alone: it makes a `Push` of a task, and a report
+of the result."""
 
 from __future__ import annotations
 

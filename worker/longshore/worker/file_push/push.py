@@ -1,4 +1,4 @@
-"""Pushing one file: the steps of an attempt, in an order that keeps the promises.
+"""This module pushes one file: the steps of an attempt, in an order that keeps the promises.
 
 1. Look at the instance. 2. Write a temp beside the destination, set owner and mode, close it, verify it. 3. Ask for the
 commit grant, naming the temp. 4. Rename. Before the grant every way out removes the temp; after it only an answered
@@ -83,7 +83,7 @@ class _Staged:
     temp: str
     content: Content
     in_place: bool
-    """To be written into the file that is there."""
+    """Whether the content is written into the file that is there."""
 
 
 class _Attempt:
@@ -155,7 +155,8 @@ class _Attempt:
         )
 
     def _meant(self) -> str:
-        """The names that come nearest to an instance that is not there."""
+        """Return a hint with the instance names that come nearest to one that does not exist. Empty means that none is
+        near."""
         try:
             near = difflib.get_close_matches(self._push.instance, self._target.instances(self._push.project))
         except AttemptError:
@@ -207,7 +208,8 @@ class _Attempt:
             return _Staged(resources.pop_all(), delivery, temp, content, in_place)
 
     def _attributes(self, delivery: Delivery) -> tuple[Attributes, bool]:
-        """Refuse destinations that cannot be, and complete mode and owner. And whether to write into what is there."""
+        """Refuse impossible destinations, and complete mode and owner. The second value says whether to write into the
+        file that is there."""
         push = self._push
         found = delivery.stat(push.path, follow=False)
         if found is not None and not push.replace:
@@ -364,7 +366,7 @@ class _Attempt:
                 threading.Event().wait(0.2)
 
     def _put_in_place(self, delivery: InPlaceDelivery) -> Pushed:
-        """The way without SFTP. The grant comes before the first byte, because the first byte is visible."""
+        """Deliver without SFTP. The grant comes before the first byte, because the first byte is visible."""
         push, context = self._push, self._context
         if not push.replace and delivery.exists(push.path):
             raise already_exists(push.path)
@@ -399,7 +401,7 @@ def _soon_again(error: BaseException) -> bool:
 
 
 def _pause(check: Callable[[], None]) -> Callable[[float], None]:
-    """A pause that ends early when the attempt is told to end."""
+    """Make a pause that ends early when the attempt is told to end."""
 
     def pause(seconds: float) -> None:
         deadline = time.monotonic() + seconds

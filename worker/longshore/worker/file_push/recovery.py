@@ -1,4 +1,4 @@
-"""After a push whose worker was lost: what became of its commit, and what it left behind."""
+"""This module looks after a push whose worker was lost: it settles the commit, and removes the temps that were left."""
 
 from __future__ import annotations
 
@@ -50,9 +50,10 @@ def settle_push(
 
 
 def remove_temps(target: Target, *, project: str, instance: str, temps: tuple[str, ...]) -> int:
-    """Remove what a lost attempt may have left; how many there were. Raises `AttemptError` when it cannot be done now.
+    """Remove the temps that a lost attempt may have left, and return how many there were. Raises `AttemptError` when it
+    cannot be done now.
 
-    Names that are not there are done, and so is an instance that is not there. Refuses names that are not ours.
+    A temp or an instance that does not exist counts as done. A name that is not a temp's is refused.
     """
     for temp in temps:
         _insist_temp(temp)

@@ -1,4 +1,4 @@
-"""Ending with the process that started us."""
+"""A worker that another process started ends with that process."""
 
 from __future__ import annotations
 

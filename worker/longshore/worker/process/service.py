@@ -1,4 +1,4 @@
-"""A worker process: its parts put together, from the first hello to the goodbye."""
+"""This module puts the parts of a worker process together, from the first hello to the goodbye."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _log: Final = structlog.stdlib.get_logger("longshore.worker")
 
 _TICK_S: Final = 0.1
 _IDENTITY_S: Final = 3.0
-"""Seconds that the first hello waits for targets to say who they are."""
+"""Seconds that the first hello waits for targets to tell their identities."""
 _IDENTITY_AGAIN_S: Final = 10.0
 _ACKNOWLEDGE_S: Final = 5.0
 """Seconds that a leaving worker waits for its last reports to be acknowledged."""
@@ -93,7 +93,7 @@ class Worker:
         self._signalled: float | None = None
         self.session_id: Final = str(uuid.uuid4())
         self._epochs: Final = itertools.count(1)
-        """A server that reads a hello late must not take it for the newest one."""
+        """Count the epochs, so that a server that reads a hello late does not take it for the newest one."""
 
     @property
     def name(self) -> str:
@@ -118,7 +118,7 @@ class Worker:
     def stop(self, *, grace: float | None = None) -> None:
         """Leave: hand back what has not begun, let the rest finish, say goodbye.
 
-        `grace` is in seconds; None is the setting's, and 0 the second time. From the loop's thread.
+        `grace` is in seconds. None means the setting's, and 0 at the second call. Call it from the loop's thread.
         """
         self._stops += 1
         if grace is None:
@@ -297,7 +297,7 @@ async def _tick(agent: Agent) -> None:
 
 
 async def _learn(conditions: TargetConditions) -> None:
-    """Give targets a while to say who they are, so that the first hello has it."""
+    """Give targets a while to tell their identities, so that the first hello has them."""
     learned = asyncio.Event()
     conditions.on_identity(learned.set)
     conditions.ask()
@@ -309,7 +309,7 @@ async def _learn(conditions: TargetConditions) -> None:
 
 
 async def _keep_learning(conditions: TargetConditions, link: ServerLink) -> None:
-    """A target that was down at the start is announced with its identity as soon as it has one."""
+    """Announce a target that was down at the start as soon as it has told its identity."""
     conditions.on_identity(link.renew)
     while True:
         await asyncio.sleep(_IDENTITY_AGAIN_S)

@@ -1,7 +1,7 @@
-"""What every target offers to a handler. Synchronous: handlers run in threads.
+"""Every target offers these operations to a handler. They are synchronous, because handlers run in threads.
 
-A delivery is told about in small steps instead of one `put`, because the commit grant stands between the last check
-of the temp file and its rename, and because each step has its own way to fail.
+A delivery consists of small steps instead of one `put`, because the commit grant stands between the last check of the
+temp file and its rename, and because each step has its own way to fail.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Source(Protocol):
 
 
 class InstanceState(StrEnum):
-    """What an instance is doing."""
+    """The state of an instance."""
 
     ABSENT = "ABSENT"
     STOPPED = "STOPPED"
@@ -43,7 +43,7 @@ class InstanceChange:
 
 
 class FileKind(Enum):
-    """What stands at a path."""
+    """The kind of file at a path."""
 
     FILE = "file"
     DIRECTORY = "directory"
@@ -89,7 +89,7 @@ class Content:
 
 
 class Settlement(StrEnum):
-    """What became of a commit whose answer nobody saw."""
+    """The result of settling a commit whose answer was lost."""
 
     REMOVED = "REMOVED"
     """The temp was there and is gone: that commit never happened and never will."""
@@ -170,12 +170,12 @@ class Delivery(Protocol):
     def discard(self, temp: str) -> bool:
         """Remove a temp that this delivery has made, from the folder in which it was made.
 
-        True when nothing is left of it, also when it was never made; False when it is not where it should be: somebody
-        has moved its folder, or it.
+        Returns True when nothing is left of the temp, also when it was never made. False means that it is not where it
+        should be, because the temp or its folder was moved.
         """
 
     def remove(self, path: str) -> bool:
-        """Remove a file by its path; False when there is none."""
+        """Remove a file by its path. Returns False when there is none."""
 
     def close(self) -> None:
         """Give the connection back."""
@@ -190,7 +190,7 @@ class InPlaceDelivery(Protocol):
         """FILES_API."""
 
     def exists(self, path: str) -> bool:
-        """Whether there is a file now. Nothing keeps it so."""
+        """Return whether there is a file now. That may change at any moment."""
 
     def put(self, path: str, source: Source, *, size: int, attributes: Attributes) -> None:
         """Write over the file. A cut leaves it torn; a file that is there keeps its mode and owner."""
@@ -221,13 +221,14 @@ class Target(Protocol):
         """The project that an empty project means; empty for a target without projects."""
 
     def identity(self) -> str:
-        """What the daemon says it is: the same from every worker, and over restarts. Asks the daemon each time."""
+        """Return the identity that the daemon gives: the same from every worker, and over restarts. The daemon is asked
+        each time."""
 
     def probe(self, project: str, instance: str) -> InstanceState:
-        """The instance's state now."""
+        """Return the instance's state now."""
 
     def instances(self, project: str) -> Sequence[str]:
-        """Names of the instances that there are, to tell a caller which one was perhaps meant."""
+        """Return the names of the instances, to tell a caller which one was perhaps meant."""
 
     def open(
         self, project: str, instance: str, *, check: Callable[[], None] = no_check, hurry: bool = False
@@ -240,7 +241,7 @@ class Target(Protocol):
     def open_in_place(
         self, project: str, instance: str, *, check: Callable[[], None] = no_check
     ) -> AbstractContextManager[InPlaceDelivery] | None:
-        """The way without SFTP; None unless the operator allowed it."""
+        """Open a delivery without SFTP. None means that the operator has not allowed it."""
 
     def watch(self, callback: Callable[[InstanceChange], None]) -> Watch:
         """Report instances as they change, from a thread of the target's own.

@@ -1,4 +1,4 @@
-"""Finding out what became of a granted commit whose answer nobody saw.
+"""This module finds out what became of a granted commit whose answer was lost.
 
 A commit may still be queued in a daemon when its worker is long dead, so looking at the destination proves nothing: it
 may change in the next moment. Removing the temp does. Of a remove and a rename of one name exactly one succeeds (5,000
@@ -29,7 +29,8 @@ def settle(
 
 
 def holds(delivery: Delivery, path: str, content: Content, *, advance: Callable[[int], None]) -> bool:
-    """Whether a regular file with this size, mode, owner and content stands at the path. Cheap comparisons first."""
+    """Return whether the path holds a regular file with this size, mode, owner and content. Cheap comparisons come
+    first."""
     found = delivery.stat(path, follow=False)
     if found is None or found.kind is not FileKind.FILE or found.size != content.size:
         return False
