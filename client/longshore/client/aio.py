@@ -226,7 +226,7 @@ class AsyncClient:
         ).run()
 
     async def get(self, task_id: str) -> task_pb2.Task:
-        """The task as it is now."""
+        """Return the task as it is now."""
         request = arguments.message(pb.GetTaskRequest, task_id=task_id)
         answer = await self._call(lambda to: to.tasks.GetTask, request)
         return answer.task
@@ -239,7 +239,7 @@ class AsyncClient:
         limit: int | None = None,
         **options: Unpack[FilterOptions],
     ) -> AsyncIterator[task_pb2.Task]:
-        """Tasks, newest first, fetched a page at a time; at most `limit` of them.
+        """Yield tasks, newest first, fetched a page at a time; at most `limit` of them.
 
         Which ones: a `filter`, or arguments by name (`state`, `kind`, `queue`, `target`, `instance`, `labels`,
         `created_after`, `created_before`, `request_id`, `creator`, `id_prefix`), or both; all must hold.
@@ -259,7 +259,7 @@ class AsyncClient:
                 return
 
     async def attempts(self, task_id: str) -> Sequence[task_pb2.Attempt]:
-        """Every attempt of a task, oldest first."""
+        """Yield every attempt of a task, oldest first."""
         request = arguments.message(pb.ListAttemptsRequest, task_id=task_id)
         attempts: list[task_pb2.Attempt] = []
         more = True
@@ -278,7 +278,8 @@ class AsyncClient:
         progress: OnTaskProgress | None = None,
         patience: float | None = None,
     ) -> Watch:
-        """Every change of a task after a revision, or from the task as it is: once, in order, until it is done."""
+        """Yield every change of a task after a revision, or from the task as it is: once, in order, until the task is
+        done."""
         arguments.message(pb.WatchTaskRequest, task_id=task_id, after_revision=after_revision)
         return Watch(
             tour=Tour(self._servers),
@@ -323,7 +324,7 @@ class AsyncClient:
         return task
 
     async def cancel(self, task_id: str, *, reason: str = "", expected_revision: int | None = None) -> task_pb2.Task:
-        """Ask for the task's end, durably; the task as it then is. Idempotent."""
+        """Cancel a task durably, and return the task as it then is. Idempotent."""
         request = arguments.message(
             pb.CancelTaskRequest, task_id=task_id, reason=reason, expected_revision=expected_revision
         )
@@ -333,7 +334,8 @@ class AsyncClient:
     async def retry(
         self, task_id: str, *, force: bool = False, request_id: str = "", expected_revision: int | None = None
     ) -> task_pb2.Task:
-        """A new task like a failed, cancelled or expired one. `force`: even if a later one has delivered there."""
+        """Make a new task like a failed, cancelled or expired one. `force` does so even if a later task has delivered
+        to the destination."""
         request = arguments.message(
             pb.RetryTaskRequest,
             task_id=task_id,
@@ -345,12 +347,12 @@ class AsyncClient:
         return answer.task
 
     async def stats(self) -> admin_service_pb2.GetStatsResponse:
-        """Figures of queues, targets, spool and fleet."""
+        """Return figures of queues, targets, spool and fleet."""
         return await self._call(lambda to: to.admin.GetStats, admin_service_pb2.GetStatsRequest())
 
     async def workers(self, *, include_ended: bool = False) -> Sequence[admin_service_pb2.Worker]:
-        """The fleet, sorted by name. `include_ended`: with the sessions that ended in the last hour, and those that
-        were the last to serve a target that live tasks name."""
+        """Return the workers, sorted by name. `include_ended` adds the sessions that ended in the last hour, and those
+        that were the last to serve a target that live tasks name."""
         request = admin_service_pb2.ListWorkersRequest(include_ended=include_ended)
         workers: list[admin_service_pb2.Worker] = []
         while True:
@@ -361,7 +363,7 @@ class AsyncClient:
             request.page_token = answer.next_page_token
 
     async def drain_worker(self, session_id: str) -> admin_service_pb2.Worker:
-        """Tell a worker to take no more work, finish and leave; the worker as it then is. Idempotent."""
+        """Tell a worker to take no more work, finish and leave. Returns the worker as it then is. Idempotent."""
         request = arguments.message(admin_service_pb2.DrainWorkerRequest, session_id=session_id)
         answer = await self._call(lambda to: to.admin.DrainWorker, request)
         return answer.worker
@@ -378,13 +380,13 @@ class AsyncClient:
         await self._call(lambda to: to.admin.ResumeQueue, request)
 
     async def settle(self, task_id: str, *, settlement: admin_service_pb2.Settlement.ValueType) -> task_pb2.Task:
-        """Say what became of a commit that no worker could settle; the task as it then is."""
+        """Say what became of a commit that no worker could settle. Returns the task as it then is."""
         request = arguments.message(admin_service_pb2.SettleTaskRequest, task_id=task_id, settlement=settlement)
         answer = await self._call(lambda to: to.admin.SettleTask, request)
         return answer.task
 
     async def _all_of(self, shown: Sequence[task_pb2.Task], ids: Sequence[str]) -> Sequence[task_pb2.Task]:
-        """All tasks of an answer: those that it has, and those that it only names, read one by one.
+        """Return all tasks of an answer: those that it has, and those that it only names, which are read one by one.
 
         A server of an older version names none.
         """
@@ -400,7 +402,8 @@ class AsyncClient:
         return (*shown, *(read[each] for each in named))
 
     def _servers(self) -> Servers:
-        """Made when first needed: only then is there a loop to open connections in."""
+        """Return the servers. They are made when first needed, because only then is there a loop to open connections
+        in."""
         if self._closed:
             raise RuntimeError("the client is closed")
         self._check_place()
@@ -422,7 +425,7 @@ class AsyncClient:
             )
 
     def _patient(self, patience: float | None) -> float:
-        """Seconds of patience for one call: those that were given with it, else the client's."""
+        """Return the seconds of patience for one call: those that were given with it, else the client's."""
         if patience is None:
             return self._patience
         return arguments.seconds("patience", patience, zero=True, endless=True)
@@ -434,7 +437,7 @@ class AsyncClient:
         *,
         patience: float | None = None,
     ) -> _Response:
-        """One call, tried again while that may help."""
+        """Make one call, and try it again while that may help."""
         limit = min(self._patience, self._timeout) if patience is None else self._patient(patience)
         tour = Tour(self._servers)
         trying = Patience(limit=limit, route=tour, on_wait=self._on_wait)
@@ -455,5 +458,5 @@ def _not_done(task_id: str, seconds: float, task: task_pb2.Task | None) -> str:
 
 
 def new_request_id() -> str:
-    """A request id that nobody has used."""
+    """Make a request id that nobody has used."""
     return str(uuid.uuid4())

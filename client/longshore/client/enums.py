@@ -22,7 +22,7 @@ __all__ = [
 
 
 class TaskState(OpenEnum):
-    """Where a task stands."""
+    """The state of a task."""
 
     BLOCKED = 1
     SCHEDULED = 2
@@ -38,7 +38,7 @@ class TaskState(OpenEnum):
 
 
 class WaitReason(OpenEnum):
-    """Why a live task is not running."""
+    """The condition that keeps a live task from running."""
 
     UNSPECIFIED = 0
     NOT_BEFORE = 1
@@ -58,7 +58,7 @@ class WaitReason(OpenEnum):
 
 
 class DeliveryMethod(OpenEnum):
-    """How the bytes were written."""
+    """The way in which the bytes were written."""
 
     UNSPECIFIED = 0
     SFTP = 1

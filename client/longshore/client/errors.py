@@ -58,7 +58,7 @@ class QuotaViolation:
 
 
 class LongshoreError(Exception):
-    """Base of them all.
+    """The base of every error of the client.
 
     `reason` is for programs: an upper-case word such as QUEUE_FULL. `message` is for people. `retry_after` is the
     server's wish in seconds, or None. `from_server` tells that Longshore itself said so, and not the way to it.
@@ -105,7 +105,7 @@ class OutOfRange(InvalidArgument):
 
 
 class NotFound(LongshoreError):
-    """No such thing, or not yours, or it is not kept any more."""
+    """There is no such thing, it is not the caller's, or it is not kept any more."""
 
 
 class AlreadyExists(LongshoreError):
@@ -121,7 +121,7 @@ class FailedPrecondition(LongshoreError):
 
 
 class Aborted(LongshoreError):
-    """Somebody else was there first: another connection, or a newer revision. Read anew and decide again."""
+    """Something else came first: another connection, or a newer revision. Read anew and decide again."""
 
 
 class Unauthenticated(LongshoreError):
@@ -150,7 +150,7 @@ class Internal(LongshoreError):
 
 
 class WaitTimedOut(LongshoreError):
-    """The task was not done in the time that the caller gave. It goes on: wait for it again, or cancel it.
+    """The task was not done in the time that the caller gave. The task goes on: wait for it again, or cancel it.
 
     `task` is the task as it was seen last. None means that no server had answered by then.
     """
@@ -161,7 +161,7 @@ class WaitTimedOut(LongshoreError):
 
 
 class TaskError(LongshoreError):
-    """A task ended otherwise than wished. `task` is how it stands, for ever."""
+    """A task did not succeed. `task` is its final state."""
 
     def __init__(self, task: task_pb2.Task, message: str) -> None:
         super().__init__(message, reason=task.error.reason, from_server=True)
@@ -201,7 +201,7 @@ _CODES: Final[Mapping[int, grpc.StatusCode]] = {code.value[0]: code for code in 
 
 
 def from_rpc_error(error: grpc.aio.AioRpcError) -> LongshoreError:
-    """The typed error for what a call ended with, google.rpc details and all.
+    """Make the typed error of a call, with its google.rpc details.
 
     A status without Longshore's ErrorInfo came from the transport: its reason is then the status code's name.
     """
@@ -209,7 +209,7 @@ def from_rpc_error(error: grpc.aio.AioRpcError) -> LongshoreError:
 
 
 def from_status(status: status_pb2.Status) -> LongshoreError:
-    """The typed error for one of many that were asked for over one stream."""
+    """Make the typed error of one submission of a stream."""
     code = _CODES.get(status.code, grpc.StatusCode.UNKNOWN)
     return _typed(code, status.message or code.name, status)
 
@@ -246,7 +246,7 @@ def _typed(code: grpc.StatusCode, message: str, status: status_pb2.Status) -> Lo
 
 
 def _status_of(error: grpc.aio.AioRpcError) -> status_pb2.Status:
-    """The google.rpc.Status in the trailers; an empty one when there is none that can be read."""
+    """Return the google.rpc.Status in the trailers. An empty one means that none can be read."""
     for key, value in error.trailing_metadata() or ():
         if key == _DETAILS_KEY and isinstance(value, bytes):
             try:
@@ -257,7 +257,7 @@ def _status_of(error: grpc.aio.AioRpcError) -> status_pb2.Status:
 
 
 def from_task(task: task_pb2.Task) -> TaskError | None:
-    """The error that a finished task stands for; None when it succeeded or is not done."""
+    """Make the error of a finished task. None means that it succeeded or is not done."""
     if task.state == task_pb2.TASK_STATE_FAILED:
         return TaskFailed(task, task.error.message or "the task failed")
     if task.state == task_pb2.TASK_STATE_CANCELLED:

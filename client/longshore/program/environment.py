@@ -1,4 +1,5 @@
-"""The environment of the three programs: which names there are, and which of those that are set are none."""
+"""This module knows the environment variables of the three programs, and finds those that are set and that no program
+reads."""
 
 from __future__ import annotations
 
@@ -53,7 +54,8 @@ class Unknown:
 
 
 def unknown(environ: Mapping[str, str], *, known: Iterable[str] = KNOWN) -> list[Unknown]:
-    """Each unknown name that begins as ours do, in order. Their values are nobody's to show."""
+    """List the unknown names that begin with LONGSHORE_, in order. Their values are not shown, because they may be
+    secret."""
     rest = {name.removeprefix(_PREFIX): name for name in known}
     strange = sorted(name for name in environ if name.startswith(_PREFIX) and name not in rest.values())
     near = {name: difflib.get_close_matches(name.removeprefix(_PREFIX), rest, n=1) for name in strange}

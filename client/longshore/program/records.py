@@ -32,7 +32,7 @@ class TextLines:
         self._unsaid: Final = _UNSAID | set(unsaid)
 
     def __call__(self, _logger: object, _method: str, record: MutableMapping[str, Any]) -> str:
-        """The line, without its end."""
+        """Return the line, without its end."""
         now = datetime.now().astimezone()
         when = f"{now:%H:%M:%S}" if self._terminal else now.isoformat(sep=" ", timespec="seconds")
         level = str(record.get("level", ""))

@@ -17,7 +17,7 @@ _DEEP: Final = 4
 
 
 def prepare() -> None:
-    """Until `listen`: SIGHUP and SIGUSR1, which would end the process, do nothing. Comes before anything is begun.
+    """Let SIGHUP and SIGUSR1, which would end the process, do nothing until `listen`. Call it before anything is begun.
 
     SIGUSR2 writes where each thread stands to standard error, in faulthandler's plain lines: it works in a process that
     hangs, too. A crash of a library writes the same.

@@ -72,7 +72,7 @@ class OutputStream(io.TextIOBase):
         return True
 
     def write(self, text: str, /) -> int:
-        """Write all of it, or lose it, or raise OutputLost."""
+        """Write the whole text. A lossy stream loses it instead of raising OutputLost."""
         said = f"({self._lost} lines were lost)\n" if self._lost else ""
         try:
             rest = memoryview((said + text).encode(self._encoding, "backslashreplace"))

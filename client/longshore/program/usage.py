@@ -1,4 +1,4 @@
-"""Running a command line, and what is said when it cannot be understood: plain sentences, and exit code 2."""
+"""This module runs a command line. If the command line is wrong, it says so in plain sentences and exits with 2."""
 
 from __future__ import annotations
 
@@ -96,13 +96,13 @@ def _plain(message: str) -> str:
 
 
 def _subject(parameter: Any) -> str:
-    """The longest name of an option; an argument's name in capitals."""
+    """Return the longest name of an option, or an argument's name in capitals."""
     options = [each for each in parameter.opts if each.startswith("-")]
     return max(options, key=len) if options else str(parameter.metavar or parameter.name.upper())
 
 
 def _given(error: Exception) -> str:
-    """The value, where the parser tells it and the message does not."""
+    """Return the given value, where the parser tells it and the message does not."""
     found: Any = getattr(error.__cause__, "errors", None)
     try:
         value = found()[0]["input"] if callable(found) else None

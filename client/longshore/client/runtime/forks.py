@@ -15,7 +15,7 @@ _Channel = TypeVar("_Channel", grpc.Channel, grpc.aio.Channel)
 _open: Final[weakref.WeakSet[grpc.Channel | grpc.aio.Channel]] = weakref.WeakSet()
 """Channels of this process that nobody has closed."""
 _inherited = False
-"""This process was forked while its parent had channels open."""
+"""Whether this process was forked while its parent had channels open."""
 
 
 def opened(channel: _Channel) -> _Channel:

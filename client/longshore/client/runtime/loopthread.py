@@ -106,7 +106,7 @@ async def _carried(coroutine: Coroutine[Any, Any, _T]) -> _T:
 
 
 class BlockingIterator(Iterator[_T]):
-    """An asynchronous iterator of the loop's, drawn from by blocking. Leaving early: `close()`."""
+    """Draws from an asynchronous iterator of the loop, and blocks meanwhile. `close()` leaves it early."""
 
     def __init__(self, thread: LoopThread, items: AsyncIterator[_T]) -> None:
         self._thread: Final = thread
@@ -129,7 +129,7 @@ class BlockingIterator(Iterator[_T]):
             return None
 
     def close(self) -> None:
-        """End it; nothing more comes. Idempotent."""
+        """End the iterator: nothing more comes. Idempotent."""
         end = getattr(self._items, "aclose", None)
         if end is not None:
             self._thread.run(end())

@@ -1,4 +1,4 @@
-"""Several things at once: all of them, or the error of one."""
+"""This module runs several coroutines at once, and gives all results or one error."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ async def all_of(coroutines: Iterable[Coroutine[Any, Any, _T]]) -> Sequence[_T]:
 
 
 def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The error to tell: one of ours before any other."""
+    """Choose the error to raise: one of the client's own before any other."""
     mine = errors.subgroup(LongshoreError)
     error: BaseException = mine or errors
     while isinstance(error, BaseExceptionGroup):

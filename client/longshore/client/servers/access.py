@@ -46,7 +46,7 @@ class Access:
         return credentials(token.value)
 
     def open(self, endpoint: Endpoint) -> grpc.aio.Channel:
-        """A channel for asyncio; needs a running loop. The caller closes it. Raises ConfigurationError."""
+        """Open a channel for asyncio, which needs a running loop. The caller closes it. Raises ConfigurationError."""
         check_not_forked()
         tls = self.tls_for(endpoint)
         options = [*CHANNEL_OPTIONS, *_named(endpoint, tls)]
@@ -55,7 +55,7 @@ class Access:
         return opened(grpc.aio.secure_channel(endpoint.target, tls.credentials(), options=options))
 
     def open_blocking(self, endpoint: Endpoint, options: Sequence[tuple[str, Any]] = CHANNEL_OPTIONS) -> grpc.Channel:
-        """A channel for threads. The caller closes it. Raises ConfigurationError."""
+        """Open a channel for threads. The caller closes it. Raises ConfigurationError."""
         check_not_forked()
         tls = self.tls_for(endpoint)
         options = [*options, *_named(endpoint, tls)]
@@ -64,7 +64,8 @@ class Access:
         return opened(grpc.secure_channel(endpoint.target, tls.credentials(), options=options))
 
     def stamp(self, endpoint: Endpoint) -> Stamp:
-        """Another value than when a channel was opened: its certificates were replaced. Looks every 2 s at most."""
+        """Return the stamp of the server's certificates. A value that differs from the one at a channel's opening means
+        that they were replaced. The files are looked at every 2 s at most."""
         tls = self.tls_for(endpoint)
         if tls is None:
             return ()
@@ -81,7 +82,8 @@ class Access:
                 tls.credentials()
 
     def usable(self, endpoint: Endpoint) -> bool:
-        """A channel could be opened now. Files that are being replaced may not belong together for a moment."""
+        """Return whether a channel could be opened now. Files that are being replaced may not belong together for a
+        moment."""
         tls = self.tls_for(endpoint)
         try:
             if tls is not None:
@@ -92,7 +94,8 @@ class Access:
 
 
 async def connected(channel: grpc.aio.Channel, *, seconds: float) -> bool | None:
-    """Whether the channel stands; False when it could not be made, None when neither is known in that time."""
+    """Return whether the channel is connected. False means that it failed, None that neither is known within that
+    time."""
     state = channel.get_state(try_to_connect=True)
     if state is grpc.ChannelConnectivity.READY:
         return True
@@ -116,6 +119,6 @@ async def explain(error: grpc.aio.AioRpcError, *, endpoint: Endpoint, tls: TLS |
 
 
 def _named(endpoint: Endpoint, tls: TLS | None) -> list[tuple[str, str]]:
-    """Under which name the server is known, where that is not what stands in the target."""
+    """Return the channel option with the name in the server's certificate, where that is not the target's host."""
     name = (tls.server_name if tls is not None else "") or endpoint.name
     return [("grpc.ssl_target_name_override", name)] if name and tls is not None else []

@@ -30,11 +30,12 @@ class CallEnding:
         call.add_done_callback(self._note)
 
     async def told(self, seen: grpc.aio.AioRpcError) -> grpc.aio.AioRpcError:
-        """The server's status; `seen`, which the call raised, when the server sent none."""
+        """Return the server's status. If the server sent none, return `seen`, which the call raised."""
         return await self.awaited() or seen
 
     async def awaited(self) -> grpc.aio.AioRpcError | None:
-        """The server's status of a call that has ended; None when the server sent none, or ended the call well."""
+        """Return the server's status of a call that has ended. None means that the server sent none, or ended the call
+        well."""
         try:
             async with asyncio.timeout(_SOON):
                 await self._known.wait()

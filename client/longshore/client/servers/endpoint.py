@@ -52,11 +52,11 @@ _TOKEN: Final = re.compile(r"[\x21-\x7e]{1,4096}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Token:
-    """A server is shown this token to let us in."""
+    """The token that a server is shown."""
 
     value: str = field(repr=False)
     named: bool
-    """Somebody named it for this purpose; otherwise it was found in a data directory, and is for this machine only."""
+    """Whether the caller named the token. Otherwise it was found in a data directory, and is for this machine only."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +95,7 @@ class Endpoint:
 
     @property
     def is_local(self) -> bool:
-        """Bytes sent there cannot leave this machine."""
+        """Return whether the address is on this machine, so that bytes sent there cannot leave it."""
         if self.path:
             return True
         host = self.name or self.host
@@ -123,8 +123,8 @@ class Endpoint:
 def parse_servers(
     servers: str | Endpoint | Sequence[str | Endpoint] | None = None, *, environ: Mapping[str, str] = os.environ
 ) -> tuple[Endpoint, ...]:
-    """One or several addresses, as a text with commas or one by one; None reads $LONGSHORE_SERVER, else takes the
-    default. Each once, in their order. Raises ConfigurationError."""
+    """Read one or several addresses, from a text with commas or one by one, each once and in their order. None reads
+    $LONGSHORE_SERVER, else takes the default. Raises ConfigurationError."""
     if servers is None:
         servers = environ.get("LONGSHORE_SERVER") or DEFAULT_SERVER
     found: dict[Endpoint, None] = {}
@@ -148,7 +148,7 @@ def _is_address(host: str) -> bool:
 
 
 def credentials(token: str | None) -> tuple[tuple[str, str], ...]:
-    """The metadata that each call carries to be let in.
+    """Make the metadata that each call carries to be let in.
 
     Given with every call and not by an interceptor: grpc.aio feeds an intercepted client stream through a queue and a
     task of its own, which every chunk of an upload would have to pass.
@@ -157,8 +157,8 @@ def credentials(token: str | None) -> tuple[tuple[str, str], ...]:
 
 
 def default_data_dir(*, environ: Mapping[str, str] = os.environ) -> Path:
-    """The data directory of the server that this user most likely means. Raises ConfigurationError for a user without
-    a home."""
+    """Return the data directory of the server that this user most likely means. Raises ConfigurationError for a user
+    without a home."""
     if given := environ.get("LONGSHORE_DATA_DIR"):
         return Path(given)
     if os.geteuid() == 0 and SYSTEM_DATA_DIR.is_dir():
@@ -180,7 +180,7 @@ def find_token(
     data_dir: str | os.PathLike[str] | None = None,
     environ: Mapping[str, str] = os.environ,
 ) -> str | None:
-    """The token to show, as `find_credential` finds it."""
+    """Return the token to show, as `find_credential` finds it."""
     found = find_credential(token=token, token_file=token_file, data_dir=data_dir, environ=environ)
     return None if found is None else found.value
 
@@ -192,7 +192,7 @@ def find_credential(
     data_dir: str | os.PathLike[str] | None = None,
     environ: Mapping[str, str] = os.environ,
 ) -> Token | None:
-    """The token to show, and whether it was named.
+    """Return the token to show, and whether the caller named it.
 
     In this order: what is given, $LONGSHORE_TOKEN, $LONGSHORE_TOKEN_FILE, the file `token` in the data directory.
     A file that was named must be readable; the one in the data directory may be missing, and then there is no token.

@@ -15,7 +15,7 @@ _LOOKUP: Final = 10.0
 
 
 async def looked_up(endpoints: Iterable[Endpoint]) -> tuple[Endpoint, ...]:
-    """Every address of every name, in their order; addresses stay as they are.
+    """Look up every address of every name, in their order. Addresses stay as they are.
 
     A name that cannot be looked up is left out as long as others can. Raises Unavailable when nothing is left.
     """

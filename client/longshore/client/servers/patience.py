@@ -24,7 +24,7 @@ _LEAVING: Final = frozenset({"DRAINING", "UPLOAD_BROKEN"})
 """A server gives these reasons because a connection ends, and not because it has too much to do."""
 
 OnWait = Callable[[LongshoreError, float], None]
-"""Told before each pause: what went wrong, and how many seconds until the next try."""
+"""A function that is told before each pause what went wrong, and how many seconds pass until the next try."""
 
 
 def may_pass(error: BaseException) -> bool:
@@ -48,7 +48,8 @@ def may_pass(error: BaseException) -> bool:
 
 
 def delay(error: LongshoreError, *, failures: int, jitter: float) -> float:
-    """Seconds until the next try after `failures` (1 or more) in a row; `jitter` is a random number in [0, 1).
+    """Return the seconds until the next try after `failures` (1 or more) in a row; `jitter` is a random number in [0,
+    1).
 
     Exponential, between half and the whole of each step, so that clients cut together do not come back together. Never
     sooner than the server asked, and up to a quarter later.
@@ -63,17 +64,17 @@ class Route(Protocol):
     """The way of a call over several servers."""
 
     def worked(self) -> None:
-        """The server answers."""
+        """Note that the server answers."""
 
     def failed(self, error: LongshoreError) -> bool:
-        """The server could not do it; whether another one may be asked at once."""
+        """Note that the server could not serve the call. Returns whether another one may be asked at once."""
 
     def rested(self) -> None:
-        """Time has passed: every server may be asked again."""
+        """Note that time has passed, so that every server may be asked again."""
 
     @property
     def hopeless(self) -> bool:
-        """Time will mend none of the answers since the last rest."""
+        """Return whether time will mend none of the answers since the last rest."""
 
 
 class Patience:
@@ -104,7 +105,7 @@ class Patience:
         self._failures = 0
 
     def moved(self) -> None:
-        """Something was achieved: the patience is whole again, and so is the back-off."""
+        """Note that the call got further: the patience and the back-off begin anew."""
         self._since = self._clock()
         self._failures = 0
         self._route.worked()

@@ -1,4 +1,4 @@
-"""The servers that a client knows: a connection to each that was used, and the way over them that a call takes."""
+"""This module has the servers that a client knows, a connection to each that was used, and a call's tour over them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _OWN_BOUNDS: Final = frozenset({"SPOOL_FULL", "TOO_MANY_UPLOADS", "STORE_OVERLOA
 
 
 class Servers:
-    """Belongs to one event loop. Connections are opened when they are first needed."""
+    """The servers belong to one event loop. Connections are opened when they are first needed."""
 
     def __init__(
         self,
@@ -51,11 +51,11 @@ class Servers:
 
     @property
     def several(self) -> bool:
-        """There is somewhere else to go."""
+        """Return whether there is more than one server."""
         return len(self.balance.known) > 1
 
     async def known(self) -> Collection[Endpoint]:
-        """All addresses; names are looked up now and then. Raises Unavailable."""
+        """Return all addresses. Names are looked up now and then. Raises Unavailable."""
         if self._looked_up is None or self._clock() - self._looked_up > _LOOK_UP:
             async with self._lookup:
                 if self._looked_up is None or self._clock() - self._looked_up > _LOOK_UP:
@@ -74,7 +74,8 @@ class Servers:
             self._retire(connection)
 
     def connection(self, endpoint: Endpoint) -> Connection:
-        """The connection to this server. Raises ConfigurationError; RuntimeError when the client is closed."""
+        """Return the connection to this server. Raises ConfigurationError, and RuntimeError when the client is
+        closed."""
         if self._closed:
             raise RuntimeError("the client is closed")
         opened = self._open.get(endpoint)
@@ -87,7 +88,7 @@ class Servers:
         return opened
 
     def failed(self, connection: Connection, error: LongshoreError) -> None:
-        """A call could not be served there, for a reason that is the server's or the way's to it."""
+        """Note that a call failed because of the server or of the way to it."""
         self.balance.failed(connection.endpoint)
         if self._looked_up != float("inf"):
             self._looked_up = min(self._looked_up or 0.0, self._clock() - _LOOK_UP + 1.0)
@@ -95,7 +96,7 @@ class Servers:
             self._retire(connection)
 
     def _retire(self, connection: Connection) -> None:
-        """No new calls; closed when those that use it have ended."""
+        """Give the connection no new calls. It is closed when its last call has ended."""
         del self._open[connection.endpoint]
         self._retired.add(connection)
 
@@ -110,7 +111,7 @@ class Servers:
         task.add_done_callback(self._tasks.discard)
 
     def revive(self) -> None:
-        """See beside the calls whether servers that failed take connections again: no call waits for that."""
+        """Look beside the calls whether servers that failed take connections again. No call waits for that."""
         for endpoint in self.balance.rested():
             if endpoint not in self._reviving:
                 self._reviving.add(endpoint)
@@ -134,7 +135,7 @@ class Servers:
             self.balance.failed(endpoint)
 
     async def close(self) -> None:
-        """Calls that are under way end. Idempotent."""
+        """Close every connection. Calls that are under way end. Idempotent."""
         self._closed = True
         connections = [*self._open.values(), *self._retired]
         self._open.clear()
@@ -161,12 +162,13 @@ class Tour:
 
     @property
     def elsewhere(self) -> bool:
-        """There is another server to go to, should this one not answer."""
+        """Return whether there is another server to ask if this one does not answer."""
         here = self._at.endpoint if self._at is not None else None
         return any(each != here and each not in self._tried for each in self._servers().balance.known)
 
     async def connection(self) -> Connection:
-        """To the next server. Raises Unavailable, ConfigurationError; RuntimeError when the client is closed."""
+        """Connect to the next server. Raises Unavailable, ConfigurationError, and RuntimeError when the client is
+        closed."""
         servers = self._servers()
         self._at = None
         await servers.known()
@@ -181,16 +183,17 @@ class Tour:
         return connection
 
     def worked(self) -> None:
-        """The server answers."""
+        """Note that the server answers."""
         if self._at is not None:
             self._servers().balance.worked(self._at.endpoint)
 
     def stay(self) -> None:
-        """The server has what another may not have: after a cut it is asked once more before any other."""
+        """Note that the server has something that another may lack: after a cut it is asked once more before any
+        other."""
         self._stays = True
 
     def failed(self, error: LongshoreError) -> bool:
-        """The server could not do it; whether one may be asked at once."""
+        """Note that the server could not serve the call. Returns whether a server may be asked at once."""
         stays, self._stays = self._stays, False
         self._hopeless = self._hopeless and isinstance(error, TLSError)
         if self._at is None:
@@ -211,10 +214,10 @@ class Tour:
 
     @property
     def hopeless(self) -> bool:
-        """Every server was asked, and time will mend none of their answers."""
+        """Return whether every server was asked, and time will mend none of their answers."""
         return self._hopeless
 
     def rested(self) -> None:
-        """Time has passed, or something was achieved: every server may be asked again."""
+        """Note that time has passed or the call got further, so that every server may be asked again."""
         self._tried.clear()
         self._hopeless = True

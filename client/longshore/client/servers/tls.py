@@ -1,4 +1,4 @@
-"""TLS as a client sets it up: files that are read anew, and what a failed handshake means."""
+"""This module sets up a client's TLS, reads its files anew, and explains failed handshakes."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class TLS:
     ca: str | os.PathLike[str] | None = None
     """This file has the CAs that a server's certificate must come from. None means the CAs that this system trusts."""
     cert: str | os.PathLike[str] | None = None
-    """Our own certificate, with what stands between it and its CA, for servers that ask for one."""
+    """This file has the client's own certificate, with those between it and its CA, for servers that ask for one."""
     key: str | os.PathLike[str] | None = None
     """This file has the private key of `cert`, unencrypted."""
     server_name: str = ""
@@ -133,7 +133,7 @@ _REMEDIES: Final[Mapping[str, tuple[str, str]]] = {
         "the certificates given for it cannot be used. Look at the files of --tls-ca, --tls-cert and --tls-key",
     ),
 }
-"""By what gRPC's message holds, in this order: reason, and what is wrong and to be done."""
+"""Maps parts of gRPC's messages, in this order, to the reason, and to what is wrong and what to do."""
 
 _MUTE: Final = re.compile(r"failed to connect to all addresses.*(Socket closed|Connection reset by peer|Broken pipe)")
 """The connection stood and the other side closed it before a word was said: no message tells why."""
@@ -150,15 +150,16 @@ def explained(error: LongshoreError, *, address: str) -> LongshoreError:
 
 
 def closed_mutely(error: LongshoreError) -> bool:
-    """The other side closed the new connection without a word: only trying by hand tells whether it was about TLS."""
+    """Return whether the server closed the new connection without a word. Then only a probe tells whether TLS is the
+    cause."""
     return isinstance(error, Unavailable) and not error.from_server and _MUTE.search(error.message) is not None
 
 
 def probe(host: str, port: int, tls: TLS | None, *, address: str) -> TLSError | None:
     """Find out whether TLS is why the server closes new connections. Blocks for a few seconds at most.
 
-    Either it speaks TLS and we do not, or it wants a certificate that we do not show, or another than we show. With
-    TLS 1.3 a refusal of ours comes when the handshake is over already.
+    Either the server speaks TLS and the client does not, or it wants a certificate, or another one than it was shown.
+    With TLS 1.3 a refusal of ours comes when the handshake is over already.
     """
     try:
         context = tls.context() if tls is not None else _unchecked()

@@ -114,7 +114,8 @@ def _opened_at_once(name: str, flags: int) -> int:
 
 
 def _mode_of(descriptor: int) -> int | None:
-    """Permission bits of a regular file, without set-id and sticky bits; None for anything else."""
+    """Return the permission bits of a regular file, without set-id and sticky bits. None means that it is no regular
+    file."""
     mode = os.fstat(descriptor).st_mode
     return mode & 0o777 if stat.S_ISREG(mode) else None
 
@@ -123,7 +124,7 @@ def _mode_of(descriptor: int) -> int | None:
 async def _of_descriptor(
     file: BinaryIO, *, name: str, start: int, manner: Changing, mode: int | None
 ) -> AsyncIterator[Source]:
-    """A source of an open file, buffered or not, that has a descriptor of its own."""
+    """Make a source of an open file, buffered or not, that has a descriptor of its own."""
     descriptor = file.fileno()
     before = os.fstat(descriptor)
     if not await in_thread(_has_true_size, descriptor, before):
@@ -143,7 +144,7 @@ async def _of_descriptor(
 
 
 def _has_true_size(descriptor: int, told: os.stat_result) -> bool:
-    """A regular file ends where it says, or is being written to. Found by reading at its end.
+    """Return whether a regular file ends where its size says, or is being written to. Reading at its end tells.
 
     procfs says 0 and sysfs says 4096, whatever there is to read; a file system in user space says what it likes.
     """
@@ -182,7 +183,8 @@ async def _of_file_object(file: Any, manner: Changing) -> AsyncIterator[Source]:
 
 
 def _is_plain(file: Any) -> bool:
-    """The file object gives what its descriptor gives. A GzipFile has a descriptor too, and gives something else."""
+    """Return whether the file object gives what its descriptor gives. A GzipFile has a descriptor too, and gives
+    something else."""
     if type(file) in {io.BufferedReader, io.BufferedRandom}:
         file = file.raw
     return type(file) is io.FileIO

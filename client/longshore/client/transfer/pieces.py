@@ -1,4 +1,4 @@
-"""Content that comes piece by piece: from descriptors, file objects and iterators, to its true end.
+"""This module reads content that comes piece by piece, from descriptors, file objects and iterators, to its true end.
 
 The end is what the source says is the end: no bytes from a descriptor or a file object, the end of an iterator. None is
 never the end. A non-blocking file object answers None when there is nothing yet, and such a None, taken for the end,
@@ -29,7 +29,7 @@ _END: Final = object()
 
 
 def unreadable(name: str, error: OSError | EOFError) -> SourceError:
-    """The SourceError for what the system says, or a reader of compressed content."""
+    """Make the SourceError for an error of the system, or of a reader of compressed content."""
     return SourceError(f"cannot read {name}: {getattr(error, 'strerror', None) or error}", reason="SOURCE_UNREADABLE")
 
 
@@ -72,7 +72,8 @@ async def drawn(descriptor: int, *, name: str) -> AsyncGenerator[bytes, None]:
 
 
 async def _readable(descriptor: int) -> bool:
-    """Return once the descriptor has something, or its end; False: such a one cannot be waited for."""
+    """Wait until the descriptor has something, or is at its end. False means that such a descriptor cannot be waited
+    for."""
     loop = asyncio.get_running_loop()
     ready = asyncio.Event()
     try:
@@ -121,7 +122,8 @@ def _read(file: Any) -> Any:
 
 
 def _missing(file: Any) -> int:
-    """Bytes that are missing of the body of an HTTP response: its read() takes a connection that is cut for the end."""
+    """Count the bytes that are missing of the body of an HTTP response, whose read() takes a connection that is cut for
+    the end."""
     return (file.length or 0) if isinstance(file, http.client.HTTPResponse) else 0
 
 
@@ -146,14 +148,14 @@ def _polled(descriptor: int) -> None:
 
 
 async def of_iterable(pieces: Iterable[Any]) -> AsyncGenerator[bytes, None]:
-    """The pieces of a plain iterable, which may block and so is asked in a thread. Raises SourceError."""
+    """Yield the pieces of a plain iterable, which may block and so is asked in a thread. Raises SourceError."""
     iterator = iter(pieces)
     while (piece := await asyncio.to_thread(next, iterator, _END)) is not _END:
         yield _yielded(piece, pieces)
 
 
 async def of_async_iterable(pieces: AsyncIterable[Any]) -> AsyncGenerator[bytes, None]:
-    """The pieces of an asynchronous iterable. Raises SourceError."""
+    """Yield the pieces of an asynchronous iterable. Raises SourceError."""
     async for piece in pieces:
         yield _yielded(piece, pieces)
 
@@ -165,7 +167,8 @@ def _yielded(piece: object, pieces: object) -> bytes:
 
 
 def as_bytes(piece: object, *, what: str, remedy: str) -> bytes:
-    """A piece as it may be written: bytes, bytearray or memoryview. Raises SourceError that names any other type."""
+    """Return a piece that can be written: bytes, bytearray or memoryview. Raises SourceError that names any other
+    type."""
     if isinstance(piece, bytes):
         return piece
     if isinstance(piece, bytearray | memoryview):

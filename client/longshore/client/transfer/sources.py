@@ -23,7 +23,7 @@ REMEDY: Final = (
     'send a copy of it (--snapshot, changing="snapshot"), or, of a log that only grows, what it has now (--as-of-now, '
     'changing="as-of-now")'
 )
-"""For a file that changed meanwhile."""
+"""The remedy for a file that changed meanwhile."""
 
 
 class Source(Protocol):
@@ -39,7 +39,8 @@ class Source(Protocol):
         named."""
 
     def read(self, offset: int, count: int) -> bytes:
-        """Exactly `count` bytes, or all there are to the end. Raises SourceError when the content became shorter."""
+        """Read exactly `count` bytes, or all there are to the end. Raises SourceError when the content became
+        shorter."""
 
     def check_unchanged(self, crc32c: int) -> None:
         """Raise SourceError when what was read, whose CRC32C is given, may be a mixture of two contents."""
@@ -135,7 +136,7 @@ class FileSource:
 
 
 def is_fresh(told: os.stat_result) -> bool:
-    """The file was written to a moment ago, so that another change may have the same time."""
+    """Return whether the file was written to a moment ago, so that another change may have the same time."""
     now = time.time_ns()
     # A copy that keeps the time of its original has another time of change.
     return min(abs(now - told.st_mtime_ns), abs(now - told.st_ctime_ns)) < _FRESH_NS
@@ -156,7 +157,7 @@ class SeekableSource:
         return self._size
 
     def ends_there(self) -> bool:
-        """The file object has bytes to the end that it named, and none behind it."""
+        """Return whether the file object has bytes to the end that it named, and none behind it."""
         self._file.seek(self._start + self._size)
         if self._file.read(1):
             return False
@@ -167,7 +168,7 @@ class SeekableSource:
         return True
 
     def back(self) -> None:
-        """Let the file object stand where it stood."""
+        """Move the file object back to where it stood."""
         self._file.seek(self._start)
 
     def read(self, offset: int, count: int) -> bytes:
@@ -201,7 +202,7 @@ def _moment(told: os.stat_result) -> tuple[int, int]:
 
 
 def prefix_crc32c(source: Source, size: int) -> int:
-    """CRC32C of the first `size` bytes."""
+    """Return the CRC32C of the first `size` bytes."""
     crc, offset = 0, 0
     while offset < size:
         data = source.read(offset, min(SCAN, size - offset))
@@ -211,7 +212,7 @@ def prefix_crc32c(source: Source, size: int) -> int:
 
 
 def sha256_of(source: Source) -> bytes:
-    """SHA-256 of all bytes: 32 bytes."""
+    """Return the SHA-256 of all bytes: 32 bytes."""
     digest, offset = hashlib.sha256(), 0
     while offset < source.size:
         data = source.read(offset, SCAN)

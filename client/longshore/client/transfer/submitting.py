@@ -1,4 +1,4 @@
-"""Handing in a great many jobs over one stream, and over as many connections as it takes."""
+"""This module submits a great many tasks over one stream, and over as many connections as it takes."""
 
 from __future__ import annotations
 

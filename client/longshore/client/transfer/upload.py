@@ -1,4 +1,4 @@
-"""One upload, over as many connections as it takes."""
+"""This module makes one upload, over as many connections as it takes."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class UploadProgress:
     perhaps to 0."""
 
     sent: int
-    """Bytes on their way or there."""
+    """The number of bytes that are on their way or have arrived."""
     size: int
     """Bytes in all."""
     problem: LongshoreError | None = None
@@ -80,7 +80,7 @@ class Uploading:
         self._patience: Final = Patience(limit=patience, route=tour, on_wait=self._waiting)
         self._sent = 0
         self._furthest_sent: dict[Endpoint, int] = {}
-        """Each server has its own figure: another one may have none of the bytes that the last one had."""
+        """Bytes sent, by server: another server may have none of the bytes that the last one had."""
         self._furthest_durable: dict[Endpoint, int] = {}
         self._ours = False
 
@@ -89,7 +89,7 @@ class Uploading:
         return await self._patience.run(self._once)
 
     async def _once(self) -> pb.UploadResponse:
-        """One connection: header, go-ahead, what the server lacks, finish."""
+        """Upload over one connection: header, go-ahead, what the server lacks, finish."""
         connection = await self._tour.connection()
         with connection.used():
             return await self._over(connection)
@@ -119,7 +119,8 @@ class Uploading:
             call.cancel()
 
     async def _admitted(self, call: _Call) -> int | None:
-        """Offset from which the server wants bytes; None when it has ended the call without asking for any."""
+        """Return the offset from which the server wants bytes. None means that it has ended the call without asking for
+        any."""
         header = pb.UploadHeader(
             request_id=self._request_id,
             spec=self._spec,
@@ -138,7 +139,8 @@ class Uploading:
         return int(value)
 
     async def _prefix(self, connection: Connection, offset: int) -> int:
-        """CRC32C of what the server has, computed here. Raises SourceError when ours is another content."""
+        """Compute the CRC32C of the bytes that the server has from the content here. Raises SourceError when the two
+        differ."""
         if offset == 0:
             return 0
         if offset > self._source.size:
@@ -165,7 +167,7 @@ class Uploading:
         )
 
     async def _send(self, call: _Call, *, offset: int, crc32c: int, to: Endpoint) -> None:
-        """Chunks from `offset` to the end, and the finish. The next batch is read while one is sent."""
+        """Send the chunks from `offset` to the end, and the finish. The next batch is read while one is sent."""
         reading = self._read(offset, crc32c)
         try:
             while True:
@@ -205,7 +207,8 @@ class Uploading:
 
 
 async def _within(seconds: float, step: Awaitable[_T]) -> _T:
-    """The step's result, or Unavailable when it takes longer: nobody answers any more."""
+    """Wait for the step's result. Raises Unavailable when it takes longer, because the server does not answer any
+    more."""
     try:
         async with asyncio.timeout(seconds):
             return await step

@@ -1,4 +1,4 @@
-"""Following one task over as many connections as it takes."""
+"""This module follows one task, over as many connections as it takes."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ _FIRST_ELSEWHERE: Final = 5.0
 _READ: Final = 30.0
 
 OnTaskProgress = Callable[[task_pb2.Progress], None]
-"""Called in the event loop with where the running attempt is: it must return quickly."""
+"""A function that is called in the event loop with the progress of the running attempt. It must return quickly."""
 
 
 class Watch(AsyncIterator[task_pb2.Task]):
-    """Every revision of a task after a given one, once and in order; it ends after the terminal one.
+    """Yields every revision of a task after a given one, once and in order, and ends after the terminal one.
 
     Reconnects by itself and resumes by revision. Leaving early: `aclose()`, or let it be collected. A cancelled
     `__anext__` has lost nothing: the next one connects anew and goes on where the last had ended.
@@ -87,7 +87,7 @@ class Watch(AsyncIterator[task_pb2.Task]):
             connection.users -= 1
 
     async def _once(self) -> task_pb2.Task | None:
-        """The next revision over one connection; None when there will be none."""
+        """Return the next revision over one connection. None means that there will be none."""
         if self._call is None or self._connection is None:
             await self._begin()
         connection, call = self._connection, self._call
@@ -116,7 +116,7 @@ class Watch(AsyncIterator[task_pb2.Task]):
         self._connection = connection
 
     async def _next(self, call: _Call) -> task_pb2.Task | None:
-        """The next revision, or None at the end of the stream."""
+        """Return the next revision. None means that the stream has ended."""
         silence = SILENCE
         if self._tour.elsewhere:
             silence = min(SILENCE, SILENCE_ELSEWHERE if self._revision is not None else _FIRST_ELSEWHERE)
@@ -140,7 +140,8 @@ class Watch(AsyncIterator[task_pb2.Task]):
             self._patience.moved()
 
     async def _check_finished(self, connection: Connection) -> None:
-        """A stream that ends without the terminal revision: there was none after ours, or it was cut short."""
+        """Look at a stream that ended without the terminal revision: there was none after the last one, or the stream
+        was cut short."""
         answer = await connection.call(
             connection.tasks.GetTask, pb.GetTaskRequest(task_id=self._task_id), seconds=_READ
         )

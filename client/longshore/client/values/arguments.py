@@ -114,7 +114,7 @@ def choice(name: str, value: int | str, kind: EnumType, *, prefix: str) -> int:
 
 
 def shown(value: str) -> str:
-    """A text for people, with what UTF-8 cannot write as escapes: `caf\\xe9`."""
+    """Return a text for people, in which escapes stand for what UTF-8 cannot write: `caf\\xe9`."""
     try:
         written = value.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:  # a surrogate that stands for no byte

@@ -47,7 +47,7 @@ def task_filter(
     creator: str = "",
     id_prefix: str = "",
 ) -> pb.TaskFilter:
-    """A filter with what `base` says and these beside it. Raises ConfigurationError that names the argument."""
+    """Make a filter of `base` and of these conditions. Raises ConfigurationError that names the argument."""
     given: object = base
     if given is not None and not isinstance(given, pb.TaskFilter):
         raise ConfigurationError(f"filter is a {type(given).__name__}: give a TaskFilter, or arguments by their names")

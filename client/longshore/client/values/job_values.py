@@ -41,7 +41,7 @@ _WRAPPERS: Final = (
 
 
 def packed(value: object, *, name: str = "the value") -> AnyMessage | None:
-    """A value as an Any: a message as it is, a mapping, dataclass or model as a Struct, a list as a ListValue.
+    """Pack a value into an Any: a message as it is, a mapping, dataclass or model as a Struct, a list as a ListValue.
 
     None stays None. Raises ConfigurationError that names the argument, and the place in it that JSON cannot say.
     """
@@ -87,7 +87,7 @@ def plain(packed: AnyMessage) -> Any:
 
 
 def built(kind: type[T], fields: Any) -> T:
-    """A dataclass, pydantic model or dict made of a dict. Raises ValueError or TypeError when they do not fit."""
+    """Make a dataclass, pydantic model or dict of a dict. Raises ValueError or TypeError when they do not fit."""
     if not isinstance(fields, dict):
         raise TypeError(f"a {type(fields).__name__} is no {kind.__name__}")
     validate = getattr(kind, "model_validate", None)
@@ -119,7 +119,7 @@ def _message(value: object, *, name: str) -> Message:
 
 
 def _jsonable(value: Any, where: str) -> Any:
-    """The value in what a Struct can hold. Raises ConfigurationError that names the place."""
+    """Return the value in a form that a Struct can hold. Raises ConfigurationError that names the place."""
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, str):
@@ -156,7 +156,7 @@ def _unfit(where: str, what: str) -> ConfigurationError:
 
 
 def _whole(value: Any) -> Any:
-    """Doubles that are whole numbers as int, so that 4 stays 4."""
+    """Turn doubles that are whole numbers into int, so that 4 stays 4."""
     match value:
         case float() if value.is_integer() and abs(value) <= LARGEST_WHOLE:
             return int(value)

@@ -134,7 +134,7 @@ def push_spec(
 
 
 def with_new_mode(spec: task_pb2.TaskSpec, mode: int) -> task_pb2.TaskSpec:
-    """A spec whose pushes give a new file this mode, where they do not say a mode themselves."""
+    """Make a spec whose pushes give a new file this mode, where they do not say a mode themselves."""
     if all(push.HasField("mode") or push.HasField("mode_if_new") for push in spec.file_push.pushes):
         return spec
     more = task_pb2.TaskSpec()
