@@ -259,7 +259,7 @@ class AsyncClient:
                 return
 
     async def attempts(self, task_id: str) -> Sequence[task_pb2.Attempt]:
-        """Yield every attempt of a task, oldest first."""
+        """Return every attempt of a task, oldest first."""
         request = arguments.message(pb.ListAttemptsRequest, task_id=task_id)
         attempts: list[task_pb2.Attempt] = []
         more = True

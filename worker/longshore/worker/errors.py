@@ -1,4 +1,4 @@
-"""What can go wrong in an attempt, as one tree.
+"""This tree has everything that can go wrong in an attempt.
 
 A handler ends well by returning. Otherwise it raises one of these, and its class alone decides what the server
 does next; the reason is for people and scripts. `AttemptError` is about the work, `AttemptStopped` about being
@@ -41,7 +41,7 @@ class StopReason(StrEnum):
     """Why an attempt is told to end."""
 
     CANCELLED = "CANCELLED"
-    """Somebody cancelled the task."""
+    """The task was cancelled."""
     REVOKED = "REVOKED"
     """The attempt is no longer this worker's: its lease was lost, or another attempt took over."""
     TIMEOUT = "TIMEOUT"
@@ -90,7 +90,7 @@ class Reason(StrEnum):
 class AttemptError(Exception):
     """The work itself failed. Raise one of the subclasses, never this one.
 
-    `reason` is UPPER_SNAKE and stable: scripts compare it. `message` is one a person can act on. `left_temps` is set
+    `reason` is UPPER_SNAKE and stable: scripts compare it. `message` tells a person what to do. `left_temps` is set
     when something of this attempt is still at the target because it could not be removed: a debt to be reported.
     """
 
@@ -106,7 +106,7 @@ class AttemptError(Exception):
 
 
 class TransientError(AttemptError):
-    """It may work later: the task goes back to the queue after a back-off, and one try is counted.
+    """The work may succeed later: the task goes back to the queue after a back-off, and one try is counted.
 
     `retry_after` is a hint in seconds (> 0), or None when the server's own back-off should decide.
     """
@@ -131,7 +131,7 @@ class NotReadyError(AttemptError):
 class OutcomeUnknown(AttemptError):
     """The commit was sent, its answer was lost, and the worker could not find out what became of it.
 
-    Not a failure: the content may stand at the destination. The server settles it.
+    This is no failure: the content may be at the destination. The server has the commit settled.
     """
 
 

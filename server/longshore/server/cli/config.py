@@ -34,7 +34,7 @@ def load(context: typer.Context, path: Path | None) -> Path | None:
 
 
 def _from_file(name: str, value: object, *, flag: bool, many: bool) -> object:
-    """A value of the file, where it is of the option's sort: the command line's own checks know only text, and would
+    """Check that a value of the file has the option's type. The command line's own checks know only text, and would
     take `true` for 1."""
     if flag:
         if not isinstance(value, bool):

@@ -22,7 +22,7 @@ EXIT_FAILED: Final = 1
 
 @contextmanager
 def refusals() -> Iterator[None]:
-    """The block's errors become one line on stderr, and an exit code that says whether another try may help."""
+    """Turn the block's errors into one line on stderr, and into an exit code that says whether another try may help."""
     try:
         yield
     except (SettingsError, DataDirError, SchemaMismatch) as error:

@@ -1,4 +1,4 @@
-"""`longshored migrate`: the database's schema, brought to this version's before its servers are."""
+"""`longshored migrate` brings the database to this version's schema, before the servers are upgraded."""
 
 from __future__ import annotations
 
@@ -60,7 +60,8 @@ def _done(settings: Settings) -> tuple[int, int]:
 
 
 def _data_dir(settings: Settings) -> contextlib.AbstractContextManager[DataDir]:
-    """The data directory is locked for SQLite's database, so that no server has it; PostgreSQL's needs no such lock."""
+    """Lock the data directory for a SQLite database, so that no server has it. A PostgreSQL database needs no such
+    lock."""
     data = DataDir(settings.data_dir)
     return contextlib.nullcontext(data) if settings.database.shared else data
 

@@ -1,4 +1,4 @@
-"""`longshored token`: who may come in, from other machines and as somebody else than the data directory's owner."""
+"""`longshored token` makes, lists and revokes the tokens of callers other than the data directory's owner."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def _create(
 
 
 def _show(token: Token, secret: str) -> None:
-    """Print what is shown once."""
+    """Print the token, which is shown once."""
     try:
         streams.say(secret)
     except streams.OutputLost:
@@ -142,7 +142,7 @@ def _revoke(
 
 
 class _Written:
-    """A new file that only this user may read. It stays if all goes well to the end of the block."""
+    """Make a new file that only this user may read. It stays if the block ends well."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -75,7 +75,7 @@ class TokenAdmin:
         return self._write(work)
 
     def all(self) -> tuple[list[Token], float]:
-        """Every token, the oldest first, and what time it is."""
+        """Return every token, the oldest first, and the database's time."""
 
         def work(link: Link) -> tuple[list[Token], float]:
             return tokens.all_tokens(link), self._clock.now()
@@ -84,7 +84,7 @@ class TokenAdmin:
         return self._write(work)
 
     def revoke(self, which: str) -> Revoked:
-        """The token with this id, else all of this name."""
+        """Return the token with this id, else all tokens of this name."""
 
         def work(link: Link) -> Revoked:
             found = tokens.tokens_of(link, [which]) or [one for one in tokens.all_tokens(link) if one.name == which]
@@ -116,7 +116,7 @@ class TokenAdmin:
                 link.close()
 
     def _open(self, *, make: bool) -> None:
-        """Never migrates what somebody may be at work on."""
+        """Open the database without migrating it, because servers may be at work on it."""
         with self._troubles():
             with self._dialect.engine.connect() as connection:
                 found = revision_of(connection)
@@ -164,7 +164,7 @@ def _database(settings: Settings, *, make: bool) -> tuple[Database, Clock]:
 
 
 def _make(path: Path, data_dir: Path) -> None:
-    """An empty database, which the server's user must be able to write."""
+    """Make an empty database, which the server's user must be able to write."""
     try:
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         owner = path.parent.stat().st_uid

@@ -1,4 +1,5 @@
-"""The address under which this very server is known to others: workers download payloads from it past any balancer."""
+"""This module finds the advertised address: workers download payloads from this very server there, past any
+balancer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The database that `--database` names: made, opened, and its troubles at the start said in the operator's words."""
+"""This module makes and opens the database that `--database` names, and explains its errors to the operator."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ _EACH_HOST: Final = "All failures were:"
 
 
 def make_store(url: DatabaseURL, data: DataDir, *, policy: Policy, limits: ConcurrencyLimits) -> tuple[SQLStore, Clock]:
-    """The store, still to be opened, and the clock that goes with it: the database's own where several servers share
-    it. Raises SettingsError, DataDirError (another server has the SQLite file)."""
+    """Make the store, which is opened later, and its clock: the database's own where several servers share it. Raises
+    SettingsError, DataDirError (another server has the SQLite file)."""
     if not url.shared:
         clock = SystemClock()
         path = url.file(data.database)
@@ -58,7 +58,8 @@ def make_store(url: DatabaseURL, data: DataDir, *, policy: Policy, limits: Concu
 
 
 def make_dialect(url: DatabaseURL, data: DataDir) -> Dialect:
-    """The database for one who serves nobody: no store, no clock. Raises SettingsError, DataDirError."""
+    """Make the database's dialect for a command that does not serve: without a store and a clock. Raises SettingsError,
+    DataDirError."""
     if not url.shared:
         path = url.file(data.database)
         data.claim_database(path)
@@ -70,7 +71,7 @@ def make_dialect(url: DatabaseURL, data: DataDir) -> Dialect:
 
 
 async def open_store(store: SQLStore, url: DatabaseURL) -> None:
-    """Open it. Raises SettingsError, DataDirError, SchemaMismatch, StoreUnavailable (another start may help)."""
+    """Open the store. Raises SettingsError, DataDirError, SchemaMismatch, StoreUnavailable (another start may help)."""
     with in_operators_words(url, store.path if isinstance(store, SQLiteStore) else None):
         await store.open()
 

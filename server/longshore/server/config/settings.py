@@ -74,12 +74,12 @@ class DatabaseURL:
 
     @property
     def shared(self) -> bool:
-        """Whether several servers may share the database."""
+        """Return whether several servers may share the database."""
         return urlsplit(self.text).scheme in ("postgresql", "postgres")
 
     @property
     def shown(self) -> str:
-        """The text without its secrets."""
+        """Return the text without its secrets."""
         return without_password(self.text)
 
     def file(self, default: Path) -> Path:

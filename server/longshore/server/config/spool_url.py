@@ -1,4 +1,4 @@
-"""The spool that `--spool` names: made, opened, and its troubles at the start said in the operator's words."""
+"""This module makes and opens the spool that `--spool` names, and explains its errors to the operator."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class S3Location:
 
 
 async def make_spool(settings: Settings, data: DataDir, store: Store) -> Spool:
-    """Make the spool, still to be opened, of an open store.
+    """Make the spool of an open store. The spool is opened later.
 
     Raises SettingsError, DataDirError (another server has it).
     """
@@ -59,7 +59,7 @@ async def make_spool(settings: Settings, data: DataDir, store: Store) -> Spool:
 
 
 async def open_spool(spool: Spool, url: str) -> None:
-    """Open it. Raises DataDirError, and StoreUnavailable where another start may help."""
+    """Open the spool. Raises DataDirError, and StoreUnavailable where another start may help."""
     shown = url or "spool/ in the data directory"
     try:
         await spool.open()
@@ -95,7 +95,7 @@ def s3_location(url: str, environment: Mapping[str, str]) -> S3Location:
 
 
 def _plain(endpoint: str, environment: Mapping[str, str]) -> bool:
-    """Whether the endpoint is reached without TLS. Raises SettingsError where that was not asked for."""
+    """Return whether the endpoint is reached without TLS. Raises SettingsError where that was not asked for."""
     parts = urlsplit(endpoint)
     if endpoint and (parts.scheme not in ("http", "https") or not parts.hostname):
         raise SettingsError(

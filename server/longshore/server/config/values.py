@@ -61,7 +61,7 @@ def parse_tls(certificate: Path | None, key: Path | None, client_ca: Path | None
 
 
 def parse_client_roles(words: Sequence[str], *, client_ca: bool) -> dict[str, frozenset[Role]]:
-    """Roles by name of a client certificate, from `NAME=ROLE[,ROLE]` each. Raises SettingsError."""
+    """Read roles by name of a client certificate, each from `NAME=ROLE[,ROLE]`. Raises SettingsError."""
     found: dict[str, frozenset[Role]] = {}
     for word in words:
         name, equals, roles = word.rpartition("=")

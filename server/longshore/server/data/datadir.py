@@ -1,4 +1,4 @@
-"""The data directory: one server at a time, and the token that lets callers in."""
+"""A data directory belongs to one server at a time. It has the token that lets callers in."""
 
 from __future__ import annotations
 
@@ -98,8 +98,8 @@ class DataDir:
             self._lock = None
 
     def claim_database(self, path: Path) -> None:
-        """Keep other servers off the database, from whatever data directory they come; an absent one is made, for
-        this user only.
+        """Keep other servers off the database, whatever data directory they have. A missing database is made, for this
+        user only.
 
         The lock is on the file itself, and SQLite's own locks are of another sort. Call it before SQLite opens the
         file: closing a descriptor lets go of all locks of that other sort. Raises DataDirError.
@@ -127,8 +127,9 @@ class DataDir:
         self._claims.append(claim)
 
     def succeed(self, server: str) -> str:
-        """Write down which server has the directory now; answers which one had it before, or nothing. That one has
-        ended: the lock is ours. What cannot be read or written is no reason not to start, others find out in time."""
+        """Write down which server has the directory now, and return the one that had it before. Empty means that none
+        is known. That server has ended, because this one has the lock. A file that cannot be read or written does not
+        stop the start: other servers notice the end in time."""
         path = self.path / "server"
         try:
             before = path.read_text("ascii").strip()
@@ -139,8 +140,8 @@ class DataDir:
         return before if _SERVER.fullmatch(before) else ""
 
     def token(self) -> str:
-        """The token, made at the first start (mode 0600) and kept from then on. Delete the file to have a new one
-        made. Raises DataDirError, also for one that everybody on the machine may read."""
+        """Return the token, which is made at the first start (mode 0600) and kept from then on. Delete the file to have
+        a new one made. Raises DataDirError, also for a token that every user of the machine may read."""
         try:
             mode = self.token_file.stat().st_mode
             token = self.token_file.read_text("ascii").strip()

@@ -65,7 +65,7 @@ class Record:
 
     @classmethod
     def read(cls, content: bytes) -> Self | None:
-        """None where the content is no record, or a damaged one."""
+        """Read a record. None means that the content is no record, or a damaged one."""
         found = _RECORD.fullmatch(content)
         if found is None or int(found[5], 16) != zlib.crc32(content[: found.start(5)]):
             return None
@@ -195,7 +195,7 @@ class GenerationFile:
 
 
 def mark_restored(folder: Path, database: int) -> None:
-    """Write down that the database is behind, whatever it says; durable when this returns. Raises OSError."""
+    """Write down that the database counts as restored, whatever it says. This is durable on return. Raises OSError."""
     folder.mkdir(mode=0o700, exist_ok=True)
     path = folder / f"{database:016x}-{secrets.token_hex(8)}"
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -209,7 +209,7 @@ def mark_restored(folder: Path, database: int) -> None:
 
 
 def _identity(file: int) -> tuple[int, int]:
-    """Number and generation of the file's inode; zeros where the file system has no generations."""
+    """Return the number and the generation of the file's inode; zeros where the file system has no generations."""
     version = array.array("l", [0])
     with contextlib.suppress(OSError):
         fcntl.ioctl(file, _GET_VERSION, version)

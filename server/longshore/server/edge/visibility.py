@@ -1,4 +1,5 @@
-"""Callers may read tasks: an operator all, a submitter its own, a worker those that it has in hands now."""
+"""This module decides which tasks a caller may read: an operator all, a submitter its own, a worker those that its
+sessions hold."""
 
 from __future__ import annotations
 
@@ -30,8 +31,8 @@ class Held:
 
 
 async def visible(store: Store, caller: Principal, task_id: str) -> tuple[Task, Held | None]:
-    """Return the task, and Held if it is shown only because the caller holds it. Raises NotFound, also where the task
-    is none of the caller's."""
+    """Return the task, and Held if the caller sees it only because it holds it. Raises NotFound, also where the caller
+    may not see the task."""
     if caller.operator or Role.SUBMIT in caller.roles:
         task = await store.task(task_id, creator=caller.scope)
         if task is not None:

@@ -58,7 +58,7 @@ def _offer(connection: WorkerConnection, *, contested: bool) -> Offer:
 
 
 def _refused(connection: WorkerConnection, offer: Offer, taken: Iterable[str]) -> frozenset[str]:
-    """Return the targets of which the connection could take no more after this claim."""
+    """Return the targets of which the connection could take no more attempts after this claim."""
     shares = Shares(room=offer.room, kept_for=offer.kept_for)
     for target in taken:
         shares.take(target)
@@ -132,7 +132,7 @@ class Dispatcher:
             self._unsubscribe()
 
     async def _round(self) -> None:
-        """Claim until nobody with room can be expected to get anything."""
+        """Claim until no connection with room can be expected to get anything."""
         while True:
             await self._resolve_doubts()
             offered = self._offers()

@@ -1,4 +1,5 @@
-"""The janitor does what time brings: due tasks, expiry, time-outs, lost leases, and what nobody needs any more.
+"""The janitor does what time brings: due tasks, expiry, time-outs, lost leases, and the removal of payloads and
+history.
 
 Every step is a conditional command, so that any number of janitors is harmless.
 """
@@ -53,7 +54,7 @@ class JanitorSettings:
     history: float = 7 * _DAY
     """Finished tasks, and so their request ids, are remembered for so long."""
     alone: bool = True
-    """Whether no other server has the database: since the last one ended nobody could renew a lease."""
+    """Whether no other server has the database. Then no lease could be renewed since the last server ended."""
 
 
 class Janitor:
@@ -121,7 +122,7 @@ class Janitor:
                 self._time_bell.set()
 
     async def _forever(self, step: Callable[[], Awaitable[None]]) -> None:
-        """Repeat a step; what it cannot do now (the database is away, the disk full) it tries again."""
+        """Repeat a step, also after an error that may pass (the database is away, the disk is full)."""
         while True:
             try:
                 await step()
@@ -159,7 +160,7 @@ class Janitor:
 
     @staticmethod
     async def _ring_or(bell: asyncio.Event, seconds: float) -> bool:
-        """Wait for the bell, `seconds` at most; answers whether it rang."""
+        """Wait for the bell, `seconds` at most, and return whether it rang."""
         try:
             async with asyncio.timeout(max(seconds, 0.0)):
                 return await bell.wait()
@@ -218,8 +219,9 @@ class Janitor:
         return bool(doomed)
 
     async def _sweep(self) -> None:
-        """Files without a row, older than a day, go to the trash. Beside the service: an object store takes a while to
-        list a million. Rows come before files, so what is looked up after the listing and has none is nobody's."""
+        """Move files that have no row and are older than a day to the trash. This runs beside the service, because an
+        object store takes a while to list a million files. Rows are written before files, so a file that has no row
+        after the listing belongs to no task."""
         old = await self._spool.files_older_than(_DAY)
         for start in range(0, len(old), _SWEPT_AT_ONCE):
             some = old[start : start + _SWEPT_AT_ONCE]
@@ -238,8 +240,8 @@ class Janitor:
 
 
 async def _all(removals: Iterable[Coroutine[Any, Any, None]]) -> None:
-    """Wait for all of them; raises what the first one met. How many go on at once is the spool's own affair: an object
-    store takes its time for each."""
+    """Wait for all removals, and raise the first error. The spool itself bounds how many go on at once, because an
+    object store takes its time for each."""
     for error in await asyncio.gather(*removals, return_exceptions=True):
         if error is not None:
             raise error

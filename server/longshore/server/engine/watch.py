@@ -36,12 +36,12 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class KeepAlive:
-    """Tells that nothing happened."""
+    """An update that says that nothing happened."""
 
 
 @dataclass(frozen=True, slots=True)
 class Leaving:
-    """Tells that the server is leaving: the caller resumes elsewhere."""
+    """An update that says that the server is leaving: the caller resumes elsewhere."""
 
     reason: str
 
@@ -68,7 +68,7 @@ class _Watcher:
         self.overflowed = False
         self.rung = False
         self.silent = False
-        """Whether it is rung because nothing had happened for the time of a keepalive."""
+        """Whether the bell is rung because nothing had happened for the time of a keepalive."""
         self.looks = 0
         """Looks of the hub since something happened."""
         self._waiting: asyncio.Future[None] | None = None
@@ -93,8 +93,8 @@ class _Watcher:
             self.ring(silent=True)
 
     async def wait(self) -> bool:
-        """Wait until it is rung; answers whether that was for silence alone. Only one may wait at a time. Cancelling
-        loses nothing."""
+        """Wait until the bell is rung, and return whether that was for silence alone. Only one caller may wait at a
+        time. Cancelling loses nothing."""
         if not self.rung:
             self._waiting = asyncio.get_running_loop().create_future()
             try:

@@ -24,11 +24,11 @@ class Role(StrEnum):
     """A role says what a caller may do. The rights of several roles add up."""
 
     SUBMIT = "submit"
-    """Upload, submit, and everything with one's own tasks."""
+    """The caller may upload and submit, and do everything with its own tasks."""
     WORK = "work"
-    """Hold sessions, and read what one of them holds."""
+    """The caller may hold sessions, and read the tasks that they hold."""
     OPERATE = "operate"
-    """See and change everybody's tasks, queues and workers."""
+    """The caller may see and change all tasks, queues and workers."""
 
 
 ALL_ROLES: Final = frozenset(Role)
@@ -105,7 +105,7 @@ class Secret:
 
 
 def new_secret() -> Secret:
-    """Make a token that nobody has yet."""
+    """Make a new, random token."""
     return Secret(secrets.token_hex(_ID_BYTES), secrets.token_urlsafe(_SECRET_BYTES))
 
 

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 
 class LongshoreError(Exception):
-    """Base. `reason` is for programs, the message for people: what is wrong and what to do about it."""
+    """The base of the tree. `reason` is for programs, the message for people: what is wrong and what to do about it."""
 
     reason: ClassVar[str] = "INTERNAL"
 

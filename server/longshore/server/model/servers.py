@@ -38,7 +38,7 @@ class Home:
     heard_at: float
 
     def away(self, here: Here) -> bool:
-        """Whether the file is in another spool than this server's."""
+        """Return whether the file is in another spool than this server's."""
         return bool(self.spool) and self.spool != here.spool
 
 

@@ -1,4 +1,5 @@
-"""Why a live task does not run: the conditions of a claim, asked one after the other for a single task.
+"""This module says why a live task does not run. It asks the conditions of a claim one after the other for a single
+task.
 
 The claim itself (`store.claims`) asks the same of many tasks at once, with statements. A test holds the two together:
 a task that a claim takes is NEXT here, and one that no claim takes never is.
@@ -99,8 +100,8 @@ class View:
     _serving: dict[tuple[str, str], tuple[bool, list[Crew]]] = field(default_factory=dict, repr=False, compare=False)
 
     def serving(self, target: str, kind: str) -> tuple[bool, list[Crew]]:
-        """Say whether a session serves the target, and which sessions serve it and run the kind. The answer is looked
-        for once and kept: a page has a thousand tasks, and a fleet hundreds of sessions."""
+        """Say whether a session serves the target, and which sessions serve it and run the kind. The answer is found
+        once and kept: a page has a thousand tasks, and a fleet hundreds of sessions."""
         found = self._serving.get((target, kind))
         if found is None:
             there = [crew for crew in self.crews if not target or target in crew.targets]

@@ -1,4 +1,4 @@
-"""The address of the server: a loopback port, or a unix socket that is nobody else's."""
+"""This module opens an address of the server: a port, or a unix socket that no other process has."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from longshore.server.config.settings import SettingsError
 
 _UNIX: Final = "unix:"
 _PROBE: Final = 1.0
-"""Seconds to wait for somebody to take a connection."""
+"""Seconds to wait for another process to take a connection."""
 
 
 def bind(server: grpc.aio.Server, listen: str, credentials: grpc.ServerCredentials | None = None) -> str:
-    """Open the address, as `check_listen` answered it; answers with the one that it got (a port 0 is filled in).
+    """Open the address that `check_listen` returned, and return the address that it got: a port 0 is filled in.
 
     With `credentials` a port speaks TLS. A unix socket never does: it is for this user only, and the token is the
     second lock. Raises SettingsError.
@@ -90,8 +90,8 @@ def _try(listen: str) -> None:
 
 @contextlib.contextmanager
 def _alone(path: Path, listen: str) -> Iterator[None]:
-    """Let one start at a time into the socket's folder, which is made where it is missing. Two that look at the same
-    time would both find nobody there."""
+    """Let one starting server at a time into the socket's folder, which is made where it is missing. Two that look at
+    the same time would both find no server there."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -1,4 +1,4 @@
-"""A backup of a server's data directory, made beside the running server.
+"""This module backs up a server's data directory, beside the running server.
 
 The database is copied by SQLite's own backup, from one snapshot. Payloads are taken while that snapshot is held and
 before the long copy begins: sealed payloads never change, so that a second name (a hard link) is a copy, and only on
@@ -65,7 +65,7 @@ class File:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
     """Says what a backup has. `missing` are the payloads that the database names and the spool did not have. `payloads`
-    says where those are that are not in the backup; empty means that they are in it."""
+    names the place of payloads that are not in the backup; empty means that they are in it."""
 
     format: int
     version: str
@@ -80,7 +80,7 @@ class Manifest:
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """Raises DataDirError where there is none that this version can read."""
+        """Read the manifest of a backup. Raises DataDirError where there is none that this version can read."""
         try:
             raw = json.loads((folder / MANIFEST).read_bytes())
             files = tuple(File(str(one["path"]), int(one["size"]), str(one["sha256"])) for one in raw["files"])
@@ -106,7 +106,7 @@ class Manifest:
 
 
 def back_up(settings: Settings, to: Path) -> Manifest:
-    """Make a backup in the folder `to`, which must be new or empty. What was made of it goes when it fails.
+    """Make a backup in the folder `to`, which must be new or empty. A backup that fails leaves nothing there.
 
     Raises SettingsError, DataDirError, and StoreUnavailable where another try may help.
     """
@@ -182,7 +182,7 @@ class _Backup:
                 path.unlink()
 
     def _take(self, spool: Path, payload: str) -> bool:
-        """Whether it is in the backup now."""
+        """Take a payload into the backup. Returns whether the backup has it."""
         source = OwnNames(spool).final(payload, 0, 0)
         target = OwnNames(self._to / SPOOL).final(payload, 0, 0)
         if target.exists():
@@ -208,8 +208,8 @@ class _Backup:
         _sync(path)
 
     def _copy_uploads(self, spool: Path, uploads: list[tuple[str, int]]) -> None:
-        """The durable beginnings of uploads. One that was completed since has its bytes in its payload; one that is
-        gone begins anew when it is resumed."""
+        """Copy the durable beginnings of uploads. An upload that was completed since has its bytes in its payload; one
+        that is gone begins anew when it is resumed."""
         names, taken = OwnNames(spool), OwnNames(self._to / SPOOL)
         for upload, offset in uploads:
             _make_folder(taken.uploads, below=self._to)
@@ -230,7 +230,7 @@ class _Backup:
 
 
 def check_room(folder: Path, needed: int) -> None:
-    """Raises DataDirError where the disk of the folder has not that many bytes left."""
+    """Raise DataDirError unless the disk of the folder has so many bytes left."""
     figures = os.statvfs(folder)
     free = figures.f_bavail * figures.f_frsize
     if free < needed:
@@ -238,7 +238,7 @@ def check_room(folder: Path, needed: int) -> None:
 
 
 def files_of(folder: Path) -> Iterator[File]:
-    """All files below a folder but its manifest, with their digests."""
+    """Yield all files below a folder but its manifest, with their digests."""
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path != folder / MANIFEST:
             yield File(path.relative_to(folder).as_posix(), path.stat().st_size, digest_of(path))
@@ -308,7 +308,8 @@ def _opened(database: Path) -> sqlite3.Connection:
 
 @contextlib.contextmanager
 def _folder(to: Path) -> Iterator[None]:
-    """The folder of the backup: new or empty before, and as before where the block fails."""
+    """Provide the folder of the backup, which must be new or empty. If the block fails, the folder is left as it
+    was."""
     made = False
     try:
         try:

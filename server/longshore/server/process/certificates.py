@@ -1,6 +1,6 @@
-"""Certificates of the listeners: read, checked, and read again when the files change.
+"""This module reads and checks the certificates of the listeners, and reads them again when the files change.
 
-gRPC asks for them at each handshake, so that connections that are open go on with what they began with.
+gRPC asks for them at each handshake, so that open connections go on with the certificates that they began with.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ LOOK: Final = 2.0
 """Seconds between looks at the files."""
 
 ENDS_SOON: Final = 14
-"""Days before its end from which on the server's certificate is warned of, when it is read and then once a day."""
+"""Days before the end of the server's certificate from which on the log warns of it, when it is read and then once a
+day."""
 _DAY: Final = 86400.0
 
 
@@ -50,7 +51,7 @@ class _Content:
 
 
 class Certificates:
-    """The certificates of one server. `run` must run for new ones to be taken.
+    """Holds the certificates of one server. `run` must run for new ones to be taken.
 
     Raises SettingsError when the files cannot be used at the start; later the last good ones are kept.
     """
@@ -187,7 +188,7 @@ def _checked(files: TlsFiles, content: _Content) -> grpc.ServerCertificateConfig
 
 
 class _Encrypted(Exception):
-    """The key asks for a password."""
+    """Refuse a key that asks for a password."""
 
 
 def _no_password() -> str:
@@ -196,7 +197,8 @@ def _no_password() -> str:
 
 @contextmanager
 def _as_file(content: bytes) -> Iterator[str]:
-    """A path of exactly these bytes, in memory: what is checked is what is used, whoever writes to the files now."""
+    """Provide a path of exactly these bytes, in memory. So what is checked is what is used, even if the files are
+    written to now."""
     handle = os.memfd_create("longshore-tls", os.MFD_CLOEXEC)
     try:
         os.write(handle, content)
@@ -207,7 +209,7 @@ def _as_file(content: bytes) -> Iterator[str]:
 
 @dataclass(frozen=True, slots=True)
 class _Own:
-    """What is told of the server's own certificate. `ends` is in seconds of the wall clock."""
+    """What the log tells of the server's own certificate. `ends` is in seconds of the wall clock."""
 
     fingerprint: str
     subject: str  # its first names, where the subject is empty

@@ -1,4 +1,4 @@
-"""`longshored --worker`: a worker as a child process, for people who want one command."""
+"""`longshored --worker` runs a worker as a child process, for people who want one command."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _log = structlog.get_logger("longshore.child")
 _TLS: Final = re.compile("LONGSHORE_(WORKER_)?TLS")
 _BACK_OFF_MOST: Final = 30.0
 _STABLE: Final = 60.0
-"""A child that lived so long had started well: the next back-off begins small again."""
+"""Seconds after which a child counts as well started: the next back-off begins small again."""
 
 
 class WorkerChild:
-    """Keeps one worker process running. Ended by `stop`, or by itself when this process is gone."""
+    """Keeps one worker process running. The worker ends by `stop`, or by itself when this process is gone."""
 
     def __init__(self, *, arguments: Sequence[str], clock: Clock) -> None:
         self._arguments = arguments
@@ -33,7 +33,8 @@ class WorkerChild:
         self._stopping = asyncio.Event()
 
     async def run(self) -> None:
-        """Start it, and start it again whenever it ends. Cancelling this does not end the child: `stop` does."""
+        """Start the worker, and start it again whenever it ends. Cancelling this does not end the child: `stop`
+        does."""
         failures = 0
         while not self._stopping.is_set():
             started = self._clock.ticks()
@@ -48,7 +49,7 @@ class WorkerChild:
                     await self._stopping.wait()
 
     async def _live(self) -> int | None:
-        """Start one and wait for its end; its exit code, None if it could not even be started."""
+        """Start a worker, wait for its end, and return its exit code. None means that it could not be started."""
         try:
             self._process = process = _spawn(self._arguments)
         except OSError as error:
@@ -58,7 +59,7 @@ class WorkerChild:
         return await asyncio.to_thread(process.wait)
 
     async def stop(self, grace: float) -> None:
-        """SIGTERM, and after `grace` seconds SIGKILL."""
+        """End the worker with SIGTERM, and after `grace` seconds with SIGKILL."""
         self._stopping.set()
         process = self._process
         if process is None or process.poll() is not None:

@@ -1,4 +1,4 @@
-"""A gRPC server that no call can end, and all of whose calls wait in one queue.
+"""This module makes a gRPC server that no call can end, and all of whose calls wait in one queue.
 
 grpc.aio registers each method of generated code in gRPC's core, which then has a queue of waiting calls for each one:
 the bound on them (`grpc_options.WAITING`) counts for each of 24 methods, and calls of all methods made a server 900 MiB
@@ -63,7 +63,7 @@ class _Calls(_cygrpc.AioServer):  # type: ignore[misc]
         self._arguments = arguments
         self._handlers = _Handlers()
         self._asked: deque[asyncio.Task[Any]] = deque()
-        """Calls that the core was asked for, in the order in which it gives them."""
+        """The calls that the core was asked for, in the order in which it gives them."""
         self.last: Any = None
         """The call that was taken last. None means that it is not known yet."""
         self._answering: set[asyncio.Task[Any]] = set()

@@ -23,7 +23,8 @@ from longshore.server.store.protocol import Restore
 from longshore.server.store.tables.schema_version import OURS, SchemaState
 
 LIVENESS: Final = "liveness"
-"""The service whose health is that of the process alone: ask for it where an answer of NOT_SERVING kills."""
+"""The name of the service whose health is that of the process alone. Ask for it where an answer of NOT_SERVING kills
+the process."""
 
 LOOK: Final = 5.0
 """Seconds between looks at the schema, which somebody may migrate."""
@@ -61,8 +62,8 @@ class _Store(Protocol):
 
 
 class Health(health_pb2_grpc.HealthServicer):
-    """Readiness: "" and each of `services` are SERVING while the store can be written and the server does not leave.
-    LIVENESS is SERVING for as long as the event loop answers."""
+    """Tells readiness and liveness. "" and each of `services` are SERVING while the store can be written and the server
+    does not leave. LIVENESS is SERVING for as long as the event loop answers."""
 
     def __init__(self, *, store: _Store, services: Sequence[str]) -> None:
         self._store = store
@@ -89,7 +90,7 @@ class Health(health_pb2_grpc.HealthServicer):
             await self._look()
 
     def leave(self) -> None:
-        """NOT_SERVING for good."""
+        """Answer NOT_SERVING for good."""
         self._leaving = True
         self._turn(ready=False)
 

@@ -35,7 +35,7 @@ class Listeners:
 
     async def lock(self, local: str, store: Store, clock: Clock) -> grpc.aio.ServerInterceptor:
         """Make the interceptor that lets callers in. Raises SettingsError where other machines reach the listeners and
-        nobody there has a key."""
+        no caller there has credentials."""
         exposed = next(filter(is_exposed, self._listeners), None)
         if exposed is not None and not self._client_roles and not await store.has_valid_token():
             raise SettingsError(
@@ -52,7 +52,7 @@ class Listeners:
         return len(self._listeners)
 
     def open(self, server: grpc.aio.Server) -> tuple[str, ...]:
-        """Bind every address; answers with them as they came out. Raises SettingsError."""
+        """Bind every address, and return the addresses that resulted. Raises SettingsError."""
         self.addresses = tuple(self._bind(server, address) for address in self._listeners)
         return self.addresses
 
@@ -63,7 +63,7 @@ class Listeners:
 
     @property
     def for_the_child(self) -> str:
-        """The address that a worker on this machine takes, without certificates."""
+        """Return the address that a worker on this machine takes, without certificates."""
         return way_in(self.addresses, tls=self._tls)
 
     async def reload(self) -> None:

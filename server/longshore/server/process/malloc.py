@@ -38,7 +38,7 @@ def tune_malloc() -> bool:
 
 
 def tune_collector() -> None:
-    """Leave what is there after the start out of every collection, because it stays, and collect less often."""
+    """Leave the objects of the start out of every collection, because they stay, and collect less often."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)

@@ -64,7 +64,7 @@ class HeapTrimmer:
         """The fewest resident bytes so far, and those after the last trim."""
         self._looked = clock(), busy()
         self._since: float | None = None
-        """When the trim that is due became so. None means that no trim is due."""
+        """The time at which a trim became due. None means that no trim is due."""
         self._pause = SOON
         self._next = float("-inf")
         """Before this time only more growth makes a trim due."""
@@ -78,7 +78,7 @@ class HeapTrimmer:
                 await asyncio.to_thread(self.give_back)
 
     def due(self) -> bool:
-        """Answer whether to trim now. To be asked once in LOOK seconds."""
+        """Answer whether to trim now. The caller asks once in LOOK seconds."""
         (then, used), self._looked = self._looked, (self._clock(), self._busy())
         now, using = self._looked
         there = self._resident()
@@ -105,7 +105,8 @@ class HeapTrimmer:
 
 
 def of_this_process() -> HeapTrimmer | None:
-    """The memory of this process; None where the C library cannot trim or the system tells no resident bytes."""
+    """Make the heap trimmer of this process. None means that the C library cannot trim, or that the system tells no
+    resident bytes."""
     try:
         malloc_trim = ctypes.CDLL(None).malloc_trim
         resident()
@@ -120,5 +121,5 @@ def of_this_process() -> HeapTrimmer | None:
 
 
 def resident() -> int:
-    """Resident bytes of this process. Raises OSError where there is no /proc."""
+    """Return the resident bytes of this process. Raises OSError where there is no /proc."""
     return int(_STATM.read_text().split()[1]) * _PAGE

@@ -1,4 +1,5 @@
-"""Open files: how many this process may have, how many of them connections may take, and a warning when those are out.
+"""This module bounds open files: how many this process may have, and how many of them connections may take. It warns
+when these are used up.
 
 Each connection takes a descriptor and each upload another two. gRPC accepts connections until there is no descriptor
 left, and then nothing works for anybody: 230 idle clients at a limit of 256 left none for uploads. So connections are
@@ -51,7 +52,7 @@ def raise_limit() -> int:
 
 
 def limit_now() -> int:
-    """The soft limit of open files."""
+    """Return the soft limit of open files."""
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
@@ -96,7 +97,7 @@ class OpenFiles:
             self.look()
 
     def look(self) -> None:
-        """Compare, and say so."""
+        """Compare the open files with the limit, and warn if connections may have used it up."""
         # gRPC tells nobody that it has closed a connection, so open files are counted. Uploads are among them, and all
         # listeners' connections: the warning may come a little early, and never too late.
         taken = self._count() - self._others + SLACK

@@ -1,4 +1,5 @@
-"""Putting a backup in place. A server that starts on it finds it restored, and begins with its queues paused."""
+"""This module puts a backup in place. A server that starts on it notices the restore, and begins with its queues
+paused."""
 
 from __future__ import annotations
 
@@ -76,7 +77,7 @@ def restore(settings: Settings, backup: Path, *, replace: bool) -> Restored:
 
 
 def _check(backup: Path, manifest: Manifest) -> None:
-    """Raises DataDirError unless all files are what the manifest says."""
+    """Raise DataDirError unless all files are what the manifest says."""
     wrong = []
     for file in manifest.files:
         path = backup / file.path
@@ -136,7 +137,8 @@ class _Restore:
         )
 
     def _move_aside(self) -> bool:
-        """Whether there was something. The database goes first: without it no server starts on a mixture."""
+        """Move the old data aside. Returns whether there was any. The database goes first: without it no server starts
+        on a mixture."""
         old = [self._database.with_name(self._database.name + side) for side in _SIDES]
         old += [self._data.token_file] if self._has(TOKEN) else []
         old += [self._spool] if self._spool is not None else []
@@ -207,7 +209,7 @@ def _empty(spool: Path, aside: Path) -> None:
 
 
 def _copy_fresh(source: Path, target: Path) -> None:
-    """A durable copy, 0600, in place of what a restore that was interrupted has left."""
+    """Make a durable copy, 0600, in place of what an interrupted restore may have left."""
     target.unlink(missing_ok=True)
     handle = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     with source.open("rb") as file, os.fdopen(handle, "wb") as copy:

@@ -44,7 +44,7 @@ class ErrorGuard:
         self._open = OpenCalls()
 
     def around(self, method: str, handler: Handler) -> Handler:
-        """The handler that gRPC is given instead of `handler`. It takes a stream, whatever the RPC takes."""
+        """Make the handler that gRPC is given instead of `handler`. It takes a stream, whatever the RPC takes."""
         made = self._made.get(method)
         if made is None or made[0] is not handler:
             made = self._made[method] = (handler, self._guarded(method, handler))
@@ -59,7 +59,7 @@ class ErrorGuard:
         await abort(context, error)
 
     def refusing(self, error: LongshoreError, *, method: str, principal: str = "") -> Handler:
-        """A handler that answers with the error, and reads nothing."""
+        """Make a handler that answers with the error, and reads nothing."""
 
         async def refused(_messages: Any, context: Context) -> None:
             await self.refuse(error, method=method, context=context, principal=principal)
@@ -124,14 +124,14 @@ def behavior(handler: Handler) -> Behavior:
 
 
 def taking_a_stream(handler: Handler, behave: Behavior, parse: wire.Parse | None) -> Handler:
-    """A handler that answers as `handler` does, and is started before a message is there."""
+    """Make a handler that answers as `handler` does, and is started before a message is there."""
     if handler.response_streaming:
         return grpc.stream_stream_rpc_method_handler(behave, parse, handler.response_serializer)
     return grpc.stream_unary_rpc_method_handler(behave, parse, handler.response_serializer)
 
 
 def _gone(method: str, error: grpc.aio.InternalError) -> NoReturn:
-    """An operation failed in gRPC's core, as every one does on a call whose caller is gone. Nobody can be told."""
+    """End a call whose caller is gone: every operation on it fails in gRPC's core, and there is nobody to tell."""
     _log.debug("call_gone", method=method, error=str(error))
     raise asyncio.CancelledError from None
 

@@ -1,7 +1,7 @@
 """The interceptor finds out which principal calls an RPC, and whether its roles open the method.
 
 It does so before a message is read. A call with a token that this server knows waits for nothing here. Streams are
-kept count of, so that they end with their token.
+counted, so that they end with their token.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ async def _not_there(_messages: Any, context: Context) -> Any:
 
 
 _UNKNOWN: Final[Handler] = grpc.stream_unary_rpc_method_handler(_not_there)
-"""The handler of a method that is not there, which answers as gRPC itself does."""
+"""The handler of unknown methods, which answers as gRPC itself does."""
 
 
 def _shown(metadata: Any) -> str | None:
@@ -158,7 +158,7 @@ def _shown(metadata: Any) -> str | None:
 
 
 def _ending(handler: Handler, tokens: TokenBook, credential: Credential) -> Handler:
-    """The handler of a stream, which ends when the token does."""
+    """Make the handler of a stream that ends with its token."""
 
     def around_answer(behave: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
         async def watched(messages: Any, context: Context) -> Any:

@@ -1,4 +1,4 @@
-"""Calls that everybody may make, without a token: how many of them there may be, and how long they wait for a message.
+"""This module bounds the calls that need no token: how many are open, and how long they wait for a message.
 
 Each takes about 23 KiB until it ends, and a caller without a token may open a thousand on each connection.
 """

@@ -21,17 +21,17 @@ class Principal:
 
     @property
     def operator(self) -> bool:
-        """Tell whether it sees and changes everybody's tasks."""
+        """Tell whether the principal sees and changes the tasks of all callers."""
         return Role.OPERATE in self.roles
 
     @property
     def works(self) -> bool:
-        """Tell whether it has sessions, and reads what they hold."""
+        """Tell whether the principal has sessions, and reads the tasks that they hold."""
         return Role.WORK in self.roles
 
     @property
     def scope(self) -> str | None:
-        """Return the creator whose tasks this principal may see. None means that it sees everybody's."""
+        """Return the creator whose tasks this principal may see. None means that it sees all tasks."""
         return None if self.operator else self.name
 
 

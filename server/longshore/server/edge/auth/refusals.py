@@ -1,4 +1,4 @@
-"""Refused calls in the log: that there are some, from where, and how many; not a line for each."""
+"""This module logs refused calls: from where they come, and how many. It does not write a line for each."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _LONGEST_MESSAGE: Final = 300
 class RefusalLog:
     """Writes one line for a caller and a second at most, with the count of the calls that it stands for.
 
-    A caller is a principal, or the host of its connection where nobody is known. Belongs to one event loop.
+    A caller is a principal, or the host of its connection where no principal is known. Belongs to one event loop.
     """
 
     def __init__(self, lines: Sparing = sparing) -> None:

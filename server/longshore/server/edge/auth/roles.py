@@ -18,9 +18,9 @@ _SUBMIT: Final = frozenset({Role.SUBMIT})
 _OPERATE: Final = frozenset({Role.OPERATE})
 _WORK: Final = frozenset({Role.WORK})
 _OWNERS: Final = _SUBMIT | _OPERATE
-"""Submitters for their own tasks, operators for everybody's."""
+"""Submitters may call it for their own tasks, operators for all tasks."""
 _READERS: Final = _OWNERS | _WORK
-"""Workers too, for what one of their sessions holds."""
+"""Workers may call it too, for tasks that one of their sessions holds."""
 
 ROLES: Final[Mapping[str, frozenset[Role]]] = {
     "/longshore.v1.TaskService/Upload": _SUBMIT,

@@ -14,7 +14,7 @@ E = TypeVar("E", bound=IntEnum)
 
 
 def name(field: str, value: str, *, default: str = "") -> str:
-    """A queue, target or kind; empty means `default`, and is refused without one."""
+    """Check the name of a queue, target or kind. Empty means `default`, and is refused where there is no default."""
     if not value and default:
         return default
     if wrong := names.wrong_name(value):
@@ -23,42 +23,42 @@ def name(field: str, value: str, *, default: str = "") -> str:
 
 
 def instance(field: str, value: str) -> str:
-    """An instance's name."""
+    """Check an instance's name."""
     if wrong := names.wrong_instance(value):
         raise InvalidField(field, f"is {value[:80]!r}; {wrong}.")
     return value
 
 
 def project(field: str, value: str) -> str:
-    """A project's name, or nothing."""
+    """Check a project's name, which may be empty."""
     if wrong := names.wrong_project(value):
         raise InvalidField(field, f"is {value[:80]!r}; {wrong}.")
     return value
 
 
 def path(field: str, value: str) -> str:
-    """An absolute path of a file, in its one spelling."""
+    """Check an absolute path of a file, and return its one spelling."""
     if wrong := paths.wrong_destination(value):
         raise InvalidField(field, f"{wrong.text}.")
     return paths.spelled(value)
 
 
 def mode(field: str, value: int) -> int:
-    """Permission bits, 0 to 0777."""
+    """Check permission bits, 0 to 0777."""
     if wrong := limits.wrong_mode(value):
         raise InvalidField(field, f"is {value:#o}; {wrong}.")
     return value
 
 
 def owner(field: str, value: int) -> int:
-    """A user or group id."""
+    """Check a user or group id."""
     if wrong := limits.wrong_owner(value):
         raise InvalidField(field, f"is {value}, which is no id; {wrong}.")
     return value
 
 
 def choice(field: str, value: int, kind: type[E], *, default: E) -> E:
-    """A value of an enumeration whose 0 means the default."""
+    """Check a value of an enumeration whose 0 means the default."""
     found = enums.chosen(value, kind, default=default)
     if found is None:
         known = ", ".join(f"{one.name} ({one.value})" for one in kind)
@@ -67,7 +67,7 @@ def choice(field: str, value: int, kind: type[E], *, default: E) -> E:
 
 
 def seconds(field: str, value: Duration, *, longest: float, zero: bool = False) -> float:
-    """A duration in seconds: positive (or zero, if `zero`), at most `longest`."""
+    """Return a duration in seconds: positive (or zero, if `zero`), at most `longest`."""
     length = value.seconds + value.nanos / 1e9
     wrong = limits.wrong_seconds(length, longest=longest, zero=zero)
     if wrong is None and not (abs(value.nanos) < 1_000_000_000 and value.seconds * value.nanos >= 0):
@@ -78,14 +78,14 @@ def seconds(field: str, value: Duration, *, longest: float, zero: bool = False) 
 
 
 def bounded(field: str, value: int, least: int, most: int) -> int:
-    """A whole number in a range."""
+    """Check a whole number in a range."""
     if not least <= value <= most:
         raise InvalidField(field, f"is {value}; give {least} to {most}.")
     return value
 
 
 def label(field: str, key: str, value: str) -> None:
-    """One label."""
+    """Check one label."""
     if wrong := names.wrong_label_key(key):
         raise InvalidField(field, f"has the key {key[:80]!r}; {wrong}.")
     if wrong := names.wrong_label_value(value):
@@ -93,14 +93,14 @@ def label(field: str, key: str, value: str) -> None:
 
 
 def request_id(field: str, value: str) -> str:
-    """1 to 128 printable ASCII characters."""
+    """Check a request id: 1 to 128 printable ASCII characters."""
     if wrong := names.wrong_request_id(value):
         raise InvalidField(field, f"is {value[:140]!r}; {wrong}.")
     return value
 
 
 def assigned_id(field: str, value: str) -> str:
-    """An id that the server gave out."""
+    """Check an id that the server gave out."""
     if wrong := names.wrong_assigned_id(value):
         raise InvalidField(field, f"is {value[:80]!r}, which is no id; {wrong}.")
     return value

@@ -1,4 +1,4 @@
-"""ListTasks: its filter, its pages and their tokens."""
+"""This module reads the filter, the pages and the page tokens of ListTasks."""
 
 from __future__ import annotations
 
@@ -37,13 +37,14 @@ class ListQuery:
     fingerprint: str
 
     def token_after(self, last: Task) -> str:
-        """The token for the page after the one that ends with `last`. Opaque to callers; bound to the filter."""
+        """Make the token for the page after the one that ends with `last`. It is opaque to callers, and bound to the
+        filter."""
         raw = json.dumps([_TOKEN_VERSION, last.submission.seq, self.fingerprint], separators=(",", ":"))
         return base64.urlsafe_b64encode(raw.encode()).decode().rstrip("=")
 
 
 def query_of(request: pb.ListTasksRequest, *, scope: str | None) -> ListQuery:
-    """Check every field. `scope` is the creator whose tasks may be seen. None means that everybody's may.
+    """Check every field. `scope` is the creator whose tasks may be seen. None means that all tasks may be seen.
 
     Raises InvalidField.
     """

@@ -1,4 +1,5 @@
-"""The messages of a call off the wire: bytes until the caller is known, and a refusal where they are no message.
+"""This module parses the messages of a call. They stay bytes until the caller is known, and bytes that are no message
+are refused.
 
 protobuf says of wrong bytes only that it cannot parse them. Where a string that is not UTF-8 is what is wrong, the
 bytes are walked once more to name its field.
@@ -50,7 +51,7 @@ def reader(parse: Parse, message: Descriptor | None) -> Parse:
 
 
 def missing(message: Descriptor | None) -> MalformedMessage:
-    """The refusal of a call that ended before its message."""
+    """Make the refusal of a call that ended before its message."""
     return MalformedMessage(f"The call ended before its {_name(message)} came.", type=_name(message))
 
 

@@ -1,6 +1,6 @@
 """Commits become messages to workers here: assignments, cancels, revocations.
 
-The messages are derived from each commit, in the order of the commits and before anybody who awaits the same commit
+The messages are derived from each commit, in the order of the commits and before any caller that awaits the same commit
 goes on. So nothing is told that is not durable, and a cancel can never overtake the assignment that it speaks of.
 """
 
@@ -64,8 +64,8 @@ class Commits:
                 connection.end(LeaseLost("The session's lease ended; connect again."), flush=True)
 
     async def recall(self, connection: WorkerConnection, kept: Sequence[AttemptRef]) -> None:
-        """Look at what a new connection kept: a cancel may be older than it, and what was committed between its hello
-        and its registration was heard by nobody."""
+        """Look at the attempts that a new connection kept. A cancel may be older than the connection, and no listener
+        heard the commits between its hello and its registration."""
         for ref in kept:
             task = await self._store.task(ref.task_id)
             if ref not in connection.held:
@@ -79,7 +79,8 @@ class Commits:
                 self._cancel(connection, task)
 
     async def adopt(self, connection: WorkerConnection) -> None:
-        """Assign what the store says was claimed for the session and no commit was heard of: the answer was lost.
+        """Assign the attempts that the store has claimed for the session although no commit was heard of, because its
+        answer was lost.
 
         Nothing may be claimed for the session meanwhile. Raises StoreUnavailable.
         """

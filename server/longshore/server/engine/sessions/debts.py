@@ -1,4 +1,4 @@
-"""Temps that a lost attempt may have left behind: some worker on the target is asked to remove them."""
+"""A debt is a temp that a lost attempt may have left. This module asks a worker on the target to remove it."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ PIECE: Final = 512 * 1024
 INLINE_AT_MOST: Final = 64 * 1024
 """Payloads up to this size may be in the database instead of the spool."""
 ASK_AGAIN: Final = 1.0
-"""Seconds for which the store's word is believed."""
+"""Seconds for which the store's last answer counts."""
 
 
 async def download(
@@ -24,7 +24,7 @@ async def download(
 ) -> AsyncIterator[tuple[int, bytes]]:
     """Yield (offset, bytes) from `offset` to the payload's end. The session may be connected to another server.
 
-    Raises NotYourAttempt (at any time: the attempt may be lost on the way), PayloadGone (it works on none),
+    Raises NotYourAttempt (at any time: the attempt may be lost on the way), PayloadGone (the attempt has no payload),
     PayloadElsewhere, PayloadUnreachable, OffsetBeyondEnd, SpoolDamaged, StoreUnavailable.
     """
     right = _Right(sessions, session_id, ref, principal)

@@ -69,7 +69,7 @@ class WorkerSays:
 
 @dataclass(frozen=True, slots=True)
 class Welcome:
-    """The server's first word. `lease` in seconds."""
+    """The server's first message. `lease` is in seconds."""
 
     epoch: int
     lease: float
@@ -78,7 +78,8 @@ class Welcome:
 
 @record
 class Assignment:
-    """Work, claimed and committed. Without `payload_path` and `content` the payload, if any, is to be downloaded."""
+    """An attempt whose claim is committed. Without `payload_path` and `content` the worker downloads the payload, if
+    any."""
 
     task: Task
     payload_path: str = ""
@@ -102,7 +103,7 @@ class Assignment:
 
 @dataclass(frozen=True, slots=True)
 class CancelOrder:
-    """Stop the attempt; the server gives it up after `grace` seconds."""
+    """An order to stop the attempt, which the server gives up after `grace` seconds."""
 
     ref: AttemptRef
     grace: float

@@ -1,4 +1,4 @@
-"""Parked tasks: one worker per target is asked to watch the instances that they wait for, and its word wakes them."""
+"""This module wakes parked tasks: it asks one worker per target to watch the instances that they wait for."""
 
 from __future__ import annotations
 
