@@ -162,7 +162,7 @@ def _queued(task: Task, view: View, beside: int) -> Waiting:
         if not any(crew.idle for crew in serving):
             return Waiting(
                 WaitReason.NO_IDLE_WORKER,
-                "an attempt lost its worker, so that the next one runs alone: no worker has nothing else to do yet",
+                "an attempt lost its worker, so that the next one runs alone: no worker is idle yet",
             )
     elif not any(crew.has_room(target) for crew in serving):
         return Waiting(WaitReason.NO_CREDIT, _busy(serving))

@@ -140,7 +140,7 @@ def register(app: typer.Typer) -> None:
             ),
         ],
     ) -> None:
-        """Say what became of a delivery whose worker was lost, after looking at the destination by hand."""
+        """Settle a delivery whose worker was lost, by what you found at the destination."""
         async with session.client() as client:
             settled = await client.settle(await ids.whole(client, task), settlement=_SETTLEMENTS[found])
         session.result(settled, text=lambda: render.line(settled), identity=settled.id)

@@ -93,13 +93,19 @@ class TermsGroup:
             metavar="NAME",
             parser=reads(checks.name),
             autocompletion=complete.queues,
-            help="Queue to stand in. Default: `default`.",
+            help="Queue of the task. Default: `default`.",
             rich_help_panel=TASK,
         ),
     ] = ""
     priority: Annotated[
         int,
-        typer.Option("--priority", min=-100, max=100, help="Higher runs first, -100 to 100.", rich_help_panel=TASK),
+        typer.Option(
+            "--priority",
+            min=-100,
+            max=100,
+            help="Priority, -100 to 100. Tasks of higher priority run first.",
+            rich_help_panel=TASK,
+        ),
     ] = 0
     labels: Annotated[
         list[str] | None,
@@ -107,18 +113,20 @@ class TermsGroup:
             "--label",
             metavar="KEY=VALUE",
             parser=reads(_check_label),
-            help="A label; may be repeated.",
+            help="Label of the task. Repeatable.",
             rich_help_panel=TASK,
         ),
     ] = None
     not_before: Annotated[
         float | None,
-        seconds_option("--not-before", "Do not start before this much time has passed, as in 30s, 5m, 2h, 7d."),
+        seconds_option("--not-before", "Time that must pass before the task may start, such as 30s, 5m, 2h or 7d."),
     ] = None
     expire_after: Annotated[
         float | None,
         seconds_option(
-            "--expire-after", "Give up when nothing has succeeded by then. Server's default: 7d.", check=checks.expires
+            "--expire-after",
+            "Time after which the task expires if no attempt has succeeded. Server's default: 7d.",
+            check=checks.expires,
         ),
     ] = None
     run_timeout: Annotated[
@@ -138,7 +146,7 @@ class TermsGroup:
             metavar="N",
             min=0,
             max=100,
-            help="Tries that may end in an error that could pass. Server's default: 5.",
+            help="Number of tries before a transient error is final. Server's default: 5.",
             rich_help_panel=TASK,
             show_default=False,
         ),
@@ -149,7 +157,7 @@ class TermsGroup:
             "--description",
             metavar="TEXT",
             parser=reads(_check_description),
-            help="What it is for, at most 500 characters. `get` shows it.",
+            help="Purpose of the task, for people: at most 500 characters. `get` shows it.",
             rich_help_panel=TASK,
         ),
     ] = ""
@@ -216,7 +224,8 @@ RequestIdOption: TypeAlias = Annotated[
         "--request-id",
         metavar="ID",
         parser=reads(checks.request_id),
-        help="The same id with the same request makes the same tasks, and continues an upload. Default: a new one.",
+        help="Id of the request. The same id with the same request gives the same tasks, and continues an upload. "
+        "Default: a new id.",
         rich_help_panel=REQUEST,
     ),
 ]
@@ -224,7 +233,8 @@ WaitOption: TypeAlias = Annotated[
     bool,
     typer.Option(
         "--wait/--detach",
-        help="Stay until every task is done; the exit code tells how. Otherwise return when they are accepted.",
+        help="Stay until every task is done; the exit code tells how they ended. Otherwise return once they are "
+        "accepted.",
         rich_help_panel=REQUEST,
     ),
 ]
@@ -232,7 +242,7 @@ PatienceOption: TypeAlias = Annotated[
     float,
     seconds_option(
         "--patience",
-        "How long to go on trying, without getting any further, while the server is away or full. 0: try once.",
+        "Time to go on trying without getting any further, while the server is away or full. 0 means one try.",
         panel=REQUEST,
         show_default="1m",
     ),
@@ -241,16 +251,18 @@ TimeoutOption: TypeAlias = Annotated[
     float | None,
     seconds_option(
         "--timeout",
-        "With --wait: give up waiting after this much time from acceptance, with exit code 124. The tasks go on.",
+        "With --wait: time from acceptance after which the command stops waiting and exits with 124. The tasks go on.",
         panel=REQUEST,
     ),
 ]
 WatchTimeoutOption: TypeAlias = Annotated[
     float | None,
     seconds_option(
-        "--timeout", "Give up watching after this much time, with exit code 124. The tasks go on.", panel=REQUEST
+        "--timeout",
+        "Time after which the command stops watching and exits with 124. The tasks go on.",
+        panel=REQUEST,
     ),
 ]
 ForceOption: TypeAlias = Annotated[
-    bool, typer.Option("--force", help="Even if a later task has delivered to the destination.")
+    bool, typer.Option("--force", help="Retry even if a later task has delivered to the destination.")
 ]

@@ -337,13 +337,13 @@ def register(app: typer.Typer) -> None:
         ] = "",
         require: Annotated[
             bool,
-            typer.Option("--require", help="Exit with 6 unless every task is cancelled or certain to be."),
+            typer.Option("--require", help="Exit with 6 unless every task is cancelled, or certain to become so."),
         ] = False,
     ) -> ExitCode:
-        """Cancel tasks, durably. Prints each as it then is; one that had already finished stays as it is.
+        """Cancel tasks durably, and print each as it then is. A finished task stays as it is.
 
-        A task that is being put in place this very moment cannot be stopped any more; `watch` tells how it ends. A task
-        that the server refuses stops none of the others, and the exit code tells of it.
+        A task whose file is being put in place at this moment cannot be stopped any more; `watch` tells how it ends. If
+        the server refuses one task, the others are cancelled all the same, and the exit code tells of the refusal.
 
         longshore list --state live --label release=42 --output id | longshore cancel - --require
         """
@@ -369,7 +369,7 @@ def register(app: typer.Typer) -> None:
     ) -> ExitCode:
         """Make new tasks like failed, cancelled or expired ones, while the server keeps their bytes.
 
-        A task that the server refuses stops none of the others, and the exit code tells of it.
+        If the server refuses one task, the others are retried all the same, and the exit code tells of the refusal.
 
         longshore list --state failed --since 1h --output id | longshore retry -
         """

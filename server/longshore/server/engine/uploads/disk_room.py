@@ -37,8 +37,7 @@ class DiskRoom:
         if free < wanted:
             raise SpoolFull(
                 f"The disk of the spool has {max(free, 0)} bytes left for uploads, and {wanted} are needed. Try "
-                f"later with "
-                "the same request id.",
+                "later with the same request id.",
                 subject="spool",
                 retry_after=_RETRY,
             )
