@@ -142,7 +142,7 @@ class TLSError(Unavailable):
 
 
 class DataLoss(LongshoreError):
-    """What the server had spooled is gone or wrong. Start anew under another request id."""
+    """The bytes that the server had spooled are gone or wrong. Start anew under another request id."""
 
 
 class Internal(LongshoreError):

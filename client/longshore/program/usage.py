@@ -17,7 +17,7 @@ USAGE: Final = 2
 """Exit code: an option, an argument or a setting cannot be used."""
 _INTERRUPTED: Final = 130
 
-# `typer.BadParameter` derives from it, in every version of typer and whoever brings its parser.
+# `typer.BadParameter` derives from it, in every version of typer, whatever package has its parser.
 _UsageError: Final[type[Exception]] = typer.BadParameter.__mro__[1]
 
 _PLAIN: Final = (

@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 Condition = Literal["RUNNING", "EXISTS"]
-"""What a parked task waits for: its instance runs, or its instance is there at all."""
+"""The condition that a parked task waits for: its instance runs, or its instance exists."""
 
 
 class StopReason(StrEnum):
@@ -136,7 +136,7 @@ class OutcomeUnknown(AttemptError):
 
 
 class AttemptStopped(Exception):
-    """The attempt was told to end; raised by `context.check()` and passed on by whoever called it.
+    """The attempt was told to end; raised by `context.check()` and passed on by its callers.
 
     A handler cleans up what it made and lets this go. Catching it to carry on is a bug. `left_temps` as for
     `AttemptError`.

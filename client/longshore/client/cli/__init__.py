@@ -63,6 +63,7 @@ def _tell_programs(said: str, _hint: str) -> None:
 
 
 def _wants_json(arguments: Sequence[str]) -> bool:
-    """Programs read standard error too: what is wrong with the arguments themselves is said to them in their form."""
+    """Return whether the arguments ask for JSON. Programs read standard error too, so usage errors then are JSON as
+    well."""
     given = " ".join(arguments)
     return any(f" {option}json " in f" {given} " for option in ("-o ", "-o", "--output ", "--output="))

@@ -122,10 +122,10 @@ Body: TypeAlias = Callable[..., Coroutine[Any, Any, ExitCode | None]]
 
 class _Brief(TyperCommand):
     """A command whose help leaves out the options about the connection, which every command has: they were two thirds
-    of it. `longshore --help` explains them."""
+    of the help. `longshore --help` explains them."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
-        """The help of what is this command's own."""
+        """Write the help of this command's own options."""
         common: list[Any] = [each for each in self.params if getattr(each, "rich_help_panel", "") == _CONNECTION]
         for each in common:
             each.hidden = True
@@ -140,7 +140,7 @@ _ELSEWHERE: Final = "`longshore --help` explains `--server`, `--token-file`, `--
 
 
 def common_options() -> str:
-    """The options about the connection, as a list in Markdown."""
+    """Return the options about the connection, as a list in Markdown."""
     lines = ["Every command takes these, too, after its name:"]
     for name, (annotation, _) in _COMMON.items():
         [option] = get_args(annotation)[1:]
@@ -157,7 +157,7 @@ def command(
 
     A parameter whose type is a dataclass stands for a group of options: one for each of its fields.
 
-    `changes`: what it prints must reach somebody, as the ids of accepted tasks.
+    `changes` means that its output must not be lost, such as the ids of accepted tasks.
     """
 
     def register(body: Body) -> Body:
@@ -226,7 +226,7 @@ def _check_texts(given: Mapping[str, Any]) -> None:
 
 
 def run_body(session: CommandSession, body: Callable[[], Coroutine[Any, Any, ExitCode | None]]) -> ExitCode:
-    """Run it to its end; every way to end has its exit code and says why."""
+    """Run the command to its end. Every way to end has its exit code and says why."""
     try:
         code = asyncio.run(body())
     except LongshoreError as error:

@@ -1,4 +1,4 @@
-"""Following tasks to their end, all at once."""
+"""This module follows several tasks to their end, all at once."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def follow(
     changed: Callable[[task_pb2.Task], None],
     after_revision: int | None = None,
 ) -> task_pb2.Task:
-    """The task when it is done; `changed` is told each revision on the way."""
+    """Return the task when it is done. `changed` is told each revision on the way."""
     bar = waits.display.bar(title)
     task = task_pb2.Task()
     watch = client.watch(task_id, after_revision=after_revision, progress=bar.delivered)

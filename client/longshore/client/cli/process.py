@@ -17,7 +17,7 @@ _MIB: Final = 1 << 20
 
 
 def prepare() -> None:
-    """Before the first channel is opened, and before anything is printed."""
+    """Set up the process. Call it before the first channel is opened, and before anything is printed."""
     streams.prepare()
     _keep_buffers_on_the_heap()
     if "GRPC_VERBOSITY" not in os.environ:

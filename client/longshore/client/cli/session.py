@@ -61,7 +61,8 @@ class CommandSession:
     """Make the lines for when Ctrl-C comes: what goes on nevertheless, and what can be done about it."""
 
     def client(self, *, patience: float = 0.0, on_wait: OnWait | None = None) -> AsyncClient:
-        """A client as the options say. A person who looks wants an answer now, so there is no patience by default."""
+        """Make a client as the options say. A person who reads wants an answer now, so there is no patience by
+        default."""
         return AsyncClient(
             server=self.server,
             tls=self._tls(),
@@ -97,7 +98,7 @@ class CommandSession:
         self._write("\n".join(line.rstrip() for line in printed.get().splitlines()))
 
     def data(self, line: str) -> None:
-        """One line for people who may pipe it on: it is neither folded nor coloured. JSON has it in the message."""
+        """Print one line that people may pipe on: it is neither folded nor coloured. JSON has it in the message."""
         if self.output is Output.TEXT:
             self._write(visible(line))
 
@@ -106,12 +107,12 @@ class CommandSession:
         self._write(visible_json(to_json(message), ascii_only=not getattr(sys.stdout, "is_utf8", True)))
 
     def say(self, text: str) -> None:
-        """Something for people, on standard error; not with JSON."""
+        """Print something for people on standard error, unless the output is JSON."""
         if not self.output.quiet:
             self.err.print(escape(text), soft_wrap=True)
 
     def fail(self, error: LongshoreError) -> ExitCode:
-        """Print the error on standard error; the exit code that goes with it."""
+        """Print the error on standard error, and return its exit code."""
         code = code_for(error)
         if self.output is Output.JSON:
             sys.stderr.write(visible_json(as_json(error, code), ascii_only=True) + "\n")
@@ -135,8 +136,8 @@ class CommandSession:
         sys.stderr.write(line + "\n")
 
     def _lose(self, lost: OutputLost) -> None:
-        """An accepted task's id is not lost with the stream: it goes to the other one. Raises OutputLost where there is
-        nothing to keep."""
+        """Print the id of an accepted task on the other stream, so that it is not lost with this one. Raises OutputLost
+        where there is nothing to keep."""
         if not self.changes:
             raise lost
         self.lost.append(lost)

@@ -1,1 +1,1 @@
-"""What goes over the wire: uploads, submissions and watches, over as many connections as each takes."""
+"""This package has uploads, submissions and watches, over as many connections as each takes."""

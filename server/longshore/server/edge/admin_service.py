@@ -1,4 +1,4 @@
-"""AdminService: figures, fleet, queues, and settling by hand."""
+"""AdminService shows figures and workers, pauses queues, and settles by hand."""
 
 from __future__ import annotations
 

@@ -134,7 +134,7 @@ async def abort(context: grpc.aio.ServicerContext[object, object], error: BaseEx
     except grpc.aio.AbortError:
         raise
     except grpc.aio.InternalError:
-        # The caller is gone, and with it whoever could be told. gRPC would log a traceback of it.
+        # The caller is gone, so nobody can be told. gRPC would log a traceback of it.
         raise asyncio.CancelledError from None
     raise AssertionError("abort returned")
 

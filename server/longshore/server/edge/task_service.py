@@ -1,4 +1,4 @@
-"""TaskService: hand in work, watch it, cancel it."""
+"""TaskService takes tasks in, and lets callers watch and cancel them."""
 
 from __future__ import annotations
 
@@ -188,7 +188,7 @@ class TaskService(pb_grpc.TaskServiceServicer):
 
 
 def add_task_service(service: TaskService, server: grpc.aio.Server) -> None:
-    """Serve it. As the generated function does, but for the messages of uploads: see `chunks`."""
+    """Serve the service as the generated function does, but for the messages of uploads: see `chunks`."""
     upload = grpc.stream_unary_rpc_method_handler(
         service.Upload,
         request_deserializer=chunks.parse,

@@ -1,4 +1,4 @@
-"""WorkerService: streams to sessions, and back. Thin: what happens is decided in the engine."""
+"""WorkerService translates streams to sessions, and back. The engine decides what happens."""
 
 from __future__ import annotations
 
@@ -126,5 +126,5 @@ def _raise_problem(task: asyncio.Task[None]) -> None:
 
 
 def _is_local(peer: str) -> bool:
-    """The peer is on this machine: on a unix socket or the loopback interface."""
+    """Return whether the peer is on this machine: on a unix socket or the loopback interface."""
     return peer.startswith(("unix:", "unix-abstract:", "ipv4:127.", "ipv6:[::1]", "ipv6:%5B::1%5D"))

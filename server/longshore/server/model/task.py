@@ -155,7 +155,7 @@ class Terms:
     """None means that a stall is not limited."""
     attempt_limit: int = 5
     description: str = ""
-    """What the task is for, in the caller's words."""
+    """The purpose of the task, in the caller's words."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -209,7 +209,7 @@ def _as_file(content: bytes) -> Iterator[str]:
 
 @dataclass(frozen=True, slots=True)
 class _Own:
-    """What the log tells of the server's own certificate. `ends` is in seconds of the wall clock."""
+    """The facts that the log tells of the server's own certificate. `ends` is in seconds of the wall clock."""
 
     fingerprint: str
     subject: str  # its first names, where the subject is empty

@@ -1,1 +1,1 @@
-"""Where payloads are kept while a task needs them or may be retried."""
+"""The spool keeps payloads while a task needs them or may be retried."""

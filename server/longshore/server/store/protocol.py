@@ -240,7 +240,8 @@ class Store(Protocol):
         failed."""
         ...
 
-    # Reads see everything committed before the call. `creator` None sees everybody's; another's task reads as None.
+    # Reads see everything committed before the call. `creator` None means all callers; a task of another creator
+    # reads as None.
 
     async def task(self, task_id: str, *, creator: str | None = None) -> Task | None: ...
 
@@ -249,7 +250,7 @@ class Store(Protocol):
     async def list_tasks(
         self, where: TaskFilter, *, before: int | None, limit: int, most_bytes: int | None = None
     ) -> TaskPage:
-        """Newest first: descending `seq`, below `before`; at most `limit`.
+        """List tasks, newest first: descending `seq`, below `before`; at most `limit`.
 
         With `most_bytes` the page ends, after its first task, before one with which arguments, results, labels and
         errors would have more than so many bytes. What is left out is not read. None means that only `limit` bounds it.
@@ -257,29 +258,29 @@ class Store(Protocol):
         ...
 
     async def blocking(self, destinations: Sequence[Destination]) -> Mapping[str, str]:
-        """The head's task id for each destination key that has one."""
+        """Return the head's task id for each destination key that has one."""
         ...
 
     async def attempts(self, task_id: str, *, last: int | None = None) -> Sequence[Attempt]: ...
 
     async def attempts_after(self, task_id: str, *, number: int, limit: int) -> Sequence[Attempt]:
-        """Attempts with a greater number, oldest first; at most `limit`."""
+        """Return attempts with a greater number, oldest first; at most `limit`."""
         ...
 
     async def attempts_of(self, task_ids: Sequence[str], *, last: int) -> Mapping[str, Sequence[Attempt]]: ...
 
     async def history(self, task_id: str, *, after: int, limit: int = 500) -> Sequence[Task]:
-        """The task at each revision after `after`, in order."""
+        """Return the task at each revision after `after`, in order."""
         ...
 
     async def upload(self, principal: str, request_id: str) -> Upload | None:
-        """The upload of this request, unless it is abandoned; a complete one has its payload and tasks."""
+        """Return the upload of this request, unless it is abandoned. A complete one has its payload and tasks."""
         ...
 
     async def payload(self, payload_id: str) -> Payload | None: ...
 
     async def inline_payload(self, payload_id: str) -> bytes | None:
-        """The content of a payload kept in the database. None means that the content is in the spool."""
+        """Return the content of a payload kept in the database. None means that the content is in the spool."""
         ...
 
     async def sessions(self) -> Sequence[Session]: ...
@@ -287,22 +288,22 @@ class Store(Protocol):
     async def session(self, session_id: str) -> Session | None: ...
 
     async def parked(self, target: str) -> Sequence[Destination]:
-        """Distinct instances (path empty) that tasks of the target are parked for."""
+        """Return the distinct instances (path empty) that tasks of the target are parked for."""
         ...
 
     async def debts(self, targets: Sequence[str], *, limit: int = 100) -> Sequence[Debt]:
-        """Debts of these targets that may be paid now."""
+        """Return the debts of these targets that may be paid now."""
         ...
 
     async def figures(self) -> Figures: ...
 
     async def conditions(self, instances: Iterable[InstanceKey], *, but: Collection[str] = ()) -> Conditions:
-        """The facts that decide whether tasks on these instances are claimed. What the sessions in `but` hold is left
-        out. The number of statements is bounded, whatever is asked for."""
+        """Return the facts that decide whether tasks on these instances are claimed. The holdings of the sessions in
+        `but` are left out. The number of statements is bounded."""
         ...
 
     async def remarks(self) -> Mapping[str, Remark]:
-        """The remarks of living sessions about themselves, by their ids."""
+        """Return the remarks of living sessions about themselves, by their ids."""
         ...
 
     async def served(self) -> Sequence[Served]:
@@ -310,10 +311,11 @@ class Store(Protocol):
         ...
 
     async def ended_sessions(self, *, since: float, also: Iterable[str] = ()) -> Sequence[EndedSession]:
-        """Sessions that ended at `since` or later, the newest thousand, and those of `also` that have ended."""
+        """Return the sessions that ended at `since` or later, the newest thousand, and those of `also` that have
+        ended."""
 
     async def restored(self) -> Restore | None:
-        """The restore from a backup that was noticed. None means that no queue is paused for one."""
+        """Return the restore from a backup that was noticed. None means that no queue is paused for one."""
         ...
 
     async def known_files(self, ids: Sequence[str], *, spool: str | None = None) -> frozenset[str]:
@@ -324,21 +326,21 @@ class Store(Protocol):
     # Of several servers only.
 
     async def home(self, upload_id: str) -> Home | None:
-        """The home of an upload, or of the payload that it became."""
+        """Return the home of an upload, or of the payload that it became."""
         ...
 
     async def servers(self) -> Sequence[Server]:
-        """All entries, dead ones included."""
+        """Return the entries of all servers, dead ones included."""
         ...
 
     async def files_by_spool(self) -> Mapping[str, int]:
-        """How many uploads and payloads have a file in each spool, by its identity."""
+        """Count the uploads and payloads that have a file in each spool, by its identity."""
         ...
 
     async def tokens(self, ids: Sequence[str]) -> Sequence[Token]:
-        """The tokens with these ids that exist, revoked and expired ones included."""
+        """Return the tokens with these ids that exist, revoked and expired ones included."""
         ...
 
     async def has_valid_token(self) -> bool:
-        """Whether a token exists that is neither revoked nor expired."""
+        """Return whether a token exists that is neither revoked nor expired."""
         ...

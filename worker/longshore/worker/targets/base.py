@@ -53,7 +53,7 @@ class FileKind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class FileStat:
-    """What a path holds: size in bytes, the nine permission bits, numeric owner inside the instance."""
+    """The attributes of a path: size in bytes, the nine permission bits, numeric owner inside the instance."""
 
     kind: FileKind
     size: int
@@ -81,7 +81,7 @@ class Written:
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What a delivery was to leave at its destination. Attributes that are None are not compared."""
+    """The content that a delivery was to leave at its destination. Attributes that are None are not compared."""
 
     size: int
     crc32c: int

@@ -1,4 +1,5 @@
-"""A byte stream to a daemon: a unix socket or TLS, with a time-out and a way out in every wait.
+"""This module has the byte stream to a daemon, over a unix socket or TLS. Every wait has a time-out, and `check` can
+end it.
 
 All waiting is done in slices, so that a cancelled task does not sit out the time-out of a daemon that hangs. On a unix
 socket the kernel waits (SO_RCVTIMEO, SO_SNDTIMEO): a non-blocking one takes a large packet in pieces with a poll
@@ -24,7 +25,7 @@ from longshore.worker.targets.base import no_check
 
 _SLICE_S: Final = 0.1
 _SLICE: Final = struct.pack("@ll", 0, int(_SLICE_S * 1_000_000))
-"""The same as a struct timeval."""
+"""The slice as a struct timeval."""
 _RECEIVE: Final = 64 * 1024
 _MAX_HEAD: Final = 64 * 1024
 
@@ -125,7 +126,7 @@ class Transport:
             raise
 
     def receive(self) -> bytes:
-        """The next bytes, at least one. Stopping it by `check` loses nothing."""
+        """Return the next bytes, at least one. Stopping it by `check` loses nothing."""
         self._insist()
         deadline = time.monotonic() + self.answer_s
         while True:
@@ -145,14 +146,14 @@ class Transport:
                 return bytes(self._inbox[:count])
 
     def readable(self) -> bool:
-        """Whether `receive` would return, or raise, without waiting."""
+        """Return whether `receive` would return, or raise, without waiting."""
         if self._sock.fileno() < 0 or (isinstance(self._sock, ssl.SSLSocket) and self._sock.pending()):
             return True
         self._poll.modify(self._sock, select.POLLIN)
         return bool(self._poll.poll(0))
 
     def abort(self) -> None:
-        """Break the stream. For another thread: the one that uses it gets an EOFError, and closes."""
+        """Break the stream from another thread. The thread that uses the stream gets an EOFError, and closes it."""
         self.broken = True
         try:
             self._sock.shutdown(socket.SHUT_RDWR)
@@ -160,7 +161,7 @@ class Transport:
             pass  # It was not connected any more, which is what we want.
 
     def close(self) -> None:
-        """Close without ceremony; once is enough, twice is harmless."""
+        """Close the stream at once. A second call is harmless."""
         self.abort()
         self._sock.close()
 
@@ -180,7 +181,7 @@ class Transport:
                 return
 
     def _try_send(self, parts: Sequence[memoryview]) -> tuple[int, int]:
-        """Bytes sent, and the poll event to wait for when it was none."""
+        """Send bytes. Returns how many were sent, and the poll event to wait for when it was none."""
         try:
             return (self._sock.send(parts[0]) if self._tls else self._sock.sendmsg(parts)), 0
         except (BlockingIOError, ssl.SSLWantWriteError):
@@ -247,12 +248,12 @@ def connect(endpoint: DaemonEndpoint, timeouts: Timeouts, *, check: Callable[[],
 
 
 def public_authorities() -> str:
-    """The system's file of certificate authorities, else the one that comes with certifi."""
+    """Return the system's file of certificate authorities, else the one that comes with certifi."""
     return ssl.get_default_verify_paths().cafile or DEFAULT_CA_BUNDLE_PATH
 
 
 def tls_context(endpoint: DaemonEndpoint) -> ssl.SSLContext:
-    """The client's side of TLS: our certificate, and theirs pinned or vouched for."""
+    """Make the client's side of TLS: the worker's certificate, and the daemon's pinned or signed by an authority."""
     context = ssl.create_default_context(cafile=public_authorities())
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if endpoint.server_cert:

@@ -1,5 +1,5 @@
-"""What a shell offers when Tab is pressed: names that the server knows. A failure, or a slow server, offers none
-and says nothing: a line that is being typed is no place for messages."""
+"""A shell offers these names of the server when Tab is pressed. After a failure, or with a slow server, it offers none,
+without a message: a message would end up in the line that is being typed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from longshore.client.values.specs import STATE_NAMES
 from longshore.v1 import admin_service_pb2, task_pb2
 
 WITHIN: Final = 2.0
-"""Seconds for all of it."""
+"""Seconds for one completion."""
 _TASKS: Final = 200
 """The newest tasks, from which names are taken that nothing lists."""
 _IDS: Final = 50

@@ -18,7 +18,7 @@ _PANEL: Final = "Operate"
 
 
 class Found(StrEnum):
-    """What an operator found at the destination."""
+    """The finding of an operator at the destination."""
 
     REMOVED = "removed"
     LANDED = "landed"

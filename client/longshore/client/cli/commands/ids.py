@@ -1,4 +1,4 @@
-"""Ids of tasks as they are typed: whole, by their beginning, or one a line on standard input."""
+"""This module reads ids of tasks as they are typed: whole, by their beginning, or one a line on standard input."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SHOWN: Final = 5
 
 
 def typed(texts: Sequence[str] | None) -> list[str]:
-    """The ids that are meant: those of the arguments, and for `-` the lines of standard input.
+    """Return the ids of the arguments, and for `-` those of standard input, one a line.
 
     No arguments at all, and nothing on standard input, is what `xargs` makes of an empty list: no ids then. Raises
     ConfigurationError where ids were to be given and are not.
@@ -41,7 +41,7 @@ def _lines() -> Iterable[str]:
 
 
 def _empty_stdin() -> bool:
-    """Standard input is /dev/null, as under `xargs`."""
+    """Return whether standard input is /dev/null, as under `xargs`."""
     try:
         mine, null = os.fstat(sys.stdin.fileno()), Path(os.devnull).stat()
     except (OSError, ValueError, AttributeError):
@@ -50,7 +50,7 @@ def _empty_stdin() -> bool:
 
 
 async def whole(client: AsyncClient, text: str) -> str:
-    """The whole id of the one task whose id begins with this; zeros in front may be left out.
+    """Return the whole id of the one task whose id begins with this text. Zeros in front may be left out.
 
     A whole id is returned as it is, without a question. Raises NotFound, and ConfigurationError where several begin so.
     """
@@ -72,7 +72,7 @@ async def whole(client: AsyncClient, text: str) -> str:
 
 
 def begins(task_id: str, prefix: str) -> bool:
-    """Whether the id begins so. Servers before 0.2 know no beginnings, and answer with every task."""
+    """Return whether the id begins so. Servers before 0.2 know no beginnings, and answer with every task."""
     whole, wanted = task_id.upper(), prefix.upper()
     if whole.startswith(wanted):
         return True

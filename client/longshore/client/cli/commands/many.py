@@ -21,7 +21,7 @@ _LOOK: Final = 0.5
 
 
 class ForEachId:
-    """The same for each of these ids. One that the server refuses is told, and stops none of the others."""
+    """Does the same for each of these ids. A refusal by the server is printed, and does not stop the others."""
 
     def __init__(self, session: CommandSession, texts: Sequence[str], *, nothing: str) -> None:
         self._session: Final = session
@@ -29,7 +29,7 @@ class ForEachId:
         self.texts: Final = texts
 
     async def run(self, one: Callable[[str], Awaitable[ExitCode]]) -> ExitCode:
-        """The first code that is not OK. Without ids it says so, and that is no failure. Raises the errors that the
+        """Return the first code that is not OK. Without ids it says so, which is no failure. Raises the errors that the
         others would meet too: no server, no token."""
         if not self.texts:
             self._session.say(self._nothing)
@@ -49,7 +49,7 @@ class ForEachId:
 class ListOutput:
     """A list on its way to the output: at once what programs read, and a table in as few pieces as memory allows.
 
-    `limit` 0: all.
+    `limit` 0 means all.
     """
 
     def __init__(self, session: CommandSession, *, limit: int) -> None:
@@ -61,7 +61,7 @@ class ListOutput:
         self._more = False
 
     def take(self, task: task_pb2.Task) -> bool:
-        """One more; False: it is one too many."""
+        """Add an entry. False means that the limit was reached before."""
         if self._limit and self._count == self._limit:
             self._more = True
             return False
@@ -75,7 +75,7 @@ class ListOutput:
         return True
 
     def end(self) -> None:
-        """Print what is left, and whether there is more."""
+        """Print the rest, and say whether there is more."""
         if self._session.output is Output.TEXT:
             self._print()
             if not self._count:

@@ -24,7 +24,7 @@ REQUEST: Final = "The request"
 
 
 def reads(parse: Callable[[str], _T]) -> Callable[[Any], _T]:
-    """A parser for typer: what is wrong becomes a usage error with its remedy."""
+    """Make a parser for typer. A wrong value becomes a usage error with its remedy."""
 
     def read(text: Any) -> _T:
         if not isinstance(text, str):
@@ -57,7 +57,7 @@ def _check_description(text: str) -> str:
 
 
 def labels_of(texts: list[str] | None) -> dict[str, str]:
-    """`--label` options as a mapping; the last of a key wins."""
+    """Return `--label` options as a mapping. The last one of a key wins."""
     return dict(parse_label(text) for text in texts or ())
 
 
@@ -69,7 +69,7 @@ def seconds_option(
     show_default: bool | str = False,
     check: Callable[[float], float] = checks.waits,
 ) -> typer.models.OptionInfo:
-    """An option that takes a duration, which `check` refuses by ValueError."""
+    """Make an option that takes a duration, which `check` refuses by ValueError."""
     option: typer.models.OptionInfo = typer.Option(
         name,
         metavar="DURATION",

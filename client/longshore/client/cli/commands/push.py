@@ -1,4 +1,4 @@
-"""`longshore push`: files into instances."""
+"""`longshore push` delivers files into instances."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _AT_ONCE: Final = 4
 
 
 class WhenStoppedOption(StrEnum):
-    """What to do when the instance is not running."""
+    """The values of --when-stopped."""
 
     DELIVER = "deliver"
     WAIT = "wait"
@@ -51,7 +51,7 @@ class WhenStoppedOption(StrEnum):
 
 
 class WhenAbsentOption(StrEnum):
-    """What to do when the instance does not exist."""
+    """The values of --when-absent."""
 
     FAIL = "fail"
     WAIT = "wait"
@@ -59,7 +59,7 @@ class WhenAbsentOption(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """One upload: a file (or `-`), its request, and what is to become of it."""
+    """The plan of one upload: a file (or `-`), its request id, and its specification."""
 
     file: str
     request_id: str
@@ -67,7 +67,7 @@ class Plan:
 
 
 def arguments(files: list[str], to: list[str]) -> tuple[list[str], list[str]]:
-    """Files and destinations: with `--to` every argument is a file, otherwise the last one is the destination."""
+    """Tell files from destinations. With `--to` every argument is a file, otherwise the last one is the destination."""
     if not to and len(files) < 2:
         raise ConfigurationError("nothing to push, or nowhere: expected FILE… [TARGET:]INSTANCE/PATH, or FILE… --to …")
     sources, destinations = (files, to) if to else (files[:-1], files[-1:])
@@ -237,7 +237,7 @@ async def deliver(
     patience: float,
     changing: Changing = Changing.REFUSE,
 ) -> ExitCode:
-    """Upload them, a few at a time, and follow their tasks when that is wished."""
+    """Upload the files, a few at a time, and follow their tasks if the user wants that."""
     check_timeout(within, wait=wait)
     room = asyncio.Semaphore(_AT_ONCE)
     display = Display(session.err, quiet=session.output.quiet)
@@ -270,7 +270,7 @@ async def deliver(
 
 
 def check_timeout(within: float | None, *, wait: bool) -> None:
-    """Raises ConfigurationError where there is nothing to wait for."""
+    """Raise ConfigurationError for a time-out where there is nothing to wait for."""
     if within is not None and not wait:
         raise ConfigurationError("--timeout says how long to wait: give --wait too")
 
@@ -317,7 +317,7 @@ async def after_acceptance(
 
 
 async def as_it_is(client: AsyncClient, task: task_pb2.Task) -> task_pb2.Task:
-    """The task as it is now, or as it was known if no server says so at once."""
+    """Return the task as it is now, or as it was last known if no server answers at once."""
     try:
         async with asyncio.timeout(_AT_LAST):
             return await client.get(task.id)
@@ -328,7 +328,8 @@ async def as_it_is(client: AsyncClient, task: task_pb2.Task) -> task_pb2.Task:
 def code_after(
     session: CommandSession, tasks: Sequence[task_pb2.Task], *, wait: bool, within: float | None
 ) -> ExitCode:
-    """The exit code for these tasks, which were waited for or not; what is not done is told with what to do."""
+    """Return the exit code for these tasks, whether the command waited for them or not. For tasks that are not done it
+    prints what to do."""
     left = [task for task in tasks if not task.done]
     if not wait or not left or within is None:
         return code_for_tasks(tasks)
@@ -359,7 +360,7 @@ def _going_on(task_ids: Collection[str]) -> Iterator[str]:
 
 
 def _destination(text: str, *, project: str, source: str) -> task_pb2.Destination:
-    """The destination, checked as far as that goes without a server."""
+    """Return the destination, checked as far as that goes without a server."""
     return checks.destination(text, parse_destination(text, project=project, default_name=_name(source)))
 
 
@@ -368,7 +369,8 @@ def _name(source: str) -> str:
 
 
 def _mode(source: str, mode: object) -> int | None:
-    """`--mode` as the spec has it. None: the server's default, and the upload brings the mode that a new file gets."""
+    """Return `--mode` as the spec has it. None means the server's default, and the upload brings the mode that a new
+    file gets."""
     if mode != "source":
         return cast("int | None", mode)
     if source == STDIN:
@@ -381,7 +383,8 @@ def _mode(source: str, mode: object) -> int | None:
 
 
 def _several(sources: list[str], destinations: list[str]) -> ConfigurationError:
-    """Several files, and no directory to put them in: or were those further destinations?"""
+    """Make the error for several files without a directory to put them in. If the others look like destinations, it
+    says how to name those."""
     first, *others = sources
     meant = [each for each in others if _is_destination(each) and not Path(each).exists()]
     if others and meant == others:

@@ -1,4 +1,4 @@
-"""Standard input as the content of an upload."""
+"""This module makes standard input the content of an upload."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from longshore.client.transfer.pieces import drawn
 
 
 def stdin_content(session: CommandSession) -> Content:
-    """A file that was redirected is read where it is. Anything else is drawn as it comes, and kept for a resume."""
+    """Return the content. A redirected file is read where it is; anything else is read as it comes, and kept for a
+    resume."""
     if sys.stdin is None:
         raise SourceError("standard input is closed: there is nothing to push", reason="SOURCE_UNREADABLE")
     descriptor = sys.stdin.fileno()

@@ -58,7 +58,7 @@ TaskId: TypeAlias = Annotated[
     ),
 ]
 _ON_A_TERMINAL: Final = 50
-"""Rows of a list for which nobody gave a limit."""
+"""Rows of a list without a given limit."""
 _PAGE: Final = 200
 
 

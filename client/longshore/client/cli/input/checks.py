@@ -13,28 +13,28 @@ OWNERS: Final = limits.LARGEST_OWNER
 
 
 def name(text: str) -> str:
-    """A queue, a target or a kind. Raises ValueError."""
+    """Check the name of a queue, a target or a kind. Raises ValueError."""
     if text and (wrong := names.wrong_name(text)):
         raise ValueError(f"{text[:80]!r} is no name; {wrong}")
     return text
 
 
 def instance(text: str) -> str:
-    """An instance. Raises ValueError."""
+    """Check an instance's name. Raises ValueError."""
     if text and (wrong := names.wrong_instance(text)):
         raise ValueError(f"{text[:80]!r} is no name of an instance; {wrong}")
     return text
 
 
 def project(text: str) -> str:
-    """A project, or nothing. Raises ValueError."""
+    """Check a project's name, which may be empty. Raises ValueError."""
     if wrong := names.wrong_project(text):
         raise ValueError(f"{text[:80]!r} is no name of a project; {wrong}")
     return text
 
 
 def label(key: str, value: str) -> None:
-    """One label. Raises ValueError."""
+    """Check one label. Raises ValueError."""
     if wrong := names.wrong_label_key(key):
         raise ValueError(f"{key[:80]!r} is no key of a label; {wrong}")
     if wrong := names.wrong_label_value(value):
@@ -42,31 +42,31 @@ def label(key: str, value: str) -> None:
 
 
 def request_id(text: str) -> str:
-    """A request id. Raises ValueError."""
+    """Check a request id. Raises ValueError."""
     if text and (wrong := names.wrong_request_id(text)):
         raise ValueError(f"{text[:140]!r} is no request id; {wrong}")
     return text
 
 
 def reason(text: str) -> str:
-    """A reason for a cancel. Raises ValueError."""
+    """Check the reason for a cancel. Raises ValueError."""
     if len(text) > limits.LONGEST_CANCEL_REASON:
         raise ValueError(f"it has {len(text)} characters; at most {limits.LONGEST_CANCEL_REASON}")
     return text
 
 
 def waits(seconds: float) -> float:
-    """A time from now. Raises ValueError."""
+    """Check a time from now, which may be zero. Raises ValueError."""
     return _duration(seconds, limits.LONGEST_WAIT, zero=True)
 
 
 def expires(seconds: float) -> float:
-    """A time from now that is not now. Raises ValueError."""
+    """Check a time from now that is not zero. Raises ValueError."""
     return _duration(seconds, limits.LONGEST_WAIT)
 
 
 def runs(seconds: float) -> float:
-    """The length of an attempt. Raises ValueError."""
+    """Check the length of an attempt. Raises ValueError."""
     return _duration(seconds, limits.LONGEST_RUN)
 
 
@@ -78,7 +78,7 @@ def _duration(seconds: float, longest: float, *, zero: bool = False) -> float:
 
 
 def destination(text: str, to: task_pb2.Destination) -> task_pb2.Destination:
-    """A destination that was read from `text`. Raises ConfigurationError."""
+    """Check a destination that was read from `text`. Raises ConfigurationError."""
     if to.target and (wrong := names.wrong_name(to.target)):
         raise ConfigurationError(f"{text}: {to.target[:80]!r} is no name of a target; {wrong}")
     try:

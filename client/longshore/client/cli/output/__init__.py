@@ -1,1 +1,1 @@
-"""What the commands print: text, tables, bars, JSON, and exit codes."""
+"""The commands print by this package: text, tables, bars, JSON, and exit codes."""

@@ -1,4 +1,5 @@
-"""Consoles on which others' text is text: nothing in it moves the cursor, colours, hides, or begins a line."""
+"""These consoles print the text of others as plain text: nothing in it moves the cursor, colours, hides, or begins a
+line."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from rich.text import Text
 from longshore.program.visible import visible
 
 _WIDE: Final = 10_000
-"""Columns when nobody looks: lines in a pipe are never folded."""
+"""Columns of an output that is no terminal: lines in a pipe are never folded."""
 
 
 class VisibleConsole(Console):

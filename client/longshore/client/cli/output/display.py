@@ -89,7 +89,7 @@ class Display:
 
     @contextmanager
     def aside(self) -> Iterator[None]:
-        """Take the bars away while the block prints on standard output, which may be the same screen."""
+        """Hide the bars while the block prints on standard output, which may be the same screen."""
         if self._live:
             self._bars.stop()
         try:
@@ -99,11 +99,11 @@ class Display:
                 self._bars.start()
 
     def bar(self, title: str) -> Bar:
-        """A bar of its own, seen from its first movement on."""
+        """Make a bar, which is shown from its first movement on."""
         return Bar(self, self._bars, title)
 
     def waiting(self, problem: LongshoreError, pause: float) -> None:
-        """Something is tried again in `pause` seconds."""
+        """Tell that a call is tried again in `pause` seconds."""
         said = brief(problem)
         if not self._quiet and said != self._told:
             self._told = said

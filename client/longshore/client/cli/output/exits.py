@@ -1,4 +1,4 @@
-"""Exit codes, and what is said about an error. docs/cli.md lists the codes; scripts rely on them."""
+"""This module chooses exit codes and words errors. docs/cli.md lists the codes; scripts rely on them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from longshore.v1 import task_pb2
 
 
 class ExitCode(IntEnum):
-    """What the process ends with."""
+    """An exit code of the process."""
 
     OK = 0
     """Done; with --wait: delivered."""
@@ -34,7 +34,7 @@ class ExitCode(IntEnum):
     UNREACHABLE = 7
     """No server could be reached in the time allowed."""
     UNAUTHENTICATED = 8
-    """No token, a wrong one, or not permitted."""
+    """The token is missing or wrong, or the call is not permitted."""
     OUTPUT_LOST = 74
     """Standard output could not be written: closed, or its disk full. What was to be changed is changed, and told on
     standard error; what was to be shown is not shown."""
@@ -43,7 +43,7 @@ class ExitCode(IntEnum):
     INTERRUPTED = 130
     """Ctrl-C."""
     BROKEN_PIPE = 141
-    """Nobody reads the output any more."""
+    """No program reads the output any more."""
 
 
 _BY_ERROR: Final[Mapping[type[errors.LongshoreError], ExitCode]] = {
@@ -79,7 +79,7 @@ _CAUSE: Final = re.compile(r": ([A-Z][A-Za-z ]+)(?: \(\d+\))?$")
 
 
 def code_for(error: errors.LongshoreError) -> ExitCode:
-    """The exit code that tells this error."""
+    """Return the exit code of this error."""
     for base in type(error).__mro__:
         if base in _BY_ERROR:
             return _BY_ERROR[base]
@@ -87,7 +87,8 @@ def code_for(error: errors.LongshoreError) -> ExitCode:
 
 
 def code_for_tasks(tasks: Iterable[task_pb2.Task]) -> ExitCode:
-    """The exit code for tasks that are done: of several, failed before expired before cancelled before delivered."""
+    """Return the exit code for tasks that are done: of several, failed before expired before cancelled before
+    delivered."""
     found = {_BY_STATE.get(task.state, ExitCode.OK) for task in tasks}
     return next((code for code in _WORST_FIRST if code in found), ExitCode.OK)
 
@@ -122,7 +123,7 @@ def explain(error: errors.LongshoreError, *, server: str, token: str, local: boo
 
 
 def _way_in(error: errors.LongshoreError, *, local: bool) -> str:
-    """The server's own sentence, if it knows more than that this is no token of its own."""
+    """Return the server's own sentence, if it says more than that the token is unknown."""
     if error.from_server and not error.message.startswith(_NO_TOKEN):
         return _sentence(error.message)
     if local:
@@ -138,7 +139,7 @@ def brief(error: errors.LongshoreError) -> str:
 
 
 def as_json(error: errors.LongshoreError, code: ExitCode) -> dict[str, Any]:
-    """The error for programs, as `--output json` prints it on standard error."""
+    """Return the error for programs, as `--output json` prints it on standard error."""
     return {
         "error": {
             "reason": error.reason or _reason_of(error),
@@ -153,7 +154,7 @@ def as_json(error: errors.LongshoreError, code: ExitCode) -> dict[str, Any]:
 
 
 def usage_error(message: str) -> ExitCode:
-    """Print it on standard error as JSON; the exit code that goes with it."""
+    """Print the error on standard error as JSON, and return its exit code."""
     error = errors.ConfigurationError(message)
     sys.stderr.write(visible_json(as_json(error, ExitCode.USAGE), ascii_only=True) + "\n")
     return ExitCode.USAGE
@@ -167,7 +168,7 @@ def _reason_of(error: errors.LongshoreError) -> str:
 
 
 def _cause(error: errors.LongshoreError) -> str:
-    """gRPC's message is long and says it last."""
+    """Return the cause of gRPC's message, which is long and names the cause last."""
     if error.reason == "DEADLINE_EXCEEDED":
         return ": it does not answer"
     found = _CAUSE.search(error.message)
@@ -175,5 +176,5 @@ def _cause(error: errors.LongshoreError) -> str:
 
 
 def _sentence(text: str) -> str:
-    """Without the full stop, as something may follow."""
+    """Return the text without its full stop, because more may follow."""
     return text.rstrip().removesuffix(".")

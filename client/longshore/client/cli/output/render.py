@@ -53,12 +53,12 @@ _METHODS: Final = {
 
 
 def state_name(task: task_pb2.Task) -> str:
-    """The state's short name."""
+    """Return the state's short name."""
     return STATE_NAMES.get(task.state, "unknown")
 
 
 def state(task: task_pb2.Task) -> str:
-    """The state's name with its colour."""
+    """Return the state's name with its colour."""
     name = state_name(task)
     colour = _COLOURS.get(name)
     return f"[{colour}]{name}[/]" if colour else name
@@ -97,7 +97,8 @@ def why(task: task_pb2.Task, *, now: datetime | None = None) -> str:
 
 
 def _says_the_same(task: task_pb2.Task) -> bool:
-    """A task that is parked for its instance has met just that, and the server says it in `wait_detail`."""
+    """Return whether the error only repeats the wait: a task that is parked for its instance has met just that, and the
+    server says it in `wait_detail`."""
     parked = {task_pb2.WAIT_REASON_INSTANCE_ABSENT, task_pb2.WAIT_REASON_INSTANCE_STOPPED}
     return not task.done and task.wait_reason in parked and bool(task.wait_detail)
 
@@ -132,11 +133,11 @@ def line(task: task_pb2.Task, *, detail: bool = True) -> str:
 
 
 STOPPED: Final = frozenset({task_pb2.TASK_STATE_CANCELLED, task_pb2.TASK_STATE_CANCELLING})
-"""A cancel has succeeded, or is sure to."""
+"""The states in which a cancel has succeeded, or is sure to."""
 
 
 def cancelled_line(task: task_pb2.Task) -> str:
-    """A task in one line after a cancel, with a word where that changed nothing."""
+    """Write a task in one line after a cancel, with a note where the cancel changed nothing."""
     if task.state in STOPPED:
         return line(task)
     told = "had already finished, nothing was cancelled" if task.done else "too late to stop it for sure; `watch` tells"
@@ -144,7 +145,7 @@ def cancelled_line(task: task_pb2.Task) -> str:
 
 
 def revision(task: task_pb2.Task) -> str:
-    """A step of a watch in one line."""
+    """Write a step of a watch in one line."""
     attempt = f"attempt {task.attempt}" if task.attempt else ""
     worker = f"on {escape(task.worker)}" if task.attempt and task.worker else ""
     parts = [_clock(task), state(task), attempt, worker, escape(why(task))]
@@ -159,7 +160,7 @@ def _clock(task: task_pb2.Task) -> str:
 
 
 def task_list(tasks: Sequence[task_pb2.Task], *, header: bool = True) -> Rows:
-    """Tasks, one in a row."""
+    """Make a table of tasks, one in a row."""
     made = Rows("ID", "STATE", "WHERE", "SIZE", "AGE", "ATTEMPTS", "WHY", right=_NUMBERS, fold=("WHERE", "WHY"))
     made.show_header = header
     now = datetime.now(UTC)
@@ -271,7 +272,7 @@ def _attributes(push: task_pb2.FilePush) -> str:
 
 
 def attempt_list(attempts: Sequence[task_pb2.Attempt]) -> Rows:
-    """Attempts, one in a row."""
+    """Make a table of attempts, one in a row."""
     made = Rows(
         "NO", "OUTCOME", "WORKER", "STARTED", "TOOK", "WHAT IT MET", right=("NO", "TOOK"), fold=("WHAT IT MET",)
     )
@@ -294,7 +295,7 @@ def attempt_list(attempts: Sequence[task_pb2.Attempt]) -> Rows:
 
 
 def worker_list(workers: Sequence[admin_service_pb2.Worker]) -> Rows:
-    """The fleet, one process in a row."""
+    """Make a table of the workers, one process in a row."""
     columns = ("SESSION", "NAME", "STATE", "HOLDS", "TARGETS", "KINDS", "UP", "VERSION")
     made = Rows(*columns, right=("HOLDS", "UP"), fold=("TARGETS", "KINDS"))
     now = datetime.now(UTC)
@@ -321,7 +322,7 @@ def worker_list(workers: Sequence[admin_service_pb2.Worker]) -> Rows:
 
 
 def stats(figures: admin_service_pb2.GetStatsResponse) -> Iterable[RenderableType]:
-    """Queues, targets, spool, and what is wrong."""
+    """Write queues, targets, spool, and what is wrong."""
     if figures.HasField("restored"):
         yield _restored(figures.restored)
         yield ""
@@ -393,14 +394,14 @@ def _problem(target: admin_service_pb2.TargetStats) -> str:
 
 
 def _time(value: Timestamp) -> str:
-    """The time of day, with the date unless that is today."""
+    """Write the time of day, with the date unless that is today."""
     moment = value.ToDatetime(tzinfo=UTC).astimezone()
     today = moment.date() == datetime.now().astimezone().date()
     return f"{moment:%H:%M:%S}" if today else f"{moment:%Y-%m-%d %H:%M:%S}"
 
 
 def seconds(value: Duration) -> float:
-    """A duration in seconds."""
+    """Return a duration in seconds."""
     return value.seconds + value.nanos / 1e9
 
 

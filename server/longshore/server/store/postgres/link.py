@@ -1,4 +1,5 @@
-"""A connection to PostgreSQL, which is far: statements that nobody waits for are sent along with the next wait.
+"""This module connects to PostgreSQL, which is far away: statements whose answer is not needed yet are sent along with
+the next wait.
 
 The connection is in libpq's pipeline mode from its first transaction on. Statements are kept until an answer is wanted
 (`sync`): that is one round trip for all of them, however many. It ends with a Sync, not with a mere Flush, and all is
@@ -80,7 +81,7 @@ class _Coming:
 
     @property
     def heard(self) -> str | None:
-        """The database's name for the statement, if it has answered so far. Does not wait."""
+        """Return the database's name for the statement, if it has answered so far. Does not wait."""
         return self._cursor.statusmessage
 
 

@@ -207,7 +207,7 @@ def _weights(where: TaskFilter, before: int | None, limit: int, within: IdRange 
 
 
 def inlined(query: sa.Select[Any]) -> Statement:
-    """A statement for one use, with its IN lists written out."""
+    """Make a statement for one use, with its IN lists written out."""
     return Statement(
         lambda _: query,
         options={"render_postcompile": True},

@@ -28,8 +28,8 @@ class Readers:
         self._links: list[Link] = []
 
     async def read(self, query: Callable[Concatenate[Link, P], R], *arguments: P.args, **keywords: P.kwargs) -> R:
-        """Run `query` in a thread. Raises StoreUnavailable. Cancelling lets the thread finish for nobody; a query that
-        had to wait for a thread is not begun."""
+        """Run `query` in a thread. Raises StoreUnavailable. After a cancel the thread finishes and its result is
+        dropped; a query that still waits for a thread is not begun."""
         loop = asyncio.get_running_loop()
 
         def job() -> R:

@@ -1,4 +1,4 @@
-"""A recount of every sum that the store keeps."""
+"""This module recounts every sum that the store keeps."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _REQUESTS: Final = statement(sa.select(requests.c.request_id, requests.c.princip
 
 
 def discrepancies(link: Link) -> Sequence[str]:
-    """Each stored sum that differs from a recount, in words."""
+    """Describe each stored sum that differs from a recount."""
     sums: Counter[Key] = Counter()
     of_payload: Counter[str] = Counter()
     of_request: Counter[tuple[str, str]] = Counter()

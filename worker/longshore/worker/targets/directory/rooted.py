@@ -1,4 +1,4 @@
-"""Walking a tree that somebody else fills, without ever leaving it.
+"""This module walks a tree that other programs change meanwhile, without ever leaving it.
 
 An instance's root is the instance's own business: its symlinks, its `..`, and what it renames while we walk. So a
 path is walked component by component, each opened relative to the descriptor before it and never through a symlink;
@@ -29,7 +29,8 @@ class RootedTree:
 
     @contextmanager
     def parent(self, path: str) -> Iterator[tuple[int, str]]:
-        """The folder that holds the last name of `path`, as a descriptor for *at calls, and that name, unresolved."""
+        """Return the folder that holds the last name of `path`, as a descriptor for *at calls, and that name,
+        unresolved."""
         head, _, name = path.rpartition("/")
         with _Walk(self._root) as walk:
             walk.enter(head)
@@ -37,7 +38,7 @@ class RootedTree:
 
     @contextmanager
     def resolved(self, path: str) -> Iterator[int]:
-        """An O_PATH descriptor of what `path` leads to, all symlinks resolved inside the tree."""
+        """Return an O_PATH descriptor of what `path` leads to, with all symlinks resolved inside the tree."""
         with _Walk(self._root) as walk:
             walk.enter(path)
             yield walk.top()
@@ -71,7 +72,7 @@ class _Walk:
         return self._stack[-1]
 
     def folder(self) -> int:
-        """Where we are, which must be a folder."""
+        """Return a descriptor of the current place, which must be a folder."""
         if not stat_bits.S_ISDIR(os.fstat(self.top()).st_mode):
             raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
         return self.top()
@@ -139,7 +140,8 @@ class _Walk:
 
 
 def sync_folder(folder: int) -> None:
-    """Sync a folder's names to disk; takes any descriptor of it (an O_PATH one cannot be synced itself)."""
+    """Sync a folder's names to disk. Any descriptor of the folder will do; an O_PATH one is opened anew, as it cannot
+    be synced itself."""
     descriptor = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=folder)
     try:
         os.fsync(descriptor)

@@ -1,7 +1,7 @@
-"""A folder of instance roots as a target, such as systemd-nspawn's /var/lib/machines.
+"""This target is a folder of instance roots, such as systemd-nspawn's /var/lib/machines.
 
-The same steps as over SFTP, and more: files and folders are synced to disk before and after the rename, so a delivery
-survives the power going off. Ids are the host's. An instance is a folder right below; it is never "stopped".
+The steps are those of SFTP, and more: files and folders are synced to disk before and after the rename, so that a
+delivery survives a power cut. Ids are the host's. An instance is a folder right below; it is never "stopped".
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class DirectoryTemp:
                 self.abandon()
 
     def abandon(self) -> None:
-        """Close without syncing; once is enough, twice is harmless."""
+        """Close without syncing. A second call is harmless."""
         if self._descriptor >= 0:
             descriptor, self._descriptor = self._descriptor, -1
             os.close(descriptor)
@@ -248,7 +248,7 @@ class DirectoryTarget:
         self._poll_s = poll_s
 
     def identity(self) -> str:
-        """Machine, file system and folder: the same for every worker on this machine, and over restarts."""
+        """Return machine, file system and folder: the same for every worker on this machine, and over restarts."""
         with self._base() as base:
             what = os.fstat(base)
             file_system = os.fstatvfs(base).f_fsid
@@ -348,7 +348,8 @@ class DirectoryTarget:
 
 
 class _DirectoryWatch:
-    """Lists the folder every few seconds. A full report each time, as cheap as the comparison would be."""
+    """Lists the folder every few seconds, and reports everything each time, which is as cheap as a comparison would
+    be."""
 
     def __init__(
         self, listing: Callable[[], set[str]], callback: Callable[[InstanceChange], None], *, poll_s: float
@@ -394,7 +395,7 @@ def _set_attributes(descriptor: int, attributes: Attributes) -> None:
 
 
 def _payload(source: Source) -> Iterator[bytes]:
-    """The payload's chunks; its errors are about the payload and not about the target."""
+    """Yield the payload's chunks. Their errors are about the payload and not about the target."""
     try:
         yield from chunks(source)
     except (OSError, EOFError) as error:

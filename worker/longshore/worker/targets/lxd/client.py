@@ -1,9 +1,9 @@
-"""pylxd behind types: the only module that knows it. LXD and Incus alike.
+"""This module puts types around pylxd, for LXD and Incus alike. No other module knows pylxd.
 
 What pylxd does not do by itself is done here: a session that ignores the environment (REQUESTS_CA_BUNDLE would override
 the pinned certificate), time-outs on everything (a hung daemon keeps pylxd waiting for ever), each client lent to one
-thread at a time (requests' sessions are not for sharing; and kept, because a new client asks the daemon who it is
-before anything else), and errors that are already classified.
+thread at a time (requests' sessions are not for sharing; clients are kept, because a new one first asks the daemon for
+its identity), and errors that are already classified.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ Stopping ...) is not running yet, or not any more."""
 
 
 class Body(Protocol):
-    """A request's body with a known length, read once."""
+    """The body of a request, whose length is known, and which is read once."""
 
     def read(self, size: int = -1, /) -> bytes:
         """Some bytes."""
@@ -60,7 +60,8 @@ class InstanceInfo:
 
 
 class LxdClient:
-    """What a target needs of the REST API. Safe to share between threads: pylxd clients are lent, to one at a time."""
+    """The part of the REST API that a target needs. It is safe to share between threads, because each pylxd client is
+    lent to one at a time."""
 
     def __init__(self, endpoint: DaemonEndpoint, *, timeouts: Timeouts) -> None:
         self._endpoint = endpoint
@@ -70,7 +71,7 @@ class LxdClient:
         self._closed = False
 
     def close(self) -> None:
-        """Close all connections; those in use, when their use ends."""
+        """Close all connections. Those in use are closed when their use ends."""
         with self._lock:
             self._closed = True
             clients = [client for idle in self._idle.values() for client in idle]
@@ -79,7 +80,8 @@ class LxdClient:
             _close(client)
 
     def identity(self) -> str:
-        """The fingerprint of the daemon's certificate: it outlives restarts, and a cluster has one for all members."""
+        """Return the fingerprint of the daemon's certificate, which outlives restarts and is the same for all members
+        of a cluster."""
         with _classified(f"asking {self._endpoint} for its identity"), self._client("") as client:
             info = client.api.get().json()["metadata"]
             found = info.get("environment", {}).get("certificate_fingerprint", "")
@@ -101,7 +103,7 @@ class LxdClient:
             return _state(found.json()["metadata"].get("status"))
 
     def instances(self, project: str) -> list[InstanceInfo]:
-        """Every instance; of all projects with project "*"."""
+        """List every instance. The project "*" means all projects."""
         with _classified("listing instances"):
             parameters = {"recursion": "1"} | ({"all-projects": "true"} if project == "*" else {})
             with self._client("" if project == "*" else project) as client:
@@ -117,14 +119,14 @@ class LxdClient:
             found.files.put(path, body, mode=attributes.mode, uid=attributes.uid, gid=attributes.gid)
 
     def read_file(self, project: str, instance: str, path: str) -> Iterator[bytes]:
-        """A file's content, never all of it in memory."""
+        """Yield a file's content, never all of it in memory."""
         with _classified(f"reading {path}"), self._client(project) as client:
             node = client.api.instances[quote(instance, safe="")].files
             with node.get(params={"path": path}, is_api=False, stream=True) as response:
                 yield from response.iter_content(CHUNK)
 
     def events(self, project: str) -> EventStream:
-        """Lifecycle events of one project, or of all with project "*". Connected on return."""
+        """Open the stream of lifecycle events of one project, or of all with project "*". It is connected on return."""
         with _classified("watching instances"), self._client("") as client:
             scope = "all-projects=true" if project == "*" else f"project={quote(project, safe='')}"
             stream = client.events(event_types={pylxd.client.EventType.Lifecycle})
@@ -133,7 +135,8 @@ class LxdClient:
 
     @contextmanager
     def _client(self, project: str) -> Iterator[Any]:
-        """A pylxd client for one thread, until the block ends. Kept for the next one, unless an error came out."""
+        """Lend a pylxd client to one thread until the block ends. The client is kept for the next one, unless the block
+        failed."""
         with self._lock:
             idle = self._idle.get(project)
             client = idle.pop() if idle else None
@@ -205,7 +208,7 @@ class EventStream:
                 verify_pin(endpoint, stream.sock)
 
     def next(self, timeout_s: float) -> list[dict[str, Any]]:
-        """Events that have come, waiting at most that long for the first."""
+        """Return the events that have come. The first one is waited for at most so many seconds."""
         stream = self._stream
         with self._broken_is_unreachable():
             if not stream.messages and not self._pending():

@@ -1,8 +1,8 @@
-"""The files API, for daemons without SFTP, where the operator allowed it.
+"""This module delivers by the files API, for daemons without SFTP, where the operator allowed it.
 
-It writes into the file itself: a cut leaves it torn, and nothing stands between the last check and the first byte but
-the grant. On a full disk the daemon answers 200 and has lost the end of the file, or all of it: so it is always read
-back.
+The API writes into the file itself: a cut leaves the file torn, and only the grant comes between the last check and the
+first byte. On a full disk the daemon answers 200 and has lost the end of the file, or all of it: so the file is always
+read back.
 """
 
 from __future__ import annotations
@@ -102,4 +102,4 @@ class FilesApiDelivery:
         return Written(size, crc)
 
     def close(self) -> None:
-        """Nothing is kept open."""
+        """Do nothing: no connection is kept open."""

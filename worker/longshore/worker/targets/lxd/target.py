@@ -1,4 +1,4 @@
-"""An LXD or Incus daemon as a target: bytes over SFTP, everything else over its REST API."""
+"""This target is an LXD or Incus daemon: bytes go over SFTP, everything else over its REST API."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class LxdTarget:
         self._quick_client.close()
 
     def statistics(self) -> tuple[int, int]:
-        """SFTP sessions idle and busy now."""
+        """Count the SFTP sessions that are idle and busy now."""
         return self._pool.statistics()
 
     def _open_session(self, key: PooledInstance, timeouts: Timeouts, check: Callable[[], None]) -> SftpSession:
@@ -140,7 +140,7 @@ class LxdTarget:
         return classify.from_http(refused.status, refused.text, what)
 
     def _silence(self, key: PooledInstance, error: TimeoutError, what: str) -> AttemptError:
-        """No answer: from a daemon that hangs, or from one that is busy starting or stopping this very instance."""
+        """Make the error of a missing answer: the daemon hangs, or is busy starting or stopping this very instance."""
         try:
             self._quick_client.state(key.project, key.instance)
         except AttemptError:

@@ -1,4 +1,4 @@
-"""Watching a daemon's instances: its event stream, with a slow poll beneath.
+"""This module watches a daemon's instances by its event stream, with a slow poll beside it.
 
 The events wake parked tasks at once; the poll makes sure that none sleeps for ever when an event was lost. An event
 only says where to look: the state reported is the one asked for afterwards.
@@ -46,7 +46,7 @@ class LxdWatch:
         self._thread.start()
 
     def close(self) -> None:
-        """Stop. Returns when no callback can begin any more, or after a daemon's time-out."""
+        """Stop the watch. Returns when no callback can begin any more, or after a daemon's time-out."""
         self._stop.set()
         if threading.current_thread() is not self._thread:
             self._thread.join()
@@ -67,7 +67,7 @@ class LxdWatch:
                 stream.close()
 
     def _poll_without_stream(self) -> None:
-        """No events to be had: a daemon that is down, or a certificate that may see one project only."""
+        """Go on without events: the daemon is down, or the certificate may see one project only."""
         self._scope = self._project if self._scope == _EVERYTHING else _EVERYTHING
         try:
             self._list()
@@ -106,7 +106,7 @@ class LxdWatch:
 
 
 def subjects(event: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Project and name of the instances that a lifecycle event speaks of; of a renamed one, both names."""
+    """Return project and name of the instances that a lifecycle event names; of a renamed one, both names."""
     metadata = event.get("metadata")
     if event.get("type") != "lifecycle" or not isinstance(metadata, dict):
         return

@@ -1,4 +1,4 @@
-"""A delivery over SFTP: the steps of a push, with errors already classified."""
+"""This module delivers over SFTP: the steps of a push, with errors already classified."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class SftpTemp:
         return found
 
     def set_attributes(self, attributes: Attributes) -> None:
-        """Owner first, then mode: changing the owner clears mode bits."""
+        """Set the owner first and then the mode, because changing the owner clears mode bits."""
         what = f"setting owner and mode of a file in {folder_of(self.path)}"
         if attributes.uid is not None or attributes.gid is not None:
             uid, gid = attributes.uid, attributes.gid
@@ -152,7 +152,7 @@ class SftpDelivery:
         return temp
 
     def _created(self, path: str) -> bytes:
-        """A handle. Raises `PermanentError` where the folder is there and takes no files."""
+        """Create a file and return its handle. Raises `PermanentError` where the folder is there and takes no files."""
         try:
             return self._session.create(path)
         except SftpStatus as error:
@@ -290,7 +290,7 @@ class _Remote:
 
 
 def _ignore(_: int) -> None:
-    """Nobody waits for this progress."""
+    """Ignore the progress of a source that is read for its content alone."""
 
 
 class _Guarded:

@@ -1,8 +1,8 @@
 """Sessions kept for the next push into the same instance, but not for long.
 
-A daemon does not stop, start or delete an instance while an SFTP session with it is open; the one who asked just waits.
-So a session is closed after about a second without use, and after a few seconds even when it is busy: under steady
-traffic a waiting `lxc stop` then gets its turn, because the daemon opens no new session while it waits.
+A daemon does not stop, start or delete an instance while an SFTP session with it is open; a command that asks for it
+waits. So a session is closed after about a second without use, and after a few seconds even when it is busy: under
+steady traffic a waiting `lxc stop` then gets its turn, because the daemon opens no new session while it waits.
 """
 
 from __future__ import annotations
@@ -52,12 +52,12 @@ class SessionPool:
         self._changed = threading.Condition()
         self._reaper: threading.Thread | None = None
         self._reaper_rests = False
-        """The reaper has nothing to wait for. Otherwise it wakes by itself: a session that is idle later is due later.
-        """
+        """Whether the reaper has nothing to wait for. Otherwise it wakes by itself: a session that is idle later is due
+        later."""
         self._closed = False
 
     def take(self, key: PooledInstance, connect: Callable[[], SftpSession]) -> SftpSession:
-        """An idle session that is still good, or a new one. Raises what connecting raises."""
+        """Return an idle session that is still good, or a new one. Raises what connecting raises."""
         while True:
             with self._changed:
                 kept = self._idle.get(key, [])
@@ -95,7 +95,7 @@ class SessionPool:
         session.close()
 
     def close_idle(self) -> None:
-        """Close what nobody is using."""
+        """Close the idle sessions."""
         self._close_older_than(0.0)
 
     def close(self) -> None:
@@ -109,7 +109,7 @@ class SessionPool:
             session.abort()
 
     def statistics(self) -> tuple[int, int]:
-        """Sessions idle and busy now."""
+        """Count the sessions that are idle and busy now."""
         with self._changed:
             return sum(map(len, self._idle.values())), len(self._busy)
 
@@ -119,7 +119,8 @@ class SessionPool:
         session.close()
 
     def _close_older_than(self, idle_s: float) -> float | None:
-        """Close what was idle for that long. Returns the seconds until the next one is due, None when there is none."""
+        """Close the sessions that were idle for so long. Returns the seconds until the next one is due. None means that
+        none is left."""
         doomed: list[SftpSession] = []
         left: list[float] = []
         with self._changed:

@@ -154,7 +154,7 @@ class SftpSession:
         return written
 
     def read_at(self, handle: bytes, offset: int, size: int) -> bytes:
-        """At most `size` bytes from an offset on; none at the end of the file."""
+        """Read at most `size` bytes from an offset on. Empty means the end of the file."""
         try:
             return _data(self._call(Kind.READ, wire.string(handle), struct.pack(">QI", offset, min(size, _READ))))
         except SftpStatus as status:
@@ -163,7 +163,7 @@ class SftpSession:
             raise
 
     def abandon_handle(self, handle: bytes) -> None:
-        """Close a handle whose file does not matter any more; never raises. Needless when the session is broken."""
+        """Close a handle whose file does not matter any more. Never raises. A broken session needs no call."""
         self.drain()
         if not self._transport.broken:
             try:
@@ -206,7 +206,7 @@ class SftpSession:
         self._done(Kind.RMDIR, _path(path))
 
     def set_owner(self, path: str, uid: int, gid: int) -> None:
-        """chown by name. In a packet of its own: daemons misread one with owner and mode."""
+        """Set the owner of a path, in a packet of its own, because daemons misread one with owner and mode."""
         self._done(Kind.SETSTAT, _path(path), wire.attributes(owner=(uid, gid)))
 
     def set_mode(self, path: str, mode: int) -> None:
@@ -214,7 +214,7 @@ class SftpSession:
         self._done(Kind.SETSTAT, _path(path), wire.attributes(mode=mode))
 
     def remove(self, path: str) -> bool:
-        """Remove a file; False when it is not there."""
+        """Remove a file. Returns False when it is not there."""
         try:
             self._done(Kind.REMOVE, _path(path))
         except SftpStatus as status:
@@ -362,7 +362,7 @@ def _expect_ok(answer: Answer) -> None:
 
 
 def _data(answer: Answer) -> bytes:
-    """The bytes of a read; none at the end of the file."""
+    """Return the bytes of a read. Empty means the end of the file."""
     if answer.kind == Kind.DATA:
         return wire.parse_string(answer.body)
     if answer.kind != Kind.STATUS:

@@ -1,4 +1,4 @@
-"""SFTP version 3 on the wire: building requests, parsing answers. Pure.
+"""This module builds requests and parses answers of SFTP version 3. Pure.
 
 Source: draft-ietf-secsh-filexfer-02, and OpenSSH's PROTOCOL file for the extensions. Whatever the other side sends,
 parsing ends in a value or a `ProtocolError`, and holds no more memory than one packet.
@@ -16,7 +16,7 @@ MAX_PACKET: Final = 512 * 1024
 
 
 class ProtocolError(Exception):
-    """The other side does not speak SFTP as it should. The connection is of no more use."""
+    """The server does not speak SFTP as it should. The connection is of no more use."""
 
 
 class Kind(IntEnum):
@@ -96,7 +96,7 @@ class PacketBuffer:
         self._data += data
 
     def next(self) -> Answer | None:
-        """The next whole packet, or None until more bytes have come."""
+        """Return the next whole packet. None means that more bytes must come first."""
         if len(self._data) < 4:
             return None
         length = int.from_bytes(self._data[:4], "big")
@@ -146,22 +146,22 @@ class _Reader:
 
 
 def string(value: bytes) -> bytes:
-    """A length and the bytes."""
+    """Write a text as its length and its bytes."""
     return struct.pack(">I", len(value)) + value
 
 
 def header(kind: Kind, request: int, length: int) -> bytes:
-    """The head of a request whose remaining parts have `length` bytes."""
+    """Make the head of a request whose remaining parts have `length` bytes."""
     return struct.pack(">IBI", 5 + length, kind, request)
 
 
 def hello() -> bytes:
-    """The first packet: version 3."""
+    """Make the first packet: version 3."""
     return struct.pack(">IBI", 5, Kind.INIT, 3)
 
 
 def attributes(*, mode: int | None = None, owner: tuple[int, int] | None = None) -> bytes:
-    """Attributes to set. Only one of both at a time: pkg/sftp up to 1.13.5 reads the two in the wrong order."""
+    """Make attributes to set. Only owner or mode at a time: pkg/sftp up to 1.13.5 reads the two in the wrong order."""
     if mode is not None and owner is not None:
         raise ValueError("send owner and mode in two packets")
     if owner is not None:
@@ -172,7 +172,7 @@ def attributes(*, mode: int | None = None, owner: tuple[int, int] | None = None)
 
 
 def parse_version(body: bytes) -> tuple[int, dict[str, str]]:
-    """Protocol version, and the extensions with their versions."""
+    """Read the protocol version, and the extensions with their versions."""
     reader = _Reader(body)
     version = reader.u32()
     extensions: dict[str, str] = {}
@@ -183,19 +183,19 @@ def parse_version(body: bytes) -> tuple[int, dict[str, str]]:
 
 
 def parse_status(body: bytes) -> tuple[int, str]:
-    """Status code and what the server says about it; servers may leave the text out."""
+    """Read the status code and the server's text, which may be missing."""
     reader = _Reader(body)
     code = reader.u32()
     return code, reader.string().decode("utf-8", "replace") if reader.left else ""
 
 
 def parse_string(body: bytes) -> bytes:
-    """The one string of a HANDLE or DATA answer."""
+    """Read the one string of a HANDLE or DATA answer."""
     return _Reader(body).string()
 
 
 def parse_attributes(body: bytes) -> WireAttributes:
-    """The attributes of an ATTRS answer."""
+    """Read the attributes of an ATTRS answer."""
     reader = _Reader(body)
     flags = reader.u32()
     size = reader.u64() if flags & _HAS_SIZE else None
