@@ -28,7 +28,7 @@ def start(data: Path, *options: str, environment: dict[str, str] | None = None) 
         env=clean | (environment or {}),
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
         check=False,
     )
 
@@ -209,7 +209,7 @@ def test_a_term_in_the_middle_of_the_start_ends_it(tmp_path: Path) -> None:
             while not mark() and process.poll() is None:
                 pass
             process.terminate()
-            _, said = process.communicate(timeout=30)
+            _, said = process.communicate(timeout=60)
         finally:
             process.kill()
         assert process.returncode in (0, -signal.SIGTERM)

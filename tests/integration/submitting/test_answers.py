@@ -91,7 +91,8 @@ async def test_pages_of_large_jobs_are_shorter_and_have_them_all(server: TaskSer
 
 @pytest.fixture
 def process(tmp_path: Path) -> Iterator[ServerProcess]:
-    with ServerProcess(tmp_path) as process:
+    # A worker of these tests sends no heartbeat, and forty of them are connected one after the other.
+    with ServerProcess(tmp_path, "--lease", "60s") as process:
         yield process
 
 

@@ -19,11 +19,11 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from tests.support.stores import backends
 
-START = 30.0
+START = 60.0
 """Seconds in which a process must be ready on a busy machine."""
 
 
-def eventually(look: Callable[[], Any], *, within: float = 30.0, what: str = "") -> Any:
+def eventually(look: Callable[[], Any], *, within: float = START, what: str = "") -> Any:
     """The first truthy answer of `look`; fails the test when there is none within the time."""
     deadline = time.monotonic() + within
     while True:
