@@ -14,9 +14,8 @@ from longshore.server.store.postgres.link import PostgresLink
 from longshore.server.store.protocol import Changes
 from longshore.server.store.transaction.commit_log import CommitLog
 from longshore.server.store.transaction.limits import ConcurrencyLimits
-from tests.conformance.store.test_store_tasks import submit
 from tests.support.stores.postgres import Cluster, opened_postgres
-from tests.support.stores.store import ManualClock, StoreFleet, plan, push
+from tests.support.stores.store import ManualClock, StoreFleet, plan, push, submit
 
 LIMITS = ConcurrencyLimits(instance=200, target=200)
 

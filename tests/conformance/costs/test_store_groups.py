@@ -24,8 +24,7 @@ from longshore.server.store.transaction import registry
 from longshore.server.store.transaction.unit import UnitOfWork
 from longshore.server.store.writer import writer
 from tests.conformance.conftest import OpenStore
-from tests.conformance.store.test_store_tasks import submit
-from tests.support.stores.store import ManualClock, StoreFleet, plan, push
+from tests.support.stores.store import ManualClock, StoreFleet, plan, push, submit
 from tests.support.stores.storekinds import StoreKind
 
 WITHIN = 15.0

@@ -13,8 +13,7 @@ from longshore.server.model.values import Outcome, Settlement, State
 from longshore.server.store.commands import ClaimTasks, Disconnect, DrainSession, Offer, ReapSessions, SettleTask
 from longshore.server.store.transaction.limits import ConcurrencyLimits
 from tests.conformance.conftest import OpenStore
-from tests.conformance.store.test_store_tasks import submit
-from tests.support.stores.store import LEASE, ManualClock, StoreFleet, job, plan, push
+from tests.support.stores.store import LEASE, ManualClock, StoreFleet, job, plan, push, submit
 
 
 @pytest.fixture

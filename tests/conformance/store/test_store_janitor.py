@@ -7,8 +7,7 @@ from longshore.server.model.task import Failure, Task, Upload
 from longshore.server.model.values import Outcome, State, WaitReason
 from longshore.server.store.commands import DoomPayloads, ForgetPayloads, PurgeTasks, Tick
 from longshore.server.store.protocol import TaskFilter
-from tests.conformance.store.test_store_tasks import submit
-from tests.support.stores.store import StoreFleet, job, plan, push
+from tests.support.stores.store import StoreFleet, job, plan, push, submit
 
 DAY = 86400.0
 WEEK = 7 * DAY

@@ -105,7 +105,7 @@ async def test_jobs_without_an_instance_block_no_other_task(fleet: StoreFleet) -
 
 async def test_a_task_submitted_while_the_head_ends_gets_its_turn(fleet: StoreFleet) -> None:
     (first,) = await fleet.submit()
-    from tests.conformance.store.test_store_tasks import submit
+    from tests.support.stores.store import submit
 
     _, (second,) = await fleet.together(CancelTask(task_id=first.id, creator=None, reason=""), submit())
     assert second.status.state is State.QUEUED

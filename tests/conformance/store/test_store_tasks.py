@@ -29,16 +29,10 @@ from longshore.server.store.commands import (
     PurgeTasks,
     RetryTask,
     SettleTask,
-    SubmitTasks,
 )
 from longshore.server.store.protocol import TaskFilter
 from tests.conformance.conftest import OpenStore
-from tests.support.stores.store import ManualClock, StoreFleet, job, plan, push
-
-
-def submit(**more: Any) -> SubmitTasks:
-    values: dict[str, Any] = {"principal": "alice", "request_id": "r", "fingerprint": "same", "plans": (plan(),)}
-    return SubmitTasks(**(values | more))
+from tests.support.stores.store import ManualClock, StoreFleet, job, plan, push, submit
 
 
 def retry(task: Task, **more: Any) -> RetryTask:

@@ -20,9 +20,8 @@ from longshore.server.store.postgres.dialect import PostgresStore
 from longshore.server.store.protocol import Changes, TaskFilter
 from longshore.server.store.transaction import commit_log
 from longshore.server.store.transaction.limits import ConcurrencyLimits
-from tests.conformance.store.test_store_tasks import submit
 from tests.support.stores.postgres import Cluster, opened_postgres
-from tests.support.stores.store import ManualClock, StoreFleet, plan, push
+from tests.support.stores.store import ManualClock, StoreFleet, plan, push, submit
 
 WITHIN = 30.0
 """Seconds after which what a test waits for is not going to come."""

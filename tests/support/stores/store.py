@@ -96,6 +96,12 @@ def plan(work: Work | None = None, *, not_before: float = 0.0, **terms: Any) -> 
     return TaskPlan(work or push(), Terms(**terms), not_before)
 
 
+def submit(**more: Any) -> SubmitTasks:
+    """A command with one plan, unless `more` says otherwise."""
+    values: dict[str, Any] = {"principal": "alice", "request_id": "r", "fingerprint": "same", "plans": (plan(),)}
+    return SubmitTasks(**(values | more))
+
+
 def job(kind: str = "report", *, target: str = "", instance: str = "") -> Job:
     return Job(kind, AnyValue("type.example/Arguments", b"\x08\x01"), target, instance)
 

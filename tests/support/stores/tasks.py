@@ -24,27 +24,28 @@ def job(
 ) -> Task:
     """A running job, unless `status` says otherwise."""
     work = Job("job", AnyValue("type.googleapis.com/test", arguments), target=target)
-    return Task(_submission(task_id, work, payload), _status(status))
+    return Task(submission(work, id=task_id, payload=payload), _status(status))
 
 
 def pushing(task_id: str = "task-1", *, path: str = "/etc/motd", instance: str = "c1", **status: Any) -> Task:
     """A running push."""
     work = FilePush(Destination("default", "", instance, path))
-    return Task(_submission(task_id, work, Payload("payload-1", 3, 0)), _status(status))
+    return Task(submission(work, id=task_id, payload=Payload("payload-1", 3, 0)), _status(status))
 
 
-def _submission(task_id: str, work: Work, payload: Payload | None) -> Submission:
-    return Submission(
-        seq=1,
-        id=task_id,
-        creator="local",
-        request_id="request-1",
-        work=work,
-        terms=Terms(run_timeout=60.0),
-        payload=payload,
-        expires_at=1e10,
-        created_at=1.0,
-    )
+def submission(work: Work, **more: Any) -> Submission:
+    """A submission with defaults for whatever is not said."""
+    values: dict[str, Any] = {
+        "seq": 1,
+        "id": "task-1",
+        "creator": "alice",
+        "request_id": "request-1",
+        "terms": Terms(run_timeout=60.0),
+        "payload": None,
+        "expires_at": 1e10,
+        "created_at": 1.0,
+    }
+    return Submission(work=work, **(values | more))
 
 
 def _status(fields: dict[str, Any]) -> Status:

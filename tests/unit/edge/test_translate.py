@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from longshore.server.edge.messages import translate
-from longshore.server.model.task import AnyValue, Attempt, Failure, Job, Payload, Status, Submission, Task, Terms
+from longshore.server.model.task import AnyValue, Attempt, Failure, Job, Payload, Status, Task, Terms
 from longshore.server.model.values import DeliveryMethod, State, WaitReason
 from longshore.v1 import task_pb2
+from tests.support.stores.tasks import submission
 
 JOB = Job("count", AnyValue("type.example.org/a.B", b"x"), "here", "web")
-
-
-def submission(**more: object) -> Submission:
-    fields: dict[str, object] = {
-        "seq": 1,
-        "id": "t1",
-        "creator": "alice",
-        "request_id": "r1",
-        "work": JOB,
-        "terms": Terms(run_timeout=60.5),
-        "payload": None,
-        "expires_at": 2000.25,
-        "created_at": 1000.5,
-    }
-    return Submission(**(fields | more))  # type: ignore[arg-type]
+SUBMITTED = submission(JOB, terms=Terms(run_timeout=60.5), expires_at=2000.25, created_at=1000.5)
 
 
 def test_every_field_of_a_task_is_translated() -> None:
@@ -45,7 +34,8 @@ def test_every_field_of_a_task_is_translated() -> None:
         finished_at=7.0,
         retryable_until=8.0,
     )
-    known = submission(
+    known = replace(
+        SUBMITTED,
         terms=Terms(priority=4, labels={"a": "b"}, run_timeout=60.5, stall_timeout=9.0, description="why"),
         payload=Payload("p", 1, 2),
         retry_of="t0",
@@ -64,15 +54,15 @@ def test_every_field_of_a_task_is_translated() -> None:
 
 
 def test_a_blocked_task_names_the_task_that_blocks_it() -> None:
-    message = translate.task(Task(submission(), Status(revision=1, state=State.BLOCKED, head=False)), blocked_by="t0")
+    message = translate.task(Task(SUBMITTED, Status(revision=1, state=State.BLOCKED, head=False)), blocked_by="t0")
     assert message.blocked_by == "t0"
     assert message.wait_reason == task_pb2.WAIT_REASON_EARLIER_TASK
-    queued = translate.task(Task(submission(), Status(revision=1, state=State.QUEUED, head=True)), blocked_by="t0")
+    queued = translate.task(Task(SUBMITTED, Status(revision=1, state=State.QUEUED, head=True)), blocked_by="t0")
     assert not queued.blocked_by
 
 
 def test_a_time_of_nothing_is_still_said() -> None:
     message = translate.task(
-        Task(submission(terms=Terms(run_timeout=0.0)), Status(revision=1, state=State.QUEUED, head=True))
+        Task(replace(SUBMITTED, terms=Terms(run_timeout=0.0)), Status(revision=1, state=State.QUEUED, head=True))
     )
     assert message.HasField("run_timeout")

@@ -36,7 +36,6 @@ from longshore.server.model.task import (
     Grant,
     Job,
     Status,
-    Submission,
     Task,
     Terms,
 )
@@ -49,6 +48,7 @@ from longshore.server.model.values import (
     WaitReason,
 )
 from tests.support.stores.statetable import TABLE, Event, Facts, expected
+from tests.support.stores.tasks import submission
 
 NOW = 1_000.0
 TICKS = 50.0
@@ -79,18 +79,8 @@ def task(
         values |= {"wait_reason": WaitReason.BACK_OFF, "due_at": 900.0}
     if state.terminal:
         values |= {"attempt": 3, "finished_at": 900.0}
-    submission = Submission(
-        seq=1,
-        id="0" * 26,
-        creator="alice",
-        request_id="r",
-        work=work,
-        terms=Terms(run_timeout=60.0, attempt_limit=limit),
-        payload=None,
-        expires_at=expires_at,
-        created_at=0.0,
-    )
-    return Task(submission, Status(**(values | more)))
+    terms = Terms(run_timeout=60.0, attempt_limit=limit)
+    return Task(submission(work, terms=terms, expires_at=expires_at, created_at=0.0), Status(**(values | more)))
 
 
 def report(outcome: Outcome, subject: Task, **more: Any) -> Reported:

@@ -7,28 +7,18 @@ from typing import Any
 import pytest
 
 from longshore.server.model.remarks import Served
-from longshore.server.model.task import FilePush, Job, Status, Submission, Task, Terms
+from longshore.server.model.task import FilePush, Job, Status, Task
 from longshore.server.model.values import State, WaitReason
 from longshore.server.model.waiting import Crew, Hindrance, View, span, why
 from tests.support.stores.store import job, push
+from tests.support.stores.tasks import submission
 
 NOW = 1000.0
 
 
 def task(work: FilePush | Job | None = None, **status: Any) -> Task:
-    work = work or push("/etc/motd", "web")
-    submission = Submission(
-        seq=1,
-        id="0" * 26,
-        creator="alice",
-        request_id="r",
-        work=work,
-        terms=Terms(run_timeout=60.0),
-        payload=None,
-        expires_at=NOW + 1000.0,
-        created_at=NOW,
-    )
-    return Task(submission, Status(**({"revision": 1, "state": State.QUEUED, "head": True} | status)))
+    asked = submission(work or push("/etc/motd", "web"), expires_at=NOW + 1000.0, created_at=NOW)
+    return Task(asked, Status(**({"revision": 1, "state": State.QUEUED, "head": True} | status)))
 
 
 def crew(**more: Any) -> Crew:

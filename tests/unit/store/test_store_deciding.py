@@ -7,10 +7,11 @@ from itertools import product
 
 from longshore.server.model.events import Circumstances, Claimed, Event, Policy, Reported
 from longshore.server.model.states import decide
-from longshore.server.model.task import AnyValue, Destination, FilePush, Grant, Job, Status, Submission, Task, Terms
+from longshore.server.model.task import AnyValue, Destination, FilePush, Grant, Job, Status, Task, Terms
 from longshore.server.model.values import DeliveryMethod, Outcome, State
 from longshore.server.store.transaction.decider import Decider
 from longshore.server.store.transaction.loaded_tasks import LoadedTask
+from tests.support.stores.tasks import submission
 
 NOW, POLICY = 1_800_000_000.0, Policy()
 GRANT = Grant(1, "s", "/a/.tmp", DeliveryMethod.SFTP, NOW)
@@ -21,17 +22,7 @@ STATUSES = [
 JOB, PUSH = Job("report", None), FilePush(Destination("default", "", "web1", "/a"))
 WORKS: tuple[Job | FilePush, ...] = (JOB, PUSH)
 SUBMISSIONS = [
-    Submission(
-        seq=7,
-        id="x",
-        creator="alice",
-        request_id="r",
-        work=work,
-        terms=Terms(run_timeout=patience, attempt_limit=2),
-        payload=None,
-        expires_at=NOW + expiry,
-        created_at=NOW,
-    )
+    submission(work, terms=Terms(run_timeout=patience, attempt_limit=2), expires_at=NOW + expiry, created_at=NOW)
     for work, patience, expiry in zip((*WORKS, *WORKS), (10.0, 10.0, 20.0, 20.0), (1.0, 1.0, 1.0, -1.0), strict=True)
 ]
 EVENTS: list[Event] = [
@@ -53,8 +44,8 @@ EVENTS: list[Event] = [
 def test_a_shared_decision_equals_each_tasks_own() -> None:
     decider = Decider(now=NOW, policy=POLICY, draw=lambda: 0.25)
     world = Circumstances(NOW, 0.25, POLICY)
-    for event, status, submission in product(EVENTS, STATUSES, SUBMISSIONS):
-        task = Task(submission, status)
+    for event, status, submitted in product(EVENTS, STATUSES, SUBMISSIONS):
+        task = Task(submitted, status)
         for _ in range(2):
             assert decider.decide(LoadedTask(task, stored=True), event) == decide(task, event, world), (event, task)
 

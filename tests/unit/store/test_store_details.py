@@ -12,18 +12,9 @@ from longshore.server.model.task import AnyValue, Destination, FilePush, Job, Pa
 from longshore.server.store.tables.fields import columns_of, writer
 from longshore.server.store.tables.rows import IN_SUBMISSIONS, IN_TASKS, SUBMISSION_COLUMNS, details_of, submission_of
 from longshore.server.store.tables.schema import submissions, tasks
+from tests.support.stores.tasks import submission
 
-PLAIN = Submission(
-    seq=7,
-    id="x",
-    creator="alice",
-    request_id="r",
-    work=FilePush(Destination("default", "", "web1", "/a")),
-    terms=Terms(),
-    payload=None,
-    expires_at=2.0,
-    created_at=1.0,
-)
+PLAIN = submission(FilePush(Destination("default", "", "web1", "/a")), terms=Terms())
 STRANGE = 'naïve " \\ \u2028 \0 \n \x7f \U0001f6a2 %s {} "retried_by":"boss"'
 SUBMISSIONS = (
     PLAIN,
