@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from longshore.worker.targets.spec import DirectorySpec, LxdSpec, SpecError, TargetSpec, open_target, parse_target
@@ -64,3 +67,9 @@ def test_mistakes_are_named_with_their_remedy(text: str, remedy: str) -> None:
 
 def test_address_of_ipv6_is_bracketed() -> None:
     assert DaemonEndpoint(host="::1", port=1).url == "https://[::1]:1"
+
+
+def test_a_worker_without_lxd_imports_nothing_that_only_lxd_needs() -> None:
+    code = "import longshore.worker.main, sys; print(*{'pylxd', 'requests', 'urllib3', 'ws4py'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
