@@ -68,7 +68,7 @@ class DeliveryMethod(OpenEnum):
 
 
 def state_of(task: task_pb2.Task) -> TaskState:
-    """The task's state, as a member that prints its name."""
+    """Return the task's state, as a member that prints its name."""
     return TaskState(task.state)
 
 

@@ -13,7 +13,7 @@ _BARE: Final = re.compile(r"\d+\.?\d*|\.\d+")
 
 
 def parse_duration(text: str, *, bare: bool = False) -> float:
-    """Seconds in `30s`, `5m`, `2h`, `7d`, `1w`, `500ms`, `1.5h`, in several of them (`1h30m`), or in `0`.
+    """Read the seconds of `30s`, `5m`, `2h`, `7d`, `1w`, `500ms`, `1.5h`, of several of them (`1h30m`), or of `0`.
 
     With `bare` a number without a unit counts seconds, as in settings that were numbers of seconds once. Raises
     ValueError, whose text goes on where the subject was named: "longer than …".

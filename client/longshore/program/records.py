@@ -81,7 +81,7 @@ def _traceback(record: Mapping[str, Any]) -> Iterable[str]:
 
 
 def size(count: int) -> str:
-    """Bytes: `16 B`, `1.4 MiB`."""
+    """Write bytes: `16 B`, `1.4 MiB`."""
     value, unit = float(count), "B"
     for unit in ("B", "KiB", "MiB", "GiB", "TiB"):  # noqa: B007 - the unit where it ends is what counts
         if value < 1000:
@@ -91,7 +91,7 @@ def size(count: int) -> str:
 
 
 def took(seconds: float) -> str:
-    """A duration: `19 ms`, `1.4 s`, `3 min`."""
+    """Write a duration: `19 ms`, `1.4 s`, `3 min`."""
     if seconds < 1:
         return f"{max(seconds, 0.0) * 1000:.0f} ms"
     return f"{seconds:.1f} s" if seconds < 120 else f"{seconds / 60:.0f} min"

@@ -68,7 +68,7 @@ class OutputStream(io.TextIOBase):
         return os.isatty(self._fd)
 
     def writable(self) -> bool:
-        """The stream is one for writing, even if its descriptor is closed."""
+        """Return True: the stream is for writing, even if its descriptor is closed."""
         return True
 
     def write(self, text: str, /) -> int:

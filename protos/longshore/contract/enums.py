@@ -50,7 +50,8 @@ E = TypeVar("E", bound=IntEnum)
 
 
 def chosen(number: int, kind: type[E], *, default: E) -> E | None:
-    """The member with this number, and `default` for 0. None means that this version does not know the number."""
+    """Return the member with this number, and `default` for 0. None means that this version does not know the
+    number."""
     if number == 0:
         return default
     return next((member for member in kind if member == number), None)

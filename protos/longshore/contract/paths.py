@@ -81,7 +81,8 @@ def wrong_room(temp: str) -> WrongPath | None:
 
 
 def spelled(path: str) -> str:
-    """The one spelling of a good path: `//` and `/./` are collapsed. `..` is refused above and never resolved."""
+    """Return the one spelling of a good path: `//` and `/./` are collapsed. `..` is refused above and never
+    resolved."""
     if "//" not in path and "/./" not in path:
         return path
     return "/" + "/".join(name for name in path.split("/") if name not in ("", "."))

@@ -19,7 +19,8 @@ _PLAIN_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 def temps_of(path: str, task_id: str, attempt: int) -> tuple[str, ...]:
-    """Every temp that an attempt to deliver to `path` (absolute, normalised) can have made, in the order of its tries.
+    """Return every temp that an attempt to deliver to `path` (absolute, normalised) can have made, in the order of its
+    tries.
 
     Each lies beside the destination, so that a rename stays on one file system.
     """
@@ -33,5 +34,5 @@ def temps_of(path: str, task_id: str, attempt: int) -> tuple[str, ...]:
 
 
 def is_temp(path: str) -> bool:
-    """Whether a path can be a temp of ours. A worker removes nothing else on behalf of another one."""
+    """Return whether a path can be a temp of Longshore. A worker removes nothing else on behalf of another one."""
     return bool(_TEMP.fullmatch(posixpath.basename(path)))

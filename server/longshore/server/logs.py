@@ -74,8 +74,8 @@ def _record(fields: dict[str, str | int | float]) -> str:
 
 
 def _whole(lines: Iterable[str]) -> Iterator[str]:
-    """The lines in pieces that a pipe takes whole or not at all: longer ones are mixed with what others write to it,
-    as `longshored`'s own worker does, and torn where a pipe that must not block is full."""
+    """Yield the lines in pieces that a pipe takes whole or not at all: longer ones are mixed with what others write to
+    it, as `longshored`'s own worker does, and torn where a pipe that must not block is full."""
     some: list[str] = []
     size = 0
     for line in lines:
@@ -94,7 +94,7 @@ def _stamp() -> str:
 
 
 bulk: Final = BulkLog()
-"""The process's: `configure` says what it writes to."""
+"""The bulk log of the process: `configure` says what it writes to."""
 
 
 EVERY: Final = 1.0
@@ -159,7 +159,8 @@ class _Span:
 
 
 sparing: Final = Sparing()
-"""The process's: what a caller can cause at will is one line for it and a second, whatever kinds it causes."""
+"""The process's log of events that a caller can cause at will: one line for each caller and second, whatever kinds of
+events it causes."""
 
 
 def configure(*, style: LogFormat, level: LogLevel) -> None:
@@ -187,7 +188,7 @@ _TOLD_AGAIN: Final = frozenset({"upload_complete", "store_writable", "worker_sta
 
 
 def _task(record: Mapping[str, Any]) -> str | None:
-    """A task's end in words; None for a step on its way."""
+    """Say a task's end in words. None means that the record is a step on its way."""
     state, what = record.get("state"), where(record)
     to = f" to {record['target']}" if record.get("path") else ""
     by = f" by {record['worker']}" if record.get("worker") else ""

@@ -229,7 +229,7 @@ def serve(
 
 
 def _seconds(option: str, text: str) -> float:
-    """The seconds of a duration; a bare number counts seconds. Raises ConfigError."""
+    """Return the seconds of a duration; a bare number counts seconds. Raises ConfigError."""
     try:
         return parse_duration(text, bare=True)
     except ValueError as error:
@@ -237,7 +237,7 @@ def _seconds(option: str, text: str) -> float:
 
 
 def load(where: str) -> Registry:
-    """The registry at MODULE:NAME. Raises ConfigError."""
+    """Import the registry at MODULE:NAME. Raises ConfigError."""
     module, colon, name = where.partition(":")
     if not colon or not module or not name:
         raise ConfigError(f"--handlers {where!r}: write MODULE:REGISTRY, as in myteam.jobs:registry")
@@ -265,7 +265,8 @@ def _run(worker: Worker, parent_pid: int | None) -> Exit:
 
 
 def _refuse(message: str) -> NoReturn:
-    """In prose, as `longshored` does: the log may be JSON, and nothing runs yet that it would tell of."""
+    """Refuse to start, in prose as `longshored` does: the log may be JSON, and nothing runs yet that it would tell
+    of."""
     streams.say(f"longshore-worker: {message}", err=True)
     raise typer.Exit(Exit.SETTINGS)
 

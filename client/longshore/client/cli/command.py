@@ -200,7 +200,7 @@ def _names(group: type[Any]) -> list[str]:
 
 
 def _options_of(group: type[Any]) -> list[inspect.Parameter]:
-    """The fields of a dataclass as parameters, in its place in the list of a command's options."""
+    """Return the fields of a dataclass as parameters, in its place in the list of a command's options."""
     annotations = inspect.get_annotations(group, eval_str=True)
     return [
         inspect.Parameter(

@@ -103,7 +103,7 @@ class CommandSession:
             self._write(visible(line))
 
     def json(self, message: Message) -> None:
-        """One line of JSON."""
+        """Print one line of JSON."""
         self._write(visible_json(to_json(message), ascii_only=not getattr(sys.stdout, "is_utf8", True)))
 
     def say(self, text: str) -> None:
@@ -158,7 +158,7 @@ class CommandSession:
         return ", ".join(map(str, self._endpoints())) or str(self.server)
 
     def _local(self) -> bool:
-        """Every server is on this machine, and spoken to without TLS."""
+        """Return whether every server is on this machine, and is spoken to without TLS."""
         try:
             return self._tls() is None and all(endpoint.is_local for endpoint in self._endpoints())
         except LongshoreError:

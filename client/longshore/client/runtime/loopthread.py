@@ -97,8 +97,8 @@ class _Carried(Exception):
 
 
 async def _carried(coroutine: Coroutine[Any, Any, _T]) -> _T:
-    """A callback may raise KeyboardInterrupt or SystemExit, which asyncio lets through its loop: the caller would then
-    wait for ever for a thread that is gone."""
+    """Carry KeyboardInterrupt and SystemExit of a callback to the caller: asyncio lets them through its loop, and the
+    caller would then wait for ever for a thread that is gone."""
     try:
         return await coroutine
     except (KeyboardInterrupt, SystemExit) as error:

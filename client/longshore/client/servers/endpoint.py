@@ -222,7 +222,7 @@ def find_credential(
 
 
 def _checked(token: str, *, where: str) -> str:
-    """A token travels in a header: printable ASCII without spaces."""
+    """Check a token. It travels in a header, so it is printable ASCII without spaces."""
     if not _TOKEN.fullmatch(token):
         raise ConfigurationError(f"{where} is no token: expected printable characters without spaces")
     return token

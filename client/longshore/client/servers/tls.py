@@ -67,7 +67,7 @@ class TLS:
         return grpc.ssl_channel_credentials(root_certificates=roots, private_key=key, certificate_chain=chain)
 
     def context(self) -> ssl.SSLContext:
-        """The same for Python's own sockets, without checking the server. Raises ConfigurationError."""
+        """Make the context for Python's own sockets, which does not check the server. Raises ConfigurationError."""
         context = _unchecked()
         self._load_own(context)
         return context

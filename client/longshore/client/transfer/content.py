@@ -209,7 +209,7 @@ def _seekable(file: Any) -> SeekableSource | None:
 async def _kept(
     pieces: AsyncGenerator[bytes, None], *, name: str, manner: Changing, mode: int | None = None
 ) -> AsyncIterator[Source]:
-    """The pieces in a temporary file without a name: it is gone with this process, however that ends."""
+    """Keep the pieces in a temporary file without a name, which is gone with this process, however that ends."""
     if manner is Changing.AS_OF_NOW:
         raise SourceError(
             f"{name} has no size, and as-of-now is for regular files: leave it out, and everything to the end is sent",
@@ -227,7 +227,7 @@ async def _kept(
 
 @asynccontextmanager
 async def _snapshot(descriptor: int, *, name: str, start: int, mode: int | None) -> AsyncIterator[Source]:
-    """A copy of a file that nobody wrote to while it was copied. Raises SourceError where there is no such moment."""
+    """Copy a file in a moment in which it is not written to. Raises SourceError where there is no such moment."""
     with _temporary(name) as file:
         copy = file.fileno()
         for _ in range(_COPIES):

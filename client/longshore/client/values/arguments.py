@@ -31,7 +31,7 @@ def seconds(
     zero: bool = False,
     endless: bool = False,
 ) -> float:
-    """A duration in seconds. Raises ConfigurationError for what is no number, negative, too long or not finite.
+    """Check a duration in seconds. Raises ConfigurationError for what is no number, negative, too long or not finite.
 
     `zero` allows 0, `endless` allows `math.inf`.
     """
@@ -47,7 +47,7 @@ def seconds(
 
 
 def whole(name: str, value: int, least: int, most: int) -> int:
-    """A whole number in a range. Raises ConfigurationError."""
+    """Check a whole number in a range. Raises ConfigurationError."""
     given: object = value
     if isinstance(given, bool) or not isinstance(given, int) or not least <= given <= most:
         raise _wrong(name, value, f"give a whole number from {least} to {most}")
@@ -55,7 +55,7 @@ def whole(name: str, value: int, least: int, most: int) -> int:
 
 
 def text(name: str, value: str) -> str:
-    """A text that UTF-8 can write. Raises ConfigurationError."""
+    """Check a text that UTF-8 can write. Raises ConfigurationError."""
     given: object = value
     if not isinstance(given, str):
         raise _wrong(name, given, "give a text")
@@ -67,7 +67,8 @@ def text(name: str, value: str) -> str:
 
 
 def message(kind: type[_M], /, **fields: Any) -> _M:
-    """A message of the contract with these fields. Raises ConfigurationError that names the field which it cannot have.
+    """Make a message of the contract with these fields. Raises ConfigurationError that names the field which it cannot
+    have.
 
     A text may not be None; any other field that is None stays unset.
     """
@@ -100,7 +101,8 @@ def permissions(name: str, value: int | str) -> int:
 
 
 def choice(name: str, value: int | str, kind: EnumType, *, prefix: str) -> int:
-    """A value of the contract's enumeration, by its number or by its name with or without the prefix, in any case."""
+    """Find a value of the contract's enumeration, by its number or by its name with or without the prefix, in any
+    case."""
     known = {each.removeprefix(prefix).lower(): number for each, number in kind.items() if number}
     given: object = value
     if isinstance(value, str):

@@ -98,7 +98,7 @@ def built(kind: type[T], fields: Any) -> T:
 
 
 def is_plain_kind(kind: type[Any]) -> bool:
-    """A type that `built` can make: dict, a dataclass, a pydantic model."""
+    """Return whether `built` can make the type: dict, a dataclass, a pydantic model."""
     return kind is dict or dataclasses.is_dataclass(kind) or callable(getattr(kind, "model_validate", None))
 
 

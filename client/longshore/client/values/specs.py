@@ -209,7 +209,7 @@ def checked_labels(labels: Mapping[str, str] | None) -> dict[str, str] | None:
 def duration(
     value: Time, *, name: str = "a duration", longest: float = limits.LONGEST_WAIT, zero: bool = False
 ) -> Duration | None:
-    """Seconds or a timedelta as the contract has it; None stays unset. Raises ConfigurationError."""
+    """Turn seconds or a timedelta into the contract's duration. None stays unset. Raises ConfigurationError."""
     if value is None:
         return None
     whole = Duration()

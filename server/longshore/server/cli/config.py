@@ -12,7 +12,7 @@ _NOT_IN_FILE: Final = frozenset({"config", "show_version", "help"})
 
 
 def load(context: typer.Context, path: Path | None) -> Path | None:
-    """The TOML file's keys are the long options without dashes in front, with `-` or `_`."""
+    """Read the TOML file. Its keys are the long options without dashes in front, with `-` or `_`."""
     if path is None or context.resilient_parsing:
         return path
     try:

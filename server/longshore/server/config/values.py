@@ -21,7 +21,8 @@ _NUMBER: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)")
 
 
 def parse_duration(option: str, text: str, *, least: float = 0.0) -> float:
-    """Seconds from `90`, `30s`, `5m`, `2h`, `7d`, `500ms`, or several of them as in `1h30m`. Raises SettingsError."""
+    """Read the seconds of `90`, `30s`, `5m`, `2h`, `7d`, `500ms`, or of several of them as in `1h30m`. Raises
+    SettingsError."""
     try:
         seconds = durations.parse_duration(text, bare=True)
     except ValueError as error:
@@ -32,7 +33,7 @@ def parse_duration(option: str, text: str, *, least: float = 0.0) -> float:
 
 
 def parse_size(option: str, text: str) -> int:
-    """Bytes from `1048576`, `500MiB`, `10GB`, `2g` (binary unless written MB, GB, TB). Raises SettingsError."""
+    """Read the bytes of `1048576`, `500MiB`, `10GB`, `2g` (binary unless written MB, GB, TB). Raises SettingsError."""
     match = _NUMBER.fullmatch(text.strip())
     if match is None or match[2].lower() not in _BYTES:
         raise SettingsError(f"{option} {text}: write a size such as 500MiB or 10GiB.")

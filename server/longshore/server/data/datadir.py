@@ -51,18 +51,18 @@ class DataDir:
 
     @property
     def staging(self) -> Path:
-        """The folder where bytes wait that go to an object store. Its files have no names: nothing is there after a
-        stop."""
+        """Return the folder in which bytes wait for an object store. Its files have no names, so nothing is left after
+        a stop."""
         return self.path / "staging"
 
     @property
     def instances(self) -> Path:
-        """The folder where the embedded worker's directory target has its instance roots."""
+        """Return the folder in which the child worker's directory target has its instance roots."""
         return self.path / "instances"
 
     @property
     def generation(self) -> Path:
-        """The folder that says, outside of the database, how far that has come: see `generation`."""
+        """Return the folder that says outside of the database how far the database has come: see `generation`."""
         return self.path / "generation"
 
     @property

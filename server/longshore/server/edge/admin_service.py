@@ -168,7 +168,8 @@ class AdminService(pb_grpc.AdminServiceServicer):
         )
 
     async def _problems(self) -> dict[str, Mapping[str, Problem]]:
-        """Targets that workers cannot use, by session: what is durable, and for those here what they said last."""
+        """Return the targets that workers cannot use, by session: the durable remarks, and for sessions connected here
+        the last ones."""
         noted = {session_id: remark.problems for session_id, remark in (await self._store.remarks()).items()}
         return {**noted, **self._engine.problems()}
 

@@ -107,7 +107,7 @@ def _retry_info(seconds: float) -> error_details_pb2.RetryInfo:
 
 
 def status_of(error: errors.LongshoreError) -> status_pb2.Status:
-    """The whole status."""
+    """Make the whole status."""
     packed = []
     for detail in details_of(error):
         wrapped = AnyMessage()
@@ -118,7 +118,7 @@ def status_of(error: errors.LongshoreError) -> status_pb2.Status:
 
 
 def _clipped(text: str, most: int) -> str:
-    """The text, or as much of it as `most` bytes hold."""
+    """Return the text, or as much of it as `most` bytes hold."""
     raw = text.encode()
     return text if len(raw) <= most else raw[: most - 3].decode(errors="ignore") + "…"
 

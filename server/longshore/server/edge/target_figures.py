@@ -34,8 +34,8 @@ def target_stats(
     attempts: TargetAttempts,
     now: float,
 ) -> list[pb.TargetStats]:
-    """Targets with tasks, debts, workers or failures, and those that were served and are not forgotten yet. `problems`
-    by session and target."""
+    """Make the figures of targets with tasks, debts, workers or failures, and of those that were served and are not
+    forgotten yet. `problems` is by session and target."""
     rows = {one.target: one for one in figures.targets if one.target}
     serving: dict[str, list[Session]] = defaultdict(list)
     for session in sessions:

@@ -150,7 +150,7 @@ class Janitor:
             await asyncio.sleep(_SHORTEST_SLEEP)
 
     def _until_next(self) -> float:
-        """Seconds until something is due; at most the longest sleep."""
+        """Return the seconds until something is due; at most the longest sleep."""
         waits = [_LONGEST_SLEEP]
         if self._next_at is not None:
             waits.append(self._next_at - self._clock.now())

@@ -53,7 +53,7 @@ class TargetAttempts:
         return Recent(len(ended), sum(bool(blamed) for blamed, _ in ended), reason, since)
 
     def targets(self) -> list[str]:
-        """Targets of which the newest attempt failed because of the target."""
+        """Return the targets of which the newest attempt failed because of the target."""
         return [target for target, ended in self._ended.items() if ended[-1][0]]
 
     def passed(self, target: str) -> None:

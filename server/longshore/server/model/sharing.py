@@ -22,7 +22,7 @@ class Shares:
         self._kept_for = set(kept_for)
 
     def of(self, target: str) -> int:
-        """How many attempts of `target` the session could take."""
+        """Return how many attempts of `target` the session could take."""
         if not target:
             return self.room
         mine = target in self._kept_for

@@ -95,7 +95,7 @@ class _Table:
         return Decision(Verdict.CHANGED, numbered, endings, debts)
 
     def _released(self, **more: Any) -> Status:
-        """The status without holder, deadline and grant, and with `more`."""
+        """Return the status without holder, deadline and grant, and with `more`."""
         return changed(
             self._status,
             session_id="",

@@ -75,11 +75,11 @@ class Crew:
 
     @property
     def idle(self) -> bool:
-        """Whether the session holds nothing and could take something."""
+        """Return whether the session holds nothing and could take something."""
         return not self.held and self.room > 0
 
     def has_room(self, target: str) -> bool:
-        """Whether the session could take an attempt of the target now."""
+        """Return whether the session could take an attempt of the target now."""
         return self.room > 0 and Shares(room=self.room, kept_for=self.kept_for).of(target) > 0
 
 
@@ -242,7 +242,7 @@ _UNITS: Final = ((86400, "d"), (3600, "h"), (60, "m"))
 
 
 def span(seconds: float) -> str:
-    """A time span for people: its two largest units, such as 1h5m."""
+    """Write a time span for people in its two largest units, such as 1h5m."""
     left = round(seconds)
     said = ""
     for size, unit in _UNITS:

@@ -45,5 +45,5 @@ _OPTIONS: Final[Sequence[tuple[str, int]]] = (
 
 
 def options(*, connections: int) -> list[tuple[str, int]]:
-    """The channel options of a server of which each listener may have so many connections."""
+    """Return the channel options of a server of which each listener may have so many connections."""
     return [*_OPTIONS, ("grpc.max_allowed_incoming_connections", min(connections, (1 << 31) - 1))]

@@ -106,7 +106,7 @@ class ServerLink:
                 await asyncio.sleep(pause(rounds, most=min(_LONGEST_PAUSE_S, self._agent.lease / _TRIES_IN_A_LEASE)))
 
     async def _at_next(self, rounds: int, began: float) -> None:
-        """A connection to the next server, from its beginning to its end."""
+        """Serve one connection to the next server, from its beginning to its end."""
         self._moving = False
         endpoint = self._endpoint = await self._route.next()
         try:

@@ -24,12 +24,12 @@ _REFUSALS: Final = {"CANCELLED": StopReason.CANCELLED}
 
 
 def key_of(ref: ws.AttemptRef) -> Key:
-    """An attempt's name as a dictionary key."""
+    """Return an attempt's name as a dictionary key."""
     return ref.task_id, ref.attempt
 
 
 def ref_of(key: Key) -> ws.AttemptRef:
-    """The other way."""
+    """Make an attempt's name of a dictionary key."""
     return ws.AttemptRef(task_id=key[0], attempt=key[1])
 
 

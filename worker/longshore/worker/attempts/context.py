@@ -60,7 +60,7 @@ class _Common:
 
     @property
     def task(self) -> task_pb2.Task:
-        """The task as it was claimed. Do not change it."""
+        """Return the task as it was claimed. Do not change it."""
         return self._attempt.task
 
     @property
@@ -70,7 +70,7 @@ class _Common:
 
     @property
     def arguments(self) -> Message:
-        """The job's arguments, unpacked; their message type must have been imported by the handler's module.
+        """Return the job's arguments, unpacked; their message type must have been imported by the handler's module.
 
         Raises PermanentError (INVALID_ARGUMENT) when it was not, or when they cannot be read.
         """
@@ -85,7 +85,7 @@ class _Common:
         return self.unpack(message_factory.GetMessageClass(descriptor))
 
     def unpack(self, kind: type[T]) -> T:
-        """The job's arguments as the given message, or as a dict, a dataclass or a pydantic model.
+        """Return the job's arguments as the given message, or as a dict, a dataclass or a pydantic model.
 
         The latter are made of a `google.protobuf.Struct`, as `job_spec` and `longshore submit --json` send it; none at
         all count as empty. Raises PermanentError (INVALID_ARGUMENT) if the arguments are of another type or do not fit.

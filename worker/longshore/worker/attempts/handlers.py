@@ -82,7 +82,7 @@ class Registry:
 
 
 def is_async(function: Callable[..., Any]) -> bool:
-    """Whether calling it makes a coroutine; looks into objects with an `async def __call__` too."""
+    """Return whether a call makes a coroutine. Objects with an `async def __call__` count too."""
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
         getattr(function, "__call__", None)  # noqa: B004 - not whether it is callable, but what its call is
     )

@@ -62,7 +62,7 @@ class Downloads(Protocol):
     """This protocol downloads payloads."""
 
     def open(self, attempt: Attempt, offset: int) -> Generator[bytes]:
-        """The payload's bytes from `offset` on. Resumes by itself; raises AttemptStopped and AttemptError."""
+        """Download the payload's bytes from `offset` on. Resumes by itself; raises AttemptStopped and AttemptError."""
 
 
 class GrpcDownloads:
@@ -310,7 +310,7 @@ class PayloadStream(io.RawIOBase):
 
 
 def shared_file(attempt: Attempt) -> Path | None:
-    """The spool's own file, if this machine can read it and it is the right one by its size.
+    """Return the spool's own file. None means that this machine cannot read it, or that its size is wrong.
 
     Another machine's path may name another file here: the size is a first guard, the CRC32C at the end the last one.
     After a damaged payload the other way is taken.
@@ -393,7 +393,8 @@ class PayloadFolder:
 
 
 def _write_all(file: io.FileIO, piece: bytes) -> None:
-    """An unbuffered write may be short: on a full disk, what fitted is told first and the error at the next one."""
+    """Write all of the bytes. An unbuffered write may be short: on a full disk it tells first what fitted, and the
+    error at the next write."""
     rest = memoryview(piece)
     while rest:
         rest = rest[file.write(rest) :]

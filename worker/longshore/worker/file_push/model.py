@@ -59,13 +59,13 @@ class PushContext(Protocol):
         """Raise `AttemptStopped` if the attempt was told to end."""
 
     def progress(self, done: int, total: int) -> None:
-        """Bytes done, of all."""
+        """Report the bytes that are done, of all."""
 
     def commit(self, temp: str, *, method: str, content: Content) -> None:
         """Return when the commit is granted; raise `GrantRefused` when it is not."""
 
     def open_payload(self) -> Source:
-        """The payload from its beginning; once for each try."""
+        """Open the payload from its beginning, once for each try."""
 
 
 def complete(push: Push, found: FileStat | None, default_owner: tuple[int, int]) -> Attributes:
@@ -89,12 +89,12 @@ def complete(push: Push, found: FileStat | None, default_owner: tuple[int, int])
 
 
 def already_exists(path: str) -> PermanentError:
-    """The destination is taken and must not be replaced."""
+    """Make the error of a destination that is taken and must not be replaced."""
     return PermanentError(Reason.ALREADY_EXISTS, f"{path} exists, and the task is not to replace it")
 
 
 def validated(push: Push) -> Push:
-    """The push with its path in normal form. Raises PermanentError for what no target can do."""
+    """Return the push with its path in normal form. Raises PermanentError for what no target can do."""
     check_project(push.project)
     check_instance(push.instance)
     if push.attributes.mode is not None:

@@ -76,7 +76,7 @@ class WorkerConfig:
         return replace(self, name=name, max_wedged=wedged)
 
     def target_specs(self) -> tuple[TargetSpec, ...]:
-        """The targets, parsed. Raises ConfigError."""
+        """Parse the targets. Raises ConfigError."""
         specs: dict[str, TargetSpec] = {}
         for text in self.targets:
             try:
@@ -92,7 +92,7 @@ class WorkerConfig:
 
 
 def default_name() -> str:
-    """The host's name, as far as it is fit for one."""
+    """Return the host's name in the form of a worker's name."""
     return worker_name(socket.gethostname())
 
 

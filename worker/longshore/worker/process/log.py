@@ -40,7 +40,7 @@ _TRIED_AGAIN: Final = frozenset({"TRANSIENT", "UNKNOWN"})
 
 
 def _attempt(record: Mapping[str, Any]) -> str | None:
-    """An attempt's end in words."""
+    """Say an attempt's end in words."""
     what, number, seconds = where(record), record.get("attempt"), float(record.get("seconds") or 0.0)
     to = f" to {record['target']}" if record.get("path") else ""
     if record.get("outcome") == "OK":

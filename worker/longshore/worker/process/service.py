@@ -97,7 +97,7 @@ class Worker:
 
     @property
     def name(self) -> str:
-        """The worker's name."""
+        """Return the worker's name."""
         return self._config.name
 
     @property

@@ -104,7 +104,7 @@ class CommitLost(Exception):
 
 
 def no_check() -> None:
-    """The cancellation hook of an operation that must not be stopped half-way."""
+    """Do nothing: the cancellation hook of an operation that must not be stopped half-way."""
 
 
 class TempFile(Protocol):
@@ -115,7 +115,7 @@ class TempFile(Protocol):
 
     @property
     def path(self) -> str:
-        """Its path inside the instance."""
+        """Return the file's path inside the instance."""
 
     def write(self, source: Source, *, advance: Callable[[int], None]) -> Written:
         """Send all of `source`, and say what that was. `advance` gets the bytes sent so far, and may raise."""
@@ -134,7 +134,7 @@ class Delivery(Protocol):
 
     @property
     def method(self) -> str:
-        """How bytes are written, as the contract spells it: SFTP or DIRECTORY."""
+        """Return how bytes are written, as the contract spells it: SFTP or DIRECTORY."""
 
     @property
     def default_owner(self) -> tuple[int, int]:
@@ -214,11 +214,11 @@ class Target(Protocol):
 
     @property
     def name(self) -> str:
-        """Its name throughout the fleet."""
+        """Return the target's name, the same throughout the fleet."""
 
     @property
     def default_project(self) -> str:
-        """The project that an empty project means; empty for a target without projects."""
+        """Return the project that an empty project means. Empty means that the target has no projects."""
 
     def identity(self) -> str:
         """Return the identity that the daemon gives: the same from every worker, and over restarts. The daemon is asked
@@ -258,7 +258,7 @@ class Target(Protocol):
 
 
 def chunks(source: Source) -> Iterator[bytes]:
-    """All of `source` in pieces of `CHUNK` bytes, the last one shorter. Streams that read short are joined."""
+    """Yield all of `source` in pieces of `CHUNK` bytes, the last one shorter. Streams that read short are joined."""
     while True:
         piece = source.read(CHUNK)
         if not piece:

@@ -137,7 +137,7 @@ def _missing(what: str, said: str, reason: Reason) -> AttemptError:
 
 
 def mount_point(path: str) -> PermanentError:
-    """A rename onto the destination is answered with EBUSY: something is mounted there."""
+    """Make the error of a rename that was answered with EBUSY: a file system is mounted at the destination."""
     return PermanentError(
         Reason.MOUNT_POINT,
         f"{path} is a mount point and cannot be replaced: push with --in-place to write into the file that is mounted "
@@ -146,7 +146,8 @@ def mount_point(path: str) -> PermanentError:
 
 
 def no_new_files(folder: str) -> PermanentError:
-    """A folder that is there says that what is to be created in it does not exist, as those of procfs do."""
+    """Make the error of a folder that takes no new files: it exists, and says of a file to be created in it that it
+    does not exist, as folders of procfs do."""
     return PermanentError(
         Reason.NO_NEW_FILES,
         f"nothing can be created in {folder}: it belongs to a file system that takes no new files, such as /proc. "

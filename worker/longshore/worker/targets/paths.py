@@ -18,46 +18,47 @@ _REASONS: Final = {
 
 
 def normalise(path: str) -> str:
-    """The one spelling of an instance path. Raises PermanentError for a path that no file can have."""
+    """Return the one spelling of an instance path. Raises PermanentError for a path that no file can have."""
     if wrong := paths.wrong_path(path):
         raise _refused(wrong)
     return paths.spelled(path)
 
 
 def folder_of(path: str) -> str:
-    """The folder that holds a file."""
+    """Return the folder that holds a file."""
     return posixpath.dirname(path) or "/"
 
 
 def parents(path: str) -> list[str]:
-    """The folders above a normalised path, outermost first, without the root."""
+    """Return the folders above a normalised path, outermost first, without the root."""
     names = path.split("/")[1:-1]
     return ["/" + "/".join(names[: i + 1]) for i in range(len(names))]
 
 
 def check_instance(instance: str) -> str:
-    """An instance's name, if it is one that can stand in a URL and as a folder's name."""
+    """Check that an instance's name can be a part of a URL and a folder's name, and return it."""
     if wrong := names.wrong_instance(instance):
         raise PermanentError(Reason.INVALID_ARGUMENT, f"{instance!r} is no instance name: {wrong}")
     return instance
 
 
 def check_project(project: str) -> str:
-    """A project's name, if it can stand in a URL; empty means the target's own."""
+    """Check that a project's name can be a part of a URL, and return it. Empty means the target's own project."""
     if wrong := names.wrong_project(project):
         raise PermanentError(Reason.INVALID_ARGUMENT, f"{project!r} is no project name: {wrong}")
     return project
 
 
 def check_mode(mode: int) -> int:
-    """Permission bits that every target can set."""
+    """Check that every target can set these permission bits, and return them."""
     if wrong := limits.wrong_mode(mode):
         raise PermanentError(Reason.UNSUPPORTED_MODE, f"the mode is {mode:#o}: {wrong}")
     return mode
 
 
 def temp_path(path: str, task_id: str, attempt: int, try_number: int) -> str:
-    """The temp of one try, beside its destination. Raises PermanentError where the path leaves no room for it."""
+    """Return the temp of one try, beside its destination. Raises PermanentError where the path leaves no room for
+    it."""
     if not 1 <= try_number <= TRIES_PER_ATTEMPT:
         raise ValueError(f"try {try_number} is not in 1..{TRIES_PER_ATTEMPT}")
     temp = temps_of(path, task_id, attempt)[try_number - 1]

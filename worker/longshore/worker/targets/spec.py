@@ -76,7 +76,7 @@ def parse_target(text: str) -> TargetSpec:
 
 
 def open_target(spec: TargetSpec, *, timeouts: Timeouts | None = None) -> Target:
-    """The target itself. Nothing is connected yet."""
+    """Make the target itself. Nothing is connected yet."""
     if isinstance(spec, DirectorySpec):
         from longshore.worker.targets.directory.target import DirectoryTarget
 

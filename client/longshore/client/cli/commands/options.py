@@ -163,7 +163,7 @@ class TermsGroup:
     ] = ""
 
     def spec(self) -> TermOptions:
-        """The same as arguments of `push_spec` and `job_spec`. Raises ConfigurationError where two do not fit
+        """Return the terms as arguments of `push_spec` and `job_spec`. Raises ConfigurationError where two do not fit
         together."""
         checks.together(not_before=self.not_before, expire_after=self.expire_after)
         given = {each.name: getattr(self, each.name) for each in fields(self)}

@@ -13,7 +13,8 @@ _SHA256: Final = re.compile(r"[0-9a-fA-F]{64}")
 
 
 def parse_duration(text: str) -> float:
-    """Seconds in `30s`, `5m` or `1h30m`, or in `0`. A number without a unit is refused: its unit would be a guess."""
+    """Read the seconds of `30s`, `5m`, `1h30m` or `0`. A number without a unit is refused: its unit would be a
+    guess."""
     try:
         return durations.parse_duration(text)
     except ValueError as error:
@@ -50,7 +51,7 @@ def parse_sha256(text: str) -> bytes | Literal["compute"]:
 
 
 def parse_moment(text: str, *, now: datetime) -> datetime:
-    """An ISO 8601 time, local unless it has a zone, or a duration that reaches back from now."""
+    """Read an ISO 8601 time, local unless it has a zone, or a duration that reaches back from now."""
     if durations.is_duration(text):
         return now - timedelta(seconds=parse_duration(text))
     try:
@@ -61,7 +62,7 @@ def parse_moment(text: str, *, now: datetime) -> datetime:
 
 
 def format_size(size: int) -> str:
-    """Bytes for people: `987 B`, `1.5 KiB`, `20 MiB`."""
+    """Write bytes for people: `987 B`, `1.5 KiB`, `20 MiB`."""
     if size < 1024:
         return f"{size} B"
     value, unit = float(size), "B"

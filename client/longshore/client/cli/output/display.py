@@ -110,8 +110,8 @@ class Display:
             self._bars.console.print(f"[yellow]waiting:[/] {escape(said)}; next try in {format_duration(pause)}")
 
     def waits(self, why: str, *, since: float) -> None:
-        """Tasks wait, since that monotonic time, for this reason; none if it is empty. One line: on a terminal it stays
-        and counts, elsewhere it is printed anew for each new reason."""
+        """Tell that tasks wait for this reason, since that monotonic time. Empty means that none waits. One line: on a
+        terminal it stays and counts, elsewhere it is printed anew for each new reason."""
         if self._live:
             self._bars.waits = (why, since)
         elif why and why != self._told_why and not self._quiet:

@@ -61,7 +61,7 @@ def in_one_line(value: AnyMessage) -> str:
 
 
 def _with_whole_numbers(value: Any) -> Any:
-    """A Struct has doubles only: 4 that was typed comes back as 4.0."""
+    """Turn whole doubles into int: a Struct has doubles only, so a 4 that was typed comes back as 4.0."""
     match value:
         case dict():
             return {key: _with_whole_numbers(each) for key, each in value.items()}

@@ -125,7 +125,7 @@ def waits(task: task_pb2.Task, *, now: datetime | None = None) -> str:
 
 
 def line(task: task_pb2.Task, *, detail: bool = True) -> str:
-    """A task in one line."""
+    """Write a task in one line."""
     # That it is next was true for a moment.
     detail = detail and task.wait_reason != task_pb2.WAIT_REASON_NEXT
     more = escape(why(task)) if detail else ""

@@ -33,7 +33,7 @@ class Rows:
         self.show_header = True
 
     def add_row(self, *cells: str) -> None:
-        """One cell for each column."""
+        """Add a row, with one cell for each column."""
         # Here, since a text with markup that is made below takes newlines as they are, and drops other characters.
         self._rows.append(tuple(map(visible, cells)))
 

@@ -51,7 +51,7 @@ class RefusalLog:
 
 
 def host_of(peer: str) -> str:
-    """The peer without its port: one machine makes many connections."""
+    """Return the peer without its port, because one machine makes many connections."""
     if peer.startswith(("ipv4:", "ipv6:")):
         return peer.rpartition(":")[0]
     return peer

@@ -24,7 +24,7 @@ _LARGEST: Final = 2**63 - 1
 
 
 def check_request_id(field: str, value: str) -> str:
-    """The request id, or a new one where the caller gave none. Raises InvalidField."""
+    """Check the request id. An empty one is replaced by a new id. Raises InvalidField."""
     return fields.request_id(field, value) if value else uuid.uuid4().hex
 
 

@@ -131,7 +131,7 @@ def worker_says(message: pb.WorkRequest, *, session_id: str, first: bool = False
 
 
 def attempt_ref(message: pb.AttemptRef, field: str) -> AttemptRef:
-    """A reference to an attempt, as `field` of a request. Raises InvalidField."""
+    """Read a reference to an attempt, as `field` of a request. Raises InvalidField."""
     return _ref(message, field)
 
 

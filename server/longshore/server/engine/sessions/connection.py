@@ -34,7 +34,8 @@ class Holding:
 
     @classmethod
     def of(cls, task: Task) -> Holding:
-        """A settling attempt delivers nothing and so needs no protection from its neighbours, nor they from it."""
+        """Make the holding of a task. A settling attempt counts as not alone: it delivers nothing, so it needs no
+        protection from its neighbours, nor they from it."""
         settles = task.status.state is State.SETTLING
         return cls(task.submission.payload, settles, task.status.alone and not settles, task.submission.target)
 
@@ -132,7 +133,7 @@ class WorkerConnection:
 
     @property
     def shares(self) -> Shares:
-        """The room, target by target."""
+        """Return the room of the worker, target by target."""
         return Shares(room=self.room, kept_for=self.kept_for)
 
     def hold(self, ref: AttemptRef, holding: Holding) -> None:

@@ -30,7 +30,7 @@ class Fleet:
         ]
 
     def targets(self) -> frozenset[str]:
-        """Targets that somebody serves here."""
+        """Return the targets that sessions here serve."""
         return frozenset(target for one in self._connections.values() for target in one.session.targets)
 
     def add(self, connection: WorkerConnection) -> None:

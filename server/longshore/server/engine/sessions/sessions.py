@@ -368,11 +368,11 @@ class Sessions:
         return connection.credits if connection is not None else 0
 
     def problems(self) -> dict[str, Mapping[str, Problem]]:
-        """Targets that workers who are connected here cannot use, by session and target."""
+        """Return the targets that the workers connected here cannot use, by session and target."""
         return {connection.id: connection.problems for connection in self.fleet.connections()}
 
     async def statistics(self) -> tuple[WorkerFigures, ...]:
-        """All sessions whose lease has not ended, by worker's name."""
+        """List all sessions whose lease has not ended, by worker's name."""
         sessions = await self.store.sessions()
         return tuple(self._figures(one) for one in sorted(sessions, key=lambda one: (one.worker, one.id)))
 

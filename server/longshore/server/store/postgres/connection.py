@@ -119,7 +119,7 @@ def _answered(steps: Generator[Any, Any, R], flush: Callable[[], int], patience:
 
 
 def connect(url: str) -> PostgresConnection:
-    """A connection that is checked and set up. Raises psycopg.OperationalError, NotDurable."""
+    """Make a connection that is checked and set up. Raises psycopg.OperationalError, NotDurable."""
     given = psycopg.conninfo.conninfo_to_dict(url)
     parameters = {name: value for name, value in _PARAMETERS.items() if name not in given}
     connection: PostgresConnection = PostgresConnection.connect(url, autocommit=True, **parameters)  # type: ignore[arg-type]
@@ -148,7 +148,7 @@ def _prepare(connection: PostgresConnection) -> None:
 
 
 def resolve(url: str, lost: PostgresConnection, proof: tuple[str, Mapping[str, Any]] | None) -> bool:
-    """Whether the transaction whose COMMIT was not answered is committed. Raises CommitUnknown.
+    """Find out whether the transaction whose COMMIT was not answered is committed. Raises CommitUnknown.
 
     The database is asked until it knows: the old server process may still be at work, or the database recovering. The
     transaction's number tells when that is over, and nothing more: after a crash the numbers of transactions that left

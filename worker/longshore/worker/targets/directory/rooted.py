@@ -68,7 +68,7 @@ class _Walk:
             os.close(self._stack.pop())
 
     def top(self) -> int:
-        """Where we are."""
+        """Return a descriptor of the current place."""
         return self._stack[-1]
 
     def folder(self) -> int:

@@ -43,7 +43,7 @@ class SftpStatus(Exception):
 
     @property
     def missing(self) -> bool:
-        """The name, or a part of the path to it, is not there."""
+        """Return whether the name, or a part of the path to it, is not there."""
         return self.code == wire.NO_SUCH_FILE or (self.code == wire.FAILURE and self.text.endswith("not a directory"))
 
 
