@@ -7,6 +7,7 @@ from longshore.server.model.task import Failure, Task, Upload
 from longshore.server.model.values import Outcome, State, WaitReason
 from longshore.server.store.commands import DoomPayloads, ForgetPayloads, PurgeTasks, Tick
 from longshore.server.store.protocol import TaskFilter
+from tests.conformance.store.test_store_uploads import opening
 from tests.support.stores.store import StoreFleet, job, plan, push, submit
 
 DAY = 86400.0
@@ -203,6 +204,22 @@ async def test_requests_go_when_all_their_tasks_have_been_over_for_long(fleet: S
     assert not await fleet.store.list_tasks(TaskFilter(labels={"app": "shop"}), before=None, limit=9)
     (fresh,) = await fleet.run(submit(request_id="r", fingerprint="other"))
     assert fresh.submission.seq > second.submission.seq
+
+
+async def test_a_request_repeated_in_the_transaction_that_purges_it_has_its_tasks(fleet: StoreFleet) -> None:
+    await fleet.session()
+    submitted = await fleet.run(submit(request_id="r"))
+    upload = await fleet.upload(plan(push("/u")), request_id="u")
+    for task in (*submitted, *upload.tasks):
+        await fleet.cancel(task)
+    fleet.clock.advance(WEEK)
+    again = opening(upload_id="another", request_id="u")
+    purge = PurgeTasks(age=WEEK)
+    found, opened, purged = await fleet.together(submit(request_id="r"), again, purge)
+    assert [task.id for task in found] == [task.id for task in submitted]
+    assert [task.id for task in opened.tasks] == [task.id for task in upload.tasks]
+    assert purged == 0
+    assert await fleet.run(purge) == 2, "the next one takes them"
 
 
 async def test_purging_uploads_frees_their_id(fleet: StoreFleet) -> None:

@@ -316,10 +316,15 @@ def purge_tasks(unit: UnitOfWork, command: PurgeTasks) -> Callable[[], int]:
     purged = 0
     over = reads.link.rows(_OVER, before=before, most=command.limit)
     for request_id, principal, upload_id, first_seq, count in over:
+        if (principal, request_id) in reads.requests:
+            # A command of this batch has found the request, and answers with its tasks at the end: the next purge
+            # takes them.
+            continue
         purged += writes.run(_DROP_TASKS, first=first_seq, beyond=first_seq + count)
         if upload_id is not None:
             reads.uploads.forget(upload_id)
             writes.tell(_DROP_UPLOAD, of_id=upload_id)
+        reads.requests.forget((principal, request_id))
         writes.tell(_DROP_REQUEST, of_request=request_id, by=principal)
         if purged >= command.limit:
             break
