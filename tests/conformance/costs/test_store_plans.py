@@ -25,6 +25,8 @@ from tests.support.stores.store import ManualClock, StoreFleet, opened_sqlite, p
 
 _BEGINS = queries.inlined(queries._weights(TaskFilter(id_prefix="D3T8"), None, 11, next(id_ranges("D3T8"))))
 
+_OF_REQUEST = queries.inlined(queries._weights(TaskFilter(request_id="r"), None, 11, None))
+
 HOT: dict[str, tuple[Statement | Each, str]] = {
     "claim": (claims._READY, "tasks_ready"),
     "claim of settling ones": (claims._UNSETTLED, "tasks_unsettled"),
@@ -58,8 +60,10 @@ HOT: dict[str, tuple[Statement | Each, str]] = {
     "history": (queries._HISTORY, "PRIMARY KEY"),
     "attempts": (queries._ATTEMPTS, "PRIMARY KEY"),
     "beginning of an id": (_BEGINS, "PRIMARY KEY"),
+    "tasks of a request": (_OF_REQUEST, "tasks_batch"),
+    "tasks of a request without a batch": (_OF_REQUEST, "requests USING PRIMARY KEY"),
 }
-FEW = {"tasks of a payload"}
+FEW = {"tasks of a payload", "tasks of a request", "tasks of a request without a batch"}
 """As many rows as one request makes tasks: they may be sorted."""
 
 
@@ -67,6 +71,7 @@ SORTED = {"parked"}
 """On PostgreSQL an index does not end with the key, so these few rows are sorted; an index that has their order would
 seem to do as well as long as the tables are empty."""
 ON_POSTGRES = {
+    "tasks of a request without a batch": "pk_requests",
     "beginning of an id": "pk_tasks",
     "payload": "pk_payloads",
     "history": "pk_events",

@@ -7,15 +7,15 @@ from typing import Final
 from longshore.server.store.tables.schema_version import OURS
 from tests.support.stores.storekinds import StoreKind
 
-BROUGHT: Final = ("remarks", "served")
-"""The tables of the newest migration."""
+BROUGHT: Final = ("DROP INDEX tasks_batch", "ALTER TABLE tasks DROP COLUMN batch")
+"""What takes back the newest migration."""
 
 
 def leave_at(kind: StoreKind, revision: int) -> None:
     """Turn a database with this version's schema into one of the version before, or as the next one may leave it."""
     if revision < OURS:
-        for table in BROUGHT:
-            kind.execute(f"DROP TABLE {table}")
+        for statement in BROUGHT:
+            kind.execute(statement)
     if revision > OURS:
         kind.execute("ALTER TABLE tasks ADD COLUMN colour TEXT NOT NULL DEFAULT 'grey'")
         kind.execute("ALTER TABLE uploads ADD COLUMN colour TEXT")

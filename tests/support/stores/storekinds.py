@@ -143,5 +143,7 @@ def _forgetful(opened: OpenStore, *arguments: Any, **named: Any) -> AbstractAsyn
 
 
 def normal(sql: str) -> str:
-    """A statement without its line breaks and the order of its parts."""
-    return " ".join(sorted(line.strip().removesuffix(",") for line in sql.splitlines()))
+    """A statement without its line breaks and the order of its parts. An added column stands on the line of the one
+    before it."""
+    lines = [part for line in sql.splitlines() for part in ([line] if "(" in line else line.split(", "))]
+    return " ".join(sorted(line.strip().removesuffix(",") for line in lines if line.strip()))

@@ -145,6 +145,7 @@ IN_TASKS: Final = _written_to(
     Field("work.target", (_T.target,)),
     Field("work.project", (_T.project,)),
     Field("work.instance", (_T.instance,)),
+    Field("request_id", (_T.batch,)),
 )
 """The fields that `tasks` has for indexes and claims."""
 IN_SUBMISSIONS: Final = _written_to(submissions, Field("seq", (_SUB.seq,)), Field("", (_SUB.details,), details_of))

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from longshore.server.model.values import State, UploadState
 
-REVISION: Final = "0003"
+REVISION: Final = "0004"
 """The migration that makes this schema."""
 
 SINCE: Final = "since"
@@ -87,6 +87,8 @@ tasks: Final = sa.Table(
     sa.Column("taker", sa.Text, nullable=False),  # who could take it: see `rows.taker_of`
     sa.Column("ready", sa.Boolean, nullable=False),  # its instance has room for it
     sa.Column("paused", sa.Boolean, nullable=False),  # its queue was paused when it was QUEUED
+    # The request's id, for lists. NULL in rows of schemas before, and in those of a server of the version before.
+    sa.Column("batch", sa.Text, info={SINCE: 4}),
     sa.CheckConstraint(f"state BETWEEN {State.BLOCKED.value} AND {State.EXPIRED.value}", name="state"),
     sa.CheckConstraint("revision >= 1", name="revision"),
     sa.CheckConstraint("attempt >= 0 AND tries >= 0 AND crashes >= 0 AND solo_crashes >= 0", name="counts"),
@@ -150,6 +152,7 @@ _index("tasks_session", tasks.c.session_id, where=tasks.c.session_id.is_not(None
 _index("tasks_unsettled", tasks.c.target, tasks.c.kind, tasks.c.due_at, where=is_unsettled)
 _index("tasks_parked", tasks.c.target, tasks.c.project, tasks.c.instance, where=is_parked)
 _index("tasks_queue", tasks.c.queue, tasks.c.seq, where=is_live)
+_index("tasks_batch", tasks.c.batch, where=tasks.c.batch.is_not(None))
 sa.Index("tasks_creator", tasks.c.creator, tasks.c.seq)
 sa.Index("tasks_target", tasks.c.target, tasks.c.instance, tasks.c.seq)
 
