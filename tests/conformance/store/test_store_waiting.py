@@ -15,7 +15,7 @@ from hypothesis.stateful import rule
 
 from longshore.server.model.remarks import Problem, Remark
 from longshore.server.model.task import Task
-from longshore.server.model.values import LIVE, SessionEnd, State, WaitReason
+from longshore.server.model.values import LIVE, State, WaitReason
 from longshore.server.model.waiting import Crew, Hindrance, View, Waiting, why
 from longshore.server.store.commands import Disconnect, NoteRemark, PurgeTasks, ReapSessions
 from longshore.server.store.protocol import Conditions, Holdings, InstanceKey, TaskFilter
@@ -233,17 +233,3 @@ async def test_sessions_and_targets_are_remembered_with_when_and_how(open_store:
 
         await fleet.session("left", worker="w1")
         assert [one.session.id for one in await store.ended_sessions(since=0.0)] == []
-
-
-async def test_on_the_schema_before_ended_sessions_are_known_without_their_cause(
-    open_store: OpenStore, clock: ManualClock
-) -> None:
-    async with open_store(clock) as store:
-        store.schema.revision -= 1
-        fleet = StoreFleet(store, clock)
-        await fleet.session("left", worker="w1")
-        await fleet.run(NoteRemark(session_id="left", epoch=1, remark=Remark(8)))
-        await fleet.run(Disconnect(session_id="left", epoch=1, goodbye=True))
-        assert (await store.served(), await store.remarks()) == ([], {})
-        assert [one.end for one in await store.ended_sessions(since=0.0)] == [SessionEnd.NONE]
-        await fleet.run(PurgeTasks(age=60.0))

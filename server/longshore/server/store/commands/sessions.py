@@ -153,7 +153,7 @@ class Disconnect(Command[None]):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NoteRemark(Command[None]):
     """Record what the session says of itself now. Nothing happens if the session has ended or lives on another
-    connection, or if the database has no place for the remark."""
+    connection."""
 
     session_id: str
     epoch: int

@@ -110,25 +110,17 @@ _ENDINGS: Final = Among(
 )
 
 
-def _known(link: Link) -> bool:
-    """Whether the database has the tables."""
-    return link.dialect.schema.has_remarks
-
-
 # Writes -------------------------------------------------------------------------------------------------------------
 
 
 def write_remark(unit: UnitOfWork, session_id: str, remark: Remark) -> None:
     """Write what a living session says of itself."""
-    if _known(unit.reads.link):
-        unit.writes.tell(_MAKE, of_id=session_id)
-        unit.writes.tell(_SAY, of_id=session_id, said=remark.credits, of_targets=_encoded(remark.problems))
+    unit.writes.tell(_MAKE, of_id=session_id)
+    unit.writes.tell(_SAY, of_id=session_id, said=remark.credits, of_targets=_encoded(remark.problems))
 
 
 def note_end(unit: UnitOfWork, session: Session, how: SessionEnd) -> None:
     """Write how the session ended, and that it stopped to serve its targets."""
-    if not _known(unit.reads.link):
-        return
     unit.writes.tell(_MAKE, of_id=session.id)
     unit.writes.tell(_END, of_id=session.id, how=how.value)
     for target in sorted(session.targets):
@@ -139,15 +131,13 @@ def note_end(unit: UnitOfWork, session: Session, how: SessionEnd) -> None:
 
 def forget_end(unit: UnitOfWork, session_id: str) -> None:
     """Drop what was written of a session that is back: it says its remark anew, or none."""
-    if _known(unit.reads.link):
-        unit.writes.tell(_DROP, of_id=session_id)
+    unit.writes.tell(_DROP, of_id=session_id)
 
 
 def purge_remarks(unit: UnitOfWork, before: float) -> None:
     """Forget sessions that were dropped, and targets not served since `before` that no live task names."""
-    if _known(unit.reads.link):
-        unit.writes.tell(_DROP_ORPHANS)
-        unit.writes.tell(_DROP_SERVED, before=before)
+    unit.writes.tell(_DROP_ORPHANS)
+    unit.writes.tell(_DROP_SERVED, before=before)
 
 
 # Reads --------------------------------------------------------------------------------------------------------------
@@ -155,19 +145,17 @@ def purge_remarks(unit: UnitOfWork, before: float) -> None:
 
 def remarks_of_living(link: Link) -> Mapping[str, Remark]:
     """The remarks of living sessions, by their ids."""
-    if not _known(link):
-        return {}
     return {session_id: Remark(credits, _decoded(text)) for session_id, credits, text in link.rows(_ALIVE)}
 
 
 def all_served(link: Link) -> Sequence[Served]:
     """Targets that a session has stopped to serve, without a look whether live tasks name them."""
-    return [Served(*row) for row in link.rows(_ALL_SERVED)] if _known(link) else []
+    return [Served(*row) for row in link.rows(_ALL_SERVED)]
 
 
 def all_served_named(link: Link) -> Sequence[Served]:
     """Targets that a session has stopped to serve, and whether live tasks name them."""
-    rows = link.rows(_ALL_SERVED_NAMED) if _known(link) else []
+    rows = link.rows(_ALL_SERVED_NAMED)
     return [Served(row[0], row[1], row[2], row[3], bool(row[4])) for row in rows]
 
 
@@ -175,7 +163,7 @@ def ended_sessions(link: Link, since: float, also: Iterable[str]) -> Sequence[En
     """Sessions that ended at `since` or later, and those of `also` that have ended; the newest first."""
     found = {row[0]: row for row in link.rows(_ENDED, since=since, most=MOST_ENDED)}
     found.update((row[0], row) for row in link.among(_ENDED_AMONG, sorted(set(also) - found.keys())))
-    endings: dict[str, int] = dict(link.among(_ENDINGS, sorted(found))) if found and _known(link) else {}
+    endings: dict[str, int] = dict(link.among(_ENDINGS, sorted(found))) if found else {}
     ended = [
         EndedSession(session_of(row[:-1]), row[-1], SessionEnd(endings.get(session_id, 0)))
         for session_id, row in found.items()

@@ -17,8 +17,8 @@ REVISION: Final = "0004"
 """The migration that makes this schema."""
 
 SINCE: Final = "since"
-"""The key in a column's `info` for the revision that brought it, where that is not its table's. A statement that names
-the column runs on the schema before, too: see `SchemaState.adapted`."""
+"""The key in the `info` of a column or table for the revision that brought it, as long as servers work on the schema
+before. A statement that names such a column runs there, too: see `SchemaState.adapted`."""
 
 metadata: Final = sa.MetaData(
     naming_convention={

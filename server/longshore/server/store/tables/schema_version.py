@@ -18,8 +18,6 @@ OURS: Final = int(REVISION)
 EMPTY: Final = 0
 """The revision of a database in which nothing was made yet."""
 
-_REMARK_TABLES: Final = 3
-
 
 C = TypeVar("C", bound=sa.sql.ClauseElement)
 
@@ -49,9 +47,9 @@ class SchemaState:
         self.variant = f"{self._database}/{min(revision, OURS)}"
         """A name that two schemas share if the same statements run on both."""
 
-    def lacks(self, column: sa.Column[Any]) -> bool:
-        """Whether the column is younger than the schema."""
-        since: int = column.info.get(SINCE, 0)
+    def lacks(self, what: sa.Column[Any] | sa.Table) -> bool:
+        """Whether the column or table is younger than the schema."""
+        since: int = what.info.get(SINCE, 0)
         return since > self._revision
 
     def adapted(self, clause: C) -> C:
@@ -65,11 +63,6 @@ class SchemaState:
             return None
 
         return cast("C", replacement_traverse(clause, {}, nulled))
-
-    @property
-    def has_remarks(self) -> bool:
-        """Whether the tables `remarks` and `served` exist (0003). A server does without them where they do not."""
-        return self.revision >= _REMARK_TABLES
 
 
 def check(revision: int) -> None:
