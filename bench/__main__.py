@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from bench.support.against import ROUNDS, against
+from bench.support.against import against
 from bench.support.figures import svg
 from bench.support.processes import ROOT
 from bench.support.run import Row, record
@@ -34,6 +34,7 @@ ROWS: Final = {
     "small-uploads": "uploads",
     "tasks": "tasks",
     "latency": "tasks",
+    "pg": "pg",
     "cancel": "cancel",
     "watchers": "watchers",
     "deliver-large": "deliveries",
@@ -105,7 +106,7 @@ async def compare_all(options: argparse.Namespace) -> int:
     """
     began, worse = time.monotonic(), []
     for name in options.rows or ROWS:
-        worse += await against(row(name), options.against.resolve(), options.rounds or ROUNDS)
+        worse += await against(row(name), options.against.resolve(), options.rounds)
     print(
         f"\n{time.monotonic() - began:.0f} s, load {os.getloadavg()[0]:.1f}; not kept: {len(worse)}", *worse, sep="\n"
     )

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import procrastinate
 
 from bench.peers.record import REDELIVERY, SLOW, broker, ran
+
+# Two lines for each job, with its arguments, would be a good part of its time; others are as quiet.
+logging.getLogger("procrastinate").setLevel(logging.WARNING)
 
 app = procrastinate.App(connector=procrastinate.PsycopgConnector(conninfo=broker(), max_size=16))
 

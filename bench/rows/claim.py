@@ -35,6 +35,7 @@ from bench.support.backlog import (
     submit,
 )
 from bench.support.figures import Goal
+from bench.support.noop import operated_cluster
 from bench.support.run import Row, Run
 from longshore.server.model.clock import Clock, SystemClock
 from longshore.server.model.events import Policy, Reported
@@ -45,16 +46,13 @@ from longshore.server.store.postgres.dialect import PostgresStore
 from longshore.server.store.sqlite.dialect import SQLiteStore
 from longshore.server.store.store import SQLStore
 from longshore.server.store.transaction.limits import ConcurrencyLimits
-from tests.support.stores.postgres import Cluster, running_cluster
+from tests.support.stores.postgres import Cluster
 
 GOAL: Final = 1.2
 MANY: Final = 1_000_000
 CLAIMS: Final = 50
 """On each database, in a round."""
 ROOM: Final = 2
-SETTINGS: Final = "ALTER SYSTEM SET {} TO {}"
-SERVER: Final = {"autovacuum": "on", "shared_buffers": "'512MB'", "max_wal_size": "'4GB'", "max_connections": "60"}
-"""As an operator has them: the tests' own cluster is smaller."""
 
 
 class Queue:
@@ -207,11 +205,7 @@ async def compare(run: Run, make: Make) -> None:
 @contextmanager
 def postgres(*, analyze: bool = True) -> Iterator[PostgresMake]:
     """A cluster as an operator has it."""
-    with running_cluster() as cluster:
-        for setting, value in SERVER.items():
-            cluster.execute(SETTINGS.format(setting, value))
-        cluster.stop()
-        cluster.start()
+    with operated_cluster() as cluster:
         yield PostgresMake(cluster, analyze=analyze)
 
 
@@ -221,4 +215,4 @@ async def measure(run: Run) -> None:
         await compare(run, make)
 
 
-ROWS: Final = (Row(name="claim", unit="ms", measure=measure, rounds=8),)
+ROWS: Final = (Row(name="claim", unit="ms", measure=measure, rounds=8, pairs=2),)

@@ -4,7 +4,7 @@
 process of its own (`python -m bench.rows.floods ADDRESS reset|half CALLS`), whose work is not the healthy client's: it
 opens so many calls within two seconds, and two seconds later it closes the connections. Meanwhile a healthy client
 calls GetTask every 5 ms over a connection of its own. Ours is a longshored; the floor is a bare grpc.aio server with
-its default options, which asks nobody for a token (bench/floors/bare.py). Each flood meets a fresh server. The
+its default options, which asks nobody for a token (bench/floors/server.py). Each flood meets a fresh server. The
 milliseconds are compared with those of the same client at the same server just before the flood.
 """
 
@@ -16,7 +16,7 @@ import statistics
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import AsyncExitStack, ExitStack
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -31,7 +31,7 @@ from longshore.client import AsyncClient, job_spec
 from longshore.v1 import task_service_pb2 as pb
 from longshore.v1 import task_service_pb2_grpc
 from tests.support.network.floods import Flooder
-from tests.support.servers.processes import Process, eventually
+from tests.support.servers.processes import Process
 
 KINDS: Final = {"reset": 60_000, "half": 300_000}
 QUIET: Final = 1.0
@@ -115,13 +115,9 @@ async def ours(run: Run, folder: Path, kind: str) -> Flooded:
         return await flooded(server, healthy, server.address, kind)
 
 
-async def floor(folder: Path, kind: str) -> Flooded:
-    address = f"unix:{folder / 'f.sock'}"
-    argv = [sys.executable, "-m", "bench.floors.bare", address]
-    with ExitStack() as stack:
-        process = stack.enter_context(Process(name="floor", root=folder, argv=argv))
-        eventually(lambda: "ready" in process.log(), what="the floor serves")
-        return await flooded(process, Healthy(address, pb.GetTaskRequest(), ()), address, kind)
+async def floor(run: Run, folder: Path, kind: str) -> Flooded:
+    with run.floor(folder) as server:
+        return await flooded(server, Healthy(server.address, pb.GetTaskRequest(), ()), server.address, kind)
 
 
 async def flood(address: str, kind: str, calls: int) -> None:
@@ -154,7 +150,7 @@ async def measure(run: Run) -> None:
         theirs: list[Flooded] = []
         for number in range(run.rounds):
             mine.append(await ours(run, run.folder / f"{kind}{number}", kind))
-            theirs.append(await floor(run.folder / f"floor-{kind}{number}", kind))
+            theirs.append(await floor(run, run.folder / f"floor-{kind}{number}", kind))
             run.say(f"floods: {kind}: ours {mine[-1]}, floor {theirs[-1]}")
         for what, goal in (("peak", PEAK), ("left", LEFT)):
             run.compare(
@@ -183,7 +179,7 @@ async def measure(run: Run) -> None:
         )
 
 
-ROWS: Final = (Row(name="floods", unit="MiB", measure=measure, ours=ours_alone, rounds=3),)
+ROWS: Final = (Row(name="floods", unit="MiB", measure=measure, ours=ours_alone, rounds=2, pairs=2),)
 
 if __name__ == "__main__":
     asyncio.run(flood(sys.argv[1], sys.argv[2], int(sys.argv[3])))

@@ -162,4 +162,4 @@ def compare(run: Run, how: str, outcomes: Sequence[Outcome], name: str, outcome:
     run.compare(what=what, peer=peer, unit="s", ours=[longest], theirs=[outcome.seconds], goal=SOON)
 
 
-ROWS: Final = (Row(name="recovery", unit="s", measure=measure, ours=ours_alone, rounds=3),)
+ROWS: Final = (Row(name="recovery", unit="s", measure=measure, ours=ours_alone, rounds=3, pairs=3),)

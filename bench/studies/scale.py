@@ -32,20 +32,14 @@ import grpc.aio
 import psycopg
 
 from bench.support.figures import Ratio, spread
-from bench.support.noop import KIND, Cost, NoopWorker, Site, metadata
+from bench.support.noop import KIND, Cost, NoopWorker, Site, metadata, operated_cluster
 from bench.support.processes import ROOT, cpu
 from longshore.v1 import task_pb2, task_service_pb2_grpc
 from longshore.v1 import task_service_pb2 as pb
 from tests.support.servers.cluster import OwnSpools, ServerFleet, fleet_of
 from tests.support.servers.processes import ServerProcess
-from tests.support.stores.postgres import Cluster, running_cluster
+from tests.support.stores.postgres import Cluster
 
-SERVER: Final = {
-    "autovacuum": "on",
-    "shared_buffers": "'512MB'",
-    "max_wal_size": "'4GB'",
-    "shared_preload_libraries": "'pg_stat_statements'",
-}
 SETTLE: Final = 3.0
 LOOK: Final = 10.0
 """Seconds for which an idle fleet is looked at."""
@@ -222,8 +216,7 @@ async def _measure_turns(fleet: ServerFleet, tasks: int) -> str:
 
 async def measure_turns(options: argparse.Namespace) -> None:
     trees = {"now": ROOT} | ({"before": options.against.resolve()} if options.against else {})
-    with running_cluster() as cluster:
-        prepare(cluster)
+    with counting() as cluster:
         for servers in (int(each) for each in options.servers.split(",")):
             for name, tree in trees.items():
                 with _fleet(cluster, servers, tree) as fleet:
@@ -248,13 +241,12 @@ def _fleet(cluster: Cluster, servers: int, tree: Path) -> Iterator[ServerFleet]:
 # Putting it together --------------------------------------------------------------------------------------------------
 
 
-def prepare(cluster: Cluster) -> None:
-    """Set the cluster up as an operator has it, with statements counted."""
-    for setting, value in SERVER.items():
-        cluster.execute(f"ALTER SYSTEM SET {setting} TO {value}")
-    cluster.stop()
-    cluster.start()
-    cluster.execute("CREATE EXTENSION IF NOT EXISTS pg_stat_statements")
+@contextmanager
+def counting() -> Iterator[Cluster]:
+    """A cluster that counts statements."""
+    with operated_cluster(libraries="pg_stat_statements") as cluster:
+        cluster.execute("CREATE EXTENSION IF NOT EXISTS pg_stat_statements")
+        yield cluster
 
 
 def main() -> None:
@@ -280,8 +272,7 @@ async def measure(options: argparse.Namespace) -> None:
 async def measure_sites(options: argparse.Namespace) -> None:
     with ExitStack() as stack:
         root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="longshore-")))
-        cluster = stack.enter_context(running_cluster())
-        prepare(cluster)
+        cluster = stack.enter_context(counting())
         sites = []
         if options.only != "idle":
             sites.append(Site("SQLite, 1 server", [stack.enter_context(ServerProcess(root / "sqlite"))], None, ""))

@@ -3,8 +3,8 @@
     python -m bench --against PATH [ROW…]
 
 The load, the harness and the order are this tree's; servers, workers and clients are run once by this tree's
-interpreter and once by PATH/.venv's. Both are up all the time and take turns (A B, B A), with the same work each. One
-line for each figure of ours, peers being left out:
+interpreter and once by PATH/.venv's; the few calls that the harness makes by itself are this tree's. Both are up all
+the time and take turns (A B, B A), with the same work each. One line for each figure of ours, peers being left out:
 
     ROW NAME: after X, before Y, after/before R [min..max], CPU C [min..max]: kept|unsure|worse
 
@@ -34,7 +34,6 @@ KEPT: Final = 0.97
 """A version keeps the speed of the one before it with at least this share of it."""
 LESS: Final = ("ms", "s", "KB each", "MiB")
 """Units of which less is better."""
-ROUNDS: Final = 7
 
 
 @dataclass(slots=True)
@@ -54,10 +53,10 @@ class Pairs:
 
     def verdict(self, unit: str) -> str:
         """`unsure`: the median says worse, while a quarter of the pairs and more say that it is not."""
-        speed = self.speed(unit)
-        if speed.median >= KEPT:
+        pairs = sorted(self._pairs(unit))
+        if statistics.median(pairs) >= KEPT:
             return "kept"
-        return "worse" if statistics.quantiles(self._pairs(unit), n=4, method="inclusive")[2] < 1 else "unsure"
+        return "worse" if pairs[len(pairs) * 3 // 4] < 1 else "unsure"
 
     @property
     def cpu(self) -> Ratio:
@@ -73,8 +72,12 @@ def _of(ratios: list[float]) -> Ratio:
     return Ratio(statistics.median(ratios), min(ratios), max(ratios))
 
 
-async def against(row: Row, before: Path, rounds: int) -> list[str]:
-    """Compare a row's two versions, print, and return the lines of what is not kept."""
+async def against(row: Row, before: Path, rounds: int = 0) -> list[str]:
+    """Compare a row's two versions, print, and return the lines of what is not kept.
+
+    `rounds` 0: as many as the row has pairs.
+    """
+    rounds = rounds or row.pairs
     if row.ours is None:
         return await asyncio.to_thread(_inside, row, before, rounds)
     found: dict[str, Pairs] = {}
@@ -87,7 +90,7 @@ async def against(row: Row, before: Path, rounds: int) -> list[str]:
             runs[name] = Run(row.name, folder, rounds, tree=tree)
             contenders[name] = dict(await row.ours(runs[name], stack))
         found = {name: Pairs() for name in contenders["after"]}
-        await _turns(runs, contenders, found, rounds, warm=1)
+        await _turns(runs, contenders, found, rounds, warm=1 if row.pairs > 3 else 0)
         if again := [name for name, pairs in found.items() if pairs.speed(row.unit).median < KEPT]:
             runs["after"].say(f"{row.name}: as many rounds again for {', '.join(again)}")
             await _turns(runs, contenders, {name: found[name] for name in again}, rounds)
@@ -129,7 +132,7 @@ def _inside(row: Row, before: Path, rounds: int) -> list[str]:
     """Run each tree's own bench alternately, and compare the figures that it has as its own."""
     found: dict[str, Pairs] = {}
     with tempfile.TemporaryDirectory() as folder:
-        for index in range(max(2, rounds // 3)):
+        for index in range(rounds):
             for version in ("after", "before")[:: 1 if index % 2 == 0 else -1]:
                 tree = Tree(ROOT) if version == "after" else Tree(before)
                 path = Path(folder) / "figures.json"

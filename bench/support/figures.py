@@ -1,6 +1,6 @@
 """Figures beside each other: their ratio, the goal, the one line in which both are printed, and the plot of them all.
 
-    ROW: ours X, PEER Y, ratio R [min..max], goal G: reached|missed
+    ROW: ours X, PEER Y: R × PEER [min..max], goal G: reached|missed
 
 X and Y are medians over the rounds, R is X / Y, min and max are the extremes of the rounds' own ratios.
 """
@@ -53,6 +53,9 @@ class Ratio:
         each = [one / other for one, other in zip(ours, theirs, strict=False) if other] or [median]
         return cls(median, min(each), max(each))
 
+    def times(self, peer: str) -> str:
+        return f"{self.median:.2f} × {peer} [{self.least:.2f}..{self.most:.2f}]"
+
     def __str__(self) -> str:
         return f"{self.median:.2f} [{self.least:.2f}..{self.most:.2f}]"
 
@@ -85,7 +88,7 @@ class Comparison:
         what = f" {self.what}" if self.what else ""
         said = (
             f"{self.row}{what}{slow}: ours {number(statistics.median(self.ours))} {self.unit}, "
-            f"{self.peer} {number(statistics.median(self.theirs))} {self.unit}, ratio {self.ratio}"
+            f"{self.peer} {number(statistics.median(self.theirs))} {self.unit}: {self.ratio.times(self.peer)}"
         )
         if self.goal is None:
             return f"{said}, no goal"

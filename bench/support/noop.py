@@ -6,8 +6,8 @@ import asyncio
 import itertools
 import secrets
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -18,7 +18,7 @@ from longshore.v1 import task_pb2, task_service_pb2_grpc, worker_service_pb2_grp
 from longshore.v1 import task_service_pb2 as pb
 from longshore.v1 import worker_service_pb2 as work_pb
 from tests.support.servers.processes import ServerProcess
-from tests.support.stores.postgres import Cluster
+from tests.support.stores.postgres import Cluster, running_cluster
 
 KIND: Final = "noop"
 CREDITS: Final = 64
@@ -172,6 +172,20 @@ class Site:
         )
         ((stored,),) = self.cluster.execute(f"SELECT pg_database_size('{self.database}')")
         return Cost(servers, backends_cpu(self.cluster), int(wal), commits, statements, stored)
+
+
+@contextmanager
+def operated_cluster(environment: Mapping[str, str] | None = None, *, libraries: str = "") -> Iterator[Cluster]:
+    """A PostgreSQL as an operator has it: the tests' own is smaller. `libraries`: that it loads besides."""
+    with running_cluster(environment) as cluster:
+        settings = {"autovacuum": "on", "shared_buffers": "'512MB'", "max_wal_size": "'4GB'", "max_connections": "100"}
+        if libraries:
+            settings["shared_preload_libraries"] = f"'{libraries}'"
+        for setting, value in settings.items():
+            cluster.execute(f"ALTER SYSTEM SET {setting} TO {value}")
+        cluster.stop()
+        cluster.start()
+        yield cluster
 
 
 def backends_cpu(cluster: Cluster) -> float:

@@ -13,6 +13,7 @@ import socket
 from asyncio.subprocess import PIPE
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -149,7 +150,10 @@ class Stamping:
 
     def __init__(self, path: str) -> None:
         self._path = path
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+
+    @cached_property
+    def _socket(self) -> socket.socket:
+        return socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
 
     def tell(self, name: str, stamp: float) -> None:
         self._socket.sendto(f"{name} {stamp!r}".encode(), self._path)

@@ -16,11 +16,11 @@ from typing import Final
 
 from bench.loads.tasks import HOW
 from bench.peers.record import AGAIN, BROKER
-from bench.support.noop import backends_cpu
+from bench.support.noop import backends_cpu, operated_cluster
 from bench.support.processes import ROOT, Talker, family_cpu
 from bench.support.queues import PEERS, Group, Look, Part, Redis, Site, environment_of, submit
 from bench.support.run import Run, installed
-from tests.support.stores.postgres import Cluster, running_cluster
+from tests.support.stores.postgres import Cluster
 
 CONCURRENCY: Final = 64
 """Coroutines that a worker runs at once, ours and Taskiq's."""
@@ -39,8 +39,9 @@ class Peer:
 
     @property
     def name(self) -> str:
-        where = {"Huey": "SQLite fsync", "Procrastinate": "PostgreSQL"}.get(self.library)
-        return f"{self.library} on {where or f'Redis {self.sync}'}"
+        if self.library == "Huey":
+            return "Huey on SQLite fsync"
+        return f"{self.library} on {'PostgreSQL' if self.library in SCHEMA else f'Redis {self.sync}'}"
 
     @property
     def key(self) -> str:
@@ -62,6 +63,8 @@ class Peer:
             "Dramatiq": ["dramatiq", module, "-p", "1", "-t", threads, "--skip-logging"],
             # Its pauses between looks at an empty queue are 0.1 s to 10 s by default, which a burst would begin with.
             "Huey": ["huey_consumer", f"{module}.huey", "-w", threads, "-q", "-f", "-d", "0.005", "-m", "0.01"],
+            "Awa": ["python", "-m", module, str(coroutines)],
+            "PgQueuer": ["python", "-m", module, str(coroutines)],
             "Procrastinate": ["procrastinate", "-a", f"{module}.app", "worker", "-c", threads, "-q", "bench"],
             "Taskiq": [
                 *("taskiq", "worker", f"{module}:broker", "--workers", "1", "--max-async-tasks", str(coroutines)),
@@ -70,12 +73,21 @@ class Peer:
         }[self.library]
 
 
+SCHEMA: Final = {
+    "Awa": ("python", "-m", "awa", "--database-url", "{url}", "migrate"),
+    "PgQueuer": ("pgq", "--pg-dsn", "{url}", "install", "--durability", "durable"),
+    "Procrastinate": ("procrastinate", "-a", "bench.peers.on_procrastinate.app", "schema", "--apply"),
+}
+"""The peers on PostgreSQL, each with the command that makes its tables."""
+
 SYNCS: Final = ("always", "everysec")
 TASKIQ: Final = {sync: Peer(library="Taskiq", sync=sync, at_once=(8, 64, 256, 1000)) for sync in SYNCS}
 CELERY: Final = {sync: Peer(library="Celery", sync=sync) for sync in SYNCS}
 DRAMATIQ: Final = {sync: Peer(library="Dramatiq", sync=sync) for sync in SYNCS}
 HUEY: Final = Peer(library="Huey", at_once=(1, 8, 64))
 PROCRASTINATE: Final = Peer(library="Procrastinate", at_once=(8,))
+PGQUEUER: Final = Peer(library="PgQueuer", at_once=(8, 64))
+AWA: Final = Peer(library="Awa", at_once=(8, 64))
 
 
 def install(*packages: str) -> None:
@@ -115,11 +127,14 @@ async def opened(
         parts: dict[str, Look] = {}
         if peer.library == "Huey":
             own |= {BROKER: str(folder / "huey.db"), **slow}
-        elif peer.library == "Procrastinate":
-            cluster = stack.enter_context(running_cluster(slow))
+        elif peer.library in SCHEMA:
+            cluster = stack.enter_context(operated_cluster(slow))
             broker, parts["database"] = _Database(cluster), lambda: backends_cpu(cluster)
             own[BROKER] = cluster.url("postgres")
-            await _run(["procrastinate", "-a", f"{peer.module}.app", "schema", "--apply"], own)
+            if peer.library == "Awa":
+                # The one in the parameters goes first there, but there must be one in front too.
+                own[BROKER] = own[BROKER].replace("@/", "@localhost/")
+            await _run([word.format(url=own[BROKER]) for word in SCHEMA[peer.library]], own)
         else:
             redis = stack.enter_context(Redis(folder, peer.sync, slow))
             broker, parts["broker"] = redis, lambda: family_cpu(redis.pid)
@@ -153,15 +168,23 @@ async def _run(command: list[str], environment: Mapping[str, str]) -> None:
 
 @asynccontextmanager
 async def opened_ours(
-    run: Run, *, name: str = "ours", concurrency: int = CONCURRENCY, how: str = "unary", options: Sequence[str] = ()
+    run: Run,
+    *,
+    name: str = "ours",
+    concurrency: int = CONCURRENCY,
+    how: str = "unary",
+    floor: bool = False,
+    options: Sequence[str] = (),
+    ready: bool = True,
 ) -> AsyncIterator[Site]:
     """`longshored` on SQLite, `longshore-worker` with a handler of the SDK, and a client; set up and warm.
 
-    `options`: of the server. `how`: see bench/loads/tasks.py.
+    `floor`: the floor instead of `longshored`. `options`: of `longshored`. `ready`: wait for a first task. `how`: see
+    bench/loads/tasks.py.
     """
     folder = run.folder / name
     folder.mkdir()
-    server = run.server(folder, *options)
+    server = run.floor(folder) if floor else run.server(folder, *options)
     of_worker = ("--handlers", "bench.loads.tasks:registry", "--concurrency", str(concurrency))
     worker = run.worker(server, *of_worker, environment=environment_of(folder))
     async with AsyncExitStack() as stack:
@@ -169,8 +192,9 @@ async def opened_ours(
         stack.enter_context(worker)
         client = await stack.enter_async_context(our_client(run, folder, how))
         parts: dict[str, Look] = {"server": lambda: family_cpu(server.pid), "worker": lambda: family_cpu(worker.pid)}
-        site = Site("ours", folder, worker, client, parts, server)
-        await site.ready()
+        site = Site("floor" if floor else "ours", folder, worker, client, parts, server)
+        if ready:
+            await site.ready()
         yield site
 
 

@@ -142,12 +142,7 @@ class Site:
 
     async def runs_are(self, count: int, within: float = DONE) -> bool:
         """Wait until so many runs are recorded; False when these seconds pass before."""
-        deadline = time.monotonic() + within
-        while self.runs < count:
-            if time.monotonic() > deadline:
-                return False
-            await asyncio.sleep(LOOK)
-        return True
+        return await until(lambda: self.runs >= count, within)
 
     async def ready(self) -> None:
         """Returns when a task has gone all the way."""
@@ -185,6 +180,16 @@ async def submit(client: Talker, kind: str = "noop", **how: Any) -> tuple[int, f
     """Tasks that were accepted, and the seconds that this took. How: see bench/peers/produce.py."""
     answer = await client.ask({"kind": kind, **how})
     return int(answer["sent"]), float(answer["seconds"])
+
+
+async def until(there: Callable[[], bool], within: float = DONE) -> bool:
+    """Look until it is there; False when these seconds pass before."""
+    deadline = time.monotonic() + within
+    while not there():
+        if time.monotonic() > deadline:
+            return False
+        await asyncio.sleep(LOOK)
+    return True
 
 
 def log_of(folder: Path) -> Path:

@@ -43,6 +43,31 @@ class Tree:
         return sys.executable if self.root == ROOT else str(self.root / ".venv" / "bin" / "python")
 
 
+class FloorServer(ServerProcess):
+    """bench/floors/server.py as a process that our clients, senders and worker take for a server.
+
+    On a unix socket or, with `port`, on a port of 127.0.0.1.
+    """
+
+    def __init__(self, folder: Path, environment: Mapping[str, str], *, port: bool) -> None:
+        super().__init__(folder, name="floor", environment={"PYTHONPATH": str(ROOT), **environment})
+        if port:
+            self.address = "127.0.0.1:0"
+        self.argv = [sys.executable, "-m", "bench.floors.server", self.address, str(self.data)]
+
+    def start(self) -> None:
+        """Start, and return when it serves."""
+        self.data.mkdir(parents=True)
+        self.token_file.write_text("nobody-asks")
+        super().start()
+        if not self.address.startswith("unix:"):
+            self.address = f"127.0.0.1:{self.log().strip()}"
+
+    def serving(self) -> bool:
+        """Return whether it has said its port."""
+        return self.log().endswith("\n")
+
+
 @dataclass(slots=True)
 class Run:
     """One row being measured. `folder`: an own directory, removed afterwards. `slow`: see Comparison.
@@ -95,6 +120,10 @@ class Run:
     def server(self, folder: Path, *options: str) -> ServerProcess:
         """A longshored of the tree, not yet started."""
         return self.measured(ServerProcess(folder, *options, environment=self.environment()))
+
+    def floor(self, folder: Path, *, port: bool = False) -> FloorServer:
+        """The floor, not yet started."""
+        return FloorServer(folder, self.environment(), port=port)
 
     def worker(self, server: ServerProcess, *options: str, **more: dict[str, str] | Sequence[str]) -> WorkerProcess:
         """A longshore-worker of the tree, not yet started."""
@@ -150,7 +179,8 @@ class Row:
     """One row of the table.
 
     `rounds`: those that count, unless the caller says otherwise. `durable`: a slow disk would show in it. `unit`: of
-    the figures of `ours`. `ours` None: it looks inside, and is compared by running each version's own bench.
+    the figures of `ours`. `ours` None: it looks inside, and is compared by running each version's own bench. `pairs`:
+    rounds in which two versions of ours are compared; fewer than four have no warm-up.
     """
 
     name: str
@@ -159,6 +189,7 @@ class Row:
     ours: Ours | None = None
     rounds: int = 5
     durable: bool = False
+    pairs: int = 7
 
     def run(self, *, rounds: int, slow: int = 0) -> Run:
         """Measure it, and return what was found."""

@@ -14,17 +14,21 @@ from typing import Final
 from bench.support.figures import GIB, MB
 from bench.support.processes import ROOT, Talker, cpu
 from bench.support.run import Run, installed
-from tests.support.servers.processes import Process, eventually
+from tests.support.servers.processes import Process, ServerProcess, eventually
 
 
-class Longshored:
-    """The real server with its defaults, on a TCP port of 127.0.0.1; started by `with`."""
+class UploadServer:
+    """A server on a TCP port of 127.0.0.1, ours with its defaults or the floor; started by `with`."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, *, floor: bool = False) -> None:
         self._run = run
-        self.process: Final = run.server(run.folder / "longshored", "--listen", "127.0.0.1:0")
+        self._floor = floor
+        folder = run.folder / ("floor" if floor else "longshored")
+        self.process: Final[ServerProcess] = (
+            run.floor(folder, port=True) if floor else run.server(folder, "--listen", "127.0.0.1:0")
+        )
 
-    def __enter__(self) -> Longshored:
+    def __enter__(self) -> UploadServer:
         self.process.__enter__()
         return self
 
@@ -34,18 +38,25 @@ class Longshored:
     @property
     def port(self) -> str:
         """HOST:PORT."""
+        if self._floor:
+            return self.process.address
         (serving,) = self.process.events("serving")
         return next(str(each) for each in serving["addresses"] if not each.startswith("unix:"))
 
     def forget(self) -> None:
         """Remove the payloads: nobody takes the tasks of a bench, and the disk is not to fill up."""
-        for path in (self.process.data / "spool" / "payloads").glob("*/*"):
+        for path in self.process.data.glob("upload-*" if self._floor else "spool/payloads/*/*"):
             path.unlink()
 
     def sender(self, how: str, size: int, count: int = 1, at_once: int = 1) -> Talker:
         """A client process; `how`: see bench/loads/uploads.py."""
         where = (self.port, str(self.process.token_file))
         return self._run.client("bench.loads.uploads", how, *where, str(size), str(count), str(at_once))
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Return the environment of `longshore` for this server."""
+        return {**os.environ, "LONGSHORE_SERVER": self.port, "LONGSHORE_TOKEN_FILE": str(self.process.token_file)}
 
 
 class Peer(Process):
