@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,24 @@ async def test_no_chunk_goes_through_protobuf_and_its_bytes_are_looked_at_once(
         answer = await call
     assert answer.payload.crc32c == expected
     assert parsed == [pb.UploadRequest, *[chunks.Chunk] * CHUNKS, pb.UploadRequest]
-    assert looked == [MIB] * CHUNKS
+    # A chunk is looked at where it is in its message, and what is before it in there is a few bytes.
+    assert [size for size in looked if size > 100] == [len(piece) for piece in pieces]
+
+
+async def test_the_writes_of_an_upload_take_one_task_of_the_loop(tmp_path: Path) -> None:
+    """The first one makes the file. The others wake the loop only where a chunk waits for the disk."""
+    tasks: list[asyncio.Task[Any]] = []
+
+    def counting(loop: asyncio.AbstractEventLoop, work: Any, **named: Any) -> asyncio.Task[Any]:
+        task: asyncio.Task[Any] = asyncio.Task(work, loop=loop, **named)
+        tasks.append(task)  # its name comes later
+        return task
+
+    content = random.Random(2).randbytes(CHUNKS * MIB)
+    async with TaskServer(tmp_path) as server:
+        asyncio.get_running_loop().set_task_factory(counting)
+        await server.upload(whole(header_of(size=len(content)), content))
+    assert len([task for task in tasks if task.get_name().startswith("upload write")]) == 1
 
 
 async def test_a_small_upload_is_two_commands_and_no_file(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from longshore.server.model.errors import (
     UploadTakenOver,
 )
 from longshore.server.model.task import Destination, FilePush, Terms, Upload
-from longshore.server.spool.protocol import PartialFile
+from longshore.server.spool.protocol import BegunWrite, PartialFile
 from longshore.server.store.commands import Bounds, Checkpoint, Command, FinishUpload, ForgetUploads, RejectUpload
 from tests.support.servers.rawgrpc import MIB, TaskServer, crc, until
 
@@ -54,17 +54,21 @@ class GatedPartial:
         self.inner = inner
         self.disk = disk
 
+    def begin_write(self, *pieces: bytes | memoryview, **named: Any) -> BegunWrite:
+        writing: BegunWrite = asyncio.ensure_future(self.write(*pieces, **named))
+        return writing
+
     def __getattr__(self, name: str) -> Any:
         method = getattr(self.inner, name)
         if name not in self.disk.gates and name not in self.disk.errors:
             return method
 
-        async def slow(*arguments: Any) -> Any:
+        async def slow(*arguments: Any, **named: Any) -> Any:
             if name in self.disk.gates:
                 await self.disk.gates[name].pass_through()
             if name in self.disk.errors:
                 raise self.disk.errors.pop(name)
-            return await method(*arguments)
+            return await method(*arguments, **named)
 
         return slow
 

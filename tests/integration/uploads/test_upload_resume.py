@@ -15,7 +15,7 @@ import pytest
 
 from longshore.server.engine.uploads.uploads import UploadLimits
 from longshore.server.model.errors import StoreUnavailable
-from longshore.server.spool.protocol import PartialFile, Spool
+from longshore.server.spool.protocol import BegunWrite, PartialFile, Spool
 from longshore.server.store.commands import Command, FinishUpload, OpenUpload
 from longshore.server.store.protocol import Store
 from longshore.v1 import task_service_pb2 as pb
@@ -232,9 +232,12 @@ class SlowPartial(Wrapped):
         super().__init__(inner)
         self.gate = gate
 
-    async def write(self, data: bytes, crc32c: int | None = None) -> None:
+    async def write(self, *pieces: bytes | memoryview, crc32c: int | None = None) -> None:
         await self.gate.wait()
-        await self.inner.write(data, crc32c)
+        await self.inner.write(*pieces, crc32c=crc32c)
+
+    def begin_write(self, *pieces: bytes | memoryview, crc32c: int | None = None) -> BegunWrite:
+        return asyncio.ensure_future(self.write(*pieces, crc32c=crc32c))
 
 
 class SlowSpool(Wrapped):

@@ -28,7 +28,7 @@ def ledger(*, held: int = 0, size: int | None = None, final: bool = False, conte
 
 
 def take(books: UploadLedger, offset: int, data: bytes) -> bytes:
-    return books.take(offset, crc(data), data)
+    return data[books.take(offset, crc(data), data) :]
 
 
 def test_chunks_in_order_are_all_new() -> None:

@@ -7,7 +7,7 @@ import random
 import google_crc32c
 import pytest
 
-from longshore.server.model.crc32c import combined
+from longshore.server.model.crc32c import combined, of_tail
 
 SIZES = (0, 1, 2, 3, 63, 64, 1000, 4096, 65_537, 1 << 20, (2 << 20) - 1)
 
@@ -44,3 +44,10 @@ def test_a_gibibyte_more_costs_no_look_at_it() -> None:
     for _ in range(3):
         rest = combined(rest, rest, 8 << 20 << _)
     assert combined(google_crc32c.value(b"longshore"), rest, 64 << 20) == whole
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("start", [0, 1, 20, 4097])
+def test_the_tail_of_a_message_needs_no_copy(start: int, size: int) -> None:
+    message = random.Random(start + size).randbytes(start + size)
+    assert of_tail(message, start) == google_crc32c.value(message[start:])

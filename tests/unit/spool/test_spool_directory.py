@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import resource
 import stat
 import time
 from collections.abc import AsyncIterator
@@ -209,6 +210,35 @@ async def test_a_full_device_is_reported_and_keeps_the_durable_bytes(tmp_path: P
             await partial.write(b"more")
         assert (partial.offset, partial.crc32c) == (7, 99)
         await partial.close()
+
+
+async def test_pieces_of_one_write_follow_each_other_however_many_they_are(spool: DirectorySpool) -> None:
+    pieces = [memoryview(bytes([number % 251]) * (number % 5)) for number in range(3000)]
+    content = b"".join(pieces)
+    partial = await spool.create(ONE)
+    await partial.write(*pieces)
+    partial.begin_write(b"", *pieces, crc32c=google_crc32c.value(content)).result(10)
+    assert (partial.offset, partial.crc32c) == (2 * len(content), google_crc32c.value(content * 2))
+    await partial.seal(ONE)
+    await partial.close()
+    assert b"".join(await _all(spool, content * 2, size=1 << 20)) == content * 2
+
+
+async def test_a_write_that_the_disk_takes_a_part_of_fails_as_a_whole(spool: DirectorySpool) -> None:
+    """With a limit for the size of files: the system writes up to it, and refuses the rest."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    partial = await spool.create(ONE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, before[1]))
+    try:
+        with pytest.raises(StoreUnavailable):
+            await partial.write(b"123456", b"789012")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert (partial.offset, partial.crc32c) == (0, 0)
+    await partial.write(b"abcdefghijkl")
+    await partial.seal(ONE)
+    await partial.close()
+    assert await _all(spool, b"abcdefghijkl", size=100) == [b"abcdefghijkl"]
 
 
 async def test_after_a_failed_sync_the_file_is_not_believed_any_more(tmp_path: Path) -> None:

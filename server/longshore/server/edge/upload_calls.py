@@ -124,7 +124,7 @@ async def _receive(stream: UploadStream, context: _Context) -> pb.UploadFinish:
     """
     while (message := await _read(context)) is not None:
         if isinstance(message, Chunk):
-            await stream.chunk(message.offset, message.crc32c, message.data)
+            await stream.chunk(message.offset, message.crc32c, message.message, message.start)
             continue
         match message.WhichOneof("message"):
             case "chunk":

@@ -11,11 +11,16 @@ what is read as a payload is found by its size and checksum, so that a late seal
 
 from __future__ import annotations
 
+import asyncio
+import concurrent.futures
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from longshore.server.model.task import Payload
+
+BegunWrite: TypeAlias = "asyncio.Future[None] | concurrent.futures.Future[None]"
+"""A write under way; `asyncio.wrap_future` makes something to wait for of either."""
 
 
 class PartialFile(Protocol):
@@ -40,12 +45,16 @@ class PartialFile(Protocol):
         """Whether the upload has its final name and takes no more bytes."""
         ...
 
-    async def write(self, data: bytes, crc32c: int | None = None) -> None:
-        """Append; `crc32c` is that of `data`, from a caller who has computed it.
+    async def write(self, *pieces: bytes | memoryview, crc32c: int | None = None) -> None:
+        """Append; `crc32c` is that of all pieces, from a caller who has computed it.
 
         Raises SpoolFull when there is no room, with everything before still in place; StoreUnavailable when an object
         store does not take what was written before.
         """
+        ...
+
+    def begin_write(self, *pieces: bytes | memoryview, crc32c: int | None = None) -> BegunWrite:
+        """Begin a `write`. Nobody is told when it is done unless somebody waits for it."""
         ...
 
     async def sync(self) -> tuple[int, int]:

@@ -1,9 +1,9 @@
 """The messages of an upload off the wire: chunks taken apart by hand, everything else by protobuf.
 
-Protobuf copies the data of a chunk twice, into the message and out of it; by hand it is once. Only the one shape that
-clients send is taken: the three fields, each once, in order, lengths in their shortest form, and not a byte more.
-Whatever differs goes to protobuf, so that what is accepted and what an error says stay protobuf's; a test holds the two
-against each other.
+Protobuf copies the data of a chunk twice, into the message and out of it; by hand it stays where it is. Only the one
+shape that clients send is taken: the three fields, each once, in order, lengths in their shortest form, and not a byte
+more. Whatever differs goes to protobuf, so that what is accepted and what an error says stay protobuf's; a test holds
+the two against each other.
 """
 
 from __future__ import annotations
@@ -30,11 +30,12 @@ _LENGTH_BYTES: Final = 4
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """An UploadChunk."""
+    """An UploadChunk. Its data are the bytes of `message` from `start` on."""
 
     offset: int
     crc32c: int
-    data: bytes
+    message: bytes
+    start: int
 
 
 Request: TypeAlias = "Chunk | pb.UploadRequest"
@@ -57,7 +58,7 @@ def _chunk(message: bytes) -> Chunk | None:
     length, at = _varint(message, at + _HEAD.size)
     if length != size - at:
         return None
-    return Chunk(offset, crc32c, message[at:])
+    return Chunk(offset, crc32c, message, at)
 
 
 def _varint(message: bytes, at: int) -> tuple[int, int]:

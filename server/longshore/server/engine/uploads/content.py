@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, Final
 
 import google_crc32c
 
 from longshore.server.engine.uploads.limits import UploadLimits
 from longshore.server.model.crc32c import combined
-from longshore.server.spool.protocol import PartialFile, Spool
+from longshore.server.spool.protocol import BegunWrite, PartialFile, Spool
+
+_VIEWED: Final = 4096
+"""Bytes from which on a chunk is kept as a view of its message; a view takes 300 bytes more than a copy."""
 
 
 class UploadContent:
@@ -42,11 +46,11 @@ class UploadContent:
         self._before_file = before_file
         self._digest = hashlib.sha256() if hashed and partial is None else None
         self._offset = partial.offset if partial is not None else 0
-        self._gathered: list[bytes] = []
+        self._gathered: list[bytes | memoryview] = []
         self._gathered_bytes = 0
         self._gathered_crc: int | None = 0
         """CRC32C of what is gathered. None means that it is not known."""
-        self._writing: asyncio.Task[None] | None = None
+        self._writing: BegunWrite | None = None
         self._failure: BaseException | None = None
         """The error that a write met. Nothing may be written after it: that would close the gap of the lost bytes."""
 
@@ -76,11 +80,11 @@ class UploadContent:
         """Return the whole content when it stayed in memory. None means that it did not."""
         return b"".join(self._gathered) if self._partial is None and self._writing is None else None
 
-    async def append(self, data: bytes, crc32c: int | None = None) -> None:
+    async def append(self, data: bytes | memoryview, crc32c: int | None = None) -> None:
         """Take a chunk, and its CRC32C where it is known. Waits while the disk is behind; raises what an earlier
         write met."""
         self._check()
-        self._gathered.append(data)
+        self._gathered.append(data if len(data) >= _VIEWED else bytes(data))
         if crc32c is None or self._gathered_crc is None:
             self._gathered_crc = None
         else:
@@ -127,18 +131,22 @@ class UploadContent:
             await self._partial.close()
 
     def _start_write(self) -> None:
-        data = self._gathered[0] if len(self._gathered) == 1 else b"".join(self._gathered)
+        pieces, self._gathered = self._gathered, []
         crc32c = self._gathered_crc
-        self._gathered.clear()
         self._gathered_bytes, self._gathered_crc = 0, 0
-        self._writing = asyncio.create_task(self._write(data, crc32c), name=f"upload write {self._upload_id}")
+        if self._partial is not None and self._digest is None:
+            # No task, and no wake-up of the loop when it is done: the next chunk finds that out.
+            self._writing = self._partial.begin_write(*pieces, crc32c=crc32c)
+        else:
+            self._writing = asyncio.create_task(self._write(pieces, crc32c), name=f"upload write {self._upload_id}")
 
     async def _written(self) -> None:
-        """Wait for the write under way. Awaiting the task itself would cancel it when the waiter is cancelled."""
+        """Wait for the write under way. Awaiting it itself would cancel it when the waiter is cancelled."""
         writing = self._writing
         if writing is None:
             return
-        await asyncio.wait({writing})
+        if not writing.done():
+            await asyncio.wait({asyncio.wrap_future(writing)})
         self._writing = None
         self._failure = writing.exception()
         self._check()
@@ -147,17 +155,22 @@ class UploadContent:
         if self._failure is not None:
             raise self._failure
 
-    async def _write(self, data: bytes, crc32c: int | None) -> None:
+    async def _write(self, pieces: list[bytes | memoryview], crc32c: int | None) -> None:
         if self._partial is None:
             if self._before_file is not None:
                 await self._before_file()
             self._partial = await self._spool.create(self._upload_id, connection=self._connection)
         if self._digest is None:
-            await self._partial.write(data, crc32c)
+            await self._partial.write(*pieces, crc32c=crc32c)
             return
         # Both release the interpreter: the hash costs no time of its own where there is a second core.
-        hashing = asyncio.create_task(asyncio.to_thread(self._digest.update, data))
+        hashing = asyncio.create_task(asyncio.to_thread(_update, self._digest, pieces))
         try:
-            await self._partial.write(data, crc32c)
+            await self._partial.write(*pieces, crc32c=crc32c)
         finally:
             await asyncio.wait({hashing})
+
+
+def _update(digest: Any, pieces: Iterable[bytes | memoryview]) -> None:
+    for piece in pieces:
+        digest.update(piece)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import google_crc32c
 
+from longshore.server.model.crc32c import of_tail
 from longshore.server.model.errors import (
     ChunkOutOfOrder,
     CrcMismatch,
@@ -36,32 +37,34 @@ class UploadLedger:
         """Return where the next chunk must start. None means that no chunk has come yet."""
         return None if self._start is None else self._next
 
-    def take(self, offset: int, crc32c: int, data: bytes) -> bytes:
-        """Check a chunk; answers the part of it that is new, which may be empty.
+    def take(self, offset: int, crc32c: int, data: bytes, start: int = 0) -> int:
+        """Check a chunk, which is `data` from `start` on; answers where in `data` begins what is new of it, which may
+        be at its end.
 
         Raises InvalidField, ChunkOutOfOrder, CrcMismatch, SizeMismatch, RequestIdReused (other bytes than before).
         """
-        if not 0 < len(data) <= self._chunk_bytes:
-            raise InvalidField("chunk.data", f"has {len(data)} bytes; send 1 to {self._chunk_bytes}.")
+        size = len(data) - start
+        if not 0 < size <= self._chunk_bytes:
+            raise InvalidField("chunk.data", f"has {size} bytes; send 1 to {self._chunk_bytes}.")
         self._check_offset(offset)
-        end = offset + len(data)
+        end = offset + size
         if self._final and end > self._held:
             raise _other_bytes(f"an earlier try was finished with {self._held} bytes")
         if self._size is not None and end > self._size:
             raise SizeMismatch(f"The header declares {self._size} bytes, and a chunk ends at {end}.")
-        if google_crc32c.value(data) != crc32c:
+        if of_tail(data, start) != crc32c:
             raise CrcMismatch(f"The chunk at offset {offset} was damaged on its way. Continue with GetUpload's offset.")
         if self._start is None:
             self._start = offset
         self._next = end
         if offset >= self._held:
-            return data
-        again = data[: self._held - offset]
+            return start
+        again = data[start : start + self._held - offset]
         if self._start == 0:
             self._repeated_crc = google_crc32c.extend(self._repeated_crc, again)
             if end >= self._held and self._repeated_crc != self._held_crc:
                 raise _other_bytes(f"its first {self._held} bytes differ from what is kept")
-        return data[len(again) :]
+        return start + len(again)
 
     def _check_offset(self, offset: int) -> None:
         if self._start is not None and offset != self._next:

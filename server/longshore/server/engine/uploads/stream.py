@@ -90,6 +90,9 @@ class UploadStream:
         self._limits = owner.limits
         self._scope = asyncio.timeout(None)
         self._entered = False
+        self._resting_since: float | None = None
+        """Since when the loop's clock says that nothing came. None means that a chunk or the finish is being taken."""
+        self._alarm: asyncio.TimerHandle | None = None
         self._ending: LongshoreError | None = None
         self._busy = False
         self._heard_at = self._opened_at = owner.clock.ticks()
@@ -148,15 +151,20 @@ class UploadStream:
         return Heard(self._upload.id, self._upload.connection, self.silent)
 
     async def __aenter__(self) -> UploadStream:
-        self._scope = asyncio.timeout(0 if self._ending is not None else self._limits.idle)
+        self._scope = asyncio.timeout(0 if self._ending is not None else None)
         await self._scope.__aenter__()
         self._entered = True
+        loop = asyncio.get_running_loop()
+        self._resting_since = loop.time()
+        self._alarm = loop.call_later(self._limits.idle, self._look_for_silence)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._entered = False
+        if self._alarm is not None:
+            self._alarm.cancel()
         try:
             await self._scope.__aexit__(kind, error, trace)
         except TimeoutError:
@@ -180,26 +188,27 @@ class UploadStream:
                 self._scope.reschedule(asyncio.get_running_loop().time())
         return True
 
-    async def chunk(self, offset: int, crc32c: int, data: bytes) -> None:
-        """Take a chunk. Waits while disk or store are behind, which is what slows the sender down.
+    async def chunk(self, offset: int, crc32c: int, data: bytes, start: int = 0) -> None:
+        """Take a chunk, which is `data` from `start` on. Waits while disk or store are behind, which is what slows the
+        sender down.
 
         Raises UploadInvalid, InvalidField, RequestIdReused for what is wrong with it; SpoolFull, SpoolDamaged,
         StoreUnavailable, UploadTakenOver for what was met on the way. After any of them what is durable stays for
         a resume.
         """
         self._busy = True
-        self._rest(None)
+        self._resting_since = None
         try:
-            new = self._ledger.take(offset, crc32c, data)
-            self._owner.received(len(data))
-            if new and self._content is not None:
-                await self._make_room(self._content, self._content.offset + len(new))
-                await self._content.append(new, crc32c if new is data else None)
+            new = self._ledger.take(offset, crc32c, data, start)
+            self._owner.received(len(data) - start)
+            if new < len(data) and self._content is not None:
+                await self._make_room(self._content, self._content.offset + len(data) - new)
+                await self._content.append(memoryview(data)[new:], crc32c if new == start else None)
                 await self._perhaps_checkpoint(self._content)
         finally:
             self._busy = False
             self._heard_at = self._owner.clock.ticks()
-            self._rest(self._limits.idle)
+            self._resting_since = asyncio.get_running_loop().time()
 
     async def finish(self, size: int, crc32c: int) -> Upload:
         """Check, seal and commit the upload: everything has arrived. It runs to its end even when the caller is
@@ -208,7 +217,7 @@ class UploadStream:
         Raises SizeMismatch, CrcMismatch, Sha256Mismatch: the upload is given up, and its request id may start anew;
         RequestIdReused: it was complete before, with other bytes. After any other error it can be finished again.
         """
-        self._rest(None)
+        self._resting_since = None
         self._finishing = self._owner.own(self._finish(size, crc32c), f"finish upload {self._upload.id}")
         return await asyncio.shield(self._finishing)
 
@@ -225,10 +234,18 @@ class UploadStream:
         self._owner.room.promise(self._upload.id, 0)
         self._released()
 
-    def _rest(self, seconds: float | None) -> None:
-        """Set the alarm for silence anew, unless an end was asked for: then it has rung already."""
-        if self._entered and self._ending is None:
-            self._scope.reschedule(None if seconds is None else asyncio.get_running_loop().time() + seconds)
+    def _look_for_silence(self) -> None:
+        """End a connection from which nothing came for too long. The alarm is not set anew for each chunk: it looks
+        when the last one came."""
+        if not self._entered or self._ending is not None:
+            return
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        due = (now if self._resting_since is None else self._resting_since) + self._limits.idle
+        if due <= now:
+            self._scope.reschedule(now)
+        else:
+            self._alarm = loop.call_at(due, self._look_for_silence)
 
     # Room and checkpoints -----------------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ import contextlib
 import hashlib
 import os
 from collections.abc import Callable
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,6 +23,8 @@ R = TypeVar("R")
 
 _BLOCK = 1 << 20
 """Bytes per read when a file is read back."""
+_AT_ONCE = 256
+"""Pieces in one write; the system takes 1,024 at most."""
 
 
 class DirectoryPartial:
@@ -64,8 +66,11 @@ class DirectoryPartial:
     def sealed(self) -> bool:
         return self._sealed
 
-    async def write(self, data: bytes, crc32c: int | None = None) -> None:
-        await self._run(self._writers, lambda: self._write(data, crc32c))
+    async def write(self, *pieces: bytes | memoryview, crc32c: int | None = None) -> None:
+        await asyncio.wrap_future(self.begin_write(*pieces, crc32c=crc32c))
+
+    def begin_write(self, *pieces: bytes | memoryview, crc32c: int | None = None) -> Future[None]:
+        return self._writers.submit(self._write, *pieces, crc32c=crc32c)
 
     async def sync(self) -> tuple[int, int]:
         return await self._run(self._syncers, self._sync)
@@ -86,19 +91,32 @@ class DirectoryPartial:
 
     # In threads ---------------------------------------------------------------------------------------------------
 
-    def _write(self, data: bytes, crc32c: int | None = None) -> None:
+    def _write(self, *pieces: bytes | memoryview, crc32c: int | None = None) -> None:
         self._check()
         if self._sealed:
             raise SpoolDamaged("A sealed payload takes no more bytes.")
         offset, crc = self._written
-        rest, at = memoryview(data), offset
+        at = offset
         with translated("writing an upload"):
-            while rest:
-                count = os.pwrite(self._fd, rest, at)
-                rest, at = rest[count:], at + count
+            for first in range(0, len(pieces), _AT_ONCE):
+                at += self._write_at(at, list(pieces[first : first + _AT_ONCE]))
         # The bytes are not read a second time if the caller that took them has computed their checksum.
-        crc = google_crc32c.extend(crc, data) if crc32c is None else combined(crc, crc32c, len(data))
+        if crc32c is None:
+            for piece in pieces:
+                crc = google_crc32c.extend(crc, bytes(piece))
+        else:
+            crc = combined(crc, crc32c, at - offset)
         self._written = at, crc
+
+    def _write_at(self, at: int, pieces: list[bytes | memoryview]) -> int:
+        """Write all of the pieces; answers how many bytes they have."""
+        size = sum(map(len, pieces))
+        count = os.pwritev(self._fd, pieces, at)
+        if count < size:
+            rest = memoryview(b"".join(pieces))
+            while count < size:
+                count += os.pwrite(self._fd, rest[count:], at + count)
+        return size
 
     def _sync(self) -> tuple[int, int]:
         self._check()

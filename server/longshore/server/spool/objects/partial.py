@@ -12,6 +12,7 @@ from longshore.server.model.errors import SpoolDamaged
 from longshore.server.spool.objects.bucket import Objects
 from longshore.server.spool.objects.segments import SEGMENT, Mark, Segment
 from longshore.server.spool.objects.staging import SLOTS, Staging, StagingFile
+from longshore.server.spool.protocol import BegunWrite
 
 Reader = Callable[[str, Sequence[Segment], int, int], AsyncIterator[bytes]]
 """Reads the bytes of a chain, called with (id, chain, offset, size of a piece)."""
@@ -84,14 +85,22 @@ class ObjectPartial:
     def sealed(self) -> bool:
         return self._sealed
 
-    async def write(self, data: bytes, crc32c: int | None = None) -> None:  # noqa: ARG002 - it counts by segments
+    async def write(
+        self,
+        *pieces: bytes | memoryview,
+        crc32c: int | None = None,  # noqa: ARG002 - it counts by segments
+    ) -> None:
         self._check()
         if self._sealed:
             raise SpoolDamaged("A sealed payload takes no more bytes.")
+        data = b"".join(pieces)
         while data:
             await self._make_room()
             async with self._turn:
                 data = await self._fill(data)
+
+    def begin_write(self, *pieces: bytes | memoryview, crc32c: int | None = None) -> BegunWrite:
+        return asyncio.create_task(self.write(*pieces, crc32c=crc32c), name=f"write a part of {self._id}")
 
     async def sync(self) -> Mark:
         self._check()
