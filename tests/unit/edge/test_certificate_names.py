@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import base64
 import random
+import re
+import ssl
+import warnings
 
 import pytest
 
@@ -28,6 +31,16 @@ def test_uris_come_before_dns_names_and_other_sorts_are_none(authority: Authorit
 @pytest.mark.parametrize("length", [1, 127, 128, 255, 256, 70_000])
 def test_names_of_any_length_are_read(authority: Authority, length: int) -> None:
     assert names_of(authority.client(uri="u" * length).certificate) == ("u" * length,)
+
+
+def test_an_odd_serial_number_is_not_commented_on(authority: Authority) -> None:
+    der = ssl.PEM_cert_to_DER_cert(authority.client(uri="spiffe://example.org/ci").certificate.decode())
+    # The first byte of the serial number, behind the version.
+    odd = re.sub(rb"(\xa0\x03\x02\x01\x02\x02.).", lambda found: found[1] + b"\x81", der, count=1, flags=re.DOTALL)
+    assert odd != der
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert names_of(ssl.DER_cert_to_PEM_cert(odd).encode()) == ("spiffe://example.org/ci",)
 
 
 def test_a_nul_does_not_end_a_name(authority: Authority) -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
+import ssl
+import warnings
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -168,6 +172,29 @@ def test_the_certificate_and_its_end_are_logged_when_it_is_read(files: TlsFiles,
         assert "CN=server" in log["subject"]
         assert datetime.fromisoformat(log["not_after"]) == certificate.not_valid_after_utc
         assert log["days_left"] == (certificate.not_valid_after_utc - datetime.now(UTC)).days
+
+
+ODD = {
+    # The first byte of the serial number, behind the version.
+    "a serial number below zero": (rb"(\xa0\x03\x02\x01\x02\x02.).", b"\x81"),
+    # The common name as a bit string.
+    "a name that is no text": (rb"(\x55\x04\x03)\x0c\x06server", b"\x03\x06\0erver"),
+}
+
+
+@pytest.mark.parametrize("case", ODD)
+def test_an_odd_certificate_is_served_and_its_end_is_logged(files: TlsFiles, case: str) -> None:
+    pattern, instead = ODD[case]
+    der = ssl.PEM_cert_to_DER_cert(files.certificate.read_text())
+    odd = re.sub(pattern, lambda match: match[1] + instead, der, count=1, flags=re.DOTALL)
+    assert odd != der
+    replace(files.certificate, ssl.DER_cert_to_PEM_cert(odd).encode())
+    with capture_logs() as logs, warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert Certificates(files).credentials() is not None
+    (log,) = logs
+    assert log["certificate"] == hashlib.sha256(odd).hexdigest()
+    assert log["days_left"] > 0
 
 
 def test_a_certificate_that_ends_soon_is_warned_of_at_the_start_and_once_a_day(files: TlsFiles) -> None:

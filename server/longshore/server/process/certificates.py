@@ -21,7 +21,7 @@ import grpc
 import structlog
 
 from longshore.server.config.settings import SettingsError, TlsFiles
-from longshore.server.edge.auth.certificates import names_of
+from longshore.server.edge.auth.certificates import names_of, without_warnings
 
 _log = structlog.get_logger("longshore.tls")
 
@@ -232,11 +232,15 @@ def _own(pem: bytes) -> _Own | None:
     from cryptography import x509
     from cryptography.hazmat.primitives.hashes import SHA256
 
-    try:
-        certificate = x509.load_pem_x509_certificate(pem)
-        subject = certificate.subject.rfc4514_string()
-    except (ValueError, x509.InvalidVersion):
-        return None
+    with without_warnings():
+        try:
+            certificate = x509.load_pem_x509_certificate(pem)
+        except (ValueError, x509.InvalidVersion):
+            return None
+        try:
+            subject = certificate.subject.rfc4514_string()
+        except (ValueError, TypeError):
+            subject = ""  # TypeError: a part of it is no text
     return _Own(
         fingerprint=certificate.fingerprint(SHA256()).hex(),
         subject=subject or ", ".join(names_of(pem)[:3]),

@@ -6,7 +6,19 @@ signed for `boss\\0.customer.example.org`.
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
+
+
+@contextmanager
+def without_warnings() -> Iterator[None]:
+    """Leave out the warnings by which cryptography comments on odd certificates, such as one with the serial number 0.
+    Python would print them, with a line of source, between the records of the log."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 @lru_cache(maxsize=1024)
@@ -21,7 +33,8 @@ def names_of(pem: bytes) -> tuple[str, ...]:
     from cryptography import x509
 
     try:
-        extensions = x509.load_pem_x509_certificate(pem).extensions
+        with without_warnings():
+            extensions = x509.load_pem_x509_certificate(pem).extensions
         names = extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except (
         ValueError,
