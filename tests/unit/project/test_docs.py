@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import re
+from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
+import typer.main
 from google.rpc import error_details_pb2, status_pb2
 
 from longshore.client.errors import LongshoreError, from_status
 from longshore.client.servers.patience import may_pass
+from longshore.server import main as longshored
 from longshore.server.edge.status import code_of
 from longshore.server.model import errors, states
 from longshore.server.model.values import State, WaitReason
+from longshore.worker import main as longshore_worker
 from longshore.worker.errors import Reason
 from scripts.push_picture import picture
 
@@ -108,6 +113,27 @@ def test_every_file_that_the_architecture_names_is_there() -> None:
 @pytest.mark.parametrize("page", ["README.md", "docs/architecture.md"])
 def test_a_first_page_is_read_in_one_sitting(page: str) -> None:
     assert len((DOCS.parent / page).read_text().splitlines()) <= 200
+
+
+@pytest.mark.parametrize(
+    ("heading", "program"), [("## Settings\n", longshored._app), ("### Settings of a worker\n", longshore_worker.app)]
+)
+def test_the_settings_of_a_program_stand_in_its_table_with_their_defaults(heading: str, program: typer.Typer) -> None:
+    section = re.split(r"^#+ ", (DOCS / "operations.md").read_text().partition(f"\n{heading}")[2], flags=re.MULTILINE)[
+        0
+    ]
+    listed: dict[str, str] = {}
+    for names, default in re.findall(r"^\| (`--[^|]*) \| ([^|]*) \|", section, re.MULTILINE):
+        named = re.findall(r"`(--[\w-]+)`", names)
+        listed |= dict(zip_longest(named, default.split(", ")[: len(named)], fillvalue=""))
+    options: list[Any] = typer.main.get_command(program).params
+    shown = {max(one.opts, key=len): one.default for one in options if not one.hidden}
+    for name in ("--config", "--version", "--install-completion", "--show-completion"):  # they are no settings
+        shown.pop(name, None)
+    assert listed.keys() == shown.keys()
+    plain = {name: str(value) for name, value in shown.items() if value and value is not True and listed[name]}
+    assert len(plain) >= 5
+    assert {name: listed[name] for name in plain} == plain
 
 
 def test_every_heading_that_a_page_links_to_is_there() -> None:
