@@ -6,14 +6,17 @@ import io
 import json
 import re
 from datetime import datetime, timedelta
+from typing import Any
 
 import pytest
+import typer.main
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.struct_pb2 import Struct
 from rich.console import Console, RenderableType
 from rich.progress import Progress
 
 from longshore.client import errors
+from longshore.client.cli import app
 from longshore.client.cli.output import render
 from longshore.client.cli.output.display import FiguresColumn
 from longshore.client.cli.output.exits import ExitCode, as_json, code_for, code_for_tasks, explain
@@ -25,6 +28,13 @@ from longshore.v1 import admin_service_pb2, task_pb2
 
 def tree(base: type[errors.LongshoreError] = errors.LongshoreError) -> set[type[errors.LongshoreError]]:
     return {base, *(found for kind in base.__subclasses__() for found in tree(kind))}
+
+
+def test_every_argument_has_its_name_in_capitals() -> None:
+    group: Any = typer.main.get_command(app)
+    each = [one for command in group.commands.values() for one in command.params if one.param_type_name == "argument"]
+    assert len(each) > 10
+    assert [one.name for one in each if one.metavar is None or one.metavar != one.metavar.upper()] == []
 
 
 @pytest.mark.parametrize(

@@ -134,6 +134,7 @@ def register(app: typer.Typer) -> None:
         found: Annotated[
             Found,
             typer.Argument(
+                metavar="FOUND",
                 help="removed: the temp was there and is gone now. landed: the content is at the destination. "
                 "neither: nobody can know.",
                 show_default=False,
