@@ -90,13 +90,6 @@ def size(count: int) -> str:
     return f"{count} B" if unit == "B" else f"{value:.1f} {unit}"
 
 
-def took(seconds: float) -> str:
-    """Write a duration: `19 ms`, `1.4 s`, `3 min`."""
-    if seconds < 1:
-        return f"{max(seconds, 0.0) * 1000:.0f} ms"
-    return f"{seconds:.1f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
-
-
 def where(record: Mapping[str, Any]) -> str:
     """Return the destination of a push in a record, or the kind of a job and where it runs."""
     if record.get("path"):

@@ -15,8 +15,9 @@ from typing import Any, Final, TextIO
 import structlog
 
 from longshore.program import logs as program_logs
+from longshore.program.durations import format_took
 from longshore.program.logs import LogFormat, LogLevel
-from longshore.program.records import Sentence, size, took, where
+from longshore.program.records import Sentence, size, where
 
 
 class BulkLog:
@@ -193,7 +194,7 @@ def _task(record: Mapping[str, Any]) -> str | None:
     to = f" to {record['target']}" if record.get("path") else ""
     by = f" by {record['worker']}" if record.get("worker") else ""
     seconds = record.get("seconds")
-    time = f" in {took(seconds)}" if isinstance(seconds, int | float) else ""
+    time = f" in {format_took(seconds)}" if isinstance(seconds, int | float) else ""
     if state == "SUCCEEDED":
         done = "delivered" if to else "done"
         bytes_ = f", {size(int(record['size']))}" if "size" in record else ""

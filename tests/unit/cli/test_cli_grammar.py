@@ -12,6 +12,7 @@ from longshore.client import ConfigurationError, parse_destination
 from longshore.client.cli.commands.push import arguments
 from longshore.client.cli.input import grammar
 from longshore.client.values.specs import duration, push_spec, states
+from longshore.program import durations
 from longshore.v1 import task_pb2
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
@@ -114,12 +115,12 @@ def test_sizes(size: int, text: str) -> None:
     ],
 )
 def test_spans(seconds: float, text: str) -> None:
-    assert grammar.format_duration(seconds) == text
+    assert durations.format_duration(seconds) == text
 
 
 @given(st.floats(min_value=1, max_value=1e8))
 def test_a_span_for_people_is_read_back_nearly(seconds: float) -> None:
-    again = grammar.parse_duration(grammar.format_duration(seconds))
+    again = grammar.parse_duration(durations.format_duration(seconds))
     assert abs(again - seconds) <= max(0.05 * seconds, 0.06)
 
 

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
+from longshore.program.durations import format_span
 from longshore.server.model.remarks import Served
 from longshore.server.model.task import FilePush, Job, Status, Task
 from longshore.server.model.values import State, WaitReason
-from longshore.server.model.waiting import Crew, Hindrance, View, span, why
+from longshore.server.model.waiting import Crew, Hindrance, View, why
 from tests.support.stores.store import job, push
 from tests.support.stores.tasks import submission
 
@@ -148,4 +149,4 @@ def test_running_and_done_tasks_wait_for_nothing(state: State) -> None:
     ("seconds", "text"), [(0.2, "0s"), (59.6, "1m"), (61, "1m1s"), (3600, "1h"), (3665, "1h1m"), (90061, "1d1h")]
 )
 def test_spans_have_their_two_largest_units(seconds: float, text: str) -> None:
-    assert span(seconds) == text
+    assert format_span(seconds) == text

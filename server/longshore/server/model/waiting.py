@@ -1,8 +1,8 @@
 """This module says why a live task does not run. It asks the conditions of a claim one after the other for a single
 task.
 
-The claim itself (`store.claims`) asks the same of many tasks at once, with statements. A test holds the two together:
-a task that a claim takes is NEXT here, and one that no claim takes never is.
+The claim itself (`store/handlers/claims.py`) asks the same of many tasks at once, with statements. A test holds the two
+together: a task that a claim takes is NEXT here, and one that no claim takes never is.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
 
+from longshore.program.durations import format_span
 from longshore.server.model.remarks import Served
 from longshore.server.model.sharing import Shares
 from longshore.server.model.task import BUILT_IN, Task
@@ -180,13 +181,13 @@ def _settling(task: Task, view: View) -> Waiting:
         where = f"serves target `{target}`" if target else f"can settle `{kind}`"
         return Waiting(WaitReason.SETTLING, f"{said}; no worker {where}")
     if status.due_at is not None and status.due_at > view.now:
-        return Waiting(WaitReason.SETTLING, f"{said}, in {span(status.due_at - view.now)}")
+        return Waiting(WaitReason.SETTLING, f"{said}, in {format_span(status.due_at - view.now)}")
     return Waiting(WaitReason.SETTLING, said)
 
 
 def _scheduled(task: Task, view: View) -> str:
     status, instance = task.status, task.submission.work.instance
-    due = "" if status.due_at is None else f", in {span(max(status.due_at - view.now, 0.0))}"
+    due = "" if status.due_at is None else f", in {format_span(max(status.due_at - view.now, 0.0))}"
     match status.wait_reason:
         case WaitReason.NOT_BEFORE:
             return f"its time has not come{due}"
@@ -203,7 +204,7 @@ def _no_worker(task: Task, view: View) -> str:
     said = f"no worker serves target `{target}`"
     last = view.served.get(target)
     if last is not None:
-        return f"{said}: the last one ended {span(max(view.now - last.until, 0.0))} ago"
+        return f"{said}: the last one ended {format_span(max(view.now - last.until, 0.0))} ago"
     # scp writes `web:etc/motd` for the destination `web/etc/motd`. Read as a destination, the instance is then named
     # like a folder. `nowhere:web/etc/motd` does mean a target. The name of a target that was served is right.
     if target != DEFAULT and destination is not None and destination.instance in _ROOTS:
@@ -236,21 +237,3 @@ def _busy(serving: Sequence[Crew]) -> str:
 
 def _tasks(count: int) -> str:
     return "1 task runs" if count == 1 else f"{count} tasks run"
-
-
-_UNITS: Final = ((86400, "d"), (3600, "h"), (60, "m"))
-
-
-def span(seconds: float) -> str:
-    """Write a time span for people in its two largest units, such as 1h5m."""
-    left = round(seconds)
-    said = ""
-    for size, unit in _UNITS:
-        if left >= size:
-            count, left = divmod(left, size)
-            if said:
-                return f"{said}{count}{unit}"
-            said = f"{count}{unit}"
-        elif said:
-            return said
-    return f"{said}{left}s" if left or not said else said

@@ -9,8 +9,9 @@ import structlog
 from structlog.typing import EventDict, WrappedLogger
 
 from longshore.program import logs
+from longshore.program.durations import format_took
 from longshore.program.logs import LogFormat, LogLevel
-from longshore.program.records import Sentence, took, where
+from longshore.program.records import Sentence, where
 
 
 def configure(*, worker: str, style: LogFormat = "auto", level: LogLevel = "info", beside: bool = False) -> None:
@@ -44,11 +45,13 @@ def _attempt(record: Mapping[str, Any]) -> str | None:
     what, number, seconds = where(record), record.get("attempt"), float(record.get("seconds") or 0.0)
     to = f" to {record['target']}" if record.get("path") else ""
     if record.get("outcome") == "OK":
-        return f"{what} {'delivered' if to else 'done'}{to} in {took(seconds)}, task {record.get('task_id')}"
+        return f"{what} {'delivered' if to else 'done'}{to} in {format_took(seconds)}, task {record.get('task_id')}"
     why = str(record.get("message") or "").rstrip(".")
     why = f": {why} ({record.get('reason')})" if why else ""
     outcome = str(record.get("outcome")).lower().replace("_", " ")
-    return f"{what}{to}: attempt {number} ended {outcome} after {took(seconds)}{why}; task {record.get('task_id')}"
+    return (
+        f"{what}{to}: attempt {number} ended {outcome} after {format_took(seconds)}{why}; task {record.get('task_id')}"
+    )
 
 
 _SENTENCES: Final[Mapping[str, Sentence]] = {"attempt_ended": _attempt}

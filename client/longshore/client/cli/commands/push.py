@@ -19,7 +19,6 @@ from longshore.client.cli.commands import complete, options
 from longshore.client.cli.commands.stdin import stdin_content
 from longshore.client.cli.follow import follow, in_time
 from longshore.client.cli.input import checks
-from longshore.client.cli.input.grammar import format_duration
 from longshore.client.cli.output import render
 from longshore.client.cli.output.display import Display
 from longshore.client.cli.output.exits import ExitCode, code_for_tasks
@@ -31,6 +30,7 @@ from longshore.client.runtime.together import all_of
 from longshore.client.transfer.content import Changing, Content
 from longshore.client.values.arguments import shown
 from longshore.client.values.specs import parse_destination, push_spec
+from longshore.program.durations import format_duration
 from longshore.v1 import task_pb2
 
 MOST_ID: Final = (1 << 32) - 2

@@ -71,19 +71,3 @@ def format_size(size: int) -> str:
         if value < 1023.5:
             break
     return f"{value:.0f} {unit}" if value >= 9.95 else f"{value:.1f} {unit}"
-
-
-def format_duration(seconds: float) -> str:
-    """Write a duration for people, in at most two units: `40ms`, `1.4s`, `12s`, `3m05s`, `2h10m`, `7d3h`."""
-    if 0 < seconds < 0.9995:
-        return f"{max(round(seconds * 1000), 1)}ms"
-    if seconds < 10:
-        return f"{max(seconds, 0.0):.1f}".rstrip("0").rstrip(".") + "s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{whole // 60}m{whole % 60:02}s" if whole % 60 else f"{whole // 60}m"
-    if whole < 86400:
-        return f"{whole // 3600}h{whole % 3600 // 60:02}m" if whole % 3600 // 60 else f"{whole // 3600}h"
-    return f"{whole // 86400}d{whole % 86400 // 3600}h" if whole % 86400 // 3600 else f"{whole // 86400}d"

@@ -14,10 +14,11 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
 from rich.text import Text
 
-from longshore.client.cli.input.grammar import format_duration, format_size
+from longshore.client.cli.input.grammar import format_size
 from longshore.client.cli.output.exits import brief
 from longshore.client.errors import LongshoreError
 from longshore.client.transfer.upload import UploadProgress
+from longshore.program.durations import format_duration
 from longshore.program.visible import visible
 from longshore.v1 import task_pb2
 

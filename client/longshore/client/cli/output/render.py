@@ -12,10 +12,11 @@ from rich.console import RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from longshore.client.cli.input.grammar import format_duration, format_size
+from longshore.client.cli.input.grammar import format_size
 from longshore.client.cli.output.jsonform import in_one_line
 from longshore.client.cli.output.rows import Rows
 from longshore.client.values.specs import STATE_NAMES
+from longshore.program.durations import format_duration
 from longshore.v1 import admin_service_pb2, task_pb2
 
 _COLOURS: Final = {
