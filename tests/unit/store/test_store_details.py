@@ -3,15 +3,31 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from dataclasses import fields, replace
 from typing import Any
 
 import pytest
 
-from longshore.server.model.task import AnyValue, Destination, FilePush, Job, Payload, Submission, Terms
+from longshore.contract.limits import MOST_LABELS
+from longshore.contract.names import LONGEST_LABEL_VALUE
+from longshore.server.model.task import (
+    AnyValue,
+    Destination,
+    FilePush,
+    Job,
+    Payload,
+    Status,
+    Submission,
+    Task,
+    Terms,
+)
+from longshore.server.model.values import State
+from longshore.server.store.memory.tasks import TaskCache
 from longshore.server.store.tables.fields import columns_of, writer
 from longshore.server.store.tables.rows import IN_SUBMISSIONS, IN_TASKS, SUBMISSION_COLUMNS, details_of, submission_of
 from longshore.server.store.tables.schema import submissions, tasks
+from longshore.server.store.transaction.loaded_tasks import LoadedTask
 from tests.support.stores.tasks import submission
 
 PLAIN = submission(FilePush(Destination("default", "", "web1", "/a")), terms=Terms())
@@ -72,3 +88,28 @@ def test_no_default_of_a_term_has_changed() -> None:
         "attempt_limit": 5,
         "description": "",
     }
+
+
+def labelled(number: int) -> Submission:
+    """A submission with as many labels as may be, none of whose values another one has."""
+    labels = {f"key{one}": f"{number}-{one}".ljust(LONGEST_LABEL_VALUE, "x") for one in range(MOST_LABELS)}
+    return replace(PLAIN, seq=number, terms=Terms(labels=labels))
+
+
+def test_long_details_are_not_remembered() -> None:
+    """P3: the memory of a server does not grow by what its callers write into labels."""
+    rows = [row_of(labelled(number)) for number in range(200)]
+    tracemalloc.start()
+    for row in rows:
+        submission_of(row)
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept < 1 << 20
+
+
+def test_a_task_with_long_labels_is_not_kept_between_transactions() -> None:
+    cache = TaskCache()
+    status = Status(revision=1, state=State.QUEUED, head=True)
+    few, many = (LoadedTask(Task(one, status), stored=True) for one in (PLAIN, labelled(2)))
+    cache.update({1: few, 2: many})
+    assert (cache.get(1, None), cache.get(2, None)) == (few, None)

@@ -10,14 +10,14 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any, Final
 
-from longshore.server.model.task import Work
+from longshore.server.model.task import Submission
 from longshore.server.store.transaction.loaded_tasks import LoadedTask
 
 CAPACITY: Final = 8192
 """How many tasks are kept; each takes about 3 KB."""
 
 LARGEST: Final = 4096
-"""Bytes of a job's arguments; tasks with more are read each time."""
+"""Bytes of a job's arguments, and characters of labels; tasks with more are read each time."""
 
 
 class TaskCache:
@@ -40,7 +40,7 @@ class TaskCache:
                 kept.pop(seq, None)
             elif seq in kept:
                 kept.move_to_end(seq)
-            elif _small(loaded.submission.work):
+            elif _small(loaded.submission):
                 kept[seq] = loaded
         while len(kept) > CAPACITY:
             kept.popitem(last=False)
@@ -49,5 +49,8 @@ class TaskCache:
         self._loaded.clear()
 
 
-def _small(work: Work) -> bool:
-    return work.arguments is None or len(work.arguments.value) <= LARGEST
+def _small(submission: Submission) -> bool:
+    arguments, labels = submission.work.arguments, submission.terms.labels
+    if arguments is not None and len(arguments.value) > LARGEST:
+        return False
+    return not labels or sum(map(len, labels.values())) <= LARGEST

@@ -55,16 +55,34 @@ def details_of(submission: Submission) -> str:
     return codec.encode_map(said)
 
 
-@lru_cache(maxsize=1024)
+_LONG: Final = 2048
+"""Characters of details. Longer ones are read each time: 1,024 remembered tasks with all labels would take 70 MB."""
+
+
 def _read(details: str) -> Mapping[str, Any]:
+    """Read details."""
+    return codec.decode_map(details) if len(details) > _LONG else _remembered(details)
+
+
+@lru_cache(maxsize=1024)
+def _remembered(details: str) -> Mapping[str, Any]:
     """Read details. The result is cached, because the tasks of one caller have the same ones."""
     return codec.decode_map(details)
 
 
 @lru_cache(maxsize=1024)
+def _remembered_terms(*cells: Any) -> Terms:
+    return _made_terms(*cells)
+
+
 def _terms_of(*cells: Any) -> Terms:
-    """Make terms of the _TERM_COLUMNS and the details. A detail that is missing has its default, and one that this
-    version does not know is left out: servers of the version before and after write to the same database."""
+    """Make terms of the _TERM_COLUMNS and the details."""
+    return _made_terms(*cells) if len(cells[-1]) > _LONG else _remembered_terms(*cells)
+
+
+def _made_terms(*cells: Any) -> Terms:
+    """Make the same anew. A detail that is missing has its default, and one that this version does not know is left
+    out: servers of the version before and after write to the same database."""
     *columns, details = cells
     said = _read(details)
     told = {name: said[name] for name in _DETAILS if name in said}
