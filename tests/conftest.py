@@ -1,4 +1,4 @@
-"""What holds for every test: no skipping in CI, Hypothesis without a clock or a memory, and children that end."""
+"""These rules hold for every test: no skipping in CI, Hypothesis without a clock or a memory, children that end."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def tree() -> Path:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What needs LXD runs in one process, so that there is one daemon."""
+    """Run all tests that need LXD in one process, so that there is one daemon."""
     for item in items:
         if item.get_closest_marker("lxd") is not None:
             item.add_marker(pytest.mark.xdist_group("lxd"))

@@ -1,4 +1,4 @@
-"""What callers without a token cost: MiB that the server grows by, MiB that it still has 10 s later, healthy calls.
+"""This row measures callers without a token: MiB that the server grows by, MiB kept 10 s later, healthy calls.
 
 60,000 calls are opened and reset on six connections in two seconds, and 300,000 are left without their message, by a
 process of its own (`python -m bench.rows.floods ADDRESS reset|half CALLS`), whose work is not the healthy client's: it

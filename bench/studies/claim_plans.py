@@ -20,8 +20,7 @@ from typing import Any, Final
 
 from bench.rows.claim import MANY, Make, SQLiteMake, fill, postgres
 from bench.support.backlog import BASE
-from longshore.server.store.handlers import claims
-from longshore.server.store.handlers import ready as promote
+from longshore.server.store.handlers import claims, ready
 from longshore.server.store.postgres.connection import connect
 from longshore.server.store.postgres.dialect import PostgresDialect
 from longshore.server.store.postgres.link import PLANNER, compile_each
@@ -45,11 +44,11 @@ _STATEMENTS: Final[Sequence[tuple[str, Each, Mapping[str, Any]]]] = (
         claims._READY,
         {"target": "west", "taker": "file_push", "most": 8},
     ),
-    ("which takers an instance with a long queue waits for", promote._TAKERS, {"key": "east/busy/"}),
-    ("who still is ready on an instance", promote._READY, {"key": "north/i1/"}),
+    ("which takers an instance with a long queue waits for", ready._TAKERS, {"key": "east/busy/"}),
+    ("the ready tasks of an instance", ready._READY, {"key": "north/i1/"}),
     (
-        "who is next on the saturated instance",
-        promote._BEST,
+        "the next tasks of the saturated instance",
+        ready._BEST,
         {"key": "west/full/", "taker": "file_push", "room": 4},
     ),
 )

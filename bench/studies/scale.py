@@ -1,4 +1,4 @@
-"""What one PostgreSQL carries, and what each part costs it: per task, per idle server, worker and watcher.
+"""This study measures the load that one PostgreSQL carries, and its cost per task, idle server, worker and watcher.
 
     python -m bench.studies.scale [--rounds N] [--tasks N] [--only tasks|idle|turns] [--servers 1,3,5] [--against TREE]
 
@@ -162,7 +162,7 @@ _CALLS: Final = "SELECT coalesce(sum(calls), 0)::bigint FROM pg_stat_statements 
 
 
 class Counts:
-    """What was done so far, in the whole database and by the servers."""
+    """The work done so far, in the whole database and by the servers."""
 
     def __init__(self, fleet: ServerFleet) -> None:
         with psycopg.connect(fleet.url, autocommit=True) as connection:

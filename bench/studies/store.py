@@ -1,4 +1,4 @@
-"""What the store carries and what a command costs: on SQLite, on PostgreSQL, and on both in another version.
+"""This study measures the store's load and the cost of a command: on SQLite, on PostgreSQL, and in another version.
 
     python -m bench.studies.store [--rounds N] [--seconds S] [--against TREE]
     python -m bench.studies.store --batches [--push] [--postgres] [--rounds N] [--seconds S] [--against TREE]
@@ -194,7 +194,7 @@ class Load:
         return done / (time.perf_counter() - began)
 
     async def one_by_one(self) -> dict[str, Figures]:
-        """What a command costs by itself."""
+        """Measure each command by itself."""
         found: dict[str, list[Figures]] = {name: [] for name in ("submit", "claim", "grant", "report")}
         run = self._store.run
         for _ in range(LONE):

@@ -163,7 +163,7 @@ class SQLiteFile:
         return [row[1] for row in self.connection.execute(f"PRAGMA table_info({table})")]
 
     def finish(self) -> None:
-        """What time does to a real one."""
+        """Do to the database what time does to a real one."""
         self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         self.connection.close()
 
@@ -196,7 +196,7 @@ class PostgresDatabase:
         return [column.name for column in cursor.description or ()]
 
     def finish(self) -> None:
-        """What time does to a real one."""
+        """Do to the database what time does to a real one."""
         if self.analyze:
             self.connection.execute("VACUUM ANALYZE")
         self.connection.execute("CHECKPOINT")

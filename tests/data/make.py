@@ -32,7 +32,7 @@ SENT = 100_000
 
 
 def content(size: int) -> bytes:
-    """What every payload here begins with."""
+    """Return the first bytes of every payload here."""
     return b"".join(b"%07d\n" % number for number in range(size // 8 + 1))[:size]
 
 

@@ -63,7 +63,7 @@ def submissions(count: int, made_of: Any, name: str) -> list[SubmitTasks]:
 
 
 async def start(fleet: StoreFleet, count: int, made_of: Any, name: str) -> tuple[Counter[str], list[Task]]:
-    """What it costs to make and to claim them in one transaction."""
+    """Submit so many tasks, claim them in the same transaction, and count its statements."""
     taken: list[Task] = []
 
     async def work() -> None:

@@ -384,7 +384,7 @@ async def test_another_worker_settles(fleet: StoreFleet, outcome: Outcome, state
 async def test_a_settling_attempt_takes_a_slot_of_the_instance_and_needs_no_free_one(
     open_store: OpenStore, clock: ManualClock
 ) -> None:
-    """What was ready for that slot is so no more: else it is looked at first, in each claim, for nothing."""
+    """The task that was ready for that slot is not ready any more; each claim would look at it first, for nothing."""
     async with open_store(clock, limits=ConcurrencyLimits(instance=1, target=9)) as store:
         fleet = StoreFleet(store, clock)
         task = await settling(fleet)

@@ -73,7 +73,7 @@ async def test_time_outs(fleet: StoreFleet) -> None:
 
 
 async def test_an_attempt_that_was_given_up_and_went_well_has_no_error(fleet: StoreFleet) -> None:
-    """What the granted attempt says of its own commit is the truth, and its record says the same."""
+    """The granted attempt knows what became of its own commit, and its record says the same."""
     await fleet.session(lease=10_000.0)
     await fleet.submit(plan(run_timeout=60.0))
     task = await fleet.claim_one()

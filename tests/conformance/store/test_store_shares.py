@@ -189,7 +189,7 @@ async def test_servers_that_run_at_once_share_among_callers_and_not_among_server
         servers = [StoreFleet(await running.enter_async_context(kind.opened(clock)), clock) for _ in range(2)]
 
         async def asked(name: str) -> list[Upload]:
-            """What both callers got at both servers."""
+            """Return the uploads that both callers got at both servers."""
             answers = await asyncio.gather(
                 *(
                     opened(

@@ -25,7 +25,7 @@ from tests.support.stores.store import ManualClock, StoreFleet
 from tests.support.stores.storekinds import PostgresKind, SQLiteKind, StoreKind, normal
 
 NEWEST = tasks.c.batch
-"""What the newest migration brought."""
+"""The column that the newest migration brought."""
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

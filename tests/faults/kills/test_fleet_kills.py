@@ -43,7 +43,7 @@ RECORDING: Final = Path(__file__).parents[2] / "support" / "workers" / "recordin
 
 @dataclass(slots=True)
 class Load:
-    """What was sent: the digest of each task's content, by id."""
+    """The tasks that were sent, with the digest of each one's content by id."""
 
     tasks: int
     seed: int

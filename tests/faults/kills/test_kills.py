@@ -30,7 +30,7 @@ PATIENCE = 120.0
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """What one upload was to leave."""
+    """The file that one upload was to leave."""
 
     path: str
     digest: str

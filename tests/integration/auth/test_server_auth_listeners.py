@@ -44,7 +44,7 @@ def files(tmp_path: Path) -> Files:
 
 
 async def refusal(data_dir: Path, *listen: str, **settings: Any) -> str:
-    """What a server that does not start says."""
+    """Return the error of a server that does not start."""
     with DataDir(data_dir) as data, pytest.raises(SettingsError) as refused:
         async with serving(Settings(data_dir=data_dir, listen=listen, **settings), data):
             pass

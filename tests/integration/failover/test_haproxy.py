@@ -34,7 +34,7 @@ def free_port() -> int:
 
 @dataclass(frozen=True, slots=True)
 class Quay:
-    """What stands behind one port."""
+    """A balancer behind one port, and the servers behind it."""
 
     fleet: ServerFleet
     proxy: Process

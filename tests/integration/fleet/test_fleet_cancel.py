@@ -30,7 +30,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory, postgres: Cluster) -> Iterat
 
 @pytest.fixture
 def file(tmp_path: Path) -> StringValue:
-    """What a job of this test waits for."""
+    """The file that a job of this test waits for."""
     return StringValue(value=str(tmp_path / "go"))
 
 

@@ -94,7 +94,7 @@ def is_busy(stage: Stage, task_id: str) -> bool:
 
 
 def test_every_server_tells_a_busy_worker_from_one_that_is_next(fleet: ServerFleet, tmp_path: Path) -> None:
-    """What a worker of another server holds is known from the database, and what it could hold by its own word."""
+    """The database tells which tasks a worker of another server holds, and the worker says how many it could hold."""
     go_on = tmp_path / "go on"
     with fleet.handlers("--concurrency", "1", at=[1], name="one"):
         running = until(fleet[0], go_on)

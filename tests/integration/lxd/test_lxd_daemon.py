@@ -338,7 +338,7 @@ def test_daemon_that_is_not_there() -> None:
 
 
 def test_exactly_one_of_remove_and_rename_wins(place: LxdPlace) -> None:
-    """What settling stands on. 300 races each run; 5,000 were run once."""
+    """Settling a lost commit relies on this. Each run has 300 races; 5,000 were run once."""
     target = place.target
     outcomes = set()
     with ThreadPoolExecutor(1) as other, target.open("", place.instance) as a, target.open("", place.instance) as b:

@@ -34,7 +34,7 @@ def start(data: Path, *options: str, environment: dict[str, str] | None = None) 
 
 
 def refusal(data: Path, *options: str) -> str:
-    """What it said, in one line of its own."""
+    """Return the refusal of the server, which is one line of its own."""
     done = start(data, *options)
     said = [line for line in done.stderr.splitlines() if line.startswith("longshored: ")]
     assert done.returncode == REFUSED, done.stderr

@@ -20,7 +20,7 @@ PATIENCE = 30.0
 
 
 async def assigned(server: ServerProcess, content: bytes, count: int = 1) -> list[ws.Assignment]:
-    """What a worker is told of an upload to so many destinations."""
+    """Return the assignments that a worker gets for an upload to so many destinations."""
     token = (("authorization", f"Bearer {server.token}"),)
     async with asyncio.timeout(PATIENCE), grpc.aio.insecure_channel(server.address) as channel:
         call: Any = worker_service_pb2_grpc.WorkerServiceStub(channel).Work(metadata=token)

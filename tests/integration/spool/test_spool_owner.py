@@ -15,7 +15,7 @@ LARGE = bytes(range(256)) * 1024
 
 
 def refusal(server: ServerProcess) -> str:
-    """What it says when it does not start."""
+    """Return the error of a server that does not start."""
     done = subprocess.run(
         server.argv,
         env=server.environment,

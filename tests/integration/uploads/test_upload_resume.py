@@ -136,7 +136,7 @@ def received_more(server: TaskServer, seen: int) -> Callable[[], bool]:
 
 
 async def test_a_checkpoint_is_made_on_the_way_and_needs_no_goodbye(tmp_path: Path) -> None:
-    """What a kill leaves: the connection and the process end without another word."""
+    """The connection and the process end without another word, as in a kill."""
     content = random.Random(2).randbytes(10 * MIB)
     async with TaskServer(tmp_path, limits=SMALL_STEPS) as server:
         sender = Sender(server, header_of(size=len(content)))

@@ -22,7 +22,7 @@ CUTS = 8
 
 
 class Ledger:
-    """What handlers did, and what the server granted; counted under a lock, as both kinds of handlers write."""
+    """Counts the runs of handlers and the grants of the server, under a lock, because both kinds of handlers write."""
 
     def __init__(self) -> None:
         self.registry = Registry()

@@ -182,8 +182,8 @@ class Cluster:
         assert done.returncode == 0, done.stderr.decode()
 
     def _as_user(self) -> Sequence[str]:
-        """What stands before a command. Not Popen's own `user`, which forks: the fork of a process in which gRPC has
-        threads may die before it becomes the other program."""
+        """Return the words before a command that run it as the user. Popen's own `user` forks: the fork of a process
+        in which gRPC has threads may die before it becomes the other program."""
         if self.user is None:
             return ()
         return ("setpriv", f"--reuid={self.user.pw_uid}", f"--regid={self.user.pw_gid}", "--clear-groups")

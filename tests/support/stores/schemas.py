@@ -8,7 +8,7 @@ from longshore.server.store.tables.schema_version import OURS
 from tests.support.stores.storekinds import StoreKind
 
 BROUGHT: Final = ("DROP INDEX tasks_batch", "ALTER TABLE tasks DROP COLUMN batch")
-"""What takes back the newest migration."""
+"""The statements that take back the newest migration."""
 
 
 def leave_at(kind: StoreKind, revision: int) -> None:

@@ -16,7 +16,7 @@ SIZES = (1, 2, 105, 106, 107, 108, 109, 110, 111, 112, 113, 127, 128, 16_383, 16
 
 
 def normal(read: Any) -> Any:
-    """What a message says, however it was read."""
+    """Return the protobuf message, whichever way it was read."""
     if isinstance(read, chunks.Chunk):
         return pb.UploadRequest(
             chunk=pb.UploadChunk(offset=read.offset, crc32c=read.crc32c, data=read.message[read.start :])

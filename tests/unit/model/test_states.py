@@ -206,7 +206,7 @@ def check(wanted: State | str, subject: Task, decision: Decision) -> None:
 
 
 def hold_together(status: Status) -> None:
-    """What the database demands of a status."""
+    """Check the rules of the database for a status."""
     state = status.state
     assert state.terminal == (status.finished_at is not None)
     assert (state in HELD) <= bool(status.session_id)

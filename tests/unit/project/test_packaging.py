@@ -31,7 +31,7 @@ def copy_tree(files: Iterable[Path], source: Path, to: Path) -> Path:
 
 
 def sources(tree: Path) -> list[Path]:
-    """What a clone would hold: tracked, or new and not ignored, and still there."""
+    """Return the files that a clone would hold: tracked, or new and not ignored, and still there."""
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
     listed = subprocess.run(command, cwd=tree, capture_output=True, text=True, check=True).stdout
     return [Path(name) for name in listed.split("\0") if name and (tree / name).is_file()]

@@ -48,7 +48,7 @@ def test_of_many_makers_one_is_believed_by_all(tmp_path: Path) -> None:
 
 
 def test_a_half_made_one_is_never_seen(tmp_path: Path) -> None:
-    """What a crash in the middle leaves is another name, and the next start makes it anew."""
+    """A crash in the middle leaves a file of another name, and the next start makes the identity anew."""
     (tmp_path / "identity.0123456789abcdef").write_bytes(b"hal")
     assert made_once(tmp_path / "identity", b"whole") == b"whole"
 
@@ -70,7 +70,7 @@ def test_other_errors_of_a_link_are_raised(tmp_path: Path) -> None:
 
 
 def test_a_spool_that_is_given_to_another_database_stays_the_same_spool() -> None:
-    """What the refusal tells an operator to do: payloads are found by the spool's identity."""
+    """The refusal tells an operator to edit the file; payloads are found by the spool's identity."""
     made = Identity.new("0001")
     by_hand = made.content().replace(b'"0001"', b'"0002"')
     assert read(by_hand, "0002").spool == made.spool

@@ -110,7 +110,7 @@ class Bench:
         return first
 
     def resume(self) -> None:
-        """What connection 2 does at the start, as the spool's thread does it."""
+        """Do what connection 2 does at its start, as the spool's thread does it."""
         os.close(copied(self.names, self.id, MARK, crc(DATA[:MARK]), 2))
 
     async def goes_on(self, connection: int, *, until: int = len(DATA), at: int = MARK) -> None:

@@ -100,7 +100,7 @@ def test_work_survives_the_round_trip(work: Job | FilePush) -> None:
 
 
 def test_texts_are_compact_json() -> None:
-    """What the version before wrote, to the letter."""
+    """The texts are those of the version before, to the letter."""
     chance = random.Random(6)
     texts = [codec.encode_status(some_status(chance)) for _ in range(100)]
     texts += [codec.encode_grant(grant) for grant in GRANTS] + [codec.encode_work(work) for work in WORKS]
