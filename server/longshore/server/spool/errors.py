@@ -1,4 +1,4 @@
-"""Errors of a spool that is not opened. No caller over the network sees them: a server that meets one does not
+"""These errors say why a spool is not opened. No caller over the network sees them: a server that meets one does not
 start."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Turns errors of the disk into the model's errors: one table from errno to error."""
+"""This module turns errors of the disk into the model's errors, by one table from errno to error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The identity of a spool and of its database: one small file, made once, that nobody changes.
+"""The identity of a spool and of its database is one small file, which is made once and never changed.
 
 A server removes files that its database does not know. So a spool that another database filled is not opened, and never
 swept.
@@ -31,7 +31,7 @@ class Identity:
 
     @classmethod
     def read(cls, content: bytes, *, where: str, database: str) -> Self:
-        """Read what a spool says of itself. Raises SpoolRefused if it belongs to another database."""
+        """Read the identity that is kept in a spool. Raises SpoolRefused if it belongs to another database."""
         try:
             raw = json.loads(content)
             found = cls(str(raw["spool"]), str(raw["database"]))

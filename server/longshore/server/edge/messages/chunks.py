@@ -1,9 +1,9 @@
-"""The messages of an upload off the wire: chunks taken apart by hand, everything else by protobuf.
+"""This module parses the messages of an upload: chunks by hand, all others by protobuf.
 
-Protobuf copies the data of a chunk twice, into the message and out of it; by hand it stays where it is. Only the one
-shape that clients send is taken: the three fields, each once, in order, lengths in their shortest form, and not a byte
-more. Whatever differs goes to protobuf, so that what is accepted and what an error says stay protobuf's; a test holds
-the two against each other.
+Protobuf copies the data of a chunk twice, into the message and out of it. By hand the data stays where it is. Only the
+one shape that clients send is parsed by hand: the three fields, each once, in order, lengths in their shortest form,
+and not a byte more. Every other message goes to protobuf, which decides what is accepted and what an error says. A test
+compares the two.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ Request: TypeAlias = "Chunk | pb.UploadRequest"
 
 
 def parse(message: bytes) -> Request:
-    """A Chunk where the message is one in the usual shape, else what protobuf makes of it. Raises DecodeError."""
+    """Return a Chunk if the message is one in the usual shape, else protobuf's message. Raises DecodeError."""
     found = _chunk(message) if message[:1] == _CHUNK_START else None
     return pb.UploadRequest.FromString(message) if found is None else found
 
@@ -62,7 +62,7 @@ def _chunk(message: bytes) -> Chunk | None:
 
 
 def _varint(message: bytes, at: int) -> tuple[int, int]:
-    """The number and where it ends; (-1, at) if it is not one in its shortest form."""
+    """Return the number and where it ends, or (-1, at) if it is no number in its shortest form."""
     value = 0
     for position, byte in enumerate(message[at : at + _LENGTH_BYTES]):
         value |= (byte & 0x7F) << (7 * position)

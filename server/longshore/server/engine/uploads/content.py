@@ -1,4 +1,4 @@
-"""The bytes of one upload on their way: in memory while they are few, then in the spool, with one write under way."""
+"""This module keeps the bytes of one upload in memory while they are few, and then writes them into the spool."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _VIEWED: Final = 4096
 
 
 class UploadContent:
-    """Takes the bytes of an upload that arrive. Its memory is at most one write under way and one being gathered, a few
+    """Takes the arriving bytes of an upload. It has at most one write under way and one being gathered in memory, a few
     MiB together.
 
-    `partial` None means that nothing is in the spool yet, and nothing will be if the content stays small. `hashed`
-    means that SHA-256 is wanted; it is taken on the way from byte 0 on, and by reading back after a resume.
+    If `partial` is None, nothing is in the spool yet, and nothing will be if the content stays small. `hashed` means
+    that SHA-256 is wanted: it is computed on the way from byte 0 on, and by reading back after a resume.
     `before_file` is awaited before a file is made. Cancelling an await of any method leaves the work behind it running;
     `drain` waits for it.
     """
@@ -49,19 +49,19 @@ class UploadContent:
         self._gathered: list[bytes | memoryview] = []
         self._gathered_bytes = 0
         self._gathered_crc: int | None = 0
-        """CRC32C of what is gathered. None means that it is not known."""
+        """CRC32C of the gathered bytes. None means that it is not known."""
         self._writing: BegunWrite | None = None
         self._failure: BaseException | None = None
-        """The error that a write met. Nothing may be written after it: that would close the gap of the lost bytes."""
+        """The error of a write. Nothing may be written after it: later bytes would close the gap of the lost ones."""
 
     @property
     def offset(self) -> int:
-        """Bytes taken so far."""
+        """Return the number of bytes taken so far."""
         return self._offset
 
     @property
     def crc32c(self) -> int:
-        """CRC32C of all that was taken; right after `drain` only."""
+        """Return the CRC32C of all bytes taken. It is right after `drain` only."""
         if self._partial is not None:
             return self._partial.crc32c
         return int(google_crc32c.value(b"".join(self._gathered)))
@@ -77,12 +77,12 @@ class UploadContent:
 
     @property
     def inline(self) -> bytes | None:
-        """Return the whole content when it stayed in memory. None means that it did not."""
+        """Return the whole content if it stayed in memory. None means that it did not."""
         return b"".join(self._gathered) if self._partial is None and self._writing is None else None
 
     async def append(self, data: bytes | memoryview, crc32c: int | None = None) -> None:
-        """Take a chunk, and its CRC32C where it is known. Waits while the disk is behind; raises what an earlier
-        write met."""
+        """Take a chunk, and its CRC32C if it is known. Waits while the disk is behind, and raises the error of an
+        earlier write."""
         self._check()
         self._gathered.append(data if len(data) >= _VIEWED else bytes(data))
         if crc32c is None or self._gathered_crc is None:
@@ -100,7 +100,7 @@ class UploadContent:
         self._start_write()
 
     async def drain(self) -> None:
-        """Wait until everything is written that must be."""
+        """Wait until all bytes that belong into the spool are written."""
         self._check()
         await self._written()
         if self._gathered and self.inline is None:
@@ -108,12 +108,12 @@ class UploadContent:
             await self._written()
 
     async def sync(self) -> tuple[int, int] | None:
-        """Make what is written durable; answers (offset, crc32c) of it. None means that nothing is in the spool. May
-        run beside `append`."""
+        """Make the written bytes durable, and return their (offset, crc32c). None means that nothing is in the spool.
+        The call may run beside `append`."""
         return None if self._partial is None else await self._partial.sync()
 
     async def sha256(self) -> bytes:
-        """SHA-256 of all of it, after `drain`."""
+        """Return the SHA-256 of all bytes, after `drain`."""
         if self._partial is None:
             return hashlib.sha256(b"".join(self._gathered)).digest()
         if self._digest is not None:
@@ -141,7 +141,7 @@ class UploadContent:
             self._writing = asyncio.create_task(self._write(pieces, crc32c), name=f"upload write {self._upload_id}")
 
     async def _written(self) -> None:
-        """Wait for the write under way. Awaiting it itself would cancel it when the waiter is cancelled."""
+        """Wait for the write under way, without cancelling the write when the waiter is cancelled."""
         writing = self._writing
         if writing is None:
             return

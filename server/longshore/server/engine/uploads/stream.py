@@ -1,4 +1,4 @@
-"""A stream takes one connection's part of an upload: chunks in order, checkpoints on the way, a finish or an end."""
+"""A stream takes the part of an upload that one connection sends: chunks, checkpoints on the way, and the finish."""
 
 from __future__ import annotations
 
@@ -51,22 +51,22 @@ class StreamOwner(Protocol):
     here: Here | None
     small_payloads: SmallPayloads
     expect_tasks: Callable[[], None]
-    """To be called when tasks are about to be committed."""
+    """A stream calls this when it is about to commit tasks."""
 
     def own(self, work: Coroutine[Any, Any, R], name: str) -> asyncio.Task[R]:
-        """Run `work` to its end whatever becomes of the caller."""
+        """Run `work` to its end, even if the caller is cancelled."""
         ...
 
     def received(self, count: int) -> None:
-        """Count bytes that came in."""
+        """Count bytes that were received."""
         ...
 
 
 class UploadStream:
     """An open upload and the connection that sends it. Use it with `async with`, in the task that reads the connection.
 
-    At the end of the block, however it ends, an upload that is not finished is checkpointed and let go of. The block is
-    left by the error given to `end`, or by UploadBroken after `limits.idle` seconds without a message. Cancelling
+    At the end of the block, however it ends, an upload that is not finished is checkpointed and let go of. The block
+    ends with the error given to `end`, or with UploadBroken after `limits.idle` seconds without a message. Cancelling
     the block is safe at any point: what is under way on disk and in the store is completed behind it, and the
     upload's next connection waits for that.
     """
@@ -91,15 +91,15 @@ class UploadStream:
         self._scope = asyncio.timeout(None)
         self._entered = False
         self._resting_since: float | None = None
-        """Since when the loop's clock says that nothing came. None means that a chunk or the finish is being taken."""
+        """The time of the loop's clock at which the last message was taken. None means that one is being taken."""
         self._alarm: asyncio.TimerHandle | None = None
         self._ending: LongshoreError | None = None
         self._busy = False
         self._heard_at = self._opened_at = owner.clock.ticks()
         self._sent_heartbeat = False
-        """Whether other servers have been told that the upload is sent here."""
+        """Tells whether other servers know that the upload is sent here."""
         self._done = content is None
-        """Whether everything is durable, and nothing is under way."""
+        """Tells whether everything is durable, and nothing is under way."""
         self._rejected = False
         self._reserved = upload.reserved
         self._offset = content.offset if content is not None else (upload.payload.size if upload.payload else 0)
@@ -119,27 +119,27 @@ class UploadStream:
 
     @property
     def offset(self) -> int:
-        """Return the byte from which on this connection is to send; the size of a complete upload."""
+        """Return the byte from which this connection must send on. For a complete upload this is its size."""
         return self._offset
 
     @property
     def complete(self) -> bool:
-        """Tell whether the upload was complete before: chunks and finish are only compared with what is kept."""
+        """Tell whether the upload was complete before. Chunks and finish are then only compared with the payload."""
         return self._upload.state is UploadState.COMPLETE
 
     @property
     def closing(self) -> bool:
-        """Tell whether the connection has ended, and what it leaves behind is being completed."""
+        """Tell whether the connection has ended, and its last work is being completed."""
         return self._detaching is not None
 
     @property
     def silent(self) -> float:
-        """Seconds for which the other side has said nothing although it could."""
+        """Return the seconds for which the sender has sent nothing although it could."""
         busy = self._busy or self._finishing is not None or self._detaching is not None
         return 0.0 if busy else self._owner.clock.ticks() - self._heard_at
 
     def heartbeat(self) -> Heard | None:
-        """Return what other servers are to know of the upload. None means nothing yet, or nothing any more."""
+        """Return the heartbeat for other servers. None means that none is due yet, or that none is needed any more."""
         content = self._content
         if content is None or self._done or self._detaching is not None:
             return None
@@ -169,8 +169,8 @@ class UploadStream:
             await self._scope.__aexit__(kind, error, trace)
         except TimeoutError:
             raise self._ending or UploadBroken(
-                f"Nothing came for {self._limits.idle:.0f} s. What is durable is kept: continue from GetUpload's "
-                f"offset."
+                f"Nothing came for {self._limits.idle:.0f} s. What is durable is kept: continue from "
+                "GetUpload's offset."
             ) from None
         finally:
             if self._done:
@@ -179,7 +179,7 @@ class UploadStream:
                 await self.detach()
 
     def end(self, reason: LongshoreError) -> bool:
-        """Ask the connection to end with `reason`; answers False when it is being finished, which is not broken off."""
+        """Ask the connection to end with `reason`. Returns False during the finish, which is not broken off."""
         if self._finishing is not None:
             return False
         if self._ending is None:
@@ -189,12 +189,12 @@ class UploadStream:
         return True
 
     async def chunk(self, offset: int, crc32c: int, data: bytes, start: int = 0) -> None:
-        """Take a chunk, which is `data` from `start` on. Waits while disk or store are behind, which is what slows the
+        """Take a chunk, which is `data` from `start` on. Waits while disk or store are behind, which slows the
         sender down.
 
-        Raises UploadInvalid, InvalidField, RequestIdReused for what is wrong with it; SpoolFull, SpoolDamaged,
-        StoreUnavailable, UploadTakenOver for what was met on the way. After any of them what is durable stays for
-        a resume.
+        Raises UploadInvalid, InvalidField, RequestIdReused for a wrong chunk, and SpoolFull, SpoolDamaged,
+        StoreUnavailable, UploadTakenOver for trouble on the way. After any of them the durable bytes stay for a
+        resume.
         """
         self._busy = True
         self._resting_since = None
@@ -211,8 +211,8 @@ class UploadStream:
             self._resting_since = asyncio.get_running_loop().time()
 
     async def finish(self, size: int, crc32c: int) -> Upload:
-        """Check, seal and commit the upload: everything has arrived. It runs to its end even when the caller is
-        cancelled.
+        """Check, seal and commit the upload, whose bytes have all arrived. The work runs to its end even when the
+        caller is cancelled.
 
         Raises SizeMismatch, CrcMismatch, Sha256Mismatch: the upload is given up, and its request id may start anew;
         RequestIdReused: it was complete before, with other bytes. After any other error it can be finished again.
@@ -222,21 +222,21 @@ class UploadStream:
         return await asyncio.shield(self._finishing)
 
     async def detach(self) -> None:
-        """Make durable what arrived, and let go. Waits for at most `limits.detach` seconds; the rest goes on behind."""
+        """Make the arrived bytes durable, and let go. Waits for at most `limits.detach` seconds; the rest goes on."""
         if self._detaching is None:
             self._detaching = self._owner.own(self._detach(), f"detach upload {self._upload.id}")
         await asyncio.wait({self._detaching}, timeout=self._limits.detach)
 
     def _leave(self) -> None:
-        """Close the file, the only thing that is left to do. Nobody needs to wait for it."""
+        """Close the file, the only work that is left. No caller needs to wait for it."""
         if self._content is not None and self._content.spooled:
             _ = self._owner.own(self._content.close(), f"close upload {self._upload.id}")
         self._owner.room.promise(self._upload.id, 0)
         self._released()
 
     def _look_for_silence(self) -> None:
-        """End a connection from which nothing came for too long. The alarm is not set anew for each chunk: it looks
-        when the last one came."""
+        """End a connection that was silent for too long. The alarm is not set anew for each chunk: it looks when the
+        last one came."""
         if not self._entered or self._ending is not None:
             return
         loop = asyncio.get_running_loop()
@@ -265,7 +265,7 @@ class UploadStream:
         self._promise()
 
     async def _perhaps_checkpoint(self, content: UploadContent) -> None:
-        """Start a checkpoint when one is due; it runs beside the next chunks. Raises what the last one met."""
+        """Start a checkpoint when one is due. It runs beside the next chunks. Raises the error of the last one."""
         running = self._checkpointing
         if running is not None and running.done():
             self._checkpointing = None
@@ -280,7 +280,7 @@ class UploadStream:
         self._checkpointing = self._owner.own(self._checkpoint(content), f"checkpoint upload {self._upload.id}")
 
     async def _checkpointed(self) -> None:
-        """Wait for the checkpoint under way; raises what it met."""
+        """Wait for the checkpoint under way, and raise its error."""
         running = self._checkpointing
         if running is not None:
             await asyncio.wait({running})
@@ -292,7 +292,7 @@ class UploadStream:
         self._promise()
 
     async def _mark(self, durable: tuple[int, int], *, reserve: int, release: bool = False) -> None:
-        """Commit what is on disk, and raise the reservation. It is a sign of life too."""
+        """Commit the offset that is on disk, and raise the reservation. The commit is a sign of life too."""
         upload = await self._patiently(
             Checkpoint(
                 upload_id=self._upload.id,
@@ -308,7 +308,7 @@ class UploadStream:
         self._reserved = max(self._reserved, upload.reserved)
 
     async def _patiently(self, command: Command[R]) -> R:
-        """Run a command of an upload that was admitted: an overloaded store is waited for, not handed to the sender."""
+        """Run a command of an upload that was admitted, and wait for an overloaded store instead of failing."""
         clock = self._owner.clock
         until = clock.ticks() + self._limits.overload
         while True:
@@ -380,7 +380,7 @@ class UploadStream:
             )
 
     async def _reject(self, content: UploadContent, error: LongshoreError) -> None:
-        """Give an upload up whose bytes are wrong, so that the same request id can start anew."""
+        """Give up an upload whose bytes are wrong, so that the same request id can start anew."""
         self._rejected = True
         self._say(_log.warning, "upload_rejected", reason=error.reason)
         # No bytes of the upload may be on their way to the spool any more when the janitor removes what is there.
@@ -428,6 +428,6 @@ class UploadStream:
             self._say(_log.info, "upload_detached", offset=durable[0])
 
     def _say(self, write: Callable[..., object], event: str, **fields: object) -> None:
-        """Write of what a caller can bring about at will, a line a second."""
+        """Log an event that a caller can cause at will, at most one line a second."""
         upload = self._upload
         sparing.say(write, event, caller=upload.principal, upload_id=upload.id, principal=upload.principal, **fields)

@@ -1,4 +1,4 @@
-"""Uploads: who may send what, one connection at a time; and submissions that send nothing."""
+"""This module lets one connection at a time send each upload, and takes submissions that need no upload."""
 
 from __future__ import annotations
 
@@ -81,13 +81,13 @@ def _taken_over() -> UploadTakenOver:
 
 
 class Uploads:
-    """Serves all uploads of this process. It knows no gRPC.
+    """Serves all uploads of this process, without any knowledge of gRPC.
 
     `expect_tasks` is called when tasks are about to be committed, so that their claim can share the commit.
-    `free_spool` frees spool bytes by evicting payloads that are kept for a retry only; it is asked once before
-    SpoolFull is said. `small_payloads` keeps at hand what workers need next. `here` means that other servers have the
-    database too, and then `run` must be running. Everything that a connection leaves behind (a last checkpoint, a
-    commit) runs in tasks that `close` waits for.
+    `free_spool` frees spool bytes by evicting payloads that are kept for a retry only; it is called once before
+    SpoolFull is raised. `small_payloads` keeps the small payloads that workers need next. `here` means that other
+    servers have the database too, and then `run` must be running. Everything that a connection leaves behind (a last
+    checkpoint, a commit) runs in tasks that `close` waits for.
     """
 
     def __init__(
@@ -120,7 +120,7 @@ class Uploads:
         self._live: set[_Slot] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
         self.leaving = asyncio.Event()
-        """Set when nothing new is taken any more."""
+        """Set when no new upload is taken any more."""
         self._bytes_received = 0
 
     # What callers ask ---------------------------------------------------------------------------------------------
@@ -128,12 +128,12 @@ class Uploads:
     async def open(self, principal: str, request: UploadRequest) -> UploadStream:
         """Begin or continue an upload on this connection.
 
-        A connection that is sending it already is given `limits.patience` seconds to finish, and loses the upload
-        when it is silent for `limits.silence` or the request says `take_over`; it has stopped writing before this
+        A connection that is sending the upload already has `limits.patience` seconds to finish. It loses the upload
+        when it is silent for `limits.silence` or the request says `take_over`, and has stopped writing before this
         returns.
 
         Raises UploadInProgress, RequestIdReused, QueueFull, CallerShare, SpoolFull, TooManyUploads, StoreOverloaded,
-        SpoolDamaged, Draining. Cancelling it leaves the upload as it was, and perhaps a slot taken that expires.
+        SpoolDamaged, Draining. A cancelled call leaves the upload as it was, and perhaps a slot taken that expires.
         """
         self._refuse_when_draining()
         self._stream_slots.check(principal, [caller for caller, _ in self._slots], taken=len(self._live))
@@ -155,7 +155,7 @@ class Uploads:
             raise
 
     async def create(self, principal: str, request: UploadRequest) -> UploadView:
-        """Take the room for an upload, or learn how far it got. Raises as `open` does, but for the connections."""
+        """Take the room for an upload, or return how far it got. Raises as `open` does, except about connections."""
         self._refuse_when_draining()
         return await self._view(principal, await self._admit(principal, request, connect=False))
 
@@ -220,14 +220,14 @@ class Uploads:
         return await self.store.run(command)
 
     async def run(self) -> None:
-        """Tell other servers what is sent here, until cancelled."""
+        """Tell other servers which uploads are sent here, until cancelled."""
         if self.here is not None:
             await send_heartbeats(
                 self.store, self.here, lambda: [slot.stream for slot in self._live if slot.stream is not None]
             )
 
     def statistics(self) -> UploadStatistics:
-        """Figures of this moment."""
+        """Return the figures of this moment."""
         streams = [slot.stream for slot in self._live if slot.stream is not None]
         closing = sum(1 for stream in streams if stream.closing)
         return UploadStatistics(len(self._live) - closing, closing, self._bytes_received, self.leaving.is_set())
@@ -242,7 +242,7 @@ class Uploads:
         await self._emptied(self.limits.detach)
 
     async def close(self) -> None:
-        """End what is left at once, and wait for everything that was begun."""
+        """End the remaining connections at once, and wait for all work that was begun."""
         await self.drain(0)
         while self._tasks:
             await asyncio.wait(set(self._tasks))
@@ -250,19 +250,19 @@ class Uploads:
     # What streams need --------------------------------------------------------------------------------------------
 
     def own(self, work: Coroutine[Any, Any, R], name: str) -> asyncio.Task[R]:
-        """Run `work` to its end whatever becomes of the caller."""
+        """Run `work` to its end, even if the caller is cancelled."""
         task = asyncio.get_running_loop().create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._done)
         return task
 
     def received(self, count: int) -> None:
-        """Count bytes that came in."""
+        """Count bytes that were received."""
         self._bytes_received += count
 
     def _done(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
-        # The task's awaiter may be gone: then this is the only one to look.
+        # The task's awaiter may be gone, and then the error is seen here only.
         error = None if task.cancelled() else task.exception()
         if error is not None and not isinstance(error, LongshoreError):
             _log.error("upload_defect", task=task.get_name(), exc_info=error)
@@ -274,7 +274,7 @@ class Uploads:
             raise Draining("This server is leaving and takes nothing new. Connect again, here or elsewhere.")
 
     async def _claim(self, key: tuple[str, str], *, take_over: bool) -> _Slot:
-        """Take the right to send, or wait for it, or take it away."""
+        """Take the right to send, once it is free or can be taken away from the connection that has it."""
         clock, limits = self.clock, self.limits
         until = clock.ticks() + limits.patience
         told: _Slot | None = None
@@ -386,8 +386,8 @@ class Uploads:
         return slot.stream
 
     def _moving_in(self, request: UploadRequest, upload: Upload) -> Callable[[], Awaitable[None]] | None:
-        """Return what records the upload's home before it gets a file. None means that nothing is to be done: no home
-        is needed without other servers, or it was recorded when the upload was opened."""
+        """Return the call that records the upload's home before a file is made. None means that none is needed: there
+        are no other servers, or the home was recorded when the upload was opened."""
         here = self.here
         if here is None or upload.connection > 1 or self._needs_file(request):
             return None
@@ -409,7 +409,7 @@ class Uploads:
             await asyncio.sleep(_LOOK_AGAIN)
 
     async def _admit(self, principal: str, request: UploadRequest, *, connect: bool) -> Upload:
-        """Find or make the row, where there is room for it."""
+        """Find or make the row, if there is room for the upload."""
         wanted = self.limits.reserve_step if request.size is None else request.size
         command = OpenUpload(
             upload_id=self._new_id(),
@@ -441,7 +441,7 @@ class Uploads:
         return await self.store.run(command)
 
     async def _require_disk(self, principal: str, request_id: str, wanted: int) -> None:
-        """Raise SpoolFull where the disk has no room for what is still missing of this upload."""
+        """Raise SpoolFull if the disk has no room for the missing bytes of this upload."""
         try:
             await self.room.require(wanted)
         except SpoolFull:

@@ -1,1 +1,1 @@
-"""The spool in a directory."""
+"""This spool keeps payloads in a directory."""

@@ -1,4 +1,4 @@
-"""Makes folders and files durable."""
+"""This module makes folders and files durable."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def sync_folder(folder: Path) -> None:
 
 def made_once(path: Path, content: bytes) -> bytes:
     """Read a small file, which is made with `content` when it is not there. If several callers make it at the same
-    time, one of them does, and all read the same; nobody sees a part of it."""
+    time, one of them does, and all read the same whole file."""
     with contextlib.suppress(FileNotFoundError):
         return path.read_bytes()
     fresh = path.with_name(f"{path.name}.{os.urandom(8).hex()}")

@@ -1,4 +1,4 @@
-"""Names in a directory spool.
+"""This module names the files of a directory spool.
 
 A directory that one server holds has `uploads/ID.part` and `payloads/XX/ID` (XX: the id's first two characters).
 A shared one has `uploads/ID.CONNECTION.part` and `payloads/XX/ID.SIZE.CRC32C`. There a file belongs to the
@@ -29,7 +29,7 @@ def checked(one: str) -> str:
 
 
 def connection_of(part: Path) -> int:
-    """The number of the connection that the file belongs to; 0 where the name does not say."""
+    """Return the number of the connection that the file belongs to. 0 means that the name does not say."""
     match = _PART.fullmatch(part.name)
     return int(match[2] or 0) if match else 0
 
@@ -44,7 +44,7 @@ class Names(Protocol):
     def final(self, payload_id: str, size: int, crc32c: int) -> Path: ...
 
     def of(self, one: str) -> list[Path]:
-        """All files of an upload or payload that may be there."""
+        """Return all files of an upload or payload that may be there."""
         ...
 
 
@@ -83,7 +83,7 @@ class SharedNames:
         return self.payloads / checked(payload_id)[:2] / f"{payload_id}.{size}.{crc32c:08x}"
 
     def of(self, one: str) -> list[Path]:
-        """The files of the newest connections come first, sealed ones last."""
+        """Return the files, those of the newest connections first and sealed ones last."""
         parts = _matching(self.uploads, _PART, checked(one))
         return sorted(parts, key=connection_of, reverse=True) + _matching(self.payloads / one[:2], _FINAL, one)
 

@@ -1,4 +1,4 @@
-"""The file of one upload in a directory spool."""
+"""This module writes, syncs and seals the partial file of one upload in a directory spool."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _AT_ONCE = 256
 
 
 class DirectoryPartial:
-    """PartialFile in a directory. Bytes are written by one pool of threads and synced by another, so that a disk
+    """A PartialFile in a directory. Bytes are written by one pool of threads and synced by another, so that a disk
     that is slow to sync does not keep the others from writing."""
 
     def __init__(
@@ -49,7 +49,7 @@ class DirectoryPartial:
         """(offset, crc32c): one object, so that a sync beside a write sees a pair that belongs together."""
         self._sealed = sealed
         self._named = sealed
-        """Whether the part's name is durable."""
+        """Tells whether the part's name is durable."""
         self._damage: str | None = None
         self._writers = writers
         self._syncers = syncers
@@ -109,7 +109,7 @@ class DirectoryPartial:
         self._written = at, crc
 
     def _write_at(self, at: int, pieces: list[bytes | memoryview]) -> int:
-        """Write all of the pieces; answers how many bytes they have."""
+        """Write all of the pieces, and return how many bytes they have."""
         size = sum(map(len, pieces))
         count = os.pwritev(self._fd, pieces, at)
         if count < size:

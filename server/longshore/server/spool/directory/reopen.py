@@ -1,4 +1,4 @@
-"""Continues an upload whose file is there already. Runs in threads."""
+"""This module continues an upload whose file is there already. Its functions run in threads."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _BLOCK: Final = 1 << 20
 
 
 def in_place(part: Path, final: Path, offset: int, crc: int) -> tuple[int, tuple[int, int], bool]:
-    """Open the file again where nobody else can have it; answers (descriptor, (offset, crc32c), sealed). The file is
-    cut at `offset`; one that was sealed before is opened as it is."""
+    """Open the file again where no other server can have it, and return (descriptor, (offset, crc32c), sealed). The
+    file is cut at `offset`; one that was sealed before is opened as it is."""
     sealed = not part.exists() and final.exists()
     flags = os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if not offset and not sealed else 0)
     with translated("opening an upload again"):
@@ -38,7 +38,7 @@ def in_place(part: Path, final: Path, offset: int, crc: int) -> tuple[int, tuple
 
 
 def copied(names: Names, upload_id: str, offset: int, crc: int, connection: int) -> int:
-    """Copy the first `offset` bytes into this connection's own file, and answer its descriptor. Another server may
+    """Copy the first `offset` bytes into this connection's own file, and return its descriptor. Another server may
     still have the old file open and write to it.
 
     The copy is durable before the files of older connections go, and only theirs go: a server that was asleep in the
@@ -87,7 +87,7 @@ def _copy_first(sources: list[Path], to: int, offset: int, crc: int) -> None:
 
 
 def _copy(fd: int, to: int, size: int) -> int:
-    """Copy at most `size` bytes, and answer their CRC32C; `to` is no longer than that afterwards."""
+    """Copy at most `size` bytes, and return their CRC32C; `to` is no longer than that afterwards."""
     os.ftruncate(to, 0)
     at = crc = 0
     while at < size:

@@ -1,5 +1,5 @@
-"""A spool in a directory: `uploads/`, `payloads/XX/` (XX: the id's first two characters), `trash/SECONDS-NAME`, and the
-file `identity`. `names` says what the other files are called."""
+"""A spool in a directory has `uploads/`, `payloads/XX/` (XX: the id's first two characters), `trash/SECONDS-NAME`, and
+the file `identity`. `names` says what the other files are called."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class DirectorySpool:
         await self._run(self._maintenance, self._open)
 
     async def close(self) -> None:
-        """Wait for what is under way."""
+        """Wait for the work under way."""
 
         def stop() -> None:
             for pool in (self._writers, self._syncers, self._maintenance):

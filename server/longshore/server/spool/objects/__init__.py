@@ -1,1 +1,1 @@
-"""The spool in an object store that speaks S3."""
+"""This spool keeps payloads in an object store that speaks S3."""

@@ -1,4 +1,4 @@
-"""A bucket, or a folder of one, through obstore: the few requests that a spool makes, and their errors.
+"""This module makes the few requests of a spool to a bucket or to a folder of one, through obstore.
 
 obstore's coroutines run on threads of its own and take `bytes` without a copy; signing (SHA-256) happens there too.
 Cancelling one of them may leave its request running.
@@ -50,7 +50,7 @@ _OF_RANGE: Final = "InvalidRange"
 
 @dataclass(frozen=True, slots=True)
 class ListedObject:
-    """An object: its name below what was listed, its size in bytes, when it was made (wall clock)."""
+    """An object has a name below the listed folder, its size in bytes, when it was made (wall clock)."""
 
     path: str
     size: int
@@ -98,7 +98,7 @@ class Objects:
         raise StoreUnavailable("The object store keeps other bytes than it was sent. Try again.")
 
     async def _put(self, path: str, data: bytes, *, overwrite: bool) -> str:
-        """Put an object and answer its e-tag. Empty means that the store gives none."""
+        """Put an object and return its e-tag. Empty means that the store gives none."""
         mode: PutMode = "overwrite" if overwrite else "create"
         try:
             put = await obstore.put_async(self._store, path, data, mode=mode, use_multipart=False)
@@ -118,7 +118,7 @@ class Objects:
         return found.to_bytes() == data
 
     async def create(self, path: str, data: bytes) -> bool:
-        """Make a small object where there is none; answers whether this call did."""
+        """Make a small object where there is none, and return whether this call did."""
         try:
             with translated("making a file"):
                 await obstore.put_async(self._store, path, data, mode="create")
@@ -209,7 +209,7 @@ def fault(error: Exception, what: str) -> LongshoreError:
 
 
 def no_answer(error: LongshoreError) -> bool:
-    """Whether the object store was not reached, or answered nothing that we know: it may be back later."""
+    """Tell whether the object store was not reached, or gave no known answer, and so may be back later."""
     return isinstance(error, StoreUnavailable) and not (error.__cause__ is not None and _code(error.__cause__))
 
 
@@ -231,12 +231,12 @@ def remedy(error: LongshoreError) -> str:
 
 
 def summary(error: BaseException) -> str:
-    """The text of an error without the long form that obstore appends."""
+    """Return the text of an error without the long form that obstore appends."""
     return " ".join(str(error).split("\n\nDebug source")[0].split())
 
 
 def _code(error: BaseException) -> str:
-    """The store's own code for an error, or its HTTP status. Empty means that it gave neither."""
+    """Return the store's own code for an error, or its HTTP status. Empty means that it gave neither."""
     text = str(error)
     found = _CODE.search(text) or _STATUS.search(text)
     return found[1] if found else ""

@@ -1,4 +1,4 @@
-"""One upload on its way into an object store."""
+"""This module sends one upload on into an object store."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ class _WaitingSegment:
 
 
 class ObjectPartial:
-    """PartialFile in an object store. Full segments are put while the next one is written; `sync` puts the rest.
+    """A PartialFile in an object store. Full segments are put while the next one is written; `sync` puts the rest.
 
-    It takes no memory of its own: a segment is read from the staging file when one of the process's puts is free.
+    The object takes no memory of its own: a segment is read from the staging file when a put of the process is free.
     """
 
     def __init__(
@@ -128,7 +128,7 @@ class ObjectPartial:
         self._sealed = True
 
     async def close(self) -> None:
-        """Wait for what is under way: nothing is put for this connection afterwards."""
+        """Wait for the puts under way. Nothing is put for this connection afterwards."""
         if self._closed:
             return
         self._closed = True
@@ -148,7 +148,7 @@ class ObjectPartial:
             await self._put([self._waiting[0]])
 
     async def _fill(self, data: bytes) -> bytes:
-        """Write what fits into the segment that is being filled; answers the rest."""
+        """Write as many bytes as fit into the segment that is being filled, and return the rest."""
         filling = self._filling
         if filling is None:
             if not self._free:

@@ -1,9 +1,9 @@
 """Segments are the pieces of a payload in an object store. One segment is one object, put with one request, so that
-there is nothing half done to be swept.
+nothing half done is ever left to be removed.
 
 An object's name says which bytes it has, and the checksum of everything before it and up to its end. So segments form a
 chain from (0, 0) to (size, crc32c), no matter which connection put them: a payload is any chain that ends at its size
-and checksum, and what a superseded connection put after another checkpoint is on no chain, or is the same bytes.
+and checksum. A segment that a superseded connection put after another checkpoint is on no chain, or has the same bytes.
 """
 
 from __future__ import annotations

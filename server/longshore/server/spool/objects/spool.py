@@ -1,5 +1,5 @@
-"""A spool in an object store: `payloads/XX/ID/SEGMENT` (XX: the id's first two characters), `trash/SECONDS/ID/SEGMENT`,
-and the object `identity`. `segments` says what segments are.
+"""A spool in an object store has `payloads/XX/ID/SEGMENT` (XX: the id's first two characters),
+`trash/SECONDS/ID/SEGMENT`, and the object `identity`. `segments` says what segments are.
 
 Any number of servers share it. Nothing is ever moved or changed in place: a resume finds the chain to its checkpoint,
 sealing checks that the chain is whole, and the database says which size and checksum the payload has.
@@ -157,7 +157,7 @@ class ObjectSpool:
         return f"{self._folder(one)}/{segment.name}"
 
     async def _names(self, one: str) -> AsyncIterator[tuple[str, int]]:
-        """(name, size) of every object of an upload or payload."""
+        """Return (name, size) of every object of an upload or payload."""
         async for entry in self._objects.list(self._folder(one)):
             yield entry.path.rpartition("/")[2], entry.size
 

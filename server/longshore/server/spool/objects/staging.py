@@ -1,6 +1,7 @@
-"""Keeps bytes on the local disk until they are put into an object store: a file without a name for each upload.
+"""This module keeps bytes on the local disk until they are put into an object store, in a file without a name for each
+upload.
 
-The file does not outlive the process. Its bytes are not durable, and nobody is told that they are.
+The file does not outlive the process. Its bytes are not durable, and no caller is told that they are.
 """
 
 from __future__ import annotations
@@ -27,13 +28,13 @@ _THREADS: Final = 4
 
 
 class StagingFile:
-    """Room for `SLOTS` segments of one upload. Runs in threads."""
+    """Room for `SLOTS` segments of one upload. The methods run in threads."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
 
     def write(self, slot: int, at: int, data: bytes, crc: int) -> int:
-        """Write `data` at byte `at` of a slot; answers `crc` extended by it."""
+        """Write `data` at byte `at` of a slot, and return `crc` extended by it."""
         rest, position = memoryview(data), slot * SEGMENT + at
         with translated("writing an upload"):
             while rest:
@@ -42,7 +43,7 @@ class StagingFile:
         return int(google_crc32c.extend(crc, data))
 
     def read(self, slot: int, size: int) -> tuple[bytes, str]:
-        """The first bytes of a slot, and their MD5 in hexadecimal digits."""
+        """Return the first bytes of a slot, and their MD5 in hexadecimal digits."""
         with translated("reading an upload back"):
             data = os.pread(self._fd, size, slot * SEGMENT)
         return data, hashlib.md5(data, usedforsecurity=False).hexdigest()
@@ -54,7 +55,7 @@ class StagingFile:
 
 
 class Staging:
-    """Files in `folder`, and the threads that write and read them."""
+    """The files in `folder`, and the threads that write and read them."""
 
     def __init__(self, folder: Path, *, reserve: int) -> None:
         self._folder = folder
@@ -76,7 +77,7 @@ class Staging:
         return await self.run(make)
 
     async def free_bytes(self) -> int:
-        """Room left on the local disk, the reserve taken off."""
+        """Return the room left on the local disk, less the reserve."""
 
         def ask() -> int:
             with translated("asking for free space"):

@@ -1,1 +1,1 @@
-"""The commands: each handler changes the unit of work as its command says."""
+"""Handlers carry out the commands: each one changes the unit of work as its command says."""

@@ -56,7 +56,8 @@ _among = tasks.alias("among")
 
 
 def _whole(make: Callable[..., sa.Select[Any]], given: Given) -> sa.Select[Any]:
-    """Select with each number all that is asked next: the task, how many run on its instance, how many are ready."""
+    """Select with each number the columns that the round needs: the task, and how many run and are ready on its
+    instance."""
     running = sa.select(counters.c.value).where(
         counters.c.scope == sa.literal_column(f"'{KEY_RUNNING}'"), counters.c.name == tasks.c.concurrency_key
     )
@@ -90,7 +91,7 @@ class _Taker:
     shares: Shares
     idle: bool
     claimed: Claimed
-    """The event that happens to each task that the session takes."""
+    """This event happens to each task that the session takes."""
 
     def serves(self, target: str, kind: str) -> bool:
         return kind in self.session.kinds and (not target or target in self.session.targets)
@@ -139,13 +140,13 @@ class _Round:
         return self._taken, tuple(sorted(self._solo_waiting))
 
     def _crowded(self) -> list[str]:
-        """Concurrency keys with perhaps more ready tasks than room. A settling takes room, but no ready task."""
+        """Return concurrency keys with perhaps more ready tasks than room. A settling takes room, but no ready task."""
         counts, room_in = self._decisions.ready_counts, self._decisions.room_in
         keys = {loaded.concurrency_key for _, loaded in self._taken if loaded.concurrency_key}
         return sorted(self._full | {key for key in keys if key not in counts or counts[key] > room_in(key)})
 
     def _able(self, offers: Sequence[Offer]) -> list[_Taker]:
-        """The sessions that may take something."""
+        """Return the sessions that may take something."""
         reads = self._reads
         sessions = [
             (offer, session)
@@ -186,13 +187,14 @@ class _Round:
         yield from sorted(pairs)
 
     def _room_on(self, target: str) -> int:
-        """How many more attempts the target may run."""
+        """Return how many more attempts the target may run."""
         if not target:
             return sum([taker.shares.room for taker in self._takers])
         return max(0, self._decisions.limits.target - self._reads.counters.value((TARGET_RUNNING, target)))
 
     def _room_for(self, target: str, kind: str, *, alone: bool) -> int:
-        """How many attempts the takers could take. A task that runs alone needs an idle session, whatever its share."""
+        """Return how many attempts the takers could take. A task that runs alone needs an idle session, whatever its
+        share."""
         serving = [taker.shares for taker in self._takers if taker.serves(target, kind)]
         return sum(shares.room if alone else shares.of(target) for shares in serving)
 
@@ -221,7 +223,7 @@ class _Round:
         return answer
 
     def _new_and_ready(self) -> dict[Pair, list[LoadedTask]]:
-        """New tasks that the database does not know yet and that are ready, by target and taker."""
+        """Return ready tasks that the database does not know yet, by target and taker."""
         new_tasks = self._reads.tasks.new
         paused = self._reads.paused if new_tasks else frozenset()
         found: dict[Pair, list[LoadedTask]] = {}
@@ -300,7 +302,7 @@ class _Round:
                     self._full.add(loaded.concurrency_key)
 
     def _serving(self, loaded: LoadedTask) -> list[_Taker]:
-        """The takers that could run the task."""
+        """Return the takers that could run the task."""
         pair = (loaded.target, loaded.submission.kind)
         found = self._serving_pair.get(pair)
         if found is None:
@@ -312,7 +314,7 @@ class _Round:
         self._reads.counters.ask((KEY_RUNNING, key) for key in keys if key)
 
     def _has_room(self, loaded: LoadedTask) -> bool:
-        """Whether its target and its instance may run one more. The claims of this round count already."""
+        """Tell whether the task's target and instance have room for an attempt. Claims of this round count already."""
         key = loaded.concurrency_key
         return self._room_on(loaded.target) > 0 and (not key or self._decisions.room_in(key) > 0)
 
@@ -346,6 +348,6 @@ def _want(reads: Reads, command: ClaimTasks) -> None:
 
 @handles(ClaimTasks, prefetch=_want, keeps_memory=True, last=True)
 def claim_tasks(unit: UnitOfWork, command: ClaimTasks) -> Callable[[], Claims]:
-    """See ClaimTasks. Runs last in a batch, when everything else is decided and written."""
+    """See ClaimTasks. This handler runs last in a batch, when everything else is decided and written."""
     taken, solo_waiting = _Round(unit, command).run()
     return lambda: Claims(tuple((session_id, loaded.task) for session_id, loaded in taken), solo_waiting)

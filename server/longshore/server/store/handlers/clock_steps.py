@@ -1,4 +1,4 @@
-"""Steps of the wall clock, told apart from time that passes, so that durations are kept.
+"""This module tells steps of the wall clock from time that passes, so that durations are kept.
 
 Due times, expiries and what is kept until when are stored in the wall clock's seconds, where people read them. A clock
 that is set back by an hour would let a back-off of seconds wait for an hour, and one that is set forward would end
@@ -8,7 +8,7 @@ by more than LEAST, the clock was set, and every stored time moves by as much.
 Over a restart the last reading of both is in the database. After a reboot CLOCK_BOOTTIME begins anew: then the wall
 clock is believed, but it is never taken to be earlier than the last reading.
 
-Only for a database of one server: where several share one, all of them go by the database's clock.
+The module is for a database of one server. Several servers on one database all use the database's clock.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ moment that its maker has named."""
 
 
 def _moves() -> tuple[Statement, ...]:
-    """One statement for each table."""
+    """Build one statement for each table."""
     by = sa.bindparam("by", type_=sa.Double)
     tables: dict[sa.Table, dict[str, sa.ColumnElement[float]]] = {}
     for column in MOVED:
@@ -118,7 +118,7 @@ class Reading:
 
 
 def this_boot() -> int:
-    """A number of 62 bits that no other boot of the machine has. 0 means that the boot cannot be told."""
+    """Return a number of 62 bits that no other boot of the machine has. 0 means that the boot cannot be told."""
     try:
         return int(_BOOT_ID.read_text("ascii").replace("-", "").strip(), 16) >> 66
     except (OSError, ValueError):
@@ -126,7 +126,7 @@ def this_boot() -> int:
 
 
 class ClockSteps:
-    """Notices steps of one server's wall clock. Belongs to the writer's thread."""
+    """Notices steps of one server's wall clock. The object belongs to the writer's thread."""
 
     def __init__(self, clock: Clock, *, boot: int) -> None:
         self._clock = clock
@@ -168,14 +168,14 @@ class ClockSteps:
         return before is not None and before.boot == now.boot != 0 and now.ticks >= before.ticks
 
     def _expected(self, now: Reading) -> float:
-        """The time that the wall clock should say, in the same boot."""
+        """Return the time that the wall clock should say, in the same boot."""
         before = self._known
         return now.wall if before is None else before.wall + now.ticks - before.ticks
 
 
 @handles(NoteClock, prefetch=None, keeps_memory=False)
 def note_clock(unit: UnitOfWork, command: NoteClock) -> Callable[[], None]:
-    """See NoteClock. Runs alone in its transaction."""
+    """See NoteClock. This handler runs alone in its transaction."""
     if command.step:
         for move in _MOVES:
             unit.writes.tell(move, by=command.step)

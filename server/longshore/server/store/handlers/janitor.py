@@ -1,4 +1,4 @@
-"""The janitor's commands act on what is due, what is over, and what nothing needs any more."""
+"""The janitor's commands act on due tasks, ended sessions, old history, and payloads that nothing needs any more."""
 
 from __future__ import annotations
 
@@ -262,7 +262,7 @@ def doom_payloads(unit: UnitOfWork, command: DoomPayloads) -> Callable[[], tuple
 
 
 def _doom_at(unit: UnitOfWork, command: DoomPayloads, spool: str) -> Callable[[], tuple[str, ...]]:
-    """Mark payloads that nothing needs, where several servers share the database; the server that has one removes it.
+    """Mark payloads that nothing needs, where several servers share the database. The server that has it removes it.
 
     A payload that no living server has is put off instead. If it were marked, every server would look at it after every
     task: 50,000 payloads of a lost server took 0.85 s each time.

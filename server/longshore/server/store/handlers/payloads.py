@@ -1,4 +1,4 @@
-"""Keeps new payloads, and checks the room that they need."""
+"""This module keeps new payloads, and checks the room that they need."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def check_spool(unit: UnitOfWork, bounds: Bounds, more: int, *, size: int = 0, p
 
 
 def keep_payload(unit: UnitOfWork, payload: Payload, content: bytes | None) -> None:
-    """Write the payload's row, for tasks that are made next. `content` None means that it is in the spool."""
+    """Write the payload's row, for tasks that are made next. If `content` is None, the bytes are in the spool."""
     unit.writes.tell(
         _INSERT,
         id=payload.id,
@@ -78,7 +78,7 @@ def keep_payload(unit: UnitOfWork, payload: Payload, content: bytes | None) -> N
 
 
 def kept_payload(reads: Reads, payload_id: str) -> Payload:
-    """The payload, if tasks can still be made from it. Raises PayloadGone."""
+    """Return the payload, if tasks can still be made from it. Raises PayloadGone."""
     row = reads.link.row(_PAYLOAD, payload_id=payload_id)
     if row is None or row[-1]:
         raise PayloadGone(f"The payload {payload_id!r} is not kept any more: upload it again.", payload_id=payload_id)

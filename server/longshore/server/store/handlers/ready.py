@@ -1,4 +1,4 @@
-"""Decides after a batch which task is the head of a destination, and which tasks are ready in an instance's queue.
+"""This module decides after a batch which task is the head of a destination, and which tasks of an instance are ready.
 
 A concurrency key stands for one instance of one target. Of its QUEUED tasks only as many are `ready` as it has room,
 the best first, counted for each kind of taker by itself; claims look at ready tasks alone, so that neither a long queue
@@ -35,7 +35,7 @@ _FIRST: Final = Each(
 
 
 def _takers(given: Given) -> sa.Select[Any]:
-    """The kinds of takers that tasks of the instance wait for: a seek in the index for each, however long the queue.
+    """Select the kinds of takers that tasks of the instance wait for, by one seek in the index for each kind.
 
     The key is carried along, because what is given cannot be seen from inside; and a seek is the first of an order,
     because PostgreSQL reads all of a key for a minimum there.
@@ -108,7 +108,7 @@ def _next_heads(tasks: LoadedTasks, keys: list[bytes], first: list[list[Row]]) -
 
 
 def _promote(unit: UnitOfWork, seqs: list[int]) -> None:
-    """The earliest live task of each destination that was left becomes its head."""
+    """Make the earliest live task of each destination that was left its head."""
     for loaded in unit.reads.tasks.load(seqs):
         unit.decisions.apply(loaded, BecameHead())
     unit.writes.flush_stored()
@@ -123,7 +123,7 @@ def _changed(decisions: Decisions) -> dict[str, set[str] | None]:
 
 
 def new_queued_tasks(reads: Reads, keys: Container[str]) -> dict[str, list[LoadedTask]]:
-    """New tasks that the database does not know yet and that are queued on these instances, by concurrency key."""
+    """Return queued tasks of these instances that the database does not know yet, by concurrency key."""
     found: dict[str, list[LoadedTask]] = {}
     for loaded in reads.tasks.new:
         if (

@@ -1,4 +1,4 @@
-"""Stores what sessions say of themselves, how they ended, and which session served a target last."""
+"""This module stores the remarks of sessions, their ends, and the session that served each target last."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ _ENDINGS: Final = Among(
 
 
 def write_remark(unit: UnitOfWork, session_id: str, remark: Remark) -> None:
-    """Write what a living session says of itself."""
+    """Write the remark of a living session."""
     unit.writes.tell(_MAKE, of_id=session_id)
     unit.writes.tell(_SAY, of_id=session_id, said=remark.credits, of_targets=_encoded(remark.problems))
 
@@ -130,7 +130,7 @@ def note_end(unit: UnitOfWork, session: Session, how: SessionEnd) -> None:
 
 
 def forget_end(unit: UnitOfWork, session_id: str) -> None:
-    """Drop what was written of a session that is back: it says its remark anew, or none."""
+    """Drop the end of a session that is back. The session says its remark anew, or none."""
     unit.writes.tell(_DROP, of_id=session_id)
 
 
@@ -144,23 +144,23 @@ def purge_remarks(unit: UnitOfWork, before: float) -> None:
 
 
 def remarks_of_living(link: Link) -> Mapping[str, Remark]:
-    """The remarks of living sessions, by their ids."""
+    """Return the remarks of living sessions, by their ids."""
     return {session_id: Remark(credits, _decoded(text)) for session_id, credits, text in link.rows(_ALIVE)}
 
 
 def all_served(link: Link) -> Sequence[Served]:
-    """Targets that a session has stopped to serve, without a look whether live tasks name them."""
+    """Return targets that a session has stopped to serve, without a look whether live tasks name them."""
     return [Served(*row) for row in link.rows(_ALL_SERVED)]
 
 
 def all_served_named(link: Link) -> Sequence[Served]:
-    """Targets that a session has stopped to serve, and whether live tasks name them."""
+    """Return targets that a session has stopped to serve, and whether live tasks name them."""
     rows = link.rows(_ALL_SERVED_NAMED)
     return [Served(row[0], row[1], row[2], row[3], bool(row[4])) for row in rows]
 
 
 def ended_sessions(link: Link, since: float, also: Iterable[str]) -> Sequence[EndedSession]:
-    """Sessions that ended at `since` or later, and those of `also` that have ended; the newest first."""
+    """Return sessions that ended at `since` or later, and those of `also` that have ended; the newest first."""
     found = {row[0]: row for row in link.rows(_ENDED, since=since, most=MOST_ENDED)}
     found.update((row[0], row) for row in link.among(_ENDED_AMONG, sorted(set(also) - found.keys())))
     endings: dict[str, int] = dict(link.among(_ENDINGS, sorted(found))) if found else {}

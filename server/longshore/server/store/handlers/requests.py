@@ -40,7 +40,7 @@ _DROP: Final = statement(
 
 
 def check_same(request: RequestRecord, fingerprint: str, *, request_id: str, upload: bool) -> None:
-    """Raise RequestIdReused if the request is another one."""
+    """Raise RequestIdReused if the id was used for another request."""
     if request.fingerprint != fingerprint or (request.upload_id is not None) is not upload:
         raise RequestIdReused(
             f"The request id {request_id!r} came before with a different request: choose another id.",
@@ -53,7 +53,7 @@ def tasks_of_request(reads: Reads, request: RequestRecord) -> tuple[Task, ...]:
 
 
 def record_request(unit: UnitOfWork, *, principal: str, request_id: str, request: RequestRecord) -> None:
-    """Record a request that did not come before. A request with an upload gets its tasks later."""
+    """Record a new request. A request with an upload gets its tasks later."""
     unit.reads.requests.put((principal, request_id), request)
     if request.upload_id is not None:
         unit.writes.later(_INSERT_WITH_UPLOAD, (request_id, principal, request.fingerprint, request.upload_id))
@@ -130,5 +130,5 @@ def _check_half(reads: Reads, bounds: Bounds, *, queue: str, principal: str, tas
 
 
 def _held(reads: Reads, principal: str) -> int:
-    """About how many live tasks a caller has, promised ones included."""
+    """Return about how many live tasks a caller has, promised ones included."""
     return reads.counters.peek((CREATOR, principal)) + reads.counters.peek((CREATOR_PROMISED, principal))

@@ -1,4 +1,4 @@
-"""Restores: a database that is older than what was done with it is marked, and its operators are told.
+"""This module marks a database that was restored and so lacks newer commits, and tells its operators.
 
 Every queue of such a database is paused: its live tasks may have run, and what they put in place may have been replaced
 since. Numbers, attempts and sessions of the lost time are not used again, as far as they can be known:
@@ -115,7 +115,7 @@ def meet_database(unit: UnitOfWork, command: MeetDatabase) -> Callable[[], Met]:
 
 
 def _position(link: Link) -> int:
-    """The newest commit that moved tasks: counted where one server has the database, else the commit log's."""
+    """Return the newest commit that moved tasks: counted where one server has the database, else the commit log's."""
     if not link.dialect.shared:
         row = link.row(_POSITION)
         return 0 if row is None else int(row[0])
@@ -124,7 +124,7 @@ def _position(link: Link) -> int:
 
 @handles(MarkRestored, prefetch=None, keeps_memory=False)
 def mark_restored(unit: UnitOfWork, command: MarkRestored) -> Callable[[], None]:
-    """See MarkRestored. Runs alone in its transaction."""
+    """See MarkRestored. This handler runs alone in its transaction."""
     link = unit.reads.link
     nth = max(_position(link), command.known) // POSITIONS_AHEAD + 1
     latest = link.row(_LATEST)

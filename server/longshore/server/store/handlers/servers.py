@@ -1,4 +1,4 @@
-"""Entries of servers: which servers are there, at which address, with which spool."""
+"""An entry of a server tells the other servers its address, its spool, and when it was last seen."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _other = servers.alias("other")
 
 
 def _needless(since: sa.ColumnElement[float]) -> sa.ColumnElement[bool]:
-    """A condition for entries without use: the spool has no file, or a server seen after `since` has the same spool."""
+    """Build a condition for useless entries: the spool has no file, or a server seen after `since` has that spool."""
     files: sa.Select[Any] = sa.select(sa.literal_column("1")).where(homes.c.spool == servers.c.spool)
     others: sa.Select[Any] = sa.select(sa.literal_column("1")).where(
         _other.c.spool == servers.c.spool, _other.c.id != servers.c.id, _other.c.seen_ticks > since
@@ -94,5 +94,5 @@ def all_servers(link: Link) -> Sequence[Server]:
 
 
 def files_by_spool(link: Link) -> Mapping[str, int]:
-    """How many uploads and payloads have a file in each spool."""
+    """Count the uploads and payloads that have a file in each spool."""
     return dict(link.rows(_FILES))

@@ -86,7 +86,7 @@ _RAN_THERE: Final = statement(
 
 
 def session_at(reads: Reads, session_id: str, epoch: int) -> Session | None:
-    """The session, if it is alive and this is its newest connection."""
+    """Return the session, if it is alive and this is its newest connection."""
     found = reads.sessions.get(session_id)
     return found[0] if found is not None and found[1] and found[0].epoch == epoch else None
 
@@ -98,7 +98,7 @@ def _change(unit: UnitOfWork, session_id: str, what: Statement, **values: Any) -
 
 
 def held_by(reads: Reads, session_id: str) -> list[LoadedTask]:
-    """The tasks that the session holds now."""
+    """Return the tasks that the session holds now."""
     known = {loaded.submission.seq for loaded in reads.tasks.all() if loaded.status.session_id == session_id}
     stored = {row[0] for row in reads.link.rows(_HELD, session_id=session_id)}
     return [loaded for loaded in reads.tasks.load(known | stored) if loaded.status.session_id == session_id]

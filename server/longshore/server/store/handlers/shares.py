@@ -44,7 +44,7 @@ _RESERVED: Final = statement(
 
 
 def half(most: int) -> int:
-    """The share of a caller while others ask; 0 where nobody may have any."""
+    """Return the share of a caller while others ask. 0 means that no caller may have any."""
     return max(most // 2, min(most, 1))
 
 
@@ -56,7 +56,7 @@ def ask(reads: Reads, of: Key) -> None:
 
 
 def others_ask(reads: Reads, of: Key) -> bool:
-    """Whether a caller with less than its share waits."""
+    """Tell whether a caller with less than its share waits."""
     return abs(reads.now - reads.counters.value(of)) < WAITING
 
 
@@ -71,14 +71,14 @@ def check_share(reads: Reads, of: Key, *, principal: str, holds: int, most: int,
 
 
 def uploads_sent(unit: UnitOfWork) -> int:
-    """Open uploads that some connection sends, as far as is known. Nobody sends on the others."""
+    """Count the open uploads that some connection sends, as far as is known. No connection sends the others."""
     unit.writes.flush()
     row = unit.reads.link.row(_SENT, since=unit.reads.now - SENT)
     return 0 if row is None else int(row[0])
 
 
 def reserved_by(unit: UnitOfWork, principal: str) -> int:
-    """Bytes of the spool that open uploads of a caller have reserved."""
+    """Sum the bytes of the spool that open uploads of a caller have reserved."""
     unit.writes.flush()
     row = unit.reads.link.row(_RESERVED, principal=principal)
     return 0 if row is None else int(row[0])

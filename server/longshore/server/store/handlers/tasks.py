@@ -280,7 +280,7 @@ def settle_task(unit: UnitOfWork, command: SettleTask) -> Callable[[], Task]:
 
 @handles(PauseQueue, prefetch=None, keeps_memory=False)
 def pause_queue(unit: UnitOfWork, command: PauseQueue) -> Callable[[], None]:
-    """See PauseQueue. Set-based: a queue holds up to a hundred thousand tasks."""
+    """See PauseQueue. Statements change all tasks at once, because a queue holds up to a hundred thousand."""
     reads, writes, decisions = unit.reads, unit.writes, unit.decisions
     if not command.create:
         _check_queue(reads.link, command.queue)

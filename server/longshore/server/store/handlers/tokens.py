@@ -1,4 +1,4 @@
-"""Tokens in the database. The server reads them; `longshored token` makes and revokes them, beside running servers."""
+"""The database holds tokens. Servers read them; `longshored token` makes and revokes them beside running servers."""
 
 from __future__ import annotations
 
@@ -40,17 +40,17 @@ _REVOKE: Final = statement(
 
 
 def tokens_of(link: Link, ids: Sequence[str]) -> list[Token]:
-    """The tokens with these ids that exist, revoked and expired ones included."""
+    """Return the tokens with these ids that exist, revoked and expired ones included."""
     return [_token(row) for row in link.among(_BY_ID, ids)]
 
 
 def all_tokens(link: Link) -> list[Token]:
-    """All tokens, the oldest first."""
+    """Return all tokens, the oldest first."""
     return [_token(row) for row in link.rows(_ALL)]
 
 
 def has_valid(link: Link, now: float) -> bool:
-    """Whether a token exists that is neither revoked nor expired."""
+    """Tell whether a token exists that is neither revoked nor expired."""
     return link.row(_VALID, now=now) is not None
 
 

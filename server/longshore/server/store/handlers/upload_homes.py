@@ -1,4 +1,4 @@
-"""Homes: which spool has the file of an upload or payload, and which server sends it.
+"""A home records which spool has the file of an upload or payload, and which server receives it.
 
 Homes are written only in databases of several servers (`Here`), as soon as they have the table. A payload that stays
 in the database (inline) has no home, and an upload of a few seconds that never had a file has none either: its own row
@@ -55,12 +55,12 @@ _CONNECTIONS: Final = Among(
 
 
 def is_here(identity: sa.ColumnElement[str]) -> sa.ColumnElement[bool]:
-    """A condition for rows left-joined with `homes`: the file is in the spool of this identity, or there is no file."""
+    """Build a condition for rows left-joined with `homes`: this spool has the file, or there is no file."""
     return sa.or_(homes.c.spool.is_(None), homes.c.spool == "", homes.c.spool == identity)
 
 
 def reached_spools(reads: Reads) -> frozenset[str]:
-    """The spools of all servers that are alive."""
+    """Return the spools of all servers that are alive."""
     return frozenset(row[0] for row in reads.link.rows(_ALIVE, since=reads.ticks - DEAD_AFTER))
 
 

@@ -150,7 +150,7 @@ def _change(unit: UnitOfWork, upload_id: str, what: Statement, **values: Any) ->
 
 
 def _writable(reads: Reads, upload_id: str, connection: int) -> _FoundUpload:
-    """The upload, if this connection may write it. Raises UploadTakenOver."""
+    """Return the upload, if this connection may write it. Raises UploadTakenOver."""
     found = _find(reads, upload_id)
     if found is None or found[0].state is not UploadState.OPEN or found[0].connection != connection:
         raise UploadTakenOver(
@@ -192,7 +192,7 @@ def open_upload(unit: UnitOfWork, command: OpenUpload) -> Callable[[], Upload]:
 
 
 def _check_slot(unit: UnitOfWork, upload: Upload, bounds: Bounds) -> None:
-    """Raise TooManyUploads for an upload that nobody has sent on, if others have all the slots by now.
+    """Raise TooManyUploads for an upload that no connection sends, if others have all the slots by now.
 
     A caller that asks again and again does not lose the durable part of its upload: asking is a sign of life, though
     the upload does not count as being sent.

@@ -1,8 +1,8 @@
-"""Remembers rows that earlier transactions read or wrote, so that the next one need not query them.
+"""This module remembers rows that earlier transactions read or wrote, so that the next one need not query them.
 
-Only for a database that nobody else writes to. If somebody does so all the same, from an operator's shell or by
-restoring a backup, the database says so (SQLite: PRAGMA data_version), and everything is read anew. Everything is also
-read anew after a transaction that failed, and after each command that changes more than its tasks and their sums
+The memory is for a database that no other program writes to. If one does so all the same, from an operator's shell or
+by restoring a backup, the database says so (SQLite: PRAGMA data_version), and everything is read anew. Everything is
+also read anew after a transaction that failed, and after each command that changes more than its tasks and their sums
 (`keeps_memory` of its handler).
 """
 
@@ -20,7 +20,7 @@ from longshore.server.store.transaction.memory import Memory
 from longshore.server.store.transaction.registry import HANDLERS
 
 MOST: Final = 20_000
-"""How many counters, and how many sessions, are remembered at most."""
+"""The most counters, and the most sessions, that are remembered."""
 
 
 class RowMemory(Memory):
@@ -34,7 +34,7 @@ class RowMemory(Memory):
         self.paused: dict[str, frozenset[str]] = {}
         self.numbers: dict[str, int] = {}
         self._keeps = False
-        """Whether this transaction leaves all rows but tasks and counters as they are."""
+        """Tells whether this transaction leaves all rows but tasks and counters as they are."""
         self._link: Link | None = None
         self._version = 0
 

@@ -1,4 +1,4 @@
-"""Tells whether a claim is worth its turn, where several servers share a database.
+"""This module tells whether a claim is worth its turn, where several servers share a database.
 
 Every server hears of each commit that makes something claimable, and all of them but one come too late. A server whose
 last claim took nothing looks first, without the turn, whether there is anything at all for the sessions it offers.
@@ -22,7 +22,7 @@ from longshore.server.store.transaction.limits import ConcurrencyLimits
 from longshore.server.store.transaction.memory import Memory
 
 _MOST: Final = 10_000
-"""How many sessions are remembered at most."""
+"""The most sessions that are remembered."""
 
 _READY: Final = Each(
     lambda given: (
@@ -54,14 +54,15 @@ _RUNNING: Final = Each(
 
 
 class SharedMemory(Memory):
-    """Remembers what no other server changes: which counters have a row, and whether the last claim took anything."""
+    """Remembers two things that no other server changes: which counters have a row, and whether the last claim took
+    anything."""
 
     def __init__(self, limits: ConcurrencyLimits) -> None:
         super().__init__()
         self._limits = limits
         self._sessions: dict[tuple[str, int], Session] = {}
         self._last_took_nothing = False
-        """Whether the last transaction that only claimed took nothing."""
+        """Tells whether the last transaction that only claimed took nothing."""
 
     def begin(self, link: Link, batch: Sequence[Command[Any]]) -> None:
         del link, batch

@@ -1,6 +1,6 @@
-"""Caches tasks as the last commit left them, so that to claim, grant and end a task just submitted costs no read.
+"""This module caches tasks as the last commit left them, so that claim, grant and end of a new task cost no read.
 
-The cache is used only for a database that nobody else writes to. If somebody does so all the same, the write that is
+The cache is used only for a database that no other program writes to. If one does so all the same, the write that is
 conditioned on the revision fails, the cache is emptied, and the batch is tried again on what is stored.
 """
 
@@ -14,14 +14,14 @@ from longshore.server.model.task import Submission
 from longshore.server.store.transaction.loaded_tasks import LoadedTask
 
 CAPACITY: Final = 8192
-"""How many tasks are kept; each takes about 3 KB."""
+"""The most tasks that are kept; each takes about 3 KB."""
 
 LARGEST: Final = 4096
 """Bytes of a job's arguments, and characters of labels; tasks with more are read each time."""
 
 
 class TaskCache:
-    """The live tasks that were written last. Belongs to the writer's thread."""
+    """The live tasks that were written last. The cache belongs to the writer's thread."""
 
     def __init__(self) -> None:
         self._loaded: OrderedDict[int, LoadedTask] = OrderedDict()

@@ -1,4 +1,4 @@
-"""The differences between databases: the one seam that the rest of the store knows."""
+"""This module has the interface behind which databases differ. The rest of the store is the same for all."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ class Dialect(Protocol):
 
     @property
     def engine(self) -> sa.Engine:
-        """The source of connections. Its parameter style is by name."""
+        """Return the source of connections. Its parameter style is by name."""
         ...
 
     @property
     def schema(self) -> SchemaState:
-        """The schema that the database is known to have, for all connections to it."""
+        """Return the schema that the database is known to have, for all connections to it."""
         ...
 
     @property
     def shared(self) -> bool:
-        """Whether other servers write to the database too, so that rows of the last commit may hold no more."""
+        """Tell whether other servers write to the database too, so that rows of the last commit may be out of date."""
         ...
 
     def insert_missing(self, table: sa.Table) -> sa.Insert:
-        """Build an INSERT that leaves rows alone whose key exists."""
+        """Build an INSERT that leaves rows with an existing key alone."""
         ...
 
     def for_update(self, statement: sa.Select[Any]) -> sa.Select[Any]:
@@ -56,10 +56,12 @@ class Dialect(Protocol):
         ...
 
     def is_unavailable(self, error: BaseException) -> bool:
-        """Whether the database is locked, full, gone or broken: a different command would fail too."""
+        """Tell whether the database is locked, full, gone or broken, so that any other command would fail too."""
         ...
 
     def may_pass(self, error: BaseException) -> bool:
-        """Whether nothing was committed, and the same transaction may well succeed when it is tried again at once:
-        after a deadlock, a lock that took too long, a connection that was lost."""
+        """Tell whether nothing was committed, and the same transaction may well succeed in another try at once.
+
+        That is so after a deadlock, a lock that took too long, or a lost connection.
+        """
         ...

@@ -1,4 +1,4 @@
-"""A connection that runs statements.
+"""This module runs statements on a connection.
 
 Where the database is at the other end of a connection, the number of waits for it decides the cost. So there are two
 ways to run a statement: to wait for its answer (`rows`, `row`, `run`), and to have it sent along with the next one
@@ -31,7 +31,7 @@ class Reply(Protocol):
 
 
 class Answered:
-    """A reply that is there already."""
+    """A reply that has arrived already."""
 
     __slots__ = ("_rows",)
 
@@ -43,7 +43,7 @@ class Answered:
 
 
 class Link:
-    """A connection to a database that is at hand: each question is answered at once. Belongs to one thread at a
+    """A connection to a database in this process, which answers each question at once. It belongs to one thread at a
     time."""
 
     def __init__(self, dialect: Dialect) -> None:
@@ -57,7 +57,7 @@ class Link:
 
     @property
     def driver_connection(self) -> Any:
-        """The driver's own connection."""
+        """Return the driver's own connection."""
         return self._connection.driver_connection
 
     def close(self) -> None:
@@ -81,8 +81,9 @@ class Link:
         self._cursor.execute("COMMIT")
 
     def prove(self, what: Statement, **parameters: Any) -> None:
-        """Name a query that answers with a row if, and only if, this transaction is committed. It is asked where the
-        answer to COMMIT is lost; a transaction without a proof counts as not committed then, and may be repeated."""
+        """Name a query that answers with a row if, and only if, this transaction is committed. The query is run
+        if the answer to COMMIT is lost. A transaction without a proof then counts as not committed, and may be
+        repeated."""
 
     def failed(self, error: BaseException) -> None:
         """Note that a statement failed with this error; after some errors nothing is believed any more."""
@@ -91,7 +92,7 @@ class Link:
         self._cursor.execute("ROLLBACK")
 
     def version(self) -> int:
-        """A number that changes when somebody else writes to the database. Called in a transaction."""
+        """Return a number that changes when another program writes to the database. Call it in a transaction."""
         self._cursor.execute("PRAGMA data_version")
         version: int = self._cursor.fetchall()[0][0]
         return version
@@ -111,7 +112,7 @@ class Link:
         return found[0] if found else None
 
     def run(self, what: Statement, **parameters: Any) -> int:
-        """Execute the statement, and answer how many rows changed."""
+        """Execute the statement, and return the number of rows changed."""
         sql, constants = what.sql(self._dialect)
         self._cursor.execute(sql, {**constants, **parameters} if constants else parameters)
         return self._cursor.rowcount
@@ -144,7 +145,7 @@ class Link:
         return lambda: found
 
     def tell(self, what: Statement, **parameters: Any) -> None:
-        """Execute the statement; the number of rows that change is not asked for."""
+        """Execute the statement, without asking for the number of rows changed."""
         self.run(what, **parameters)
 
     def write(self, what: Bulk, rows: Sequence[Row], *, exactly: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""Statements that are compiled once for each database.
+"""This module compiles each statement once for each database.
 
 SQLAlchemy writes the SQL; running it goes straight to the driver. Measured with sqlite3 on one statement by primary
 key: 2 µs in the driver, 11 to 63 µs through `Connection.execute`, and a transaction has twenty of them.
@@ -29,10 +29,10 @@ _SIZES: Final = (1, 4, 16, 64, 256)
 
 
 class Statement:
-    """One statement, compiled at its first use for each kind of database and each schema.
+    """A statement that is compiled at its first use for each kind of database and each schema.
 
-    `make` builds it; one that needs the dialect takes it as its argument. It may name every column of this version:
-    `SchemaState.adapted` puts NULL for a column that the database does not have yet.
+    `make` builds the statement, with the dialect as its argument if it needs that. A statement may name every
+    column of this version: `SchemaState.adapted` puts NULL for a column that the database does not have yet.
     """
 
     __slots__ = ("_compiled", "_make", "_numbered", "_options")
@@ -46,8 +46,8 @@ class Statement:
         self._numbered: dict[str, tuple[str, Row]] = {}
 
     def numbered(self, dialect: Dialect, names: Iterable[str]) -> tuple[str, Row]:
-        """The text with ?1 for the first of `names` and so on (SQLite's way), and the constants that come after them.
-        Always with the same names."""
+        """Return the text with ?1 for the first of `names` and so on (SQLite's way), and the constants after them.
+        Each call has the same names."""
         variant = dialect.schema.variant
         found = self._numbered.get(variant)
         if found is None:
@@ -58,7 +58,7 @@ class Statement:
         return found
 
     def sql(self, dialect: Dialect) -> tuple[str, Mapping[str, Any]]:
-        """The text, and the values of parameters that are constants of the statement."""
+        """Return the text, and the values of parameters that are constants of the statement."""
         variant = dialect.schema.variant
         found = self._compiled.get(variant)
         if found is None:
@@ -70,17 +70,17 @@ class Statement:
 
 
 def statement(clause: sa.sql.ClauseElement) -> Statement:
-    """A statement that is the same for all databases."""
+    """Make a statement that is the same for all databases."""
     return Statement(lambda _: clause)
 
 
 def locking(select: sa.Select[Any]) -> Statement:
-    """A SELECT whose rows are locked where the database locks rows. Order it by key."""
+    """Make a SELECT that locks its rows if the database locks rows. The SELECT must be ordered by key."""
     return Statement(lambda dialect: dialect.for_update(select))
 
 
 def claiming(select: sa.Select[Any]) -> Statement:
-    """A SELECT whose rows are locked where the database locks rows, without those that somebody else has locked."""
+    """Make a SELECT that locks its rows if the database locks rows, and leaves out rows with another's lock."""
     return Statement(lambda dialect: dialect.for_claim(select))
 
 
@@ -99,7 +99,7 @@ class Among:
         """The statement with one parameter in the list, for a database that takes an array in its place."""
 
     def split(self, keys: Sequence[Any]) -> Iterator[tuple[Statement, tuple[str, ...], Row]]:
-        """The statements that together cover `keys`, with the names and values of their parameters."""
+        """Return the statements that together cover `keys`, with the names and values of their parameters."""
         for start in range(0, len(keys), _SIZES[-1]):
             part = tuple(keys[start : start + _SIZES[-1]])
             size = next(size for size in _SIZES if size >= len(part))
@@ -193,5 +193,5 @@ def _type(column: sa.Column[Any]) -> type[sa.types.TypeEngine[Any]]:
 
 
 def types_of(table: sa.Table, *names: str, **named: str) -> Types:
-    """The types of these columns; `named` ones go by another name."""
+    """Return the types of these columns. `named` gives some of them another name."""
     return {name: _type(table.c[column]) for name, column in {**dict(zip(names, names, strict=True)), **named}.items()}

@@ -1,1 +1,1 @@
-"""The schema, and how its rows become values of the model."""
+"""The schema, and the functions that turn its rows into values of the model."""

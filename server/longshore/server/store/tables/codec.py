@@ -1,4 +1,4 @@
-"""Values of the model as JSON text, for columns that the database only keeps.
+"""This module writes values of the model as JSON text, for columns that the database only keeps.
 
 Bytes travel as base64.
 """
@@ -33,7 +33,8 @@ _FIELDS = (
     "session_id", "worker", "started_at", "deadline_ticks", "cancel_requested", "cancel_reason", "method", "updated_at",
     "finished_at", "retryable_until", "grant", "error", "result",
 )  # fmt: skip
-"""A snapshot is a list in this order (objects with names take twice the time); append only: older ones are shorter."""
+"""A snapshot is a list in this order (objects with names take twice the time). Only append to it, because older
+lists are shorter."""
 _BOOLS = ("false", "true")
 _IN_PLACE = ',"in_place":true'
 
@@ -126,7 +127,7 @@ def decode_work(text: str, arguments: AnyValue | None) -> Work:
 
 
 def work_cells(work: Work) -> tuple[str, str | None, bytes | None]:
-    """A work as JSON, and the type and the bytes of its arguments."""
+    """Return a work as JSON, and the type and the bytes of its arguments."""
     arguments = work.arguments
     return encode_work(work), *((None, None) if arguments is None else any_cells(arguments))
 
@@ -144,7 +145,7 @@ def any_of(type_url: str, value: bytes) -> AnyValue:
 
 
 def encode_status(status: Status) -> str:
-    """A snapshot for the history: the list of _FIELDS, which `json` takes 5 µs for and this a third of that."""
+    """Write a snapshot for the history: the list of _FIELDS. `json` takes 5 µs for it, and this a third of that."""
     grant, error, result, due_at, deadline = (
         status.grant,
         status.error,

@@ -1,5 +1,5 @@
-"""The stored fields of a value: each says once where it is stored and how it is written and read. The column lists, the
-row of a value and the value of a row all follow from that.
+"""A table of fields says of each field of a value where it is stored and how it is written and read. The column lists,
+the row of a value and the value of a row all follow from that table.
 
 The functions that read and write are made as source, as `dataclass` makes its own: a loop over the fields of a status
 takes three times as long.
@@ -34,7 +34,7 @@ class Field:
 
 
 def columns_of(fields: Iterable[Field]) -> tuple[Column, ...]:
-    """The columns of these fields, each once, in their order."""
+    """Return the columns of these fields, each once, in their order."""
     return tuple(dict.fromkeys(column for field in fields for column in field.columns))
 
 

@@ -1,4 +1,4 @@
-"""Turns rows into values of the model, and back."""
+"""This module turns rows into values of the model, and values into rows."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ _CELLS: Final = tuple(field for field in SUBMISSION if _SUB.details not in field
 
 
 def _written_to(table: sa.Table, *more: Field) -> tuple[Field, ...]:
-    """The fields of a submission that are written to this table."""
+    """Return the fields of a submission that are written to this table."""
     return (*(field for field in (*_CELLS, *_TERMS) if field.columns[0].table is table), *more)
 
 
@@ -182,12 +182,12 @@ status_cells: Final = writer(STATUS)
 
 
 def task_columns() -> tuple[sa.Column[Any], ...]:
-    """The columns that `task_of` reads, of `tasks` joined with `submissions`."""
+    """Return the columns that `task_of` reads, of `tasks` joined with `submissions`."""
     return (*STATUS_COLUMNS, *SUBMISSION_COLUMNS)
 
 
 def seq_in(row: Row) -> int:
-    """The number of the task whose `task_columns` these are."""
+    """Return the number of the task whose `task_columns` these are."""
     seq: int = row[_STATUS_WIDTH]
     return seq
 
@@ -198,7 +198,7 @@ def task_of(row: Row) -> Task:
 
 
 def taker_of(kind: str, *, alone: bool) -> str:
-    """The taker of a task: its kind, with a mark if it must run alone, on an idle worker.
+    """Return the taker of a task: its kind, with a mark if the task must run alone, on an idle worker.
 
     Tasks of one instance with different takers do not stand in each other's way: one of them may find no worker for
     ever.

@@ -1,4 +1,4 @@
-"""The tables, with everything that the database can check by itself.
+"""This module defines the tables, with every rule that the database can check by itself.
 
 Enumerations are stored as their numbers, times as seconds in double precision. Two rules for changes to this page:
 a query finds a partial index only when it repeats the index's condition word for word, with literals and not with
@@ -84,7 +84,7 @@ tasks: Final = sa.Table(
     sa.Column("retryable_until", sa.Double),
     # Columns for claims; they are no part of the status.
     sa.Column("live", sa.Boolean, nullable=False),  # apart from `state`, so that moving on touches fewer indexes
-    sa.Column("taker", sa.Text, nullable=False),  # who could take it: see `rows.taker_of`
+    sa.Column("taker", sa.Text, nullable=False),  # the kind of worker it waits for: see `rows.taker_of`
     sa.Column("ready", sa.Boolean, nullable=False),  # its instance has room for it
     sa.Column("paused", sa.Boolean, nullable=False),  # its queue was paused when it was QUEUED
     # The request's id, for lists. NULL in rows of schemas before, and in those of a server of the version before.

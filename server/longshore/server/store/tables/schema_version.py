@@ -1,4 +1,4 @@
-"""The schemas that this version works on: its own, and those right before and after it, so that a fleet is upgraded one
+"""This version works on three schemas: its own, and those right before and after it, so that a fleet is upgraded one
 server at a time. Revisions are numbers, one for each migration, counted without gaps.
 """
 
@@ -48,12 +48,12 @@ class SchemaState:
         """A name that two schemas share if the same statements run on both."""
 
     def lacks(self, what: sa.Column[Any] | sa.Table) -> bool:
-        """Whether the column or table is younger than the schema."""
+        """Tell whether the column or table is younger than the schema."""
         since: int = what.info.get(SINCE, 0)
         return since > self._revision
 
     def adapted(self, clause: C) -> C:
-        """The clause as this schema can run it: NULL stands for each column that the schema lacks."""
+        """Return the clause as this schema can run it, with NULL for each column that the schema lacks."""
         if self._revision >= OURS:
             return clause
 

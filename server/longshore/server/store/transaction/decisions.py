@@ -1,4 +1,4 @@
-"""What a transaction decides: commands make tasks and change them here, and what follows from it is noted."""
+"""This module makes and changes the tasks of a transaction, and notes what follows from each change."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Decisions:
         """Maps the concurrency key of each instance whose ready tasks must be recomputed to the takers affected. None
         means all takers, because the free room of the instance changed."""
         self.ready_counts: dict[str, int] = {}
-        """How many tasks are ready on an instance, by concurrency key, as far as that is known."""
+        """The number of ready tasks of an instance, by concurrency key, as far as it is known."""
         self.newly_ready: set[int] = set()
         """Tasks that have become ready and are not claimed yet."""
         self.claimable = False
@@ -64,17 +64,18 @@ class Decisions:
         return self.last_seq
 
     def skip_seqs(self, by: int, *, least: int) -> int:
-        """Leave out numbers, up to the next multiple of `by` and up to `least`; answers the last one that was given."""
+        """Leave out numbers, up to the next multiple of `by` and up to `least`, and return the last one given."""
         last = self.new_seq() - 1
         self.last_seq = max((last // by + 1) * by, least)
         return last
 
     def random_bits(self) -> int:
-        """80 random bits."""
+        """Draw 80 random bits."""
         return int(self._draw() * (1 << 40)) << 40 | int(self._draw() * (1 << 40))
 
     def first_status(self, *, not_before: float, free: bool) -> Status:
-        """The first status of a task. `not_before` is in seconds from now; `free`: no live task has its destination.
+        """Return the first status of a task. `not_before` is in seconds from now. `free` means that no live task has
+        its destination.
 
         Tasks that begin alike share it: what follows from it is decided and written down once.
         """
@@ -136,7 +137,7 @@ class Decisions:
             self.claimable = True
 
     def _queue_changed(self, loaded: LoadedTask, *, alone: bool) -> None:
-        """Note that the task has come into its instance's queue, or left it."""
+        """Note that the task has entered or left the queue of its instance."""
         if not loaded.concurrency_key:
             self.newly_ready.add(loaded.submission.seq)
             return
@@ -151,16 +152,16 @@ class Decisions:
     # What follows -------------------------------------------------------------------------------------------------
 
     def room_in(self, concurrency_key: str) -> int:
-        """How many more attempts the instance may run."""
+        """Return how many more attempts the instance may run."""
         return max(0, self.limits.instance - self._counters.value((KEY_RUNNING, concurrency_key)))
 
     @property
     def moved_tasks(self) -> bool:
-        """Whether a task has a new revision."""
+        """Tell whether a task has a new revision."""
         return bool(self._changes)
 
     def changes(self) -> Changes:
-        """The changes to tell the engine after the commit."""
+        """Return the changes to tell the engine after the commit."""
         return Changes(
             tasks=tuple(self._changes),
             claimable=self.claimable or bool(self.newly_ready),

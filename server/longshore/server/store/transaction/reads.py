@@ -1,4 +1,4 @@
-"""What a transaction knows: it asks the database in as few round trips as it can."""
+"""This module reads what a transaction must know from the database, in as few round trips as possible."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ _TASKS: Final = "tasks"
 
 @record
 class RequestRecord:
-    """A request that came before, and the numbers of its tasks."""
+    """A request that was recorded before, and the numbers of its tasks."""
 
     fingerprint: str
     upload_id: str | None
@@ -76,7 +76,7 @@ class RequestRecord:
 
 
 class Reads:
-    """What one transaction has read. The clock is read once, when the transaction has its turn."""
+    """The rows that one transaction has read. The clock is read once, when the transaction has its turn."""
 
     def __init__(self, *, link: Link, clock: Clock, memory: Memory) -> None:
         self.link = link
@@ -84,20 +84,20 @@ class Reads:
         self._time: tuple[float, float] | None = None
         self._decides = False
         self.makes_tasks = False
-        """Whether a command of the batch makes tasks."""
+        """Tells whether a command of the batch makes tasks."""
         self.tasks = LoadedTasks(link, memory.tasks)
         self.counters = Counters(link, memory.counter_rows, memory.counters)
         self.requests: Known[tuple[str, str], RequestRecord | None] = Known(self._ask_requests, absent=None)
-        """Requests by (principal, request id). None means that there is none."""
+        """Requests by (principal, request id). None means that there is no such request."""
         self.sessions: Known[str, tuple[Session, bool] | None] = Known(
             self._ask_sessions, absent=None, memory=memory.sessions
         )
-        """Sessions by id, without what they hold, and whether they are alive. One that is remembered has an old lease,
+        """Sessions by id, without what they hold, and whether they are alive. A remembered session has an old lease,
         because renewals are not remembered."""
         self.uploads: Known[str, Row | None] = Known(self._ask_uploads, absent=None)
         """Rows of uploads by id."""
         self.occupied: Known[bytes, bool] = Known(self._ask_occupied, absent=False)
-        """Whether a live task has the destination of this key."""
+        """Tells whether a live task has the destination of this key."""
         self._paused: Known[str, frozenset[str]] = Known(self._ask_paused, absent=frozenset(), memory=memory.paused)
         self._numbers: Known[str, int] = Known(self._ask_last_seq, absent=-1, memory=memory.numbers)
 
@@ -170,11 +170,11 @@ class Reads:
 
     @property
     def paused(self) -> frozenset[str]:
-        """The paused queues: none of their tasks starts."""
+        """Return the paused queues. None of their tasks starts."""
         return self._paused.get(_ALL)
 
     def is_paused(self, queue: str) -> bool:
-        """Whether the queue is paused."""
+        """Tell whether the queue is paused."""
         return queue in self._paused.get(_ALL)
 
     def forget_paused(self) -> None:
@@ -182,7 +182,7 @@ class Reads:
         self._paused.clear()
 
     def last_seq(self) -> int:
-        """The last number in the order of acceptance that was given before this transaction."""
+        """Return the last number in the order of acceptance that was given before this transaction."""
         last = self._numbers.get(_TASKS)
         if last < 0:
             raise BatchConflict("the row of the sequence is gone")
@@ -193,7 +193,7 @@ class Reads:
         self._numbers.put(_TASKS, last)
 
     def remember(self) -> None:
-        """Leave what is known to the next transactions. This one is committed."""
+        """Leave the rows that were read to the next transactions, after this one was committed."""
         self.tasks.remember()
         self.counters.remember()
         self.sessions.remember()

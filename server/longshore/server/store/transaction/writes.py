@@ -1,4 +1,4 @@
-"""What a transaction writes: at once, along with the next question, or together with others of its kind."""
+"""This module writes for a transaction: at once, along with the next question, or together with others of a kind."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ class Writes:
         self._link.write(what, rows)
 
     def note(self, what: Statement, **parameters: Any) -> None:
-        """Change rows also where the command is then refused: what is noted is true all the same."""
+        """Change rows also if the command is refused afterwards, because the note is true all the same."""
         self._link.tell(what, **parameters)
 
     def later(self, what: Bulk, row: Row, *, last: bool = False) -> None:
-        """Write a row with the next `flush`, together with others of its kind; `last`: behind the others."""
+        """Write a row with the next `flush`, together with others of its kind. `last` puts it behind the others."""
         self.count += 1
         self._later[last].setdefault(what, []).append(row)
 
@@ -75,8 +75,8 @@ class Writes:
         self.event_log.flush()
 
     def flush_stored(self) -> None:
-        """Write the tasks that the database knows, so that it can be asked for them. New ones are written once, when it
-        is known what the transaction makes of them: one that is claimed at once is never written as a queued one."""
+        """Write the tasks that the database knows, so that queries find them. New tasks are written once, at the end of
+        the transaction: a task that is claimed at once is never written as a queued one."""
         changed = self._reads.tasks.changed()
         if changed:
             write_changed(self._link, changed, self._reads.is_paused)

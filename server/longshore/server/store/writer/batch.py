@@ -1,4 +1,4 @@
-"""Carries out one group of commands in one transaction."""
+"""This module carries out one group of commands in one transaction."""
 
 from __future__ import annotations
 
@@ -39,11 +39,10 @@ CommandOutcome = Done | Refused
 
 
 def execute(unit: UnitOfWork, batch: Sequence[Command[Any]]) -> list[CommandOutcome]:
-    """Decide and write all of `batch`; the caller commits. Answers in the order of `batch`.
+    """Decide and write all of `batch`; the caller commits. The answers are in the order of `batch`.
 
-    Everything that the batch names is asked for first, in one round trip where the database is far; what is not
-    foreseen is asked later. Claims come last, so that what the batch made or freed can be claimed in the same
-    transaction.
+    All rows that the batch names are asked for first, in one round trip where the database is far; rows that were not
+    foreseen are asked for later. Claims come last, so that they find the tasks and the room of the same transaction.
     """
     reads, writes = unit.reads, unit.writes
     found = [HANDLERS[type(command)] for command in batch]

@@ -1,8 +1,8 @@
-"""The writer: one thread that commits waiting commands in groups.
+"""The writer is one thread that commits waiting commands in groups.
 
-Commands wait by urgency and enter a transaction in the order of urgency. What a commit answers is handed to the event
-loop in one call. A batch that fails for a command's own fault is bisected; one that fails because the database cannot
-be written answers StoreUnavailable to all, and the writer then tries by itself until writing works again.
+Commands wait by urgency and enter a transaction in the order of urgency. The answers of a commit go to the
+event loop in one call. A batch that fails for a command's own fault is bisected. If the database cannot be written, all
+commands of the batch get StoreUnavailable, and the writer then tries by itself until writing works again.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ PROBE_IDLE: Final = 5.0
 """Seconds without a commit after which an idle writer makes sure that it still could."""
 
 TRIES: Final = 3
-"""How often a batch is tried while its error may pass."""
+"""The number of tries of a batch while its error may pass."""
 
 STALL: Final = 5.0
 """Ticks in one transaction after which the database counts as not writable: no lease could be renewed meanwhile."""
@@ -81,7 +81,7 @@ class _Waiting:
 
 
 class Writer:
-    """Owns the writing connection. `submit` belongs to the loop's thread, `_work` and what it calls to the writer's.
+    """Owns the writing connection. `submit` belongs to the loop's thread, `_work` and its callees to the writer's.
 
     `make_unit` begins the unit of work of a transaction, and `memory` is what is remembered between two of them;
     `deliver` is called on the loop with what each commit changed, unless a `log` does it; `may_pass` as the dialect has
@@ -129,7 +129,7 @@ class Writer:
         self._thread.start()
 
     async def close(self) -> None:
-        """Commit what waits, then stop. Not to be cancelled: the thread ends in its own time."""
+        """Commit the waiting commands, then stop. Do not cancel this: the thread ends in its own time."""
         with self._wake:
             self._closing = True
             self._wake.notify()
@@ -142,7 +142,7 @@ class Writer:
 
     @property
     def trouble(self) -> str:
-        """The last error, for operators. Empty means that there was none."""
+        """Return the last error, for operators. Empty means that there was none."""
         return self._trouble
 
     def _note(self, error: BaseException) -> None:
@@ -195,7 +195,7 @@ class Writer:
             self._generation.close()
 
     def _take(self) -> list[_Waiting] | None:
-        """The next batch; empty when it is time to probe, None when everything is done."""
+        """Return the next batch. An empty one means that it is time to probe, None that everything is done."""
         with self._wake:
             if not any(self._by_urgency.values()):
                 if self._closing:
@@ -239,7 +239,7 @@ class Writer:
         self._hand_over(list(zip(batch, outcomes, strict=True)), changes)
 
     def _persist(self, commands: Sequence[Command[Any]]) -> tuple[list[CommandOutcome], Changes | None]:
-        """One transaction, tried again where that may help. Commands can be carried out anew: nothing was committed."""
+        """Carry out one transaction, again if that may help: nothing was committed, so commands can be repeated."""
         for _ in range(TRIES - 1):
             try:
                 return self._transaction(commands)
@@ -288,7 +288,7 @@ class Writer:
         return outcomes, None
 
     def _probe(self) -> None:
-        """Write something, to learn whether writing works."""
+        """Write a row, to learn whether writing works."""
         try:
             link = self._open_link()
             self._keep_time()
@@ -339,7 +339,7 @@ class Writer:
         generation.begin(met.database, met.position)
 
     def _keep_time(self) -> None:
-        """Look whether the wall clock was set, before anything else goes by it: see `clock_steps`."""
+        """Look whether the wall clock was set, before anything else uses it: see `clock_steps`."""
         if self._steps is None or self._noting or (due := self._steps.due()) is None:
             return
         self._noting = True
@@ -362,7 +362,7 @@ class Writer:
         return cast("R", outcome.result)
 
     def _undo(self, link: Link, error: BaseException) -> None:
-        """Roll back. A connection that met trouble is not trusted any more, and neither is what is remembered."""
+        """Roll back. A connection that met trouble is not trusted any more, and neither is the memory."""
         self._memory.forget()
         link.failed(error)
         try:

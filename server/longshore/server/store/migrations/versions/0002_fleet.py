@@ -1,4 +1,4 @@
-"""Several servers: who has which payload, who is there, and who may come in."""
+"""This migration adds tables for several servers: where payloads are, which servers live, and which tokens count."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What sessions say of themselves, how they ended, and which worker served a target last."""
+"""This migration adds tables for the remarks of sessions, their ends, and the last worker of each target."""
 
 from __future__ import annotations
 
