@@ -43,7 +43,8 @@ class Servers:
     async def opened(cls, run: Run, stack: AsyncExitStack, count: int) -> Servers:
         """Returns when a task has gone all the way."""
         cluster = stack.enter_context(operated_cluster(run.environment()))
-        url, sites = stack.enter_context(cluster.database()), []
+        # An empty one: the first server makes the tables of its version.
+        url, sites = stack.enter_context(cluster.empty_database()), []
         for number in range(count):
             options = ("--database", url, *(("--spool", f"file://{run.folder}/spool-{count}") if count > 1 else ()))
             site = opened_ours(run, name=f"{count}-{number}", how="pipelined", options=options, ready=False)

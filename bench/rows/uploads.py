@@ -146,7 +146,7 @@ class Sixteen:
 
 
 async def ours16(run: Run, stack: AsyncExitStack) -> Mapping[str, Contender]:
-    return {"": await Sixteen(run, stack.enter_context(UploadServer(run))).contender(stack)}
+    return {"at once": await Sixteen(run, stack.enter_context(UploadServer(run))).contender(stack)}
 
 
 async def measure16(run: Run) -> None:

@@ -10,8 +10,8 @@ the time and take turns (A B, B A), with the same work each. One line for each f
 
 R is the median of the pairs' ratios; where less is better (milliseconds, KB) it is before/after, so that a figure below
 1 is always worse, and so is C, the CPU time of all programs of ours. A figure below KEPT gets as many rounds again
-before that is said; `unsure` means that the pairs contradict each other, and more are needed. A row that looks inside
-the store has no client to share: of these, each tree runs its own bench.
+before that is said; `unsure` means that the pairs contradict each other or are few, and more are needed. A row that
+looks inside the store has no client to share: of these, each tree runs its own bench.
 """
 
 from __future__ import annotations
@@ -52,11 +52,11 @@ class Pairs:
         return _paired(self.figures[up], self.figures[down])
 
     def verdict(self, unit: str) -> str:
-        """`unsure`: the median says worse, while a quarter of the pairs and more say that it is not."""
+        """`unsure`: the median says worse, while a quarter of the pairs and more say that it is not, or few say so."""
         pairs = sorted(self._pairs(unit))
         if statistics.median(pairs) >= KEPT:
             return "kept"
-        return "worse" if pairs[len(pairs) * 3 // 4] < 1 else "unsure"
+        return "worse" if len(pairs) > 3 and pairs[len(pairs) * 3 // 4] < 1 else "unsure"
 
     @property
     def cpu(self) -> Ratio:
