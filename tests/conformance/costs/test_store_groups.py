@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-import itertools
 import pkgutil
 import sqlite3
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -26,18 +24,7 @@ from longshore.server.store.writer import writer
 from tests.conformance.conftest import OpenStore
 from tests.support.stores.store import ManualClock, StoreFleet, plan, push, submit
 from tests.support.stores.storekinds import StoreKind
-
-WITHIN = 15.0
-"""Seconds after which what a test waits for is not going to come."""
-
-
-async def until(what: Callable[[], object]) -> None:
-    """Wait for something that the writer's thread does by itself."""
-    async with asyncio.timeout(WITHIN):
-        for _ in itertools.count():
-            if what():
-                return
-            await asyncio.sleep(0.01)
+from tests.support.waiting import until
 
 
 async def test_a_refused_command_fails_alone(fleet: StoreFleet) -> None:

@@ -17,8 +17,8 @@ from longshore.server.store.memory.rows import RowMemory
 from longshore.server.store.protocol import TaskFilter
 from longshore.server.store.sqlite.dialect import SQLiteDialect
 from longshore.server.store.writer import writer
-from tests.conformance.costs.test_store_groups import WITHIN, until
 from tests.support.stores.store import ManualClock, StoreFleet, opened_sqlite, plan, push
+from tests.support.waiting import until
 
 
 async def test_a_full_database_fails_commands_and_comes_back_by_itself(
@@ -71,7 +71,7 @@ def _cramp(working: writer.Writer) -> None:
 
 
 async def until_submitted(fleet: StoreFleet) -> None:
-    async with asyncio.timeout(WITHIN):
+    async with asyncio.timeout(15):
         while True:
             try:
                 await fleet.submit(plan(push("/last"), labels={"text": "y" * 200}), request_id="last")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import psycopg
 import pytest
@@ -22,19 +22,9 @@ from longshore.server.store.transaction import commit_log
 from longshore.server.store.transaction.limits import ConcurrencyLimits
 from tests.support.stores.postgres import Cluster, opened_postgres
 from tests.support.stores.store import ManualClock, StoreFleet, plan, push, submit
+from tests.support.waiting import until
 
-WITHIN = 30.0
-"""Seconds after which what a test waits for is not going to come."""
 LIMITS = ConcurrencyLimits(instance=2, target=8)
-
-
-async def until(what: Callable[[], object]) -> None:
-    """Wait for what another thread does."""
-    async with asyncio.timeout(WITHIN):
-        for _ in itertools.count():
-            if what():
-                return
-            await asyncio.sleep(0.01)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from longshore.server.edge.auth.roles import ROLES
 from longshore.v1 import task_pb2
 from tests.support.network.floods import HEADERS, Flooder
 from tests.support.servers.processes import ServerProcess
-from tests.support.servers.rawgrpc import until
+from tests.support.waiting import until
 
 MIB = 1 << 20
 CONNECTIONS = 6

@@ -14,7 +14,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from tests.support.network.floods import DATA, HEADERS, Flooder
 from tests.support.servers.processes import ServerProcess
-from tests.support.servers.rawgrpc import until
+from tests.support.waiting import until
 
 MIB = 1 << 20
 CHECK = "/grpc.health.v1.Health/Check"

@@ -26,7 +26,7 @@ from tests.support.network.floods import (
     literal,
 )
 from tests.support.servers.processes import ServerProcess
-from tests.support.servers.rawgrpc import until
+from tests.support.waiting import until
 
 pytestmark = [pytest.mark.embedded("the database has no part in it"), pytest.mark.timeout(120)]
 BOUND = 60 * MIB

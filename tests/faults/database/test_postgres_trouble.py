@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import os
 import signal
 import threading
@@ -26,20 +25,12 @@ from longshore.server.store.protocol import TaskFilter
 from longshore.server.store.writer import writer
 from tests.support.stores.postgres import Cluster, backends, opened_postgres
 from tests.support.stores.store import ManualClock, StoreFleet, plan, push
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.faults
 
 WITHIN = 60.0
 """Seconds after which what a test waits for is not going to come."""
-
-
-async def until(what: Callable[[], object]) -> None:
-    """Wait for what another thread or process does."""
-    async with asyncio.timeout(WITHIN):
-        for _ in itertools.count():
-            if what():
-                return
-            await asyncio.sleep(0.01)
 
 
 @pytest.fixture

@@ -117,13 +117,19 @@ def test_settled_landed_wins_over_a_cancel_that_came_too_late(stage: Stage) -> N
     assert file_of(stage).read_bytes() == NEW
 
 
-def test_settled_neither_delivers_again_or_reports_an_unknown_outcome(stage: Stage) -> None:
+def lost_with_its_temp(stage: Stage) -> str:
+    """Lose a worker after the grant and before the rename, and the temp too. Returns the id of the task."""
     with stage.faulty("granted", "stop") as zombie:
         task_id = stage.push(NEW)
         eventually(zombie.stopped, what="the worker stands still")
         zombie.kill()
     for temp in temps_under(stage.instances):
         temp.unlink()
+    return task_id
+
+
+def test_settled_neither_delivers_again_or_reports_an_unknown_outcome(stage: Stage) -> None:
+    task_id = lost_with_its_temp(stage)
     stage.reaches(task_id, task_pb2.TASK_STATE_SETTLING)
     with stage.worker():
         stage.reaches(task_id, task_pb2.TASK_STATE_SUCCEEDED)
@@ -132,12 +138,7 @@ def test_settled_neither_delivers_again_or_reports_an_unknown_outcome(stage: Sta
 
 
 def test_settled_neither_with_a_cancel_fails_with_an_unknown_outcome(stage: Stage) -> None:
-    with stage.faulty("granted", "stop") as zombie:
-        task_id = stage.push(NEW)
-        eventually(zombie.stopped, what="the worker stands still")
-        zombie.kill()
-    for temp in temps_under(stage.instances):
-        temp.unlink()
+    task_id = lost_with_its_temp(stage)
     stage.client.cancel(task_id)
     with stage.worker():
         done = stage.reaches(task_id, task_pb2.TASK_STATE_FAILED)

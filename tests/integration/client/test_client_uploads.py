@@ -101,13 +101,12 @@ async def at_rest(client: AsyncClient, request_id: str) -> int:
             await asyncio.sleep(0.02)
 
 
-async def test_another_process_goes_on_where_one_was_killed(stage: Stage, proxy: FaultProxy) -> None:
-    content = os.urandom(40 * MIB)
-    spec = push_spec("web/etc/big")
-    async with AsyncClient(server=proxy.address, token=stage.server.token) as first:
+async def send_half(stage: Stage, proxy: FaultProxy, content: bytes, spec: task_pb2.TaskSpec) -> None:
+    """Send 20 MiB of the upload `one-upload` or more, and cut its connection."""
+    async with AsyncClient(server=proxy.address, token=stage.server.token) as client:
         half = asyncio.Event()
         upload = asyncio.create_task(
-            first.upload(
+            client.upload(
                 content,
                 spec=spec,
                 request_id="one-upload",
@@ -117,6 +116,12 @@ async def test_another_process_goes_on_where_one_was_killed(stage: Stage, proxy:
         await asyncio.wait_for(half.wait(), 30)
         proxy.cut()
         upload.cancel()
+
+
+async def test_another_process_goes_on_where_one_was_killed(stage: Stage, proxy: FaultProxy) -> None:
+    content = os.urandom(40 * MIB)
+    spec = push_spec("web/etc/big")
+    await send_half(stage, proxy, content, spec)
     sent = proxy.sent_up
     offsets: list[int] = []
     async with AsyncClient(server=proxy.address, token=stage.server.token, patience=30) as second:
@@ -136,19 +141,7 @@ async def test_another_process_goes_on_where_one_was_killed(stage: Stage, proxy:
 async def test_a_resume_of_another_process_never_joins_two_contents(stage: Stage, proxy: FaultProxy) -> None:
     """The file was replaced between the cut and the resume: what is durable is old, and the rest would be new."""
     old, new, spec = os.urandom(40 * MIB), os.urandom(40 * MIB), push_spec("web/etc/big")
-    async with AsyncClient(server=proxy.address, token=stage.server.token) as first:
-        half = asyncio.Event()
-        upload = asyncio.create_task(
-            first.upload(
-                old,
-                spec=spec,
-                request_id="one-upload",
-                progress=lambda progress: half.set() if progress.sent >= 20 * MIB else None,
-            )
-        )
-        await asyncio.wait_for(half.wait(), 30)
-        proxy.cut()
-        upload.cancel()
+    await send_half(stage, proxy, old, spec)
     async with AsyncClient(server=proxy.address, token=stage.server.token, patience=30) as second:
         assert 0 < await at_rest(second, "one-upload") < len(old)
         with pytest.raises(SourceError, match="another request id") as caught:

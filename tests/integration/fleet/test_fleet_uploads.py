@@ -22,47 +22,30 @@ from tests.support.servers.cluster import OwnSpools, ServerFleet, fleet_of
 from tests.support.servers.processes import ServerProcess, eventually
 from tests.support.servers.rawgrpc import (
     MIB,
+    UploadCall,
     chunks,
     crc,
     finish,
     header_of,
-    opening,
     push_spec,
     refusal_of,
     refused,
-    until,
 )
 from tests.support.stores.postgres import Cluster
+from tests.support.waiting import until
 
 CONTENT = random.Random(5).randbytes(3 * MIB + 7)
 OTHER = random.Random(6).randbytes(len(CONTENT))
 OPTIONS = ("--no-share-spool", "--lease", "2s")
 
 
-class Sender:
+class Sender(UploadCall):
     """An upload sent to a server process by hand."""
 
     def __init__(self, stub: pb_grpc.TaskServiceStub, token: str, header: pb.UploadHeader) -> None:
         self.stub = stub
         self.metadata = (("authorization", f"Bearer {token}"),)
-        self.call = stub.Upload(metadata=self.metadata)
-        self.header = header
-
-    async def begin(self) -> int:
-        """Answers the offset that the server asks for."""
-        await self.call.write(opening(self.header))
-        metadata = dict(await self.call.initial_metadata())
-        if "longshore-offset" not in metadata:
-            await self.call  # raises the refusal
-        return int(str(metadata["longshore-offset"]))
-
-    async def send(self, *messages: pb.UploadRequest) -> None:
-        for message in messages:
-            await self.call.write(message)
-
-    async def end(self) -> pb.UploadResponse:
-        await self.call.done_writing()
-        return await self.call
+        super().__init__(stub.Upload(metadata=self.metadata), header)
 
     async def rest(self, content: bytes, *, start: int) -> pb.UploadResponse:
         """Send the chunks from `start` on, and the finish."""

@@ -21,8 +21,9 @@ from longshore.server.store.commands import Bounds, Command
 from longshore.server.store.protocol import Store, TaskFilter
 from longshore.v1 import task_pb2
 from longshore.v1 import task_service_pb2 as pb
-from tests.support.servers.rawgrpc import LARGEST_MESSAGE, METADATA, TaskServer, header_of, push_spec, until, whole
+from tests.support.servers.rawgrpc import LARGEST_MESSAGE, METADATA, TaskServer, header_of, push_spec, whole
 from tests.support.servers.stage import staged
+from tests.support.waiting import until
 
 JOB = task_pb2.TaskSpec(job=task_pb2.JobSpec(kind="count"))
 PATIENCE = 30.0

@@ -25,9 +25,9 @@ from tests.support.servers.rawgrpc import (
     header_of,
     opening,
     refused,
-    until,
     whole,
 )
+from tests.support.waiting import until
 
 CONTENT = bytes(range(256)) * (3 * MIB // 256) + b"tail"
 

@@ -24,7 +24,8 @@ from longshore.server.model.errors import (
 from longshore.server.model.task import Destination, FilePush, Terms, Upload
 from longshore.server.spool.protocol import BegunWrite, PartialFile
 from longshore.server.store.commands import Bounds, Checkpoint, Command, FinishUpload, ForgetUploads, RejectUpload
-from tests.support.servers.rawgrpc import MIB, TaskServer, crc, until
+from tests.support.servers.rawgrpc import MIB, TaskServer, crc
+from tests.support.waiting import until
 
 R = TypeVar("R")
 

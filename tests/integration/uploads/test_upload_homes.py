@@ -17,7 +17,8 @@ from longshore.server.model.errors import StoreUnavailable
 from longshore.server.model.servers import Here, Home
 from longshore.server.store.commands import Command
 from longshore.server.store.commands.servers import HearUploads, RecordHome
-from tests.support.servers.rawgrpc import MIB, Sender, TaskServer, chunks, finish, header_of, refused, until, whole
+from tests.support.servers.rawgrpc import MIB, Sender, TaskServer, chunks, finish, header_of, refused, whole
+from tests.support.waiting import until
 
 R = TypeVar("R")
 

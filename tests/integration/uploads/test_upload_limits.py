@@ -29,9 +29,9 @@ from tests.support.servers.rawgrpc import (
     push_spec,
     refusal_of,
     refused,
-    until,
     whole,
 )
+from tests.support.waiting import until
 
 CONTENT = random.Random(0).randbytes(2 * MIB)
 

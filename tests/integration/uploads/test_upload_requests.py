@@ -25,9 +25,9 @@ from tests.support.servers.rawgrpc import (
     header_of,
     push_spec,
     refused,
-    until,
     whole,
 )
+from tests.support.waiting import until
 
 CONTENT = random.Random(0).randbytes(2 * MIB + 1)
 

@@ -30,9 +30,9 @@ from tests.support.servers.rawgrpc import (
     header_of,
     opening,
     refused,
-    until,
     whole,
 )
+from tests.support.waiting import until
 
 R = TypeVar("R")
 

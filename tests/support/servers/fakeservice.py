@@ -106,6 +106,10 @@ class FakeService(task_service_pb2_grpc.TaskServiceServicer):
         self.requests: list[Message] = []
         self.metadata: list[dict[str, str | bytes]] = []
 
+    def nothing_made(self) -> bool:
+        """Tell whether no upload is complete."""
+        return not any(upload.complete for upload in self.stored.values())
+
     async def Upload(self, request_iterator: AsyncIterator[pb.UploadRequest], context: _Context) -> pb.UploadResponse:
         self._note(context)
         act = self.uploads.popleft() if self.uploads else None

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +36,7 @@ from longshore.server.store.transaction.limits import ConcurrencyLimits
 from longshore.v1 import task_pb2
 from longshore.v1 import task_service_pb2 as pb
 from longshore.v1 import task_service_pb2_grpc as pb_grpc
+from tests.support.waiting import until
 
 TOKEN = "the-token"
 METADATA = (("authorization", f"Bearer {TOKEN}"),)
@@ -168,15 +167,6 @@ class TaskServer:
         return await self.stub.SubmitTask(request, metadata=METADATA)
 
 
-async def until(look: Callable[[], Any], *, within: float = 20.0) -> Any:
-    """The first truthy answer of `look`; fails when there is none within the time."""
-    deadline = time.monotonic() + within
-    while not (answer := look()):
-        assert time.monotonic() < deadline, f"not within {within} s"
-        await asyncio.sleep(0.005)
-    return answer
-
-
 # Messages -----------------------------------------------------------------------------------------------------------
 
 
@@ -221,16 +211,18 @@ def whole(header: pb.UploadHeader, content: bytes) -> Iterator[pb.UploadRequest]
     yield finish(content)
 
 
-class Sender:
-    """An upload sent by hand, message by message."""
+class UploadCall:
+    """An upload sent by hand, message by message, over a call that was begun."""
 
-    def __init__(self, server: TaskServer, header: pb.UploadHeader, **options: Any) -> None:
-        self.call = server.stub.Upload(metadata=METADATA, **options)
-        self._header = header
+    def __init__(
+        self, call: grpc.aio.StreamUnaryCall[pb.UploadRequest, pb.UploadResponse], header: pb.UploadHeader
+    ) -> None:
+        self.call = call
+        self.header = header
 
     async def begin(self) -> int:
         """Send the header; answers the offset that the server asks for. Raises grpc.aio.AioRpcError when it refuses."""
-        await self.call.write(opening(self._header))
+        await self.call.write(opening(self.header))
         metadata = dict(await self.call.initial_metadata())
         if "longshore-offset" not in metadata:
             await self.call  # raises the refusal
@@ -243,6 +235,13 @@ class Sender:
     async def end(self) -> pb.UploadResponse:
         await self.call.done_writing()
         return await self.call
+
+
+class Sender(UploadCall):
+    """An upload to a server of this process."""
+
+    def __init__(self, server: TaskServer, header: pb.UploadHeader, **options: Any) -> None:
+        super().__init__(server.stub.Upload(metadata=METADATA, **options), header)
 
 
 # Refusals -----------------------------------------------------------------------------------------------------------

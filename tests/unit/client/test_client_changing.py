@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,34 +12,13 @@ import pytest
 from longshore.client import AsyncClient, Changing, ConfigurationError, SourceError, UploadProgress, push_spec
 from longshore.client.transfer import content as contents
 from longshore.client.transfer import sources
+from tests.support.files import CONTENT, UNTRUE, content_of, size_of
 from tests.support.servers.fakeservice import Cut, FakeService, stored
 
 MIB = 1024 * 1024
 SPEC = push_spec("web/etc/motd")
-CONTENT = os.urandom(9 * MIB + 4321)
-UNTRUE = [Path("/proc/version"), Path("/proc/self/cgroup"), Path("/sys/kernel/mm/transparent_hugepage/enabled")]
-"""Files whose size is told as 0, or as a page."""
 
-
-@pytest.fixture(autouse=True)
-def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The directory for temporary files, which has no file with a name at any time."""
-    folder = tmp_path / "temporary"
-    folder.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    return folder
-
-
-def content_of(path: Path) -> bytes:
-    return path.read_bytes()
-
-
-def size_of(path: Path) -> int:
-    return path.stat().st_size
-
-
-def nothing_made(service: FakeService) -> bool:
-    return not any(upload.complete for upload in service.stored.values())
+pytestmark = pytest.mark.usefixtures("temporary")
 
 
 @pytest.fixture
@@ -81,7 +59,7 @@ async def test_a_growing_file_is_refused_with_the_remedy(
     with log.open("rb") as file, pytest.raises(SourceError, match=r"changed while.*--snapshot.*--as-of-now") as caught:
         await client.upload(log if how == "path" else file, spec=SPEC, progress=appending(log))
     assert caught.value.reason == "SOURCE_CHANGED"
-    assert nothing_made(service)
+    assert service.nothing_made()
 
 
 async def test_a_snapshot_is_of_one_moment(
@@ -135,7 +113,7 @@ async def test_as_of_now_refuses_a_file_that_does_not_only_grow(
         await client.upload(log, spec=SPEC, progress=rewriting(log), changing="as-of-now")
     with pytest.raises(SourceError, match="shorter"):
         await client.upload(log, spec=SPEC, progress=lambda _: os.truncate(log, 10), changing="as-of-now")
-    assert nothing_made(service)
+    assert service.nothing_made()
 
 
 async def test_as_of_now_without_a_size_is_refused(client: AsyncClient, service: FakeService) -> None:
@@ -155,7 +133,7 @@ async def test_a_change_that_its_time_does_not_tell_is_noticed(
     path.write_bytes(CONTENT)
     with pytest.raises(SourceError, match="written to where"):
         await client.upload(path, spec=SPEC, progress=rewriting(path, keep_time=True))
-    assert nothing_made(service)
+    assert service.nothing_made()
 
 
 async def test_a_change_whose_time_was_set_back_is_noticed(
@@ -164,7 +142,7 @@ async def test_a_change_whose_time_was_set_back_is_noticed(
     """As `rsync --inplace --times` leaves a file: other bytes, and the same size and time of its content."""
     with pytest.raises(SourceError, match="written to where"):
         await client.upload(log, spec=SPEC, progress=rewriting(log, keep_time=True))
-    assert nothing_made(service)
+    assert service.nothing_made()
     service.stored.clear()
     await client.upload(log, spec=SPEC, progress=lambda _: log.chmod(0o640))
     assert stored(service) == content_of(log), "another mode is no other content"
@@ -203,7 +181,7 @@ async def test_a_buffer_that_is_written_to_is_noticed(client: AsyncClient, servi
 
     with pytest.raises(SourceError, match="buffer was written to"):
         await client.upload(buffer, spec=SPEC, progress=write)
-    assert nothing_made(service)
+    assert service.nothing_made()
 
 
 @pytest.mark.parametrize("changing", ["refuse", "as-of-now"])
@@ -223,7 +201,7 @@ async def test_a_cut_never_joins_two_contents(
     with pytest.raises(SourceError) as caught:
         await client.upload(log, spec=SPEC, progress=replace_once, changing=changing)
     assert caught.value.reason == "SOURCE_CHANGED"
-    assert nothing_made(service)
+    assert service.nothing_made()
 
 
 # Names and modes -----------------------------------------------------------------------------------------------------

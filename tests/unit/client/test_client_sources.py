@@ -8,7 +8,6 @@ import http.client
 import io
 import os
 import socket
-import tempfile
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
@@ -18,34 +17,13 @@ from typing import Any
 import pytest
 
 from longshore.client import AsyncClient, SourceError, push_spec
+from tests.support.files import CONTENT, UNTRUE, content_of, size_of
 from tests.support.servers.fakeservice import Cut, FakeService, stored
 
 MIB = 1024 * 1024
 SPEC = push_spec("web/etc/motd")
-CONTENT = os.urandom(9 * MIB + 4321)
-UNTRUE = [Path("/proc/version"), Path("/proc/self/cgroup"), Path("/sys/kernel/mm/transparent_hugepage/enabled")]
-"""Files whose size is told as 0, or as a page."""
 
-
-@pytest.fixture(autouse=True)
-def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The directory for temporary files, which has no file with a name at any time."""
-    folder = tmp_path / "temporary"
-    folder.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    return folder
-
-
-def content_of(path: Path) -> bytes:
-    return path.read_bytes()
-
-
-def size_of(path: Path) -> int:
-    return path.stat().st_size
-
-
-def nothing_made(service: FakeService) -> bool:
-    return not any(upload.complete for upload in service.stored.values())
+pytestmark = pytest.mark.usefixtures("temporary")
 
 
 # Sizes that are not believed -----------------------------------------------------------------------------------------
@@ -140,7 +118,7 @@ async def test_a_read_that_raises_stop_iteration_is_refused(client: AsyncClient,
     async with asyncio.timeout(20):
         with pytest.raises(SourceError, match=r"Ending raised StopIteration: return b\"\" at the end"):
             await client.upload(Ending(), spec=SPEC)  # type: ignore[arg-type]
-    assert nothing_made(service)
+    assert service.nothing_made()
 
 
 @contextmanager
@@ -169,7 +147,7 @@ async def test_an_http_response_that_is_cut_is_refused(client: AsyncClient, serv
     """Its read() gives no bytes at the cut, as at the end, and raises nothing."""
     with cut_response() as response, pytest.raises(SourceError, match="60 bytes are missing"):
         await client.upload(response, spec=SPEC)
-    assert nothing_made(service)
+    assert service.nothing_made()
 
 
 async def test_compressed_content_that_is_cut_is_refused(
@@ -181,7 +159,7 @@ async def test_compressed_content_that_is_cut_is_refused(
         await client.upload(file, spec=SPEC)
     with gzip.GzipFile(fileobj=io.BytesIO(packed)) as unnamed, pytest.raises(SourceError, match="end-of-stream marker"):
         await client.upload(unnamed, spec=SPEC)
-    assert nothing_made(service)
+    assert service.nothing_made()
 
 
 # What is not there yet is not the end --------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from longshore.server.edge.auth.principal import Principal
 from longshore.server.edge.auth.tokens import AT_ONCE, MISSING, MISSING_FOR, WAITING, OpenStream, TokenBook
 from longshore.server.model.access import Role, Secret, Token, new_secret
 from longshore.server.model.errors import LongshoreError, StoreUnavailable, Unauthenticated
-from tests.support.servers.rawgrpc import until
+from tests.support.waiting import until
 
 
 class Clock:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Any, cast
 
 from longshore.server.engine import dispatch
@@ -20,6 +20,7 @@ from longshore.server.spool.protocol import Spool
 from longshore.server.store.commands import Claims, ClaimTasks, Command, Offer
 from longshore.server.store.protocol import Changes, Store, TaskChange
 from tests.support.stores.tasks import job
+from tests.support.waiting import running
 
 NOTHING = Claims(())
 
@@ -103,14 +104,8 @@ class Bench:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        task = asyncio.create_task(self.dispatcher.run())
-        try:
-            async with asyncio.timeout(5):
-                yield
-        finally:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+        async with running(self.dispatcher.run()), asyncio.timeout(5):
+            yield
 
     async def offered(self) -> list[dict[str, int]]:
         """The rooms that were offered, claim by claim, when nothing more happens."""

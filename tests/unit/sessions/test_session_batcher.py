@@ -1,14 +1,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Mapping
 
 import pytest
 
 from longshore.server.engine.sessions import batcher as session_batcher
 from longshore.server.engine.sessions.batcher import Batcher
 from longshore.server.model.errors import StoreUnavailable
+from tests.support.waiting import running
 
 
 class Sink:
@@ -29,21 +29,10 @@ class Sink:
         self.batches.append(dict(batch))
 
 
-@asynccontextmanager
-async def running(batcher: Batcher[str, int]) -> AsyncIterator[asyncio.Task[None]]:
-    task = asyncio.create_task(batcher.run())
-    try:
-        yield task
-    finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
-
-
 async def test_entries_during_a_batch_form_the_next_batch() -> None:
     sink = Sink()
     batcher = Batcher(sink.flush)
-    async with running(batcher):
+    async with running(batcher.run()):
         batcher.put("a", 1)
         await sink.arrived.wait()
         batcher.put("b", 2)
@@ -64,7 +53,7 @@ async def test_an_unavailable_store_is_asked_again_and_nothing_is_lost(monkeypat
     sink = Sink()
     sink.failures = 3
     batcher = Batcher(sink.flush)
-    async with running(batcher):
+    async with running(batcher.run()):
         batcher.put("a", 1)
         await sink.arrived.wait()
         batcher.put("b", 2)
@@ -105,6 +94,6 @@ async def test_one_indigestible_entry_does_not_hold_up_the_others(monkeypatch: p
         batcher.put(f"good-{number}", 1)
         if number == 20:
             batcher.put("bad", 1)
-    async with running(batcher), asyncio.timeout(5):
+    async with running(batcher.run()), asyncio.timeout(5):
         await done.wait()
         assert "bad" in batcher

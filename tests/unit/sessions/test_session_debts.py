@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Any, cast
 
 import pytest
@@ -16,6 +16,7 @@ from longshore.server.model.errors import StoreUnavailable
 from longshore.server.model.task import Debt, Destination, Session
 from longshore.server.store.commands import PayDebt
 from longshore.server.store.protocol import Changes, Store
+from tests.support.waiting import running
 
 AGAIN = 0.05
 
@@ -63,14 +64,8 @@ class Bench:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        task = asyncio.create_task(self.debts.run())
-        try:
-            async with asyncio.timeout(5):
-                yield
-        finally:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+        async with running(self.debts.run()), asyncio.timeout(5):
+            yield
 
 
 def debt(number: int, *, temp: str = "", target: str = "lxd") -> Debt:
