@@ -26,7 +26,6 @@ import gc
 import itertools
 import json
 import pstats
-import random
 import statistics
 import subprocess
 import sys
@@ -40,6 +39,7 @@ from typing import Any, Final
 
 from bench.support.figures import Ratio, spread
 from bench.support.processes import ROOT
+from longshore.contract.request_ids import new_request_id
 from longshore.server.data.generation import GenerationFile
 from longshore.server.model.clock import SystemClock
 from longshore.server.model.events import Policy, Reported
@@ -95,7 +95,6 @@ class Commands:
     def __init__(self, *, push: bool) -> None:
         self._push = push
         self._numbers = itertools.count(1)
-        self._chance = random.Random(1)
 
     def open_session(self) -> Any:
         return OpenSession(
@@ -116,7 +115,7 @@ class Commands:
         plan = TaskPlan(push if self._push else Job("noop", None), Terms())
         return SubmitTasks(
             principal="alice",
-            request_id=f"bench-{self._chance.getrandbits(96):024x}",
+            request_id=new_request_id(),
             fingerprint="v1:5d41402abc4b2a76b9719d911017c5925d41402abc4b2a76b9719d911017c592",
             plans=(plan,),
             bounds=Bounds(queue_tasks=10_000_000, caller_tasks=10_000_000),

@@ -11,7 +11,7 @@ for this client holds for the plain stubs too.
 """
 
 from longshore.client import enums as enums
-from longshore.client.aio import AsyncClient, new_request_id
+from longshore.client.aio import AsyncClient
 from longshore.client.blocking import Client
 from longshore.client.enums import state_of, wait_reason_of
 from longshore.client.errors import (
@@ -47,6 +47,7 @@ from longshore.client.transfer.upload import UploadProgress
 from longshore.client.transfer.watch import Watch
 from longshore.client.values.job_values import arguments_of, result_of
 from longshore.client.values.specs import job_spec, parse_destination, push_spec
+from longshore.contract.request_ids import new_request_id
 from longshore.v1.admin_service_pb2 import GetStatsResponse, Settlement, Worker
 from longshore.v1.task_pb2 import (
     Attempt,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import uuid
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
 from functools import partial
 from pathlib import PurePath
@@ -29,6 +28,7 @@ from longshore.client.values import arguments
 from longshore.client.values.filters import FilterOptions, task_filter
 from longshore.client.values.specs import PushOptions, push_spec, with_new_mode
 from longshore.contract.limits import MOST_PER_PAGE
+from longshore.contract.request_ids import new_request_id
 from longshore.v1 import admin_service_pb2, task_pb2
 from longshore.v1 import task_service_pb2 as pb
 
@@ -455,8 +455,3 @@ def _not_done(task_id: str, seconds: float, task: task_pb2.Task | None) -> str:
     seen = task_pb2.TaskState.Name(task.state).removeprefix("TASK_STATE_").lower() if task is not None else "not seen"
     why = f": {task.wait_detail}" if task is not None and task.wait_detail else ""
     return f"the task {task_id} is {seen} after {seconds:g} s, and goes on{why}"
-
-
-def new_request_id() -> str:
-    """Make a request id that nobody has used."""
-    return str(uuid.uuid4())

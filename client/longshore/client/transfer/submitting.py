@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-import uuid
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ from longshore.client.servers.ending import CallEnding
 from longshore.client.servers.patience import OnWait, Patience, may_pass
 from longshore.client.servers.servers import Tour
 from longshore.client.values import arguments
+from longshore.contract.request_ids import new_request_id
 from longshore.v1 import task_pb2
 from longshore.v1 import task_service_pb2 as pb
 
@@ -163,7 +163,7 @@ class Submitting:
                 "where they end",
                 reason="INVALID_ARGUMENT",
             )
-        one = one if one.request_id else replace(one, request_id=uuid.uuid4().hex)
+        one = one if one.request_id else replace(one, request_id=new_request_id())
         # Now: what cannot be sent is raised where it came from, and a spec may be changed for the next submission.
         request = one.request()
         if not self._waiting:

@@ -13,7 +13,7 @@ from typing import Annotated, Final, Literal, cast
 
 import typer
 
-from longshore.client.aio import PATIENCE, AsyncClient, new_request_id
+from longshore.client.aio import PATIENCE, AsyncClient
 from longshore.client.cli.command import command
 from longshore.client.cli.commands import complete, options
 from longshore.client.cli.commands.stdin import stdin_content
@@ -30,6 +30,7 @@ from longshore.client.runtime.together import all_of
 from longshore.client.transfer.content import Changing, Content
 from longshore.client.values.arguments import shown
 from longshore.client.values.specs import parse_destination, push_spec
+from longshore.contract.request_ids import new_request_id
 from longshore.program.durations import format_duration
 from longshore.v1 import task_pb2
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final, Literal, TypeAlias, cast
 import typer
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from longshore.client.aio import PATIENCE, new_request_id
+from longshore.client.aio import PATIENCE
 from longshore.client.cli.command import command
 from longshore.client.cli.commands import complete, ids, options
 from longshore.client.cli.commands.many import ForEachId, ListOutput, running_progress
@@ -28,6 +28,7 @@ from longshore.client.cli.waiting import told_why
 from longshore.client.errors import ConfigurationError
 from longshore.client.runtime.together import all_of
 from longshore.client.values.specs import job_spec, states
+from longshore.contract.request_ids import new_request_id
 from longshore.v1 import task_pb2
 from longshore.v1 import task_service_pb2 as pb
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Sequence, Set
 from typing import Final, TypeVar
 
@@ -10,6 +9,7 @@ import google_crc32c
 
 from longshore.contract import limits, names
 from longshore.contract.enums import IfExists, WhenAbsent, WhenStopped
+from longshore.contract.request_ids import new_request_id
 from longshore.server.edge.messages import fields
 from longshore.server.engine.submissions import Defaults, SubmitRequest, TaskRequest, UploadRequest
 from longshore.server.model.errors import CrcMismatch, InvalidField
@@ -25,7 +25,7 @@ _LARGEST: Final = 2**63 - 1
 
 def check_request_id(field: str, value: str) -> str:
     """Check the request id. An empty one is replaced by a new id. Raises InvalidField."""
-    return fields.request_id(field, value) if value else uuid.uuid4().hex
+    return fields.request_id(field, value) if value else new_request_id()
 
 
 def upload_request(header: service_pb.UploadHeader, defaults: Defaults) -> UploadRequest:
