@@ -157,7 +157,7 @@ def test_ended_sessions_stay_in_stats_and_workers_with_time_and_cause(alone: Com
     everybody = alone.run("workers", "--all").out
     assert re.search(r"w1 +left \S+ ago", everybody)
     assert re.search(r"w2 +lost \S+ ago", everybody)
-    assert '"session_lost"' in lonely.server.log()
+    eventually(lambda: '"session_lost"' in lonely.server.log(), what="the record of the loss")
     [record] = [line for line in lonely.server.log().splitlines() if '"session_lost"' in line]
     assert '"worker": "w2"' in record or '"worker":"w2"' in record
     pushed = alone.run("push", "motd", "east:web/etc/motd").lines[0]

@@ -13,6 +13,7 @@ from longshore.v1 import task_pb2
 from tests.support.servers.cluster import ServerFleet, fleet_of
 from tests.support.servers.processes import Process, ServerProcess, eventually
 from tests.support.stores.postgres import Cluster
+from tests.support.workers.waiting_handlers import mark
 
 ATTEMPTS = 20
 
@@ -64,6 +65,7 @@ def test_twenty_attempts_outlive_their_server(
     with fleet.client() as client, fleet.handlers("--concurrency", "20", name=f"worker-{trouble.__name__}") as worker:
         ids = [client.submit(spec=job_spec("until", argument))[0].id for _ in range(ATTEMPTS)]
         eventually(lambda: in_state(client, task_pb2.TASK_STATE_RUNNING, ids), what="all of them run")
+        eventually(lambda: all(mark(over, task_id).exists() for task_id in ids), what="the worker has begun them all")
         first = server_of(worker, fleet)
         trouble(first)
         try:

@@ -133,13 +133,13 @@ def test_a_debt_of_one_server_is_paid_at_another(fleet: ServerFleet) -> None:
         fleet[1].client.cancel(task_id)
         fleet[0].reaches(task_id, task_pb2.TASK_STATE_CANCELLED)
     assert temps_under(fleet.instances)
-    assert fleet.rows("SELECT asked FROM debts") == [(0,)]
+    assert fleet.rows("SELECT asked FROM debts WHERE task_id = %s", task_id) == [(0,)]
     with fleet.worker(at=[0], name="one"), fleet.worker(at=[1], name="two"):
         eventually(lambda: not temps_under(fleet.instances), what="the temp is removed")
         fleet[0].reaches(fleet[0].push(OLD), task_pb2.TASK_STATE_SUCCEEDED)
         fleet[1].reaches(fleet[1].push(NEW), task_pb2.TASK_STATE_SUCCEEDED)
     # Both servers may have had it paid. It is asked for once more all the same, later: its maker might have slept.
-    assert fleet.rows("SELECT asked FROM debts") == [(1,)]
+    assert fleet.rows("SELECT asked FROM debts WHERE task_id = %s", task_id) == [(1,)]
 
 
 def test_a_commit_of_one_server_is_settled_at_another(fleet: ServerFleet) -> None:

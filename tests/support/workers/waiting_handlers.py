@@ -18,8 +18,18 @@ def wait_for(context: Context, file: Path) -> None:
 
 @registry.handler("until")
 def until(context: Context) -> None:
-    """Runs until the file that its arguments name exists."""
-    wait_for(context, Path(context.unpack(StringValue).value))
+    """Runs until the file that its arguments name exists. Leaves the mark `FILE.ID.begun`."""
+    file = Path(context.unpack(StringValue).value)
+    mark(file, context.task.id).touch()
+    wait_for(context, file)
+
+
+def mark(file: Path, task_id: str) -> Path:
+    """Name the mark of a task of the kind `until`, which shows that its worker runs it.
+
+    The state RUNNING is committed before the worker hears of it, and an assignment may be lost on its way.
+    """
+    return file.with_name(f"{file.name}.{task_id}.begun")
 
 
 @registry.handler("granted")
