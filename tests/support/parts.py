@@ -7,6 +7,8 @@ import shutil
 
 import pytest
 
+Skipped = pytest.skip.Exception
+
 
 def require(condition: object, what: str) -> None:
     """Go on only if `condition` holds; `what` says what is missing and how to get it."""

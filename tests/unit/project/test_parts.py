@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.parts import require
+from tests.support.parts import Skipped, require
 
 
 def test_a_missing_part_fails_in_ci(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -16,5 +16,5 @@ def test_a_missing_part_fails_in_ci(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_missing_part_is_named_by_a_skip_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CI", raising=False)
-    with pytest.raises(pytest.skip.Exception, match="PART MISSING: the moon"):
+    with pytest.raises(Skipped, match="PART MISSING: the moon"):
         require(None, "the moon")
