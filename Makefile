@@ -105,6 +105,10 @@ demo-cluster: $(READY) ## Show PostgreSQL, S3, three servers, four workers, a lo
 bench: $(READY) ## Measure every figure of docs/performance.md beside its peers, or one, as in ROW=claim
 	@$(PY) -m bench$(if $(wildcard bench/studies/$(MODULE).py),.studies.$(MODULE), $(ROW)) $(ARGS)
 
+.PHONY: bench-soak
+bench-soak: $(READY) ## Run a mixed load with kills for half an hour, and show that nothing grows; ARGS='--minutes N'
+	@$(PY) -m bench soak $(ARGS)
+
 .PHONY: fuzz
 fuzz: $(READY) ## Send a server a hundred thousand wrong calls, in ten minutes; ARGS='--seed N --calls N' repeats a run
 	@$(PY) -m tests.support.fuzzing.campaign $(ARGS)

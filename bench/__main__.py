@@ -44,6 +44,7 @@ ROWS: Final = {
     "memory": "deliveries",
     "floods": "floods",
     "recovery": "recovery",
+    "soak": "soak",
 }
 """Names of rows, each with its module in bench/rows, in the order of the table."""
 
@@ -60,14 +61,20 @@ def row(name: str) -> Row:
     return next(each for each in rows if each.name == name)
 
 
-def measure(name: str, out: Path, rounds: int, slow: int) -> dict[str, Any]:
+def usual() -> list[str]:
+    """The rows that are measured when none is named."""
+    return [name for name in ROWS if not row(name).named]
+
+
+def measure(name: str, out: Path, rounds: int, slow: int, minutes: float) -> dict[str, Any]:
     """One row in its own process; what it wrote, or why there is nothing."""
     path = out / f"{name}{f'-{slow}us' if slow else ''}.json"
     path.unlink(missing_ok=True)
-    argv = [sys.executable, "-m", "bench", "--here", str(path), "--rounds", str(rounds), "--slow", str(slow), name]
+    argv = [sys.executable, "-m", "bench", "--here", str(path), "--rounds", str(rounds), "--slow", str(slow)]
+    argv += ["--minutes", str(minutes), name]
     with subprocess.Popen(argv, cwd=ROOT) as process:
         try:
-            ended = process.wait(LIMIT)
+            ended = process.wait(None if row(name).named else LIMIT)
         except subprocess.TimeoutExpired:
             ended = -1
             # As Ctrl-C would: it ends its servers and removes its directories.
@@ -80,7 +87,7 @@ def measure(name: str, out: Path, rounds: int, slow: int) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(path.read_text())
         return found
     why = f"{name}: not measured ({f'no end within {LIMIT:g} s' if ended == -1 else f'exit code {ended}'})"
-    return {"row": name, "comparisons": [], "failed": why}
+    return {"row": name, "comparisons": [], "verdicts": [], "failed": why}
 
 
 def measure_all(options: argparse.Namespace, slow: int) -> int:
@@ -88,16 +95,17 @@ def measure_all(options: argparse.Namespace, slow: int) -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     found = []
-    for name in options.rows or ROWS:
+    for name in options.rows or usual():
         for each in (0, slow) if slow and row(name).durable else (0,):
-            found.append(measure(name, options.out, options.rounds, each))
+            found.append(measure(name, options.out, options.rounds, each, options.minutes))
     comparisons = [each for one in found for each in one["comparisons"]]
     (options.out / "bench.json").write_text(json.dumps(found, indent=1) + "\n")
     (options.out / "bench.svg").write_text(svg(comparisons))
     failed = [one["failed"] for one in found if "failed" in one]
     print(f"\n{len(found)} rows in {time.monotonic() - began:.0f} s, load {os.getloadavg()[0]:.1f}")
-    print(*(each["line"] for each in comparisons), *failed, sep="\n")
-    return 1 if failed or any(each["reached"] is False for each in comparisons) else 0
+    said = [*comparisons, *(each for one in found for each in one["verdicts"])]
+    print(*(each["line"] for each in said), *failed, sep="\n")
+    return 1 if failed or any(each["reached"] is False for each in said) else 0
 
 
 async def compare_all(options: argparse.Namespace) -> int:
@@ -106,7 +114,7 @@ async def compare_all(options: argparse.Namespace) -> int:
     Returns the exit code.
     """
     began, worse = time.monotonic(), []
-    for name in options.rows or ROWS:
+    for name in options.rows or usual():
         try:
             worse += await against(row(name), options.against.resolve(), options.rounds)
         except Exception as error:  # noqa: BLE001 - the other rows are measured all the same
@@ -124,6 +132,7 @@ def main() -> None:
     )
     parser.add_argument("rows", nargs="*", metavar="ROW", help=f"some of {', '.join(ROWS)} [all]")
     parser.add_argument("--rounds", type=int, default=0, help="rounds that count [each row's own]")
+    parser.add_argument("--minutes", type=float, default=0.0, help="how long the row soak runs [30]")
     parser.add_argument("--slow", type=int, help="microseconds more for each sync, in a second run of durable rows")
     parser.add_argument("--against", type=Path, metavar="PATH", help="a checkout with its .venv, instead of peers")
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "bench", help="where figures and plot are kept")
@@ -133,9 +142,10 @@ def main() -> None:
         parser.error(f"no such row: {', '.join(sorted(unknown))}; there are {', '.join(ROWS)}")
     slow = options.slow if options.slow is not None else 0 if options.rows else 1000
     if options.here:
-        run = row(*options.rows).run(rounds=options.rounds, slow=slow)
+        run = row(*options.rows).run(rounds=options.rounds, slow=slow, minutes=options.minutes)
         options.here.write_text(json.dumps(record(run), indent=1) + "\n")
-        sys.exit(0 if all(each.reached is not False for each in run.comparisons) else 1)
+        reached = [*(each.reached for each in run.comparisons), *(reached for _, reached in run.verdicts)]
+        sys.exit(1 if False in reached else 0)
     sys.exit(asyncio.run(compare_all(options)) if options.against else measure_all(options, slow))
 
 

@@ -72,15 +72,18 @@ class FloorServer(ServerProcess):
 class Run:
     """One row being measured. `folder`: an own directory, removed afterwards. `slow`: see Comparison.
 
-    `rounds`: those that count. `tree`: the checkout whose servers, workers and clients run.
+    `rounds`: those that count. `minutes`: how long a row lasts that runs by the clock; 0 means its own time.
+    `tree`: the checkout whose servers, workers and clients run.
     """
 
     row: str
     folder: Path
     rounds: int
     slow: int = 0
+    minutes: float = 0.0
     tree: Tree = Tree(ROOT)
     comparisons: list[Comparison] = field(default_factory=list)
+    verdicts: list[tuple[str, bool]] = field(default_factory=list)
     loads: list[float] = field(default_factory=list)
     _programs: list[Process | Talker] = field(default_factory=list)
 
@@ -114,6 +117,11 @@ class Run:
         made = Comparison(self.row, what, unit, peer, tuple(ours), tuple(theirs), goal, self.slow)
         self.comparisons.append(made)
         print(made.line(), flush=True)
+
+    def verdict(self, line: str, reached: bool) -> None:  # noqa: FBT001  the line says what it means
+        """Keep and print a line about ours alone, with its verdict."""
+        self.verdicts.append((line, reached))
+        print(line, flush=True)
 
     # Programs ---------------------------------------------------------------------------------------------------------
 
@@ -180,7 +188,8 @@ class Row:
 
     `rounds`: those that count, unless the caller says otherwise. `durable`: a slow disk would show in it. `unit`: of
     the figures of `ours`. `ours` None: it looks inside, and is compared by running each version's own bench. `pairs`:
-    rounds in which two versions of ours are compared; fewer than four have no warm-up.
+    rounds in which two versions of ours are compared; fewer than four have no warm-up. `named`: it takes long, and is
+    measured only when its name is given.
     """
 
     name: str
@@ -190,17 +199,18 @@ class Row:
     rounds: int = 5
     durable: bool = False
     pairs: int = 7
+    named: bool = False
 
-    def run(self, *, rounds: int, slow: int = 0) -> Run:
+    def run(self, *, rounds: int, slow: int = 0, minutes: float = 0.0) -> Run:
         """Measure it, and return what was found."""
         with tempfile.TemporaryDirectory(prefix="longshore-") as folder:
-            run = Run(self.name, Path(folder), rounds or self.rounds, slow if self.durable else 0)
+            run = Run(self.name, Path(folder), rounds or self.rounds, slow if self.durable else 0, minutes)
             asyncio.run(self._measured(run))
         return run
 
     async def _measured(self, run: Run) -> None:
         await self.measure(run)
-        if not run.comparisons:
+        if not run.comparisons and not run.verdicts:
             raise AssertionError(f"{run.row} has compared nothing")
 
 
@@ -220,4 +230,5 @@ def record(run: Run) -> dict[str, object]:
             }
             for each in run.comparisons
         ],
+        "verdicts": [{"line": line, "reached": reached} for line, reached in run.verdicts],
     }

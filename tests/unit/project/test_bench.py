@@ -8,6 +8,7 @@ import pytest
 
 from bench.__main__ import ROWS, row
 from bench.support.against import Pairs
+from bench.support.trend import Trend
 
 BENCH = Path(__file__).resolve().parents[3] / "bench"
 
@@ -19,6 +20,19 @@ def test_each_name_of_the_table_is_a_row(name: str) -> None:
 
 def test_each_module_of_rows_is_in_the_table() -> None:
     assert {path.stem for path in (BENCH / "rows").glob("*.py")} == set(ROWS.values())
+
+
+def waves(life: int, level: float, slope: float) -> list[tuple[int, float, float]]:
+    """A figure that swings by 1 around its level and grows, sampled six times a minute for ten minutes."""
+    return [(life, each / 6, level + slope * each / 6 + (1 if each % 4 < 2 else -1)) for each in range(60)]
+
+
+@pytest.mark.parametrize(("slope", "flat"), [(0.0, True), (-1.0, True), (0.05, True), (1.0, False), (3.0, False)])
+def test_a_figure_is_flat_unless_its_slope_is_sure_and_large(slope: float, flat: bool) -> None:
+    trend = Trend.of([*waves(0, 100.0, slope), *waves(1, 60.0, slope)])
+    # Lives have levels of their own: the fall from 100 to 60 is no slope.
+    assert trend.slope == pytest.approx(slope, abs=4 * trend.error + 1e-9)
+    assert trend.flat(0.05) is flat
 
 
 def a_comparison(after: list[float], before: list[float]) -> Pairs:

@@ -38,7 +38,11 @@ _SHORTEST_SLEEP: Final = 0.005
 _TIDY_EVERY: Final = 60.0
 _TIDY_PAUSE: Final = 0.1
 """Seconds for which endings are gathered before payloads are unlinked: unlinking slows the syncs of others."""
+_PURGES: Final = 12
+"""Purges within the time of the history, so that the database holds little more than the history."""
 _PURGE_EVERY: Final = 3600.0
+_PURGE_PAUSE: Final = 1.0
+"""Bounds, in seconds, for the time between two purges."""
 _SWEEP_EVERY: Final = 6 * 3600.0
 _SWEPT_AT_ONCE: Final = 1000
 _RETRY_AFTER: Final = 1.0
@@ -236,7 +240,7 @@ class Janitor:
         while await self._store.run(PurgeTasks(age=self._settings.history)):
             _log.debug("history_purged")
         await self._spool.to_trash(())  # what has been there for a day goes
-        await asyncio.sleep(_PURGE_EVERY)
+        await asyncio.sleep(min(max(self._settings.history / _PURGES, _PURGE_PAUSE), _PURGE_EVERY))
 
 
 async def _all(removals: Iterable[Coroutine[Any, Any, None]]) -> None:
