@@ -9,6 +9,8 @@ LONGEST_NAME: Final = 63
 """Characters of a name."""
 LONGEST_LABEL_VALUE: Final = 255
 """Characters of a label's value."""
+LONGEST_KEY: Final = 128
+"""Bytes of the key of jobs, in UTF-8."""
 LONGEST_DESCRIPTION: Final = 500
 """Characters of a task's description."""
 LONGEST_IDENTITY: Final = 255
@@ -51,6 +53,14 @@ def wrong_project(name: str) -> str | None:
     if len(name) > LONGEST_NAME or name in _DOTS or not name.isprintable() or "/" in name or " " in name:
         return "give at most 63 characters without spaces or slashes, or nothing"
     return None
+
+
+def wrong_key(key: str) -> str | None:
+    """Say what is wrong with the key of jobs. The empty key is good: such jobs have no order."""
+    size = len(key.encode("utf-8", "surrogatepass"))
+    if size <= LONGEST_KEY and "\0" not in key:
+        return None
+    return f"has {size} bytes; give at most {LONGEST_KEY}, without NUL"
 
 
 def wrong_worker(name: str) -> str | None:

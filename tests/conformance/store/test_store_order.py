@@ -49,7 +49,7 @@ async def test_any_end_of_the_head_passes_the_turn_on(fleet: StoreFleet) -> None
 async def test_a_later_task_waits_for_an_earlier_one_that_is_not_due(fleet: StoreFleet) -> None:
     first, second = await fleet.submit(plan(not_before=100.0), plan())
     assert await fleet.states(first, second) == ["SCHEDULED", "BLOCKED"]
-    assert await fleet.store.blocking([push().destination]) == {push().destination.key: first.id}
+    assert await fleet.store.blocking([push().destination_key]) == {push().destination_key: first.id}
     fleet.clock.advance(100)
     await fleet.tick()
     assert await fleet.states(first, second) == ["QUEUED", "BLOCKED"]
@@ -86,16 +86,16 @@ async def test_destinations_differ_in_any_part(fleet: StoreFleet) -> None:
     ]
     tasks = await fleet.submit(*(plan(each) for each in pushes))
     assert await fleet.states(*tasks) == ["QUEUED"] * len(pushes)
-    found = await fleet.store.blocking([each.destination for each in pushes] + [push("/none").destination])
-    assert found == {each.destination.key: task.id for each, task in zip(pushes, tasks, strict=True)}
+    found = await fleet.store.blocking([each.destination_key for each in pushes] + [push("/none").destination_key])
+    assert found == {each.destination_key: task.id for each, task in zip(pushes, tasks, strict=True)}
 
 
 async def test_the_default_project_is_the_same_destination_named_or_not(fleet: StoreFleet) -> None:
     first, second = push("/a"), push("/a", project="default")
     tasks = await fleet.submit(plan(first), plan(second))
     assert await fleet.states(*tasks) == ["QUEUED", "BLOCKED"]
-    found = await fleet.store.blocking([first.destination, second.destination])
-    assert found == {first.destination.key: tasks[0].id, second.destination.key: tasks[0].id}
+    found = await fleet.store.blocking([first.destination_key, second.destination_key])
+    assert found == {first.destination_key: tasks[0].id, second.destination_key: tasks[0].id}
 
 
 async def test_jobs_without_an_instance_block_no_other_task(fleet: StoreFleet) -> None:

@@ -113,9 +113,9 @@ class Parade(StoreMachine):
 def fire(parade: Parade, event: str, tasks: dict[str, ModelTask]) -> None:
     match event:
         case "head":
-            (first,) = (
-                task for task in parade.model.at(tasks["BLOCKED"].destination_key) if task is not tasks["BLOCKED"]
-            )
+            key = tasks["BLOCKED"].destination_key
+            assert key is not None
+            (first,) = (task for task in parade.model.at(key) if task is not tasks["BLOCKED"])
             parade.do(CancelTask(task_id=first.id, creator=None, reason=""))
             parade.model.happen(first, "cancel")
             parade.model.promote()

@@ -90,7 +90,11 @@ class WaitingMachine(StoreMachine):
             case WaitReason.NO_WORKER:
                 held = bool(task.target) and not any(task.target in peer.targets for peer in alive)
             case WaitReason.NO_HANDLER:
-                held = not serving
+                held = not any(
+                    task.kind in peer.kinds and (not task.target or task.target in peer.targets) for peer in alive
+                )
+            case WaitReason.OLD_WORKERS:
+                held = not serving and task.revision_needed > 0
             case WaitReason.QUEUE_PAUSED:
                 held = task.queue in model.paused
             case WaitReason.TARGET_LIMIT:
@@ -130,6 +134,7 @@ def crew(known: Conditions, session_id: str, room: int) -> Crew:
         targets=frozenset(session.targets),
         kinds=session.kinds,
         room=0 if hindered else room,
+        revision=session.revision,
         held=held.held,
         hindrance=Hindrance.AWAY if hindered else Hindrance.NONE,
     )

@@ -24,7 +24,7 @@ from tests.support.stores.schemas import leave_at
 from tests.support.stores.store import ManualClock, StoreFleet
 from tests.support.stores.storekinds import PostgresKind, SQLiteKind, StoreKind, normal
 
-NEWEST = tasks.c.batch
+NEWEST = tasks.c.exclusive
 """The column that the newest migration brought."""
 
 

@@ -7,7 +7,13 @@ from typing import Final
 from longshore.server.store.tables.schema_version import OURS
 from tests.support.stores.storekinds import StoreKind
 
-BROUGHT: Final = ("DROP INDEX tasks_batch", "ALTER TABLE tasks DROP COLUMN batch")
+BROUGHT: Final = (
+    "DROP INDEX tasks_exclusive",
+    "ALTER TABLE tasks DROP COLUMN exclusive",
+    "ALTER TABLE tasks DROP COLUMN superseded_by",
+    "ALTER TABLE sessions DROP COLUMN revision",
+    "ALTER TABLE servers DROP COLUMN revision",
+)
 """The statements that take back the newest migration."""
 
 

@@ -102,8 +102,8 @@ def submit(**more: Any) -> SubmitTasks:
     return SubmitTasks(**(values | more))
 
 
-def job(kind: str = "report", *, target: str = "", instance: str = "") -> Job:
-    return Job(kind, AnyValue("type.example/Arguments", b"\x08\x01"), target, instance)
+def job(kind: str = "report", *, target: str = "", instance: str = "", **more: Any) -> Job:
+    return Job(kind, AnyValue("type.example/Arguments", b"\x08\x01"), target, instance, **more)
 
 
 class StoreFleet:
@@ -217,6 +217,7 @@ class StoreFleet:
                 dead_sessions=tuple(more.pop("dead_sessions", ())),
                 lease=more.pop("lease", LEASE),
                 epoch=more.pop("epoch", 0),
+                revision=more.pop("revision", 0),
             )
         )
         assert not more
@@ -234,6 +235,7 @@ class StoreFleet:
         idle: bool = True,
         kept_for: Iterable[str] = (),
         begins: bool = False,
+        revision: int = 0,
     ) -> Offer:
         return Offer(
             session_id=session,
@@ -242,6 +244,7 @@ class StoreFleet:
             idle=idle,
             kept_for=frozenset(kept_for),
             begins=begins,
+            revision=revision,
         )
 
     async def offers(self, *offers: Offer) -> Claims:

@@ -68,7 +68,11 @@ WORKS = (
     job("report", target="default", instance="web1"),
     job("report", target="default"),
     job("report"),
+    job("report", target="default", instance="web1", key="reload"),
+    job("report", target="default", instance="web1", project="shop", key="reload"),
 )
+KNOWS = {"s2": 2}
+"""The revision of the contract that the workers of these sessions know; those of the others know none."""
 OUTCOMES: dict[Outcome, Event] = {
     Outcome.OK: "ok",
     Outcome.TRANSIENT: "transient",
@@ -193,13 +197,19 @@ class StoreMachine(RuleBasedStateMachine):
                 held=(*held, ("0" * 26, 1)),
                 dead_sessions=(),
                 lease=LEASE,
+                revision=KNOWS.get(session, 0),
             )
         ).session
         epoch = 1 if known is None else known.epoch + 1
         assert (opened.epoch, opened.held) == (epoch, tuple(held))
         self.fleet._epochs[session] = epoch
         self.model.peers[session] = ModelSession(
-            session, epoch, frozenset({"default"}), KINDS[session], self.clock.ticks() + LEASE
+            session,
+            epoch,
+            frozenset({"default"}),
+            KINDS[session],
+            self.clock.ticks() + LEASE,
+            revision=KNOWS.get(session, 0),
         )
         if not keep:
             for task in mine:
@@ -250,7 +260,8 @@ class StoreMachine(RuleBasedStateMachine):
             assert left == [], "what could run, runs"
 
     def offer(self, session: str, room: int, idle: bool) -> Offer:
-        return self.fleet.offer(session, room=room, idle=idle, begins=session in BEGINNERS)
+        revision = KNOWS.get(session, 0)
+        return self.fleet.offer(session, room=room, idle=idle, begins=session in BEGINNERS, revision=revision)
 
     def beginning(self, task: ModelTask, session: str, attempt: int) -> BeginAttempts:
         return BeginAttempts(session_id=session, epoch=self.fleet.epoch(session), attempts=((task.id, attempt),))
@@ -521,7 +532,7 @@ class StoreMachine(RuleBasedStateMachine):
             if task.state is State.SCHEDULED
             and task.due_at is None
             and task.target == "default"
-            and (not instance or task.concurrency_key == f"default/{instance}")
+            and (not instance or task.concurrency_key == f"default/{instance}/")
         ]
         assert woken == Woken(len(parked), more=False)
         for task in parked:
@@ -560,13 +571,13 @@ class StoreMachine(RuleBasedStateMachine):
             assert seen(task) == known.seen(), (task, known)
             self.take_over_chance(task, known)
         assert await self.store.verify_counters() == []
-        destinations = {task.submission.destination for task in stored if task.submission.destination is not None}
-        heads = await self.store.blocking(sorted(destinations, key=lambda destination: destination.key))
+        keys = {key for task in stored if (key := task.submission.work.destination_key) is not None}
+        heads = await self.store.blocking(keys)
         assert set(heads.values()) == {
             task.id for task in self.model.tasks.values() if task.destination_key and task.head
         }
-        for destination, head in heads.items():
-            assert head == min((task for task in self.model.at(destination) if task.live), key=lambda task: task.seq).id
+        for key, head in heads.items():
+            assert head == min((task for task in self.model.at(key) if task.live), key=lambda task: task.seq).id
 
     def take_over_chance(self, task: Task, known: ModelTask) -> None:
         due_at = task.status.due_at

@@ -22,7 +22,8 @@ class ModelTask:
 
     id: str
     seq: int
-    destination_key: str
+    destination_key: bytes | None
+    revision_needed: int
     kind: str
     target: str
     concurrency_key: str
@@ -103,9 +104,11 @@ class ModelSession:
     lease: float
     alive: bool = True
     draining: bool = False
+    revision: int = 0
 
     def serves(self, task: ModelTask) -> bool:
-        return task.kind in self.kinds and (not task.target or task.target in self.targets)
+        there = not task.target or task.target in self.targets
+        return there and task.kind in self.kinds and task.revision_needed <= self.revision
 
     def settles(self, task: ModelTask) -> bool:
         return self.serves(task) and (task.kind == "file_push" or self.kinds[task.kind])
@@ -129,16 +132,18 @@ class Model:
     def add(self, task: Task, *, not_before: float) -> None:
         """A new task, born as the real store says it should be: earlier live tasks for its destination come first."""
         submission = task.submission
-        destination_key = submission.destination.key if submission.destination is not None else ""
+        work = submission.work
+        destination_key = work.destination_key
         head = not destination_key or not any(other.live for other in self.at(destination_key))
         state = State.SCHEDULED if not_before else State.QUEUED if head else State.BLOCKED
         self.tasks[task.id] = ModelTask(
             id=task.id,
             seq=submission.seq,
             destination_key=destination_key,
+            revision_needed=work.needs_revision,
             kind=submission.kind,
             target=submission.target,
-            concurrency_key=f"{submission.target}/{submission.work.instance}" if submission.work.instance else "",
+            concurrency_key=f"{work.target}/{work.instance}/{work.project}" if work.instance else "",
             queue=submission.terms.queue,
             priority=submission.terms.priority,
             limit=submission.terms.attempt_limit,
@@ -150,7 +155,7 @@ class Model:
             due_at=self.now + not_before if not_before else None,
         )
 
-    def at(self, destination_key: str) -> list[ModelTask]:
+    def at(self, destination_key: bytes) -> list[ModelTask]:
         return [task for task in self.tasks.values() if task.destination_key == destination_key]
 
     def held_by(self, session: str) -> list[ModelTask]:

@@ -233,6 +233,9 @@ job: Any = job_spec
         (lambda: push("web/x", description="\udce9"), r"^description is \\xe9, which is not UTF-8"),
         (lambda: job(7), r"^kind is 7"),
         (lambda: job("k", target=None), r"^target is None"),
+        (lambda: job("k", project=7), r"^project is 7"),
+        (lambda: job("k", key=7), r"^key is 7"),
+        (lambda: job("k", key="x" * 129), r"^key has 129 bytes; give at most 128"),
     ],
 )
 def test_an_argument_that_cannot_be_used_is_named(make: Callable[[], Any], said: str) -> None:

@@ -266,6 +266,16 @@ def test_server_and_client_take_the_same_descriptions(text: str) -> None:
     assert accepts(lambda: options._check_description(text)) == server
 
 
+@given(st.text(max_size=3) | st.integers(126, 130).map(lambda size: "é" * (size // 2) + "x" * (size % 2)))
+@example("\0")
+def test_server_and_client_take_the_same_keys(text: str) -> None:
+    spec = task_pb2.TaskSpec(job=task_pb2.JobSpec(kind="k", key=text))
+    request = task_service_pb2.SubmitTaskRequest(spec=spec)
+    server = accepts(lambda: validate.submit_request(request, Defaults()))
+    assert accepts(lambda: specs.job_spec("k", key=text)) == server
+    assert accepts(lambda: checks.key(text)) == server
+
+
 COMPONENT = st.sampled_from(
     ["", ".", "..", "...", "a", "ü", "\0", "n" * 254, "n" * 255, "n" * 256, "ü" * 127, "ü" * 128]
 )

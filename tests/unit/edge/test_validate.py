@@ -94,9 +94,18 @@ def test_a_job_arrives_unopened() -> None:
     message = job_header()
     message.spec.job.arguments.CopyFrom(AnyMessage(type_url="type.googleapis.com/team.Resize", value=b"\x08\x01"))
     message.spec.job.target, message.spec.job.instance = "site-1", "c1"
-    assert accepted(message).task.work == Job(
-        "resize", AnyValue("type.googleapis.com/team.Resize", b"\x08\x01"), "site-1", "c1"
-    )
+    arguments = AnyValue("type.googleapis.com/team.Resize", b"\x08\x01")
+    assert accepted(message).task.work == Job("resize", arguments, "site-1", "c1")
+    message.spec.job.project, message.spec.job.key = "shop", "é" * 64
+    assert accepted(message).task.work == Job("resize", arguments, "site-1", "c1", "shop", "é" * 64)
+
+
+def test_a_project_needs_its_instance() -> None:
+    message = job_header()
+    message.spec.job.target, message.spec.job.project = "site-1", "shop"
+    with pytest.raises(InvalidField) as caught:
+        accepted(message)
+    assert caught.value.field == "header.spec.job.instance"
 
 
 def _push(message: service_pb.UploadHeader) -> pb.FilePush:
@@ -291,10 +300,16 @@ def test_missing_fields_are_named(clear: str, field: str) -> None:
         ("spec.job.kind", "file_push"),
         ("spec.job.kind", "Resize"),
         ("spec.job.target", "A"),
+        ("spec.job.project", "a b"),
+        ("spec.job.project", "x" * 64),
+        ("spec.job.key", "x" * 129),
+        ("spec.job.key", "é" * 65),
+        ("spec.job.key", "a\0"),
     ],
 )
 def test_a_wrong_job_is_refused(name: str, value: str) -> None:
     message = job_header()
+    message.spec.job.target, message.spec.job.instance = "site-1", "c1"
     _set(name, value)(message)
     with pytest.raises(InvalidField) as caught:
         accepted(message)

@@ -44,6 +44,7 @@ def said(about: Task, *crews: Crew, beside: int | None = 0, **more: Any) -> tupl
 
 LOST = "its worker was lost at the last step: another one finds out whether that happened"
 SCP = push("/motd", "etc", target="web")
+IN_SHOP = job("resize", target="default", instance="web", project="shop")
 
 
 @pytest.mark.parametrize(
@@ -87,6 +88,15 @@ SCP = push("/motd", "etc", target="web")
             ("NO_CREDIT", "the worker that serves it is leaving"),
         ),
         (said(task(), crew()), ("NEXT", "it is next")),
+        (
+            said(task(IN_SHOP), crew(kinds={"resize": False}, revision=1)),
+            ("OLD_WORKERS", "the workers that serve it are older than what it asks of them: upgrade one"),
+        ),
+        (said(task(IN_SHOP), crew(kinds={"resize": False}, revision=2), crew()), ("NEXT", "it is next")),
+        (
+            said(task(job("resize", key="a"), state=State.BLOCKED, head=False), crew()),
+            ("EARLIER_TASK", "an earlier job with the same key comes first"),
+        ),
         (said(task(), crew(), beside=None), ("NEXT", "it is next")),
         (
             said(task(state=State.BLOCKED, wait_reason=WaitReason.EARLIER_TASK, head=False), crew(targets=frozenset())),

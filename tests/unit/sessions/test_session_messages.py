@@ -34,6 +34,7 @@ def test_hello() -> None:
             held=[pb.AttemptRef(task_id="task-1", attempt=2), pb.AttemptRef(task_id="task-1", attempt=2)],
             version="1.2.3",
             dead_sessions=["session-of-a-test-0000"],
+            revision=2,
         )
     )
     assert said == engine.Hello(
@@ -44,6 +45,7 @@ def test_hello() -> None:
         held=(engine.AttemptRef("task-1", 2),),
         version="1.2.3",
         dead_sessions=("session-of-a-test-0000",),
+        revision=2,
     )
 
 
@@ -248,7 +250,12 @@ def test_everything_a_server_says() -> None:
         version="1",
     )
     assert said.welcome == pb.Welcome(
-        epoch=4, lease=Duration(seconds=6), held=[pb.AttemptRef(task_id="t", attempt=1)], version="1", begins=True
+        epoch=4,
+        lease=Duration(seconds=6),
+        held=[pb.AttemptRef(task_id="t", attempt=1)],
+        version="1",
+        begins=True,
+        revision=2,
     )
     first, second = said.assignments
     assert (first.attempt, first.alone, first.payload_path, first.HasField("settle")) == (1, True, "/spool/x", False)

@@ -55,6 +55,7 @@ GRANTS = (
 WORKS = (
     Job("report", AnyValue("t", b"x"), "target", "web1"),
     Job(STRANGE, None),
+    Job("report", None, "target", "web1", "shop", STRANGE),
     FilePush(Destination("default", "", "web1", STRANGE)),
     FilePush(
         Destination("t", "p", "i", "/a"),

@@ -151,19 +151,27 @@ def job_spec(
     *,
     target: str = "",
     instance: str = "",
+    project: str = "",
+    key: str = "",
     **terms: Unpack[TermOptions],
 ) -> task_pb2.TaskSpec:
     """Run the handler `kind` with these arguments.
 
     They are a message (packed unless it is an Any already), or a dict, a dataclass or a pydantic model, which goes as a
     `google.protobuf.Struct`: whole numbers up to 2**53 stay whole, and what JSON cannot say is refused by its place.
+
+    Jobs with the same `key`, target, project and instance run one at a time, in the order of their acceptance.
     """
+    if wrong := names.wrong_key(_text("key", key)):
+        raise ConfigurationError(f"key {wrong}", reason="INVALID_ARGUMENT")
     return task_pb2.TaskSpec(
         job=task_pb2.JobSpec(
             kind=_text("kind", kind),
             arguments=values.packed(arguments, name="arguments"),
             target=_text("target", target),
             instance=_text("instance", instance),
+            project=_text("project", project),
+            key=key,
         ),
         **_terms(**terms),
     )

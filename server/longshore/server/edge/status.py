@@ -37,6 +37,7 @@ CODES: Final[dict[type[errors.LongshoreError], grpc.StatusCode]] = {
     errors.NotRetryable: grpc.StatusCode.FAILED_PRECONDITION,
     errors.Superseded: grpc.StatusCode.FAILED_PRECONDITION,
     errors.NotSettling: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.OldServers: grpc.StatusCode.FAILED_PRECONDITION,
     errors.OverLimit: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.PayloadTooLarge: grpc.StatusCode.INVALID_ARGUMENT,
     errors.SpoolDamaged: grpc.StatusCode.DATA_LOSS,

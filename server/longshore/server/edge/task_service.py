@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -23,7 +23,6 @@ from longshore.server.engine.wait_reasons import WaitReasons
 from longshore.server.engine.watch import KeepAlive, Leaving, Progress, Update, WatchHub
 from longshore.server.model.errors import InvalidField
 from longshore.server.model.task import Task
-from longshore.server.model.values import State
 from longshore.server.store.commands import Bounds, CancelTask, RetryTask
 from longshore.server.store.protocol import Store
 from longshore.v1 import task_pb2
@@ -157,21 +156,14 @@ class TaskService(pb_grpc.TaskServiceServicer):
 
     async def _shown(self, task: Task, *, recent: bool = False) -> task_pb2.Task:
         attempts = await self._store.attempts(task.id, last=translate.ATTEMPTS_SHOWN) if task.status.attempt else ()
-        blocking = await self._blocking([task])
+        blocked_by = await answer_room.blocked_by(self._store, [task])
         waiting = await self._engine.wait_reasons.of([task], recent=recent)
-        destination = task.submission.destination
         return translate.task(
             task,
             attempts=attempts,
-            blocked_by=blocking.get(destination.key, "") if destination else "",
+            blocked_by=blocked_by.get(task.id, ""),
             waiting=waiting.get(task.id),
         )
-
-    async def _blocking(self, tasks: Sequence[Task]) -> dict[str, str]:
-        destinations = [
-            t.submission.destination for t in tasks if t.status.state is State.BLOCKED and t.submission.destination
-        ]
-        return dict(await self._store.blocking(destinations)) if destinations else {}
 
     async def _update(self, update: Update) -> pb.WatchTaskResponse:
         match update:

@@ -53,6 +53,7 @@ def _offer(connection: WorkerConnection, *, contested: bool) -> Offer:
         room=min(room, max(SHARE, len(kept_for) + 1)) if contested else room,
         idle=not connection.busy,
         begins=connection.begins,
+        revision=connection.session.revision,
         kept_for=kept_for,
     )
 

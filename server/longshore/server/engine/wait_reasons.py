@@ -172,6 +172,7 @@ def _connected(session: Session, connection: WorkerConnection, *, emptying: bool
         kept_for=connection.kept_for,
         held=len(connection.held),
         hindrance=hindrance,
+        revision=connection.session.revision,
     )
 
 
@@ -193,4 +194,5 @@ def _elsewhere(session: Session, held: Holdings, remark: Remark | None) -> Crew:
         kept_for=frozenset(session.targets) - held.targets,
         held=held.held,
         hindrance=hindrance,
+        revision=session.revision,
     )

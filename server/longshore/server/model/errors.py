@@ -145,6 +145,13 @@ class NotSettling(LongshoreError):
     reason = "NOT_SETTLING"
 
 
+class OldServers(LongshoreError):
+    """The task asks for something that servers of the version before do wrong, and one of them runs, or the schema is
+    of before. Upgrade all servers, migrate the database, and call again."""
+
+    reason = "OLD_SERVERS"
+
+
 class OverLimit(LongshoreError):
     """Base of every bound that is reached. `retry_after` in seconds."""
 

@@ -45,6 +45,14 @@ def destination_key_of(destination: Destination) -> bytes:
     return blake2b(key.encode("utf-8", "surrogateescape"), digest_size=16).digest()
 
 
+@lru_cache(maxsize=8192)
+def _job_order_key(target: str, project: str, instance: str, key: str) -> bytes:
+    """Return the digest that stands for the key of jobs in the order of tasks. It is no destination's: a key may begin
+    with a slash."""
+    text = "\0".join((target, _project(project), instance, key))
+    return blake2b(text.encode("utf-8", "surrogateescape"), digest_size=16, person=b"key of jobs").digest()
+
+
 def concurrency_key_at(target: str, project: str, instance: str) -> str:
     """Return the concurrency key of a target, project and instance. Empty means that no instance is named. No part has
     slashes."""
@@ -79,6 +87,8 @@ class FilePush:
     arguments: ClassVar[None] = None
     needs_commit: ClassVar[bool] = True
     leaves_temps: ClassVar[bool] = True
+    needs_revision: ClassVar[int] = 0
+    needs_servers: ClassVar[bool] = False
 
     destination: Destination
     mode: int | None = None
@@ -113,11 +123,10 @@ class FilePush:
 
 @record
 class Job:
-    """A call of a registered handler. `target` and `instance` may be empty."""
+    """A call of a registered handler. `target`, `instance` and `project` may be empty. Jobs with a key run one at a
+    time, as tasks for one destination do; an empty key gives no order."""
 
     destination: ClassVar[None] = None
-    destination_key: ClassVar[None] = None
-    project: ClassVar[str] = ""
     needs_commit: ClassVar[bool] = False
     leaves_temps: ClassVar[bool] = False
 
@@ -125,12 +134,29 @@ class Job:
     arguments: AnyValue | None
     target: str = ""
     instance: str = ""
+    project: str = ""
+    key: str = ""
+
+    @property
+    def destination_key(self) -> bytes | None:
+        return _job_order_key(self.target, self.project, self.instance, self.key) if self.key else None
+
+    @property
+    def needs_revision(self) -> int:
+        # An older worker would not see the project, and work in another one.
+        return 2 if self.project else 0
+
+    @property
+    def needs_servers(self) -> bool:
+        return bool(self.project or self.key)
 
 
 Work: TypeAlias = FilePush | Job
 """What a task does. Each kind answers for itself what the rest of the server asks: its `kind`; `target`, `project` and
-`instance`, empty where it has none; `destination`, its `destination_key` and `arguments`, None where it has none;
-`needs_commit`: it can only succeed with a grant; `leaves_temps`: a lost attempt may leave temps."""
+`instance`, empty where it has none; `destination`, the `destination_key` of its order, and `arguments`, None where it
+has none; `needs_commit`: it can only succeed with a grant; `leaves_temps`: a lost attempt may leave temps;
+`needs_revision`: the revision of the contract that its worker must know; `needs_servers`: servers of the version before
+would do it wrong."""
 
 
 def concurrency_key_of(work: Work) -> str:
@@ -346,3 +372,5 @@ class Session:
     draining: bool = False
     held: tuple[tuple[str, int], ...] = field(default=())
     """(task id, attempt) of each attempt that the session was assigned and that has not ended."""
+    revision: int = 0
+    """The revision of the contract that the worker knows."""

@@ -51,6 +51,7 @@ class WaitReason(IntEnum):
     NO_CREDIT = 12
     NO_IDLE_WORKER = 13
     NEXT = 14
+    OLD_WORKERS = 22
 
 
 PARKED: Final = frozenset({WaitReason.INSTANCE_STOPPED, WaitReason.INSTANCE_ABSENT})

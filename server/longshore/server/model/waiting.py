@@ -70,6 +70,8 @@ class Crew:
     kinds: Mapping[str, bool]
     room: int
     """Attempts that the session could take now."""
+    revision: int = 0
+    """The revision of the contract that its worker knows."""
     kept_for: frozenset[str] = frozenset()
     held: int = 0
     hindrance: Hindrance = Hindrance.NONE
@@ -131,7 +133,8 @@ def why(task: Task, view: View, *, beside: int | None) -> Waiting | None:
         case State.SETTLING:
             return _settling(task, view)
         case State.BLOCKED:
-            said = "an earlier task for the same destination comes first"
+            what = "task for the same destination" if task.submission.destination else "job with the same key"
+            said = f"an earlier {what} comes first"
             return Waiting(WaitReason.EARLIER_TASK, said + _also(task, view))
         case State.SCHEDULED:
             return Waiting(status.wait_reason, _scheduled(task, view) + _also(task, view))
@@ -148,6 +151,11 @@ def _queued(task: Task, view: View, beside: int) -> Waiting:
     if not serving:
         where = f" on target `{target}`" if target else ""
         return Waiting(WaitReason.NO_HANDLER, f"no worker runs `{kind}`{where}")
+    serving = [crew for crew in serving if crew.revision >= task.submission.work.needs_revision]
+    if not serving:
+        return Waiting(
+            WaitReason.OLD_WORKERS, "the workers that serve it are older than what it asks of them: upgrade one"
+        )
     if task.submission.terms.queue in view.paused:
         return Waiting(WaitReason.QUEUE_PAUSED, f"queue {task.submission.terms.queue} is paused")
     if target and view.on_target.get(target, 0) >= view.target_limit:

@@ -257,7 +257,7 @@ class Store(Protocol):
         """
         ...
 
-    async def blocking(self, destinations: Sequence[Destination]) -> Mapping[str, str]:
+    async def blocking(self, keys: Collection[bytes]) -> Mapping[bytes, str]:
         """Return the head's task id for each destination key that has one."""
         ...
 

@@ -148,8 +148,8 @@ class SQLStore:
     ) -> TaskPage:
         return await self._readers.read(queries.list_tasks, where, before, limit, most_bytes)
 
-    async def blocking(self, destinations: Sequence[Destination]) -> Mapping[str, str]:
-        return await self._readers.read(queries.blocking, destinations)
+    async def blocking(self, keys: Collection[bytes]) -> Mapping[bytes, str]:
+        return await self._readers.read(queries.blocking, keys)
 
     async def attempts(self, task_id: str, *, last: int | None = None) -> Sequence[Attempt]:
         return await self._readers.read(queries.attempts_of_task, task_id, last)

@@ -18,7 +18,7 @@ import structlog
 from longshore.client.servers.access import Access
 from longshore.client.servers.endpoint import Token, find_credential, parse_servers
 from longshore.client.servers.tls import find_tls
-from longshore.contract.version import PROTOCOL_VERSION
+from longshore.contract.version import PROTOCOL_VERSION, REVISION
 from longshore.program import signals
 from longshore.v1 import worker_service_pb2 as ws
 from longshore.worker.agent.earlier_sessions import Slot
@@ -256,6 +256,7 @@ class Worker:
         return ws.Hello(
             protocol_version=PROTOCOL_VERSION,
             begins=True,
+            revision=REVISION,
             session_id=self.session_id,
             worker=self._config.name,
             targets=[ws.ServedTarget(name=spec.name, identity=known.get(spec.name, "")) for spec in self._specs],

@@ -170,6 +170,25 @@ class TermsGroup:
         return cast("TermOptions", given | {"labels": labels_of(self.labels)})
 
 
+JobProjectOption: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        "--project",
+        metavar="NAME",
+        parser=reads(checks.project),
+        help="LXD or Incus project of the instance. Default: the target's own.",
+    ),
+]
+KeyOption: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        "--key",
+        metavar="TEXT",
+        parser=reads(checks.key),
+        help="Key of the job. Jobs with the same key, target, project and instance run one at a time, in the order of "
+        "their acceptance.",
+    ),
+]
 ModeOption: TypeAlias = Annotated[
     object,
     typer.Option(

@@ -114,6 +114,8 @@ def register(app: typer.Typer) -> None:
                 help="Instance that the task works on. The limit of tasks at once per instance counts it.",
             ),
         ] = "",
+        project: options.JobProjectOption = "",
+        key: options.KeyOption = "",
         *,
         terms: options.TermsGroup,
         snapshot: options.SnapshotOption = False,
@@ -135,11 +137,15 @@ def register(app: typer.Typer) -> None:
             raise ConfigurationError("--file and --payload are two ways to say what it works on; give one")
         if instance and not target:
             raise ConfigurationError("--instance needs its --target")
+        if project and not instance:
+            raise ConfigurationError("--project needs its --instance")
         spec = job_spec(
             kind,
             _object(arguments) if arguments else None,
             target=target,
             instance=instance,
+            project=project,
+            key=key,
             **terms.spec(),
         )
         request = request_id or new_request_id()

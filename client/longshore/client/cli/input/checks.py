@@ -33,6 +33,13 @@ def project(text: str) -> str:
     return text
 
 
+def key(text: str) -> str:
+    """Check the key of jobs, which may be empty. Raises ValueError."""
+    if wrong := names.wrong_key(text):
+        raise ValueError(f"it {wrong}")
+    return text
+
+
 def label(key: str, value: str) -> None:
     """Check one label. Raises ValueError."""
     if wrong := names.wrong_label_key(key):

@@ -70,7 +70,8 @@ def where(task: task_pb2.Task) -> str:
     if task.HasField("file_push"):
         return destination(task.file_push.destination)
     on = ":".join(part for part in (task.job.target, task.job.instance) if part)
-    return f"{task.kind} on {on}" if on else task.kind
+    project = f" (project {task.job.project})" if task.job.project else ""
+    return f"{task.kind} on {on}{project}" if on else task.kind
 
 
 def destination(to: task_pb2.Destination) -> str:
@@ -200,6 +201,7 @@ def task_detail(task: task_pb2.Task, *, progress: task_pb2.Progress | None = Non
     add("description", task.description)
     add("where", where(task))
     add("kind", task.kind)
+    add("key", task.job.key)
     if task.HasField("job") and task.job.HasField("arguments"):
         add("arguments", in_one_line(task.job.arguments))
     if task.HasField("result"):

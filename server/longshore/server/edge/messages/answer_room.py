@@ -80,15 +80,20 @@ async def shown(
 async def _translated(store: Store, tasks: Sequence[Task], waiting: Mapping[str, Waiting]) -> list[task_pb2.Task]:
     attempts: dict[str, Sequence[Attempt]] = {task.id: (_first(task.status),) for task in tasks if _runs_first(task)}
     started = [task.id for task in tasks if task.status.attempt and task.id not in attempts]
-    blocked = [
-        task.submission.destination
-        for task in tasks
-        if task.status.state is State.BLOCKED and task.submission.destination
-    ]
     if started:
         attempts.update(await store.attempts_of(started, last=translate.ATTEMPTS_SHOWN))
-    blocked_by: Mapping[str, str] | None = await store.blocking(blocked) if blocked else None
-    return translate.tasks(tasks, attempts=attempts, blocked_by=blocked_by, waiting=waiting)
+    return translate.tasks(tasks, attempts=attempts, blocked_by=await blocked_by(store, tasks), waiting=waiting)
+
+
+async def blocked_by(store: Store, tasks: Sequence[Task]) -> Mapping[str, str]:
+    """Map the ids of those of `tasks` that are BLOCKED to the ids of the tasks before them. Raises StoreUnavailable."""
+    keys = {
+        task.id: key
+        for task in tasks
+        if task.status.state is State.BLOCKED and (key := task.submission.work.destination_key)
+    }
+    heads = await store.blocking(set(keys.values())) if keys else {}
+    return {task_id: heads[key] for task_id, key in keys.items() if key in heads}
 
 
 def _runs_first(task: Task) -> bool:

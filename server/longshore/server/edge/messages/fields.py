@@ -36,6 +36,13 @@ def project(field: str, value: str) -> str:
     return value
 
 
+def key(field: str, value: str) -> str:
+    """Check the key of jobs, which may be empty."""
+    if wrong := names.wrong_key(value):
+        raise InvalidField(field, f"{wrong}.")
+    return value
+
+
 def path(field: str, value: str) -> str:
     """Check an absolute path of a file, and return its one spelling."""
     if wrong := paths.wrong_destination(value):

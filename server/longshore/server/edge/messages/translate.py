@@ -97,6 +97,10 @@ def _fill_job(message: pb.JobSpec, value: model.Job) -> None:
         message.target = value.target
     if value.instance:
         message.instance = value.instance
+    if value.project:
+        message.project = value.project
+    if value.key:
+        message.key = value.key
 
 
 def attempt(value: model.Attempt) -> pb.Attempt:
@@ -220,14 +224,13 @@ def tasks(
     blocked_by: Mapping[str, str] | None = None,
     waiting: Mapping[str, Waiting] | None = None,
 ) -> list[pb.Task]:
-    """Translate tasks with what was looked up for them: attempts and why they wait by task id, heads by destination
-    key."""
+    """Translate tasks with what was looked up for them by task id: attempts, the tasks before them, why they wait."""
     attempts, blocked_by, waiting = attempts or {}, blocked_by or {}, waiting or {}
     return [
         task(
             value,
             attempts=attempts.get(value.id, ()),
-            blocked_by=blocked_by.get(value.submission.destination.key, "") if value.submission.destination else "",
+            blocked_by=blocked_by.get(value.id, ""),
             waiting=waiting.get(value.id),
         )
         for value in values

@@ -214,6 +214,8 @@ def _job(field: str, job: pb.JobSpec) -> Job:
         raise InvalidField(f"{field}.kind", f"{kind!r} is built in; use the {kind} field for it.")
     if job.instance and not job.target:
         raise InvalidField(f"{field}.target", "is empty; an instance needs its target.")
+    if job.project and not job.instance:
+        raise InvalidField(f"{field}.instance", "is empty; a project needs its instance.")
     arguments = None
     if job.HasField("arguments"):
         size = job.arguments.ByteSize()
@@ -227,4 +229,6 @@ def _job(field: str, job: pb.JobSpec) -> Job:
         arguments=arguments,
         target=fields.name(f"{field}.target", job.target) if job.target else "",
         instance=fields.instance(f"{field}.instance", job.instance) if job.instance else "",
+        project=fields.project(f"{field}.project", job.project) if job.project else "",
+        key=fields.key(f"{field}.key", job.key) if job.key else "",
     )

@@ -8,7 +8,7 @@ from typing import Final
 from google.protobuf.duration_pb2 import Duration
 
 from longshore.contract import limits, names, paths
-from longshore.contract.version import PROTOCOL_VERSION
+from longshore.contract.version import PROTOCOL_VERSION, REVISION
 from longshore.server.edge.messages import translate
 from longshore.server.engine.sessions.messages import (
     Assignment,
@@ -98,6 +98,7 @@ def hello(message: pb.WorkRequest) -> Hello:
         dead_sessions=tuple(dict.fromkeys(said.dead_sessions)),
         epoch=said.epoch,
         begins=said.begins,
+        revision=said.revision,
     )
 
 
@@ -258,6 +259,7 @@ def server_says(says: ServerSays, *, version: str) -> pb.WorkResponse:
         message.welcome.held.extend(_refs(says.welcome.held))
         message.welcome.version = version
         message.welcome.begins = True
+        message.welcome.revision = REVISION
     if says.drain is not None:
         message.drain.reason = says.drain
         message.drain.SetInParent()

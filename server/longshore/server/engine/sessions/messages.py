@@ -36,6 +36,8 @@ class Hello:
     dead_sessions: tuple[str, ...] = ()
     epoch: int = 0
     begins: bool = False
+    revision: int = 0
+    """The revision of the contract that the worker knows."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from typing import Final
 
 import structlog
 
+from longshore.contract.version import REVISION
 from longshore.server.engine.servers import ServerRegistry
 from longshore.server.engine.sessions.commits import Commits
 from longshore.server.engine.sessions.connection import WorkerConnection
@@ -151,6 +152,7 @@ class Sessions:
                 dead_sessions=hello.dead_sessions,
                 lease=self._lease,
                 epoch=hello.epoch,
+                revision=min(hello.revision, REVISION),
             )
         )
         # Two at once: the one that was committed last has the session, whichever comes back here first.

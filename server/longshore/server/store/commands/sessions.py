@@ -25,6 +25,8 @@ class Offer:
     begins: bool = False
     """Whether the session says when an attempt that runs alone begins. Otherwise the attempt counts as begun when it is
     claimed."""
+    revision: int = 0
+    """The revision of the contract that the session's worker knows: tasks that need a later one are not for it."""
     kept_for: frozenset[str] = frozenset()
     """Targets that the session serves and holds nothing of: room for one attempt each is kept for them (`Shares`)."""
 
@@ -128,6 +130,8 @@ class OpenSession(Command[SessionOpened]):
     dead_sessions: tuple[str, ...]
     lease: float
     epoch: int = 0
+    revision: int = 0
+    """The revision of the contract that the worker knows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

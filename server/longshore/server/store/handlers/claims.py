@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
+from longshore.contract.version import REVISION
 from longshore.server.model.events import Claimed, Verdict
 from longshore.server.model.sharing import Shares
 from longshore.server.model.task import BUILT_IN, Session
@@ -22,7 +23,7 @@ from longshore.server.store.handlers.sessions import session_at
 from longshore.server.store.sql.statement import Each, Given
 from longshore.server.store.tables.rows import Row, taker_of, task_columns
 from longshore.server.store.tables.schema import counters, is_ready, is_unsettled, submissions, tasks
-from longshore.server.store.transaction.counters import KEY_RUNNING, TARGET_RUNNING
+from longshore.server.store.transaction.counters import KEY_RUNNING, NEWER_QUEUED, TARGET_RUNNING
 from longshore.server.store.transaction.loaded_tasks import LoadedTask
 from longshore.server.store.transaction.reads import Reads
 from longshore.server.store.transaction.registry import handles
@@ -92,12 +93,16 @@ class _Taker:
     idle: bool
     claimed: Claimed
     """This event happens to each task that the session takes."""
+    revision: int
+    """The revision of the contract that its worker knows."""
 
-    def serves(self, target: str, kind: str) -> bool:
-        return kind in self.session.kinds and (not target or target in self.session.targets)
+    def serves(self, target: str, kind: str, revision: int) -> bool:
+        return (
+            kind in self.session.kinds and (not target or target in self.session.targets) and revision <= self.revision
+        )
 
-    def settles(self, target: str, kind: str) -> bool:
-        return self.serves(target, kind) and (kind in BUILT_IN or bool(self.session.kinds[kind]))
+    def settles(self, target: str, kind: str, revision: int) -> bool:
+        return self.serves(target, kind, revision) and (kind in BUILT_IN or bool(self.session.kinds[kind]))
 
 
 _Candidate = tuple[int, int, LoadedTask]
@@ -122,7 +127,10 @@ class _Round:
         self._full: set[str] = set()
         """The concurrency keys of instances without room for a task that was ready there."""
         self._solo_waiting: set[str] = set()
-        self._serving_pair: dict[Pair, list[_Taker]] = {}
+        self._serving_pair: dict[tuple[str, str, int], list[_Taker]] = {}
+        # Few tasks need more than any worker knows, and where none waits nothing is asked for them.
+        newer = any(taker.revision for taker in self._takers) and self._reads.counters.value(NEWER_QUEUED)
+        self._revisions = (0, REVISION) if newer else (0,)
 
     def run(self) -> tuple[list[tuple[str, LoadedTask]], tuple[str, ...]]:
         """Give out settlings first: an outcome is unknown until then. Tasks that run alone follow, then the rest."""
@@ -160,13 +168,15 @@ class _Round:
         busy = {loaded.status.session_id for loaded in reads.tasks.new}
         """Sessions with tasks that this transaction made, and has claimed already. None of those tasks runs alone."""
         held = reads.link.ask_each(_HELD, [(session.id,) for _, session in sessions])
-        reads.counters.ask((TARGET_RUNNING, target) for _, session in sessions for target in session.targets)
+        targets = [(TARGET_RUNNING, target) for _, session in sessions for target in session.targets]
+        reads.counters.ask([*targets, NEWER_QUEUED])
         return [
             _Taker(
                 session,
                 Shares(room=offer.room, kept_for=offer.kept_for),
                 offer.idle and not rows and session.id not in busy,
                 Claimed(session.id, session.worker, reads.ticks, offer.begins),
+                offer.revision,
             )
             for (offer, session), rows in zip(sessions, held(), strict=True)
             if not any(alone and state != State.SETTLING for state, alone in rows)
@@ -192,19 +202,20 @@ class _Round:
             return sum([taker.shares.room for taker in self._takers])
         return max(0, self._decisions.limits.target - self._reads.counters.value((TARGET_RUNNING, target)))
 
-    def _room_for(self, target: str, kind: str, *, alone: bool) -> int:
+    def _room_for(self, target: str, kind: str, revision: int, *, alone: bool) -> int:
         """Return how many attempts the takers could take. A task that runs alone needs an idle session, whatever its
         share."""
-        serving = [taker.shares for taker in self._takers if taker.serves(target, kind)]
+        serving = [taker.shares for taker in self._takers if taker.serves(target, kind, revision)]
         return sum(shares.room if alone else shares.of(target) for shares in serving)
 
     def _ask_ready(self, pairs: list[Pair], *, alone: bool) -> Callable[[], list[_Candidate]]:
         """Ask for ready tasks of each pair, at most as many as could be taken."""
         sets = []
         for target, kind in pairs:
-            most = min(self._room_for(target, kind, alone=alone), self._room_on(target))
-            if most >= 1:
-                sets.append((target, taker_of(kind, alone=alone), most))
+            for revision in self._revisions:
+                most = min(self._room_for(target, kind, revision, alone=alone), self._room_on(target))
+                if most >= 1:
+                    sets.append((target, taker_of(kind, alone=alone, revision=revision), most))
         found = self._ask(_READY, _READY_WHOLE, sets)
 
         def answer() -> list[_Candidate]:
@@ -238,7 +249,7 @@ class _Round:
         sets = []
         asked = []
         for target, kind in pairs:
-            takers = [taker for taker in self._takers if taker.settles(target, kind)]
+            takers = [taker for taker in self._takers if taker.settles(target, kind, 0)]
             most = min(sum(taker.shares.of(target) for taker in takers), self._room_on(target))
             if most >= 1:
                 asked.append((target, kind))
@@ -272,9 +283,10 @@ class _Round:
 
     def _settle(self, unsettled: list[tuple[Pair, list[LoadedTask]]]) -> None:
         for (target, kind), loaded_tasks in unsettled:
-            takers = [taker for taker in self._takers if taker.settles(target, kind)]
             for loaded in loaded_tasks:
                 if self._room_on(target) > 0:
+                    revision = loaded.submission.work.needs_revision
+                    takers = [taker for taker in self._takers if taker.settles(target, kind, revision)]
                     self._give(self._roomiest(takers, target), loaded)
 
     def _run_alone(self, candidates: list[_Candidate]) -> None:
@@ -303,10 +315,11 @@ class _Round:
 
     def _serving(self, loaded: LoadedTask) -> list[_Taker]:
         """Return the takers that could run the task."""
-        pair = (loaded.target, loaded.submission.kind)
-        found = self._serving_pair.get(pair)
+        work = loaded.submission.work
+        wanted = (loaded.target, work.kind, work.needs_revision)
+        found = self._serving_pair.get(wanted)
         if found is None:
-            found = self._serving_pair[pair] = [taker for taker in self._takers if taker.serves(*pair)]
+            found = self._serving_pair[wanted] = [taker for taker in self._takers if taker.serves(*wanted)]
         return found
 
     def _ask_running(self, candidates: list[_Candidate]) -> None:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import sqlalchemy as sa
 
+from longshore.contract.version import REVISION
+from longshore.server.model.errors import OldServers
 from longshore.server.model.servers import DEAD_AFTER, Server
+from longshore.server.store.commands import TaskPlan
 from longshore.server.store.commands.servers import AnnounceServer, RetireServer
+from longshore.server.store.sql.dialect import Dialect
 from longshore.server.store.sql.link import Link
 from longshore.server.store.sql.statement import Statement, statement
 from longshore.server.store.tables.schema import homes, servers
+from longshore.server.store.transaction.reads import Reads
 from longshore.server.store.transaction.registry import handles
 from longshore.server.store.transaction.unit import UnitOfWork
 
@@ -26,14 +31,26 @@ _COLUMNS: Final = (
     servers.c.started_at,
     servers.c.seen_ticks,
 )
-_SEE: Final = statement(
-    servers.update()
-    .where(servers.c.id == sa.bindparam("of_id"))
-    .values(address=sa.bindparam("at"), spool=sa.bindparam("has"), seen_ticks=sa.bindparam("ticks"))
+
+
+def _known(dialect: Dialect) -> dict[str, sa.ColumnElement[int]]:
+    """Return the revision of the contract that this version knows, if the schema has a column for it."""
+    return {} if dialect.schema.lacks(servers.c.revision) else {"revision": sa.literal_column(str(REVISION))}
+
+
+_SEE: Final = Statement(
+    lambda dialect: (
+        servers.update()
+        .where(servers.c.id == sa.bindparam("of_id"))
+        .values(
+            {"address": sa.bindparam("at"), "spool": sa.bindparam("has"), "seen_ticks": sa.bindparam("ticks")}
+            | _known(dialect)
+        )
+    )
 )
 _INSERT: Final = Statement(
     lambda dialect: dialect.insert_missing(servers).values(
-        {column.name: sa.bindparam(column.name) for column in _COLUMNS}
+        {column.name: sa.bindparam(column.name) for column in _COLUMNS} | _known(dialect)
     )
 )
 _other = servers.alias("other")
@@ -58,6 +75,11 @@ _DIE: Final = statement(
     servers.update().where(servers.c.id == sa.bindparam("of_id")).values(seen_ticks=sa.bindparam("ticks"))
 )
 _ALL: Final = statement(sa.select(*_COLUMNS).order_by(servers.c.started_at, servers.c.id))
+_OLD: Final = statement(
+    sa.select(servers.c.version)
+    .where(servers.c.revision.is_(None), servers.c.seen_ticks > sa.bindparam("since"))
+    .limit(sa.literal_column("1"))
+)
 _FILES: Final = statement(sa.select(homes.c.spool, sa.func.count()).where(homes.c.spool != "").group_by(homes.c.spool))
 
 
@@ -87,6 +109,25 @@ def retire_server(unit: UnitOfWork, command: RetireServer) -> Callable[[], None]
     if not unit.writes.run(_LEAVE, of_id=command.here.server, since=dead):
         unit.writes.tell(_DIE, of_id=command.here.server, ticks=dead)
     return lambda: None
+
+
+def check_servers(reads: Reads, plans: Iterable[TaskPlan]) -> None:
+    """Raise OldServers if one of the plans asks for something that a server of the version before would do wrong, and
+    such a server runs, or the schema is of before. Other plans cost no statement."""
+    if not any(plan.work.needs_servers for plan in plans):
+        return
+    if reads.link.dialect.schema.lacks(servers.c.revision):
+        raise OldServers(
+            "The task asks for something that the schema of the database does not know yet: upgrade all servers, run "
+            "`longshored migrate`, and send it again."
+        )
+    found = reads.link.row(_OLD, since=reads.ticks - DEAD_AFTER)
+    if found is not None:
+        raise OldServers(
+            f"The task asks for something that an older server on this database, version {found[0]}, would do wrong: "
+            "upgrade all servers, and send it again.",
+            version=found[0],
+        )
 
 
 def all_servers(link: Link) -> Sequence[Server]:

@@ -27,6 +27,7 @@ from longshore.server.store.commands import (
     SessionOpened,
 )
 from longshore.server.store.handlers.remarks import forget_end, note_end, write_remark
+from longshore.server.store.sql.dialect import Dialect
 from longshore.server.store.sql.link import Link
 from longshore.server.store.sql.statement import Statement, locking, statement
 from longshore.server.store.tables import codec
@@ -45,16 +46,24 @@ _OTHERS: Final = statement(
 _HELD: Final = statement(
     sa.select(tasks.c.seq).where(tasks.c.session_id == sa.bindparam("session_id")).order_by(tasks.c.seq)
 )
-_INSERT: Final = statement(sessions.insert())
-_REOPEN: Final = statement(
-    sessions.update()
-    .where(sessions.c.id == sa.bindparam("of_id"))
-    .values(
-        {
-            name: sa.bindparam(name)
-            for name in ("worker", "epoch", "targets", "kinds", "version", "started_at", "lease_ticks")
-        }
-        | {"connected": sa.true(), "ended_at": sa.null()}
+_SAID: Final = ("worker", "epoch", "targets", "kinds", "version", "started_at", "lease_ticks", "revision")
+
+
+def _said(dialect: Dialect, *more: str) -> dict[str, Any]:
+    """Return the values of a session that its hello gives, as far as the schema has columns for them."""
+    return {name: sa.bindparam(name) for name in (*_SAID, *more) if not dialect.schema.lacks(sessions.c[name])}
+
+
+_INSERT: Final = Statement(
+    lambda dialect: sessions.insert().values(
+        _said(dialect, "id", "principal") | {"connected": sa.true(), "draining": sa.false(), "ended_at": sa.null()}
+    )
+)
+_REOPEN: Final = Statement(
+    lambda dialect: (
+        sessions.update()
+        .where(sessions.c.id == sa.bindparam("of_id"))
+        .values(_said(dialect) | {"connected": sa.true(), "ended_at": sa.null()})
     )
 )
 _RENEW: Final = statement(
@@ -148,6 +157,7 @@ def open_session(unit: UnitOfWork, command: OpenSession) -> Callable[[], Session
         started_at=found[0].started_at if found is not None and found[1] else unit.reads.now,
         lease_ticks=unit.reads.ticks + command.lease,
         draining=found is not None and found[0].draining,
+        revision=command.revision,
     )
     values = {
         "worker": session.worker,
@@ -157,10 +167,10 @@ def open_session(unit: UnitOfWork, command: OpenSession) -> Callable[[], Session
         "version": session.version,
         "started_at": session.started_at,
         "lease_ticks": session.lease_ticks,
+        "revision": session.revision,
     }
     if found is None:
-        new = {"connected": True, "draining": False, "ended_at": None}
-        _change(unit, session.id, _INSERT, id=session.id, principal=session.principal, **new, **values)
+        _change(unit, session.id, _INSERT, id=session.id, principal=session.principal, **values)
     else:
         _change(unit, session.id, _REOPEN, of_id=session.id, **values)
         forget_end(unit, session.id)

@@ -38,6 +38,7 @@ from longshore.server.store.handlers.requests import (
     tasks_of_request,
     want_room,
 )
+from longshore.server.store.handlers.servers import check_servers
 from longshore.server.store.sql.link import Link
 from longshore.server.store.sql.statement import Statement, statement
 from longshore.server.store.tables.schema import (
@@ -155,6 +156,7 @@ def submit_tasks(unit: UnitOfWork, command: SubmitTasks) -> Callable[[], tuple[T
     if request is not None:
         check_same(request, command.fingerprint, request_id=command.request_id, upload=False)
         return lambda: tasks_of_request(unit.reads, request)
+    check_servers(unit.reads, command.plans)
     payload = command.payload or _named_payload(unit.reads, command)
     for queue, count in Counter([plan.terms.queue for plan in command.plans]).items():
         check_room(unit.reads, command.bounds, queue=queue, principal=command.principal, tasks=count)
@@ -218,9 +220,11 @@ def retry_task(unit: UnitOfWork, command: RetryTask) -> Callable[[], Task]:
         _check_not_superseded(unit, old)
     submission = old.submission
     check_room(unit.reads, command.bounds, queue=submission.terms.queue, principal=submission.creator, tasks=1)
+    plans = (TaskPlan(submission.work, submission.terms),)
+    check_servers(unit.reads, plans)
     made = make_tasks(
         unit,
-        (TaskPlan(submission.work, submission.terms),),
+        plans,
         creator=submission.creator,
         request_id=command.request_id,
         payload=payload,
@@ -244,8 +248,9 @@ def _check_not_superseded(unit: UnitOfWork, old: LoadedTask) -> None:
     unit.writes.flush()
     row = unit.reads.link.row(_DELIVERED_SINCE, key=key, after=old.submission.seq)
     if row is not None:
+        did = "delivered to the same destination" if old.submission.destination else "succeeded with the same key"
         raise Superseded(
-            f"The later task {row[0]} has delivered to the same destination: force the retry if that is meant.",
+            f"The later task {row[0]} has {did}: force the retry if that is meant.",
             task_id=old.submission.id,
             later_task_id=row[0],
         )

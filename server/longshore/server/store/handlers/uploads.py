@@ -32,6 +32,7 @@ from longshore.server.store.handlers.requests import (
     tasks_of_request,
     want_room,
 )
+from longshore.server.store.handlers.servers import check_servers
 from longshore.server.store.handlers.upload_homes import (
     check_free,
     drop_homes,
@@ -325,6 +326,7 @@ def finish_upload(unit: UnitOfWork, command: FinishUpload) -> Callable[[], Uploa
         request = unit.reads.requests.get((upload.principal, upload.request_id))
         return lambda: replace(upload, tasks=() if request is None else tasks_of_request(unit.reads, request))
     upload, queue, promised = _writable(unit.reads, command.upload_id, command.connection)
+    check_servers(unit.reads, command.plans)
     payload = command.payload
     keep_payload(unit, payload, command.inline)
     if command.homed:

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
+from longshore.contract.version import REVISION
 from longshore.server.model.task import Session
 from longshore.server.store.commands import Claims, ClaimTasks, Command
 from longshore.server.store.sql.link import Link
@@ -97,7 +98,12 @@ class SharedMemory(Memory):
         return not self._finds_something(link, sorted(pairs), now)
 
     def _finds_something(self, link: Link, pairs: Sequence[tuple[str, str]], now: float) -> bool:
-        takers = [(target, taker_of(kind, alone=alone)) for target, kind in pairs for alone in (False, True)]
+        takers = [
+            (target, taker_of(kind, alone=alone, revision=revision))
+            for target, kind in pairs
+            for alone in (False, True)
+            for revision in (0, REVISION)
+        ]
         targets = sorted({target for target, _ in pairs})
         ready = link.ask_each(_READY, takers)
         unsettled = link.ask_each(_UNSETTLED, [(*pair, now) for pair in pairs])

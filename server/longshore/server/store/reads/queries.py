@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
 import sqlalchemy as sa
 
-from longshore.server.model.task import Attempt, Debt, Destination, Payload, Session, Task, Upload, destination_key_of
+from longshore.server.model.task import Attempt, Debt, Destination, Payload, Session, Task, Upload
 from longshore.server.model.values import State
 from longshore.server.store.protocol import Figures, QueueFigures, TargetFigures, TaskFilter, TaskPage
 from longshore.server.store.sql.link import Link
@@ -257,10 +257,8 @@ def _of_request(request_id: str) -> sa.CompoundSelect[Any]:
     )
 
 
-def blocking(link: Link, destinations: Sequence[Destination]) -> Mapping[str, str]:
-    keys = {destination.key: destination_key_of(destination) for destination in destinations}
-    heads = {bytes(digest): task_id for digest, task_id in link.among(_HEADS, set(keys.values()))}
-    return {key: heads[digest] for key, digest in keys.items() if digest in heads}
+def blocking(link: Link, keys: Collection[bytes]) -> Mapping[bytes, str]:
+    return {bytes(key): task_id for key, task_id in link.among(_HEADS, set(keys))}
 
 
 def attempts_of_task(link: Link, task_id: str, last: int | None) -> Sequence[Attempt]:

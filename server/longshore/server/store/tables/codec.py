@@ -83,7 +83,7 @@ def decode_grant(text: str) -> Grant:
 def encode_work(work: Work) -> str:
     """Write a task's work as JSON, without a job's arguments: those have columns of their own."""
     if isinstance(work, Job):
-        return _encode_job(work.kind, work.target, work.instance)
+        return _encode_job(work.kind, work.target, work.instance, work.project, work.key)
     destination = work.destination
     return (
         f'{{"push":[{_quoted(destination.target)},{_quoted(destination.project)},{_quoted(destination.instance)},{_quoted(destination.path)}],'
@@ -101,15 +101,19 @@ def _said(key: str, value: int | None) -> str:
 
 
 @lru_cache(maxsize=4096)
-def _encode_job(kind: str, target: str, instance: str) -> str:
-    return _encode({"kind": kind, "target": target, "instance": instance})
+def _encode_job(kind: str, target: str, instance: str, project: str, key: str) -> str:
+    said = {"kind": kind, "target": target, "instance": instance}
+    # Earlier versions did not have these members.
+    said |= {name: value for name, value in (("project", project), ("key", key)) if value}
+    return _encode(said)
 
 
 def decode_work(text: str, arguments: AnyValue | None) -> Work:
     said = _decode(text)
     push = said.get("push")
     if push is None:
-        return Job(said["kind"], arguments, said["target"], said["instance"])
+        target, instance, project = said["target"], said["instance"], said.get("project", "")
+        return Job(said["kind"], arguments, target, instance, project, said.get("key", ""))
     return FilePush(
         Destination(*push),
         mode=said["mode"],

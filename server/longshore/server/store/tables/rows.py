@@ -197,13 +197,15 @@ def task_of(row: Row) -> Task:
     return Task(submission_of(row[_STATUS_WIDTH:]), status_of(row[:_STATUS_WIDTH]))
 
 
-def taker_of(kind: str, *, alone: bool) -> str:
-    """Return the taker of a task: its kind, with a mark if the task must run alone, on an idle worker.
+def taker_of(kind: str, *, alone: bool, revision: int = 0) -> str:
+    """Return the taker of a task: its kind, with a mark if its worker must know a revision of the contract, and with a
+    mark if the task must run alone, on an idle worker.
 
     Tasks of one instance with different takers do not stand in each other's way: one of them may find no worker for
     ever.
     """
-    return f"{kind}!" if alone else kind
+    taker = f"{kind}~{revision}" if revision else kind
+    return f"{taker}!" if alone else taker
 
 
 # The rest -----------------------------------------------------------------------------------------------------------
@@ -275,12 +277,12 @@ def payload_of(row: Row) -> Payload:
 
 SESSION_COLUMNS: Final[tuple[sa.Column[Any], ...]] = (
     _S.id, _S.worker, _S.principal, _S.epoch, _S.targets, _S.kinds, _S.version, _S.started_at, _S.lease_ticks,
-    _S.connected, _S.draining,
+    _S.connected, _S.draining, _S.revision,
 )  # fmt: skip
 
 
 def session_of(row: Row, held: tuple[tuple[str, int], ...] = ()) -> Session:
-    id_, worker, principal, epoch, targets, kinds, version, started_at, lease_ticks, connected, draining = row
+    id_, worker, principal, epoch, targets, kinds, version, started_at, lease_ticks, connected, draining, revision = row
     return Session(
         id=id_,
         worker=worker,
@@ -294,6 +296,7 @@ def session_of(row: Row, held: tuple[tuple[str, int], ...] = ()) -> Session:
         connected=bool(connected),
         draining=bool(draining),
         held=held,
+        revision=revision or 0,
     )
 
 

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from longshore.server.model.values import State, UploadState
 
-REVISION: Final = "0004"
+REVISION: Final = "0005"
 """The migration that makes this schema."""
 
 SINCE: Final = "since"
@@ -88,7 +88,10 @@ tasks: Final = sa.Table(
     sa.Column("ready", sa.Boolean, nullable=False),  # its instance has room for it
     sa.Column("paused", sa.Boolean, nullable=False),  # its queue was paused when it was QUEUED
     # The request's id, for lists. NULL in rows of schemas before, and in those of a server of the version before.
-    sa.Column("batch", sa.Text, info={SINCE: 4}),
+    sa.Column("batch", sa.Text),
+    # NULL in rows of schemas before, and in those of a server of the version before: not exclusive, not superseded.
+    sa.Column("exclusive", sa.Boolean, info={SINCE: 5}),  # nothing of its instance may run beside it
+    sa.Column("superseded_by", sa.Text, info={SINCE: 5}),  # the id of the later task
     sa.CheckConstraint(f"state BETWEEN {State.BLOCKED.value} AND {State.EXPIRED.value}", name="state"),
     sa.CheckConstraint("revision >= 1", name="revision"),
     sa.CheckConstraint("attempt >= 0 AND tries >= 0 AND crashes >= 0 AND solo_crashes >= 0", name="counts"),
@@ -152,6 +155,9 @@ _index("tasks_session", tasks.c.session_id, where=tasks.c.session_id.is_not(None
 _index("tasks_unsettled", tasks.c.target, tasks.c.kind, tasks.c.due_at, where=is_unsettled)
 _index("tasks_parked", tasks.c.target, tasks.c.project, tasks.c.instance, where=is_parked)
 _index("tasks_queue", tasks.c.queue, tasks.c.seq, where=is_live)
+# Exclusive tasks that may be offered, and few others: `head` and `exclusive` seldom change, as `state` does.
+is_exclusive_head: Final = sa.and_(tasks.c.exclusive.is_(sa.true()), is_head)
+_index("tasks_exclusive", tasks.c.concurrency_key, tasks.c.seq, where=is_exclusive_head)
 _index("tasks_batch", tasks.c.batch, where=tasks.c.batch.is_not(None))
 sa.Index("tasks_creator", tasks.c.creator, tasks.c.seq)
 sa.Index("tasks_target", tasks.c.target, tasks.c.instance, tasks.c.seq)
@@ -328,6 +334,8 @@ sessions: Final = sa.Table(
     sa.Column("draining", sa.Boolean, nullable=False),
     # An ended session stays a while: its epochs must not be counted from 1 again if its process comes back.
     sa.Column("ended_at", sa.Double),
+    # The revision of the contract that the worker knows. NULL is 0: a server of the version before wrote the row.
+    sa.Column("revision", sa.Integer, info={SINCE: 5}),
     sa.CheckConstraint("epoch >= 1", name="epoch"),
     sa.CheckConstraint("ended_at IS NULL OR NOT connected", name="ended"),
 )
@@ -406,6 +414,7 @@ servers: Final = sa.Table(
     sa.Column("version", sa.Text, nullable=False),
     sa.Column("started_at", sa.Double, nullable=False),
     sa.Column("seen_ticks", sa.Double, nullable=False),  # its last sign of life
+    sa.Column("revision", sa.Integer, info={SINCE: 5}),  # of the contract that it knows; NULL: it is of before
 )
 
 tokens: Final = sa.Table(

@@ -33,6 +33,8 @@ QUEUE_STATE: Final = {state: f"queue_{state.name.lower()}" for state in State if
 """Live tasks of a queue by state."""
 KIND_QUEUED: Final = "kind_queued"
 TARGET_QUEUED: Final = "target_queued"
+NEWER_QUEUED: Final = ("newer_queued", "")
+"""Queued tasks that not every worker can do: their worker must know a later revision of the contract."""
 TARGET_RUNNING: Final = "target_running"
 """Attempts that run on a target, settling ones included."""
 KEY_RUNNING: Final = "concurrency_key_running"
@@ -61,11 +63,14 @@ class Counted(NamedTuple):
     creator: str
     kind: str
     target: str
+    revision: int
+    """The revision of the contract that the worker must know."""
 
 
 def counted(submission: Submission) -> Counted:
     """Take the fields that counters depend on."""
-    return Counted(submission.terms.queue, submission.creator, submission.kind, submission.target)
+    work = submission.work
+    return Counted(submission.terms.queue, submission.creator, work.kind, work.target, work.needs_revision)
 
 
 def task_counts(submission: Counted, status: Status, concurrency_key: str) -> tuple[Key, ...]:
@@ -81,6 +86,8 @@ def task_counts(submission: Counted, status: Status, concurrency_key: str) -> tu
     if state is State.QUEUED:
         keys.append((KIND_QUEUED, submission.kind))
         keys.append((TARGET_QUEUED, submission.target))
+        if submission.revision:
+            keys.append(NEWER_QUEUED)
     elif status.session_id:
         keys.append((TARGET_RUNNING, submission.target))
         if concurrency_key:
@@ -115,9 +122,9 @@ class Counts:
 
 
 @lru_cache(maxsize=16384)
-def counts_of(queue: str, creator: str, kind: str, target: str, concurrency_key: str) -> Counts:
+def counts_of(queue: str, creator: str, kind: str, target: str, concurrency_key: str, revision: int) -> Counts:
     """The counts of tasks with these properties: such tasks count alike."""
-    return Counts(Counted(queue, creator, kind, target), concurrency_key)
+    return Counts(Counted(queue, creator, kind, target, revision), concurrency_key)
 
 
 _READ: Final = Each(

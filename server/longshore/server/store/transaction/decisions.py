@@ -8,7 +8,6 @@ from longshore.server.model.events import Decision, Event, Policy, Verdict
 from longshore.server.model.task import Status, Submission, Task
 from longshore.server.model.values import State
 from longshore.server.store.protocol import Changes, TaskChange
-from longshore.server.store.tables.rows import taker_of
 from longshore.server.store.transaction.counters import KEY_RUNNING
 from longshore.server.store.transaction.decider import Decider
 from longshore.server.store.transaction.limits import ConcurrencyLimits
@@ -143,7 +142,7 @@ class Decisions:
             return
         takers = self.concurrency_keys.setdefault(loaded.concurrency_key, set())
         if takers is not None:
-            takers.add(taker_of(loaded.submission.kind, alone=alone))
+            takers.add(loaded.taker_when(alone=alone))
 
     def _record(self, loaded: LoadedTask, holder: tuple[str, int] | None) -> None:
         self._changes.append(TaskChange(loaded.task, holder))

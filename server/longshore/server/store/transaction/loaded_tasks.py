@@ -51,8 +51,9 @@ class LoadedTask:
         self.target = work.target
         self.destination_key = work.destination_key
         self.counts = counts_of(
-            submission.terms.queue, submission.creator, work.kind, self.target, self.concurrency_key
-        )
+            submission.terms.queue, submission.creator, work.kind, self.target, self.concurrency_key,
+            work.needs_revision,
+        )  # fmt: skip
         self.stored = task.status if stored else None
         self.changed = not stored
         self.ready = False
@@ -60,7 +61,12 @@ class LoadedTask:
 
     @property
     def taker(self) -> str:
-        return taker_of(self.submission.kind, alone=self.status.alone)
+        return self.taker_when(alone=self.status.alone)
+
+    def taker_when(self, *, alone: bool) -> str:
+        """Return the taker that the task has if it must run alone, or need not."""
+        work = self.submission.work
+        return taker_of(work.kind, alone=alone, revision=work.needs_revision)
 
     def become(self, status: Status) -> None:
         self.status = status

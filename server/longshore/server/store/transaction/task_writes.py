@@ -89,19 +89,19 @@ def write_new(link: Link, loaded_tasks: Iterable[LoadedTask], paused: Callable[[
 
 
 def _new_row(loaded: LoadedTask, paused: Callable[[str], bool]) -> tuple[Bulk, Row]:
-    submission, status, kind = loaded.submission, loaded.status, loaded.submission.work.kind
+    submission, status, taker = loaded.submission, loaded.status, loaded.taker
     head = (*_submission_cells(submission), loaded.concurrency_key, status.updated_at)
     key = loaded.destination_key
     row: Row
     if status.state is State.RUNNING and status.revision == _CLAIMED.revision:
         row = (
-            *head, kind, status.session_id, status.worker, status.started_at,
+            *head, taker, status.session_id, status.worker, status.started_at,
             status.deadline_ticks,
         )  # fmt: skip
         return (_RUNNING, row) if key is None else (_RUNNING_PUSH, (*row, key))
     if status.state is State.QUEUED and status.revision == _FIRST.revision:
         held = paused(submission.terms.queue)
-        row = (*head, kind, _is_ready(loaded, held), held)
+        row = (*head, taker, _is_ready(loaded, held), held)
         return (_QUEUED, row) if key is None else (_QUEUED_PUSH, (*row, key))
     return _ANY, (*head[:-1], key, *_all_values(loaded, paused))
 
