@@ -55,6 +55,7 @@ class WaitReason(OpenEnum):
     NO_CREDIT = 12
     NO_IDLE_WORKER = 13
     NEXT = 14
+    AFTER = 19
     OLD_WORKERS = 22
 
 

@@ -19,6 +19,8 @@ MOST_ATTEMPTS: Final = 100
 """The largest attempt_limit."""
 MOST_DESTINATIONS: Final = 1000
 MOST_LABELS: Final = 32
+MOST_AFTER: Final = 100
+"""Tasks that one task may come after."""
 MOST_PER_PAGE: Final = 1000
 """Tasks on one page of a list."""
 LONGEST_CANCEL_REASON: Final = 500

@@ -13,6 +13,10 @@ BROUGHT: Final = (
     "ALTER TABLE tasks DROP COLUMN superseded_by",
     "ALTER TABLE sessions DROP COLUMN revision",
     "ALTER TABLE servers DROP COLUMN revision",
+    "DROP TABLE dependencies",
+    "DROP INDEX tasks_unmet",
+    "ALTER TABLE tasks DROP COLUMN unmet",
+    "ALTER TABLE tasks DROP COLUMN followed",
 )
 """The statements that take back the newest migration."""
 

@@ -1,7 +1,8 @@
 """The state table of DESIGN §5, transcribed once more and read by nothing but tests.
 
-Rows are events, columns are states. `x` refused, `-` no change, `quiet` known but no revision, `flag` the same state
-with the cancel noted, `same` the same answer as before; `†` CANCELLED instead where a cancel was asked for.
+Rows are events, columns are states. `x` refused, `-` no change, `quiet` known but no revision, `noted` that the task
+has followers, `count` one dependency less, both without a revision, `flag` the same state with the cancel noted, `same`
+the same answer as before; `†` CANCELLED instead where a cancel was asked for.
 """
 
 from __future__ import annotations
@@ -13,7 +14,10 @@ from longshore.server.model.values import State
 
 _TEXT: Final = """
 event       | BLOCKED   | SCHEDULED      | QUEUED    | RUNNING     | COMMITTING  | CANCELLING  | SETTLING       | ended
-head        | QUEUED    | quiet          | -         | -           | -           | -           | -              | -
+head        | QUEUED/-  | quiet/-        | -         | -           | -           | -           | -              | -
+followed    | noted     | noted          | noted     | noted       | noted       | noted       | noted          | -
+met         | count     | count          | -         | -           | -           | -           | -              | -
+failed      | CANCELLED | CANCELLED      | -         | -           | -           | -           | -              | -
 due         | -         | QUEUED/BLOCKED | -         | -           | -           | -           | -              | -
 claim       | x         | x              | RUNNING   | x           | x           | x           | SETTLING       | x
 begin       | x         | x              | x         | RUNNING/-   | same        | x           | x              | x
@@ -33,10 +37,11 @@ neither     | x         | x              | x         | x           | x          
 """
 
 Event = Literal[
-    "head", "due", "claim", "begin", "grant", "ok", "transient", "permanent", "not_ready", "handed_back", "lost",
+    "head", "followed", "met", "failed", "due", "claim", "begin", "grant", "ok", "transient", "permanent", "not_ready",
+    "handed_back", "lost",
     "timed_out", "cancel", "expiry", "removed", "landed", "neither",
 ]  # fmt: skip
-Nothing = Literal["x", "-", "quiet", "flag", "same"]
+Nothing = Literal["x", "-", "quiet", "noted", "count", "flag", "same"]
 
 
 def _read(text: str) -> dict[str, dict[str, str]]:
@@ -63,6 +68,8 @@ class Facts:
     last_crash: bool = False
     overdue: bool = False
     begun: bool = True
+    unmet: int = 0
+    """Dependencies that have not ended."""
     won: bool = False
     """Terminal, and the very attempt that reports now had succeeded."""
 
@@ -71,8 +78,16 @@ def expected(event: Event, facts: Facts) -> State | Nothing:
     """Look a cell up: the table has the state afterwards, or says that nothing changes and why."""
     cell = TABLE[event]["ended" if facts.state.terminal else facts.state.name]
     match cell:
-        case "x" | "-" | "quiet" | "same":
+        case "QUEUED/-" | "quiet/-" if facts.unmet:
+            return "-"
+        case "quiet/-":
+            return "quiet"
+        case "x" | "-" | "noted" | "same":
             return cell
+        case "count":
+            return "count" if facts.unmet else "-"
+        case "CANCELLED" if event == "failed" and not facts.unmet:
+            return "-"
         case "flag":
             return "-" if facts.cancelled else "flag"
         case "again":

@@ -273,10 +273,13 @@ class StoreFleet:
         )
         return answers[0]
 
-    async def report(self, task: Task, outcome: Outcome, session: str = "session-1", **more: Any) -> bool:
+    def reporting(self, task: Task, outcome: Outcome, session: str = "session-1", **more: Any) -> FileReports:
+        """The command of `report`."""
         said = Reported(session, more.pop("attempt", task.status.attempt), outcome, **more)
-        epoch = self._epochs[session]
-        answers = await self.run(FileReports(session_id=session, epoch=epoch, reports=((task.id, said),)))
+        return FileReports(session_id=session, epoch=self._epochs[session], reports=((task.id, said),))
+
+    async def report(self, task: Task, outcome: Outcome, session: str = "session-1", **more: Any) -> bool:
+        answers = await self.run(self.reporting(task, outcome, session, **more))
         return answers[0]
 
     async def deliver(self, task: Task, session: str = "session-1") -> Task:

@@ -11,13 +11,15 @@ import tempfile
 from collections import Counter
 from collections.abc import Coroutine
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
+import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from longshore.server.model.errors import NotSettling
+from longshore.server.model.errors import DependencyFailed, NotSettling
 from longshore.server.model.events import Policy, Reported
 from longshore.server.model.task import Grant, Task
 from longshore.server.model.values import DeliveryMethod, Outcome, Settlement, State, WaitReason
@@ -96,6 +98,7 @@ plans = st.builds(
     attempt_limit=st.sampled_from([1, 2, 5]),
 )
 picks = st.integers(0, 10_000)
+LIVE_FIRST = tuple(state for state in State if not state.terminal)
 
 
 class StoreMachine(RuleBasedStateMachine):
@@ -170,6 +173,20 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(wanted=st.lists(plans, min_size=1, max_size=4))
     def submit(self, wanted: list[TaskPlan]) -> None:
         self.took(self.do(self.submission(*wanted)), wanted)
+        self.model.promote()
+
+    @rule(wanted=plans, numbers=st.lists(picks, min_size=1, max_size=3), any_end=st.booleans())
+    def follow(self, wanted: TaskPlan, numbers: list[int], any_end: bool) -> None:
+        """A task that comes after others, which live or have ended well."""
+        named = {task.id: task for number in numbers if (task := self.pick(number, *LIVE_FIRST)) is not None}
+        terms = replace(wanted.terms, after=tuple(sorted(named)), after_any_end=any_end)
+        plan_after = replace(wanted, terms=terms)
+        self.model.now, self.model.ticks = self.clock.now(), self.clock.ticks()
+        if any(not task.live and task.state is not State.SUCCEEDED and not any_end for task in named.values()):
+            with pytest.raises(DependencyFailed):
+                self.do(self.submission(plan_after))
+            return
+        self.took(self.do(self.submission(plan_after)), [plan_after])
         self.model.promote()
 
     def cancel(self, number: int) -> None:
@@ -573,11 +590,14 @@ class StoreMachine(RuleBasedStateMachine):
         assert await self.store.verify_counters() == []
         keys = {key for task in stored if (key := task.submission.work.destination_key) is not None}
         heads = await self.store.blocking(keys)
-        assert set(heads.values()) == {
-            task.id for task in self.model.tasks.values() if task.destination_key and task.head
+        first: dict[bytes, ModelTask] = {}
+        for known in sorted(self.model.tasks.values(), key=lambda task: task.seq):
+            if known.live and known.destination_key:
+                first.setdefault(known.destination_key, known)
+        assert heads == {key: task.id for key, task in first.items() if key in keys}
+        assert await self.store.unmet([task.id for task in self.model.tasks.values() if task.live]) == {
+            task.id: min(task.unmet) for task in self.model.tasks.values() if task.unmet
         }
-        for key, head in heads.items():
-            assert head == min((task for task in self.model.at(key) if task.live), key=lambda task: task.seq).id
 
     def take_over_chance(self, task: Task, known: ModelTask) -> None:
         due_at = task.status.due_at

@@ -49,6 +49,8 @@ class ModelTask:
     alone: bool = False
     begun: bool = True
     debts: int = 0
+    unmet: set[str] = field(default_factory=set)
+    any_end: bool = False
 
     @property
     def live(self) -> bool:
@@ -70,6 +72,7 @@ class ModelTask:
             self.begun if self.state is State.RUNNING else None,
             self.granted if self.state in (State.COMMITTING, State.SETTLING) else None,
             self.deadline,
+            len(self.unmet),
         )
 
 
@@ -90,6 +93,7 @@ def seen(task: Task) -> tuple[object, ...]:
         status.started_at is not None if status.state is State.RUNNING else None,
         None if grant is None else (grant.attempt, grant.session_id),
         status.deadline_ticks,
+        status.unmet,
     )
 
 
@@ -134,7 +138,10 @@ class Model:
         submission = task.submission
         work = submission.work
         destination_key = work.destination_key
-        head = not destination_key or not any(other.live for other in self.at(destination_key))
+        if not destination_key and submission.terms.after:
+            destination_key = f"the own place of {task.id}".encode()
+        unmet = {each for each in submission.terms.after if self.tasks[each].live}
+        head = not unmet and (not destination_key or not any(other.live for other in self.at(destination_key)))
         state = State.SCHEDULED if not_before else State.QUEUED if head else State.BLOCKED
         self.tasks[task.id] = ModelTask(
             id=task.id,
@@ -153,6 +160,8 @@ class Model:
             state=state,
             head=head,
             due_at=self.now + not_before if not_before else None,
+            unmet=unmet,
+            any_end=submission.terms.after_any_end,
         )
 
     def at(self, destination_key: bytes) -> list[ModelTask]:
@@ -187,12 +196,13 @@ class Model:
             overdue=task.expires_at <= self.now,
             won=won,
             begun=task.begun,
+            unmet=len(task.unmet),
         )
         after = expected(event, facts)
         match after:
             case "x":
                 return False
-            case "-" | "same":
+            case "-" | "same" | "noted" | "count":
                 return True
             case "quiet":
                 task.head = True
@@ -239,6 +249,7 @@ class Model:
             task.granted = None
         if after.terminal:
             task.head = False
+            task.unmet = set()
         task.due_at = None
         task.state = after
 
@@ -248,8 +259,21 @@ class Model:
         task.holder = ""
         task.deadline = None
 
+    def release(self) -> None:
+        """Those that come after a task that has ended hear of it, and those that come after them in their turn."""
+        told = True
+        while told:
+            told = False
+            for task in self.tasks.values():
+                for ended in [self.tasks[each] for each in sorted(task.unmet) if not self.tasks[each].live]:
+                    told = True
+                    met = task.any_end or ended.state is State.SUCCEEDED
+                    assert self.happen(task, "met" if met else "failed")
+                    task.unmet.discard(ended.id)
+
     def promote(self) -> None:
-        """The earliest live task of each destination is its head."""
+        """The earliest live task of each destination is its head, unless it comes after others that live."""
+        self.release()
         for destination_key in {task.destination_key for task in self.tasks.values() if task.destination_key}:
             live = [task for task in self.at(destination_key) if task.live]
             if live and not any(task.head for task in live):

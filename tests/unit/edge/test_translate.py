@@ -36,7 +36,15 @@ def test_every_field_of_a_task_is_translated() -> None:
     )
     known = replace(
         SUBMITTED,
-        terms=Terms(priority=4, labels={"a": "b"}, run_timeout=60.5, stall_timeout=9.0, description="why"),
+        terms=Terms(
+            priority=4,
+            labels={"a": "b"},
+            run_timeout=60.5,
+            stall_timeout=9.0,
+            description="why",
+            after=("t1",),
+            after_any_end=True,
+        ),
         payload=Payload("p", 1, 2),
         retry_of="t0",
         retried_by="boss",

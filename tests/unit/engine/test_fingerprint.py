@@ -101,6 +101,8 @@ TASKS = st.builds(
     stall_timeout=st.none() | SECONDS,
     attempt_limit=st.none() | st.integers(1, 100),
     description=TEXT,
+    after=st.lists(TEXT, max_size=3).map(tuple),
+    after_any_end=st.booleans(),
 )
 
 
@@ -136,8 +138,10 @@ def values_of(request: TaskRequest) -> dict[str, Any]:
     terms = {name: getattr(request.terms, name) for name in ("queue", "priority", "attempt_limit")}
     terms |= {name: micros(getattr(request.terms, name)) for name in ("expire_after", "run_timeout", "stall_timeout")}
     terms |= dict.fromkeys(request.left_open)
-    # Younger than the fingerprints of before: it counts where it is asked for.
+    # Younger than the fingerprints of before: they count where they are asked for.
     terms |= {"description": request.terms.description} if request.terms.description else {}
+    terms |= {"after": list(request.terms.after)} if request.terms.after else {}
+    terms |= {"after_any_end": True} if request.terms.after_any_end else {}
     return {"work": work, "labels": dict(request.terms.labels), "not_before": micros(request.not_before), **terms}
 
 
@@ -160,6 +164,9 @@ DIFFERENT = [
         replace(UPLOAD, task=asked(**({"work": TASK.work, "labels": TASK.terms.labels} | change)))
         for change in (
             {"queue": "other"},
+            {"after": ("t1",)},
+            {"after": ("t1", "t2")},
+            {"after": ("t1",), "after_any_end": True},
             {"priority": 1},
             {"labels": {"a": "1"}},
             {"labels": {"a": "1", "b": "3"}},

@@ -16,9 +16,11 @@ from longshore.server.model.events import (
     Circumstances,
     Claimed,
     Decision,
+    DependencyEnded,
     Due,
     Ending,
     ExpiryReached,
+    Followed,
     GrantAsked,
     Policy,
     Reported,
@@ -96,6 +98,12 @@ def event_of(name: Event, subject: Task) -> events.Event:
     match name:
         case "head":
             return BecameHead()
+        case "followed":
+            return Followed()
+        case "met":
+            return DependencyEnded("task-0", State.SUCCEEDED)
+        case "failed":
+            return DependencyEnded("task-0", State.FAILED)
         case "due":
             return Due()
         case "claim":
@@ -135,9 +143,12 @@ def unheld(subject: Task) -> Task:
 
 
 VARIANTS = [
-    {"work": work, "cancelled": cancelled, "overdue": overdue, "last": last}
-    for work, cancelled, overdue, last in itertools.product((PUSH, JOB), (False, True), (False, True), (False, True))
+    {"work": work, "cancelled": cancelled, "overdue": overdue, "last": last, "unmet": unmet}
+    for work, cancelled, overdue, last, unmet in itertools.product(
+        (PUSH, JOB), (False, True), (False, True), (False, True), (0, 1, 2)
+    )
 ]
+WITH_UNMET = (State.BLOCKED, State.SCHEDULED)
 
 
 @pytest.mark.parametrize("state", list(State), ids=lambda state: state.name)
@@ -147,6 +158,9 @@ def test_each_cell_of_the_table(name: Event, state: State) -> None:
         cancelled = state is State.CANCELLING or (
             bool(variant["cancelled"]) and state in (State.COMMITTING, State.SETTLING)
         )
+        more: dict[str, Any] = {}
+        if state in WITH_UNMET and variant["unmet"]:
+            more = {"unmet": variant["unmet"], "head": False}
         subject = task(
             state,
             work=variant["work"],  # type: ignore[arg-type]  # the product of several types
@@ -155,6 +169,7 @@ def test_each_cell_of_the_table(name: Event, state: State) -> None:
             solo_crashes=1 if variant["last"] else 0,
             alone=True,
             cancel_requested=cancelled,
+            **more,
         )
         if name == "claim" and state is State.SETTLING:
             subject = unheld(subject)
@@ -174,6 +189,7 @@ def test_each_cell_of_the_table(name: Event, state: State) -> None:
             last_try=bool(variant["last"]),
             last_crash=bool(variant["last"]),
             won=state is State.SUCCEEDED,
+            unmet=subject.status.unmet,
         )
         decision = decide(subject, event_of(name, subject), WORLD)
         check(expected(name, facts), subject, decision)
@@ -193,6 +209,14 @@ def check(wanted: State | str, subject: Task, decision: Decision) -> None:
         case "quiet":
             assert decision.verdict is Verdict.QUIET
             assert after == replace(before, head=True)
+        case "noted":
+            assert decision.verdict is Verdict.QUIET
+            assert after == replace(before, followed=True)
+        case "count":
+            assert decision.verdict is Verdict.QUIET
+            last = before.unmet == 1 and before.state is State.BLOCKED
+            reason = WaitReason.EARLIER_TASK if last else before.wait_reason
+            assert after == replace(before, unmet=before.unmet - 1, wait_reason=reason)
         case "flag":
             assert decision.verdict is Verdict.CHANGED
             assert (after.state, after.cancel_requested, after.cancel_reason) == (before.state, True, "enough")
@@ -213,6 +237,9 @@ def hold_together(status: Status) -> None:
     assert bool(status.session_id) <= (state in (*HELD, State.SETTLING))
     assert bool(status.session_id) == (status.deadline_ticks is not None)
     assert (state in (State.COMMITTING, State.SETTLING)) == (status.grant is not None)
+    if status.unmet:
+        assert state in WITH_UNMET
+        assert not status.head
     if state.terminal or state is State.BLOCKED:
         assert not status.head
     elif state is not State.SCHEDULED:
@@ -238,6 +265,26 @@ def test_a_quiet_turn_before_its_time() -> None:
 def test_due_behind_another_is_blocked() -> None:
     decision = decide(task(State.SCHEDULED, head=False), Due(), WORLD)
     assert (decision.status.state, decision.status.wait_reason) == (State.BLOCKED, WaitReason.EARLIER_TASK)
+
+
+def test_due_before_its_dependencies_have_ended_is_blocked_by_them() -> None:
+    decision = decide(task(State.SCHEDULED, head=False, unmet=1), Due(), WORLD)
+    assert (decision.status.state, decision.status.wait_reason) == (State.BLOCKED, WaitReason.AFTER)
+
+
+@pytest.mark.parametrize("ended", [State.FAILED, State.CANCELLED, State.EXPIRED, None])
+def test_a_dependency_that_ends_otherwise_ends_the_task_unless_any_end_will_do(ended: State | None) -> None:
+    subject = task(State.BLOCKED, unmet=2, wait_reason=WaitReason.AFTER)
+    status = decide(subject, DependencyEnded("task-0", ended), WORLD).status
+    assert (status.state, status.unmet, status.wait_reason) == (State.CANCELLED, 0, WaitReason.NONE)
+    assert not status.cancel_requested
+    assert status.error is not None
+    assert status.error.reason == "DEPENDENCY_FAILED"
+    assert "task-0" in status.error.message
+    terms = replace(subject.submission.terms, after=("task-0", "task-1"), after_any_end=True)
+    patient = Task(replace(subject.submission, terms=terms), subject.status)
+    decision = decide(patient, DependencyEnded("task-0", ended), WORLD)
+    assert (decision.verdict, decision.status.unmet) == (Verdict.QUIET, 1)
 
 
 def test_a_claim_starts_an_attempt_with_a_deadline() -> None:

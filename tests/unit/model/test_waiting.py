@@ -106,6 +106,14 @@ IN_SHOP = job("resize", target="default", instance="web", project="shop")
             ),
         ),
         (
+            said(task(state=State.BLOCKED, wait_reason=WaitReason.AFTER, head=False, unmet=1), crew()),
+            ("AFTER", "it comes after a task that is not finished"),
+        ),
+        (
+            said(task(state=State.BLOCKED, wait_reason=WaitReason.AFTER, head=False, unmet=2), crew()),
+            ("AFTER", "it comes after 2 tasks that are not finished"),
+        ),
+        (
             said(task(state=State.SCHEDULED, wait_reason=WaitReason.NOT_BEFORE, due_at=NOW + 90.0), crew()),
             ("NOT_BEFORE", "its time has not come, in 1m30s"),
         ),

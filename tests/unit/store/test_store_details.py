@@ -87,6 +87,8 @@ def test_no_default_of_a_term_has_changed() -> None:
         "stall_timeout": None,
         "attempt_limit": 5,
         "description": "",
+        "after": (),
+        "after_any_end": False,
     }
 
 

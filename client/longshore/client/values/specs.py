@@ -39,6 +39,8 @@ class TermOptions(TypedDict, total=False):
     stall_timeout: Time
     attempt_limit: int
     description: str
+    after: Iterable[str]
+    after_any_end: bool
 
 
 class PushOptions(TermOptions, total=False):
@@ -188,6 +190,8 @@ def _terms(
     stall_timeout: Time = None,
     attempt_limit: int = 0,
     description: str = "",
+    after: Iterable[str] = (),
+    after_any_end: bool = False,
 ) -> dict[str, Any]:
     """Make the fields that every TaskSpec may have."""
     if wrong := names.wrong_description(_text("description", description)):
@@ -202,7 +206,21 @@ def _terms(
         "stall_timeout": duration(stall_timeout, name="stall_timeout", longest=limits.LONGEST_RUN),
         "attempt_limit": arguments.whole("attempt_limit", attempt_limit, 0, limits.MOST_ATTEMPTS),
         "description": description,
+        "after": _ids("after", after),
+        "after_any_end": after_any_end,
     }
+
+
+def _ids(name: str, ids: Iterable[str]) -> list[str]:
+    """Return ids of tasks as a list. Raises ConfigurationError."""
+    if isinstance(ids, str):
+        raise ConfigurationError(f"{name} is a text: give a list of ids", reason="INVALID_ARGUMENT")
+    found = [_text(f"{name}[{number}]", each) for number, each in enumerate(ids)]
+    if len(found) > limits.MOST_AFTER:
+        raise ConfigurationError(
+            f"{name} has {len(found)} ids: give at most {limits.MOST_AFTER}", reason="INVALID_ARGUMENT"
+        )
+    return found
 
 
 def checked_labels(labels: Mapping[str, str] | None) -> dict[str, str] | None:

@@ -36,6 +36,7 @@ CODES: Final[dict[type[errors.LongshoreError], grpc.StatusCode]] = {
     errors.RevisionAhead: grpc.StatusCode.OUT_OF_RANGE,
     errors.NotRetryable: grpc.StatusCode.FAILED_PRECONDITION,
     errors.Superseded: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.DependencyFailed: grpc.StatusCode.FAILED_PRECONDITION,
     errors.NotSettling: grpc.StatusCode.FAILED_PRECONDITION,
     errors.OldServers: grpc.StatusCode.FAILED_PRECONDITION,
     errors.OverLimit: grpc.StatusCode.RESOURCE_EXHAUSTED,

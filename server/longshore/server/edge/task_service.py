@@ -159,10 +159,7 @@ class TaskService(pb_grpc.TaskServiceServicer):
         blocked_by = await answer_room.blocked_by(self._store, [task])
         waiting = await self._engine.wait_reasons.of([task], recent=recent)
         return translate.task(
-            task,
-            attempts=attempts,
-            blocked_by=blocked_by.get(task.id, ""),
-            waiting=waiting.get(task.id),
+            task, attempts=attempts, blocked_by=blocked_by.get(task.id, ""), waiting=waiting.get(task.id)
         )
 
     async def _update(self, update: Update) -> pb.WatchTaskResponse:

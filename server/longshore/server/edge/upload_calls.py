@@ -33,7 +33,7 @@ async def serve_upload(
 ) -> pb.UploadResponse:
     """Serve one Upload call. Raises LongshoreErrors; what arrived before is then kept or not as UploadStream says."""
     header = await _header(context, uploads.limits.idle)
-    request = upload_request(header, uploads.defaults)
+    request = upload_request(header, uploads.defaults, any_creator=principal.operator)
     async with await uploads.open(principal.name, request) as stream:
         await _go_ahead(stream, context)
         finish = await _receive(stream, context)
@@ -53,7 +53,8 @@ async def create_upload(
     """Serve one CreateUpload call."""
     if not request.HasField("header"):
         raise InvalidField("header", "is missing; send it as in Upload.")
-    view = await uploads.create(principal.name, upload_request(request.header, uploads.defaults))
+    header = upload_request(request.header, uploads.defaults, any_creator=principal.operator)
+    view = await uploads.create(principal.name, header)
     return pb.CreateUploadResponse(upload=await _upload(uploads, wait_reasons, view))
 
 

@@ -25,6 +25,7 @@ from longshore.server.store.commands import (
     ForgetUploads,
     PurgeTasks,
     ReapSessions,
+    ReleaseFollowers,
     Tick,
 )
 from longshore.server.store.protocol import Changes, Store
@@ -36,6 +37,7 @@ _LONGEST_SLEEP: Final = 30.0
 """Seconds after which the janitor looks again, whatever it was told: a safety net for other servers' commits."""
 _SHORTEST_SLEEP: Final = 0.005
 _TIDY_EVERY: Final = 60.0
+_RELEASE_EVERY: Final = 30.0
 _TIDY_PAUSE: Final = 0.1
 """Seconds for which endings are gathered before payloads are unlinked: unlinking slows the syncs of others."""
 _PURGES: Final = 12
@@ -98,6 +100,7 @@ class Janitor:
             loops.create_task(self._forever(self._keep_time), name="janitor: time")
             loops.create_task(self._forever(self._reap), name="janitor: leases")
             loops.create_task(self._forever(self._tidy), name="janitor: payloads")
+            loops.create_task(self._forever(self._release), name="janitor: followers")
             loops.create_task(self._forever(self._purge), name="janitor: history")
             loops.create_task(self._forever(self._sweep), name="janitor: strays")
 
@@ -196,6 +199,12 @@ class Janitor:
         finally:
             for session_id in lost:
                 _log.warning("session_lost", session_id=session_id, worker=names.get(session_id, ""))
+
+    async def _release(self) -> None:
+        """Tell followers of ends that a server had begun to tell, and died."""
+        while ended := await self._store.left_followers():
+            await self._store.run(ReleaseFollowers(ended=tuple(ended)))
+        await asyncio.sleep(_RELEASE_EVERY)
 
     async def _tidy(self) -> None:
         await self._ring_or(self._tidy_bell, _TIDY_EVERY)

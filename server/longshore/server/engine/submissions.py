@@ -49,6 +49,8 @@ class UploadRequest:
     sha256: bytes = b""
     """32 bytes, or empty."""
     take_over: bool = False
+    any_creator: bool = False
+    """The tasks that the new ones come after may be anybody's."""
 
 
 @record
@@ -105,10 +107,12 @@ def _task(request: TaskRequest) -> str:
     attempts = "null" if "attempt_limit" in left else str(terms.attempt_limit)
     expires = None if "expire_after" in left else terms.expire_after
     runs = None if "run_timeout" in left else terms.run_timeout
-    # This member is left out where it is unset: requests of before it keep their fingerprints.
+    # These members are left out where they are unset: requests of before them keep their fingerprints.
+    after = f'"after":[{",".join(map(_text, terms.after))}],' if terms.after else ""
+    any_end = '"after_any_end":true,' if terms.after_any_end else ""
     described = f'"description":{_text(terms.description)},' if terms.description else ""
     return (
-        f'{{"attempt_limit":{attempts},{described}"expire_after":{_micros(expires)},'
+        f'{{{after}{any_end}"attempt_limit":{attempts},{described}"expire_after":{_micros(expires)},'
         f'"labels":{{{named}}},"not_before":{_micros(request.not_before)},"priority":{terms.priority},'
         f'"queue":{_text(terms.queue)},"run_timeout":{_micros(runs)},'
         f'"stall_timeout":{_micros(terms.stall_timeout)},"work":{what}}}'

@@ -139,6 +139,12 @@ class Superseded(LongshoreError):
     reason = "SUPERSEDED"
 
 
+class DependencyFailed(LongshoreError):
+    """A task that this one is to come after has ended otherwise than it must. Name other tasks, or `after_any_end`."""
+
+    reason = "DEPENDENCY_FAILED"
+
+
 class NotSettling(LongshoreError):
     """Only a SETTLING task can be settled by hand."""
 

@@ -7,7 +7,7 @@ from enum import Enum
 
 from longshore.server.model.records import record
 from longshore.server.model.task import AnyValue, Failure, Grant, Status
-from longshore.server.model.values import AttemptEnd, DeliveryMethod, Outcome, Settlement, WaitReason
+from longshore.server.model.values import AttemptEnd, DeliveryMethod, Outcome, Settlement, State, WaitReason
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +36,20 @@ class Policy:
 @dataclass(frozen=True, slots=True)
 class BecameHead:
     """Every earlier task for the destination is terminal."""
+
+
+@dataclass(frozen=True, slots=True)
+class Followed:
+    """A task is accepted that comes after this one."""
+
+
+@dataclass(frozen=True, slots=True)
+class DependencyEnded:
+    """A task that this one comes after has ended in `state`. None means that its history is removed, so that nobody
+    knows how it ended."""
+
+    task_id: str
+    state: State | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +137,8 @@ class SettledByHand:
 
 Event = (
     BecameHead
+    | Followed
+    | DependencyEnded
     | Due
     | Claimed
     | Began

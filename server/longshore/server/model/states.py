@@ -6,7 +6,7 @@ changes a status; docs/states.md draws the same table.
 
 from __future__ import annotations
 
-from typing import Any, assert_never
+from typing import Any, Final, assert_never
 
 from longshore.server.model.events import (
     BecameHead,
@@ -15,10 +15,12 @@ from longshore.server.model.events import (
     Circumstances,
     Claimed,
     Decision,
+    DependencyEnded,
     Due,
     Ending,
     Event,
     ExpiryReached,
+    Followed,
     GrantAsked,
     Reported,
     SessionLost,
@@ -36,6 +38,18 @@ from longshore.server.model.values import (
     State,
     WaitReason,
 )
+
+
+def ended_well(state: State | None, *, any_end: bool) -> bool:
+    """Tell whether a dependency that ended in `state` lets the tasks after it start. None means that nobody knows how
+    it ended."""
+    return any_end or state is State.SUCCEEDED
+
+
+def dependency_failed(task_id: str, state: State | None) -> Failure:
+    """Say that a dependency did not end well."""
+    how = "is not known any more" if state is None else f"is {state.name}"
+    return Failure(DEPENDENCY_FAILED, f"This task comes after task {task_id}, which {how}: nothing was done.")
 
 
 def decide(task: Task, event: Event, world: Circumstances) -> Decision:
@@ -57,6 +71,10 @@ class _Table:
         match event:
             case BecameHead():
                 return self._became_head()
+            case Followed():
+                return self._followed()
+            case DependencyEnded():
+                return self._dependency_ended(event)
             case Due():
                 return self._due()
             case Claimed():
@@ -124,6 +142,7 @@ class _Table:
             updated_at=now,
             state=state,
             head=False,
+            unmet=0,
             error=None if state is State.SUCCEEDED else (error or base.error),
             finished_at=now,
             retryable_until=kept,
@@ -160,11 +179,31 @@ class _Table:
 
     def _became_head(self) -> Decision:
         status = self._status
-        if status.state.terminal or status.head:
+        if status.state.terminal or status.head or status.unmet:
             return self._unchanged()
         if status.state is State.BLOCKED:
             return self._change(changed(status, state=State.QUEUED, head=True, wait_reason=WaitReason.NONE))
         return Decision(Verdict.QUIET, changed(status, head=True))
+
+    def _followed(self) -> Decision:
+        if self._status.state.terminal or self._status.followed:
+            return self._unchanged()
+        return Decision(Verdict.QUIET, changed(self._status, followed=True))
+
+    def _dependency_ended(self, event: DependencyEnded) -> Decision:
+        """Count the dependency down, or end the task, which has touched nothing yet. Without dependencies it can become
+        head."""
+        status = self._status
+        if not status.unmet:
+            return self._unchanged()
+        if not ended_well(event.state, any_end=self._submission.terms.after_any_end):
+            base = changed(self._released(), wait_reason=WaitReason.NONE)
+            return self._finish(State.CANCELLED, base=base, error=dependency_failed(event.task_id, event.state))
+        left = status.unmet - 1
+        reason = status.wait_reason
+        if not left and status.state is State.BLOCKED:
+            reason = WaitReason.EARLIER_TASK
+        return Decision(Verdict.QUIET, changed(status, unmet=left, wait_reason=reason))
 
     def _due(self) -> Decision:
         status = self._status
@@ -172,7 +211,8 @@ class _Table:
             return self._unchanged()
         if status.head:
             return self._change(changed(status, state=State.QUEUED, wait_reason=WaitReason.NONE, due_at=None))
-        return self._change(changed(status, state=State.BLOCKED, wait_reason=WaitReason.EARLIER_TASK, due_at=None))
+        reason = WaitReason.AFTER if status.unmet else WaitReason.EARLIER_TASK
+        return self._change(changed(status, state=State.BLOCKED, wait_reason=reason, due_at=None))
 
     def _claimed(self, event: Claimed) -> Decision:
         status = self._status
@@ -444,6 +484,9 @@ class _Table:
             return ()
         return ((event.attempt, ""),)
 
+
+DEPENDENCY_FAILED: Final = "DEPENDENCY_FAILED"
+"""The reason of tasks that were cancelled because one that they come after did not succeed."""
 
 _SETTLEMENTS = frozenset({Outcome.SETTLED_REMOVED, Outcome.SETTLED_LANDED, Outcome.SETTLED_NEITHER})
 

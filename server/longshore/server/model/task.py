@@ -18,6 +18,8 @@ from longshore.server.model.records import record
 from longshore.server.model.values import AttemptEnd, DeliveryMethod, State, UploadState, WaitReason
 
 FILE_PUSH: Final = "file_push"
+_OWN_PLACE: Final = b"longshore/task"
+"""The domain of digests of tasks, which are never those of destinations."""
 BUILT_IN: Final = frozenset({FILE_PUSH})
 """The built-in kinds. Their tasks always have a target, and every worker that runs one can settle it."""
 
@@ -182,6 +184,10 @@ class Terms:
     attempt_limit: int = 5
     description: str = ""
     """The purpose of the task, in the caller's words."""
+    after: tuple[str, ...] = ()
+    """The ids of the tasks that this one comes after: its dependencies, each once."""
+    after_any_end: bool = False
+    """It is enough that the dependencies have ended, in whatever state."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,6 +258,15 @@ class Submission:
     def destination(self) -> Destination | None:
         return self.work.destination
 
+    @property
+    def destination_key(self) -> bytes | None:
+        """The digest of the place in which the task waits for its turn. A task that comes after others, and has no
+        destination, waits in a place of its own. None means that the task waits for no turn."""
+        key = self.work.destination_key
+        if key is None and self.terms.after:
+            return blake2b(self.id.encode(), digest_size=16, person=_OWN_PLACE).digest()
+        return key
+
 
 @record
 class Status:
@@ -260,7 +275,7 @@ class Status:
     revision: int
     state: State
     head: bool
-    """The task is the head of its destination. Always true where there is no destination."""
+    """The task is the head of its destination. Always true where there is no destination and no dependency."""
     wait_reason: WaitReason = WaitReason.NONE
     due_at: float | None = None
     """The earliest time at which a SCHEDULED or SETTLING task goes on. None while the task is parked."""
@@ -290,6 +305,10 @@ class Status:
     updated_at: float = 0.0
     finished_at: float | None = None
     retryable_until: float | None = None
+    unmet: int = 0
+    """Dependencies that have not ended yet. The task becomes head only without any."""
+    followed: bool = False
+    """Tasks may come after this one. Nobody sees it: it saves the search for them at the end of all other tasks."""
 
 
 @record

@@ -43,7 +43,7 @@ class WaitReason(IntEnum):
     EARLIER_TASK = 5
     SETTLING = 6
     NO_WORKER = 7
-    """This reason and those below are found out when a task is read, and never stored."""
+    """This reason and those up to NEXT are found out when a task is read, and never stored."""
     NO_HANDLER = 8
     QUEUE_PAUSED = 9
     INSTANCE_LIMIT = 10
@@ -51,6 +51,7 @@ class WaitReason(IntEnum):
     NO_CREDIT = 12
     NO_IDLE_WORKER = 13
     NEXT = 14
+    AFTER = 19
     OLD_WORKERS = 22
 
 

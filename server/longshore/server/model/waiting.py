@@ -132,6 +132,9 @@ def why(task: Task, view: View, *, beside: int | None) -> Waiting | None:
             return _queued(task, view, beside or 0)
         case State.SETTLING:
             return _settling(task, view)
+        case State.BLOCKED if status.unmet:
+            tasks = "a task that is" if status.unmet == 1 else f"{status.unmet} tasks that are"
+            return Waiting(WaitReason.AFTER, f"it comes after {tasks} not finished" + _also(task, view))
         case State.BLOCKED:
             what = "task for the same destination" if task.submission.destination else "job with the same key"
             said = f"an earlier {what} comes first"

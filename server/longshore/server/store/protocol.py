@@ -258,7 +258,15 @@ class Store(Protocol):
         ...
 
     async def blocking(self, keys: Collection[bytes]) -> Mapping[bytes, str]:
-        """Return the head's task id for each destination key that has one."""
+        """Return the id of the first live task for each destination key that has one."""
+        ...
+
+    async def unmet(self, task_ids: Sequence[str]) -> Mapping[str, str]:
+        """Return, by their ids, the first dependency of each of these tasks that has one left."""
+        ...
+
+    async def left_followers(self, *, limit: int = 100) -> Sequence[int]:
+        """Return the numbers of ended tasks whose followers have not all heard of it, for ReleaseFollowers."""
         ...
 
     async def attempts(self, task_id: str, *, last: int | None = None) -> Sequence[Attempt]: ...

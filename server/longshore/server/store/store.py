@@ -151,6 +151,12 @@ class SQLStore:
     async def blocking(self, keys: Collection[bytes]) -> Mapping[bytes, str]:
         return await self._readers.read(queries.blocking, keys)
 
+    async def unmet(self, task_ids: Sequence[str]) -> Mapping[str, str]:
+        return await self._readers.read(queries.unmet, task_ids)
+
+    async def left_followers(self, *, limit: int = 100) -> Sequence[int]:
+        return await self._readers.read(queries.left_followers, limit)
+
     async def attempts(self, task_id: str, *, last: int | None = None) -> Sequence[Attempt]:
         return await self._readers.read(queries.attempts_of_task, task_id, last)
 

@@ -11,6 +11,7 @@ from typing import Final
 from longshore.client.aio import AsyncClient
 from longshore.client.cli.output import render
 from longshore.client.errors import ConfigurationError, NotFound
+from longshore.client.runtime.together import all_of
 from longshore.v1 import task_pb2
 from longshore.v1 import task_service_pb2 as pb
 
@@ -69,6 +70,11 @@ async def whole(client: AsyncClient, text: str) -> str:
     if not found:
         raise NotFound(f"No task of yours has an id that begins with {text!r}", reason="NOT_FOUND", from_server=True)
     return found[0].id
+
+
+async def dependencies(client: AsyncClient, spec: task_pb2.TaskSpec) -> None:
+    """Put the whole ids into the spec for the tasks that it comes after. Raises as `whole` does."""
+    spec.after[:] = await all_of([whole(client, text) for text in spec.after])
 
 
 def begins(task_id: str, prefix: str) -> bool:

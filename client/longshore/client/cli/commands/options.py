@@ -162,12 +162,34 @@ class TermsGroup:
         ),
     ] = ""
 
+    after: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--after",
+            metavar="TASK",
+            autocompletion=complete.tasks,
+            help="Task that must succeed before this one starts: its id, or its beginning. Repeatable. If it ends "
+            "otherwise, this one is cancelled.",
+            rich_help_panel=TASK,
+        ),
+    ] = None
+    after_any_end: Annotated[
+        bool,
+        typer.Option(
+            "--after-any-end",
+            help="Start also if a task of --after fails, is cancelled, or expires.",
+            rich_help_panel=TASK,
+        ),
+    ] = False
+
     def spec(self) -> TermOptions:
         """Return the terms as arguments of `push_spec` and `job_spec`. Raises ConfigurationError where two do not fit
         together."""
         checks.together(not_before=self.not_before, expire_after=self.expire_after)
+        if self.after_any_end and not self.after:
+            raise ConfigurationError("--after-any-end is for the tasks that --after names: give one")
         given = {each.name: getattr(self, each.name) for each in fields(self)}
-        return cast("TermOptions", given | {"labels": labels_of(self.labels)})
+        return cast("TermOptions", given | {"labels": labels_of(self.labels), "after": self.after or ()})
 
 
 JobProjectOption: TypeAlias = Annotated[

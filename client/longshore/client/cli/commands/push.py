@@ -15,7 +15,7 @@ import typer
 
 from longshore.client.aio import PATIENCE, AsyncClient
 from longshore.client.cli.command import command
-from longshore.client.cli.commands import complete, options
+from longshore.client.cli.commands import complete, ids, options
 from longshore.client.cli.commands.stdin import stdin_content
 from longshore.client.cli.follow import follow, in_time
 from longshore.client.cli.input import checks
@@ -248,6 +248,7 @@ async def deliver(
     async def one(client: AsyncClient, waits: Waits, plan: Plan) -> list[task_pb2.Task]:
         title = "↑ standard input" if plan.file == STDIN else f"↑ {shown(Path(plan.file).name)}"
         async with room:
+            await ids.dependencies(client, plan.spec)
             bar = display.bar(title)
             content: Content | AsyncIterator[bytes] = stdin_content(session) if plan.file == STDIN else plan.file
             tasks = await client.upload(

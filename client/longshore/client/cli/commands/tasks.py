@@ -159,6 +159,7 @@ def register(app: typer.Typer) -> None:
         check_timeout(within, wait=wait)
         display = Display(session.err, quiet=session.output.quiet)
         async with session.client(patience=patience, on_wait=display.waiting) as client:
+            await ids.dependencies(client, spec)
             tasks = await client.submit(spec=spec, payload_id=payload, request_id=request, patience=patience)
             with display:
                 async with told_why(client, display) as waits:

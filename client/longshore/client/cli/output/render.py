@@ -37,6 +37,7 @@ _WAITS: Final = {
     task_pb2.WAIT_REASON_INSTANCE_STOPPED: "until the instance runs",
     task_pb2.WAIT_REASON_INSTANCE_ABSENT: "until the instance exists",
     task_pb2.WAIT_REASON_EARLIER_TASK: "for an earlier task there",
+    task_pb2.WAIT_REASON_AFTER: "for a task that it comes after",
     task_pb2.WAIT_REASON_SETTLING: "to find out what a lost worker did",
 }
 _ENDS: Final = {
@@ -51,6 +52,10 @@ _METHODS: Final = {
     task_pb2.DELIVERY_METHOD_FILES_API: "files API: verified by size only, neither atomic nor fenced",
     task_pb2.DELIVERY_METHOD_IN_PLACE: "in place: verified, written into the file that was there, not atomic",
 }
+
+
+_CANCELS: Final = frozenset({"DEPENDENCY_FAILED"})
+"""Reasons of errors that say why a task was cancelled."""
 
 
 def state_name(task: task_pb2.Task) -> str:
@@ -93,6 +98,7 @@ def why(task: task_pb2.Task, *, now: datetime | None = None) -> str:
     if task.state == task_pb2.TASK_STATE_CANCELLED:
         # An earlier attempt's error is no reason for this end: `get` shows it in a row of its own.
         said += [task.cancel_reason] if task.cancel_reason else []
+        said += [error(task)] if task.error.reason in _CANCELS else []
     elif task.error.reason and task.state != task_pb2.TASK_STATE_SUCCEEDED and not _says_the_same(task):
         said.append(error(task))
     return "; ".join(said)
@@ -195,7 +201,7 @@ def task_detail(task: task_pb2.Task, *, progress: task_pb2.Progress | None = Non
     add("id", task.id)
     made.add_row("state", f"{state(task)} (revision {task.revision})")
     add("why", why(task))
-    if task.state == task_pb2.TASK_STATE_CANCELLED and task.error.reason:
+    if task.state == task_pb2.TASK_STATE_CANCELLED and task.error.reason not in {"", *_CANCELS}:
         add("met before", error(task))
     add("progress", "" if progress is None else progress_line(progress, task))
     add("description", task.description)
@@ -216,6 +222,7 @@ def task_detail(task: task_pb2.Task, *, progress: task_pb2.Progress | None = Non
     add("labels", " ".join(f"{key}={value}" for key, value in sorted(task.labels.items())))
     add("creator", task.creator)
     add("request id", task.request_id)
+    add("after", " ".join(task.after) + (" (any end)" if task.after_any_end else ""))
     add("retry of", task.retry_of)
     add("retried by", task.retried_by)
     add("attempts", _attempts(task))

@@ -82,18 +82,19 @@ async def _translated(store: Store, tasks: Sequence[Task], waiting: Mapping[str,
     started = [task.id for task in tasks if task.status.attempt and task.id not in attempts]
     if started:
         attempts.update(await store.attempts_of(started, last=translate.ATTEMPTS_SHOWN))
-    return translate.tasks(tasks, attempts=attempts, blocked_by=await blocked_by(store, tasks), waiting=waiting)
+    first = await blocked_by(store, tasks)
+    return translate.tasks(tasks, attempts=attempts, blocked_by=first, waiting=waiting)
 
 
 async def blocked_by(store: Store, tasks: Sequence[Task]) -> Mapping[str, str]:
-    """Map the ids of those of `tasks` that are BLOCKED to the ids of the tasks before them. Raises StoreUnavailable."""
-    keys = {
-        task.id: key
-        for task in tasks
-        if task.status.state is State.BLOCKED and (key := task.submission.work.destination_key)
-    }
-    heads = await store.blocking(set(keys.values())) if keys else {}
-    return {task_id: heads[key] for task_id, key in keys.items() if key in heads}
+    """Map the ids of those of `tasks` that are BLOCKED to the ids of the tasks before them: the first dependency that
+    has not ended, else the first task of the destination. Raises StoreUnavailable."""
+    blocked = [task for task in tasks if task.status.state is State.BLOCKED]
+    followers = [task.id for task in blocked if task.status.unmet]
+    found = dict(await store.unmet(followers)) if followers else {}
+    keys = {task.id: key for task in blocked if task.id not in found and (key := task.submission.work.destination_key)}
+    first = await store.blocking(set(keys.values())) if keys else {}
+    return found | {task_id: first[key] for task_id, key in keys.items() if first.get(key, task_id) != task_id}
 
 
 def _runs_first(task: Task) -> bool:

@@ -9,7 +9,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from longshore.server.model import task as model
-from longshore.server.model.values import State, UploadState
+from longshore.server.model.values import State, UploadState, WaitReason
 from longshore.server.model.waiting import Waiting
 from longshore.v1 import task_pb2 as pb
 from longshore.v1 import task_service_pb2 as service_pb
@@ -164,6 +164,9 @@ def fill_task(message: pb.Task, value: model.Task) -> None:
         message.priority = terms.priority
     if terms.description:
         message.description = terms.description
+    if terms.after:
+        message.after.extend(terms.after)
+        message.after_any_end = terms.after_any_end
     if terms.labels:
         message.labels.update(terms.labels)
     if submission.retry_of:
@@ -185,7 +188,7 @@ def _fill_status(message: pb.Task, status: model.Status) -> None:
     if status.state.terminal:
         message.done = True
     _set_timestamp(message.update_time, status.updated_at)
-    if status.state is State.BLOCKED:
+    if status.state is State.BLOCKED and status.wait_reason is not WaitReason.AFTER:
         message.wait_reason = pb.WAIT_REASON_EARLIER_TASK
     elif status.wait_reason:
         message.wait_reason = pb.WaitReason.ValueType(status.wait_reason)

@@ -28,8 +28,9 @@ def check_request_id(field: str, value: str) -> str:
     return fields.request_id(field, value) if value else new_request_id()
 
 
-def upload_request(header: service_pb.UploadHeader, defaults: Defaults) -> UploadRequest:
-    """Make a request of a header. Raises InvalidField with paths that begin with `header`."""
+def upload_request(header: service_pb.UploadHeader, defaults: Defaults, *, any_creator: bool = False) -> UploadRequest:
+    """Make a request of a header. `any_creator`: its tasks may come after anybody's. Raises InvalidField
+    with paths that begin with `header`."""
     size = header.size if header.HasField("size") else None
     if size is not None:
         fields.bounded("header.size", size, 0, _LARGEST)
@@ -41,6 +42,7 @@ def upload_request(header: service_pb.UploadHeader, defaults: Defaults) -> Uploa
         size=size,
         sha256=header.sha256,
         take_over=header.take_over,
+        any_creator=any_creator,
     )
 
 
@@ -111,6 +113,8 @@ def _spec(field: str, spec: pb.TaskSpec | None, defaults: Defaults) -> TaskReque
             else defaults.attempt_limit
         ),
         description=_description(f"{field}.description", spec.description) if "description" in said else "",
+        after=_after(f"{field}.after", spec.after) if "after" in said else (),
+        after_any_end=spec.after_any_end,
     )
     if not_before >= terms.expire_after:
         raise InvalidField(
@@ -136,6 +140,13 @@ def _description(field: str, text: str) -> str:
     if wrong := names.wrong_description(text):
         raise InvalidField(field, f"{wrong}.")
     return text
+
+
+def _after(field: str, task_ids: Sequence[str]) -> tuple[str, ...]:
+    if len(task_ids) > limits.MOST_AFTER:
+        raise InvalidField(field, f"has {len(task_ids)} ids; at most {limits.MOST_AFTER}.")
+    found = dict.fromkeys(fields.assigned_id(f"{field}[{number}]", each) for number, each in enumerate(task_ids))
+    return tuple(found)
 
 
 def _labels(field: str, spec: pb.TaskSpec) -> dict[str, str]:

@@ -133,7 +133,8 @@ class Uploads:
         returns.
 
         Raises UploadInProgress, RequestIdReused, QueueFull, CallerShare, SpoolFull, TooManyUploads, StoreOverloaded,
-        SpoolDamaged, Draining. A cancelled call leaves the upload as it was, and perhaps a slot taken that expires.
+        SpoolDamaged, Draining, and NotFound, DependencyFailed, OldServers for tasks that the new ones come after. A
+        cancelled call leaves the upload as it was, and perhaps a slot taken that expires.
         """
         self._refuse_when_draining()
         self._stream_slots.check(principal, [caller for caller, _ in self._slots], taken=len(self._live))
@@ -168,9 +169,9 @@ class Uploads:
 
     async def submit(self, principal: str, request: SubmitRequest, *, any_creator: bool = False) -> Sequence[Task]:
         """Make tasks without an upload. Raises RequestIdReused, QueueFull, CallerShare, PayloadGone, SpoolFull,
-        StoreOverloaded, Draining.
+        StoreOverloaded, Draining, NotFound, DependencyFailed, OldServers.
 
-        `any_creator` means that the payload may be anybody's.
+        `any_creator` means that the payload, and the tasks that come before, may be anybody's.
         """
         return await self.begin_submit(principal, request, any_creator=any_creator)
 
@@ -427,6 +428,8 @@ class Uploads:
             spooled=self._needs_file(request),
             take_over=request.take_over,
             silence=self.limits.silence,
+            terms=request.task.terms if request.task.terms.after else None,
+            any_creator=request.any_creator,
         )
         most = self.limits.bounds.spool_bytes
         if most is None or (request.size or 0) <= most:

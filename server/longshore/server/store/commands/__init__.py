@@ -18,6 +18,7 @@ from longshore.server.store.commands.janitor import (
     PayDebt,
     PurgeTasks,
     ReapSessions,
+    ReleaseFollowers,
     Tick,
     Ticked,
 )
@@ -106,6 +107,7 @@ __all__ = [
     "ReapSessions",
     "RecordHome",
     "RejectUpload",
+    "ReleaseFollowers",
     "RenewLeases",
     "RequestGrants",
     "RetireServer",

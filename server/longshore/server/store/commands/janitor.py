@@ -45,6 +45,16 @@ class Tick(Command[Ticked]):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReleaseFollowers(Command[None]):
+    """Tell the tasks that come after `ended` (numbers of tasks) that these have ended, or that their history is
+    removed. Nothing happens for tasks that live.
+
+    The transaction that ends a task tells the first followers, and the writer runs this command for the rest."""
+
+    ended: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReapSessions(Command[tuple[str, ...]]):
     """End sessions whose lease is over; their attempts are lost. Answers with their ids.
 

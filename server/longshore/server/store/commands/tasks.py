@@ -23,7 +23,7 @@ class TaskPlan:
     def held_bytes(self) -> int:
         """About how much memory the plan holds while its command waits."""
         arguments = self.work.arguments
-        return 1024 + (0 if arguments is None else len(arguments.value))
+        return 1024 + (0 if arguments is None else len(arguments.value)) + 64 * len(self.terms.after)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,8 +46,9 @@ class SubmitTasks(Command[tuple[Task, ...]]):
     """Make tasks without an upload; the same request id again answers the same tasks.
 
     `payload_id` names a payload that a task of `principal` keeps (any, if `any_creator`); or `payload` is a new one,
-    small enough to be kept in the database, with its `content`. Raises RequestIdReused, QueueFull, CallerShare,
-    PayloadGone, SpoolFull.
+    small enough to be kept in the database, with its `content`. The tasks come after tasks of `principal` (anybody's,
+    if `any_creator`). Raises RequestIdReused, QueueFull, CallerShare, PayloadGone, SpoolFull, NotFound,
+    DependencyFailed, OldServers.
     """
 
     urgency: ClassVar[Urgency] = Urgency.SUBMIT
@@ -75,7 +76,8 @@ class RetryTask(Command[Task]):
     """Make a new task like an unsuccessful one, at the end of its destination's order.
 
     With `creator` None anybody's task may be retried. Raises NotFound, PayloadGone, NotRetryable, Superseded,
-    RevisionMismatch, RequestIdReused, QueueFull, CallerShare. The new task has the old one's creator, who sees and
+    RevisionMismatch, RequestIdReused, QueueFull, CallerShare, DependencyFailed, OldServers. The new
+    task has the old one's creator, who sees and
     cancels it and whose share it takes, and its durations, counted anew; the request is the principal's.
     """
 

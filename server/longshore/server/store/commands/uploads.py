@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from longshore.server.model.servers import Here
-from longshore.server.model.task import Payload, Upload
+from longshore.server.model.task import Payload, Terms, Upload
 from longshore.server.store.commands.base import Command, Urgency
 from longshore.server.store.commands.tasks import Bounds, TaskPlan
 
@@ -23,8 +23,10 @@ class OpenUpload(Command[Upload]):
     connection has been silent for `silence` seconds, or `take_over` is set. An upload whose file is in another spool
     than this server's begins again at offset 0.
 
+    The tasks of a new one come after those that `terms` name, tasks of `principal` (anybody's, if `any_creator`).
+
     Raises RequestIdReused (another fingerprint, or the id made tasks without an upload), QueueFull, CallerShare,
-    SpoolFull, TooManyUploads, UploadInProgress.
+    SpoolFull, TooManyUploads, UploadInProgress, NotFound, DependencyFailed, OldServers.
     """
 
     urgency: ClassVar[Urgency] = Urgency.SUBMIT
@@ -45,6 +47,8 @@ class OpenUpload(Command[Upload]):
     """The upload is known beforehand to get a file: its home is recorded at once."""
     take_over: bool = False
     silence: float = 10.0
+    terms: Terms | None = None
+    any_creator: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -114,8 +114,12 @@ def retire_server(unit: UnitOfWork, command: RetireServer) -> Callable[[], None]
 def check_servers(reads: Reads, plans: Iterable[TaskPlan]) -> None:
     """Raise OldServers if one of the plans asks for something that a server of the version before would do wrong, and
     such a server runs, or the schema is of before. Other plans cost no statement."""
-    if not any(plan.work.needs_servers for plan in plans):
-        return
+    if any(plan.work.needs_servers or plan.terms.after for plan in plans):
+        require_new_servers(reads)
+
+
+def require_new_servers(reads: Reads) -> None:
+    """Raise OldServers if a server of the version before runs, or the schema is of before."""
     if reads.link.dialect.schema.lacks(servers.c.revision):
         raise OldServers(
             "The task asks for something that the schema of the database does not know yet: upgrade all servers, run "

@@ -9,6 +9,7 @@ from typing import Final
 import sqlalchemy as sa
 
 from longshore.server.model.errors import (
+    DependencyFailed,
     NotFound,
     NotRetryable,
     NotSettling,
@@ -18,7 +19,8 @@ from longshore.server.model.errors import (
     Superseded,
 )
 from longshore.server.model.events import CancelAsked, Due, SettledByHand, Verdict
-from longshore.server.model.task import Payload, Task
+from longshore.server.model.records import changed
+from longshore.server.model.task import Payload, Task, Terms
 from longshore.server.model.values import State, WaitReason
 from longshore.server.store.commands import (
     CancelTask,
@@ -158,6 +160,9 @@ def submit_tasks(unit: UnitOfWork, command: SubmitTasks) -> Callable[[], tuple[T
         return lambda: tasks_of_request(unit.reads, request)
     check_servers(unit.reads, command.plans)
     payload = command.payload or _named_payload(unit.reads, command)
+    creator = None if command.any_creator else command.principal
+    for terms in {id(plan.terms): plan.terms for plan in command.plans}.values():
+        unit.followers.check(terms, creator=creator)
     for queue, count in Counter([plan.terms.queue for plan in command.plans]).items():
         check_room(unit.reads, command.bounds, queue=queue, principal=command.principal, tasks=count)
     if command.payload is not None:
@@ -219,8 +224,9 @@ def retry_task(unit: UnitOfWork, command: RetryTask) -> Callable[[], Task]:
     if not command.force:
         _check_not_superseded(unit, old)
     submission = old.submission
+    terms = _terms_of_retry(unit, old, force=command.force)
     check_room(unit.reads, command.bounds, queue=submission.terms.queue, principal=submission.creator, tasks=1)
-    plans = (TaskPlan(submission.work, submission.terms),)
+    plans = (TaskPlan(submission.work, terms),)
     check_servers(unit.reads, plans)
     made = make_tasks(
         unit,
@@ -238,6 +244,22 @@ def retry_task(unit: UnitOfWork, command: RetryTask) -> Callable[[], Task]:
         request=RequestRecord(fingerprint, None, made[0].submission.seq, 1),
     )
     return lambda: made[0].task
+
+
+def _terms_of_retry(unit: UnitOfWork, old: LoadedTask, *, force: bool) -> Terms:
+    """Return the terms of the new task. It waits for those dependencies that live: the others have ended well, or were
+    so when the old task first ran. Raises DependencyFailed."""
+    terms = old.submission.terms
+    if not terms.after:
+        return terms
+    if not old.status.attempt and not force:
+        try:
+            unit.followers.check(terms, creator=None)
+        except NotFound as gone:
+            raise DependencyFailed(
+                f"{gone.message} Force the retry if nothing is to come before it.", **gone.metadata
+            ) from gone
+    return changed(terms, after=unit.followers.live(terms.after))
 
 
 def _check_not_superseded(unit: UnitOfWork, old: LoadedTask) -> None:

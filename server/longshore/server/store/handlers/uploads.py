@@ -32,7 +32,7 @@ from longshore.server.store.handlers.requests import (
     tasks_of_request,
     want_room,
 )
-from longshore.server.store.handlers.servers import check_servers
+from longshore.server.store.handlers.servers import check_servers, require_new_servers
 from longshore.server.store.handlers.upload_homes import (
     check_free,
     drop_homes,
@@ -171,6 +171,8 @@ def _want_opening(reads: Reads, command: OpenUpload) -> None:
         reads.counters.wanted.add((UPLOADS_OF, principal))
     if bounds.spool_bytes is not None:
         reads.counters.wanted.add(SPOOL)
+    for task_id in () if command.terms is None else command.terms.after:
+        reads.tasks.want(task_id)
 
 
 @handles(OpenUpload, prefetch=_want_opening, keeps_memory=True)
@@ -231,6 +233,9 @@ def _connected(unit: UnitOfWork, upload: Upload, command: OpenUpload) -> Upload:
 
 def _new_upload(unit: UnitOfWork, command: OpenUpload) -> Callable[[], Upload]:
     bounds = command.bounds
+    if command.terms is not None:
+        require_new_servers(unit.reads)
+        unit.followers.check(command.terms, creator=None if command.any_creator else command.principal)
     check_room(unit.reads, bounds, queue=command.queue, principal=command.principal, tasks=command.tasks)
     shares.check_uploads(unit, bounds, command.principal)
     check_spool(unit, bounds, command.reserve, size=command.size or 0, principal=command.principal)

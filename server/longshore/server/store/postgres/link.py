@@ -310,9 +310,8 @@ def _compile_bulk(what: Bulk, dialect: Dialect, *, exactly: bool) -> tuple[str, 
 
 
 def _with_array(sql: str) -> str:
-    """Put one array in the place of a list's only element."""
-    before, _, after = sql.partition("IN (%(keys)s)")
-    return f"{before}= ANY(%(keys)s){after}"
+    """Put one array in the place of each list's only element."""
+    return sql.replace("IN (%(keys)s)", "= ANY(%(keys)s)")
 
 
 def _encode(rows: Sequence[Mapping[str, Any]]) -> str:

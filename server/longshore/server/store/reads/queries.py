@@ -35,7 +35,9 @@ from longshore.server.store.tables.schema import (
     attempts,
     counters,
     debts,
+    dependencies,
     events,
+    has_unmet,
     homes,
     inline_payloads,
     is_alive,
@@ -70,10 +72,31 @@ _TASKS_OF_PAYLOAD: Final = statement(
 _TASKS_BETWEEN: Final = statement(
     _TASKS.where(tasks.c.seq >= sa.bindparam("first"), tasks.c.seq < sa.bindparam("beyond")).order_by(tasks.c.seq)
 )
-_HEADS: Final = Among(
-    lambda keys: sa.select(tasks.c.destination_key, tasks.c.id).where(
-        tasks.c.destination_key.in_(keys), is_head, tasks.c.destination_key.is_not(None)
+_FIRST: Final = Among(
+    lambda keys: sa.union_all(
+        sa.select(tasks.c.destination_key, tasks.c.id).where(
+            tasks.c.destination_key.in_(keys), is_head, tasks.c.destination_key.is_not(None)
+        ),
+        sa.select(tasks.c.destination_key, tasks.c.id).where(tasks.c.destination_key.in_(keys), has_unmet),
     )
+)
+"""Finds heads, and tasks that come after others: the earliest of these is the first of its destination. Ids sort by
+acceptance."""
+_UNMET: Final = Among(
+    lambda keys: (
+        sa.select(dependencies.c.seq, sa.func.min(tasks.c.id))
+        .join_from(dependencies, tasks, tasks.c.seq == dependencies.c.after_seq)
+        .where(dependencies.c.seq.in_(keys))
+        .group_by(dependencies.c.seq)
+    )
+)
+_LEFT: Final = statement(
+    sa.select(dependencies.c.after_seq)
+    .join_from(dependencies, tasks, tasks.c.seq == dependencies.c.after_seq, isouter=True)
+    .where(sa.or_(tasks.c.seq.is_(None), tasks.c.live.is_(sa.false())))
+    .distinct()
+    .order_by(dependencies.c.after_seq)
+    .limit(sa.bindparam("most"))
 )
 _ATTEMPTS: Final = statement(
     sa.select(*ATTEMPT_COLUMNS)
@@ -258,7 +281,24 @@ def _of_request(request_id: str) -> sa.CompoundSelect[Any]:
 
 
 def blocking(link: Link, keys: Collection[bytes]) -> Mapping[bytes, str]:
-    return {bytes(key): task_id for key, task_id in link.among(_HEADS, set(keys))}
+    first: dict[bytes, str] = {}
+    for digest, task_id in link.among(_FIRST, set(keys)):
+        key = bytes(digest)
+        first[key] = min(task_id, first.get(key, task_id))
+    return first
+
+
+def unmet(link: Link, task_ids: Sequence[str]) -> Mapping[str, str]:
+    if link.dialect.schema.lacks(dependencies):
+        return {}
+    by_seq = {seq: task_id for task_id in task_ids if (seq := seq_of(task_id)) is not None}
+    return {by_seq[seq]: first for seq, first in link.among(_UNMET, sorted(by_seq))}
+
+
+def left_followers(link: Link, limit: int) -> Sequence[int]:
+    if link.dialect.schema.lacks(dependencies):
+        return ()
+    return [row[0] for row in link.rows(_LEFT, most=limit)]
 
 
 def attempts_of_task(link: Link, task_id: str, last: int | None) -> Sequence[Attempt]:

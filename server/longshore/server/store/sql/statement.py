@@ -92,8 +92,13 @@ class Among:
 
     __slots__ = ("_statements", "any")
 
-    def __init__(self, make: Callable[[list[sa.BindParameter[Any]]], sa.Select[Any]], *, lock: bool = False) -> None:
-        wrap = locking if lock else statement
+    def __init__(
+        self,
+        make: Callable[[list[sa.BindParameter[Any]]], sa.Select[Any] | sa.CompoundSelect[Any]],
+        *,
+        lock: bool = False,
+    ) -> None:
+        wrap: Callable[[Any], Statement] = locking if lock else statement
         self._statements = {size: wrap(make([sa.bindparam(name) for name in _KEYS[size]])) for size in _SIZES}
         self.any: Final = wrap(make([sa.bindparam("keys")]))
         """The statement with one parameter in the list, for a database that takes an array in its place."""

@@ -86,6 +86,8 @@ def _made_terms(*cells: Any) -> Terms:
     *columns, details = cells
     said = _read(details)
     told = {name: said[name] for name in _DETAILS if name in said}
+    if "after" in told:
+        told["after"] = tuple(told["after"])
     return Terms(**dict(zip(_TERM_COLUMNS, columns, strict=True)), **told)
 
 
@@ -126,6 +128,8 @@ STATUS: Final = (
     Field("updated_at", (_T.updated_at,)),
     Field("finished_at", (_T.finished_at,)),
     Field("retryable_until", (_T.retryable_until,)),
+    Field("unmet", (_T.unmet,), lambda count: count or None, lambda count: count or 0),
+    Field("followed", (_T.followed,), lambda flag: flag or None, bool),
 )
 """The part of a task that changes: columns of `tasks`."""
 

@@ -92,6 +92,9 @@ tasks: Final = sa.Table(
     # NULL in rows of schemas before, and in those of a server of the version before: not exclusive, not superseded.
     sa.Column("exclusive", sa.Boolean, info={SINCE: 5}),  # nothing of its instance may run beside it
     sa.Column("superseded_by", sa.Text, info={SINCE: 5}),  # the id of the later task
+    # Parts of the status, NULL where they have their defaults.
+    sa.Column("unmet", sa.Integer, info={SINCE: 5}),
+    sa.Column("followed", sa.Boolean, info={SINCE: 5}),
     sa.CheckConstraint(f"state BETWEEN {State.BLOCKED.value} AND {State.EXPIRED.value}", name="state"),
     sa.CheckConstraint("revision >= 1", name="revision"),
     sa.CheckConstraint("attempt >= 0 AND tries >= 0 AND crashes >= 0 AND solo_crashes >= 0", name="counts"),
@@ -129,6 +132,7 @@ is_head: Final = tasks.c.head.is_(sa.true())
 is_ready: Final = tasks.c.ready.is_(sa.true())
 is_queued: Final = tasks.c.state == STATE[State.QUEUED]
 is_offered: Final = sa.and_(is_queued, tasks.c.paused.is_(sa.false()))
+has_unmet: Final = tasks.c.unmet.is_not(None)
 is_delivered: Final = tasks.c.state == STATE[State.SUCCEEDED]
 is_timed: Final = sa.and_(tasks.c.state == STATE[State.SCHEDULED], tasks.c.due_at.is_not(None))
 is_parked: Final = sa.and_(tasks.c.state == STATE[State.SCHEDULED], tasks.c.due_at.is_(None))
@@ -141,6 +145,7 @@ def _index(name: str, *columns: sa.ColumnElement[object], where: sa.ColumnElemen
 
 _has_destination: Final = tasks.c.destination_key.is_not(None)
 _index("tasks_head", tasks.c.destination_key, where=sa.and_(is_head, _has_destination), unique=True)
+_index("tasks_unmet", tasks.c.destination_key, where=has_unmet)
 _index("tasks_order", tasks.c.destination_key, tasks.c.seq, where=sa.and_(is_live, _has_destination))
 _index("tasks_delivered", tasks.c.destination_key, tasks.c.seq, where=sa.and_(is_delivered, _has_destination))
 _index(
@@ -191,6 +196,17 @@ sa.Index(
     sqlite_where=submissions.c.payload_id.is_not(None),
     postgresql_where=submissions.c.payload_id.is_not(None),
 )
+
+dependencies: Final = sa.Table(
+    "dependencies",
+    metadata,
+    # A live task that another one waits for. The row goes when `after_seq` has ended and `seq` was told.
+    sa.Column("after_seq", _Seq, primary_key=True, autoincrement=False),
+    sa.Column("seq", _Seq, sa.ForeignKey("tasks.seq", ondelete="CASCADE"), primary_key=True, autoincrement=False),
+    info={SINCE: 5},
+    sqlite_with_rowid=False,
+)
+sa.Index("dependencies_task", dependencies.c.seq)
 
 labels: Final = sa.Table(
     "labels",

@@ -36,12 +36,14 @@ class Decisions:
         self.limits = limits
         self._draw = draw
         self._decider: Decider | None = None
-        self._first: dict[tuple[float, bool], Status] = {}
+        self._first: dict[tuple[float, bool, int], Status] = {}
         self._changes: list[TaskChange] = []
         self.last_seq: int | None = None
         """The last number that was given to a task. None means that this transaction has given none."""
         self.destination_keys: set[bytes] = set()
-        """Destinations that a task has left."""
+        """Destinations that a task has left, or in which a task waits for nothing else any more."""
+        self.followed_ends: list[LoadedTask] = []
+        """Tasks that have ended, and that others come after: see `followers`."""
         self.concurrency_keys: dict[str, set[str] | None] = {}
         """Maps the concurrency key of each instance whose ready tasks must be recomputed to the takers affected. None
         means all takers, because the free room of the instance changed."""
@@ -72,15 +74,16 @@ class Decisions:
         """Draw 80 random bits."""
         return int(self._draw() * (1 << 40)) << 40 | int(self._draw() * (1 << 40))
 
-    def first_status(self, *, not_before: float, free: bool) -> Status:
+    def first_status(self, *, not_before: float, free: bool, unmet: int) -> Status:
         """Return the first status of a task. `not_before` is in seconds from now. `free` means that no live task has
-        its destination.
+        its destination, and `unmet` counts the dependencies that have not ended.
 
         Tasks that begin alike share it: what follows from it is decided and written down once.
         """
-        found = self._first.get((not_before, free))
+        found = self._first.get((not_before, free, unmet))
         if found is None:
-            found = self._first[not_before, free] = first_status(now=self._reads.now, not_before=not_before, free=free)
+            found = first_status(now=self._reads.now, not_before=not_before, free=free, unmet=unmet)
+            self._first[not_before, free, unmet] = found
         return found
 
     def add(self, submission: Submission, status: Status) -> LoadedTask:
@@ -119,6 +122,10 @@ class Decisions:
             self._event_log.ended(submission, after)
             if loaded.destination_key is not None:
                 self.destination_keys.add(loaded.destination_key)
+            if before.followed:
+                self.followed_ends.append(loaded)
+        elif before.unmet and not after.unmet and loaded.destination_key is not None:
+            self.destination_keys.add(loaded.destination_key)
         if verdict is Verdict.CHANGED:
             self._record(loaded, (before.session_id, before.attempt) if before.session_id else None)
         return decision

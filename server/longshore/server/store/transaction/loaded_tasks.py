@@ -49,7 +49,7 @@ class LoadedTask:
         self.status = task.status
         self.concurrency_key = concurrency_key_of(work)
         self.target = work.target
-        self.destination_key = work.destination_key
+        self.destination_key = submission.destination_key
         self.counts = counts_of(
             submission.terms.queue, submission.creator, work.kind, self.target, self.concurrency_key,
             work.needs_revision,
@@ -79,15 +79,17 @@ class LoadedTask:
         self.changed = False
 
 
-def first_status(*, now: float, not_before: float, free: bool) -> Status:
-    """The first status of a task. `not_before` is in seconds from `now`; `free`: no live task has its destination."""
+def first_status(*, now: float, not_before: float, free: bool, unmet: int = 0) -> Status:
+    """The first status of a task. `not_before` is in seconds from `now`; `free`: no live task has its destination;
+    `unmet`: dependencies that have not ended."""
+    free = free and not unmet
     if not_before > 0:
         state, reason, due_at = State.SCHEDULED, WaitReason.NOT_BEFORE, now + not_before
     elif free:
         state, reason, due_at = State.QUEUED, WaitReason.NONE, None
     else:
-        state, reason, due_at = State.BLOCKED, WaitReason.EARLIER_TASK, None
-    return Status(revision=1, state=state, head=free, wait_reason=reason, due_at=due_at, updated_at=now)
+        state, reason, due_at = State.BLOCKED, WaitReason.AFTER if unmet else WaitReason.EARLIER_TASK, None
+    return Status(revision=1, state=state, head=free, wait_reason=reason, due_at=due_at, updated_at=now, unmet=unmet)
 
 
 class LoadedTasks:

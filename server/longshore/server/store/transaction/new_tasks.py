@@ -19,6 +19,8 @@ def want_plans(reads: Reads, plans: Sequence[TaskPlan]) -> None:
     for plan in plans:
         if (destination := plan.work.destination_key) is not None:
             reads.occupied.wanted.add(destination)
+        for dependency in plan.terms.after:
+            reads.tasks.want(dependency)
         if key := concurrency_key_of(plan.work):
             reads.counters.wanted.add((KEY_RUNNING, key))
 
@@ -33,7 +35,8 @@ def make_tasks(
     retry_of: str = "",
     retried_by: str = "",
 ) -> list[LoadedTask]:
-    """Make one task for each plan, in their order."""
+    """Make one task for each plan, in their order. One that comes after a task that ended otherwise than it must is
+    ended at the end of the batch."""
     decisions, occupied, now = unit.decisions, unit.reads.occupied, unit.reads.now
     made = []
     for plan in plans:
@@ -53,5 +56,9 @@ def make_tasks(
         )
         key = plan.work.destination_key
         free = key is None or not occupied.get(key)
-        made.append(decisions.add(submission, decisions.first_status(not_before=plan.not_before, free=free)))
+        unmet = unit.followers.unmet(plan.terms) if plan.terms.after else ()
+        status = decisions.first_status(not_before=plan.not_before, free=free, unmet=len(unmet))
+        loaded = decisions.add(submission, status)
+        unit.followers.follow(loaded, unmet)
+        made.append(loaded)
     return made

@@ -13,17 +13,31 @@ from longshore.server.store.errors import BatchConflict
 from longshore.server.store.sql.link import Link
 from longshore.server.store.sql.statement import Among, Statement, statement
 from longshore.server.store.tables.rows import SESSION_COLUMNS, UPLOAD_COLUMNS, Row, session_of
-from longshore.server.store.tables.schema import is_head, is_live, queues, requests, sequence, sessions, tasks, uploads
+from longshore.server.store.tables.schema import (
+    has_unmet,
+    is_head,
+    is_live,
+    queues,
+    requests,
+    sequence,
+    sessions,
+    tasks,
+    uploads,
+)
 from longshore.server.store.transaction.counters import Counters
 from longshore.server.store.transaction.known import Found, Known
 from longshore.server.store.transaction.loaded_tasks import LoadedTasks
 from longshore.server.store.transaction.memory import Memory
 
 _HEADED: Final = Among(
-    lambda keys: sa.select(tasks.c.destination_key).where(
-        tasks.c.destination_key.in_(keys), is_head, tasks.c.destination_key.is_not(None)
+    lambda keys: sa.union_all(
+        sa.select(tasks.c.destination_key).where(
+            tasks.c.destination_key.in_(keys), is_head, tasks.c.destination_key.is_not(None)
+        ),
+        sa.select(tasks.c.destination_key).where(tasks.c.destination_key.in_(keys), has_unmet),
     )
 )
+"""Finds destinations with live tasks. The earliest one is head, unless it comes after other tasks."""
 _OCCUPIED: Final = statement(
     sa.select(sa.literal_column("1")).where(tasks.c.destination_key == sa.bindparam("key"), is_live).limit(1)
 )

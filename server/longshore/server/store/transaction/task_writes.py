@@ -15,8 +15,9 @@ import sqlalchemy as sa
 
 from longshore.server.model.task import Status
 from longshore.server.model.values import State
+from longshore.server.store.sql.dialect import Dialect
 from longshore.server.store.sql.link import Link
-from longshore.server.store.sql.statement import Bulk, changing, inserting, types_of
+from longshore.server.store.sql.statement import Bulk, Given, inserting, types_of
 from longshore.server.store.tables import codec
 from longshore.server.store.tables.fields import columns_of, writer
 from longshore.server.store.tables.rows import IN_SUBMISSIONS, IN_TASKS, STATUS_COLUMNS, Row, status_cells
@@ -93,6 +94,8 @@ def _new_row(loaded: LoadedTask, paused: Callable[[str], bool]) -> tuple[Bulk, R
     head = (*_submission_cells(submission), loaded.concurrency_key, status.updated_at)
     key = loaded.destination_key
     row: Row
+    if status.followed:
+        return _ANY, (*head[:-1], key, *_all_values(loaded, paused))
     if status.state is State.RUNNING and status.revision == _CLAIMED.revision:
         row = (
             *head, taker, status.session_id, status.worker, status.started_at,
@@ -124,14 +127,16 @@ def _all_values(loaded: LoadedTask, paused: Callable[[str], bool]) -> Iterable[A
 
 def _update(names: Iterable[str], fixed: Mapping[str, sa.ColumnElement[Any]] | None = None) -> Bulk:
     names = tuple(names)
-    return changing(
-        lambda given: (
+
+    def make(dialect: Dialect, given: Given, _: sa.FromClause | None) -> sa.Update:
+        known = [name for name in names if not dialect.schema.lacks(tasks.c[name])]
+        return (
             tasks.update()
             .where(tasks.c.seq == given["of_seq"], tasks.c.revision == given["of_revision"])
-            .values({name: given[name] for name in names} | dict(fixed or {}))
-        ),
-        types_of(tasks, *names, of_seq="seq", of_revision="revision"),
-    )
+            .values({name: given[name] for name in known} | dict(fixed or {}))
+        )
+
+    return Bulk(make, types_of(tasks, *names, of_seq="seq", of_revision="revision"))
 
 
 _SELDOM: Final = ("head", "live")

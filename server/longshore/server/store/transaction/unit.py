@@ -16,6 +16,7 @@ from longshore.server.store.protocol import Changes
 from longshore.server.store.sql.link import Link
 from longshore.server.store.transaction.counters import POSITION
 from longshore.server.store.transaction.decisions import Decisions
+from longshore.server.store.transaction.followers import Followers
 from longshore.server.store.transaction.limits import ConcurrencyLimits
 from longshore.server.store.transaction.memory import Memory
 from longshore.server.store.transaction.reads import Reads
@@ -30,6 +31,7 @@ class UnitOfWork:
         self.reads: Final = Reads(link=link, clock=clock, memory=memory)
         self.writes: Final = Writes(self.reads)
         self.decisions: Final = Decisions(self.reads, self.writes, policy=policy, limits=limits, draw=clock.jitter)
+        self.followers: Final = Followers(self.reads, self.writes, self.decisions)
         self.position = 0
         """How far the database has come with this transaction. 0 means that no task moved, or that the log counts."""
 

@@ -54,11 +54,13 @@ def execute(unit: UnitOfWork, batch: Sequence[Command[Any]]) -> list[CommandOutc
     for index, handler in enumerate(found):
         if not handler.last:
             answers[index] = _decide(unit, handler, batch[index])
+    unit.followers.release()
     writes.flush_stored()
     update_heads_and_ready(unit)
     for index, handler in enumerate(found):
         if handler.last:
             answers[index] = _decide(unit, handler, batch[index])
+    unit.followers.write()
     writes.flush()
     outcomes: list[CommandOutcome] = []
     for index in range(len(batch)):

@@ -8,6 +8,7 @@ commands of the batch get StoreUnavailable, and the writer then tries by itself 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 import threading
 from collections import deque
@@ -19,7 +20,7 @@ import structlog
 
 from longshore.server.model.clock import Clock
 from longshore.server.model.errors import LongshoreError, StoreOverloaded, StoreUnavailable
-from longshore.server.store.commands import Claims, Command, Urgency
+from longshore.server.store.commands import Claims, Command, ReleaseFollowers, Urgency
 from longshore.server.store.commands.servers import MarkRestored, MeetDatabase
 from longshore.server.store.errors import BatchConflict, DatabaseLost
 from longshore.server.store.handlers.clock_steps import ClockSteps
@@ -269,6 +270,8 @@ class Writer:
             self._busy_since = None
         if self._generation is not None:
             self._generation.reached(unit.position if announced is None else announced.rows()[0][0])
+        if unit.followers.left:
+            self._call(self._follow_up, ReleaseFollowers(ended=tuple(sorted(unit.followers.left))))
         unit.committed(outcome.result for outcome in outcomes if isinstance(outcome, Done))
         now = self._clock.ticks()
         if self._writable_since is None or now - began > STALL:
@@ -408,6 +411,11 @@ class Writer:
                 waiting.future.set_result(outcome.result)
             else:
                 waiting.future.set_exception(outcome.error)
+
+    def _follow_up(self, command: Command[Any]) -> None:
+        """Run a command that continues one that is committed. The janitor finds what is left if it fails."""
+        with contextlib.suppress(LongshoreError):
+            self.submit(command).add_done_callback(lambda done: done.cancelled() or done.exception())
 
     def _complain(self, error: Exception) -> None:
         asyncio.get_running_loop().call_exception_handler(
