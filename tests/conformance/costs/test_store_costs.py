@@ -7,11 +7,12 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from longshore.server.model.agenda import agenda_of
 from longshore.server.model.values import Outcome
 from longshore.server.store.commands import ClaimTasks
 from longshore.server.store.postgres.dialect import PostgresDialect
 from longshore.server.store.postgres.link import PostgresLink
-from longshore.server.store.protocol import Changes
+from longshore.server.store.protocol import Changes, nothing, what_targets_do
 from longshore.server.store.transaction.commit_log import CommitLog
 from longshore.server.store.transaction.limits import ConcurrencyLimits
 from tests.support.stores.postgres import Cluster, opened_postgres
@@ -132,5 +133,34 @@ async def test_reading_other_servers_commits_costs_two_statements_and_an_idle_lo
         assert link.statements - before == 2
         log.catch_up(link)
         assert link.statements - before == 3
+    finally:
+        link.close()
+
+
+async def test_a_server_reads_of_other_servers_tasks_what_its_listeners_want(fleet: StoreFleet, url: str) -> None:
+    heard: list[Changes] = []
+    deaf, targets = (
+        CommitLog(server="another", tell=heard.append, wants=wants) for wants in (nothing, what_targets_do)
+    )
+    link = PostgresDialect(url).link()
+    try:
+        deaf.begin(link)
+        targets.begin(link)
+        told = len(fleet.changes)
+        await fleet.submit(plan(push("/a")))
+        taken = await fleet.claim_one()
+        await fleet.grant(taken)
+        await fleet.report(taken, Outcome.OK)
+        before = link.statements
+        deaf.catch_up(link)
+        assert link.statements - before == 1, "the rows of the commits, and no task"
+        own = fleet.changes[told:]
+        assert [each.tasks for each in heard] == [()] * len(own)
+        assert [each.agenda for each in heard] == [agenda_of(one.task for one in each.tasks) for each in own]
+        assert [each.claimable for each in heard] == [each.claimable for each in own]
+        heard.clear()
+        targets.catch_up(link)
+        (end,) = [one for each in heard for one in each.tasks]
+        assert end == own[-1].tasks[0], "the attempt's end, and neither its claim nor its grant"
     finally:
         link.close()

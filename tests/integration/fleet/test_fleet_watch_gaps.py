@@ -13,7 +13,7 @@ from longshore.server.engine.sessions.progress import ProgressBoard
 from longshore.server.engine.watch import WatchHub
 from longshore.server.model.task import Task
 from longshore.server.model.values import Outcome
-from longshore.server.store.protocol import Changes, TaskChange
+from longshore.server.store.protocol import Changes, TaskChange, Wants
 from tests.support.stores.store import ManualClock, StoreFleet, opened_sqlite
 
 
@@ -24,7 +24,8 @@ class HardOfHearing:
         self._store = store
         self.tell: Callable[[Changes], None] = lambda _changes: None
 
-    def subscribe(self, listener: Callable[[Changes], None]) -> Callable[[], None]:
+    def subscribe(self, listener: Callable[[Changes], None], *, wants: Wants | None = None) -> Callable[[], None]:
+        del wants
         self.tell = listener
         return lambda: None
 

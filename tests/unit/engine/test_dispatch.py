@@ -18,7 +18,7 @@ from longshore.server.model.task import Grant, Session, Task
 from longshore.server.model.values import DeliveryMethod, Outcome, State
 from longshore.server.spool.protocol import Spool
 from longshore.server.store.commands import Claims, ClaimTasks, Command, Offer
-from longshore.server.store.protocol import Changes, Store, TaskChange
+from longshore.server.store.protocol import Changes, Store, TaskChange, Wants
 from tests.support.stores.tasks import job
 from tests.support.waiting import running
 
@@ -35,7 +35,8 @@ class ScriptedStore:
         self.held: dict[str, list[Task]] = {}
         self.calm = asyncio.Event()
 
-    def subscribe(self, listener: Callable[[Changes], None]) -> Callable[[], None]:
+    def subscribe(self, listener: Callable[[Changes], None], *, wants: Wants | None = None) -> Callable[[], None]:
+        del wants
         self.listeners.append(listener)
         return lambda: None
 

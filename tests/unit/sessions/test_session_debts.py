@@ -15,7 +15,7 @@ from longshore.server.model.clock import SystemClock
 from longshore.server.model.errors import StoreUnavailable
 from longshore.server.model.task import Debt, Destination, Session
 from longshore.server.store.commands import PayDebt
-from longshore.server.store.protocol import Changes, Store
+from longshore.server.store.protocol import Changes, Store, Wants
 from tests.support.waiting import running
 
 AGAIN = 0.05
@@ -28,7 +28,8 @@ class DebtStore:
         self.failures = 0
         self.read = asyncio.Event()
 
-    def subscribe(self, _listener: Callable[[Changes], None]) -> Callable[[], None]:
+    def subscribe(self, _listener: Callable[[Changes], None], *, wants: Wants | None = None) -> Callable[[], None]:
+        del wants
         return lambda: None
 
     async def debts(self, targets: Sequence[str], *, limit: int) -> list[Debt]:

@@ -20,7 +20,7 @@ from longshore.server.engine.sessions.sessions import Sessions
 from longshore.server.model.errors import StoreUnavailable
 from longshore.server.model.sharing import Shares
 from longshore.server.store.commands import Claims, ClaimTasks, Offer
-from longshore.server.store.protocol import Changes, Store
+from longshore.server.store.protocol import Changes, Store, nothing
 
 _log = structlog.get_logger("longshore.dispatch")
 
@@ -85,7 +85,7 @@ class Dispatcher:
         self._doubtful: set[WorkerConnection] = set()
         """Connections that were offered in a claim whose outcome is not known."""
         self._turn = 0
-        self._unsubscribe = store.subscribe(self._on_commit)
+        self._unsubscribe = store.subscribe(self._on_commit, wants=nothing)
         self._fleet.on_room(self._on_room)
         self._fleet.on_change(self._bell.set)
 

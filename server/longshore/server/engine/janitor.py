@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import structlog
 
+from longshore.server.model.agenda import agenda_of
 from longshore.server.model.clock import Clock
 from longshore.server.model.errors import LongshoreError
 from longshore.server.model.servers import Here
@@ -28,7 +29,7 @@ from longshore.server.store.commands import (
     ReleaseFollowers,
     Tick,
 )
-from longshore.server.store.protocol import Changes, Store
+from longshore.server.store.protocol import Changes, Store, nothing
 
 _log = structlog.get_logger("longshore.janitor")
 
@@ -86,7 +87,7 @@ class Janitor:
         self._next_at: float | None = clock.now()
         self._next_ticks: float | None = None
         self._looked_at = self._awake_since = clock.ticks()
-        store.subscribe(self._on_commit)
+        store.subscribe(self._on_commit, wants=nothing)
 
     async def prepare(self) -> None:
         """Let leases run from now, unless other servers kept them."""
@@ -112,21 +113,15 @@ class Janitor:
         if changes.clock_set:
             self._next_at = self._clock.now()
             self._time_bell.set()
-        for change in changes.tasks:
-            submission, status = change.task.submission, change.task.status
-            if status.state.terminal:
-                # A task without bytes leaves nothing behind: every server hears of it, and none has to look.
-                if submission.payload is not None:
-                    self._tidy_bell.set()
-                continue
-            at = min(status.due_at or submission.expires_at, submission.expires_at)
-            if self._next_at is None or at < self._next_at:
-                self._next_at = at
-                self._time_bell.set()
-            ticks = status.deadline_ticks
-            if ticks is not None and (self._next_ticks is None or ticks < self._next_ticks):
-                self._next_ticks = ticks
-                self._time_bell.set()
+        agenda = changes.agenda or agenda_of(change.task for change in changes.tasks)
+        if agenda.payloads:
+            self._tidy_bell.set()
+        if agenda.at is not None and (self._next_at is None or agenda.at < self._next_at):
+            self._next_at = agenda.at
+            self._time_bell.set()
+        if agenda.ticks is not None and (self._next_ticks is None or agenda.ticks < self._next_ticks):
+            self._next_ticks = agenda.ticks
+            self._time_bell.set()
 
     async def _forever(self, step: Callable[[], Awaitable[None]]) -> None:
         """Repeat a step, also after an error that may pass (the database is away, the disk is full)."""

@@ -9,7 +9,7 @@ from typing import Final
 from longshore.server.model.clock import Clock
 from longshore.server.model.task import Status
 from longshore.server.model.values import PARKED, State, WaitReason
-from longshore.server.store.protocol import Changes, Store, TaskChange
+from longshore.server.store.protocol import Changes, Store, TaskChange, what_targets_do
 
 KEPT: Final = 20
 """Attempts that are looked at, on each target."""
@@ -38,7 +38,7 @@ class TargetAttempts:
         self._clock = clock
         self._ended: OrderedDict[str, deque[tuple[str, float]]] = OrderedDict()
         """Maps targets to their ends, the newest last: the reason if it is the target's fault, else empty, and when."""
-        store.subscribe(self._on_commit)
+        store.subscribe(self._on_commit, wants=what_targets_do)
 
     def of(self, target: str) -> Recent:
         """Return how the newest attempts on the target went."""

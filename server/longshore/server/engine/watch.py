@@ -13,7 +13,8 @@ from typing import Final, Protocol
 
 from longshore.server.model.errors import NotFound, RevisionAhead
 from longshore.server.model.task import Task
-from longshore.server.store.protocol import Changes, Store
+from longshore.server.store.protocol import Changes, Moved, Store
+from longshore.server.store.tables.ids import seq_of
 
 KEEPALIVE: Final = 15.0
 """Seconds of silence after which a watcher is told that the connection is alive."""
@@ -120,11 +121,12 @@ class WatchHub:
         self._store = store
         self._progress = progress
         self._keepalive = keepalive
-        self._watchers: dict[str, set[_Watcher]] = {}
+        self._watchers: dict[int, set[_Watcher]] = {}
+        """Maps the numbers of tasks to their watchers. Numbers are what is known of other servers' commits."""
         self._count = 0
         self._timer: asyncio.TimerHandle | None = None
         self._leaving = False
-        self._unsubscribe = store.subscribe(self._on_commit)
+        self._unsubscribe = store.subscribe(self._on_commit, wants=self._wants)
 
     def statistics(self) -> int:
         """Count the open watches."""
@@ -156,11 +158,14 @@ class WatchHub:
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(self._keepalive / LOOKS, self._look)
 
+    def _wants(self, moved: Moved) -> bool:
+        return moved.seq in self._watchers
+
     def _on_commit(self, changes: Changes) -> None:
         if not self._watchers:
             return
         for change in changes.tasks:
-            for watcher in self._watchers.get(change.task.id, ()):
+            for watcher in self._watchers.get(change.task.submission.seq, ()):
                 watcher.offer(change.task)
 
     async def watch(self, task_id: str, *, after: int | None, creator: str | None) -> AsyncIterator[Update]:
@@ -170,7 +175,9 @@ class WatchHub:
         Raises NotFound, RevisionAhead. Cancelling the iteration closes the watch.
         """
         watcher = _Watcher()
-        self._watchers.setdefault(task_id, set()).add(watcher)
+        # What is no id is nobody's: the read finds no task.
+        seq = seq_of(task_id) or 0
+        self._watchers.setdefault(seq, set()).add(watcher)
         self._count += 1
         self._keep_looking()
         forget = self._progress.subscribe(task_id, watcher.ring)
@@ -203,10 +210,10 @@ class WatchHub:
         finally:
             forget()
             self._count -= 1
-            watchers = self._watchers[task_id]
+            watchers = self._watchers[seq]
             watchers.discard(watcher)
             if not watchers:
-                del self._watchers[task_id]
+                del self._watchers[seq]
 
     async def _stored(self, task_id: str, after: int) -> AsyncIterator[Task]:
         while page := await self._store.history(task_id, after=after):

@@ -10,7 +10,7 @@ import structlog
 
 from longshore.server import logs
 from longshore.server.model.values import State
-from longshore.server.store.protocol import Changes, Store, TaskChange
+from longshore.server.store.protocol import Changes, Store, TaskChange, nothing
 
 _log = structlog.get_logger("longshore.tasks")
 
@@ -24,7 +24,7 @@ class FinishedLog:
 
     def __init__(self, *, store: Store, finished: Counter[State]) -> None:
         self._finished = finished
-        store.subscribe(self._on_commit)
+        store.subscribe(self._on_commit, wants=nothing)
 
     def _on_commit(self, changes: Changes) -> None:
         if not changes.own:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple, Protocol, TypeVar, overload
 
 from longshore.server.model.access import Token
+from longshore.server.model.agenda import Agenda
 from longshore.server.model.records import record
 from longshore.server.model.remarks import EndedSession, Remark, Served
 from longshore.server.model.servers import Home, Server
@@ -33,7 +34,10 @@ class TaskChange:
 class Changes:
     """The changes of one commit, in order. `claimable` says that a task became claimable, or that room for one arose.
     `own` says that this server made the commit: counters and logs skip the others, which each server would otherwise
-    count and log again. `clock_set` says that all stored times moved, because the wall clock was set."""
+    count and log again. `clock_set` says that all stored times moved, because the wall clock was set.
+
+    Of another server's commit, `tasks` has those that a listener wants, and `agenda` tells of all. An `agenda` of None
+    means that `tasks` has all."""
 
     tasks: tuple[TaskChange, ...]
     claimable: bool
@@ -41,6 +45,31 @@ class Changes:
     sessions_ended: tuple[str, ...] = ()
     own: bool = field(default=True, compare=False)
     clock_set: bool = field(default=False, compare=False)
+    agenda: Agenda | None = field(default=None, compare=False)
+
+
+class Moved(NamedTuple):
+    """What is known of another server's change of a task before the task is read: its number, and the session that had
+    it before, if any. `of_target` says that the change concerns all who look after the task's target: an attempt on the
+    target has ended, or a task that waited for one of its instances waits no more."""
+
+    seq: int
+    session_id: str
+    of_target: bool
+
+
+Wants = Callable[[Moved], bool]
+"""Tells whether a listener wants to hear of this. It is called in any thread."""
+
+
+def nothing(_: Moved) -> bool:
+    """Want no task that another server changes. The rest of its commit is told all the same."""
+    return False
+
+
+def what_targets_do(moved: Moved) -> bool:
+    """Want the tasks of other servers that concern all who look after their targets."""
+    return moved.of_target
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -224,9 +253,12 @@ class Store(Protocol):
         StoreOverloaded and StoreUnavailable at once; every other error is in the future."""
         ...
 
-    def subscribe(self, listener: Callable[[Changes], None]) -> Callable[[], None]:
+    def subscribe(self, listener: Callable[[Changes], None], *, wants: Wants | None = None) -> Callable[[], None]:
         """Call `listener` on the loop after each commit that changed something, in commit order, before the futures of
-        its commands resolve; returns the way to stop it."""
+        its commands resolve; returns the way to stop it.
+
+        `wants` bounds what is read of other servers' commits, which costs both servers and database. A listener may
+        hear of more than it wants. None means everything."""
         ...
 
     @property

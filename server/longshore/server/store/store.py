@@ -26,9 +26,11 @@ from longshore.server.store.protocol import (
     Figures,
     Generation,
     InstanceKey,
+    Moved,
     Restore,
     TaskFilter,
     TaskPage,
+    Wants,
 )
 from longshore.server.store.reads import queries
 from longshore.server.store.reads.conditions import conditions
@@ -67,7 +69,7 @@ class SQLStore:
     ) -> None:
         self._dialect = dialect
         self._clock = clock
-        self._listeners: list[Callable[[Changes], None]] = []
+        self._listeners: tuple[tuple[Callable[[Changes], None], Wants | None], ...] = ()
         self._readers = Readers(connect=dialect.link, threads=READERS)
         remembered = memory or (SharedMemory(limits) if dialect.shared else RowMemory())
 
@@ -118,13 +120,23 @@ class SQLStore:
     def begin(self, command: Command[R]) -> asyncio.Future[R]:
         return self._writer.submit(command)
 
-    def subscribe(self, listener: Callable[[Changes], None]) -> Callable[[], None]:
-        self._listeners.append(listener)
-        return lambda: self._listeners.remove(listener)
+    def subscribe(self, listener: Callable[[Changes], None], *, wants: Wants | None = None) -> Callable[[], None]:
+        # A new tuple and not a list that grows: the thread that hears of other servers goes through it.
+        mine = (listener, wants)
+        self._listeners = (*self._listeners, mine)
+
+        def stop() -> None:
+            self._listeners = tuple(one for one in self._listeners if one is not mine)
+
+        return stop
+
+    def _wants(self, moved: Moved) -> bool:
+        """Tell whether any listener wants to hear of this."""
+        return any(wants is None or wants(moved) for _, wants in self._listeners)
 
     def _deliver(self, changes: Changes) -> None:
         if changes.tasks or changes.claimable or changes.debts or changes.sessions_ended:
-            for listener in tuple(self._listeners):
+            for listener, _ in self._listeners:
                 listener(changes)
 
     @property

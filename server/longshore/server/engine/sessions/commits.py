@@ -18,7 +18,7 @@ from longshore.server.model.errors import LeaseLost
 from longshore.server.model.task import Task
 from longshore.server.model.values import State
 from longshore.server.spool.protocol import Spool
-from longshore.server.store.protocol import Changes, Store
+from longshore.server.store.protocol import Changes, Moved, Store
 
 
 class Commits:
@@ -43,6 +43,13 @@ class Commits:
         self._cancel_grace = cancel_grace
         self._spool = spool
         self._small_payloads = SmallPayloads() if small_payloads is None else small_payloads
+
+    def wants(self, moved: Moved) -> bool:
+        """Tell which changes by other servers count here: those of tasks that a session had which is connected here.
+        Only this server claims for those sessions, so all their assignments are its own. While any progress is known,
+        the tasks of all sessions count, because the session with the progress may be connected elsewhere by now."""
+        session_id = moved.session_id
+        return session_id != "" and (self._fleet.connection(session_id) is not None or len(self._progress) > 0)
 
     def on_commit(self, changes: Changes) -> None:
         """Tell the connections of a commit. The store calls it as a listener."""

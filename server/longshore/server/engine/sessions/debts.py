@@ -16,7 +16,7 @@ from longshore.server.model.clock import Clock
 from longshore.server.model.errors import StoreUnavailable
 from longshore.server.model.task import Debt
 from longshore.server.store.commands import PayDebt
-from longshore.server.store.protocol import Changes, Store
+from longshore.server.store.protocol import Changes, Store, nothing
 
 _log = structlog.get_logger("longshore.debts")
 
@@ -46,7 +46,7 @@ class Debts:
         """Debts that were answered, and whether they are paid."""
         self._turn = 0
         self._bell = asyncio.Event()
-        self._unsubscribe = store.subscribe(self._on_commit)
+        self._unsubscribe = store.subscribe(self._on_commit, wants=nothing)
         fleet.on_change(self._bell.set)
 
     def _on_commit(self, changes: Changes) -> None:

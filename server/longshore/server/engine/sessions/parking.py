@@ -14,7 +14,7 @@ from longshore.server.model.errors import StoreUnavailable
 from longshore.server.model.task import Destination, Task
 from longshore.server.model.values import PARKED, State
 from longshore.server.store.commands import WakeParked
-from longshore.server.store.protocol import Changes, Store
+from longshore.server.store.protocol import Changes, Store, what_targets_do
 
 _log = structlog.get_logger("longshore.parking")
 
@@ -48,7 +48,7 @@ class Parking:
         self._stale: set[str] = set()
         self._ready: dict[_InstanceKey, bool] = {}
         self._bell = asyncio.Event()
-        self._unsubscribe = store.subscribe(self._on_commit)
+        self._unsubscribe = store.subscribe(self._on_commit, wants=what_targets_do)
         fleet.on_change(self._on_fleet)
 
     def _on_fleet(self) -> None:

@@ -104,7 +104,7 @@ class Sessions:
         self._empty = asyncio.Event()
         self._empty.set()
         self._leaving = False
-        self._unsubscribe = store.subscribe(self.commits.on_commit)
+        self._unsubscribe = store.subscribe(self.commits.on_commit, wants=self.commits.wants)
 
     async def run(self) -> None:
         """Renew leases, look after parked tasks and debts, until cancelled; every connection ends with it."""

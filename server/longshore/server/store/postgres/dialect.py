@@ -133,7 +133,7 @@ class PostgresStore(SQLStore):
     ) -> None:
         own = DatabaseClock() if clock is None else None
         self.clock: Clock = clock or own or DatabaseClock()
-        self._log = CommitLog(server=secrets.token_hex(8), tell=self._tell)
+        self._log = CommitLog(server=secrets.token_hex(8), tell=self._tell, wants=self._wants)
         dialect = PostgresDialect(url, own)
         super().__init__(
             dialect=dialect,

@@ -3,21 +3,22 @@
 Each commit that changed something takes the next position and leaves a row: which revisions of which tasks, and who
 held them. Positions have no gaps and are in the order of the commits, because a writer holds the turn (see
 `postgres`). A notification says only that there is a new position, so it is small however much changed, and a lost one
-costs nothing: a reader reads on from the last position it has seen. The statuses themselves come from the events.
+costs nothing: a reader reads on from the last position it has seen. The statuses themselves come from the events, and
+a server reads those that its listeners want. What concerns every server, whatever it wants, is in the row.
 """
 
 from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 import sqlalchemy as sa
 
+from longshore.server.model.agenda import Agenda, agenda_of
 from longshore.server.model.task import Task
-from longshore.server.store.protocol import Changes, TaskChange
+from longshore.server.store.protocol import Changes, Moved, TaskChange, Wants
 from longshore.server.store.sql.link import Link, Reply
 from longshore.server.store.sql.statement import statement
 from longshore.server.store.tables import codec
@@ -114,15 +115,21 @@ _ENDED_SINCE: Final = statement(
 )
 
 
+def _everything(_: Moved) -> bool:
+    return True
+
+
 class CommitLog:
     """The log as one server sees it: `tell` is called with each commit's Changes, its own included, in their order.
+    `wants` says which tasks of other servers' commits are read: see `protocol.Moved`.
 
     Belongs to the writer's thread and the listener's: the one that finds something new reads it, the other one waits.
     """
 
-    def __init__(self, *, server: str, tell: Callable[[Changes], None]) -> None:
+    def __init__(self, *, server: str, tell: Callable[[Changes], None], wants: Wants = _everything) -> None:
         self._server = server
         self._tell = tell
+        self._wants = wants
         self._lock = threading.Lock()
         self._seen: int | None = None
         self._seen_at = 0.0
@@ -191,10 +198,12 @@ class CommitLog:
             if rows[0][0] != (self._seen or 0) + 1:
                 self._resynchronise(link)
                 continue
-            for (position, at, _, by), changes in zip(rows, _decode(link, [row[2] for row in rows]), strict=True):
+            # The listener may read a commit of this server's writer before the writer tells of it.
+            commits = [_Commit(body, own=by == self._server) for _, _, body, by in rows]
+            known = _revisions(link, (key for commit in commits for key in commit.wanted(self._wants)))
+            for (position, at, _, _), commit in zip(rows, commits, strict=True):
                 self._seen, self._seen_at = position, at
-                # The listener may read a commit of this server's writer before the writer tells of it.
-                self._tell(replace(changes, own=by == self._server))
+                self._tell(commit.changes(known))
             if len(found) < _AT_ONCE:
                 return
 
@@ -226,35 +235,66 @@ def _holder(task: Task) -> tuple[str, int] | None:
     return (status.session_id, status.attempt) if status.session_id else None
 
 
+_NO_TASK: Final = [0, 0]
+"""The number and revision in front of what a commit says of all its tasks. A server of the version before finds no such
+revision and leaves it out."""
+
+
 def _encode(changes: Changes) -> str:
-    return json.dumps(
-        [
-            [[each.task.submission.seq, each.task.status.revision, *(each.holder or ())] for each in changes.tasks],
-            changes.claimable,
-            changes.debts,
-            changes.sessions_ended,
-        ],
-        separators=(",", ":"),
-    )
-
-
-def _decode(link: Link, bodies: Sequence[str]) -> list[Changes]:
-    """The changes of these commits, their tasks as the events have them. Tasks that are purged are left out."""
-    read = [json.loads(body) for body in bodies]
-    known = _revisions(link, ((seq, revision) for body in read for seq, revision, *_ in body[0]))
-    return [
-        Changes(
-            tuple(
-                TaskChange(known[seq, revision], (holder[0], holder[1]) if holder else None)
-                for seq, revision, *holder in moved
-                if (seq, revision) in known
-            ),
-            claimable,
-            debts,
-            tuple(ended),
-        )
-        for moved, claimable, debts, ended in read
+    moved: list[list[object]] = [
+        [each.task.submission.seq, each.task.status.revision, *(each.holder or ())] for each in changes.tasks
     ]
+    if moved:
+        agenda = agenda_of(each.task for each in changes.tasks)
+        of_target = [each.task.submission.seq for each in changes.tasks if _concerns_target(each)]
+        moved.insert(0, [*_NO_TASK, agenda.at, agenda.ticks, agenda.payloads, of_target])
+    return json.dumps([moved, changes.claimable, changes.debts, changes.sessions_ended], separators=(",", ":"))
+
+
+def _concerns_target(change: TaskChange) -> bool:
+    """Tell whether all who look after the task's target hear of this: see `protocol.Moved`."""
+    if not change.task.submission.target:
+        return False
+    holder = _holder(change.task)
+    if change.holder is None:
+        # Nobody had it before: it was claimed, or it is new, or it began or ended to wait for something.
+        return holder is None and change.task.status.revision > 1
+    return change.holder != holder
+
+
+class _Commit:
+    """A commit as its row has it."""
+
+    def __init__(self, body: str, *, own: bool) -> None:
+        self._moved, self._claimable, self._debts, self._ended = json.loads(body)
+        self._own = own
+        self._agenda: Agenda | None = None
+        self._of_target: frozenset[int] = frozenset()
+        # A server of the version before says nothing of all tasks; then all are read.
+        if self._moved and self._moved[0][:2] == _NO_TASK:
+            _, _, at, ticks, payloads, of_target = self._moved.pop(0)
+            if not own:
+                self._agenda, self._of_target = Agenda(at, ticks, payloads), frozenset(of_target)
+
+    def wanted(self, wants: Wants) -> list[tuple[int, int]]:
+        """List the revisions to be read, by number and revision; the others are left out of `changes`."""
+        if self._agenda is not None:
+            of_target = self._of_target
+            self._moved = [
+                each
+                for each in self._moved
+                if wants(Moved(each[0], each[2] if len(each) > 2 else "", each[0] in of_target))
+            ]
+        return [(each[0], each[1]) for each in self._moved]
+
+    def changes(self, known: Mapping[tuple[int, int], Task]) -> Changes:
+        """Return the changes, with tasks as the events have them. Tasks that are purged are left out."""
+        moved = tuple(
+            TaskChange(known[seq, revision], (holder[0], holder[1]) if holder else None)
+            for seq, revision, *holder in self._moved
+            if (seq, revision) in known
+        )
+        return Changes(moved, self._claimable, self._debts, tuple(self._ended), own=self._own, agenda=self._agenda)
 
 
 def _revisions(link: Link, keys: Iterable[tuple[int, int]]) -> dict[tuple[int, int], Task]:
