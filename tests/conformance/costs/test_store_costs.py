@@ -13,7 +13,7 @@ from longshore.server.store.commands import ClaimTasks
 from longshore.server.store.postgres.dialect import PostgresDialect
 from longshore.server.store.postgres.link import PostgresLink
 from longshore.server.store.protocol import Changes, nothing, what_targets_do
-from longshore.server.store.transaction.commit_log import CommitLog
+from longshore.server.store.transaction.commit_log import CHANNEL, CommitLog
 from longshore.server.store.transaction.limits import ConcurrencyLimits
 from tests.support.stores.postgres import Cluster, opened_postgres
 from tests.support.stores.store import ManualClock, StoreFleet, plan, push, submit
@@ -162,5 +162,36 @@ async def test_a_server_reads_of_other_servers_tasks_what_its_listeners_want(fle
         targets.catch_up(link)
         (end,) = [one for each in heard for one in each.tasks]
         assert end == own[-1].tasks[0], "the attempt's end, and neither its claim nor its grant"
+    finally:
+        link.close()
+
+
+async def test_a_commit_that_a_notification_tells_whole_costs_no_statement(fleet: StoreFleet, url: str) -> None:
+    heard: list[Changes] = []
+    log = CommitLog(server="another", tell=heard.append, wants=nothing)
+    link = PostgresDialect(url).link()
+    try:
+        log.begin(link)
+        link.driver_connection.execute(f"LISTEN {CHANNEL}")
+        before = len(fleet.changes), link.statements
+        for number in range(3):
+            await fleet.submit(plan(push(f"/{number}")))
+        many = tuple(plan(push(f"/many/{number}")) for number in range(1_000))
+        await fleet.run(submit(plans=many, request_id="long"))
+        notified = [each.payload for each in link.driver_connection.notifies(timeout=5, stop_after=4)]
+        assert len(notified) == 4
+        log.hear(link, notified[:1])
+        log.hear(link, notified[:3])
+        assert len(heard) == 3
+        assert link.statements == before[1]
+        log.hear(link, notified[3:])
+        assert link.statements == before[1] + 1, "a long one is read"
+        own = fleet.changes[before[0] :]
+        assert [each.agenda for each in heard] == [agenda_of(one.task for one in each.tasks) for each in own]
+        await fleet.submit(plan(push("/lost")))
+        await fleet.submit(plan(push("/after")))
+        _, after = (each.payload for each in link.driver_connection.notifies(timeout=5, stop_after=2))
+        log.hear(link, [after])
+        assert len(heard) == 6, "a notification that was lost is noticed at the next"
     finally:
         link.close()

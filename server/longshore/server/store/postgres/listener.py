@@ -23,7 +23,8 @@ RECONNECT: Final = 0.5
 
 
 class Listener:
-    """Reads on in the commit log whenever the database notifies, and every POLL seconds. Mends its connection itself.
+    """Takes what the database notifies to the commit log, which reads on every POLL seconds besides. Mends its
+    connection itself.
 
     `complain` is called in its thread with an error that is a defect.
     """
@@ -75,14 +76,9 @@ class Listener:
             # Notifications that came with the answers of the last look are taken first: the socket is not readable for
             # them any more.
             heard = [notification.payload for notification in connection.notifies(timeout=0)]
-            if any(self._is_news(each) for each in heard):
-                self._log.catch_up(link)
+            if heard:
+                self._log.hear(link, heard)
                 continue
             ready, _, _ = select.select([connection, self._bell], [], [], POLL)
             if not ready:
                 self._log.catch_up(link)
-
-    def _is_news(self, notification: str) -> bool:
-        position, own = self._log.is_own(notification)
-        # The writer tells of its own commits, faster.
-        return not own and position > (self._log.seen or 0)

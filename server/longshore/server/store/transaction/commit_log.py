@@ -2,16 +2,18 @@
 
 Each commit that changed something takes the next position and leaves a row: which revisions of which tasks, and who
 held them. Positions have no gaps and are in the order of the commits, because a writer holds the turn (see
-`postgres`). A notification says only that there is a new position, so it is small however much changed, and a lost one
-costs nothing: a reader reads on from the last position it has seen. The statuses themselves come from the events, and
-a server reads those that its listeners want. What concerns every server, whatever it wants, is in the row.
+`postgres`). A notification has the position, and the row as well where that is short, so that a reader who missed none
+need not ask for it. A lost notification costs nothing: a reader reads on from the last position it has seen.
+
+The statuses themselves come from the events, and a server reads those that its listeners want. What concerns every
+server, whatever it wants, is in the row.
 """
 
 from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 import sqlalchemy as sa
@@ -22,7 +24,7 @@ from longshore.server.store.protocol import Changes, Moved, TaskChange, Wants
 from longshore.server.store.sql.link import Link, Reply
 from longshore.server.store.sql.statement import statement
 from longshore.server.store.tables import codec
-from longshore.server.store.tables.rows import SUBMISSION_COLUMNS, submission_of, task_columns, task_of
+from longshore.server.store.tables.rows import SUBMISSION_COLUMNS, Row, submission_of, task_columns, task_of
 from longshore.server.store.tables.schema import events, sessions, submissions, tasks
 
 CHANNEL: Final = "longshore_commits"
@@ -32,6 +34,9 @@ KEPT: Final = 900.0
 
 TIDY_EVERY: Final = 256
 """Own commits after which the oldest rows are dropped."""
+
+_LONGEST: Final = 7_900
+"""The most characters of a notification, all of them ASCII: PostgreSQL takes less than 8,000 bytes."""
 
 _AT_ONCE: Final = 200
 """Commits read in one statement."""
@@ -63,7 +68,7 @@ _ANNOUNCE: Final = statement(
         commits.c.position,
         sa.func.pg_notify(
             sa.literal_column(f"'{CHANNEL}'"),
-            sa.cast(commits.c.position, sa.Text) + sa.literal_column("' '") + commits.c.server,
+            sa.cast(commits.c.position, sa.Text) + sa.bindparam("news"),
         ),
     )
 )
@@ -145,11 +150,6 @@ class CommitLog:
         with self._lock:
             self._seen, self._seen_at = newest(link)
 
-    def is_own(self, notification: str) -> tuple[int, bool]:
-        """The position that a notification names, and whether this server made it."""
-        position, _, server = notification.partition(" ")
-        return int(position), server == self._server
-
     # In the writer's transaction ----------------------------------------------------------------------------------
 
     def announce(self, link: Link, changes: Changes, now: float) -> Reply | None:
@@ -158,7 +158,10 @@ class CommitLog:
         if not (changes.tasks or changes.claimable or changes.debts or changes.sessions_ended):
             return None
         said = _encode(changes)
-        position = link.ask(_ANNOUNCE, by=self._server, now=now, said=said)
+        news = f" {self._server} {now!r} {said}"
+        if len(news) > _LONGEST:
+            news = f" {self._server}"
+        position = link.ask(_ANNOUNCE, by=self._server, now=now, said=said, news=news)
         link.prove(_COMMITTED, by=self._server, now=now, said=said)
         self._announced += 1
         if self._announced % TIDY_EVERY == 0:
@@ -180,6 +183,21 @@ class CommitLog:
                 self._seen, self._seen_at = position, now
                 self._tell(changes)
 
+    def hear(self, link: Link, notifications: Iterable[str]) -> None:
+        """Tell of the commits of other servers that these notifications announce. The writer tells of its own, faster.
+        Raises the errors of reading."""
+        with self._lock:
+            following: list[Row] = []
+            for position, server, *rest in (each.split(" ", 3) for each in notifications):
+                last = following[-1][0] if following else self._seen or 0
+                if server == self._server or int(position) <= last:
+                    continue
+                if not rest or int(position) != last + 1:
+                    self._read(link, None)
+                    return
+                following.append((int(position), float(rest[0]), rest[1], server))
+            self._tell_of(link, following)
+
     def catch_up(self, link: Link) -> None:
         """Tell of every commit that was not told of."""
         with self._lock:
@@ -198,14 +216,18 @@ class CommitLog:
             if rows[0][0] != (self._seen or 0) + 1:
                 self._resynchronise(link)
                 continue
-            # The listener may read a commit of this server's writer before the writer tells of it.
-            commits = [_Commit(body, own=by == self._server) for _, _, body, by in rows]
-            known = _revisions(link, (key for commit in commits for key in commit.wanted(self._wants)))
-            for (position, at, _, _), commit in zip(rows, commits, strict=True):
-                self._seen, self._seen_at = position, at
-                self._tell(commit.changes(known))
+            self._tell_of(link, rows)
             if len(found) < _AT_ONCE:
                 return
+
+    def _tell_of(self, link: Link, rows: Sequence[Row]) -> None:
+        """Tell of commits in the order of their positions."""
+        # The listener may read a commit of this server's writer before the writer tells of it.
+        found = [_Commit(body, own=by == self._server) for _, _, body, by in rows]
+        known = _revisions(link, (key for commit in found for key in commit.wanted(self._wants)))
+        for (position, at, _, _), commit in zip(rows, found, strict=True):
+            self._seen, self._seen_at = position, at
+            self._tell(commit.changes(known))
 
     def _resynchronise(self, link: Link) -> None:
         """Tell of every task that moved since, as it is now, because too much was missed."""
