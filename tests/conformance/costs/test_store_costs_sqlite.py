@@ -124,3 +124,15 @@ async def test_a_lone_task_starts_with_few_statements(fleet: StoreFleet) -> None
     assert ran["SELECT"] <= 9
     assert sum(ran.values()) <= 27
     assert sum((await end(fleet, taken)).values()) <= 14
+
+
+@pytest.mark.parametrize("work", [Job("noop", None), push("/lone")])
+async def test_the_end_of_a_task_calls_for_no_claim_unless_its_target_was_full(fleet: StoreFleet, work: Any) -> None:
+    # A claim in vain is a transaction of nine statements, and each lone task had one.
+    await fleet.submit(plan(work))
+    task = await fleet.claim_one()
+    if not isinstance(work, Job):
+        await fleet.grant(task)
+    fleet.changes.clear()
+    await fleet.report(task, Outcome.OK)
+    assert [change.claimable for change in fleet.changes] == [False]

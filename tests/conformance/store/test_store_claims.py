@@ -171,6 +171,17 @@ async def test_a_target_runs_no_more_than_its_limit_and_holds_up_no_other(narrow
     assert paths(await narrow.claim(room=9)) == ["/0"]
 
 
+async def test_an_end_on_a_full_target_makes_the_next_task_claimable(narrow: StoreFleet) -> None:
+    await narrow.session()
+    await narrow.submit(*(plan(push(f"/{number}", f"i{number}")) for number in range(4)))
+    taken = await narrow.claim(room=9)
+    assert paths(taken) == ["/0", "/1", "/2"]
+    narrow.changes.clear()
+    await narrow.deliver(taken[0])
+    assert narrow.changes[-1].claimable
+    assert paths(await narrow.claim(room=9)) == ["/3"]
+
+
 async def test_jobs_of_an_instance_share_its_limit_and_jobs_without_one_have_none(narrow: StoreFleet) -> None:
     await narrow.session()
     await narrow.submit(

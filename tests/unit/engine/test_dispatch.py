@@ -34,6 +34,8 @@ class ScriptedStore:
         self.listeners: list[Callable[[Changes], None]] = []
         self.held: dict[str, list[Task]] = {}
         self.calm = asyncio.Event()
+        self.begun = 0
+        """Claims that stood in the line."""
 
     def subscribe(self, listener: Callable[[Changes], None], *, wants: Wants | None = None) -> Callable[[], None]:
         del wants
@@ -53,6 +55,10 @@ class ScriptedStore:
         if not self.script:
             self.calm.set()
         return claims
+
+    def begin(self, command: Command[Any]) -> asyncio.Future[Any]:
+        self.begun += 1
+        return asyncio.ensure_future(self.run(command))
 
     async def session(self, session_id: str) -> Session | None:
         held = tuple((task.id, task.status.attempt) for task in self.held.get(session_id, ()))
@@ -306,6 +312,40 @@ async def test_news_during_a_claim_lead_to_the_next_one() -> None:
     bench.store.script = [meanwhile]
     async with bench.running():
         assert await bench.offered() == [{"a": 3}, {"a": 3}]
+
+
+async def test_the_claim_of_an_expected_task_stands_in_line_with_its_command() -> None:
+    bench = Bench()
+    bench.connect("a", credits=3)
+    async with bench.running():
+        await bench.offered()
+        before = bench.store.begun
+        bench.dispatcher.expect_tasks()
+        bench.dispatcher.expect_tasks()
+        # Nothing has run meanwhile: the writer cannot take the command without the claim.
+        assert bench.store.begun == before + 1
+        bench.store.calm.clear()
+        # The second one may have come too late for the claim, which is made again.
+        assert (await bench.offered())[before:] == [{"a": 3}, {"a": 3}]
+
+
+async def test_a_session_that_holds_nothing_any_more_is_offered_to_the_task_that_waits_to_run_alone() -> None:
+    bench = Bench()
+    bench.connect("a", credits=8, holds=1)
+    other = bench.connect("b", credits=8, holds=2)
+
+    def solo(command: ClaimTasks) -> Claims:
+        return Claims((), tuple(offer.session_id for offer in command.offers))
+
+    bench.store.script = [solo]
+    async with bench.running():
+        await bench.offered()
+        bench.store.calm.clear()
+        other.drop(AttemptRef("b-held-0", 1))
+        other.drop(AttemptRef("b-held-1", 1))
+        # The other one is being emptied, and its attempts may take long.
+        assert (await bench.offered())[1:] == [{"b": 8}]
+        assert bench.store.asked[1][0].idle
 
 
 async def test_the_safety_poll_repeats_dry_offers() -> None:

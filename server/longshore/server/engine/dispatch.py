@@ -1,8 +1,8 @@
 """The dispatcher claims tasks for every connection with room, in one command, as soon as there may be something.
 
-Nothing is polled tightly. A claim is made when a commit made something claimable, when room arose, or when a worker
-came. Claims run one at a time, and the next at once if anything of that happened meanwhile. A claimed task reaches its
-worker through the commit (`sessions/commits.py`), never before it.
+Nothing is polled tightly. A claim is made when a commit made something claimable, when room arose, when a worker came,
+or beside the command that makes tasks. Claims run one at a time, and the next at once if anything of that happened
+meanwhile. A claimed task reaches its worker through the commit (`sessions/commits.py`), never before it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import structlog
 
@@ -36,10 +36,22 @@ PAUSE_MOST: Final = 2.0
 @dataclass(frozen=True, slots=True)
 class _Skipped:
     """Marks a connection that was offered and not filled. The connection is skipped until something newer than `news`
-    happens, except for targets in `refused`, whose share may free up."""
+    happens, except for targets in `refused`, whose share may free up. With `until_empty` a task waits to run alone,
+    and the connection is offered again once its worker holds nothing."""
 
     news: int
     refused: frozenset[str]
+    until_empty: bool = False
+
+
+class _Claim(NamedTuple):
+    """A claim under way: what was offered, which of these connections held attempts then, the news that the claim is to
+    know of, and its answer."""
+
+    offered: dict[WorkerConnection, Offer]
+    holding: Collection[WorkerConnection]
+    news: int
+    answer: asyncio.Future[Claims]
 
 
 def _offer(connection: WorkerConnection, *, contested: bool) -> Offer:
@@ -76,6 +88,10 @@ class Dispatcher:
         self._fleet = sessions.fleet
         self._poll = poll
         self._bell = asyncio.Event()
+        self._waits = False
+        """Whether no round is under way."""
+        self._begun: _Claim | None = None
+        """A claim that was begun ahead of its round."""
         self._news = 0
         """Counts what may have made something claimable."""
         self._skipped: dict[WorkerConnection, _Skipped] = {}
@@ -101,8 +117,17 @@ class Dispatcher:
 
     def expect_tasks(self) -> None:
         """Claim now, because tasks are about to be committed: the claim is committed with them, and their start takes
-        one commit instead of two. Call it beside the command that makes them; the commit itself rings all the same."""
+        one commit instead of two. Call it beside the command that makes them; the commit itself rings all the same.
+
+        The claim stands in the writer's line when this returns. When it waited for the round's turn of the loop, the
+        writer began without it for one lone task in nine, which then started a commit later.
+        """
         self._news += 1
+        if self._waits and self._begun is None and not self._doubtful:
+            try:
+                self._begun = self._begin()
+            except StoreUnavailable:
+                pass  # the round tries it again, and says so
         self._bell.set()
 
     @property
@@ -115,11 +140,13 @@ class Dispatcher:
         pause = PAUSE_FIRST
         try:
             while True:
+                self._waits = True
                 try:
                     async with asyncio.timeout(self._poll):
                         await self._bell.wait()
                 except TimeoutError:
                     self._news += 1
+                self._waits = False
                 self._bell.clear()
                 try:
                     await self._round()
@@ -130,20 +157,30 @@ class Dispatcher:
                     pause = min(pause * 2, PAUSE_MOST)
                     self._bell.set()
         finally:
+            self._waits = False
             self._unsubscribe()
 
     async def _round(self) -> None:
         """Claim until no connection with room can be expected to get anything."""
         while True:
-            await self._resolve_doubts()
-            offered = self._offers()
-            if not offered:
+            if self._begun is None:
+                await self._resolve_doubts()
+            claim, self._begun = self._begun or self._begin(), None
+            if claim is None:
                 return
-            news = self._news
-            self._doubtful.update(offered)
-            claims = await self._store.run(ClaimTasks(offers=tuple(offered.values())))
-            self._doubtful.difference_update(offered)
-            self._learn(offered, claims, news)
+            claims = await claim.answer
+            self._doubtful.difference_update(claim.offered)
+            self._learn(claim, claims)
+
+    def _begin(self) -> _Claim | None:
+        """Begin a claim. None means that no connection with room can be expected to get anything. Raises
+        StoreUnavailable."""
+        offered = self._offers()
+        if not offered:
+            return None
+        answer = self._store.begin(ClaimTasks(offers=tuple(offered.values())))
+        self._doubtful.update(offered)
+        return _Claim(offered, [one for one in offered if one.held], self._news, answer)
 
     async def _resolve_doubts(self) -> None:
         """Look up what came of claims that failed. Such a claim may have been committed all the same, if the failure
@@ -166,7 +203,7 @@ class Dispatcher:
 
     def _is_skipped(self, connection: WorkerConnection) -> bool:
         skipped = self._skipped.get(connection)
-        if skipped is None or skipped.news != self._news:
+        if skipped is None or skipped.news != self._news or (skipped.until_empty and not connection.held):
             return False
         # Of a target that was over its share something may be left.
         shares = connection.shares
@@ -178,7 +215,8 @@ class Dispatcher:
         # One that is being emptied is offered when the store too knows it to hold nothing.
         return connection not in self._emptying or not connection.held
 
-    def _learn(self, offered: dict[WorkerConnection, Offer], claims: Claims, news: int) -> None:
+    def _learn(self, claim: _Claim, claims: Claims) -> None:
+        offered = claim.offered
         taken: defaultdict[str, list[str]] = defaultdict(list)
         alone: set[str] = set()
         for session_id, task in claims.taken:
@@ -190,7 +228,9 @@ class Dispatcher:
                 self._emptying.discard(connection)
             # A connection that took a task to run alone was refused the others, and is not dry.
             if len(taken[connection.id]) < offer.room and connection.id not in alone:
-                self._skipped[connection] = _Skipped(news, _refused(connection, offer, taken[connection.id]))
+                refused = _refused(connection, offer, taken[connection.id])
+                until_empty = connection in claim.holding and connection.id in claims.solo_waiting
+                self._skipped[connection] = _Skipped(claim.news, refused, until_empty)
         if claims.solo_waiting:
             self._leave_one_to_empty([one for one in offered if one.id in claims.solo_waiting])
 

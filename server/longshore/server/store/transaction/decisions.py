@@ -8,7 +8,7 @@ from longshore.server.model.events import Decision, Event, Policy, Verdict
 from longshore.server.model.task import Status, Submission, Task
 from longshore.server.model.values import State
 from longshore.server.store.protocol import Changes, TaskChange
-from longshore.server.store.transaction.counters import KEY_RUNNING
+from longshore.server.store.transaction.counters import KEY_RUNNING, TARGET_RUNNING
 from longshore.server.store.transaction.decider import Decider
 from longshore.server.store.transaction.limits import ConcurrencyLimits
 from longshore.server.store.transaction.loaded_tasks import LoadedTask, first_status
@@ -133,14 +133,21 @@ class Decisions:
     def _note_room(self, loaded: LoadedTask, before: Status, after: Status) -> None:
         if before.session_id and not after.session_id:
             self.concurrency_keys[loaded.concurrency_key] = None
-            # Its target may have been full; whether it was is not worth a read.
-            self.claimable = True
+            self.claimable = self.claimable or self._was_full(loaded.target)
         if before.state is State.QUEUED and after.state is not State.RUNNING:
             self._queue_changed(loaded, alone=before.alone)
         if after.state is State.QUEUED and before.state is not State.QUEUED:
             self._queue_changed(loaded, alone=after.alone)
         if after.state is State.SETTLING and not after.session_id:
             self.claimable = True
+
+    def _was_full(self, target: str) -> bool:
+        """Tell whether the target, which an attempt has just left, may have had no room before. Where its number of
+        attempts is not known, it is not worth a read. Room on a worker needs no commit to be known."""
+        key = (TARGET_RUNNING, target)
+        return target != "" and (
+            not self._counters.knows(key) or self._counters.value(key) + 1 >= self.limits.target
+        )
 
     def _queue_changed(self, loaded: LoadedTask, *, alone: bool) -> None:
         """Note that the task has entered or left the queue of its instance."""
