@@ -100,8 +100,25 @@ def _fingerprint(text: str) -> str:
 
 
 def _task(request: TaskRequest) -> str:
-    work, terms, left = request.work, request.terms, request.left_open
+    work = request.work
     what = _job(work) if isinstance(work, Job) else f"[{','.join(map(_push, work))}]"
+    return f'{{{_terms(request)},"work":{what}}}'
+
+
+def _terms(request: TaskRequest) -> str:
+    """Write the terms. Requests that leave all terms open share them, and the text that was made last holds for all."""
+    global _last
+    terms, left = request.terms, request.left_open
+    if _last is None or _last[0] is not terms or _last[1:3] != (left, request.not_before):
+        _last = (terms, left, request.not_before, _terms_text(request))
+    return _last[3]
+
+
+_last: tuple[Terms, frozenset[str], float, str] | None = None
+
+
+def _terms_text(request: TaskRequest) -> str:
+    terms, left = request.terms, request.left_open
     labels = terms.labels
     named = ",".join(f"{_text(key)}:{_text(labels[key])}" for key in sorted(labels)) if labels else ""
     attempts = "null" if "attempt_limit" in left else str(terms.attempt_limit)
@@ -112,10 +129,10 @@ def _task(request: TaskRequest) -> str:
     any_end = '"after_any_end":true,' if terms.after_any_end else ""
     described = f'"description":{_text(terms.description)},' if terms.description else ""
     return (
-        f'{{{after}{any_end}"attempt_limit":{attempts},{described}"expire_after":{_micros(expires)},'
+        f'{after}{any_end}"attempt_limit":{attempts},{described}"expire_after":{_micros(expires)},'
         f'"labels":{{{named}}},"not_before":{_micros(request.not_before)},"priority":{terms.priority},'
         f'"queue":{_text(terms.queue)},"run_timeout":{_micros(runs)},'
-        f'"stall_timeout":{_micros(terms.stall_timeout)},"work":{what}}}'
+        f'"stall_timeout":{_micros(terms.stall_timeout)}'
     )
 
 

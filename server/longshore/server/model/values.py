@@ -21,9 +21,11 @@ class State(IntEnum):
     CANCELLED = 10
     EXPIRED = 11
 
-    @property
-    def terminal(self) -> bool:
-        return self >= State.SUCCEEDED
+    terminal: bool
+
+    def __init__(self, number: int) -> None:
+        # Not a property: each step of a task asks nine times, and a call takes 40 ns.
+        self.terminal = number >= 8
 
 
 LIVE: Final = frozenset(state for state in State if not state.terminal)

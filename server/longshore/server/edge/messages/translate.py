@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.duration_pb2 import Duration
@@ -33,15 +34,24 @@ def duration(seconds: float) -> Duration:
 
 
 def _set_timestamp(message: Timestamp, seconds: float) -> None:
-    whole = int(seconds // 1)
-    message.seconds = whole
-    message.nanos = round((seconds - whole) * 1e6) * 1000 % 1_000_000_000
+    message.seconds, message.nanos = _instant(seconds)
 
 
 def _set_duration(message: Duration, seconds: float) -> None:
+    message.seconds, message.nanos = _span(seconds)
+
+
+# The tasks of a commit have the same times, and most tasks the same durations: each task has five of them.
+@lru_cache(maxsize=256)
+def _instant(seconds: float) -> tuple[int, int]:
+    whole = int(seconds // 1)
+    return whole, round((seconds - whole) * 1e6) * 1000 % 1_000_000_000
+
+
+@lru_cache(maxsize=256)
+def _span(seconds: float) -> tuple[int, int]:
     whole, micros = divmod(round(seconds * 1e6), 1_000_000)
-    message.seconds = whole
-    message.nanos = micros * 1000
+    return whole, micros * 1000
 
 
 def any_message(value: model.AnyValue) -> AnyMessage:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence, Set
+from functools import lru_cache
 from typing import Final, TypeVar
 
 import google_crc32c
@@ -93,6 +94,8 @@ def _spec(field: str, spec: pb.TaskSpec | None, defaults: Defaults) -> TaskReque
         raise InvalidField(field, "is missing; say what to do with the bytes.")
     # An absent field needs no look, and no path to name it by: most of a spec is left out in most requests.
     said = {one.name for one, _ in spec.ListFields()}
+    if said <= _WORKS:
+        return TaskRequest(_work(field, spec), _open_terms(defaults), 0.0, _LEFT_OPEN)
     not_before = 0.0
     if "not_before" in said:
         not_before = fields.seconds(f"{field}.not_before", spec.not_before, longest=limits.LONGEST_WAIT, zero=True)
@@ -125,8 +128,22 @@ def _spec(field: str, spec: pb.TaskSpec | None, defaults: Defaults) -> TaskReque
     return TaskRequest(_work(field, spec), terms, not_before, _LEFT_OPEN - said)
 
 
+_WORKS: Final = frozenset({"job", "file_push"})
 _LEFT_OPEN: Final = frozenset({"expire_after", "run_timeout", "attempt_limit"})
 """The terms for which a server has defaults of its own."""
+
+
+@lru_cache(maxsize=8)
+def _open_terms(defaults: Defaults) -> Terms:
+    """Make the terms of requests that say none. All of these share them."""
+    return Terms(
+        queue=DEFAULT,
+        expire_after=defaults.expire_after,
+        run_timeout=defaults.run_timeout,
+        attempt_limit=defaults.attempt_limit,
+    )
+
+
 T = TypeVar("T", bound=float | None)
 
 

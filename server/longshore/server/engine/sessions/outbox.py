@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import fields
 from itertools import islice
+from operator import attrgetter
 from typing import Final, TypeVar
 
 from longshore.server.engine.sessions.messages import (
@@ -159,8 +160,8 @@ class Outbox:
         """Take the next message. Assignments go before cancels of the same attempts, which wait for the next one."""
         parked = _take(self._parked, 1)
         room = max(BYTES_AT_ONCE - sum(_NAMES * len(one.instances) for one in parked), LEAST_BYTES)
-        assignments = self._take_assignments(min(room, ASSIGNED_BYTES_AT_ONCE))
-        room -= sum(_size(one) for one in assignments)
+        assignments, size = self._take_assignments(min(room, ASSIGNED_BYTES_AT_ONCE))
+        room -= size
         later: dict[AttemptRef, CancelOrder] = {}
         if self._cancels:
             assigned = {one.ref for one in assignments} | self._assignments.keys()
@@ -185,14 +186,16 @@ class Outbox:
         self._welcome = self._heartbeat = self._drain = self._go_away = None
         return says
 
-    def _take_assignments(self, most_bytes: int) -> tuple[Assignment, ...]:
+    def _take_assignments(self, most_bytes: int) -> tuple[tuple[Assignment, ...], int]:
+        """Take assignments, and answer with about how many bytes they take."""
         size = count = 0
         for one in self._assignments.values():
-            size += _size(one)
-            if count and (count == ASSIGNMENTS_AT_ONCE or size > most_bytes):
+            more = _size(one)
+            if count and (count == ASSIGNMENTS_AT_ONCE or size + more > most_bytes):
                 break
+            size += more
             count += 1
-        return _take(self._assignments, count)
+        return _take(self._assignments, count), size
 
 
 def _take(entries: dict[_K, _V], count: int) -> tuple[_V, ...]:
@@ -204,16 +207,17 @@ def _take(entries: dict[_K, _V], count: int) -> tuple[_V, ...]:
     return tuple(entries.pop(key) for key in tuple(islice(entries, count)))
 
 
-_TEXTS: Final = tuple(field.name for field in fields(Terms) if field.type == "str")
-"""The terms that are texts."""
+_texts: Final = attrgetter(*(field.name for field in fields(Terms) if field.type == "str"))
+"""The terms that are texts, of which there are several."""
 
 
 def _size(assignment: Assignment) -> int:
     """About how many bytes it takes on the wire."""
     submission, status = assignment.task.submission, assignment.task.status
-    size = 512 + len(assignment.content) + sum([len(getattr(submission.terms, name).encode()) for name in _TEXTS])
-    if submission.terms.labels:
-        size += sum(len(key) + len(value.encode()) + 8 for key, value in submission.terms.labels.items())
+    terms = submission.terms
+    size = 512 + len(assignment.content) + len("".join(_texts(terms)).encode())
+    if terms.labels:
+        size += sum(len(key) + len(value.encode()) + 8 for key, value in terms.labels.items())
     if (arguments := submission.work.arguments) is not None:
         size += len(arguments.value) + len(arguments.type_url.encode())
     if submission.destination is not None:

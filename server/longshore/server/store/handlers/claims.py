@@ -219,7 +219,8 @@ class _Round:
         found = self._ask(_READY, _READY_WHOLE, sets)
 
         def answer() -> list[_Candidate]:
-            new_tasks = self._new_and_ready()
+            # A new task has no crash behind it yet, after which it would run alone.
+            new_tasks = {} if alone else self._new_and_ready()
             candidates: list[_Candidate] = []
             for (target, taker, most), loaded_tasks in zip(sets, found(), strict=True):
                 found_here = [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from typing import Final
 
@@ -163,7 +162,10 @@ def submit_tasks(unit: UnitOfWork, command: SubmitTasks) -> Callable[[], tuple[T
     creator = None if command.any_creator else command.principal
     for terms in {id(plan.terms): plan.terms for plan in command.plans}.values():
         unit.followers.check(terms, creator=creator)
-    for queue, count in Counter([plan.terms.queue for plan in command.plans]).items():
+    counts: dict[str, int] = {}
+    for plan in command.plans:
+        counts[plan.terms.queue] = counts.get(plan.terms.queue, 0) + 1
+    for queue, count in counts.items():
         check_room(unit.reads, command.bounds, queue=queue, principal=command.principal, tasks=count)
     if command.payload is not None:
         size = command.payload.size

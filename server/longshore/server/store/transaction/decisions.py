@@ -145,9 +145,7 @@ class Decisions:
         """Tell whether the target, which an attempt has just left, may have had no room before. Where its number of
         attempts is not known, it is not worth a read. Room on a worker needs no commit to be known."""
         key = (TARGET_RUNNING, target)
-        return target != "" and (
-            not self._counters.knows(key) or self._counters.value(key) + 1 >= self.limits.target
-        )
+        return target != "" and (not self._counters.knows(key) or self._counters.value(key) + 1 >= self.limits.target)
 
     def _queue_changed(self, loaded: LoadedTask, *, alone: bool) -> None:
         """Note that the task has entered or left the queue of its instance."""
