@@ -45,6 +45,22 @@ async def test_everything_said_in_one_turn_is_one_message() -> None:
     assert len(outbox) == 0
 
 
+async def test_a_lone_assignment_waits_for_no_turn_of_the_loop() -> None:
+    outbox = Outbox()
+    outbox.assign(Assignment(job()))
+    waits = outbox.ready(lambda: False)
+    with pytest.raises(StopIteration) as done:
+        waits.send(None)
+    assert done.value.value is True
+    waits = outbox.ready(lambda: True)
+    assert waits.send(None) is None
+    outbox.ack(ReportAck(AttemptRef("task-3", 1), True))
+    with pytest.raises(StopIteration):
+        waits.send(None)
+    says = outbox.take()
+    assert len(says.assignments) == len(says.acks) == 1
+
+
 async def test_newer_words_take_the_place_of_older_ones() -> None:
     outbox = Outbox()
     for sequence in (3, 5, 4):

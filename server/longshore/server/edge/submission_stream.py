@@ -99,8 +99,7 @@ class _Submissions:
             while True:
                 await self._bell.wait()
                 self._bell.clear()
-                # One turn of the loop, so that what a commit answered goes in one message.
-                await asyncio.sleep(0)
+                # All that one commit answered is here: the other answers stood in the loop's line before this task.
                 while self._answers:
                     await context.write(pb.SubmitTasksResponse(answers=self._some_answers()))
                     self._look_at_room()

@@ -100,7 +100,7 @@ async def _first(context: _Context) -> pb.WorkRequest | None:
 
 
 async def _write(connection: WorkerConnection, context: _Context) -> None:
-    while await connection.outbox.ready() and not connection.over:
+    while await connection.outbox.ready(connection.awaits_answers) and not connection.over:
         await context.write(worker_messages.server_says(connection.outbox.take(), version=VERSION))
 
 

@@ -207,6 +207,10 @@ class WorkerConnection:
             if self.begins:
                 group.create_task(self.begun.run())
 
+    def awaits_answers(self) -> bool:
+        """Tell whether something that the worker has said waits for its commit or its answer."""
+        return bool(len(self.reports) or len(self.grants) or len(self.begun))
+
     async def answered(self) -> None:
         """Wait until every report and grant request has its answer."""
         await self.reports.idle()

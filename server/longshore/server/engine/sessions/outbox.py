@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import fields
 from itertools import islice
 from operator import attrgetter
@@ -145,15 +146,19 @@ class Outbox:
 
     # Taking out -----------------------------------------------------------------------------------------------------
 
-    async def ready(self) -> bool:
-        """Wait until there is something to take. False means that the outbox is closed, and nothing is left."""
+    async def ready(self, more: Callable[[], bool] = lambda: True) -> bool:
+        """Wait until there is something to take. False means that the outbox is closed, and nothing is left.
+
+        `more` tells whether the same commit may bring answers, which are here one turn of the loop after the
+        assignments and are to ride in the same message. A lone task's assignment waits for nothing.
+        """
         while not len(self):
             if self._closed:
                 return False
             self._bell.clear()
             await self._bell.wait()
-        # One turn of the loop, so that what the same commit brings rides in the same message.
-        await asyncio.sleep(0)
+        if more():
+            await asyncio.sleep(0)
         return True
 
     def take(self) -> ServerSays:
