@@ -42,7 +42,9 @@ class Site:
         folder = self.daemon.folder
         theirs = {"LXD_DIR": str(self.daemon.directory), "LXD_CONF": str(folder / "conf")}
         ours = {"LONGSHORE_SERVER": self.server.address, "LONGSHORE_TOKEN_FILE": str(self.server.token_file)}
-        return {k: v for k, v in os.environ.items() if not k.startswith("LONGSHORE_")} | theirs | ours
+        # An installed command has its bytecode. Images of containers tell Python to keep none for this checkout's.
+        without = ("LONGSHORE_", "PYTHONDONTWRITEBYTECODE")
+        return {k: v for k, v in os.environ.items() if not k.startswith(without)} | theirs | ours
 
     def cpu(self, **others: int) -> dict[str, float]:
         """CPU seconds of each process so far, of `others` by pid, and of all commands that have ended."""

@@ -16,9 +16,9 @@ from rich.console import Console, RenderableType
 from rich.progress import Progress
 
 from longshore.client import errors
-from longshore.client.cli import app
+from longshore.client.cli import app_for
 from longshore.client.cli.output import render
-from longshore.client.cli.output.display import FiguresColumn
+from longshore.client.cli.output.bars import FiguresColumn
 from longshore.client.cli.output.exits import ExitCode, as_json, code_for, code_for_tasks, explain
 from longshore.client.cli.output.jsonform import in_one_line, to_json
 from longshore.client.cli.output.wording import words_for
@@ -31,7 +31,7 @@ def tree(base: type[errors.LongshoreError] = errors.LongshoreError) -> set[type[
 
 
 def test_every_argument_has_its_name_in_capitals() -> None:
-    group: Any = typer.main.get_command(app)
+    group: Any = typer.main.get_command(app_for())
     each = [one for command in group.commands.values() for one in command.params if one.param_type_name == "argument"]
     assert len(each) > 10
     assert [one.name for one in each if one.metavar is None or one.metavar != one.metavar.upper()] == []

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Annotated, Any, Final, ParamSpec, TypeAlias, get_args
 
 import typer
-from typer.core import TyperCommand
 
+from longshore.client.cli.conversion import QuickCommand
 from longshore.client.cli.output.exits import ExitCode
 from longshore.client.cli.session import CommandSession, Output
 from longshore.client.errors import LongshoreError
@@ -120,7 +120,14 @@ _COMMON: Final = {
 Body: TypeAlias = Callable[..., Coroutine[Any, Any, ExitCode | None]]
 
 
-class _Brief(TyperCommand):
+class Commands(typer.Typer):
+    """The commands of the program. `only` names the one that is called: no other is registered, since typer looks at
+    every option of every command. None means all commands."""
+
+    only: str | None = None
+
+
+class _Brief(QuickCommand):
     """A command whose help leaves out the options about the connection, which every command has: they were two thirds
     of the help. `longshore --help` explains them."""
 
@@ -151,7 +158,7 @@ def common_options() -> str:
 
 
 def command(
-    app: typer.Typer, *, name: str | None = None, panel: str | None = None, changes: bool = False
+    app: Commands, *, name: str | None = None, panel: str | None = None, changes: bool = False
 ) -> Callable[[Body], Body]:
     """Register `async def body(session, ...)` under its name; its docstring is the help, its result the exit code.
 
@@ -161,6 +168,9 @@ def command(
     """
 
     def register(body: Body) -> Body:
+        called = name or body.__name__.replace("_", "-")
+        if app.only not in {None, called}:
+            return body
         signature = inspect.signature(body, eval_str=True)
         taken = [each for each in signature.parameters.values() if each.name != "session"]
         groups: dict[str, type[Any]] = {each.name: each.annotation for each in taken if _is_group(each.annotation)}
@@ -184,7 +194,6 @@ def command(
             raise typer.Exit(run_body(session, checked))
 
         run.__signature__ = signature.replace(parameters=[*own, *common])  # type: ignore[attr-defined]
-        called = name or body.__name__.replace("_", "-")
         app.command(called, cls=_Brief, rich_help_panel=panel, no_args_is_help=False, epilog=_ELSEWHERE)(run)
         return body
 

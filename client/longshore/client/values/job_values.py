@@ -14,7 +14,6 @@ from typing import Any, Final, TypeVar
 from google.protobuf import struct_pb2, wrappers_pb2
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.descriptor_pool import Default as default_pool
-from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 
@@ -80,6 +79,8 @@ def plain(packed: AnyMessage) -> Any:
     except DecodeError:
         raise ConfigurationError(f"the value says that it is a {name}, and cannot be read as one") from None
     if isinstance(message, _PLAIN):
+        from google.protobuf.json_format import MessageToDict
+
         return _whole(MessageToDict(message))
     if isinstance(message, _WRAPPERS):
         return message.value

@@ -7,7 +7,7 @@ from typing import Annotated, Final, TypeAlias
 
 import typer
 
-from longshore.client.cli.command import command
+from longshore.client.cli.command import Commands, command
 from longshore.client.cli.commands import complete, ids
 from longshore.client.cli.output import render
 from longshore.client.cli.session import CommandSession, Output
@@ -36,7 +36,7 @@ QueueName: TypeAlias = Annotated[
 ]
 
 
-def register(app: typer.Typer) -> None:
+def register(app: Commands) -> None:
     """Add the commands."""
 
     @command(app, panel=_PANEL)

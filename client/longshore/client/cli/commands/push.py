@@ -14,7 +14,7 @@ from typing import Annotated, Final, Literal, cast
 import typer
 
 from longshore.client.aio import PATIENCE, AsyncClient
-from longshore.client.cli.command import command
+from longshore.client.cli.command import Commands, command
 from longshore.client.cli.commands import complete, ids, options
 from longshore.client.cli.commands.stdin import stdin_content
 from longshore.client.cli.follow import follow, in_time
@@ -85,7 +85,7 @@ def arguments(files: list[str], to: list[str]) -> tuple[list[str], list[str]]:
     return sources, destinations
 
 
-def register(app: typer.Typer) -> None:
+def register(app: Commands) -> None:
     """Add the command."""
 
     @command(app, panel="Deliver", changes=True)

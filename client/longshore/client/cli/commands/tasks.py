@@ -12,7 +12,7 @@ import typer
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from longshore.client.aio import PATIENCE
-from longshore.client.cli.command import command
+from longshore.client.cli.command import Commands, command
 from longshore.client.cli.commands import complete, ids, options
 from longshore.client.cli.commands.many import ForEachId, ListOutput, running_progress
 from longshore.client.cli.commands.push import Plan, after_acceptance, as_it_is, check_timeout, code_after, deliver
@@ -63,7 +63,7 @@ _ON_A_TERMINAL: Final = 50
 _PAGE: Final = 200
 
 
-def register(app: typer.Typer) -> None:
+def register(app: Commands) -> None:
     """Add the commands."""
 
     @command(app, panel="Deliver", changes=True)

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
-from rich.console import Console, RenderableType
+from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
-from rich.text import Text
 
-from longshore.client.cli.input.grammar import format_size
 from longshore.client.cli.output.exits import brief
 from longshore.client.errors import LongshoreError
 from longshore.client.transfer.upload import UploadProgress
@@ -22,40 +19,13 @@ from longshore.program.durations import format_duration
 from longshore.program.visible import visible
 from longshore.v1 import task_pb2
 
+if TYPE_CHECKING:
+    from rich.progress import TaskID
+
+    from longshore.client.cli.output.bars import Bars
+
 _UNSEEN: Final = 0.3
 """Seconds before a bar is drawn: a small file is done by then, and its bar would be a flash."""
-
-
-class FiguresColumn(ProgressColumn):
-    """`192 MiB of 300 MiB  346 MiB/s  1s left`, in the units of the command's tables. What is not known is left
-    out."""
-
-    def render(self, task: Task) -> Text:
-        counts = task.fields.get("counts", False)
-
-        def amount(value: float) -> str:
-            return f"{value:.0f}" if counts else format_size(round(value))
-
-        said = [amount(task.completed) + (f" of {amount(task.total)}" if task.total is not None else "")]
-        if task.speed:
-            said.append(f"{amount(task.speed)}/s")
-            if task.time_remaining:
-                said.append(f"{format_duration(task.time_remaining)} left")
-        return Text("  ".join(said))
-
-
-class _Bars(Progress):
-    """Bars, and a line below them that says why tasks wait."""
-
-    waits: tuple[str, float] = ("", 0.0)
-    """Why, and since when in monotonic time; none if it is empty."""
-
-    def get_renderables(self) -> Iterable[RenderableType]:
-        yield from super().get_renderables()
-        why, since = self.waits
-        if why:
-            waited = round(time.monotonic() - since)
-            yield Text(f"waiting {format_duration(waited)}: {why}", style="yellow", no_wrap=True, overflow="ellipsis")
 
 
 class Display:
@@ -63,40 +33,31 @@ class Display:
 
     def __init__(self, console: Console, *, quiet: bool) -> None:
         self._quiet: Final = quiet
-        self._live: Final = console.is_terminal and not quiet
+        self._console: Final = console
         self._told: str | None = None
         self._told_why = ""
-        self._bars: Final = _Bars(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=None),
-            FiguresColumn(),
-            console=console,
-            transient=True,
-            disable=not self._live,
-            redirect_stdout=False,
-            redirect_stderr=False,
-        )
+        self._bars: Final = _bars(console) if console.is_terminal and not quiet else None
 
     def __enter__(self) -> Self:
-        if self._live:
+        if self._bars is not None:
             self._bars.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._live:
+        if self._bars is not None:
             self._bars.stop()
 
     @contextmanager
     def aside(self) -> Iterator[None]:
         """Hide the bars while the block prints on standard output, which may be the same screen."""
-        if self._live:
+        if self._bars is not None:
             self._bars.stop()
         try:
             yield
         finally:
-            if self._live:
+            if self._bars is not None:
                 self._bars.start()
 
     def bar(self, title: str) -> Bar:
@@ -108,16 +69,16 @@ class Display:
         said = brief(problem)
         if not self._quiet and said != self._told:
             self._told = said
-            self._bars.console.print(f"[yellow]waiting:[/] {escape(said)}; next try in {format_duration(pause)}")
+            self._console.print(f"[yellow]waiting:[/] {escape(said)}; next try in {format_duration(pause)}")
 
     def waits(self, why: str, *, since: float) -> None:
         """Tell that tasks wait for this reason, since that monotonic time. Empty means that none waits. One line: on a
         terminal it stays and counts, elsewhere it is printed anew for each new reason."""
-        if self._live:
+        if self._bars is not None:
             self._bars.waits = (why, since)
         elif why and why != self._told_why and not self._quiet:
             waited = format_duration(time.monotonic() - since)
-            self._bars.console.print(f"waiting {waited}: {escape(why)}", soft_wrap=True)
+            self._console.print(f"waiting {waited}: {escape(why)}", soft_wrap=True)
         self._told_why = why or self._told_why
 
     def moving(self) -> None:
@@ -128,7 +89,7 @@ class Display:
 class Bar:
     """One file on its way up, or one attempt on its way into its instance. Drawn when it has moved for a while."""
 
-    def __init__(self, display: Display, bars: Progress, title: str) -> None:
+    def __init__(self, display: Display, bars: Bars | None, title: str) -> None:
         self._display: Final = display
         self._bars: Final = bars
         self._title: Final = visible(title)
@@ -153,6 +114,8 @@ class Bar:
         self._counts = True
 
     def _draw(self, done: int, total: int) -> None:
+        if self._bars is None:
+            return
         if self._id is None:
             self._id = self._bars.add_task(
                 escape(self._title), completed=done, total=total or None, visible=False, counts=self._counts
@@ -162,13 +125,19 @@ class Bar:
             self._bars.update(self._id, completed=done, total=total or None)
 
     def _show(self) -> None:
-        if self._id is not None:
+        if self._bars is not None and self._id is not None:
             self._bars.update(self._id, visible=True)
 
     def end(self) -> None:
         """Take it away."""
         if self._due is not None:
             self._due.cancel()
-        if self._id is not None:
+        if self._bars is not None and self._id is not None:
             self._bars.remove_task(self._id)
             self._id = None
+
+
+def _bars(console: Console) -> Bars:
+    from longshore.client.cli.output.bars import Bars
+
+    return Bars(console)

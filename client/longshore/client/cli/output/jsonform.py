@@ -11,7 +11,6 @@ from typing import Any, Final
 
 from google.protobuf import descriptor_pool
 from google.protobuf.any_pb2 import Any as AnyMessage
-from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import DecodeError, Message
 
 from longshore.v1 import admin_service_pb2, task_pb2
@@ -85,6 +84,8 @@ def _with_state_names(counts: dict[str, Any]) -> dict[str, Any]:
 
 
 def _fields(message: Message) -> dict[str, Any]:
+    from google.protobuf.json_format import MessageToDict
+
     return MessageToDict(message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
 
 

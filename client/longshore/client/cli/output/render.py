@@ -10,7 +10,6 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 from rich.console import RenderableType
 from rich.markup import escape
-from rich.table import Table
 
 from longshore.client.cli.input.grammar import format_size
 from longshore.client.cli.output.jsonform import in_one_line
@@ -185,11 +184,13 @@ def task_list(tasks: Sequence[task_pb2.Task], *, header: bool = True) -> Rows:
     return made
 
 
-def task_detail(task: task_pb2.Task, *, progress: task_pb2.Progress | None = None) -> Table:
+def task_detail(task: task_pb2.Task, *, progress: task_pb2.Progress | None = None) -> RenderableType:
     """Make a table of all that a task has, one field in a row; unset fields are left out.
 
     `progress` is the progress of the running attempt. None means that it is not known.
     """
+    from rich.table import Table
+
     made = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     made.add_column(style="bold", no_wrap=True)
     made.add_column(overflow="fold")

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
-from rich.padding import Padding
-from rich.table import Table
 from rich.text import Text
 
 from longshore.program.visible import visible
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 _GAP: Final = 2
 _FOLDED: Final = 24
@@ -54,6 +55,8 @@ class Rows:
         return sum(widths) + _GAP * (len(widths) - 1)
 
     def _table(self) -> Table:
+        from rich.table import Table
+
         made = Table(box=None, pad_edge=False, header_style="bold", padding=(0, _GAP, 0, 0))
         made.show_header = self.show_header
         for column in self._columns:
@@ -70,4 +73,6 @@ class Rows:
         yield Text.from_markup("  ".join(cell for cell in head if cell))
         rest = [f"[dim]{column.lower()}[/] {cell}" for column, cell in named[len(head) :] if cell not in _NOTHING]
         if rest:
+            from rich.padding import Padding
+
             yield Padding(Text.from_markup("  ".join(rest), overflow="fold"), (0, 0, 0, 4))
