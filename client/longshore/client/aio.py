@@ -331,6 +331,18 @@ class AsyncClient:
         answer = await self._call(lambda to: to.tasks.CancelTask, request)
         return answer.task
 
+    async def get_batch(self, request_id: str, *, creator: str = "") -> pb.Batch:
+        """Return what became of all tasks of a request, with one verdict. Operators name another `creator`."""
+        request = arguments.message(pb.GetBatchRequest, request_id=request_id, creator=creator)
+        answer = await self._call(lambda to: to.tasks.GetBatch, request)
+        return answer.batch
+
+    async def cancel_batch(self, request_id: str, *, reason: str = "", creator: str = "") -> pb.Batch:
+        """Cancel every task of a request durably, and return what then is of them. Idempotent."""
+        request = arguments.message(pb.CancelBatchRequest, request_id=request_id, reason=reason, creator=creator)
+        answer = await self._call(lambda to: to.tasks.CancelBatch, request)
+        return answer.batch
+
     async def retry(
         self, task_id: str, *, force: bool = False, request_id: str = "", expected_revision: int | None = None
     ) -> task_pb2.Task:

@@ -102,6 +102,8 @@ class Client:
     watch = _iterating(AsyncClient.watch)
     wait = _blocking(AsyncClient.wait)
     cancel = _blocking(AsyncClient.cancel)
+    get_batch = _blocking(AsyncClient.get_batch)
+    cancel_batch = _blocking(AsyncClient.cancel_batch)
     retry = _blocking(AsyncClient.retry)
     stats = _blocking(AsyncClient.stats)
     workers = _blocking(AsyncClient.workers)

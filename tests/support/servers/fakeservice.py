@@ -255,6 +255,14 @@ class FakeService(task_service_pb2_grpc.TaskServiceServicer):
         await self._serve(request, context)
         return pb.CancelTaskResponse(task=task_pb2.Task(id=request.task_id, cancel_reason=request.reason))
 
+    async def GetBatch(self, request: pb.GetBatchRequest, context: _Context) -> pb.GetBatchResponse:
+        await self._serve(request, context)
+        return pb.GetBatchResponse(batch=pb.Batch(request_id=request.request_id, creator=request.creator))
+
+    async def CancelBatch(self, request: pb.CancelBatchRequest, context: _Context) -> pb.CancelBatchResponse:
+        await self._serve(request, context)
+        return pb.CancelBatchResponse(batch=pb.Batch(request_id=request.request_id, creator=request.creator))
+
     async def RetryTask(self, request: pb.RetryTaskRequest, context: _Context) -> pb.RetryTaskResponse:
         await self._serve(request, context)
         return pb.RetryTaskResponse(task=task_pb2.Task(id="again", retry_of=request.task_id))

@@ -77,6 +77,17 @@ async def test_list_asks_for_no_more_than_wanted(client: AsyncClient, service: F
     assert request.page_size == 3
 
 
+async def test_batches_are_asked_for_and_cancelled_by_their_request_id(
+    client: AsyncClient, service: FakeService
+) -> None:
+    assert (await client.get_batch("r1", creator="boss")).creator == "boss"
+    assert (await client.cancel_batch("r1", reason="why")).request_id == "r1"
+    assert service.requests == [
+        pb.GetBatchRequest(request_id="r1", creator="boss"),
+        pb.CancelBatchRequest(request_id="r1", reason="why"),
+    ]
+
+
 async def test_cancel_retry_and_submit_send_their_arguments(client: AsyncClient, service: FakeService) -> None:
     await client.cancel("t1", reason="no more", expected_revision=0)
     await client.retry("t1", force=True)

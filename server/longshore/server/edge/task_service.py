@@ -10,7 +10,7 @@ import grpc
 import grpc.aio
 import structlog
 
-from longshore.contract.limits import LONGEST_CANCEL_REASON
+from longshore.server.edge import batch_calls as batches
 from longshore.server.edge import upload_calls as uploads
 from longshore.server.edge.auth.principal import principal
 from longshore.server.edge.messages import answer_room, chunks, listing, translate
@@ -74,6 +74,12 @@ class TaskService(pb_grpc.TaskServiceServicer):
     ) -> None:
         await serve_submissions(self._engine.uploads, principal(), context)
 
+    async def GetBatch(self, request: pb.GetBatchRequest, _context: _Context) -> pb.GetBatchResponse:
+        return await batches.get_batch(self._store, self._engine.wait_reasons, principal(), request)
+
+    async def CancelBatch(self, request: pb.CancelBatchRequest, _context: _Context) -> pb.CancelBatchResponse:
+        return await batches.cancel_batch(self._store, self._engine.wait_reasons, principal(), request)
+
     async def GetTask(self, request: pb.GetTaskRequest, _context: _Context) -> pb.GetTaskResponse:
         return pb.GetTaskResponse(task=await self._shown(await self._task(request.task_id)))
 
@@ -118,8 +124,7 @@ class TaskService(pb_grpc.TaskServiceServicer):
 
     async def CancelTask(self, request: pb.CancelTaskRequest, _context: _Context) -> pb.CancelTaskResponse:
         _require_id(request.task_id)
-        if len(request.reason) > LONGEST_CANCEL_REASON:
-            raise InvalidField("reason", f"has {len(request.reason)} characters; at most {LONGEST_CANCEL_REASON}.")
+        batches.check_reason(request.reason)
         caller = principal()
         task = await self._store.run(
             CancelTask(

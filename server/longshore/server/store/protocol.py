@@ -11,6 +11,7 @@ from longshore.server.model.access import Token
 from longshore.server.model.agenda import Agenda
 from longshore.server.model.records import record
 from longshore.server.model.remarks import EndedSession, Remark, Served
+from longshore.server.model.request_summary import RequestSummary
 from longshore.server.model.servers import Home, Server
 from longshore.server.model.task import Attempt, Debt, Destination, Payload, Session, Task, Upload
 from longshore.server.model.values import State
@@ -295,6 +296,10 @@ class Store(Protocol):
 
     async def unmet(self, task_ids: Sequence[str]) -> Mapping[str, str]:
         """Return, by their ids, the first dependency of each of these tasks that has one left."""
+        ...
+
+    async def request_summary(self, principal: str, request_id: str) -> RequestSummary | None:
+        """Return what became of the tasks of a request. None means that the principal has made no tasks with it."""
         ...
 
     async def left_followers(self, *, limit: int = 100) -> Sequence[int]:

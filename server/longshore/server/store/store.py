@@ -10,6 +10,7 @@ from longshore.server.model.access import Token
 from longshore.server.model.clock import Clock
 from longshore.server.model.events import Policy
 from longshore.server.model.remarks import EndedSession, Remark, Served
+from longshore.server.model.request_summary import RequestSummary
 from longshore.server.model.servers import Home, Server
 from longshore.server.model.task import Attempt, Debt, Destination, Payload, Session, Task, Upload
 from longshore.server.store.commands import Command
@@ -32,7 +33,7 @@ from longshore.server.store.protocol import (
     TaskPage,
     Wants,
 )
-from longshore.server.store.reads import queries
+from longshore.server.store.reads import queries, request_summaries
 from longshore.server.store.reads.conditions import conditions
 from longshore.server.store.reads.readers import Readers
 from longshore.server.store.reads.verify import discrepancies
@@ -165,6 +166,9 @@ class SQLStore:
 
     async def unmet(self, task_ids: Sequence[str]) -> Mapping[str, str]:
         return await self._readers.read(queries.unmet, task_ids)
+
+    async def request_summary(self, principal: str, request_id: str) -> RequestSummary | None:
+        return await self._readers.read(request_summaries.request_summary, principal, request_id)
 
     async def left_followers(self, *, limit: int = 100) -> Sequence[int]:
         return await self._readers.read(queries.left_followers, limit)

@@ -11,7 +11,7 @@ from typing import Any, Final
 from longshore.client import errors
 from longshore.client.cli.output.wording import words_for
 from longshore.program.visible import visible_json
-from longshore.v1 import task_pb2
+from longshore.v1 import task_pb2, task_service_pb2
 
 
 class ExitCode(IntEnum):
@@ -71,6 +71,10 @@ _BY_STATE: Final[Mapping[int, ExitCode]] = {
     task_pb2.TASK_STATE_CANCELLED: ExitCode.CANCELLED,
     task_pb2.TASK_STATE_EXPIRED: ExitCode.EXPIRED,
 }
+_BY_VERDICT: Final[Mapping[int, ExitCode]] = {
+    task_service_pb2.BATCH_VERDICT_FAILED: ExitCode.FAILED,
+    task_service_pb2.BATCH_VERDICT_CANCELLED: ExitCode.CANCELLED,
+}
 _WORST_FIRST: Final = (ExitCode.FAILED, ExitCode.EXPIRED, ExitCode.CANCELLED, ExitCode.OK)
 
 _NO_TOKEN: Final = "No token, or a wrong one."
@@ -91,6 +95,11 @@ def code_for_tasks(tasks: Iterable[task_pb2.Task]) -> ExitCode:
     delivered."""
     found = {_BY_STATE.get(task.state, ExitCode.OK) for task in tasks}
     return next((code for code in _WORST_FIRST if code in found), ExitCode.OK)
+
+
+def code_for_batch(batch: task_service_pb2.Batch) -> ExitCode:
+    """Return the exit code for the verdict on the tasks of a request. Live tasks have none yet."""
+    return _BY_VERDICT.get(batch.verdict, ExitCode.OK)
 
 
 def explain(error: errors.LongshoreError, *, server: str, token: str, local: bool = True) -> list[str]:

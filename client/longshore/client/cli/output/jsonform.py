@@ -13,7 +13,7 @@ from google.protobuf import descriptor_pool
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.message import DecodeError, Message
 
-from longshore.v1 import admin_service_pb2, task_pb2
+from longshore.v1 import admin_service_pb2, task_pb2, task_service_pb2
 
 _STATE: Final = "TASK_STATE_"
 
@@ -22,6 +22,8 @@ def to_json(message: Message) -> dict[str, Any]:
     """Make a message into a dict that `json.dumps` takes."""
     if isinstance(message, admin_service_pb2.GetStatsResponse):
         return _figures(message)
+    if isinstance(message, task_service_pb2.Batch):
+        return _batch(message)
     if not isinstance(message, task_pb2.Task):
         return _fields(message)
     task = task_pb2.Task()
@@ -41,6 +43,14 @@ def to_json(message: Message) -> dict[str, Any]:
             place = place[key]
         place[path[-1]] = {"@type": value.type_url, "value": base64.b64encode(value.value).decode("ascii")}
     return fields
+
+
+def _batch(message: task_service_pb2.Batch) -> dict[str, Any]:
+    batch = task_service_pb2.Batch()
+    batch.CopyFrom(message)
+    batch.ClearField("failures")
+    failures = [to_json(task) for task in message.failures]
+    return _fields(batch) | ({"failures": failures} if failures else {})
 
 
 def in_one_line(value: AnyMessage) -> str:

@@ -8,15 +8,15 @@ from typing import Final
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
-from rich.console import RenderableType
+from rich.console import Group, RenderableType
 from rich.markup import escape
 
 from longshore.client.cli.input.grammar import format_size
 from longshore.client.cli.output.jsonform import in_one_line
 from longshore.client.cli.output.rows import Rows
-from longshore.client.values.specs import STATE_NAMES
+from longshore.client.values.specs import ALL_STATES, STATE_NAMES
 from longshore.program.durations import format_duration
-from longshore.v1 import admin_service_pb2, task_pb2
+from longshore.v1 import admin_service_pb2, task_pb2, task_service_pb2
 
 _COLOURS: Final = {
     "succeeded": "green",
@@ -53,6 +53,7 @@ _METHODS: Final = {
 }
 
 
+_STATES_IN_ORDER: Final = tuple(task_pb2.TaskState.Name(value).removeprefix("TASK_STATE_") for value in ALL_STATES)
 _CANCELS: Final = frozenset({"DEPENDENCY_FAILED"})
 """Reasons of errors that say why a task was cancelled."""
 
@@ -240,6 +241,14 @@ def task_detail(task: task_pb2.Task, *, progress: task_pb2.Progress | None = Non
     for name, limit in (("run time-out", task.run_timeout), ("stall time-out", task.stall_timeout)):
         add(name, format_duration(seconds(limit)) if seconds(limit) else "")
     return made
+
+
+def batch(found: task_service_pb2.Batch) -> Group:
+    """Write what became of the tasks of a request: the verdict, how many are in which state, and the first failures."""
+    verdict = task_service_pb2.BatchVerdict.Name(found.verdict).removeprefix("BATCH_VERDICT_").lower()
+    counts = ", ".join(f"{found.states[name]} {name.lower()}" for name in _STATES_IN_ORDER if found.states.get(name))
+    tasks = "1 task" if found.total == 1 else f"{found.total} tasks"
+    return Group(f"{verdict}: {tasks}: {counts}", *(f"  {line(task)}" for task in found.failures))
 
 
 def progress_line(progress: task_pb2.Progress, task: task_pb2.Task) -> str:

@@ -10,6 +10,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from longshore.server.model import task as model
+from longshore.server.model.request_summary import RequestSummary
 from longshore.server.model.values import State, UploadState, WaitReason
 from longshore.server.model.waiting import Waiting
 from longshore.v1 import task_pb2 as pb
@@ -248,6 +249,22 @@ def tasks(
         )
         for value in values
     ]
+
+
+def batch(value: RequestSummary) -> service_pb.Batch:
+    """Translate a batch, without its failures."""
+    message = service_pb.Batch(
+        request_id=value.request_id,
+        creator=value.principal,
+        verdict=service_pb.BatchVerdict.ValueType(value.verdict),
+        done=value.done,
+        total=value.total,
+        states={state.name: count for state, count in value.states.items()},
+    )
+    _set_timestamp(message.create_time, value.created_at)
+    if value.finished_at is not None:
+        _set_timestamp(message.finish_time, value.finished_at)
+    return message
 
 
 def upload(value: model.Upload, *, active: bool, expires_at: float) -> service_pb.Upload:

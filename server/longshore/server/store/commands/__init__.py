@@ -52,6 +52,7 @@ from longshore.server.store.commands.sessions import (
 )
 from longshore.server.store.commands.tasks import (
     Bounds,
+    CancelBatch,
     CancelTask,
     PauseQueue,
     RetryTask,
@@ -76,6 +77,7 @@ __all__ = [
     "BeginAnswer",
     "BeginAttempts",
     "Bounds",
+    "CancelBatch",
     "CancelTask",
     "Checkpoint",
     "ClaimTasks",

@@ -102,6 +102,15 @@ class CancelTask(Command[Task]):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CancelBatch(Command[None]):
+    """Ask for every task of a request to be cancelled. Raises NotFound."""
+
+    principal: str
+    request_id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SettleTask(Command[Task]):
     """Settle a task as an operator says. Raises NotFound, NotSettling."""
 

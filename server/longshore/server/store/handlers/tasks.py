@@ -22,6 +22,7 @@ from longshore.server.model.records import changed
 from longshore.server.model.task import Payload, Task, Terms
 from longshore.server.model.values import State, WaitReason
 from longshore.server.store.commands import (
+    CancelBatch,
     CancelTask,
     PauseQueue,
     RetryTask,
@@ -291,6 +292,24 @@ def cancel_task(unit: UnitOfWork, command: CancelTask) -> Callable[[], Task]:
     _check_revision(loaded, command.expected_revision)
     unit.decisions.apply(loaded, CancelAsked(command.reason, unit.reads.ticks))
     return lambda: loaded.task
+
+
+@handles(
+    CancelBatch,
+    prefetch=lambda reads, command: reads.requests.wanted.add((command.principal, command.request_id)),
+    keeps_memory=True,
+)
+def cancel_batch(unit: UnitOfWork, command: CancelBatch) -> Callable[[], None]:
+    """See CancelBatch. One request has a thousand tasks at most."""
+    request = unit.reads.requests.get((command.principal, command.request_id))
+    if request is None or not request.count:
+        raise NotFound(
+            f"No tasks were made with the request id {command.request_id!r}, or their history is removed.",
+            request_id=command.request_id,
+        )
+    for loaded in unit.reads.tasks.load(request.seqs):
+        unit.decisions.apply(loaded, CancelAsked(command.reason, unit.reads.ticks))
+    return lambda: None
 
 
 @handles(SettleTask, prefetch=_want_task, keeps_memory=False)
