@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
-from typing import Any, Final, TextIO
+from typing import Any, Final, TextIO, TypeAlias
 
 import structlog
 
@@ -18,6 +18,8 @@ from longshore.program import logs as program_logs
 from longshore.program.durations import format_took
 from longshore.program.logs import LogFormat, LogLevel
 from longshore.program.records import Sentence, size, where
+
+FlatRecord: TypeAlias = dict[str, str | int | float | list[str]]
 
 
 class BulkLog:
@@ -36,9 +38,7 @@ class BulkLog:
         """Tell whether records of this level are written."""
         return level >= self.least
 
-    def info(
-        self, logger: structlog.typing.FilteringBoundLogger, event: str, records: Iterable[dict[str, str | int | float]]
-    ) -> None:
+    def info(self, logger: structlog.typing.FilteringBoundLogger, event: str, records: Iterable[FlatRecord]) -> None:
         """Write one record for each of `records`, at level info."""
         self.log(logging.INFO, logger, event, records)
 
@@ -47,7 +47,7 @@ class BulkLog:
         level: int,
         logger: structlog.typing.FilteringBoundLogger,
         event: str,
-        records: Iterable[dict[str, str | int | float]],
+        records: Iterable[FlatRecord],
     ) -> None:
         """Write one record for each of `records`."""
         if not self.enabled(level):
@@ -67,11 +67,15 @@ _PIECE: Final = select.PIPE_BUF - 64
 """Bytes in a write; what was lost may be said before them."""
 
 
-def _record(fields: dict[str, str | int | float]) -> str:
+def _record(fields: FlatRecord) -> str:
     """Print all of a JSON object but its end. `json.dumps` makes an encoder each time, which takes longer than its
     work."""
-    parts = [f'"{key}": {_text(value) if isinstance(value, str) else value}' for key, value in fields.items()]
+    parts = [f'"{key}": {_text(value) if isinstance(value, str) else _other(value)}' for key, value in fields.items()]
     return "{" + ", ".join(parts)
+
+
+def _other(value: float | list[str]) -> str:
+    return f"[{', '.join(map(_text, value))}]" if isinstance(value, list) else str(value)
 
 
 def _whole(lines: Iterable[str]) -> Iterator[str]:

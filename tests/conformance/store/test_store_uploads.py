@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from longshore.server.model.errors import (
     RequestIdReused,
     SpoolFull,
     TooManyUploads,
+    UploadInProgress,
     UploadTakenOver,
 )
 from longshore.server.model.task import Payload, Upload
@@ -19,11 +21,14 @@ from longshore.server.model.values import State, UploadState
 from longshore.server.store.commands import (
     AbandonIdleUploads,
     Bounds,
+    CancelTask,
     Checkpoint,
     FinishUpload,
     ForgetUploads,
     OpenUpload,
+    PurgeTasks,
     RejectUpload,
+    SubmitTasks,
 )
 from tests.conformance.conftest import OpenStore
 from tests.support.stores.store import ManualClock, StoreFleet, plan, push
@@ -294,3 +299,93 @@ async def test_uploads_survive_a_restart(open_store: OpenStore, clock: ManualClo
         assert await fleet.open_upload(request_id="complete") == complete
         assert (await fleet.run(finish(opened))).tasks[0].submission.seq > complete.tasks[0].submission.seq
         await fleet.whole()
+
+
+# Uploads that arrive whole ------------------------------------------------------------------------------------------
+
+
+def whole(request_id: str = "r", *, content: bytes = b"0123456789", tasks: int = 1, **more: Any) -> SubmitTasks:
+    values: dict[str, Any] = {
+        "principal": "alice",
+        "request_id": request_id,
+        "fingerprint": "same",
+        "plans": tuple(plan(push(instance=f"c{number}")) for number in range(tasks)),
+        "payload": Payload(uuid.uuid4().hex, len(content), 7, b"d" * 32),
+        "content": content,
+        "uploaded": True,
+    }
+    return SubmitTasks(**(values | more))
+
+
+async def test_an_upload_that_arrives_whole_is_complete_with_one_command(fleet: StoreFleet) -> None:
+    command = whole(tasks=3)
+    made = await fleet.run(command)
+    assert [task.submission.payload for task in made] == [command.payload] * 3
+    assert command.payload is not None
+    assert await fleet.store.inline_payload(command.payload.id) == b"0123456789"
+    upload = await fleet.store.upload("alice", "r")
+    assert upload is not None
+    assert (upload.id, upload.state, upload.offset) == (command.payload.id, UploadState.COMPLETE, 10)
+    assert (upload.payload, upload.tasks) == (command.payload, made)
+    assert await fleet.open_upload(request_id="r") == upload
+    assert await fleet.store.upload("bob", "r") is None
+    assert (await fleet.store.figures()).open_uploads == 0
+    await fleet.whole()
+
+
+@pytest.mark.parametrize("together", [False, True])
+async def test_the_same_whole_upload_again_gives_the_same_tasks(fleet: StoreFleet, together: bool) -> None:
+    if together:
+        first, again = await fleet.together(whole(tasks=2), whole(tasks=2))
+    else:
+        first, again = await fleet.run(whole(tasks=2)), await fleet.run(whole(tasks=2, bounds=Bounds(queue_tasks=0)))
+    assert again == first
+    assert (await fleet.store.figures()).spool_bytes == 10
+    await fleet.whole()
+
+
+@pytest.mark.parametrize("before", ["whole", "in parts"])
+async def test_a_whole_upload_with_other_bytes_is_refused(fleet: StoreFleet, before: str) -> None:
+    if before == "whole":
+        await fleet.run(whole())
+    else:
+        await fleet.run(finish(await fleet.open_upload(request_id="r")))
+    for other in (
+        whole(content=b"short"),
+        whole(payload=Payload("other", 10, 8)),
+        whole(fingerprint="other"),
+        whole(uploaded=False),
+    ):
+        with pytest.raises(RequestIdReused):
+            await fleet.run(other)
+    await fleet.whole()
+
+
+async def test_a_whole_upload_of_an_open_one_is_not_taken(fleet: StoreFleet) -> None:
+    """The caller opens it, as other connections do."""
+    upload = await fleet.open_upload(request_id="r")
+    with pytest.raises(UploadInProgress):
+        await fleet.run(whole())
+    done = await fleet.run(finish(upload))
+    assert await fleet.run(whole(payload=done.payload)) == done.tasks
+
+
+async def test_a_whole_upload_is_bound_as_a_submission_is(fleet: StoreFleet) -> None:
+    with pytest.raises(QueueFull):
+        await fleet.run(whole(tasks=2, bounds=Bounds(queue_tasks=1)))
+    with pytest.raises(CallerShare):
+        await fleet.run(whole(tasks=2, bounds=Bounds(caller_tasks=1)))
+    await fleet.run(whole(bounds=Bounds(spool_bytes=15)))
+    with pytest.raises(SpoolFull):
+        await fleet.run(whole("another", bounds=Bounds(spool_bytes=15)))
+    assert await fleet.store.upload("alice", "another") is None
+    await fleet.whole()
+
+
+async def test_a_whole_upload_is_forgotten_with_its_tasks(fleet: StoreFleet) -> None:
+    (task,) = await fleet.run(whole())
+    await fleet.run(CancelTask(task_id=task.id, creator=None, reason=""))
+    fleet.clock.advance(10)
+    assert await fleet.run(PurgeTasks(age=5.0)) == 1
+    assert await fleet.store.upload("alice", "r") is None
+    assert (await fleet.run(whole()))[0].id != task.id

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from longshore.client.transfer.frames import chunk_frame
 from longshore.server.edge.messages import chunks
 from longshore.server.engine.uploads.uploads import UploadLimits
-from longshore.server.store.protocol import Store
+from longshore.server.store.protocol import Changes, Store
 from longshore.v1 import task_service_pb2 as pb
 from tests.support.servers.rawgrpc import MIB, TaskServer, crc, finish, header_of, opening, whole
 
@@ -71,26 +72,63 @@ async def test_the_writes_of_an_upload_take_one_task_of_the_loop(tmp_path: Path)
     assert len([task for task in tasks if task.get_name().startswith("upload write")]) == 1
 
 
-async def test_a_small_upload_is_two_commands_and_no_file(tmp_path: Path) -> None:
-    """Its slot, and its end: bytes and task in one transaction."""
-    ran: list[str] = []
+class Counting:
+    """The real store, and the kinds of the commands that it was given."""
 
-    class Counting:
-        def __init__(self, store: Store) -> None:
-            self._store = store
+    def __init__(self, store: Store) -> None:
+        self.inner: Any = store
+        self.ran: list[str] = []
+        self.commits = 0
+        store.subscribe(self._on_commit)
 
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self._store, name)
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
 
-        async def run(self, command: Any) -> Any:
-            ran.append(type(command).__name__)
-            return await self._store.run(command)
+    def _on_commit(self, _changes: Changes) -> None:
+        self.commits += 1
+
+    async def run(self, command: Any) -> Any:
+        return await self.begin(command)
+
+    def begin(self, command: Any) -> Any:
+        self.ran.append(type(command).__name__)
+        return self.inner.begin(command)
+
+
+async def test_a_small_upload_is_one_command_in_one_commit_and_no_row_and_no_file(tmp_path: Path) -> None:
+    stores: list[Counting] = []
 
     def counting(store: Store) -> Any:
-        return Counting(store)
+        stores.append(Counting(store))
+        return stores[0]
 
     content = b"x" * 1024
     async with TaskServer(tmp_path, limits=UploadLimits(), store_of=counting) as server:
-        await server.upload(whole(header_of(size=len(content)), content))
+        for number in range(3):
+            await server.upload(whole(header_of(f"r{number}", size=len(content)), content))
         assert (server.sealed, server.parts) == ([], [])
-    assert ran == ["OpenUpload", "FinishUpload"]
+    assert stores[0].ran == ["SubmitTasks"] * 3
+    assert stores[0].commits == 3
+    with sqlite3.connect(tmp_path / "db.sqlite") as database:
+        assert database.execute("SELECT count(*) FROM uploads").fetchone() == (0,)
+
+
+async def test_a_small_upload_that_does_not_wait_takes_no_task_of_the_server(tmp_path: Path) -> None:
+    """Those of gRPC are not counted; they are the same for every call."""
+    tasks: list[asyncio.Task[Any]] = []
+
+    def counting(loop: asyncio.AbstractEventLoop, work: Any, **named: Any) -> asyncio.Task[Any]:
+        tasks.append(asyncio.Task(work, loop=loop, **named))
+        return tasks[-1]
+
+    def of_ours(task: asyncio.Task[Any]) -> bool:
+        code = getattr(task.get_coro(), "cr_code", None)
+        return code is not None and "/longshore/" in code.co_filename
+
+    content = b"x" * 1024
+    async with TaskServer(tmp_path, limits=UploadLimits()) as server:
+        await server.upload(whole(header_of("first", size=len(content)), content))  # asks the disk for its room
+        asyncio.get_running_loop().set_task_factory(counting)
+        await server.upload(whole(header_of("second", size=len(content)), content))
+    assert tasks
+    assert [task for task in tasks if of_ours(task)] == []

@@ -142,7 +142,7 @@ async def test_a_true_sha256_is_kept_with_the_payload(tmp_path: Path, inline: in
         )
         (task,) = await server.tasks()
         assert task.submission.payload is not None
-        if inline and not cut:
+        if inline:
             assert server.sealed == []
             assert await server.store.inline_payload(answer.payload.id) == CONTENT
         else:

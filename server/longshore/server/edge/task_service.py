@@ -13,6 +13,7 @@ import structlog
 from longshore.server.edge import batch_calls as batches
 from longshore.server.edge import upload_calls as uploads
 from longshore.server.edge.auth.principal import principal
+from longshore.server.edge.go_ahead import GoAheads
 from longshore.server.edge.messages import answer_room, chunks, listing, translate
 from longshore.server.edge.messages.validate import check_request_id
 from longshore.server.edge.submission_stream import serve_submissions
@@ -55,9 +56,11 @@ class TaskService(pb_grpc.TaskServiceServicer):
     def __init__(self, engine: TaskEngine) -> None:
         self._engine = engine
         self._store = engine.store
+        self._go_aheads = GoAheads()
 
     async def Upload(self, _requests: AsyncIterator[pb.UploadRequest], context: _Context) -> pb.UploadResponse:
-        return await uploads.serve_upload(self._engine.uploads, self._engine.wait_reasons, principal(), context)
+        engine = self._engine
+        return await uploads.serve_upload(engine.uploads, engine.wait_reasons, self._go_aheads, principal(), context)
 
     async def CreateUpload(self, request: pb.CreateUploadRequest, _context: _Context) -> pb.CreateUploadResponse:
         return await uploads.create_upload(self._engine.uploads, self._engine.wait_reasons, principal(), request)

@@ -3,47 +3,49 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Any
 
 import grpc.aio
 
-from longshore.server.edge.auth.error_guard import retrieve_error
 from longshore.server.edge.auth.principal import Principal
+from longshore.server.edge.go_ahead import GoAhead, GoAheads, send_go_ahead
 from longshore.server.edge.messages import translate
 from longshore.server.edge.messages.answer_room import shown
 from longshore.server.edge.messages.chunks import Chunk, Request
 from longshore.server.edge.messages.validate import check_request_id, submit_request, upload_request
+from longshore.server.engine.submissions import UploadRequest
+from longshore.server.engine.uploads.small import SmallUpload
 from longshore.server.engine.uploads.stream import UploadStream
 from longshore.server.engine.uploads.uploads import Uploads, UploadView
 from longshore.server.engine.wait_reasons import WaitReasons
 from longshore.server.model.errors import InvalidField, LongshoreError, ProtocolViolation, UploadBroken
+from longshore.server.model.task import Task
 from longshore.v1 import task_service_pb2 as pb
-
-UPLOAD_ID: Final = "longshore-upload-id"
-REQUEST_ID: Final = "longshore-request-id"
-OFFSET: Final = "longshore-offset"
-COMPLETE: Final = "longshore-complete"
-"""Keys of the initial metadata. COMPLETE is `true` or `false`, OFFSET decimal."""
 
 _Context = grpc.aio.ServicerContext[Any, Any]
 
 
 async def serve_upload(
-    uploads: Uploads, wait_reasons: WaitReasons, principal: Principal, context: _Context
+    uploads: Uploads, wait_reasons: WaitReasons, go_aheads: GoAheads, principal: Principal, context: _Context
 ) -> pb.UploadResponse:
     """Serve one Upload call. Raises LongshoreErrors; what arrived before is then kept or not as UploadStream says."""
     header = await _header(context, uploads.limits.idle)
     request = upload_request(header, uploads.defaults, any_creator=principal.operator)
-    async with await uploads.open(principal.name, request) as stream:
-        await _go_ahead(stream, context)
-        finish = await _receive(stream, context)
-        done = await stream.finish(finish.size, finish.crc32c)
-    if done.payload is None:
+    if uploads.is_small(request):
+        tasks = await _small(uploads, go_aheads, principal, request, context)
+    else:
+        async with await uploads.open(principal.name, request) as stream:
+            await send_go_ahead(stream, context)
+            finish = await _receive(stream, context)
+            tasks = (await stream.finish(finish.size, finish.crc32c)).tasks
+    payload = tasks[0].submission.payload
+    if payload is None:
         raise LongshoreError("A finished upload without a payload.")
     return pb.UploadResponse(
-        tasks=await shown(uploads.store, wait_reasons, done.tasks, recent=True),
-        payload=translate.payload(done.payload),
-        task_ids=[task.id for task in done.tasks],
+        tasks=await shown(uploads.store, wait_reasons, tasks, recent=True),
+        payload=translate.payload(payload),
+        task_ids=[task.id for task in tasks],
     )
 
 
@@ -95,35 +97,31 @@ async def _header(context: _Context, idle: float) -> pb.UploadHeader:
     return message.header
 
 
-async def _go_ahead(stream: UploadStream, context: _Context) -> None:
-    """Tell the client from where to send.
-
-    Cut off in the middle, by a take-over say, it is completed before the cut goes on: gRPC would send the metadata once
-    more with the status, and fail (TOO_MANY_OPERATIONS).
-    """
-    metadata = (
-        (UPLOAD_ID, stream.upload.id),
-        (REQUEST_ID, stream.upload.request_id),
-        (OFFSET, str(stream.offset)),
-        (COMPLETE, "true" if stream.complete else "false"),
-    )
-    sending = asyncio.ensure_future(context.send_initial_metadata(metadata))
-    # The task fails where the upload has just ended, and then nobody may wait for it any more.
-    retrieve_error(sending)
-    try:
-        await asyncio.shield(sending)
-    except asyncio.CancelledError:
-        await asyncio.wait({sending})
-        raise
+async def _small(
+    uploads: Uploads, go_aheads: GoAheads, principal: Principal, request: UploadRequest, context: _Context
+) -> Sequence[Task]:
+    """Serve an Upload whose content is small. It needs no go-ahead unless the client waits for one."""
+    async with await uploads.open_small(principal.name, request) as small:
+        go_ahead = go_aheads.prepare(small, context)
+        try:
+            finish = await _receive(small, context, go_ahead)
+        finally:
+            await go_ahead.settle()
+        return await small.finish(finish.size, finish.crc32c)
 
 
-async def _receive(stream: UploadStream, context: _Context) -> pb.UploadFinish:
-    """Chunks until the finish, and the end of the stream after it.
+async def _receive(
+    stream: UploadStream | SmallUpload, context: _Context, go_ahead: GoAhead | None = None
+) -> pb.UploadFinish:
+    """Chunks until the finish, and the end of the stream after it. The first message settles the go-ahead.
 
     A broken stream ends like a whole one: `read` answers EOF after an oversized frame, a client's deadline, cancel
     or death, and `cancelled()` is False. So the end proves nothing, and only a finish does.
     """
     while (message := await _read(context)) is not None:
+        if go_ahead is not None:
+            await go_ahead.settle()
+            go_ahead = None
         if isinstance(message, Chunk):
             await stream.chunk(message.offset, message.crc32c, message.message, message.start)
             continue

@@ -77,9 +77,9 @@ class WaitReasons:
         waiting = [task for task in tasks if task.status.state in _WAITS]
         if not waiting:
             return {}
-        instances = {_instance_of(task) for task in waiting if task.status.state is State.QUEUED}
         known = self._known
         if not recent or known is None or self._clock.ticks() - self._known_at > RECENT:
+            instances = {_instance_of(task) for task in waiting if task.status.state is State.QUEUED}
             known = await self._read(instances)
             return self._explain(waiting, known, recent=recent)
         found = self._explain(waiting, known, recent=recent)

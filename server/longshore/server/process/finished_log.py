@@ -42,9 +42,9 @@ class FinishedLog:
             logs.bulk.log(level, _log, "task", map(_record, some))
 
 
-def _record(change: TaskChange) -> dict[str, str | int | float]:
+def _record(change: TaskChange) -> logs.FlatRecord:
     submission, status = change.task.submission, change.task.status
-    fields: dict[str, str | int | float] = {
+    fields: logs.FlatRecord = {
         "task_id": submission.id,
         "state": _NAMES[status.state],
         "revision": status.revision,

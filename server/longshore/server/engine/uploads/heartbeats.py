@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 
 import structlog
 
-from longshore.server.engine.uploads.stream import UploadStream
+from longshore.server.engine.uploads.connection import UploadConnection
 from longshore.server.model.errors import LongshoreError, UploadTakenOver
 from longshore.server.model.servers import HEARD_EVERY, Here
 from longshore.server.store.commands.servers import HearUploads
@@ -16,7 +16,7 @@ from longshore.server.store.protocol import Store
 _log = structlog.get_logger("longshore.uploads")
 
 
-async def send_heartbeats(store: Store, here: Here, streams: Callable[[], Iterable[UploadStream]]) -> None:
+async def send_heartbeats(store: Store, here: Here, streams: Callable[[], Iterable[UploadConnection]]) -> None:
     """Send one command every few seconds, until cancelled, for all connections that are as old as that, and none where
     there are none. A connection whose upload another server has taken over is ended."""
     while True:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from types import TracebackType
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import structlog
 
 from longshore.server.engine.sessions.small_payloads import SmallPayloads
+from longshore.server.engine.uploads.connection import UploadConnection
 from longshore.server.engine.uploads.content import UploadContent
 from longshore.server.engine.uploads.disk_room import DiskRoom
 from longshore.server.engine.uploads.ledger import UploadLedger
@@ -23,11 +24,10 @@ from longshore.server.model.errors import (
     SizeMismatch,
     SpoolDamaged,
     StoreOverloaded,
-    UploadBroken,
     UploadInvalid,
 )
 from longshore.server.model.servers import HEARD_EVERY, Here
-from longshore.server.model.task import Payload, Upload
+from longshore.server.model.task import Payload, Task, Upload
 from longshore.server.model.values import UploadState
 from longshore.server.store.commands import Checkpoint, Command, FinishUpload, RejectUpload, TaskPlan
 from longshore.server.store.commands.servers import Heard
@@ -36,9 +36,6 @@ from longshore.server.store.protocol import Store
 R = TypeVar("R")
 
 _log = structlog.get_logger("longshore.uploads")
-
-_TASKS_NAMED: Final = 10
-"""Tasks that the record of an upload names; 1,000 destinations made a line of 28 KB. Each has a record of its own."""
 
 
 class StreamOwner(Protocol):
@@ -61,12 +58,15 @@ class StreamOwner(Protocol):
         """Count bytes that were received."""
         ...
 
+    def complete(self, upload_id: str, principal: str, size: int, tasks: Sequence[Task]) -> None:
+        """Log that an upload is complete."""
+        ...
 
-class UploadStream:
-    """An open upload and the connection that sends it. Use it with `async with`, in the task that reads the connection.
 
-    At the end of the block, however it ends, an upload that is not finished is checkpointed and let go of. The block
-    ends with the error given to `end`, or with UploadBroken after `limits.idle` seconds without a message. Cancelling
+class UploadStream(UploadConnection):
+    """An open upload and the connection that sends it.
+
+    At the end of the block, however it ends, an upload that is not finished is checkpointed and let go of. Cancelling
     the block is safe at any point: what is under way on disk and in the store is completed behind it, and the
     upload's next connection waits for that.
     """
@@ -81,6 +81,7 @@ class UploadStream:
         owner: StreamOwner,
         released: Callable[[], None],
     ) -> None:
+        super().__init__(clock=owner.clock, idle=owner.limits.idle)
         self._upload = upload
         self._content = content
         self._ledger = ledger
@@ -88,14 +89,8 @@ class UploadStream:
         self._owner = owner
         self._released = released
         self._limits = owner.limits
-        self._scope = asyncio.timeout(None)
-        self._entered = False
-        self._resting_since: float | None = None
-        """The time of the loop's clock at which the last message was taken. None means that one is being taken."""
-        self._alarm: asyncio.TimerHandle | None = None
-        self._ending: LongshoreError | None = None
         self._busy = False
-        self._heard_at = self._opened_at = owner.clock.ticks()
+        self._opened_at = self._heard_at
         self._sent_heartbeat = False
         """Tells whether other servers know that the upload is sent here."""
         self._done = content is None
@@ -129,17 +124,13 @@ class UploadStream:
 
     @property
     def closing(self) -> bool:
-        """Tell whether the connection has ended, and its last work is being completed."""
         return self._detaching is not None
 
     @property
-    def silent(self) -> float:
-        """Return the seconds for which the sender has sent nothing although it could."""
-        busy = self._busy or self._finishing is not None or self._detaching is not None
-        return 0.0 if busy else self._owner.clock.ticks() - self._heard_at
+    def busy(self) -> bool:
+        return self._busy or self._finishing is not None or self._detaching is not None
 
     def heartbeat(self) -> Heard | None:
-        """Return the heartbeat for other servers. None means that none is due yet, or that none is needed any more."""
         content = self._content
         if content is None or self._done or self._detaching is not None:
             return None
@@ -150,28 +141,11 @@ class UploadStream:
         self._sent_heartbeat = True
         return Heard(self._upload.id, self._upload.connection, self.silent)
 
-    async def __aenter__(self) -> UploadStream:
-        self._scope = asyncio.timeout(0 if self._ending is not None else None)
-        await self._scope.__aenter__()
-        self._entered = True
-        loop = asyncio.get_running_loop()
-        self._resting_since = loop.time()
-        self._alarm = loop.call_later(self._limits.idle, self._look_for_silence)
-        return self
-
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._entered = False
-        if self._alarm is not None:
-            self._alarm.cancel()
         try:
-            await self._scope.__aexit__(kind, error, trace)
-        except TimeoutError:
-            raise self._ending or UploadBroken(
-                f"Nothing came for {self._limits.idle:.0f} s. What is durable is kept: continue from "
-                "GetUpload's offset."
-            ) from None
+            await super().__aexit__(kind, error, trace)
         finally:
             if self._done:
                 self._leave()
@@ -180,13 +154,7 @@ class UploadStream:
 
     def end(self, reason: LongshoreError) -> bool:
         """Ask the connection to end with `reason`. Returns False during the finish, which is not broken off."""
-        if self._finishing is not None:
-            return False
-        if self._ending is None:
-            self._ending = reason
-            if self._entered:
-                self._scope.reschedule(asyncio.get_running_loop().time())
-        return True
+        return self._finishing is None and super().end(reason)
 
     async def chunk(self, offset: int, crc32c: int, data: bytes, start: int = 0) -> None:
         """Take a chunk, which is `data` from `start` on. Waits while disk or store are behind, which slows the
@@ -207,8 +175,7 @@ class UploadStream:
                 await self._perhaps_checkpoint(self._content)
         finally:
             self._busy = False
-            self._heard_at = self._owner.clock.ticks()
-            self._resting_since = asyncio.get_running_loop().time()
+            self._heard()
 
     async def finish(self, size: int, crc32c: int) -> Upload:
         """Check, seal and commit the upload, whose bytes have all arrived. The work runs to its end even when the
@@ -233,19 +200,6 @@ class UploadStream:
             _ = self._owner.own(self._content.close(), f"close upload {self._upload.id}")
         self._owner.room.promise(self._upload.id, 0)
         self._released()
-
-    def _look_for_silence(self) -> None:
-        """End a connection that was silent for too long. The alarm is not set anew for each chunk: it looks when the
-        last one came."""
-        if not self._entered or self._ending is not None:
-            return
-        loop = asyncio.get_running_loop()
-        now = loop.time()
-        due = (now if self._resting_since is None else self._resting_since) + self._limits.idle
-        if due <= now:
-            self._scope.reschedule(now)
-        else:
-            self._alarm = loop.call_at(due, self._look_for_silence)
 
     # Room and checkpoints -----------------------------------------------------------------------------------------
 
@@ -358,14 +312,7 @@ class UploadStream:
             )
         )
         self._done = True
-        _log.info(
-            "upload_complete",
-            upload_id=done.id,
-            principal=done.principal,
-            size=size,
-            tasks=[task.id for task in done.tasks[:_TASKS_NAMED]],
-            task_count=len(done.tasks),
-        )
+        self._owner.complete(done.id, done.principal, size, done.tasks)
         return done
 
     async def _check_sha256(self, content: UploadContent) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Final
 
 from longshore.server.model.clock import Clock
@@ -22,13 +22,13 @@ class StreamSlots:
         self._asked_at: float | None = None
         """When a caller with less than its share found no slot. None means that this has not happened."""
 
-    def check(self, principal: str, holders: Sequence[str], *, taken: int) -> None:
-        """Raise TooManyUploads or CallerShare unless `principal` may have one more. `holders` names the callers that
-        have the others."""
+    def check(self, principal: str, held: Iterable[tuple[str, str]], *, taken: int) -> None:
+        """Raise TooManyUploads or CallerShare unless `principal` may have one more. `held` has the caller and the
+        request of each of the others."""
         if taken < self._share:
             return
         now = self._clock.ticks()
-        mine = holders.count(principal)
+        mine = sum(caller == principal for caller, _ in held)
         if taken >= self._most:
             if mine < self._share:
                 self._asked_at = now

@@ -15,7 +15,6 @@ from longshore.server.engine.submissions import (
     SubmitRequest,
     UploadRequest,
     plans,
-    submit_fingerprint,
     upload_fingerprint,
 )
 from longshore.server.engine.uploads.content import UploadContent
@@ -24,8 +23,11 @@ from longshore.server.engine.uploads.heartbeats import send_heartbeats
 from longshore.server.engine.uploads.ids import RandomIds
 from longshore.server.engine.uploads.ledger import UploadLedger
 from longshore.server.engine.uploads.limits import UploadLimits, UploadStatistics
+from longshore.server.engine.uploads.small import SmallUpload
 from longshore.server.engine.uploads.stream import UploadStream
 from longshore.server.engine.uploads.stream_slots import StreamSlots
+from longshore.server.engine.uploads.submitting import Submitter
+from longshore.server.engine.uploads.upload_log import UploadLog
 from longshore.server.model.clock import Clock
 from longshore.server.model.errors import (
     Draining,
@@ -37,10 +39,10 @@ from longshore.server.model.errors import (
     UploadTakenOver,
 )
 from longshore.server.model.servers import HEARD_EVERY, Here
-from longshore.server.model.task import Payload, Task, Upload
+from longshore.server.model.task import Task, Upload
 from longshore.server.model.values import UploadState
 from longshore.server.spool.protocol import PartialFile, Spool
-from longshore.server.store.commands import OpenUpload, RejectUpload, SubmitTasks
+from longshore.server.store.commands import OpenUpload, RejectUpload
 from longshore.server.store.commands.servers import RecordHome
 from longshore.server.store.protocol import Store
 
@@ -69,7 +71,7 @@ class _Slot:
     __slots__ = ("left", "released", "stream")
 
     def __init__(self) -> None:
-        self.stream: UploadStream | None = None
+        self.stream: UploadStream | SmallUpload | None = None
         self.released = asyncio.Event()
         """Set when the next connection may have the upload."""
         self.left = asyncio.Event()
@@ -100,7 +102,6 @@ class Uploads:
         defaults: Defaults,
         free_spool: Callable[[int], Awaitable[None]] | None = None,
         expect_tasks: Callable[[], None] = lambda: None,
-        new_id: Callable[[], str] | None = None,
         here: Here | None = None,
         small_payloads: SmallPayloads | None = None,
     ) -> None:
@@ -112,9 +113,19 @@ class Uploads:
         self.here = here
         self.small_payloads = SmallPayloads() if small_payloads is None else small_payloads
         self.room = DiskRoom(spool=spool, clock=clock)
+        self.submitter = Submitter(
+            store=store,
+            room=self.room,
+            limits=limits,
+            small_payloads=self.small_payloads,
+            expect_tasks=expect_tasks,
+            free_spool=free_spool,
+            own=self.own,
+        )
+        self._log = UploadLog()
         self._spool = spool
         self._free_spool = free_spool
-        self._new_id = new_id or RandomIds()
+        self._ids = RandomIds()
         self._stream_slots = StreamSlots(limits.connections, clock)
         self._slots: dict[tuple[str, str], _Slot] = {}
         self._live: set[_Slot] = set()
@@ -124,6 +135,25 @@ class Uploads:
         self._bytes_received = 0
 
     # What callers ask ---------------------------------------------------------------------------------------------
+
+    def is_small(self, request: UploadRequest) -> bool:
+        """Tell whether the upload may go through `open_small`: its content is kept in the database."""
+        return request.size is not None and not self._needs_file(request)
+
+    async def open_small(self, principal: str, request: UploadRequest) -> SmallUpload:
+        """Begin a small upload on this connection, without the store. Raises as `open` does, and nothing that only the
+        store knows."""
+        key, slot = await self._slot(principal, request)
+        slot.stream = SmallUpload(
+            principal=principal,
+            request=request,
+            size=request.size or 0,
+            upload_id=self._ids.small(),
+            owner=self,
+            opened=lambda: self._opened(slot, key, request),
+            released=lambda: self._leave(key, slot),
+        )
+        return slot.stream
 
     async def open(self, principal: str, request: UploadRequest) -> UploadStream:
         """Begin or continue an upload on this connection.
@@ -136,10 +166,19 @@ class Uploads:
         SpoolDamaged, Draining, and NotFound, DependencyFailed, OldServers for tasks that the new ones come after. A
         cancelled call leaves the upload as it was, and perhaps a slot taken that expires.
         """
+        key, slot = await self._slot(principal, request)
+        return await self._opened(slot, key, request)
+
+    async def _slot(self, principal: str, request: UploadRequest) -> tuple[tuple[str, str], _Slot]:
+        """Take the right to send, and return it with its key."""
         self._refuse_when_draining()
-        self._stream_slots.check(principal, [caller for caller, _ in self._slots], taken=len(self._live))
+        self._stream_slots.check(principal, self._slots, taken=len(self._live))
         key = principal, request.request_id
-        slot = await self._claim(key, take_over=request.take_over)
+        return key, await self._claim(key, take_over=request.take_over)
+
+    async def _opened(self, slot: _Slot, key: tuple[str, str], request: UploadRequest) -> UploadStream:
+        """Open the upload in the store, and on the disk where it has a file."""
+        principal = key[0]
         try:
             upload = await self._connect(principal, request)
         except BaseException:
@@ -163,6 +202,9 @@ class Uploads:
     async def get(self, principal: str, request_id: str) -> UploadView:
         """Return how far an upload got. Raises NotFound."""
         upload = await self.store.upload(principal, request_id)
+        slot = self._slots.get((principal, request_id))
+        if upload is None and slot is not None and slot.stream is not None:
+            upload = slot.stream.upload
         if upload is None:
             raise NotFound(f"There is no upload {request_id!r} of yours, or it was given up: start anew.")
         return await self._view(principal, upload)
@@ -181,44 +223,8 @@ class Uploads:
         """Begin a `submit` without waiting: Draining, StoreOverloaded and StoreUnavailable are raised at once, the rest
         later."""
         self._refuse_when_draining()
-        payload, content = None, b""
-        if request.content is not None:
-            content = request.content
-            payload = Payload(self._new_id(), len(content), request.crc32c)
-            self.small_payloads.put(payload.id, content)
-        command = SubmitTasks(
-            principal=principal,
-            request_id=request.request_id,
-            fingerprint=submit_fingerprint(request),
-            plans=plans(request.task),
-            payload_id=request.payload_id,
-            payload=payload,
-            content=content,
-            any_creator=any_creator,
-            bounds=self.limits.bounds,
-        )
-        if payload is not None and not self.room.take(payload.size):
-            return self.own(self._submit_where_room(command, payload.size), "submit a small file")
-        begun = self.store.begin(command)
-        self.expect_tasks()
-        return begun
-
-    async def _submit_where_room(self, command: SubmitTasks, size: int) -> tuple[Task, ...]:
-        """Run `command` once there is room on the disk for its content."""
-        try:
-            try:
-                await self.room.require(size)
-            except SpoolFull:
-                if self._free_spool is None:
-                    raise
-                await self._free_spool(size)
-                await self.room.require(size)
-        except SpoolFull:
-            # A request that came before is answered all the same; nothing new finds room.
-            return await self.store.run(replace(command, bounds=replace(command.bounds, spool_bytes=0)))
-        self.room.take(size)
-        self.expect_tasks()
-        return await self.store.run(command)
+        payload_id = "" if request.content is None else self._ids.small()
+        return self.submitter.submit(principal, request, payload_id=payload_id, any_creator=any_creator)
 
     async def run(self) -> None:
         """Tell other servers which uploads are sent here, until cancelled."""
@@ -260,6 +266,10 @@ class Uploads:
     def received(self, count: int) -> None:
         """Count bytes that were received."""
         self._bytes_received += count
+
+    def complete(self, upload_id: str, principal: str, size: int, tasks: Sequence[Task]) -> None:
+        """Log that an upload is complete."""
+        self._log.complete(upload_id, principal, size, tasks)
 
     def _done(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
@@ -313,6 +323,7 @@ class Uploads:
         self._free(key, slot)
         self._live.discard(slot)
         slot.left.set()
+        slot.stream = None  # Each has the other: together they would be there until a collection.
 
     def _hand_back(self, opening: asyncio.Task[UploadStream]) -> None:
         """Let go of a stream whose caller was cancelled while it was being opened."""
@@ -413,7 +424,7 @@ class Uploads:
         """Find or make the row, if there is room for the upload."""
         wanted = self.limits.reserve_step if request.size is None else request.size
         command = OpenUpload(
-            upload_id=self._new_id(),
+            upload_id=self._ids(),
             principal=principal,
             request_id=request.request_id,
             fingerprint=upload_fingerprint(request),

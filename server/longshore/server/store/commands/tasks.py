@@ -43,12 +43,13 @@ class Bounds:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubmitTasks(Command[tuple[Task, ...]]):
-    """Make tasks without an upload; the same request id again answers the same tasks.
+    """Make tasks at once; the same request id again answers the same tasks.
 
     `payload_id` names a payload that a task of `principal` keeps (any, if `any_creator`); or `payload` is a new one,
-    small enough to be kept in the database, with its `content`. The tasks come after tasks of `principal` (anybody's,
-    if `any_creator`). Raises RequestIdReused, QueueFull, CallerShare, PayloadGone, SpoolFull, NotFound,
-    DependencyFailed, OldServers.
+    small enough to be kept in the database, with its `content`. `uploaded` says that these came in an upload: it is
+    complete with this command, and had no row before. The tasks come after tasks of `principal` (anybody's, if
+    `any_creator`). Raises RequestIdReused, QueueFull, CallerShare, PayloadGone, SpoolFull, NotFound, DependencyFailed,
+    OldServers, and UploadInProgress if the upload was opened before (it is to be opened again, and finished).
     """
 
     urgency: ClassVar[Urgency] = Urgency.SUBMIT
@@ -59,6 +60,7 @@ class SubmitTasks(Command[tuple[Task, ...]]):
     payload_id: str = ""
     payload: Payload | None = None
     content: bytes = b""
+    uploaded: bool = False
     any_creator: bool = False
     bounds: Bounds = field(default_factory=Bounds)
 

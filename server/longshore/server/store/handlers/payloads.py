@@ -1,4 +1,4 @@
-"""This module keeps new payloads, and checks the room that they need."""
+"""This module finds kept payloads, and checks the room that new ones need."""
 
 from __future__ import annotations
 
@@ -10,19 +10,13 @@ from longshore.server.model.errors import PayloadGone, PayloadTooLarge, SpoolFul
 from longshore.server.model.task import Payload
 from longshore.server.store.commands import Bounds
 from longshore.server.store.handlers import shares
-from longshore.server.store.sql.statement import locking, statement
+from longshore.server.store.sql.statement import locking
 from longshore.server.store.tables.rows import PAYLOAD_COLUMNS, payload_of
-from longshore.server.store.tables.schema import inline_payloads, payloads
+from longshore.server.store.tables.schema import payloads
 from longshore.server.store.transaction.counters import ASKED_SPOOL, SPOOL
 from longshore.server.store.transaction.reads import Reads
 from longshore.server.store.transaction.unit import UnitOfWork
 
-_INSERT: Final = statement(
-    payloads.insert().values(
-        {name: sa.bindparam(name) for name in ("id", "size", "crc32c", "sha256", "live", "keep_until", "doomed")}
-    )
-)
-_INSERT_INLINE: Final = statement(inline_payloads.insert())
 _PAYLOAD: Final = locking(
     sa.select(*PAYLOAD_COLUMNS, payloads.c.doomed).where(payloads.c.id == sa.bindparam("payload_id"))
 )
@@ -59,22 +53,6 @@ def check_spool(unit: UnitOfWork, bounds: Bounds, more: int, *, size: int = 0, p
         shares.check_share(
             unit.reads, ASKED_SPOOL, principal=principal, holds=held, most=most, what="bytes of the spool", asks=more
         )
-
-
-def keep_payload(unit: UnitOfWork, payload: Payload, content: bytes | None) -> None:
-    """Write the payload's row, for tasks that are made next. If `content` is None, the bytes are in the spool."""
-    unit.writes.tell(
-        _INSERT,
-        id=payload.id,
-        size=payload.size,
-        crc32c=payload.crc32c,
-        sha256=payload.sha256,
-        live=0,
-        keep_until=0.0,
-        doomed=False,
-    )
-    if content is not None:
-        unit.writes.tell(_INSERT_INLINE, payload_id=payload.id, content=content)
 
 
 def kept_payload(reads: Reads, payload_id: str) -> Payload:

@@ -8,7 +8,7 @@ from typing import Final
 import sqlalchemy as sa
 
 from longshore.server.model.errors import CallerShare, QueueFull, RequestIdReused
-from longshore.server.model.task import Task, Upload
+from longshore.server.model.task import Payload, Task, Upload
 from longshore.server.store.commands import Bounds
 from longshore.server.store.handlers import shares
 from longshore.server.store.sql.statement import changing, inserting, statement, types_of
@@ -21,7 +21,10 @@ from longshore.server.store.transaction.unit import UnitOfWork
 _ZERO: Final[sa.ColumnElement[int]] = sa.literal_column("0")
 
 _INSERT: Final = inserting(requests, "request_id", "principal", "fingerprint", "first_seq", "count", "live")
-_INSERT_WITH_UPLOAD: Final = inserting(
+_INSERT_UPLOADED: Final = inserting(
+    requests, "request_id", "principal", "fingerprint", "first_seq", "count", "live", "upload_id"
+)
+_INSERT_OPEN: Final = inserting(
     requests, "request_id", "principal", "fingerprint", "upload_id", fixed={"count": _ZERO, "live": _ZERO}
 )
 _FILL: Final = changing(
@@ -48,18 +51,31 @@ def check_same(request: RequestRecord, fingerprint: str, *, request_id: str, upl
         )
 
 
+def check_same_bytes(kept: Payload | None, payload: Payload, *, request_id: str) -> None:
+    """Raise RequestIdReused if the upload of the request was finished with other bytes. Another connection, at another
+    server, may have done so meanwhile: the caller that sent these bytes must not be told that they were taken."""
+    if kept is not None and (kept.size, kept.crc32c) != (payload.size, payload.crc32c):
+        raise RequestIdReused(
+            "Another connection has finished this upload with different content. Choose another id.",
+            request_id=request_id,
+        )
+
+
 def tasks_of_request(reads: Reads, request: RequestRecord) -> tuple[Task, ...]:
     return tuple(loaded.task for loaded in reads.tasks.load(request.seqs))
 
 
 def record_request(unit: UnitOfWork, *, principal: str, request_id: str, request: RequestRecord) -> None:
-    """Record a new request. A request with an upload gets its tasks later."""
+    """Record a new request. A request with an open upload gets its tasks later."""
     unit.reads.requests.put((principal, request_id), request)
-    if request.upload_id is not None:
-        unit.writes.later(_INSERT_WITH_UPLOAD, (request_id, principal, request.fingerprint, request.upload_id))
-    else:
-        row = (request_id, principal, request.fingerprint, request.first_seq, request.count, request.count)
+    if request.first_seq is None:
+        unit.writes.later(_INSERT_OPEN, (request_id, principal, request.fingerprint, request.upload_id))
+        return
+    row = (request_id, principal, request.fingerprint, request.first_seq, request.count, request.count)
+    if request.upload_id is None:
         unit.writes.later(_INSERT, row)
+    else:
+        unit.writes.later(_INSERT_UPLOADED, (*row, request.upload_id))
 
 
 def fill_request(unit: UnitOfWork, upload: Upload, made: list[LoadedTask]) -> None:

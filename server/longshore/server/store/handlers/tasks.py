@@ -16,6 +16,7 @@ from longshore.server.model.errors import (
     QueueNotFound,
     RevisionMismatch,
     Superseded,
+    UploadInProgress,
 )
 from longshore.server.model.events import CancelAsked, Due, SettledByHand, Verdict
 from longshore.server.model.records import changed
@@ -32,10 +33,11 @@ from longshore.server.store.commands import (
     WakeParked,
     Woken,
 )
-from longshore.server.store.handlers.payloads import check_spool, keep_payload, kept_payload
+from longshore.server.store.handlers.payloads import check_spool, kept_payload
 from longshore.server.store.handlers.requests import (
     check_room,
     check_same,
+    check_same_bytes,
     record_request,
     tasks_of_request,
     want_room,
@@ -156,7 +158,9 @@ def submit_tasks(unit: UnitOfWork, command: SubmitTasks) -> Callable[[], tuple[T
     """See SubmitTasks."""
     request = unit.reads.requests.get((command.principal, command.request_id))
     if request is not None:
-        check_same(request, command.fingerprint, request_id=command.request_id, upload=False)
+        check_same(request, command.fingerprint, request_id=command.request_id, upload=command.uploaded)
+        if command.uploaded and command.payload is not None:
+            _check_same_upload(unit.reads, request, command.payload, request_id=command.request_id)
         return lambda: tasks_of_request(unit.reads, request)
     check_servers(unit.reads, command.plans)
     payload = command.payload or _named_payload(unit.reads, command)
@@ -171,16 +175,29 @@ def submit_tasks(unit: UnitOfWork, command: SubmitTasks) -> Callable[[], tuple[T
     if command.payload is not None:
         size = command.payload.size
         check_spool(unit, command.bounds, size, size=size, principal=command.principal)
-        keep_payload(unit, command.payload, command.content)
+        unit.writes.keep(command.payload, command.content)
         unit.writes.move(SPOOL, command.payload.size)
     made = make_tasks(unit, command.plans, creator=command.principal, request_id=command.request_id, payload=payload)
     record_request(
         unit,
         principal=command.principal,
         request_id=command.request_id,
-        request=RequestRecord(command.fingerprint, None, made[0].submission.seq, len(made)),
+        request=RequestRecord(
+            command.fingerprint,
+            payload.id if command.uploaded and payload is not None else None,
+            made[0].submission.seq,
+            len(made),
+        ),
     )
     return lambda: tuple(loaded.task for loaded in made)
+
+
+def _check_same_upload(reads: Reads, request: RequestRecord, payload: Payload, *, request_id: str) -> None:
+    """Raise UploadInProgress if the upload of the request is not complete, and RequestIdReused if its bytes are
+    others."""
+    if request.first_seq is None:
+        raise UploadInProgress("Another connection has opened this upload: open it too.")
+    check_same_bytes(tasks_of_request(reads, request)[0].submission.payload, payload, request_id=request_id)
 
 
 def _named_payload(reads: Reads, command: SubmitTasks) -> Payload | None:

@@ -8,9 +8,9 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from longshore.server.model.errors import RequestIdReused, TooManyUploads, UploadTakenOver
+from longshore.server.model.errors import TooManyUploads, UploadTakenOver
 from longshore.server.model.servers import Home
-from longshore.server.model.task import Payload, Upload
+from longshore.server.model.task import Upload
 from longshore.server.model.values import UploadState
 from longshore.server.store.commands import (
     AbandonIdleUploads,
@@ -22,10 +22,11 @@ from longshore.server.store.commands import (
     RejectUpload,
 )
 from longshore.server.store.handlers import shares
-from longshore.server.store.handlers.payloads import check_spool, keep_payload
+from longshore.server.store.handlers.payloads import check_spool
 from longshore.server.store.handlers.requests import (
     check_room,
     check_same,
+    check_same_bytes,
     drop_request,
     fill_request,
     record_request,
@@ -43,7 +44,7 @@ from longshore.server.store.handlers.upload_homes import (
     set_home,
 )
 from longshore.server.store.sql.statement import Among, Statement, locking, statement
-from longshore.server.store.tables.rows import UPLOAD_COLUMNS, upload_of
+from longshore.server.store.tables.rows import UPLOAD_COLUMNS, upload_of, whole_upload
 from longshore.server.store.tables.schema import homes, is_abandoned, is_open, uploads
 from longshore.server.store.transaction.counters import (
     CREATOR_PROMISED,
@@ -184,8 +185,13 @@ def open_upload(unit: UnitOfWork, command: OpenUpload) -> Callable[[], Upload]:
     check_same(request, command.fingerprint, request_id=command.request_id, upload=True)
     found = _find(unit.reads, request.upload_id or "")
     if found is None:
-        # This cannot happen: an upload that is given up takes its request along.
-        raise LookupError(f"the upload {request.upload_id!r} of a request is gone")
+        if request.first_seq is None:
+            # This cannot happen: an upload that is given up takes its request along.
+            raise LookupError(f"the upload {request.upload_id!r} of a request is gone")
+        upload_id, fingerprint = request.upload_id or "", request.fingerprint
+        return lambda: whole_upload(
+            command.principal, command.request_id, upload_id, fingerprint, tasks_of_request(unit.reads, request)
+        )
     upload = found[0]
     if upload.state is UploadState.COMPLETE:
         return lambda: replace(upload, tasks=tasks_of_request(unit.reads, request))
@@ -327,13 +333,13 @@ def finish_upload(unit: UnitOfWork, command: FinishUpload) -> Callable[[], Uploa
     done = _find(unit.reads, command.upload_id)
     if done is not None and done[0].state is UploadState.COMPLETE:
         upload = done[0]
-        _check_same_bytes(upload, command.payload)
+        check_same_bytes(upload.payload, command.payload, request_id=upload.request_id)
         request = unit.reads.requests.get((upload.principal, upload.request_id))
         return lambda: replace(upload, tasks=() if request is None else tasks_of_request(unit.reads, request))
     upload, queue, promised = _writable(unit.reads, command.upload_id, command.connection)
     check_servers(unit.reads, command.plans)
     payload = command.payload
-    keep_payload(unit, payload, command.inline)
+    unit.writes.keep(payload, command.inline)
     if command.homed:
         drop_homes(unit.writes, (upload.id,))
     _change(
@@ -360,17 +366,6 @@ def finish_upload(unit: UnitOfWork, command: FinishUpload) -> Callable[[], Uploa
         payload=payload,
     )
     return lambda: replace(complete, tasks=tuple(loaded.task for loaded in made))
-
-
-def _check_same_bytes(done: Upload, payload: Payload) -> None:
-    """Raise RequestIdReused if the upload was finished with other bytes. Another connection, at another server, may
-    have done so meanwhile: the caller that sent these bytes must not be told that they were taken."""
-    kept = done.payload
-    if kept is not None and (kept.size, kept.crc32c) != (payload.size, payload.crc32c):
-        raise RequestIdReused(
-            "Another connection has finished this upload with different content. Choose another id.",
-            request_id=done.request_id,
-        )
 
 
 def _abandon(unit: UnitOfWork, upload: Upload, queue: str, promised: int) -> None:

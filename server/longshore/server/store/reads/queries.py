@@ -30,6 +30,7 @@ from longshore.server.store.tables.rows import (
     task_columns,
     task_of,
     upload_of,
+    whole_upload,
 )
 from longshore.server.store.tables.schema import (
     attempts,
@@ -117,9 +118,13 @@ _HISTORY: Final = statement(
     .limit(sa.bindparam("most"))
 )
 _UPLOAD: Final = statement(
-    sa.select(*UPLOAD_COLUMNS, requests.c.first_seq, requests.c.count)
-    .join_from(requests, uploads, uploads.c.id == requests.c.upload_id)
-    .where(requests.c.request_id == sa.bindparam("request_id"), requests.c.principal == sa.bindparam("principal"))
+    sa.select(*UPLOAD_COLUMNS, requests.c.upload_id, requests.c.fingerprint, requests.c.first_seq, requests.c.count)
+    .join_from(requests, uploads, uploads.c.id == requests.c.upload_id, isouter=True)
+    .where(
+        requests.c.request_id == sa.bindparam("request_id"),
+        requests.c.principal == sa.bindparam("principal"),
+        requests.c.upload_id.is_not(None),
+    )
 )
 _PAYLOAD: Final = statement(sa.select(*PAYLOAD_COLUMNS).where(payloads.c.id == sa.bindparam("payload_id")))
 _INLINE: Final = statement(
@@ -333,12 +338,14 @@ def upload(link: Link, principal: str, request_id: str) -> Upload | None:
     row = link.row(_UPLOAD, principal=principal, request_id=request_id)
     if row is None:
         return None
-    found = upload_of(row[:-2])
-    first_seq, count = row[-2:]
+    upload_id, fingerprint, first_seq, count = row[-4:]
     if first_seq is None:
-        return found
-    made = link.rows(_TASKS_BETWEEN, first=first_seq, beyond=first_seq + count)
-    return replace(found, tasks=tuple(task_of(each) for each in made))
+        return upload_of(row[:-4])
+    made = tuple(task_of(each) for each in link.rows(_TASKS_BETWEEN, first=first_seq, beyond=first_seq + count))
+    if row[0] is not None:
+        return replace(upload_of(row[:-4]), tasks=made)
+    # Between the two reads the history may be removed.
+    return whole_upload(principal, request_id, upload_id, fingerprint, made) if made else None
 
 
 def payload(link: Link, payload_id: str) -> Payload | None:

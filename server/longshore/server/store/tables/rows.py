@@ -271,6 +271,31 @@ def upload_of(row: Row) -> Upload:
     )
 
 
+def whole_upload(principal: str, request_id: str, upload_id: str, fingerprint: str, tasks: tuple[Task, ...]) -> Upload:
+    """Make the upload of a request whose upload has no row: it arrived whole, and was complete at once. Its tasks stay
+    as long as its request, and each has its payload."""
+    submission = tasks[0].submission
+    payload = submission.payload
+    if payload is None:
+        raise LookupError(f"the request {request_id!r} of an upload has tasks without a payload")
+    return Upload(
+        id=upload_id,
+        principal=principal,
+        request_id=request_id,
+        fingerprint=fingerprint,
+        state=UploadState.COMPLETE,
+        offset=payload.size,
+        crc32c=payload.crc32c,
+        size=payload.size,
+        sha256=payload.sha256,
+        reserved=0,
+        connection=1,
+        touched_at=submission.created_at,
+        payload=payload,
+        tasks=tasks,
+    )
+
+
 PAYLOAD_COLUMNS: Final[tuple[sa.Column[Any], ...]] = (_P.id, _P.size, _P.crc32c, _P.sha256)
 
 

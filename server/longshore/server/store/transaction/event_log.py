@@ -11,13 +11,13 @@ from typing import Final
 import sqlalchemy as sa
 
 from longshore.server.model.events import Claimed, Decision, Ending, Event, GrantAsked
-from longshore.server.model.task import Status, Submission
+from longshore.server.model.task import Payload, Status, Submission
 from longshore.server.model.values import AttemptEnd, State
 from longshore.server.store.sql.link import Link
 from longshore.server.store.sql.statement import changing, inserting
 from longshore.server.store.tables import codec
 from longshore.server.store.tables.rows import Row
-from longshore.server.store.tables.schema import attempts, debts, events, payloads, requests
+from longshore.server.store.tables.schema import attempts, debts, events, inline_payloads, payloads, requests
 
 _INSERT_EVENT: Final = inserting(events)
 _BEGUN: Final = ("seq", "number", "worker", "session_id", "started_at")
@@ -59,6 +59,8 @@ _REQUEST_ENDED: Final = changing(
     ),
     {"of_request": sa.Text, "by": sa.Text, "ended": sa.Integer, "at": sa.Double},
 )
+_INSERT_PAYLOAD: Final = inserting(payloads)
+_INSERT_INLINE: Final = inserting(inline_payloads)
 _PAYLOAD_USE: Final = changing(
     lambda given: (
         payloads.update()
@@ -87,6 +89,8 @@ class EventLog:
         counts."""
         self._debts: list[Row] = []
         self._requests_ended: dict[tuple[str, str], int] = {}
+        self._payloads: list[Payload] = []
+        self._contents: list[Row] = []
         self._payload_uses: dict[str, tuple[int, float]] = {}
         self._last: Status | None = None
         self._text = ""
@@ -123,6 +127,12 @@ class EventLog:
                         submission.id, attempt, temp, self._now(), 0,
                     )
                 )  # fmt: skip
+
+    def new_payload(self, payload: Payload, content: bytes | None) -> None:
+        """Record a new payload, for tasks that are made next. If `content` is None, the bytes are in the spool."""
+        self._payloads.append(payload)
+        if content is not None:
+            self._contents.append((payload.id, content))
 
     def made(self, submission: Submission) -> None:
         """Record that a new task needs its payload."""
@@ -162,12 +172,21 @@ class EventLog:
                 ],
             )
             self._requests_ended.clear()
+        if self._payloads:
+            link.write(_INSERT_PAYLOAD, [self._row_of(payload) for payload in self._payloads])
+            link.write(_INSERT_INLINE, self._contents)
+            self._payloads, self._contents = [], []
         if self._payload_uses:
             self._link.write(
                 _PAYLOAD_USE,
                 [(payload_id, more, until) for payload_id, (more, until) in sorted(self._payload_uses.items())],
             )
             self._payload_uses.clear()
+
+    def _row_of(self, payload: Payload) -> Row:
+        """Make the row of a new payload, with its uses so far: it is written once."""
+        live, keep_until = self._payload_uses.pop(payload.id, (0, 0.0))
+        return (payload.id, payload.size, payload.crc32c, payload.sha256, live, keep_until, False)
 
     def _ends(self) -> tuple[list[Row], list[Row]]:
         """Rows of the attempts that ended well, and of the others."""

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
+from longshore.server.model.task import Payload
 from longshore.server.store.sql.statement import Bulk, Statement, statement
 from longshore.server.store.tables.rows import Row
 from longshore.server.store.tables.schema import sequence
@@ -54,6 +55,11 @@ class Writes:
         """Write a row with the next `flush`, together with others of its kind. `last` puts it behind the others."""
         self.count += 1
         self._later[last].setdefault(what, []).append(row)
+
+    def keep(self, payload: Payload, content: bytes | None) -> None:
+        """Write the row of a new payload with the next `flush`. If `content` is None, the bytes are in the spool."""
+        self.count += 1
+        self.event_log.new_payload(payload, content)
 
     def move(self, key: Key, by: int) -> None:
         """Move a counter."""
