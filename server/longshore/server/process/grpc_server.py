@@ -64,8 +64,8 @@ class _Calls(_cygrpc.AioServer):  # type: ignore[misc]
         self._handlers = _Handlers()
         self._asked: deque[asyncio.Task[Any]] = deque()
         """The calls that the core was asked for, in the order in which it gives them."""
-        self.last: Any = None
-        """The call that was taken last. None means that it is not known yet."""
+        self._last: asyncio.Task[Any] | None = None
+        """The call that was taken last. None means that none was."""
         self._answering: set[asyncio.Task[Any]] = set()
         super().add_generic_rpc_handlers((self._handlers,))
 
@@ -76,17 +76,17 @@ class _Calls(_cygrpc.AioServer):  # type: ignore[misc]
         """Serve the methods without registering them in the core."""
         self._handlers.add(handlers)
 
-    async def take(self) -> Any:
-        """Take the next call, in the order of their arrival. Raises _Stopped when the server stops."""
+    def take(self) -> asyncio.Task[Any]:
+        """Take the next call, in the order of their arrival. The task raises _Stopped when the server stops."""
         while len(self._asked) < AHEAD:
             asked = asyncio.get_running_loop().create_task(self._request_call())
             retrieve_error(asked)
             self._asked.append(asked)
-        self.last = await self._asked.popleft()
-        return self.last
+        self._last = self._asked.popleft()
+        return self._last
 
     def _make_request_call_future(self, _method: bytes | None) -> asyncio.Future[Any]:
-        return asyncio.get_running_loop().create_task(self.take())
+        return self.take()
 
     async def _server_main_loop(self, started: asyncio.Future[bool]) -> None:
         try:
@@ -101,7 +101,9 @@ class _Calls(_cygrpc.AioServer):  # type: ignore[misc]
 
     def _answer_the_last(self) -> None:
         """Answer the call whose path was not UTF-8 as one for an unknown method."""
-        state, self.last = self.last, None
+        if self._last is None:
+            return
+        state, self._last = self._last.result(), None
         loop = asyncio.get_running_loop()
         _loop, _pool, _handlers, interceptors, *_ = self._arguments
         nothing = _inside["_MethodResolver"]([], {})

@@ -203,7 +203,7 @@ class Uploads:
         """Return how far an upload got. Raises NotFound."""
         upload = await self.store.upload(principal, request_id)
         slot = self._slots.get((principal, request_id))
-        if upload is None and slot is not None and slot.stream is not None:
+        if upload is None and slot is not None and isinstance(slot.stream, SmallUpload):
             upload = slot.stream.upload
         if upload is None:
             raise NotFound(f"There is no upload {request_id!r} of yours, or it was given up: start anew.")
