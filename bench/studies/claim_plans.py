@@ -27,11 +27,11 @@ from longshore.server.store.postgres.link import PLANNER, compile_each
 from longshore.server.store.sql.dialect import Dialect
 from longshore.server.store.sql.statement import Each
 from longshore.server.store.sqlite.dialect import SQLiteDialect
-from longshore.server.store.transaction import counters, loaded_tasks
+from longshore.server.store.transaction import counters, loaded_tasks, reads
 
 # A bench may look inside: these are the statements of a claim, in their order.
 _STATEMENTS: Final[Sequence[tuple[str, Each, Mapping[str, Any]]]] = (
-    ("what a session holds", claims._HELD, {"session_id": "session-0"}),
+    ("what a session holds", reads._HELD, {"session_id": "session-0"}),
     ("room of a target", counters._READ, {"of": "target_running", "called": "north"}),
     (
         "what must be settled",

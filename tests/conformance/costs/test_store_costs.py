@@ -77,7 +77,7 @@ async def test_a_task_by_itself_costs_few_round_trips(fleet: StoreFleet) -> None
     claimed = await cost(fleet, claim())
     assert len(taken) == 1
     assert claimed.turns == 1
-    assert claimed.round_trips <= 4
+    assert claimed.round_trips <= 3
     assert claimed.statements <= 16
     granted = await cost(fleet, fleet.grant(taken[0]))
     assert granted.turns == 1
@@ -100,7 +100,7 @@ async def test_a_hundred_concurrent_submissions_cost_as_much_as_one(fleet: Store
     assert hundred.round_trips == one.round_trips
     assert hundred.statements <= one.statements + 2
     claimed = await cost(fleet, fleet.claim(room=100))
-    assert claimed.round_trips <= 4
+    assert claimed.round_trips <= 3
 
 
 async def test_a_claim_in_vain_is_repeated_without_the_turn_until_a_task_is_claimable(fleet: StoreFleet) -> None:

@@ -30,7 +30,7 @@ _OF_REQUEST = queries.inlined(queries._weights(TaskFilter(request_id="r"), None,
 HOT: dict[str, tuple[Statement | Each, str]] = {
     "claim": (claims._READY, "tasks_ready"),
     "claim of settling ones": (claims._UNSETTLED, "tasks_unsettled"),
-    "what a session holds": (claims._HELD, "tasks_session"),
+    "what a session holds": (reads._HELD, "tasks_session"),
     "head of a destination": (promote._FIRST, "tasks_order"),
     "best of an instance": (promote._BEST, "tasks_concurrency"),
     "takers of an instance": (promote._TAKERS, "tasks_concurrency"),

@@ -115,6 +115,7 @@ class StoreFleet:
         self.changes: list[Changes] = []
         self._numbers = itertools.count(1)
         self._epochs: dict[str, int] = {}
+        self._targets: dict[str, tuple[str, ...]] = {}
         store.subscribe(self.changes.append)
 
     async def run(self, command: Command[R]) -> R:
@@ -222,6 +223,7 @@ class StoreFleet:
         )
         assert not more
         self._epochs[name] = opened.session.epoch
+        self._targets[name] = tuple(opened.session.targets)
         return opened.session
 
     def epoch(self, session: str) -> int:
@@ -242,6 +244,7 @@ class StoreFleet:
             epoch=self._epochs[session],
             room=room,
             idle=idle,
+            targets=self._targets[session],
             kept_for=frozenset(kept_for),
             begins=begins,
             revision=revision,

@@ -67,6 +67,7 @@ def _offer(connection: WorkerConnection, *, contested: bool) -> Offer:
         begins=connection.begins,
         revision=connection.session.revision,
         kept_for=kept_for,
+        targets=tuple(connection.session.targets),
     )
 
 

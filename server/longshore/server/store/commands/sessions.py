@@ -29,6 +29,9 @@ class Offer:
     """The revision of the contract that the session's worker knows: tasks that need a later one are not for it."""
     kept_for: frozenset[str] = frozenset()
     """Targets that the session serves and holds nothing of: room for one attempt each is kept for them (`Shares`)."""
+    targets: tuple[str, ...] = ()
+    """Targets that the session serves, as far as they are known, so that their counters are read along with the
+    session."""
 
 
 @dataclass(frozen=True, slots=True)

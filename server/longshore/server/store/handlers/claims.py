@@ -6,7 +6,7 @@ index that begins with target and kind, and never more of them than could be tak
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -78,10 +78,6 @@ _READY: Final = Each(lambda given: _ready(given, tasks.c.seq), _READY_TYPES, loc
 _READY_WHOLE: Final = Each(lambda given: _whole(_ready, given), _READY_TYPES, lock="claim")
 _UNSETTLED: Final = Each(lambda given: _unsettled(given, tasks.c.seq), _UNSETTLED_TYPES, lock="claim")
 _UNSETTLED_WHOLE: Final = Each(lambda given: _whole(_unsettled, given), _UNSETTLED_TYPES, lock="claim")
-_HELD: Final = Each(
-    lambda given: sa.select(tasks.c.state, tasks.c.alone).where(tasks.c.session_id == given["session_id"]),
-    {"session_id": sa.Text},
-)
 
 
 @dataclass(slots=True)
@@ -165,22 +161,34 @@ class _Round:
         ]
         for _, session in sessions:
             self._memory.claims_for(session)
-        busy = {loaded.status.session_id for loaded in reads.tasks.new}
-        """Sessions with tasks that this transaction made, and has claimed already. None of those tasks runs alone."""
-        held = reads.link.ask_each(_HELD, [(session.id,) for _, session in sessions])
         targets = [(TARGET_RUNNING, target) for _, session in sessions for target in session.targets]
         reads.counters.ask([*targets, NEWER_QUEUED])
+        held = self._held({session.id for _, session in sessions})
         return [
             _Taker(
                 session,
                 Shares(room=offer.room, kept_for=offer.kept_for),
-                offer.idle and not rows and session.id not in busy,
+                offer.idle and not held[session.id],
                 Claimed(session.id, session.worker, reads.ticks, offer.begins),
                 offer.revision,
             )
-            for (offer, session), rows in zip(sessions, held(), strict=True)
-            if not any(alone and state != State.SETTLING for state, alone in rows)
+            for offer, session in sessions
+            if not any(alone and state != State.SETTLING for state, alone in held[session.id])
         ]
+
+    def _held(self, session_ids: Set[str]) -> dict[str, list[tuple[int, bool]]]:
+        """Return the state of each attempt that these sessions hold, and whether it runs alone. What is stored was
+        asked for with the sessions; what this transaction has changed since is in its working set."""
+        reads = self._reads
+        loaded_tasks = {loaded.submission.seq: loaded.status for loaded in reads.tasks.all()}
+        held = {
+            each: [(state, alone) for seq, state, alone in reads.stored_attempts.get(each) if seq not in loaded_tasks]
+            for each in session_ids
+        }
+        for status in loaded_tasks.values():
+            if status.session_id in held:
+                held[status.session_id].append((status.state, status.alone))
+        return held
 
     # Candidates ---------------------------------------------------------------------------------------------------
 
@@ -357,7 +365,11 @@ class _Round:
 
 
 def _want(reads: Reads, command: ClaimTasks) -> None:
-    reads.sessions.wanted.update(offer.session_id for offer in command.offers)
+    for offer in command.offers:
+        reads.sessions.wanted.add(offer.session_id)
+        reads.stored_attempts.wanted.add(offer.session_id)
+        reads.counters.wanted.update((TARGET_RUNNING, target) for target in offer.targets)
+    reads.counters.wanted.add(NEWER_QUEUED)
 
 
 @handles(ClaimTasks, prefetch=_want, keeps_memory=True, last=True)

@@ -11,7 +11,7 @@ from longshore.server.model.records import record
 from longshore.server.model.task import Session
 from longshore.server.store.errors import BatchConflict
 from longshore.server.store.sql.link import Link
-from longshore.server.store.sql.statement import Among, Statement, statement
+from longshore.server.store.sql.statement import Among, Each, Statement, statement
 from longshore.server.store.tables.rows import SESSION_COLUMNS, UPLOAD_COLUMNS, Row, session_of
 from longshore.server.store.tables.schema import (
     has_unmet,
@@ -66,6 +66,10 @@ _SESSIONS: Final = Among(
     ),
     lock=True,
 )
+_HELD: Final = Each(
+    lambda given: sa.select(tasks.c.seq, tasks.c.state, tasks.c.alone).where(tasks.c.session_id == given["session_id"]),
+    {"session_id": sa.Text},
+)
 _UPLOADS: Final = Among(
     lambda keys: sa.select(*UPLOAD_COLUMNS).where(uploads.c.id.in_(keys)).order_by(uploads.c.id), lock=True
 )
@@ -108,6 +112,8 @@ class Reads:
         )
         """Sessions by id, without what they hold, and whether they are alive. A remembered session has an old lease,
         because renewals are not remembered."""
+        self.stored_attempts: Known[str, list[Row]] = Known(self._ask_held, absent=[])
+        """What sessions hold (number, state, whether it runs alone) by their ids, as far as the database knows it."""
         self.uploads: Known[str, Row | None] = Known(self._ask_uploads, absent=None)
         """Rows of uploads by id."""
         self.occupied: Known[bytes, bool] = Known(self._ask_occupied, absent=False)
@@ -145,7 +151,15 @@ class Reads:
         if self.counters.wanted:
             self.counters.ask()
         known: Known[Any, Any]
-        for known in (self.requests, self.occupied, self.sessions, self.uploads, self._numbers, self._paused):
+        for known in (
+            self.requests,
+            self.occupied,
+            self.sessions,
+            self.stored_attempts,
+            self.uploads,
+            self._numbers,
+            self._paused,
+        ):
             if known.wanted:
                 known.ask()
         self._decides = True
@@ -159,6 +173,10 @@ class Reads:
     def _ask_sessions(self, ids: list[str]) -> Found[str, tuple[Session, bool] | None]:
         found = self.link.ask_among(_SESSIONS, ids)
         return lambda: [(row[0], (session_of(row[:-1]), row[-1] is None)) for row in found.rows()]
+
+    def _ask_held(self, ids: list[str]) -> Found[str, list[Row]]:
+        found = self.link.ask_each(_HELD, [(each,) for each in ids])
+        return lambda: zip(ids, found(), strict=True)
 
     def _ask_uploads(self, ids: list[str]) -> Found[str, Row | None]:
         found = self.link.ask_among(_UPLOADS, ids)
