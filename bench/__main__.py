@@ -3,6 +3,9 @@
     python -m bench [ROW…]                  ours beside its peers; figures and plot go to DIR (build/bench)
     python -m bench --against PATH [ROW…]   ours beside the version in another checkout: bench/support/against.py
 
+Two rows take long, and are measured only when they are named: `soak` (--minutes, 30 of them: does anything grow?) and
+`backlog-full` (1,000,000 live and 10,000,000 finished tasks; `backlog` is its short form).
+
 Prints the lines of the rows as they come, then the table. Durable rows are measured a second time with each sync slower
 by --slow microseconds: 1000 when all rows are measured, not at all when rows are named. Exit code 0 when every goal is
 reached, with --against when nothing became worse.
@@ -41,6 +44,8 @@ ROWS: Final = {
     "deliver-large": "deliveries",
     "deliver-small": "deliveries",
     "claim": "claim",
+    "backlog": "backlog",
+    "backlog-full": "backlog",
     "memory": "deliveries",
     "floods": "floods",
     "recovery": "recovery",

@@ -127,17 +127,21 @@ class SQLiteMake:
 class PostgresMake:
     name = "postgres"
 
-    def __init__(self, cluster: Cluster, *, analyze: bool = True) -> None:
+    def __init__(self, cluster: Cluster, *, analyze: bool = True, name: str = "claim") -> None:
         self._cluster = cluster
         self._analyze = analyze
+        self._name = name
 
     def url(self, label: str) -> str:
-        return self._cluster.url(f"claim_{label}")
+        return self._cluster.url(f"{self._name}_{label}")
+
+    def drop(self, label: str) -> None:
+        self._cluster.execute(f"DROP DATABASE {self._name}_{label} WITH (FORCE)")
 
     def store(self, label: str) -> SQLStore:
-        found = self._cluster.execute(f"SELECT 1 FROM pg_database WHERE datname = 'claim_{label}'")
+        found = self._cluster.execute(f"SELECT 1 FROM pg_database WHERE datname = '{self._name}_{label}'")
         if not found:
-            self._cluster.execute(f"CREATE DATABASE claim_{label} TEMPLATE template0")
+            self._cluster.execute(f"CREATE DATABASE {self._name}_{label} TEMPLATE template0")
         return PostgresStore(url=self.url(label), policy=Policy(), limits=ConcurrencyLimits())
 
     def database(self, label: str) -> PostgresDatabase:

@@ -13,6 +13,7 @@ import itertools
 import sqlite3
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -20,6 +21,7 @@ from typing import Any, Final, Protocol
 import psycopg
 
 from longshore.server.model.task import AnyValue, Destination, FilePush, Job, Task, Terms, Work, concurrency_key_of
+from longshore.server.model.values import State
 from longshore.server.store.commands import Bounds, ClaimTasks, Offer, OpenSession, SubmitTasks, TaskPlan
 from longshore.server.store.protocol import TaskFilter
 from longshore.server.store.store import SQLStore
@@ -137,7 +139,24 @@ class Database(Protocol):
 
     def run(self, sql: str) -> None: ...
 
+    def rows(self, sql: str) -> Sequence[Any]: ...
+
     def columns(self, table: str) -> list[str]: ...
+
+    def indexes(self) -> dict[str, str]:
+        """The indexes that are no keys, each with the statement that makes it."""
+        ...
+
+
+@contextmanager
+def without_indexes(database: Database) -> Iterator[None]:
+    """Drop the indexes, and make them anew at the end: sorted, they take a fraction of the time."""
+    indexes = database.indexes()
+    for name in indexes:
+        database.run(f"DROP INDEX {name}")
+    yield
+    for statement in indexes.values():
+        database.run(statement)
 
 
 @dataclass(slots=True)
@@ -158,6 +177,13 @@ class SQLiteFile:
 
     def run(self, sql: str) -> None:
         self.connection.execute(sql)
+
+    def rows(self, sql: str) -> Sequence[Any]:
+        return self.connection.execute(sql).fetchall()
+
+    def indexes(self) -> dict[str, str]:
+        found = self.rows("SELECT name, sql FROM sqlite_schema WHERE type = 'index' AND sql IS NOT NULL")
+        return {name: sql for name, sql in found if not sql.startswith("CREATE UNIQUE")}
 
     def columns(self, table: str) -> list[str]:
         return [row[1] for row in self.connection.execute(f"PRAGMA table_info({table})")]
@@ -184,12 +210,24 @@ class PostgresDatabase:
     @classmethod
     def open(cls, url: str, *, analyze: bool) -> PostgresDatabase:
         connection: psycopg.Connection[Any] = psycopg.connect(url, autocommit=True)
-        for setting in ("session_replication_role = replica", "synchronous_commit = off", "work_mem = '256MB'"):
+        for setting in (
+            "session_replication_role = replica",
+            "synchronous_commit = off",
+            "work_mem = '256MB'",
+            "maintenance_work_mem = '1GB'",
+        ):
             connection.execute(f"SET {setting}".encode())
         return cls(connection, analyze)
 
     def run(self, sql: str) -> None:
         self.connection.execute(sql.encode())
+
+    def rows(self, sql: str) -> Sequence[Any]:
+        return self.connection.execute(sql.encode()).fetchall()
+
+    def indexes(self) -> dict[str, str]:
+        found = self.rows("SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = 'public'")
+        return {name: sql for name, sql in found if not sql.startswith("CREATE UNIQUE")}
 
     def columns(self, table: str) -> list[str]:
         cursor = self.connection.execute(f'SELECT * FROM "{table}" LIMIT 0'.encode())
@@ -203,19 +241,25 @@ class PostgresDatabase:
         self.connection.close()
 
 
-def copy_rows(database: Database, copies: int) -> None:
-    """Each waiting task `copies` times more, with its submission, labels, events and requests."""
-    first, step = _LIMIT + 1, BASE
+def new_id(seq: str) -> str:
+    """The SQL for the id of a copy `t` whose number is this SQL."""
+    digits = (
+        f"substr('{_ALPHABET}', CAST((({seq}) >> {shift}) & 31 AS INTEGER) + 1, 1)" for shift in range(45, -1, -5)
+    )
+    return " || ".join((*digits, "substr(t.id, 11)"))
+
+
+def copy_rows(database: Database, copies: int, *, after: int = 0) -> None:
+    """Each waiting task `copies` times more, with its submission, labels, events and requests. `after`: the number of
+    the task before the first of them."""
+    first, step = after + _LIMIT + 1, BASE
     moved = f"t.seq + k * {step}"
     crowded = f"t.instance IN ('{SATURATED}', '{BUSY}')"
     instance = f"CASE WHEN t.instance = '' OR {crowded} THEN t.instance ELSE t.instance || '-' || k END"
-    digits = " || ".join(
-        f"substr('{_ALPHABET}', CAST((({moved}) >> {shift}) & 31 AS INTEGER) + 1, 1)" for shift in range(45, -1, -5)
-    )
     new: dict[str, dict[str, str]] = {
         "tasks": {
             "seq": moved,
-            "id": f"{digits} || substr(t.id, 11)",
+            "id": new_id(moved),
             "instance": instance,
             "concurrency_key": "CASE WHEN t.concurrency_key = '' THEN '' "
             f"ELSE t.target || '/' || {instance} || '/' END",
@@ -264,15 +308,16 @@ def count_copies(database: Database, waiting: Counter[Key], copies: int) -> None
 async def counts_of_waiting(store: SQLStore) -> Counter[Key]:
     """Add up the counts of the thousand tasks that no session holds."""
     sums: Counter[Key] = Counter()
-    for task in [task async for task in _all_tasks(store)]:
+    for task in [task async for task in _live_tasks(store)]:
         if not task.status.session_id:
             sums.update(task_counts(counted(task.submission), task.status, concurrency_key_of(task.submission.work)))
     return sums
 
 
-async def _all_tasks(store: SQLStore) -> Any:
+async def _live_tasks(store: SQLStore) -> Any:
     before: int | None = None
-    while found := await store.list_tasks(TaskFilter(), before=before, limit=500):
+    live = TaskFilter(states=frozenset(state for state in State if not state.terminal))
+    while found := await store.list_tasks(live, before=before, limit=500):
         for task in found:
             yield task
         before = found[-1].submission.seq

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
-from longshore.server.model.task import AnyValue, Job
+import pytest
+
+from longshore.server.model.task import AnyValue, Job, Task
 from longshore.server.model.values import Outcome, State
-from longshore.server.store.protocol import TaskFilter
+from longshore.server.store.protocol import TaskFilter, TaskPage
+from longshore.server.store.reads import lists
 from tests.support.stores.store import StoreFleet, job, plan, push
 
 
@@ -142,3 +147,77 @@ async def test_attempts_are_read_from_a_number_on(fleet: StoreFleet) -> None:
     assert numbers == [2, 3]
     assert [each.number for each in await fleet.store.attempts_after(task.id, number=3, limit=9)] == [4]
     assert not await fleet.store.attempts_after("nonsense", number=0, limit=9)
+
+
+async def test_a_page_ends_after_so_many_tasks_and_the_next_one_goes_on(
+    fleet: StoreFleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("LOOKED_AT", 8), ("_FEW", 1), ("_FIRST_STEP", 4)):
+        monkeypatch.setattr(lists, name, value)
+    made: list[Task] = []
+    for number in range(36):
+        terms: dict[str, Any] = {"queue": "q" if number % 2 else "default", "labels": {"third": f"{number % 3}"}}
+        work = job() if number % 5 == 0 else push(f"/{number}")
+        made += await fleet.submit(plan(work, **terms), principal="bob" if number % 7 == 0 else "alice")
+    for task in made[6:18]:
+        await fleet.cancel(task)
+    made = [await stored(fleet, task) for task in made]
+    for where in pairs():
+        wanted = [task.id for task in reversed(made) if fulfils(task, where)]
+        pages = [page async for page in all_pages(fleet, where)]
+        assert [task.id for page in pages for task in page] == wanted, where
+        assert len(pages) < 60
+        assert not pages[-1].more
+    none = [len(page) async for page in all_pages(fleet, TaskFilter(creator="alice", created_before=0.0))]
+    assert len(none) > 2, "a page may be empty and yet have a next one"
+    assert sum(none) == 0
+
+
+async def stored(fleet: StoreFleet, task: Task) -> Task:
+    now = await fleet.store.task(task.id)
+    assert now is not None
+    return now
+
+
+async def all_pages(fleet: StoreFleet, where: TaskFilter) -> AsyncIterator[TaskPage]:
+    before: int | None = None
+    while True:
+        page = await fleet.store.list_tasks(where, before=before, limit=3)
+        yield page
+        if page.resume is None:
+            return
+        assert before is None or page.resume < before
+        before = page.resume
+
+
+def pairs() -> Iterator[TaskFilter]:
+    """Each filter with each other one, and alone."""
+    single: list[dict[str, Any]] = [
+        {},
+        {"states": frozenset({State.CANCELLED})},
+        {"states": frozenset({State.CANCELLED, State.QUEUED})},
+        {"kinds": frozenset({"report", "file_push"})},
+        {"kinds": frozenset({"report"})},
+        {"queue": "q"},
+        {"target": "default"},
+        {"instance": "web1"},
+        {"labels": {"third": "1"}},
+        {"creator": "bob"},
+        {"id_prefix": "0"},
+    ]
+    for one, other in itertools.combinations_with_replacement(single, 2):
+        yield TaskFilter(**{**one, **other})
+
+
+def fulfils(task: Task, where: TaskFilter) -> bool:
+    """The slow way."""
+    submission = task.submission
+    return (
+        (not where.states or task.status.state in where.states)
+        and (not where.kinds or submission.kind in where.kinds)
+        and (not where.queue or submission.terms.queue == where.queue)
+        and (not where.target or submission.work.target == where.target)
+        and (not where.instance or submission.work.instance == where.instance)
+        and (not where.labels or where.labels.items() <= submission.terms.labels.items())
+        and (not where.creator or submission.creator == where.creator)
+    )

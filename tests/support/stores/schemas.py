@@ -17,6 +17,15 @@ BROUGHT: Final = (
     "DROP INDEX tasks_unmet",
     "ALTER TABLE tasks DROP COLUMN unmet",
     "ALTER TABLE tasks DROP COLUMN followed",
+    "DROP INDEX tasks_live",
+    "DROP INDEX tasks_ended",
+    "DROP INDEX tasks_queue_ended",
+    "DROP INDEX tasks_instance",
+    "DROP INDEX tasks_on_target",
+    "DROP INDEX tasks_kind",
+    "DROP INDEX tasks_parked",
+    "CREATE INDEX tasks_parked ON tasks (target, project, instance) WHERE state = 2 AND due_at IS NULL",
+    "CREATE INDEX tasks_target ON tasks (target, instance, seq)",
 )
 """The statements that take back the newest migration."""
 

@@ -92,10 +92,8 @@ class TaskService(pb_grpc.TaskServiceServicer):
             query.where, before=query.before, limit=query.limit, most_bytes=answer_room.MOST_BYTES
         )
         shown = await answer_room.shown(self._store, self._engine.wait_reasons, page, at_least=1)
-        more = page.more or len(shown) < len(page)
-        return pb.ListTasksResponse(
-            tasks=shown, next_page_token=query.token_after(page[len(shown) - 1]) if more else ""
-        )
+        resume = page.resume if len(shown) == len(page) else page[len(shown) - 1].submission.seq
+        return pb.ListTasksResponse(tasks=shown, next_page_token="" if resume is None else query.token_below(resume))
 
     async def ListAttempts(self, request: pb.ListAttemptsRequest, _context: _Context) -> pb.ListAttemptsResponse:
         task = await self._task(request.task_id)

@@ -126,10 +126,16 @@ class Figures:
 
 @dataclass(frozen=True, slots=True)
 class TaskPage(Sequence[Task]):
-    """Tasks of one read, in its order. `more`: further ones match, and were left out."""
+    """Tasks of one read, in its order. `resume`: the number below which the next page goes on. None means that no
+    further ones match."""
 
     tasks: tuple[Task, ...]
-    more: bool
+    resume: int | None
+
+    @property
+    def more(self) -> bool:
+        """Tell whether further ones may match."""
+        return self.resume is not None
 
     @overload
     def __getitem__(self, index: int) -> Task: ...
@@ -283,7 +289,8 @@ class Store(Protocol):
     async def list_tasks(
         self, where: TaskFilter, *, before: int | None, limit: int, most_bytes: int | None = None
     ) -> TaskPage:
-        """List tasks, newest first: descending `seq`, below `before`; at most `limit`.
+        """List tasks, newest first: descending `seq`, below `before`; at most `limit`, and fewer, perhaps none, where
+        the search has met many tasks that the filter leaves out.
 
         With `most_bytes` the page ends, after its first task, before one with which arguments, results, labels and
         errors would have more than so many bytes. What is left out is not read. None means that only `limit` bounds it.

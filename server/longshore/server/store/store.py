@@ -35,6 +35,7 @@ from longshore.server.store.protocol import (
 )
 from longshore.server.store.reads import queries, request_summaries
 from longshore.server.store.reads.conditions import conditions
+from longshore.server.store.reads.lists import list_tasks
 from longshore.server.store.reads.readers import Readers
 from longshore.server.store.reads.verify import discrepancies
 from longshore.server.store.sql.link import Database, Link
@@ -159,7 +160,7 @@ class SQLStore:
     async def list_tasks(
         self, where: TaskFilter, *, before: int | None, limit: int, most_bytes: int | None = None
     ) -> TaskPage:
-        return await self._readers.read(queries.list_tasks, where, before, limit, most_bytes)
+        return await self._readers.read(list_tasks, where, before, limit, most_bytes)
 
     async def blocking(self, keys: Collection[bytes]) -> Mapping[bytes, str]:
         return await self._readers.read(queries.blocking, keys)

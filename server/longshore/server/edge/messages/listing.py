@@ -14,7 +14,6 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from longshore.contract.limits import MOST_PER_PAGE
 from longshore.contract.names import TASK_ID_LENGTH
 from longshore.server.model.errors import InvalidField
-from longshore.server.model.task import Task
 from longshore.server.model.values import State
 from longshore.server.store.protocol import TaskFilter
 from longshore.v1 import task_service_pb2 as pb
@@ -36,10 +35,10 @@ class ListQuery:
     limit: int
     fingerprint: str
 
-    def token_after(self, last: Task) -> str:
-        """Make the token for the page after the one that ends with `last`. It is opaque to callers, and bound to the
+    def token_below(self, seq: int) -> str:
+        """Make the token for the page that goes on below this number. It is opaque to callers, and bound to the
         filter."""
-        raw = json.dumps([_TOKEN_VERSION, last.submission.seq, self.fingerprint], separators=(",", ":"))
+        raw = json.dumps([_TOKEN_VERSION, seq, self.fingerprint], separators=(",", ":"))
         return base64.urlsafe_b64encode(raw.encode()).decode().rstrip("=")
 
 

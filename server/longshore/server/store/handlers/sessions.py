@@ -44,7 +44,10 @@ _OTHERS: Final = statement(
     .order_by(sessions.c.id)
 )
 _HELD: Final = statement(
-    sa.select(tasks.c.seq).where(tasks.c.session_id == sa.bindparam("session_id")).order_by(tasks.c.seq)
+    # Sorted: by the numbers themselves, PostgreSQL would look at each task that it remembers.
+    sa.select(tasks.c.seq)
+    .where(tasks.c.session_id == sa.bindparam("session_id"))
+    .order_by(tasks.c.seq + sa.literal_column("0"))
 )
 _SAID: Final = ("worker", "epoch", "targets", "kinds", "version", "started_at", "lease_ticks", "revision")
 

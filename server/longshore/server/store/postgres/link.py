@@ -51,7 +51,7 @@ PLANNER: Final = """
            set_config('enable_sort', 'off', false), set_config('enable_hashjoin', 'off', false),
            set_config('enable_mergejoin', 'off', false)
 """
-"""How a writer's statements are planned: once, and through the index that each has, in its order. Left to itself the
+"""How statements are planned: once, and through the index that each has, in its order. Left to itself the
 planner takes a small table as a whole, and keeps to that plan when the table has grown."""
 
 _EXACTLY: Final = "WITH changed AS (THESE RETURNING 1) SELECT 1 / (count(*) = %(expected)s)::int FROM changed"
@@ -109,7 +109,7 @@ class PostgresLink(Link):
         self._facts: _Coming | None = None
         self._proof: tuple[str, Mapping[str, Any]] | None = None
         self._kept: list[Callable[[], object]] = []
-        self._writes = False
+        self._planned = False
         self.turns = 0
         self.statements = 0
         self.round_trips = 0
@@ -130,9 +130,9 @@ class PostgresLink(Link):
 
     def begin(self) -> None:
         self._enter()
-        if not self._writes:
+        if not self._planned:
             self._send(PLANNER)
-            self._writes = True
+            self._planned = True
         self._proof = None
         self.turns += 1
         self._send("BEGIN")
@@ -140,6 +140,11 @@ class PostgresLink(Link):
 
     def begin_snapshot(self) -> None:
         self._enter()
+        if not self._planned:
+            self._send(PLANNER)
+            # By itself: a transaction with an isolation of its own must be the first thing after a Sync.
+            self.sync()
+            self._planned = True
         self._send(_BEGIN_SNAPSHOT)
 
     def end_snapshot(self) -> None:

@@ -4,28 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 
 import sqlalchemy as sa
 
 from longshore.server.model.task import Attempt, Debt, Destination, Payload, Session, Task, Upload
 from longshore.server.model.values import State
-from longshore.server.store.protocol import Figures, QueueFigures, TargetFigures, TaskFilter, TaskPage
+from longshore.server.store.protocol import Figures, QueueFigures, TargetFigures
 from longshore.server.store.sql.link import Link
-from longshore.server.store.sql.statement import Among, Statement, statement
+from longshore.server.store.sql.statement import Among, statement
 from longshore.server.store.tables import codec
-from longshore.server.store.tables.ids import IdRange, id_ranges, seq_of
+from longshore.server.store.tables.ids import seq_of
 from longshore.server.store.tables.rows import (
     ATTEMPT_COLUMNS,
     DEBT_COLUMNS,
     PAYLOAD_COLUMNS,
     SESSION_COLUMNS,
     UPLOAD_COLUMNS,
-    Row,
     attempt_of,
     debt_of,
     payload_of,
-    seq_in,
     session_of,
     task_columns,
     task_of,
@@ -46,7 +44,6 @@ from longshore.server.store.tables.schema import (
     is_live,
     is_parked,
     is_queued,
-    labels,
     payloads,
     queues,
     requests,
@@ -66,7 +63,6 @@ from longshore.server.store.transaction.counters import (
 
 _TASKS: Final = sa.select(*task_columns()).join_from(tasks, submissions, tasks.c.seq == submissions.c.seq)
 _TASK: Final = statement(_TASKS.where(tasks.c.seq == sa.bindparam("seq")))
-_TASKS_AMONG: Final = Among(lambda keys: _TASKS.where(tasks.c.seq.in_(keys)))
 _TASKS_OF_PAYLOAD: Final = statement(
     _TASKS.where(submissions.c.payload_id == sa.bindparam("payload_id")).order_by(tasks.c.seq)
 )
@@ -137,12 +133,13 @@ _SESSION: Final = statement(sa.select(*SESSION_COLUMNS).where(is_alive, sessions
 _ALL_HELD: Final = statement(
     sa.select(tasks.c.session_id, tasks.c.id, tasks.c.attempt)
     .where(tasks.c.session_id.is_not(None))
-    .order_by(tasks.c.seq)
+    # Sorted: by the numbers themselves, a database would look at each task that it remembers.
+    .order_by(tasks.c.seq + sa.literal_column("0"))
 )
 _HELD: Final = statement(
     sa.select(tasks.c.session_id, tasks.c.id, tasks.c.attempt)
     .where(tasks.c.session_id == sa.bindparam("session_id"))
-    .order_by(tasks.c.seq)
+    .order_by(tasks.c.seq + sa.literal_column("0"))
 )
 _PARKED: Final = statement(
     sa.select(tasks.c.project, tasks.c.instance)
@@ -159,12 +156,20 @@ _DEBTS: Final = Among(
     )
 )
 _COUNTERS: Final = statement(sa.select(counters.c.scope, counters.c.name, counters.c.value))
+_IN_FIGURES: Final = (*QUEUE_STATE.values(), TARGET_QUEUED, TARGET_RUNNING, KIND_QUEUED, SPOOL[0], UPLOADS[0])
+_FIGURES: Final = statement(
+    sa.select(counters.c.scope, counters.c.name, counters.c.value).where(
+        counters.c.scope.in_([sa.literal_column(f"'{scope}'") for scope in _IN_FIGURES])
+    )
+)
+"""The counters of figures. Others may be many: there is one for each caller, and for each instance that was in use."""
 _QUEUES: Final = statement(sa.select(queues.c.name, queues.c.paused))
 _OLDEST_QUEUED: Final = statement(
     sa.select(submissions.c.created_at)
     .join_from(tasks, submissions, tasks.c.seq == submissions.c.seq)
-    .where(tasks.c.queue == sa.bindparam("queue"), is_live, is_queued)
-    .order_by(tasks.c.seq)
+    .where(tasks.c.queue >= sa.bindparam("queue"), tasks.c.queue <= sa.bindparam("queue"), is_live, is_queued)
+    # Only the index of the queue has this order.
+    .order_by(tasks.c.queue, tasks.c.seq)
     .limit(1)
 )
 _PARKED_COUNTS: Final = statement(sa.select(tasks.c.target, sa.func.count()).where(is_parked).group_by(tasks.c.target))
@@ -195,94 +200,6 @@ def task(link: Link, task_id: str, creator: str | None) -> Task | None:
 
 def tasks_of_payload(link: Link, payload_id: str) -> Sequence[Task]:
     return [task_of(row) for row in link.rows(_TASKS_OF_PAYLOAD, payload_id=payload_id)]
-
-
-_HEAVY: Final = (submissions.c.arguments, submissions.c.details, submissions.c.work, tasks.c.result, tasks.c.error)
-_WEIGHT: Final[sa.ColumnElement[int]] = sum(
-    (sa.func.coalesce(sa.func.length(column), 0) for column in _HEAVY),
-    start=sa.literal_column("0"),
-)
-"""About how much a task takes beside its fixed fields. Neither database reads a large value to know its length."""
-_WEIGHTS: Final = sa.select(tasks.c.seq, _WEIGHT).join_from(tasks, submissions, tasks.c.seq == submissions.c.seq)
-
-
-def list_tasks(link: Link, where: TaskFilter, before: int | None, limit: int, most_bytes: int | None) -> TaskPage:
-    """List tasks. They are weighed before they are read: a page of 1,000 jobs, each with 64 KiB of arguments and 64 KiB
-    of result, has 128 MiB."""
-    rows: list[Row] = []
-    for within in id_ranges(where.id_prefix) if where.id_prefix else (None,):
-        if len(rows) <= limit:
-            rows += link.rows(inlined(_weights(where, before, limit + 1 - len(rows), within)))
-    wanted: list[int] = []
-    total = 0
-    for seq, weight in rows[:limit]:
-        total += weight
-        if wanted and most_bytes is not None and total > most_bytes:
-            break
-        wanted.append(seq)
-    found = {seq_in(row): task_of(row) for row in link.among(_TASKS_AMONG, wanted)}
-    return TaskPage(tuple(found[seq] for seq in wanted), len(rows) > len(wanted))
-
-
-def _weights(where: TaskFilter, before: int | None, limit: int, within: IdRange | None) -> sa.Select[Any]:
-    conditions = list(_conditions(where))
-    if before is not None:
-        conditions.append(tasks.c.seq < before)
-    if within is not None:
-        conditions += [tasks.c.seq >= within.first, tasks.c.seq < within.beyond]
-        conditions.append(sa.func.substr(tasks.c.id, 1, len(within.prefix)) == within.prefix)
-    return _WEIGHTS.where(*conditions).order_by(tasks.c.seq.desc()).limit(limit)
-
-
-def inlined(query: sa.Select[Any]) -> Statement:
-    """Make a statement for one use, with its IN lists written out."""
-    return Statement(
-        lambda _: query,
-        options={"render_postcompile": True},
-    )
-
-
-def _conditions(where: TaskFilter) -> list[sa.ColumnElement[bool]]:
-    conditions: list[sa.ColumnElement[bool]] = []
-    if where.states:
-        conditions.append(tasks.c.state.in_(sorted(state.value for state in where.states)))
-        if all(not state.terminal for state in where.states):
-            conditions.append(is_live)
-    if where.kinds:
-        conditions.append(tasks.c.kind.in_(sorted(where.kinds)))
-    for column, value in (
-        (tasks.c.queue, where.queue),
-        (tasks.c.target, where.target),
-        (tasks.c.instance, where.instance),
-        (tasks.c.creator, where.creator),
-    ):
-        if value:
-            conditions.append(column == value)
-    if where.created_after is not None:
-        conditions.append(submissions.c.created_at >= where.created_after)
-    if where.created_before is not None:
-        conditions.append(submissions.c.created_at < where.created_before)
-    if where.request_id:
-        conditions.append(tasks.c.seq.in_(_of_request(where.request_id)))
-    for name, value in (where.labels or {}).items():
-        conditions.append(
-            tasks.c.seq.in_(sa.select(labels.c.seq).where(labels.c.name == name, labels.c.value == value))
-        )
-    return conditions
-
-
-def _of_request(request_id: str) -> sa.CompoundSelect[Any]:
-    """Select the tasks of a request by their `batch`, and those that have none by the numbers that the request notes:
-    made before schema 0004, or by a server of the version before. Each is an index search."""
-    noted = sa.and_(tasks.c.seq >= requests.c.first_seq, tasks.c.seq < requests.c.first_seq + requests.c.count)
-    by_number = (
-        sa.select(tasks.c.seq)
-        .join_from(requests, tasks, noted)
-        .where(requests.c.request_id == request_id, tasks.c.batch.is_(None))
-    )
-    return sa.union_all(
-        sa.select(tasks.c.seq).where(tasks.c.batch == request_id).correlate(None), by_number.correlate(None)
-    )
 
 
 def blocking(link: Link, keys: Collection[bytes]) -> Mapping[bytes, str]:
@@ -388,7 +305,7 @@ def counted(link: Link) -> dict[tuple[str, str], int]:
 
 
 def figures(link: Link) -> Figures:
-    counts = counted(link)
+    counts = {(scope, name): value for scope, name, value in link.rows(_FIGURES)}
     paused = {name: bool(flag) for name, flag in link.rows(_QUEUES)}
     by_scope: dict[str, dict[str, int]] = {}
     for (scope, name), value in counts.items():

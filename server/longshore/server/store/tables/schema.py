@@ -87,7 +87,7 @@ tasks: Final = sa.Table(
     sa.Column("taker", sa.Text, nullable=False),  # the kind of worker it waits for: see `rows.taker_of`
     sa.Column("ready", sa.Boolean, nullable=False),  # its instance has room for it
     sa.Column("paused", sa.Boolean, nullable=False),  # its queue was paused when it was QUEUED
-    # The request's id, for lists. NULL in rows of schemas before, and in those of a server of the version before.
+    # The request's id, for lists. NULL in rows that were made before schema 0004.
     sa.Column("batch", sa.Text),
     # NULL in rows of schemas before, and in those of a server of the version before: not exclusive, not superseded.
     sa.Column("exclusive", sa.Boolean, info={SINCE: 5}),  # nothing of its instance may run beside it
@@ -128,6 +128,7 @@ is_waiting: Final = tasks.c.state <= STATE[State.QUEUED]
 # Conditions of partial indexes. SQLite writes an index anew whenever a statement sets a column that the index or its
 # condition names, changed or not: columns that seldom change (`live`, `head`) are set by statements of their own.
 is_live: Final = tasks.c.live.is_(sa.true())
+is_ended: Final = tasks.c.live.is_(sa.false())
 is_head: Final = tasks.c.head.is_(sa.true())
 is_ready: Final = tasks.c.ready.is_(sa.true())
 is_queued: Final = tasks.c.state == STATE[State.QUEUED]
@@ -158,14 +159,22 @@ _index("tasks_expiry", tasks.c.expires_at, where=is_live)
 _index("tasks_deadline", tasks.c.deadline_ticks, where=tasks.c.deadline_ticks.is_not(None))
 _index("tasks_session", tasks.c.session_id, where=tasks.c.session_id.is_not(None))
 _index("tasks_unsettled", tasks.c.target, tasks.c.kind, tasks.c.due_at, where=is_unsettled)
-_index("tasks_parked", tasks.c.target, tasks.c.project, tasks.c.instance, where=is_parked)
+_index("tasks_parked", tasks.c.target, tasks.c.project, tasks.c.instance, tasks.c.seq, where=is_parked)
 _index("tasks_queue", tasks.c.queue, tasks.c.seq, where=is_live)
 # Exclusive tasks that may be offered, and few others: `head` and `exclusive` seldom change, as `state` does.
 is_exclusive_head: Final = sa.and_(tasks.c.exclusive.is_(sa.true()), is_head)
 _index("tasks_exclusive", tasks.c.concurrency_key, tasks.c.seq, where=is_exclusive_head)
 _index("tasks_batch", tasks.c.batch, where=tasks.c.batch.is_not(None))
 sa.Index("tasks_creator", tasks.c.creator, tasks.c.seq)
-sa.Index("tasks_target", tasks.c.target, tasks.c.instance, tasks.c.seq)
+# Lists: see `reads.lists`. An index for ended tasks is written once for each. The one of live tasks has a condition
+# that all fulfil and only lists repeat: PostgreSQL would take it for what the others of live tasks are for.
+is_listed: Final = tasks.c.seq > sa.literal_column("0")
+_index("tasks_live", tasks.c.seq, where=sa.and_(is_live, is_listed))
+_index("tasks_ended", tasks.c.state, tasks.c.seq, where=is_ended)
+_index("tasks_queue_ended", tasks.c.queue, tasks.c.seq, where=is_ended)
+_index("tasks_instance", tasks.c.instance, tasks.c.seq, where=tasks.c.instance != sa.literal_column("''"))
+sa.Index("tasks_on_target", tasks.c.target, tasks.c.seq)
+sa.Index("tasks_kind", tasks.c.kind, tasks.c.seq)
 
 
 def _task_key() -> sa.Column[int]:

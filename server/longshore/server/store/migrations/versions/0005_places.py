@@ -1,5 +1,5 @@
-"""Exclusive tasks, tasks that a later one took the place of, tasks that come after others, and the revision of the
-contract that workers and servers know."""
+"""Exclusive tasks, tasks that a later one took the place of, tasks that come after others, the revision of the contract
+that workers and servers know, and indexes for lists."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Add nullable columns, a table, and indexes that are empty at first: a server of the version before works on, and
-    leaves them alone."""
+    """Add nullable columns, a table, and indexes: a server of the version before works on, and leaves them alone."""
     op.add_column("tasks", sa.Column("exclusive", sa.Boolean(), nullable=True))
     op.add_column("tasks", sa.Column("superseded_by", sa.Text(), nullable=True))
     op.add_column("sessions", sa.Column("revision", sa.Integer(), nullable=True))
@@ -36,3 +35,24 @@ def upgrade() -> None:
         sqlite_with_rowid=False,
     )
     op.create_index("dependencies_task", "dependencies", ["seq"])
+    _index_lists()
+
+
+def _index_lists() -> None:
+    """Add an index in the order of acceptance for each part of a filter, and give the one of parked tasks that order.
+    The index of target and instance goes: two of the new ones do its work, also for a server of the version before."""
+    yes, no = ("1", "0") if op.get_bind().dialect.name == "sqlite" else ("true", "false")
+    live, ended = f"live IS {yes}", f"live IS {no}"
+    op.drop_index("tasks_parked", "tasks")
+    for name, columns, where in (
+        ("tasks_live", ["seq"], f"{live} AND seq > 0"),
+        ("tasks_ended", ["state", "seq"], ended),
+        ("tasks_queue_ended", ["queue", "seq"], ended),
+        ("tasks_instance", ["instance", "seq"], "instance != ''"),
+        ("tasks_on_target", ["target", "seq"], None),
+        ("tasks_kind", ["kind", "seq"], None),
+        ("tasks_parked", ["target", "project", "instance", "seq"], "state = 2 AND due_at IS NULL"),
+    ):
+        condition = None if where is None else sa.text(where)
+        op.create_index(name, "tasks", columns, sqlite_where=condition, postgresql_where=condition)
+    op.drop_index("tasks_target", "tasks")
