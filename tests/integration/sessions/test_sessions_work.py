@@ -102,6 +102,21 @@ async def test_a_claim_that_is_expected_shares_the_commit_of_its_task(server: Fl
     assert len(shared) >= 5
 
 
+async def test_a_lone_task_takes_two_commits(server: FleetServer, worker: FakeWorker) -> None:
+    stream = await worker.connect(credits=2)
+    await server.submit()
+    await stream.report(await stream.next_assignment())
+    commits = server.record()
+    for _ in range(20):
+        server.dispatcher.expect_tasks()
+        await server.submit()
+        await stream.report(await stream.next_assignment())
+    states = [[change.task.status.state for change in commit.tasks] for commit in commits if commit.tasks]
+    # The safety poll may claim just as a task is submitted, which then starts a commit later.
+    assert states.count([State.QUEUED, State.RUNNING]) >= 18
+    assert states.count([State.SUCCEEDED]) == 20
+
+
 async def test_two_workers_share_the_work(server: FleetServer, worker: FakeWorker) -> None:
     async with server.worker() as other:
         # Six and not ten: the claim that the second one's coming made may share its commit with the tasks, and is for
