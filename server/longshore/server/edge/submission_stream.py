@@ -62,7 +62,8 @@ class _Submissions:
         self._principal = principal
         self._waiting = self._waiting_bytes = 0
         self._answers_bytes = 0
-        self._answers: deque[pb.SubmissionAnswer] = deque()
+        self._answers: deque[tuple[pb.SubmissionAnswer, int]] = deque()
+        """The answers with their bytes."""
         self._bell = asyncio.Event()
         self._room = asyncio.Event()
         self._room.set()
@@ -114,8 +115,9 @@ class _Submissions:
         some: list[pb.SubmissionAnswer] = []
         size = 0
         while self._answers and len(some) < ANSWERS_AT_ONCE and size < ANSWER_BYTES_AT_ONCE:
-            some.append(answer := self._answers.popleft())
-            size += answer.ByteSize()
+            answer, more = self._answers.popleft()
+            some.append(answer)
+            size += more
         self._answers_bytes -= size
         return some
 
@@ -140,13 +142,18 @@ class _Submissions:
         self._waiting_bytes -= size
         error = begun.exception()
         if error is None:
-            self._answer(pb.SubmissionAnswer(number=number, task_ids=[task.submission.id for task in begun.result()]))
+            # Field by field: keywords take twice as long, and each submission has an answer.
+            answer = pb.SubmissionAnswer()
+            answer.number = number
+            answer.task_ids.extend([task.submission.id for task in begun.result()])
+            self._answer(answer)
         else:
             self._answer(_refusal(number, error if isinstance(error, LongshoreError) else defect(error)))
 
     def _answer(self, answer: pb.SubmissionAnswer) -> None:
-        self._answers.append(answer)
-        self._answers_bytes += answer.ByteSize()
+        size = answer.ByteSize()
+        self._answers.append((answer, size))
+        self._answers_bytes += size
         self._bell.set()
         self._look_at_room()
 

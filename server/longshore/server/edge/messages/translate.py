@@ -116,22 +116,28 @@ def _fill_job(message: pb.JobSpec, value: model.Job) -> None:
 
 def attempt(value: model.Attempt) -> pb.Attempt:
     """Translate one attempt of a task."""
-    message = pb.Attempt(
-        number=value.number,
-        worker=value.worker,
-        session_id=value.session_id,
-        start_time=timestamp(value.started_at),
-        outcome=value.end.value if value.end is not None else "",
-        settling=value.settling,
-        alone=value.alone,
-    )
+    message = pb.Attempt()
+    _fill_attempt(message, value)
+    return message
+
+
+def _fill_attempt(message: pb.Attempt, value: model.Attempt) -> None:
+    message.number = value.number
+    message.worker = value.worker
+    message.session_id = value.session_id
+    _set_timestamp(message.start_time, value.started_at)
+    if value.end is not None:
+        message.outcome = value.end.value
+    if value.settling:
+        message.settling = True
+    if value.alone:
+        message.alone = True
     if value.ended_at is not None:
-        message.end_time.CopyFrom(timestamp(value.ended_at))
+        _set_timestamp(message.end_time, value.ended_at)
     if value.granted_at is not None:
-        message.grant_time.CopyFrom(timestamp(value.granted_at))
+        _set_timestamp(message.grant_time, value.granted_at)
     if value.error is not None:
         message.error.CopyFrom(failure(value.error))
-    return message
 
 
 def task(
@@ -150,8 +156,8 @@ def task(
         message.wait_detail = waiting.detail
     if blocked_by and value.status.state is State.BLOCKED:
         message.blocked_by = blocked_by
-    if attempts:
-        message.attempts.extend([attempt(one) for one in attempts[-ATTEMPTS_SHOWN:]])
+    for one in attempts[-ATTEMPTS_SHOWN:]:
+        _fill_attempt(message.attempts.add(), one)
     return message
 
 
