@@ -117,3 +117,15 @@ async def test_reports_of_one_turn_of_the_loop_share_a_message() -> None:
         loop.call_soon(outbox.report, key, report(key))
     message, _ = await taking
     assert len(message.reports) == 100
+
+
+async def test_grants_that_are_asked_for_in_one_turn_of_the_loop_share_a_message() -> None:
+    outbox = Outbox()
+    taking = asyncio.create_task(outbox.take())
+    await asyncio.sleep(0)
+    loop = asyncio.get_running_loop()
+    for number in range(100):
+        key = (f"T{number}", 1)
+        loop.call_soon(outbox.ask, key, ws.GrantRequest(attempt=ref_of(key), temp="t"))
+    message, _ = await taking
+    assert len(message.grant_requests) == 100
