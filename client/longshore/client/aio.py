@@ -13,7 +13,7 @@ from typing import Final, Literal, Self, TypeVar, Unpack
 from longshore.client.errors import ConfigurationError, WaitTimedOut, from_task
 from longshore.client.runtime.forks import check_not_forked
 from longshore.client.runtime.together import all_of
-from longshore.client.servers.access import Access
+from longshore.client.servers.access import ServerAccess
 from longshore.client.servers.connection import Connection, UnaryMethod
 from longshore.client.servers.endpoint import Endpoint, find_credential, parse_servers
 from longshore.client.servers.patience import OnWait, Patience
@@ -81,7 +81,7 @@ class AsyncClient:
         find = partial(find_credential, token=token, token_file=token_file, data_dir=data_dir)
         # A token that is found stays. The first server of a data directory makes it, perhaps after this client.
         found = find()
-        self._access: Final = Access(tls=tls or find_tls(), token=find if found is None else lambda: found)
+        self._access: Final = ServerAccess(tls=tls or find_tls(), token=find if found is None else lambda: found)
         self._timeout: Final = arguments.seconds("timeout", timeout)
         self._patience: Final = arguments.seconds("patience", patience, zero=True, endless=True)
         self._on_wait: Final = on_wait

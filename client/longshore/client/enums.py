@@ -6,10 +6,11 @@ know is a member too, named by its number: a newer server may send one.
 
 from __future__ import annotations
 
-from longshore.contract.enums import IfExists, OpenEnum, WhenAbsent, WhenStopped
+from longshore.contract.enums import Access, IfExists, OpenEnum, WhenAbsent, WhenStopped
 from longshore.v1 import task_pb2
 
 __all__ = [
+    "Access",
     "DeliveryMethod",
     "IfExists",
     "TaskState",
@@ -56,6 +57,7 @@ class WaitReason(OpenEnum):
     NO_IDLE_WORKER = 13
     NEXT = 14
     AFTER = 19
+    EXCLUSIVE = 20
     OLD_WORKERS = 22
 
 

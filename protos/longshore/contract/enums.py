@@ -1,4 +1,5 @@
-"""Enumerations say how a push treats its destination. A test compares every member with the `.proto` file."""
+"""Enumerations say how a push treats its destination, and a job its instance. A test compares every member with the
+`.proto` file."""
 
 from __future__ import annotations
 
@@ -44,6 +45,13 @@ class WhenAbsent(OpenEnum):
 
     FAIL = 1
     WAIT = 2
+
+
+class Access(OpenEnum):
+    """Whether other tasks of the instance may run beside a job."""
+
+    SHARED = 1
+    EXCLUSIVE = 2
 
 
 E = TypeVar("E", bound=IntEnum)

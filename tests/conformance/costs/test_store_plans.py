@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from longshore.server.store.commands import PauseQueue
-from longshore.server.store.handlers import claims, janitor, payloads, tasks, uploads
+from longshore.server.store.handlers import claims, exclusive, janitor, payloads, tasks, uploads
 from longshore.server.store.handlers import ready as promote
 from longshore.server.store.handlers import sessions as fleet
 from longshore.server.store.postgres.dialect import PostgresDialect
@@ -36,6 +36,10 @@ HOT: dict[str, tuple[Statement | Each, str]] = {
     "best of an instance": (promote._BEST, "tasks_concurrency"),
     "takers of an instance": (promote._TAKERS, "tasks_concurrency"),
     "ready of an instance": (promote._READY, "tasks_concurrency_ready"),
+    "first exclusive of an instance": (exclusive._FIRST, "tasks_exclusive"),
+    "open outcomes of an instance": (exclusive._UNSETTLED, "tasks_unsettled"),
+    "next priority of an instance": (exclusive._NEXT_PRIORITY, "tasks_concurrency"),
+    "before an exclusive one": (exclusive._BEFORE, "tasks_concurrency"),
     "live at a destination": (reads._OCCUPIED, "tasks_"),
     "superseded": (tasks._DELIVERED_SINCE, "tasks_delivered"),
     "use of a payload": (tasks._USES_PAYLOAD, "submissions_payload"),

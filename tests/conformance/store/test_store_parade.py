@@ -110,6 +110,10 @@ class Parade(StoreMachine):
         self.model.promote()
 
 
+BETWEEN_TASKS = ("followed", "met", "failed")
+"""What happens to a task because of another one: the histories of the machine have these."""
+
+
 def fire(parade: Parade, event: str, tasks: dict[str, ModelTask]) -> None:
     match event:
         case "head":
@@ -158,7 +162,7 @@ def fire(parade: Parade, event: str, tasks: dict[str, ModelTask]) -> None:
 
 @pytest.mark.parametrize("cancelled", [False, True])
 @pytest.mark.parametrize("is_job", [False, True])
-@pytest.mark.parametrize("event", list(TABLE))
+@pytest.mark.parametrize("event", [event for event in TABLE if event not in BETWEEN_TASKS])
 @pytest.mark.parametrize("make", ["sqlite", "postgresql"])
 def test_every_event_in_every_state(make: str, event: str, is_job: bool, cancelled: bool) -> None:
     if event == "head" and is_job:

@@ -73,6 +73,7 @@ class WaitingMachine(StoreMachine):
             instance_limit=self.limits.instance,
             target_limit=self.limits.target,
             served=known.served,
+            exclusive=known.exclusive,
         )
         found = {task.id: why(task, view, beside=known.on_instance[instance_of(task)]) for task in tasks}
         running = (State.RUNNING, State.COMMITTING, State.CANCELLING)
@@ -95,6 +96,8 @@ class WaitingMachine(StoreMachine):
                 )
             case WaitReason.OLD_WORKERS:
                 held = not serving and task.revision_needed > 0
+            case WaitReason.EXCLUSIVE:
+                held = model.barred(task)
             case WaitReason.QUEUE_PAUSED:
                 held = task.queue in model.paused
             case WaitReason.TARGET_LIMIT:

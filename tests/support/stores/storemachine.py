@@ -72,6 +72,9 @@ WORKS = (
     job("report"),
     job("report", target="default", instance="web1", key="reload"),
     job("report", target="default", instance="web1", project="shop", key="reload"),
+    job("report", target="default", instance="web1", exclusive=True),
+    job("report", target="default", instance="web1", exclusive=True, key="reload"),
+    job("report", target="default", instance="web1", project="shop", exclusive=True),
 )
 KNOWS = {"s2": 2}
 """The revision of the contract that the workers of these sessions know; those of the others know none."""

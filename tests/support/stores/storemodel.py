@@ -24,6 +24,7 @@ class ModelTask:
     seq: int
     destination_key: bytes | None
     revision_needed: int
+    exclusive: bool
     kind: str
     target: str
     concurrency_key: str
@@ -148,6 +149,7 @@ class Model:
             seq=submission.seq,
             destination_key=destination_key,
             revision_needed=work.needs_revision,
+            exclusive=work.exclusive,
             kind=submission.kind,
             target=submission.target,
             concurrency_key=f"{work.target}/{work.instance}/{work.project}" if work.instance else "",
@@ -296,6 +298,20 @@ class Model:
             each for each in self.tasks.values() if each.concurrency_key == task.concurrency_key
         )
 
+    def barred(self, task: ModelTask) -> bool:
+        """Return whether an exclusive task of its instance, or being one itself, keeps a queued task from running."""
+        if not task.concurrency_key:
+            return False
+        there = [each for each in self.tasks.values() if each.concurrency_key == task.concurrency_key]
+        under_way = [each for each in there if each.state in (*HELD, State.SETTLING)]
+        if any(each.exclusive for each in under_way):
+            return True
+        offered = [each for each in there if each.state is State.QUEUED and each.queue not in self.paused]
+        first = min((each.seq for each in offered if each.exclusive), default=None)
+        if first is None or task.seq < first:
+            return False
+        return task.seq > first or bool(under_way) or any(each.seq < first for each in offered)
+
     def claimable(self, task: ModelTask, peer: ModelSession, *, idle: bool) -> bool:
         """Return whether this session may take a task now."""
         if task.state is State.SETTLING:
@@ -307,5 +323,6 @@ class Model:
             and peer.serves(task)
             and self.target_room(task) > 0
             and self.room_at(task) > 0
+            and not self.barred(task)
             and (idle or not task.alone)
         )

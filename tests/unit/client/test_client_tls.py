@@ -13,7 +13,7 @@ import grpc
 import pytest
 
 from longshore.client import TLS, AsyncClient, ConfigurationError, TLSError, Unavailable, push_spec
-from longshore.client.servers.access import Access
+from longshore.client.servers.access import ServerAccess
 from longshore.client.servers.endpoint import Endpoint, Token
 from longshore.client.servers.tls import find_tls
 from longshore.v1 import task_pb2
@@ -278,16 +278,16 @@ def test_options_and_environment() -> None:
 
 def test_which_addresses_use_tls() -> None:
     far, near, socket = (Endpoint.parse(each) for each in ("db.example.org:1", "127.0.0.1:1", "unix:/run/s"))
-    without = Access(tls=None, token=lambda: None)
+    without = ServerAccess(tls=None, token=lambda: None)
     assert [without.tls_for(each) for each in (far, near, socket)] == [TLS(), None, None]
     tls = TLS(server_name="x")
-    given = Access(tls=tls, token=lambda: None)
+    given = ServerAccess(tls=tls, token=lambda: None)
     assert [given.tls_for(each) for each in (far, near, socket)] == [tls, tls, None]
 
 
 @pytest.mark.parametrize("named", [True, False])
 def test_a_token_that_was_found_does_not_leave_this_machine(*, named: bool) -> None:
-    access = Access(tls=None, token=lambda: Token(value="secret", named=named))
+    access = ServerAccess(tls=None, token=lambda: Token(value="secret", named=named))
     shown = (("authorization", "Bearer secret"),)
     for near in ("127.0.0.1:1", "[::1]:1", "localhost:1", "unix:/run/s"):
         assert access.metadata(Endpoint.parse(near)) == shown

@@ -100,9 +100,20 @@ def test_a_job_arrives_unopened() -> None:
     assert accepted(message).task.work == Job("resize", arguments, "site-1", "c1", "shop", "é" * 64)
 
 
-def test_a_project_needs_its_instance() -> None:
+def test_access_is_shared_unless_said() -> None:
     message = job_header()
-    message.spec.job.target, message.spec.job.project = "site-1", "shop"
+    message.spec.job.target, message.spec.job.instance = "site-1", "c1"
+    for access in (pb.ACCESS_UNSPECIFIED, pb.ACCESS_SHARED, pb.ACCESS_EXCLUSIVE):
+        message.spec.job.access = access
+        assert isinstance(work := accepted(message).task.work, Job)
+        assert work.exclusive is (access == pb.ACCESS_EXCLUSIVE)
+
+
+@pytest.mark.parametrize(("name", "value"), [("project", "shop"), ("access", pb.ACCESS_EXCLUSIVE)])
+def test_a_project_and_exclusive_access_need_an_instance(name: str, value: object) -> None:
+    message = job_header()
+    message.spec.job.target = "site-1"
+    _set(f"spec.job.{name}", value)(message)
     with pytest.raises(InvalidField) as caught:
         accepted(message)
     assert caught.value.field == "header.spec.job.instance"
@@ -305,9 +316,10 @@ def test_missing_fields_are_named(clear: str, field: str) -> None:
         ("spec.job.key", "x" * 129),
         ("spec.job.key", "é" * 65),
         ("spec.job.key", "a\0"),
+        ("spec.job.access", 3),
     ],
 )
-def test_a_wrong_job_is_refused(name: str, value: str) -> None:
+def test_a_wrong_job_is_refused(name: str, value: object) -> None:
     message = job_header()
     message.spec.job.target, message.spec.job.instance = "site-1", "c1"
     _set(name, value)(message)

@@ -88,7 +88,9 @@ PUSHES = st.builds(
     parents_mode=st.none() | st.integers(0, 0o777),
     in_place=st.booleans(),
 )
-JOBS = st.builds(Job, TEXT, st.none() | st.builds(AnyValue, TEXT, st.binary(max_size=20)), TEXT, TEXT, TEXT, TEXT)
+JOBS = st.builds(
+    Job, TEXT, st.none() | st.builds(AnyValue, TEXT, st.binary(max_size=20)), TEXT, TEXT, TEXT, TEXT, st.booleans()
+)
 TASKS = st.builds(
     asked,
     work=st.lists(PUSHES, min_size=1, max_size=3).map(tuple) | JOBS,
@@ -122,7 +124,7 @@ def values_of(request: TaskRequest) -> dict[str, Any]:
         packed = None if job.arguments is None else [job.arguments.type_url, job.arguments.value.hex()]
         work = {"kind": job.kind, "arguments": packed, "target": job.target, "instance": job.instance}
         # Younger than the fingerprints of before.
-        work |= {name: value for name in ("project", "key") if (value := getattr(job, name))}
+        work |= {name: value for name in ("project", "key", "exclusive") if (value := getattr(job, name))}
     else:
         work = [
             {

@@ -56,6 +56,7 @@ WORKS = (
     Job("report", AnyValue("t", b"x"), "target", "web1"),
     Job(STRANGE, None),
     Job("report", None, "target", "web1", "shop", STRANGE),
+    Job("report", None, "target", "web1", exclusive=True),
     FilePush(Destination("default", "", "web1", STRANGE)),
     FilePush(
         Destination("t", "p", "i", "/a"),

@@ -18,7 +18,7 @@ _LOOK: Final = 2.0
 """Seconds for which a look at the certificates' files holds."""
 
 
-class Access:
+class ServerAccess:
     """Opens channels to servers; safe to use from many threads.
 
     A server that is not on this machine is spoken to over TLS only; one on a loopback address too as soon as there are

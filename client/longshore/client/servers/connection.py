@@ -11,7 +11,7 @@ import grpc
 
 from longshore.client.errors import LongshoreError, Unavailable
 from longshore.client.runtime.forks import closed
-from longshore.client.servers.access import Access, connected, explain
+from longshore.client.servers.access import ServerAccess, connected, explain
 from longshore.client.servers.endpoint import Endpoint
 from longshore.v1 import admin_service_pb2_grpc, task_service_pb2, task_service_pb2_grpc
 
@@ -35,7 +35,7 @@ class Connection:
     Raises ConfigurationError.
     """
 
-    def __init__(self, endpoint: Endpoint, access: Access) -> None:
+    def __init__(self, endpoint: Endpoint, access: ServerAccess) -> None:
         self.endpoint: Final = endpoint
         self._access: Final = access
         self._metadata = access.metadata(endpoint)

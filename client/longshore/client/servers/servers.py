@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Coroutine, Sequence
 from typing import Any, Final
 
 from longshore.client.errors import Internal, LongshoreError, ResourceExhausted, TLSError, Unavailable
-from longshore.client.servers.access import Access
+from longshore.client.servers.access import ServerAccess
 from longshore.client.servers.balance import Balance
 from longshore.client.servers.connection import Connection
 from longshore.client.servers.endpoint import Endpoint
@@ -31,7 +31,7 @@ class Servers:
     def __init__(
         self,
         endpoints: Sequence[Endpoint],
-        access: Access,
+        access: ServerAccess,
         *,
         clock: Callable[[], float] = time.monotonic,
         chance: Callable[[], float] = random.random,

@@ -17,12 +17,14 @@ from longshore.v1 import task_pb2
 
 _MICROSECONDS: Final = 1_000_000
 _text: Final = arguments.text
+_choice: Final = arguments.choice
 
 # Enum values are ints with a type that only checkers see.
 TaskState: TypeAlias = "task_pb2.TaskState.ValueType"
 IfExists: TypeAlias = 'task_pb2.IfExists.ValueType | enums.IfExists | Literal["replace", "fail"]'
 WhenStopped: TypeAlias = 'task_pb2.WhenStopped.ValueType | enums.WhenStopped | Literal["deliver", "wait", "fail"]'
 WhenAbsent: TypeAlias = 'task_pb2.WhenAbsent.ValueType | enums.WhenAbsent | Literal["fail", "wait"]'
+Access: TypeAlias = 'task_pb2.Access.ValueType | enums.Access | Literal["shared", "exclusive"]'
 Time: TypeAlias = "timedelta | float | None"
 
 
@@ -155,6 +157,7 @@ def job_spec(
     instance: str = "",
     project: str = "",
     key: str = "",
+    access: Access = task_pb2.ACCESS_UNSPECIFIED,
     **terms: Unpack[TermOptions],
 ) -> task_pb2.TaskSpec:
     """Run the handler `kind` with these arguments.
@@ -163,6 +166,7 @@ def job_spec(
     `google.protobuf.Struct`: whole numbers up to 2**53 stay whole, and what JSON cannot say is refused by its place.
 
     Jobs with the same `key`, target, project and instance run one at a time, in the order of their acceptance.
+    With `access="exclusive"` nothing else of the instance runs beside the job.
     """
     if wrong := names.wrong_key(_text("key", key)):
         raise ConfigurationError(f"key {wrong}", reason="INVALID_ARGUMENT")
@@ -174,6 +178,7 @@ def job_spec(
             instance=_text("instance", instance),
             project=_text("project", project),
             key=key,
+            access=cast("task_pb2.Access.ValueType", _choice("access", access, task_pb2.Access, prefix="ACCESS_")),
         ),
         **_terms(**terms),
     )

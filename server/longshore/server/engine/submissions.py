@@ -157,10 +157,11 @@ def _job(job: Job) -> str:
     arguments = job.arguments
     what = "null" if arguments is None else f'[{_text(arguments.type_url)},"{arguments.value.hex()}"]'
     # These members are left out where they are empty: requests of before them keep their fingerprints.
+    exclusive = '"exclusive":true,' if job.exclusive else ""
     key = f'"key":{_text(job.key)},' if job.key else ""
     project = f'"project":{_text(job.project)},' if job.project else ""
     return (
-        f'{{"arguments":{what},"instance":{_text(job.instance)},{key}"kind":{_text(job.kind)},{project}'
+        f'{{"arguments":{what},{exclusive}"instance":{_text(job.instance)},{key}"kind":{_text(job.kind)},{project}'
         f'"target":{_text(job.target)}}}'
     )
 

@@ -134,6 +134,7 @@ class WaitReasons:
             instance_limit=self._instance_limit,
             target_limit=self._target_limit,
             served=known.served,
+            exclusive=known.exclusive,
         )
         self._viewed, self._view_at = known, ticks
         return self._view

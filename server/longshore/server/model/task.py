@@ -91,6 +91,7 @@ class FilePush:
     leaves_temps: ClassVar[bool] = True
     needs_revision: ClassVar[int] = 0
     needs_servers: ClassVar[bool] = False
+    exclusive: ClassVar[bool] = False
 
     destination: Destination
     mode: int | None = None
@@ -126,7 +127,8 @@ class FilePush:
 @record
 class Job:
     """A call of a registered handler. `target`, `instance` and `project` may be empty. Jobs with a key run one at a
-    time, as tasks for one destination do; an empty key gives no order."""
+    time, as tasks for one destination do; an empty key gives no order. Nothing of the instance runs beside an exclusive
+    job."""
 
     destination: ClassVar[None] = None
     needs_commit: ClassVar[bool] = False
@@ -138,6 +140,7 @@ class Job:
     instance: str = ""
     project: str = ""
     key: str = ""
+    exclusive: bool = False
 
     @property
     def destination_key(self) -> bytes | None:
@@ -150,7 +153,7 @@ class Job:
 
     @property
     def needs_servers(self) -> bool:
-        return bool(self.project or self.key)
+        return bool(self.project or self.key or self.exclusive)
 
 
 Work: TypeAlias = FilePush | Job
@@ -158,7 +161,7 @@ Work: TypeAlias = FilePush | Job
 `instance`, empty where it has none; `destination`, the `destination_key` of its order, and `arguments`, None where it
 has none; `needs_commit`: it can only succeed with a grant; `leaves_temps`: a lost attempt may leave temps;
 `needs_revision`: the revision of the contract that its worker must know; `needs_servers`: servers of the version before
-would do it wrong."""
+would do it wrong; `exclusive`: nothing of its instance may run beside it."""
 
 
 def concurrency_key_of(work: Work) -> str:

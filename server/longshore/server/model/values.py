@@ -54,6 +54,7 @@ class WaitReason(IntEnum):
     NO_IDLE_WORKER = 13
     NEXT = 14
     AFTER = 19
+    EXCLUSIVE = 20
     OLD_WORKERS = 22
 
 

@@ -15,7 +15,7 @@ from typing import Final
 from longshore.program.durations import format_span
 from longshore.server.model.remarks import Served
 from longshore.server.model.sharing import Shares
-from longshore.server.model.task import BUILT_IN, Task
+from longshore.server.model.task import BUILT_IN, Task, concurrency_key_of
 from longshore.server.model.values import WAITING, State, WaitReason
 
 DEFAULT: Final = "default"
@@ -87,6 +87,19 @@ class Crew:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ExclusiveTasks:
+    """The exclusive tasks of an instance that keep others from running."""
+
+    running: str = ""
+    """The id of the exclusive task that runs, or whose outcome is not known. Empty means that there is none."""
+    first: str = ""
+    """The id of the earliest one that is offered. Empty means that none is."""
+    first_seq: int = 0
+    first_ready: bool = False
+    """Whether nothing else of the instance comes before that one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class View:
     """The facts that decide about claims, at one moment. Limits are attempts at once; times are wall-clock seconds."""
 
@@ -100,6 +113,8 @@ class View:
     target_limit: int
     served: Mapping[str, Served]
     """Targets that a session has stopped to serve."""
+    exclusive: Mapping[str, ExclusiveTasks] = field(default_factory=dict)
+    """Instances with exclusive tasks, by concurrency key."""
     _serving: dict[tuple[str, str], tuple[bool, list[Crew]]] = field(default_factory=dict, repr=False, compare=False)
 
     def serving(self, target: str, kind: str) -> tuple[bool, list[Crew]]:
@@ -165,6 +180,9 @@ def _queued(task: Task, view: View, beside: int) -> Waiting:
         return Waiting(
             WaitReason.TARGET_LIMIT, f"{_tasks(view.target_limit)} on target `{target}`, and no more may at once"
         )
+    barred = _barred(task, view)
+    if barred:
+        return Waiting(WaitReason.EXCLUSIVE, barred)
     if task.submission.work.instance and beside >= view.instance_limit:
         return Waiting(
             WaitReason.INSTANCE_LIMIT,
@@ -179,6 +197,23 @@ def _queued(task: Task, view: View, beside: int) -> Waiting:
     elif not any(crew.has_room(target) for crew in serving):
         return Waiting(WaitReason.NO_CREDIT, _busy(serving))
     return Waiting(WaitReason.NEXT, "it is next")
+
+
+def _barred(task: Task, view: View) -> str:
+    """Say which exclusive task keeps the task from running, or what an exclusive task waits for. An empty text means
+    that nothing does."""
+    work = task.submission.work
+    known = view.exclusive.get(concurrency_key_of(work)) if view.exclusive else None
+    if known is None:
+        return ""
+    if known.running:
+        return f"nothing of instance {work.instance} runs beside the exclusive task {known.running}"
+    if known.first == task.id:
+        waits = f"it runs alone on instance {work.instance}: tasks that run there, or were accepted earlier, come first"
+        return "" if known.first_ready else waits
+    if known.first and known.first_seq < task.submission.seq:
+        return f"the exclusive task {known.first} of instance {work.instance} was accepted earlier"
+    return ""
 
 
 def _settling(task: Task, view: View) -> Waiting:

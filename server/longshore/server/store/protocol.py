@@ -15,6 +15,7 @@ from longshore.server.model.request_summary import RequestSummary
 from longshore.server.model.servers import Home, Server
 from longshore.server.model.task import Attempt, Debt, Destination, Payload, Session, Task, Upload
 from longshore.server.model.values import State
+from longshore.server.model.waiting import ExclusiveTasks
 from longshore.server.store.commands import Command
 
 R = TypeVar("R")
@@ -184,6 +185,8 @@ class Conditions:
     """Attempts that run on each instance that was asked for."""
     served: Mapping[str, Served] = field(default_factory=dict)
     """Targets that a session has stopped to serve."""
+    exclusive: Mapping[str, ExclusiveTasks] = field(default_factory=dict)
+    """Exclusive tasks of instances that were asked for, by concurrency key."""
 
 
 @dataclass(frozen=True, slots=True)

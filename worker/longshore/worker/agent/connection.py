@@ -17,7 +17,7 @@ from longshore.client.errors import (
     Unauthenticated,
     Unavailable,
 )
-from longshore.client.servers.access import Access, explain
+from longshore.client.servers.access import ServerAccess, explain
 from longshore.client.servers.ending import CallEnding
 from longshore.client.servers.endpoint import Endpoint
 from longshore.v1 import worker_service_pb2 as ws
@@ -32,7 +32,7 @@ class ServerConnection:
     """Speaks to one server. `received` is called for each message, in order, and must not block."""
 
     def __init__(
-        self, endpoint: Endpoint, access: Access, outbox: Outbox, *, channel: grpc.aio.Channel | None = None
+        self, endpoint: Endpoint, access: ServerAccess, outbox: Outbox, *, channel: grpc.aio.Channel | None = None
     ) -> None:
         """`channel` is an open channel to this server, which is closed with the connection. None means that the
         connection opens one."""

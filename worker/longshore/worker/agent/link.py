@@ -12,7 +12,7 @@ import grpc
 import structlog
 
 from longshore.client.errors import LongshoreError, Unavailable
-from longshore.client.servers.access import Access, connected
+from longshore.client.servers.access import ServerAccess, connected
 from longshore.client.servers.endpoint import Endpoint
 from longshore.v1 import worker_service_pb2 as ws
 from longshore.worker.agent.connection import ServerConnection, is_fatal
@@ -39,7 +39,7 @@ class ServerLink:
         self,
         *,
         route: ServerRoute,
-        access: Access,
+        access: ServerAccess,
         agent: Agent,
         outbox: Outbox,
         hello: Callable[[], ws.Hello],

@@ -22,7 +22,7 @@ import grpc
 import grpc.experimental
 
 from longshore.client.errors import ConfigurationError, LongshoreError, from_rpc_error
-from longshore.client.servers.access import Access
+from longshore.client.servers.access import ServerAccess
 from longshore.client.servers.endpoint import CHANNEL_OPTIONS, Endpoint
 from longshore.client.servers.tls import Stamp
 from longshore.v1 import task_pb2
@@ -69,7 +69,7 @@ class GrpcDownloads:
     """`DownloadPayload`, resumed at the next byte after a cut, from whichever server has the payload: `here`, the one
     that the session is connected to, sends us on. Safe to use from many threads."""
 
-    def __init__(self, access: Access, here: Callable[[], Endpoint], session_id: str) -> None:
+    def __init__(self, access: ServerAccess, here: Callable[[], Endpoint], session_id: str) -> None:
         self._access = access
         self._here = here
         self._session_id = session_id

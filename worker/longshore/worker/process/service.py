@@ -15,7 +15,7 @@ from typing import Final
 
 import structlog
 
-from longshore.client.servers.access import Access
+from longshore.client.servers.access import ServerAccess
 from longshore.client.servers.endpoint import Token, find_credential, parse_servers
 from longshore.client.servers.tls import find_tls
 from longshore.contract.version import PROTOCOL_VERSION, REVISION
@@ -85,7 +85,7 @@ class Worker:
         self._servers = parse_servers(self._config.server)
         self._shown: Token | None = None
         self._read_token()
-        self._access = Access(tls=self._config.tls or find_tls(), token=lambda: self._shown)
+        self._access = ServerAccess(tls=self._config.tls or find_tls(), token=lambda: self._shown)
         self._access.check(self._servers)
         self._agent: Agent | None = None
         self._link: ServerLink | None = None

@@ -211,6 +211,10 @@ KeyOption: TypeAlias = Annotated[
         "their acceptance.",
     ),
 ]
+ExclusiveOption: TypeAlias = Annotated[
+    bool,
+    typer.Option("--exclusive", help="Run nothing else of the instance beside the job, neither jobs nor pushes."),
+]
 ModeOption: TypeAlias = Annotated[
     object,
     typer.Option(

@@ -116,6 +116,7 @@ def register(app: Commands) -> None:
         ] = "",
         project: options.JobProjectOption = "",
         key: options.KeyOption = "",
+        exclusive: options.ExclusiveOption = False,
         *,
         terms: options.TermsGroup,
         snapshot: options.SnapshotOption = False,
@@ -137,8 +138,8 @@ def register(app: Commands) -> None:
             raise ConfigurationError("--file and --payload are two ways to say what it works on; give one")
         if instance and not target:
             raise ConfigurationError("--instance needs its --target")
-        if project and not instance:
-            raise ConfigurationError("--project needs its --instance")
+        if not instance and (project or exclusive):
+            raise ConfigurationError(f"{'--project' if project else '--exclusive'} needs its --instance")
         spec = job_spec(
             kind,
             _object(arguments) if arguments else None,
@@ -146,6 +147,7 @@ def register(app: Commands) -> None:
             instance=instance,
             project=project,
             key=key,
+            access="exclusive" if exclusive else "shared",
             **terms.spec(),
         )
         request = request_id or new_request_id()

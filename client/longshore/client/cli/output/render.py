@@ -210,6 +210,7 @@ def task_detail(task: task_pb2.Task, *, progress: task_pb2.Progress | None = Non
     add("where", where(task))
     add("kind", task.kind)
     add("key", task.job.key)
+    add("access", "exclusive" if task.job.access == task_pb2.ACCESS_EXCLUSIVE else "")
     if task.HasField("job") and task.job.HasField("arguments"):
         add("arguments", in_one_line(task.job.arguments))
     if task.HasField("result"):

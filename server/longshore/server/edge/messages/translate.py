@@ -112,6 +112,8 @@ def _fill_job(message: pb.JobSpec, value: model.Job) -> None:
         message.project = value.project
     if value.key:
         message.key = value.key
+    if value.exclusive:
+        message.access = pb.ACCESS_EXCLUSIVE
 
 
 def attempt(value: model.Attempt) -> pb.Attempt:

@@ -9,7 +9,7 @@ from typing import Final, TypeVar
 import google_crc32c
 
 from longshore.contract import limits, names
-from longshore.contract.enums import IfExists, WhenAbsent, WhenStopped
+from longshore.contract.enums import Access, IfExists, WhenAbsent, WhenStopped
 from longshore.contract.request_ids import new_request_id
 from longshore.server.edge.messages import fields
 from longshore.server.engine.submissions import Defaults, SubmitRequest, TaskRequest, UploadRequest
@@ -244,6 +244,11 @@ def _job(field: str, job: pb.JobSpec) -> Job:
         raise InvalidField(f"{field}.target", "is empty; an instance needs its target.")
     if job.project and not job.instance:
         raise InvalidField(f"{field}.instance", "is empty; a project needs its instance.")
+    access = (
+        fields.choice(f"{field}.access", job.access, Access, default=Access.SHARED) if job.access else Access.SHARED
+    )
+    if access is Access.EXCLUSIVE and not job.instance:
+        raise InvalidField(f"{field}.instance", "is empty; an exclusive job needs its instance.")
     arguments = None
     if job.HasField("arguments"):
         size = job.arguments.ByteSize()
@@ -259,4 +264,5 @@ def _job(field: str, job: pb.JobSpec) -> Job:
         instance=fields.instance(f"{field}.instance", job.instance) if job.instance else "",
         project=fields.project(f"{field}.project", job.project) if job.project else "",
         key=fields.key(f"{field}.key", job.key) if job.key else "",
+        exclusive=access is Access.EXCLUSIVE,
     )

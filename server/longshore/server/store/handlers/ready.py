@@ -14,10 +14,11 @@ import sqlalchemy as sa
 
 from longshore.server.model.events import BecameHead
 from longshore.server.model.values import State
+from longshore.server.store.handlers.exclusive import ExclusiveChoice, with_exclusive
 from longshore.server.store.sql.statement import Each, Given, changing
 from longshore.server.store.tables.rows import Row
 from longshore.server.store.tables.schema import is_live, is_offered, is_ready, tasks
-from longshore.server.store.transaction.counters import KEY_RUNNING
+from longshore.server.store.transaction.counters import EXCLUSIVE, KEY_RUNNING
 from longshore.server.store.transaction.decisions import Decisions
 from longshore.server.store.transaction.loaded_tasks import LoadedTask, LoadedTasks
 from longshore.server.store.transaction.reads import Reads
@@ -151,7 +152,7 @@ class _ReadyUpdate:
         self.demoted: list[int] = []
         link, counters = self._reads.link, self._reads.counters
         known = {key for key in keys if counters.knows((KEY_RUNNING, key))}
-        counters.ask((KEY_RUNNING, key) for key in keys)
+        counters.ask([EXCLUSIVE, *((KEY_RUNNING, key) for key in keys)])
         self._open = [key for key, takers in keys.items() if takers is None]
         self._takers = link.ask_each(_TAKERS, [(key,) for key in self._open])
         self._ready = link.ask_each(_READY, [(key,) for key in keys])
@@ -178,19 +179,24 @@ class _ReadyUpdate:
             key: {row[0] for row in rows} | {loaded.taker for loaded in new_tasks.get(key, ())}
             for key, rows in zip(self._open, self._takers(), strict=True)
         }
+        exclusive = self._beside_exclusive(but, new_tasks)
+        keep = {seq for chosen in exclusive.values() for seq, _ in chosen}
+        for key, chosen in exclusive.items():
+            late_ones = [seq for seq, ready in chosen if not ready]
+            self.promoted += late_ones
+            ready_counts[key] = len(late_ones)
         early = set(self._early)
         pairs = [
             (key, taker)
             for key, takers in keys.items()
-            if key not in but and room_in(key)
+            if key not in but and key not in exclusive and room_in(key)
             for taker in sorted(waiting[key] if takers is None else takers)
             if (key, taker) not in early
         ]
         late = self._ask_best(pairs)
-        keep: set[int] = set()
         for (key, taker), rows in zip([*self._early, *pairs], [*self._best(), *late()], strict=True):
             room = room_in(key)
-            if key in but or not room:
+            if key in but or key in exclusive or not room:
                 continue
             best = [(-priority, seq, ready) for priority, seq, ready in rows]
             best += [
@@ -212,10 +218,23 @@ class _ReadyUpdate:
                 *((loaded.submission.seq, loaded.taker) for loaded in new_tasks.get(key, ()) if loaded.ready),
             ]
             demoted = [
-                seq for seq, taker in ready_now if seq not in keep and (takers is None or not room or taker in takers)
+                seq
+                for seq, taker in ready_now
+                if seq not in keep and (takers is None or not room or key in exclusive or taker in takers)
             ]
             self.demoted += demoted
             self._decisions.ready_counts[key] = ready_counts.get(key, 0) + len(ready_now) - len(demoted)
+
+    def _beside_exclusive(
+        self, but: Container[str], new_tasks: dict[str, list[LoadedTask]]
+    ) -> dict[str, list[tuple[int, bool]]]:
+        """Choose the ready tasks of instances with exclusive tasks, whatever takers have changed there."""
+        keys = with_exclusive(self._reads, [key for key in self._keys if key not in but])
+        if not keys:
+            return {}
+        takers = self._reads.link.ask_each(_TAKERS, [(key,) for key in keys])
+        waiting = {key: {row[0] for row in rows} for key, rows in zip(keys, takers(), strict=True)}
+        return ExclusiveChoice(self._reads, self._decisions, keys, new_tasks=new_tasks, takers=waiting).chosen
 
 
 def trim_ready(unit: UnitOfWork, keys: Iterable[str]) -> None:

@@ -83,7 +83,7 @@ def decode_grant(text: str) -> Grant:
 def encode_work(work: Work) -> str:
     """Write a task's work as JSON, without a job's arguments: those have columns of their own."""
     if isinstance(work, Job):
-        return _encode_job(work.kind, work.target, work.instance, work.project, work.key)
+        return _encode_job(work.kind, work.target, work.instance, work.project, work.key, work.exclusive)
     destination = work.destination
     return (
         f'{{"push":[{_quoted(destination.target)},{_quoted(destination.project)},{_quoted(destination.instance)},{_quoted(destination.path)}],'
@@ -101,11 +101,11 @@ def _said(key: str, value: int | None) -> str:
 
 
 @lru_cache(maxsize=4096)
-def _encode_job(kind: str, target: str, instance: str, project: str, key: str) -> str:
-    said = {"kind": kind, "target": target, "instance": instance}
+def _encode_job(kind: str, target: str, instance: str, project: str, key: str, exclusive: bool) -> str:  # noqa: FBT001
+    said: dict[str, str | bool] = {"kind": kind, "target": target, "instance": instance}
     # Earlier versions did not have these members.
-    said |= {name: value for name, value in (("project", project), ("key", key)) if value}
-    return _encode(said)
+    later: dict[str, str | bool] = {"project": project, "key": key, "exclusive": exclusive}
+    return _encode(said | {name: value for name, value in later.items() if value})
 
 
 def decode_work(text: str, arguments: AnyValue | None) -> Work:
@@ -113,7 +113,8 @@ def decode_work(text: str, arguments: AnyValue | None) -> Work:
     push = said.get("push")
     if push is None:
         target, instance, project = said["target"], said["instance"], said.get("project", "")
-        return Job(said["kind"], arguments, target, instance, project, said.get("key", ""))
+        key, exclusive = said.get("key", ""), said.get("exclusive", False)
+        return Job(said["kind"], arguments, target, instance, project, key, exclusive)
     return FilePush(
         Destination(*push),
         mode=said["mode"],

@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 import sqlalchemy as sa
 
 from longshore.server.model.task import Status, Submission
-from longshore.server.model.values import State
+from longshore.server.model.values import WAITING, State
 from longshore.server.store.sql.link import Link
 from longshore.server.store.sql.statement import Each, changing, inserting, statement
 from longshore.server.store.tables.schema import counters
@@ -39,6 +39,12 @@ TARGET_RUNNING: Final = "target_running"
 """Attempts that run on a target, settling ones included."""
 KEY_RUNNING: Final = "concurrency_key_running"
 """Attempts that run on an instance, settling ones included."""
+EXCLUSIVE: Final = ("exclusive", "")
+"""Live exclusive tasks. Where there are none, no instance is asked for its own."""
+KEY_EXCLUSIVE: Final = "concurrency_key_exclusive"
+"""Live exclusive tasks of an instance."""
+KEY_EXCLUSIVE_RUNNING: Final = "concurrency_key_exclusive_running"
+"""Exclusive tasks of an instance that run, or whose outcome is not known."""
 SPOOL: Final = ("spool", "")
 """Bytes of payloads kept and of room reserved for open and abandoned uploads."""
 UPLOADS: Final = ("uploads", "")
@@ -53,6 +59,8 @@ ASKED: Final = "asked"
 """When a caller with less than its share last found no room, in seconds since the epoch: in a queue, by its name."""
 ASKED_UPLOADS: Final = ("asked_uploads", "")
 ASKED_SPOOL: Final = ("asked_spool", "")
+_OF_INSTANCES: Final = (KEY_RUNNING, KEY_EXCLUSIVE, KEY_EXCLUSIVE_RUNNING)
+"""Counters that there are as many of as instances. They are dropped when they are empty."""
 NO_SUMS: Final = frozenset({POSITION[0], RESTORED, ASKED, ASKED_UPLOADS[0], ASKED_SPOOL[0]})
 
 
@@ -65,12 +73,15 @@ class Counted(NamedTuple):
     target: str
     revision: int
     """The revision of the contract that the worker must know."""
+    exclusive: bool
 
 
 def counted(submission: Submission) -> Counted:
     """Take the fields that counters depend on."""
     work = submission.work
-    return Counted(submission.terms.queue, submission.creator, work.kind, work.target, work.needs_revision)
+    return Counted(
+        submission.terms.queue, submission.creator, work.kind, work.target, work.needs_revision, work.exclusive
+    )
 
 
 def task_counts(submission: Counted, status: Status, concurrency_key: str) -> tuple[Key, ...]:
@@ -92,6 +103,10 @@ def task_counts(submission: Counted, status: Status, concurrency_key: str) -> tu
         keys.append((TARGET_RUNNING, submission.target))
         if concurrency_key:
             keys.append((KEY_RUNNING, concurrency_key))
+    if submission.exclusive:
+        keys += [EXCLUSIVE, (KEY_EXCLUSIVE, concurrency_key)]
+        if state not in WAITING:
+            keys.append((KEY_EXCLUSIVE_RUNNING, concurrency_key))
     return tuple(keys)
 
 
@@ -122,9 +137,17 @@ class Counts:
 
 
 @lru_cache(maxsize=16384)
-def counts_of(queue: str, creator: str, kind: str, target: str, concurrency_key: str, revision: int) -> Counts:
+def counts_of(
+    queue: str,
+    creator: str,
+    kind: str,
+    target: str,
+    concurrency_key: str,
+    revision: int,
+    exclusive: bool,  # noqa: FBT001
+) -> Counts:
     """The counts of tasks with these properties: such tasks count alike."""
-    return Counts(Counted(queue, creator, kind, target, revision), concurrency_key)
+    return Counts(Counted(queue, creator, kind, target, revision, exclusive), concurrency_key)
 
 
 _READ: Final = Each(
@@ -215,9 +238,10 @@ class Counters:
         self._link.write(_MAKE, [(*key, 0) for key in missing])
         self._link.write(_MOVE, [(*key, by) for key, by in moved], exactly=True)
         if self._dropping:
-            self._link.tell(_DROP_EMPTY, scope=KEY_RUNNING)
+            for scope in _OF_INSTANCES:
+                self._link.tell(_DROP_EMPTY, scope=scope)
         # Counters of concurrency keys are dropped when they are empty, so they are not remembered as made.
-        self._counter_rows.update(key for key in missing if key[0] != KEY_RUNNING)
+        self._counter_rows.update(key for key in missing if key[0] not in _OF_INSTANCES)
         for key, by in moved:
             # A counter that nobody asked for may have a row all the same, made before this server began.
             if key in known:

@@ -134,6 +134,12 @@ class Decisions:
         if before.session_id and not after.session_id:
             self.concurrency_keys[loaded.concurrency_key] = None
             self.claimable = self.claimable or self._was_full(loaded.target)
+        elif before.state is State.SETTLING and after.state is not State.SETTLING:
+            # An exclusive task of its instance may have waited for its outcome.
+            self.concurrency_keys[loaded.concurrency_key] = None
+        elif loaded.submission.work.exclusive and after.state is not before.state:
+            # It bars other tasks, whatever their takers, or does so no longer.
+            self.concurrency_keys[loaded.concurrency_key] = None
         if before.state is State.QUEUED and after.state is not State.RUNNING:
             self._queue_changed(loaded, alone=before.alone)
         if after.state is State.QUEUED and before.state is not State.QUEUED:

@@ -52,7 +52,7 @@ class LoadedTask:
         self.destination_key = submission.destination_key
         self.counts = counts_of(
             submission.terms.queue, submission.creator, work.kind, self.target, self.concurrency_key,
-            work.needs_revision,
+            work.needs_revision, work.exclusive,
         )  # fmt: skip
         self.stored = task.status if stored else None
         self.changed = not stored

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from longshore.server.model.task import Payload, Submission, concurrency_key_of
 from longshore.server.store.commands import TaskPlan
 from longshore.server.store.tables.ids import task_id
-from longshore.server.store.transaction.counters import KEY_RUNNING
+from longshore.server.store.transaction.counters import EXCLUSIVE, KEY_RUNNING
 from longshore.server.store.transaction.loaded_tasks import LoadedTask
 from longshore.server.store.transaction.reads import Reads
 from longshore.server.store.transaction.unit import UnitOfWork
@@ -22,7 +22,7 @@ def want_plans(reads: Reads, plans: Sequence[TaskPlan]) -> None:
         for dependency in plan.terms.after:
             reads.tasks.want(dependency)
         if key := concurrency_key_of(plan.work):
-            reads.counters.wanted.add((KEY_RUNNING, key))
+            reads.counters.wanted.update(((KEY_RUNNING, key), EXCLUSIVE))
 
 
 def make_tasks(

@@ -56,6 +56,7 @@ _RUNNING: Final = _new(_CLAIMED, *_SUBMISSION, *_RUN, ready=False, paused=False)
 _RUNNING_PUSH: Final = _new(_CLAIMED, *_SUBMISSION, *_RUN, "destination_key", ready=False, paused=False)
 _COLUMNS: Final = (*(column.name for column in STATUS_COLUMNS), "live", "taker", "ready", "paused")
 _ANY: Final = inserting(tasks, *_SUBMISSION[:-2], "destination_key", *_COLUMNS)
+_ANY_EXCLUSIVE: Final = inserting(tasks, *_SUBMISSION[:-2], "destination_key", *_COLUMNS, "exclusive")
 
 _INSERT_SUBMISSION: Final = inserting(submissions, *(column.name for column in columns_of(IN_SUBMISSIONS)))
 _cells_of: Final = writer(IN_SUBMISSIONS)
@@ -94,6 +95,8 @@ def _new_row(loaded: LoadedTask, paused: Callable[[str], bool]) -> tuple[Bulk, R
     head = (*_submission_cells(submission), loaded.concurrency_key, status.updated_at)
     key = loaded.destination_key
     row: Row
+    if submission.work.exclusive:
+        return _ANY_EXCLUSIVE, (*head[:-1], key, *_all_values(loaded, paused), True)
     if status.followed:
         return _ANY, (*head[:-1], key, *_all_values(loaded, paused))
     if status.state is State.RUNNING and status.revision == _CLAIMED.revision:
