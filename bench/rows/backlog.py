@@ -124,7 +124,7 @@ async def fill(make: Make, label: str, live: int, finished: int) -> None:
             copy_rows(database, live - 1, after=finished * BASE)
             count_copies(database, waiting, live - 1)
     database.finish()
-    if live <= 10:
+    if finished <= 10:
         async with opened(make.store(label)) as store:
             wrong = await store.verify_counters()
         if wrong:
