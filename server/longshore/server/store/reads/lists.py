@@ -40,6 +40,8 @@ _FEW: Final = 1_000
 _FIRST_STEP: Final = 64
 
 _HELD: Final = frozenset({State.RUNNING, State.COMMITTING, State.CANCELLING, State.SETTLING})
+_SORTED: Final[sa.ColumnElement[int]] = tasks.c.seq + sa.literal_column("0")
+"""The number of a task for few tasks that are sorted: by the number itself, a database would walk along all tasks."""
 _INLINED: Final = {"render_postcompile": True}
 """A statement for one use has its IN lists written out."""
 _LIVE: Final = frozenset(state for state in State if not state.terminal)
@@ -221,7 +223,7 @@ def parts_of(where: TaskFilter) -> Iterator[Part]:
     """Yield the parts that an index helps with, in the order in which a walk along one is preferred."""
     if where.request_id:
         of_request = tasks.c.seq.in_(_of_request(where.request_id))
-        yield Part(of_request, (Walk(more=(of_request,)),))
+        yield Part(of_request, (Walk(more=(of_request,), seq=_SORTED),))
     if where.instance:
         yield _alike(tasks.c.instance, where.instance, tasks.c.instance != sa.literal_column("''"))
     for name, value in (where.labels or {}).items():
@@ -261,15 +263,13 @@ def _in_states(states: frozenset[State]) -> Part:
     """Ended tasks have an index with their state, and live ones an index for all of them. What sessions hold, or held
     and must be settled, is so little that it is sorted."""
     live = {state for state in states if not state.terminal}
-    # By another index than that of the numbers.
-    number = tasks.c.seq + sa.literal_column("0")
     walks: list[Walk] = []
     if live - _HELD:
         walks.append(Walk(more=(is_live, is_listed)))
     elif live:
-        walks.append(Walk(more=(tasks.c.session_id.is_not(None),), seq=number))
+        walks.append(Walk(more=(tasks.c.session_id.is_not(None),), seq=_SORTED))
         if State.SETTLING in live:
-            walks.append(Walk(more=(is_unsettled,), seq=number))
+            walks.append(Walk(more=(is_unsettled,), seq=_SORTED))
     walks += [Walk(((tasks.c.state, state.value),), (is_ended,)) for state in sorted(states - live)]
     condition = tasks.c.state.in_(sorted(state.value for state in states))
     return Part(condition, tuple(walks), exact=not live or live >= _LIVE)
