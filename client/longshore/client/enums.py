@@ -6,13 +6,14 @@ know is a member too, named by its number: a newer server may send one.
 
 from __future__ import annotations
 
-from longshore.contract.enums import Access, IfExists, OpenEnum, WhenAbsent, WhenStopped
+from longshore.contract.enums import Access, IfExists, OnPending, OpenEnum, WhenAbsent, WhenStopped
 from longshore.v1 import task_pb2
 
 __all__ = [
     "Access",
     "DeliveryMethod",
     "IfExists",
+    "OnPending",
     "TaskState",
     "WaitReason",
     "WhenAbsent",

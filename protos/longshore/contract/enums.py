@@ -54,6 +54,13 @@ class Access(OpenEnum):
     EXCLUSIVE = 2
 
 
+class OnPending(OpenEnum):
+    """The rule for earlier tasks for the same destination or key."""
+
+    QUEUE = 1
+    SUPERSEDE = 2
+
+
 E = TypeVar("E", bound=IntEnum)
 
 

@@ -150,6 +150,9 @@ def fire(parade: Parade, event: str, tasks: dict[str, ModelTask]) -> None:
             for task in tasks.values():
                 parade.do(CancelTask(task_id=task.id, creator=None, reason="enough"))
                 parade.model.happen(task, "cancel")
+        case "superseded":
+            for name in [name for name, task in tasks.items() if task.live]:
+                parade.submit([plan(push("/a", name.lower(), latest_wins=True))])
         case "removed" | "landed" | "neither":
             for name, task in tasks.items():
                 parade.tell(task, event)
@@ -165,8 +168,8 @@ def fire(parade: Parade, event: str, tasks: dict[str, ModelTask]) -> None:
 @pytest.mark.parametrize("event", [event for event in TABLE if event not in BETWEEN_TASKS])
 @pytest.mark.parametrize("make", ["sqlite", "postgresql"])
 def test_every_event_in_every_state(make: str, event: str, is_job: bool, cancelled: bool) -> None:
-    if event == "head" and is_job:
-        event = "claim"  # a job is always its own head
+    if event in ("head", "superseded") and is_job:
+        event = "claim"  # a job without a key is always its own head, and no other takes its place
     parade = Parade()
     parade.make = make
     parade.begin(seed=1)

@@ -30,6 +30,7 @@ handed_back | x         | x              | x         | QUEUED      | QUEUED † 
 lost        | -         | -              | -         | QUEUED      | SETTLING    | CANCELLED   | SETTLING       | -
 timed_out   | -         | -              | -         | SCHEDULED   | SETTLING    | CANCELLED   | SETTLING       | -
 cancel      | CANCELLED | CANCELLED      | CANCELLED | CANCELLING  | flag        | -           | flag           | -
+superseded  | CANCELLED | CANCELLED      | CANCELLED | CANCELLING  | flag        | -           | flag           | -
 expiry      | EXPIRED   | EXPIRED        | EXPIRED   | -           | -           | -           | -              | -
 removed     | x         | x              | x         | x           | x           | x           | QUEUED †       | x
 landed      | x         | x              | x         | x           | x           | x           | SUCCEEDED      | x
@@ -39,7 +40,7 @@ neither     | x         | x              | x         | x           | x          
 Event = Literal[
     "head", "followed", "met", "failed", "due", "claim", "begin", "grant", "ok", "transient", "permanent", "not_ready",
     "handed_back", "lost",
-    "timed_out", "cancel", "expiry", "removed", "landed", "neither",
+    "timed_out", "cancel", "superseded", "expiry", "removed", "landed", "neither",
 ]  # fmt: skip
 Nothing = Literal["x", "-", "quiet", "noted", "count", "flag", "same"]
 

@@ -244,7 +244,7 @@ class StoreFleet:
             epoch=self._epochs[session],
             room=room,
             idle=idle,
-            targets=self._targets[session],
+            targets=self._targets.get(session, ()),
             kept_for=frozenset(kept_for),
             begins=begins,
             revision=revision,
@@ -269,11 +269,13 @@ class StoreFleet:
         (answer,) = await self.run(BeginAttempts(session_id=session, epoch=epoch, attempts=attempts))
         return answer
 
-    async def grant(self, task: Task, session: str = "session-1", *, temp: str = "/etc/.motd.tmp") -> GrantAnswer:
+    def granting(self, task: Task, session: str = "session-1", *, temp: str = "/etc/.motd.tmp") -> RequestGrants:
+        """The command of `grant`."""
         wanted = Grant(task.status.attempt, session, temp, DeliveryMethod.SFTP, 0.0, crc32c=7, mode=0o644, uid=0, gid=0)
-        answers = await self.run(
-            RequestGrants(session_id=session, epoch=self._epochs[session], requests=((task.id, wanted),))
-        )
+        return RequestGrants(session_id=session, epoch=self._epochs[session], requests=((task.id, wanted),))
+
+    async def grant(self, task: Task, session: str = "session-1", *, temp: str = "/etc/.motd.tmp") -> GrantAnswer:
+        answers = await self.run(self.granting(task, session, temp=temp))
         return answers[0]
 
     def reporting(self, task: Task, outcome: Outcome, session: str = "session-1", **more: Any) -> FileReports:

@@ -67,6 +67,7 @@ WORKS = (
     push("/b", "web1"),
     push("/c", "web1"),
     push("/a", "web2"),
+    push("/a", "web1", latest_wins=True),
     job("report", target="default", instance="web1"),
     job("report", target="default"),
     job("report"),
@@ -74,6 +75,7 @@ WORKS = (
     job("report", target="default", instance="web1", project="shop", key="reload"),
     job("report", target="default", instance="web1", exclusive=True),
     job("report", target="default", instance="web1", exclusive=True, key="reload"),
+    job("report", target="default", instance="web1", key="reload", latest_wins=True),
     job("report", target="default", instance="web1", project="shop", exclusive=True),
 )
 KNOWS = {"s2": 2}
@@ -170,6 +172,9 @@ class StoreMachine(RuleBasedStateMachine):
         return SubmitTasks(principal="alice", request_id=f"r{self.requests}", fingerprint="f", plans=wanted)
 
     def took(self, tasks: tuple[Task, ...], wanted: list[TaskPlan]) -> None:
+        if any(asked.work.latest_wins for asked in wanted):
+            self.took_in_group(tasks, wanted)
+            return
         for task, asked in zip(tasks, wanted, strict=True):
             self.model.add(task, not_before=asked.not_before)
 

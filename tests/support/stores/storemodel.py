@@ -52,6 +52,7 @@ class ModelTask:
     debts: int = 0
     unmet: set[str] = field(default_factory=set)
     any_end: bool = False
+    superseded_by: str = ""
 
     @property
     def live(self) -> bool:
@@ -74,6 +75,7 @@ class ModelTask:
             self.granted if self.state in (State.COMMITTING, State.SETTLING) else None,
             self.deadline,
             len(self.unmet),
+            self.superseded_by,
         )
 
 
@@ -95,6 +97,7 @@ def seen(task: Task) -> tuple[object, ...]:
         None if grant is None else (grant.attempt, grant.session_id),
         status.deadline_ticks,
         status.unmet,
+        status.superseded_by,
     )
 
 
@@ -141,6 +144,10 @@ class Model:
         destination_key = work.destination_key
         if not destination_key and submission.terms.after:
             destination_key = f"the own place of {task.id}".encode()
+        if work.latest_wins and destination_key:
+            for other in sorted(self.at(destination_key), key=lambda each: each.seq):
+                if other.live and other.id not in submission.terms.after:
+                    self.happen(other, "superseded", by=task.id)
         unmet = {each for each in submission.terms.after if self.tasks[each].live}
         head = not unmet and (not destination_key or not any(other.live for other in self.at(destination_key)))
         state = State.SCHEDULED if not_before else State.QUEUED if head else State.BLOCKED
@@ -183,6 +190,7 @@ class Model:
         session: str = "",
         won: bool = False,
         begins: bool = False,
+        by: str = "",
     ) -> bool:
         """Let `event` happen; answers whether it counted (it was not refused). `begins`: who claims says when it
         begins."""
@@ -211,9 +219,12 @@ class Model:
                 return True
             case "flag":
                 task.cancelled = True
+                task.superseded_by = by
                 task.revision += 1
                 return True
             case _:
+                if event == "superseded":
+                    task.superseded_by = by
                 self._enter(task, event, before, after, crash=crash, session=session)
                 if event == "claim":
                     task.begun = not (begins and task.alone and after is State.RUNNING)
@@ -231,7 +242,7 @@ class Model:
             task.crashes += 1
             task.solo_crashes += task.alone and task.begun
             task.alone = True
-        if event == "cancel":
+        if event in ("cancel", "superseded"):
             task.cancelled = True
         if event == "head":
             task.head = True
@@ -252,6 +263,8 @@ class Model:
         if after.terminal:
             task.head = False
             task.unmet = set()
+            if after is not State.CANCELLED:
+                task.superseded_by = ""
         task.due_at = None
         task.state = after
 

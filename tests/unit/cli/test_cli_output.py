@@ -159,6 +159,8 @@ def test_every_field_of_a_push_has_words() -> None:
         if name in {"create_parents", "read_back", "in_place"}:
             continue  # switches: neither value is wrong
         assert words_for(f"spec.file_push.pushes[0].{name}") != name
+    for name in task_pb2.JobSpec.DESCRIPTOR.fields_by_name:
+        assert words_for(f"spec.job.{name}") != f"spec.job.{name}"
     for name in task_pb2.TaskSpec.DESCRIPTOR.fields_by_name:
         if name not in {"file_push", "job"}:
             assert words_for(f"spec.{name}").startswith("--")

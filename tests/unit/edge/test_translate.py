@@ -33,6 +33,7 @@ def test_every_field_of_a_task_is_translated() -> None:
         method=DeliveryMethod.SFTP,
         finished_at=7.0,
         retryable_until=8.0,
+        superseded_by="t9",
     )
     known = replace(
         SUBMITTED,

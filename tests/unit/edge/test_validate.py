@@ -100,6 +100,22 @@ def test_a_job_arrives_unopened() -> None:
     assert accepted(message).task.work == Job("resize", arguments, "site-1", "c1", "shop", "é" * 64)
 
 
+def test_the_latest_wins_only_if_said_and_for_jobs_with_a_key() -> None:
+    message = header()
+    for said in (pb.ON_PENDING_UNSPECIFIED, pb.ON_PENDING_QUEUE, pb.ON_PENDING_SUPERSEDE):
+        _push(message).on_pending = said
+        assert isinstance(works := accepted(message).task.work, tuple)
+        assert works[0].latest_wins is (said == pb.ON_PENDING_SUPERSEDE)
+    message = job_header()
+    message.spec.job.on_pending = pb.ON_PENDING_SUPERSEDE
+    with pytest.raises(InvalidField) as caught:
+        accepted(message)
+    assert caught.value.field == "header.spec.job.key"
+    message.spec.job.key = "a"
+    assert isinstance(work := accepted(message).task.work, Job)
+    assert work.latest_wins
+
+
 def test_access_is_shared_unless_said() -> None:
     message = job_header()
     message.spec.job.target, message.spec.job.instance = "site-1", "c1"
@@ -317,6 +333,7 @@ def test_missing_fields_are_named(clear: str, field: str) -> None:
         ("spec.job.key", "é" * 65),
         ("spec.job.key", "a\0"),
         ("spec.job.access", 3),
+        ("spec.job.on_pending", 3),
     ],
 )
 def test_a_wrong_job_is_refused(name: str, value: object) -> None:

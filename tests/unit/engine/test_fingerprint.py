@@ -87,9 +87,18 @@ PUSHES = st.builds(
     read_back=st.booleans(),
     parents_mode=st.none() | st.integers(0, 0o777),
     in_place=st.booleans(),
+    latest_wins=st.booleans(),
 )
 JOBS = st.builds(
-    Job, TEXT, st.none() | st.builds(AnyValue, TEXT, st.binary(max_size=20)), TEXT, TEXT, TEXT, TEXT, st.booleans()
+    Job,
+    TEXT,
+    st.none() | st.builds(AnyValue, TEXT, st.binary(max_size=20)),
+    TEXT,
+    TEXT,
+    TEXT,
+    TEXT,
+    st.booleans(),
+    st.booleans(),
 )
 TASKS = st.builds(
     asked,
@@ -124,7 +133,9 @@ def values_of(request: TaskRequest) -> dict[str, Any]:
         packed = None if job.arguments is None else [job.arguments.type_url, job.arguments.value.hex()]
         work = {"kind": job.kind, "arguments": packed, "target": job.target, "instance": job.instance}
         # Younger than the fingerprints of before.
-        work |= {name: value for name in ("project", "key", "exclusive") if (value := getattr(job, name))}
+        work |= {
+            name: value for name in ("project", "key", "exclusive", "latest_wins") if (value := getattr(job, name))
+        }
     else:
         work = [
             {
@@ -134,6 +145,7 @@ def values_of(request: TaskRequest) -> dict[str, Any]:
                 # Younger than the fingerprints of before, which must stay: they count where they are asked for.
                 **({} if one.parents_mode is None else {"parents_mode": one.parents_mode}),
                 **({"in_place": True} if one.in_place else {}),
+                **({"latest_wins": True} if one.latest_wins else {}),
             }
             for one in request.work
         ]

@@ -26,6 +26,7 @@ from longshore.server.model.events import (
     Reported,
     SessionLost,
     SettledByHand,
+    SupersededBy,
     TimedOut,
     Verdict,
 )
@@ -128,6 +129,8 @@ def event_of(name: Event, subject: Task) -> events.Event:
             return TimedOut(attempt)
         case "cancel":
             return CancelAsked("enough", TICKS)
+        case "superseded":
+            return SupersededBy("task-9", TICKS)
         case "expiry":
             return ExpiryReached()
         case "removed":
@@ -219,7 +222,8 @@ def check(wanted: State | str, subject: Task, decision: Decision) -> None:
             assert after == replace(before, unmet=before.unmet - 1, wait_reason=reason)
         case "flag":
             assert decision.verdict is Verdict.CHANGED
-            assert (after.state, after.cancel_requested, after.cancel_reason) == (before.state, True, "enough")
+            assert (after.state, after.cancel_requested) == (before.state, True)
+            assert (after.cancel_reason, after.superseded_by) in {("enough", ""), ("", "task-9")}
         case _:
             assert decision.verdict is Verdict.CHANGED
             assert after.state is wanted
@@ -503,3 +507,42 @@ def test_a_settling_attempt_may_report_unknown() -> None:
 def test_only_settling_tasks_are_settled_by_hand() -> None:
     for state in set(State) - {State.SETTLING}:
         assert decide(task(state), SettledByHand(Settlement.LANDED), WORLD).verdict is Verdict.STALE
+
+
+@pytest.mark.parametrize("state", [State.BLOCKED, State.SCHEDULED, State.QUEUED])
+def test_a_waiting_task_says_which_one_took_its_place(state: State) -> None:
+    ended = decide(task(state), SupersededBy("task-9", TICKS), WORLD).status
+    assert (ended.state, ended.superseded_by, ended.cancel_reason) == (State.CANCELLED, "task-9", "")
+    assert ended.error is not None
+    assert (ended.error.reason, "task-9" in ended.error.message) == ("SUPERSEDED", True)
+
+
+@pytest.mark.parametrize("how", ["stopped", "lost", "transient"])
+def test_a_running_task_is_asked_to_stop_and_then_says_so(how: str) -> None:
+    asked = decide(task(State.RUNNING), SupersededBy("task-9", TICKS), WORLD).status
+    assert (asked.state, asked.superseded_by, asked.error) == (State.CANCELLING, "task-9", None)
+    subject = replace(task(State.RUNNING), status=asked)
+    assert decide(subject, SupersededBy("task-10", TICKS), WORLD).status.superseded_by == "task-9", "the first counts"
+    event: events.Event = SessionLost(asked.session_id, asked.attempt)
+    if how != "lost":
+        event = report(Outcome.STOPPED if how == "stopped" else Outcome.TRANSIENT, subject, error=ERROR)
+    ended = decide(subject, event, WORLD).status
+    assert (ended.state, ended.superseded_by) == (State.CANCELLED, "task-9")
+    assert ended.error is not None
+    assert ended.error.reason == "SUPERSEDED"
+
+
+def test_a_granted_commit_that_lands_was_not_superseded() -> None:
+    asked = decide(task(State.COMMITTING), SupersededBy("task-9", TICKS), WORLD).status
+    assert (asked.state, asked.cancel_requested, asked.superseded_by) == (State.COMMITTING, True, "task-9")
+    subject = replace(task(State.COMMITTING), status=asked)
+    landed = decide(subject, report(Outcome.OK, subject), WORLD).status
+    assert (landed.state, landed.superseded_by, landed.error) == (State.SUCCEEDED, "", None)
+    failed = decide(subject, report(Outcome.TRANSIENT, subject, error=ERROR), WORLD).status
+    assert (failed.state, failed.superseded_by) == (State.CANCELLED, "task-9")
+
+
+def test_a_task_whose_cancel_was_asked_for_stays_the_callers() -> None:
+    asked = decide(task(State.RUNNING), CancelAsked("enough", TICKS), WORLD).status
+    subject = replace(task(State.RUNNING), status=asked)
+    assert decide(subject, SupersededBy("task-9", TICKS), WORLD).verdict is Verdict.UNCHANGED

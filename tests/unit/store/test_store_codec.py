@@ -43,6 +43,7 @@ def some_status(chance: random.Random) -> Status:
         "updated_at": of(*TIMES),
         "finished_at": of(None, *TIMES),
         "retryable_until": of(None, *TIMES),
+        "superseded_by": of(*WORDS),
     }
     status = Status(revision=chance.randrange(1, 2**40), state=chance.choice(list(State)), head=chance.random() < 0.5)
     return replace(status, **values)  # type: ignore[arg-type]
@@ -57,6 +58,8 @@ WORKS = (
     Job(STRANGE, None),
     Job("report", None, "target", "web1", "shop", STRANGE),
     Job("report", None, "target", "web1", exclusive=True),
+    Job("report", None, key="a", latest_wins=True),
+    FilePush(Destination("t", "p", "i", "/a"), latest_wins=True),
     FilePush(Destination("default", "", "web1", STRANGE)),
     FilePush(
         Destination("t", "p", "i", "/a"),

@@ -25,6 +25,7 @@ IfExists: TypeAlias = 'task_pb2.IfExists.ValueType | enums.IfExists | Literal["r
 WhenStopped: TypeAlias = 'task_pb2.WhenStopped.ValueType | enums.WhenStopped | Literal["deliver", "wait", "fail"]'
 WhenAbsent: TypeAlias = 'task_pb2.WhenAbsent.ValueType | enums.WhenAbsent | Literal["fail", "wait"]'
 Access: TypeAlias = 'task_pb2.Access.ValueType | enums.Access | Literal["shared", "exclusive"]'
+OnPending: TypeAlias = 'task_pb2.OnPending.ValueType | enums.OnPending | Literal["queue", "supersede"]'
 Time: TypeAlias = "timedelta | float | None"
 
 
@@ -61,6 +62,7 @@ class PushOptions(TermOptions, total=False):
     when_stopped: WhenStopped
     when_absent: WhenAbsent
     read_back: bool
+    on_pending: OnPending
 
 
 def parse_destination(text: str, *, project: str = "", default_name: str = "") -> task_pb2.Destination:
@@ -102,6 +104,7 @@ def push_spec(
     when_stopped: WhenStopped = task_pb2.WHEN_STOPPED_UNSPECIFIED,
     when_absent: WhenAbsent = task_pb2.WHEN_ABSENT_UNSPECIFIED,
     read_back: bool = False,
+    on_pending: OnPending = task_pb2.ON_PENDING_UNSPECIFIED,
     **terms: Unpack[TermOptions],
 ) -> task_pb2.TaskSpec:
     """Push one file to each of these destinations, all in the same manner. Durations in seconds or as timedelta.
@@ -122,6 +125,7 @@ def push_spec(
         "when_stopped": arguments.choice("when_stopped", when_stopped, task_pb2.WhenStopped, prefix="WHEN_STOPPED_"),
         "when_absent": arguments.choice("when_absent", when_absent, task_pb2.WhenAbsent, prefix="WHEN_ABSENT_"),
         "read_back": read_back,
+        "on_pending": arguments.choice("on_pending", on_pending, task_pb2.OnPending, prefix="ON_PENDING_"),
     }
     destinations = [
         each
@@ -158,6 +162,7 @@ def job_spec(
     project: str = "",
     key: str = "",
     access: Access = task_pb2.ACCESS_UNSPECIFIED,
+    on_pending: OnPending = task_pb2.ON_PENDING_UNSPECIFIED,
     **terms: Unpack[TermOptions],
 ) -> task_pb2.TaskSpec:
     """Run the handler `kind` with these arguments.
@@ -166,7 +171,8 @@ def job_spec(
     `google.protobuf.Struct`: whole numbers up to 2**53 stay whole, and what JSON cannot say is refused by its place.
 
     Jobs with the same `key`, target, project and instance run one at a time, in the order of their acceptance.
-    With `access="exclusive"` nothing else of the instance runs beside the job.
+    With `access="exclusive"` nothing else of the instance runs beside the job. With `on_pending="supersede"` it takes
+    the place of your earlier jobs of its key: those that wait are cancelled, and a running one is asked to stop.
     """
     if wrong := names.wrong_key(_text("key", key)):
         raise ConfigurationError(f"key {wrong}", reason="INVALID_ARGUMENT")
@@ -179,6 +185,10 @@ def job_spec(
             project=_text("project", project),
             key=key,
             access=cast("task_pb2.Access.ValueType", _choice("access", access, task_pb2.Access, prefix="ACCESS_")),
+            on_pending=cast(
+                "task_pb2.OnPending.ValueType",
+                _choice("on_pending", on_pending, task_pb2.OnPending, prefix="ON_PENDING_"),
+            ),
         ),
         **_terms(**terms),
     )

@@ -141,13 +141,14 @@ def _push(push: FilePush) -> str:
     # These members appear only where they are asked for: a request without them has the fingerprint that it had before
     # there were any.
     in_place = '"in_place":true,' if push.in_place else ""
+    latest = '"latest_wins":true,' if push.latest_wins else ""
     parents = "" if push.parents_mode is None else f'"parents_mode":{push.parents_mode},'
     where = ",".join(map(_text, (destination.target, destination.project, destination.instance, destination.path)))
     # This member is left out where it is unset: requests of before it keep their fingerprints.
     if_new = "" if push.mode_if_new is None else f'"mode_if_new":{push.mode_if_new},'
     return (
         f'{{"create_parents":{_TRUTH[push.create_parents]},"destination":[{where}],"gid":{_number(push.gid)},'
-        f'"if_exists":{int(push.if_exists)},{in_place}"mode":{_number(push.mode)},{if_new}{parents}'
+        f'"if_exists":{int(push.if_exists)},{in_place}{latest}"mode":{_number(push.mode)},{if_new}{parents}'
         f'"read_back":{_TRUTH[push.read_back]},'
         f'"uid":{_number(push.uid)},"when_absent":{int(push.when_absent)},"when_stopped":{int(push.when_stopped)}}}'
     )
@@ -159,9 +160,10 @@ def _job(job: Job) -> str:
     # These members are left out where they are empty: requests of before them keep their fingerprints.
     exclusive = '"exclusive":true,' if job.exclusive else ""
     key = f'"key":{_text(job.key)},' if job.key else ""
+    latest = '"latest_wins":true,' if job.latest_wins else ""
     project = f'"project":{_text(job.project)},' if job.project else ""
     return (
-        f'{{"arguments":{what},{exclusive}"instance":{_text(job.instance)},{key}"kind":{_text(job.kind)},{project}'
+        f'{{"arguments":{what},{exclusive}"instance":{_text(job.instance)},{key}"kind":{_text(job.kind)},{latest}{project}'
         f'"target":{_text(job.target)}}}'
     )
 

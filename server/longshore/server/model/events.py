@@ -124,6 +124,14 @@ class CancelAsked:
 
 
 @dataclass(frozen=True, slots=True)
+class SupersededBy:
+    """A later task for the same destination or key takes the task's place."""
+
+    task_id: str
+    ticks: float
+
+
+@dataclass(frozen=True, slots=True)
 class ExpiryReached:
     """`expires_at` has passed."""
 
@@ -147,6 +155,7 @@ Event = (
     | SessionLost
     | TimedOut
     | CancelAsked
+    | SupersededBy
     | ExpiryReached
     | SettledByHand
 )

@@ -25,6 +25,7 @@ from longshore.server.model.events import (
     Reported,
     SessionLost,
     SettledByHand,
+    SupersededBy,
     TimedOut,
     Verdict,
 )
@@ -50,6 +51,11 @@ def dependency_failed(task_id: str, state: State | None) -> Failure:
     """Say that a dependency did not end well."""
     how = "is not known any more" if state is None else f"is {state.name}"
     return Failure(DEPENDENCY_FAILED, f"This task comes after task {task_id}, which {how}: nothing was done.")
+
+
+def superseded(by: str) -> Failure:
+    """Say that a later task took the place of this one."""
+    return Failure(SUPERSEDED, f"The later task {by} took this one's place.")
 
 
 def decide(task: Task, event: Event, world: Circumstances) -> Decision:
@@ -91,6 +97,8 @@ class _Table:
                 return self._timed_out(event)
             case CancelAsked():
                 return self._cancel_asked(event)
+            case SupersededBy():
+                return self._superseded(event)
             case ExpiryReached():
                 return self._finish(State.EXPIRED) if self._status.state in WAITING else self._unchanged()
             case SettledByHand():
@@ -136,6 +144,11 @@ class _Table:
         now = self._world.now
         base = base or self._released()
         kept = None if state is State.SUCCEEDED else now + self._world.policy.retention
+        by = base.superseded_by
+        if by:
+            # A commit that was granted before may have ended in another way.
+            base = changed(base, superseded_by=by if state is State.CANCELLED else "")
+            error = superseded(by) if state is State.CANCELLED else error
         ended = changed(
             base,
             revision=self._status.revision + 1,
@@ -401,12 +414,21 @@ class _Table:
         status = self._status
         if status.state.terminal or status.cancel_requested:
             return self._unchanged()
-        asked = changed(status, cancel_requested=True, cancel_reason=event.reason)
-        if status.state in WAITING:
+        return self._stop(changed(status, cancel_requested=True, cancel_reason=event.reason), event.ticks)
+
+    def _superseded(self, event: SupersededBy) -> Decision:
+        status = self._status
+        if status.state.terminal or status.cancel_requested:
+            return self._unchanged()
+        return self._stop(changed(status, cancel_requested=True, superseded_by=event.task_id), event.ticks)
+
+    def _stop(self, asked: Status, ticks: float) -> Decision:
+        """End a waiting task, and ask a running one to stop. After the grant the wish is noted."""
+        if asked.state in WAITING:
             base = changed(asked, wait_reason=WaitReason.NONE, due_at=None)
             return self._finish(State.CANCELLED, base=base)
-        if status.state is State.RUNNING:
-            grace = event.ticks + self._world.policy.cancel_grace
+        if asked.state is State.RUNNING:
+            grace = ticks + self._world.policy.cancel_grace
             return self._change(changed(asked, state=State.CANCELLING, deadline_ticks=grace))
         return self._change(asked)
 
@@ -487,6 +509,9 @@ class _Table:
 
 DEPENDENCY_FAILED: Final = "DEPENDENCY_FAILED"
 """The reason of tasks that were cancelled because one that they come after did not succeed."""
+
+SUPERSEDED: Final = "SUPERSEDED"
+"""The reason of tasks that were cancelled because a later one took their place."""
 
 _SETTLEMENTS = frozenset({Outcome.SETTLED_REMOVED, Outcome.SETTLED_LANDED, Outcome.SETTLED_NEITHER})
 

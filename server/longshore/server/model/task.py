@@ -90,7 +90,6 @@ class FilePush:
     needs_commit: ClassVar[bool] = True
     leaves_temps: ClassVar[bool] = True
     needs_revision: ClassVar[int] = 0
-    needs_servers: ClassVar[bool] = False
     exclusive: ClassVar[bool] = False
 
     destination: Destination
@@ -106,6 +105,11 @@ class FilePush:
     parents_mode: int | None = None
     """The mode of the folders that are created. None means 0755."""
     in_place: bool = False
+    latest_wins: bool = False
+
+    @property
+    def needs_servers(self) -> bool:
+        return self.latest_wins
 
     @property
     def target(self) -> str:
@@ -141,6 +145,7 @@ class Job:
     project: str = ""
     key: str = ""
     exclusive: bool = False
+    latest_wins: bool = False
 
     @property
     def destination_key(self) -> bytes | None:
@@ -161,7 +166,8 @@ Work: TypeAlias = FilePush | Job
 `instance`, empty where it has none; `destination`, the `destination_key` of its order, and `arguments`, None where it
 has none; `needs_commit`: it can only succeed with a grant; `leaves_temps`: a lost attempt may leave temps;
 `needs_revision`: the revision of the contract that its worker must know; `needs_servers`: servers of the version before
-would do it wrong; `exclusive`: nothing of its instance may run beside it."""
+would do it wrong; `exclusive`: nothing of its instance may run beside it; `latest_wins`: it takes the place of earlier
+tasks for its destination or key."""
 
 
 def concurrency_key_of(work: Work) -> str:
@@ -310,6 +316,8 @@ class Status:
     retryable_until: float | None = None
     unmet: int = 0
     """Dependencies that have not ended yet. The task becomes head only without any."""
+    superseded_by: str = ""
+    """The id of the later task that takes this one's place. Empty means that none does."""
     followed: bool = False
     """Tasks may come after this one. Nobody sees it: it saves the search for them at the end of all other tasks."""
 

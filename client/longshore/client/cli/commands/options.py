@@ -215,6 +215,14 @@ ExclusiveOption: TypeAlias = Annotated[
     bool,
     typer.Option("--exclusive", help="Run nothing else of the instance beside the job, neither jobs nor pushes."),
 ]
+LatestWinsOption: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--latest-wins",
+        help="Take the place of your earlier tasks for the same destination or key: those that have not started are "
+        "cancelled, and a running one is asked to stop.",
+    ),
+]
 ModeOption: TypeAlias = Annotated[
     object,
     typer.Option(

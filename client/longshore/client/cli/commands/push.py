@@ -159,6 +159,7 @@ def register(app: Commands) -> None:
             WhenAbsentOption,
             typer.Option(help="What to do if the instance does not exist.", rich_help_panel=options.DELIVERY),
         ] = WhenAbsentOption.FAIL,
+        latest_wins: options.LatestWinsOption = False,
         read_back: Annotated[
             bool,
             typer.Option(
@@ -217,6 +218,7 @@ def register(app: Commands) -> None:
                     when_stopped=_WHEN_STOPPED[when_stopped],
                     when_absent=_WHEN_ABSENT[when_absent],
                     read_back=read_back,
+                    on_pending="supersede" if latest_wins else "queue",
                     **terms.spec(),
                 ),
             )

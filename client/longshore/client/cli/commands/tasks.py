@@ -117,6 +117,7 @@ def register(app: Commands) -> None:
         project: options.JobProjectOption = "",
         key: options.KeyOption = "",
         exclusive: options.ExclusiveOption = False,
+        latest_wins: options.LatestWinsOption = False,
         *,
         terms: options.TermsGroup,
         snapshot: options.SnapshotOption = False,
@@ -140,6 +141,8 @@ def register(app: Commands) -> None:
             raise ConfigurationError("--instance needs its --target")
         if not instance and (project or exclusive):
             raise ConfigurationError(f"{'--project' if project else '--exclusive'} needs its --instance")
+        if latest_wins and not key:
+            raise ConfigurationError("--latest-wins needs the --key of the jobs whose place it takes")
         spec = job_spec(
             kind,
             _object(arguments) if arguments else None,
@@ -148,6 +151,7 @@ def register(app: Commands) -> None:
             project=project,
             key=key,
             access="exclusive" if exclusive else "shared",
+            on_pending="supersede" if latest_wins else "queue",
             **terms.spec(),
         )
         request = request_id or new_request_id()

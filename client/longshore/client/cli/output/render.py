@@ -54,7 +54,7 @@ _METHODS: Final = {
 
 
 _STATES_IN_ORDER: Final = tuple(task_pb2.TaskState.Name(value).removeprefix("TASK_STATE_") for value in ALL_STATES)
-_CANCELS: Final = frozenset({"DEPENDENCY_FAILED"})
+_CANCELS: Final = frozenset({"DEPENDENCY_FAILED", "SUPERSEDED"})
 """Reasons of errors that say why a task was cancelled."""
 
 
@@ -210,6 +210,7 @@ def task_detail(task: task_pb2.Task, *, progress: task_pb2.Progress | None = Non
     add("where", where(task))
     add("kind", task.kind)
     add("key", task.job.key)
+    add("on pending", "takes the place of earlier ones" if task.job.on_pending == task_pb2.ON_PENDING_SUPERSEDE else "")
     add("access", "exclusive" if task.job.access == task_pb2.ACCESS_EXCLUSIVE else "")
     if task.HasField("job") and task.job.HasField("arguments"):
         add("arguments", in_one_line(task.job.arguments))
@@ -226,6 +227,7 @@ def task_detail(task: task_pb2.Task, *, progress: task_pb2.Progress | None = Non
     add("creator", task.creator)
     add("request id", task.request_id)
     add("after", " ".join(task.after) + (" (any end)" if task.after_any_end else ""))
+    add("superseded by", task.superseded_by)
     add("retry of", task.retry_of)
     add("retried by", task.retried_by)
     add("attempts", _attempts(task))
@@ -288,6 +290,7 @@ def _attributes(push: task_pb2.FilePush) -> str:
         said.append(f"parents {push.parents_mode:04o}")
     said += ["in place"] if push.in_place else []
     said += ["read back"] if push.read_back else []
+    said += ["takes the place of earlier ones"] if push.on_pending == task_pb2.ON_PENDING_SUPERSEDE else []
     said += ["must not exist"] if push.if_exists == task_pb2.IF_EXISTS_FAIL else []
     return ", ".join(said)
 

@@ -20,6 +20,7 @@ _OF_PUSH: Final = {
     "if_exists": "--no-replace",
     "when_stopped": "--when-stopped",
     "when_absent": "--when-absent",
+    "on_pending": "--latest-wins",
 }
 _TERM: Final = re.compile(r"spec\.\w+")
 """One of the terms. Its option has its name, unless the table says another one."""
@@ -31,6 +32,10 @@ _WORDS: Final = {
     "spec.job.arguments": "--json",
     "spec.job.target": "--target",
     "spec.job.instance": "--instance",
+    "spec.job.project": "--project",
+    "spec.job.key": "--key",
+    "spec.job.access": "--exclusive",
+    "spec.job.on_pending": "--latest-wins",
     "request_id": "--request-id",
     "sha256": "--sha256",
     "payload_id": "--payload",

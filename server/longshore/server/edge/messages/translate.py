@@ -88,6 +88,7 @@ def file_push(value: model.FilePush) -> pb.FilePush:
         mode_if_new=value.mode_if_new,
         parents_mode=value.parents_mode,
         in_place=value.in_place,
+        on_pending=pb.ON_PENDING_SUPERSEDE if value.latest_wins else pb.ON_PENDING_UNSPECIFIED,
     )
 
 
@@ -114,6 +115,8 @@ def _fill_job(message: pb.JobSpec, value: model.Job) -> None:
         message.key = value.key
     if value.exclusive:
         message.access = pb.ACCESS_EXCLUSIVE
+    if value.latest_wins:
+        message.on_pending = pb.ON_PENDING_SUPERSEDE
 
 
 def attempt(value: model.Attempt) -> pb.Attempt:
@@ -221,6 +224,8 @@ def _fill_status(message: pb.Task, status: model.Status) -> None:
         message.crashes = status.crashes
     if status.cancel_requested:
         message.cancel_requested = True
+    if status.superseded_by:
+        message.superseded_by = status.superseded_by
     if status.cancel_reason:
         message.cancel_reason = status.cancel_reason
     if status.method:

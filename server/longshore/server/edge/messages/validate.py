@@ -9,7 +9,7 @@ from typing import Final, TypeVar
 import google_crc32c
 
 from longshore.contract import limits, names
-from longshore.contract.enums import Access, IfExists, WhenAbsent, WhenStopped
+from longshore.contract.enums import Access, IfExists, OnPending, WhenAbsent, WhenStopped
 from longshore.contract.request_ids import new_request_id
 from longshore.server.edge.messages import fields
 from longshore.server.engine.submissions import Defaults, SubmitRequest, TaskRequest, UploadRequest
@@ -222,7 +222,12 @@ def _push(field: str, push: pb.FilePush) -> FilePush:
             fields.mode(f"{field}.parents_mode", push.parents_mode) if push.HasField("parents_mode") else None
         ),
         in_place=push.in_place,
+        latest_wins=_latest_wins(f"{field}.on_pending", push.on_pending),
     )
+
+
+def _latest_wins(field: str, value: int) -> bool:
+    return bool(value) and fields.choice(field, value, OnPending, default=OnPending.QUEUE) is OnPending.SUPERSEDE
 
 
 def _destination(field: str, destination: pb.Destination | None) -> Destination:
@@ -249,6 +254,9 @@ def _job(field: str, job: pb.JobSpec) -> Job:
     )
     if access is Access.EXCLUSIVE and not job.instance:
         raise InvalidField(f"{field}.instance", "is empty; an exclusive job needs its instance.")
+    latest_wins = _latest_wins(f"{field}.on_pending", job.on_pending)
+    if latest_wins and not job.key:
+        raise InvalidField(f"{field}.key", "is empty; a job that takes the place of others needs their key.")
     arguments = None
     if job.HasField("arguments"):
         size = job.arguments.ByteSize()
@@ -265,4 +273,5 @@ def _job(field: str, job: pb.JobSpec) -> Job:
         project=fields.project(f"{field}.project", job.project) if job.project else "",
         key=fields.key(f"{field}.key", job.key) if job.key else "",
         exclusive=access is Access.EXCLUSIVE,
+        latest_wins=latest_wins,
     )

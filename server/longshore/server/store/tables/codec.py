@@ -31,12 +31,13 @@ _quoted = json.encoder.encode_basestring
 _FIELDS = (
     "revision", "state", "head", "wait_reason", "due_at", "attempt", "tries", "crashes", "solo_crashes", "alone",
     "session_id", "worker", "started_at", "deadline_ticks", "cancel_requested", "cancel_reason", "method", "updated_at",
-    "finished_at", "retryable_until", "grant", "error", "result",
+    "finished_at", "retryable_until", "grant", "error", "result", "superseded_by",
 )  # fmt: skip
 """A snapshot is a list in this order (objects with names take twice the time). Only append to it, because older
 lists are shorter."""
 _BOOLS = ("false", "true")
 _IN_PLACE = ',"in_place":true'
+_LATEST_WINS = ',"latest_wins":true'
 
 
 @lru_cache(maxsize=256, typed=True)
@@ -83,7 +84,9 @@ def decode_grant(text: str) -> Grant:
 def encode_work(work: Work) -> str:
     """Write a task's work as JSON, without a job's arguments: those have columns of their own."""
     if isinstance(work, Job):
-        return _encode_job(work.kind, work.target, work.instance, work.project, work.key, work.exclusive)
+        return _encode_job(
+            work.kind, work.target, work.instance, work.project, work.key, work.exclusive, work.latest_wins
+        )
     destination = work.destination
     return (
         f'{{"push":[{_quoted(destination.target)},{_quoted(destination.project)},{_quoted(destination.instance)},{_quoted(destination.path)}],'
@@ -91,7 +94,8 @@ def encode_work(work: Work) -> str:
         f'"create_parents":{_BOOLS[work.create_parents]},"if_exists":{work.if_exists._value_},'
         f'"when_stopped":{work.when_stopped._value_},"when_absent":{work.when_absent._value_},'
         f'"read_back":{_BOOLS[work.read_back]}{_said("mode_if_new", work.mode_if_new)}'
-        f"{_said('parents_mode', work.parents_mode)}{_IN_PLACE if work.in_place else ''}}}"
+        f"{_said('parents_mode', work.parents_mode)}{_IN_PLACE if work.in_place else ''}"
+        f"{_LATEST_WINS if work.latest_wins else ''}}}"
     )
 
 
@@ -101,10 +105,10 @@ def _said(key: str, value: int | None) -> str:
 
 
 @lru_cache(maxsize=4096)
-def _encode_job(kind: str, target: str, instance: str, project: str, key: str, exclusive: bool) -> str:  # noqa: FBT001
+def _encode_job(kind: str, target: str, instance: str, project: str, key: str, *flags: bool) -> str:
     said: dict[str, str | bool] = {"kind": kind, "target": target, "instance": instance}
     # Earlier versions did not have these members.
-    later: dict[str, str | bool] = {"project": project, "key": key, "exclusive": exclusive}
+    later = {"project": project, "key": key, **dict(zip(("exclusive", "latest_wins"), flags, strict=True))}
     return _encode(said | {name: value for name, value in later.items() if value})
 
 
@@ -114,7 +118,7 @@ def decode_work(text: str, arguments: AnyValue | None) -> Work:
     if push is None:
         target, instance, project = said["target"], said["instance"], said.get("project", "")
         key, exclusive = said.get("key", ""), said.get("exclusive", False)
-        return Job(said["kind"], arguments, target, instance, project, key, exclusive)
+        return Job(said["kind"], arguments, target, instance, project, key, exclusive, said.get("latest_wins", False))
     return FilePush(
         Destination(*push),
         mode=said["mode"],
@@ -128,6 +132,7 @@ def decode_work(text: str, arguments: AnyValue | None) -> Work:
         mode_if_new=said.get("mode_if_new"),
         parents_mode=said.get("parents_mode"),
         in_place=said.get("in_place", False),
+        latest_wins=said.get("latest_wins", False),
     )
 
 
@@ -169,7 +174,8 @@ def encode_status(status: Status) -> str:
         f"{'null' if finished_at is None else _number(finished_at)},{'null' if kept is None else _number(kept)},"
         f"{'null' if grant is None else encode_grant(grant)},"
         f"{'null' if error is None else encode_failure(error)},"
-        f"{'null' if result is None else _encode([result.type_url, b64encode(result.value).decode('ascii')])}]"
+        f"{'null' if result is None else _encode([result.type_url, b64encode(result.value).decode('ascii')])}"
+        f"{f',{_quoted(status.superseded_by)}' if status.superseded_by else ''}]"
     )
 
 

@@ -128,6 +128,7 @@ STATUS: Final = (
     Field("updated_at", (_T.updated_at,)),
     Field("finished_at", (_T.finished_at,)),
     Field("retryable_until", (_T.retryable_until,)),
+    Field("superseded_by", (_T.superseded_by,), lambda by: by or None, lambda by: by or ""),
     Field("unmet", (_T.unmet,), lambda count: count or None, lambda count: count or 0),
     Field("followed", (_T.followed,), lambda flag: flag or None, bool),
 )

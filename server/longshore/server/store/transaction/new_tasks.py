@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
+import sqlalchemy as sa
+
+from longshore.server.model.events import SupersededBy
 from longshore.server.model.task import Payload, Submission, concurrency_key_of
 from longshore.server.store.commands import TaskPlan
+from longshore.server.store.sql.statement import statement
 from longshore.server.store.tables.ids import task_id
+from longshore.server.store.tables.schema import is_live, tasks
 from longshore.server.store.transaction.counters import EXCLUSIVE, KEY_RUNNING
 from longshore.server.store.transaction.loaded_tasks import LoadedTask
 from longshore.server.store.transaction.reads import Reads
@@ -23,6 +29,29 @@ def want_plans(reads: Reads, plans: Sequence[TaskPlan]) -> None:
             reads.tasks.want(dependency)
         if key := concurrency_key_of(plan.work):
             reads.counters.wanted.update(((KEY_RUNNING, key), EXCLUSIVE))
+
+
+_LIVE_AT: Final = statement(
+    sa.select(tasks.c.seq).where(
+        tasks.c.destination_key == sa.bindparam("key"), is_live, tasks.c.creator == sa.bindparam("creator")
+    )
+)
+
+
+def _supersede(unit: UnitOfWork, key: bytes, by: Submission) -> None:
+    """Let a new task take the place of the earlier live ones of its creator for the same destination or key, except for
+    those that it comes after."""
+    known = unit.reads.tasks
+    seqs = {row[0] for row in unit.reads.link.rows(_LIVE_AT, key=key, creator=by.creator)}
+    seqs |= {
+        loaded.submission.seq
+        for loaded in known.new
+        if loaded.destination_key == key and loaded.submission.creator == by.creator
+    }
+    event = SupersededBy(by.id, unit.reads.ticks)
+    for loaded in known.load(seqs):
+        if loaded.submission.id not in by.terms.after:
+            unit.decisions.apply(loaded, event)
 
 
 def make_tasks(
@@ -56,6 +85,8 @@ def make_tasks(
         )
         key = plan.work.destination_key
         free = key is None or not occupied.get(key)
+        if key is not None and plan.work.latest_wins and not free:
+            _supersede(unit, key, submission)
         unmet = unit.followers.unmet(plan.terms) if plan.terms.after else ()
         status = decisions.first_status(not_before=plan.not_before, free=free, unmet=len(unmet))
         loaded = decisions.add(submission, status)
