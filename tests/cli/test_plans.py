@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 from longshore.v1 import task_pb2
 from tests.support.commandline import CommandLine
@@ -48,3 +52,112 @@ def test_a_batch_has_one_verdict_and_is_cancelled_as_one(cli: CommandLine, tmp_p
     assert unknown.code == 6
     assert "release-8" in unknown.err
     assert cli.run("batch", "release-7", "--creator", "nobody").code == 6
+
+
+PLAN = re.search(r"```toml\n(.*?)```", (Path(__file__).parents[2] / "docs" / "plans.md").read_text(), re.DOTALL)
+HANDLERS = """
+from pathlib import Path
+
+from longshore.worker import PermanentError, Registry
+
+registry = Registry()
+
+
+@registry.handler("reload")
+def reload(context):
+    if not Path("ROOT/etc/app.conf").exists() or not Path("ROOT/srv/www/index.html").exists():
+        raise PermanentError("TOO_EARLY", "the files are not there")
+
+
+@registry.handler("report")
+def report(context):
+    pass
+
+
+@registry.handler("fail")
+def fail(context):
+    raise PermanentError("ON_PURPOSE", "as asked")
+"""
+
+
+@pytest.fixture
+def handlers(stage: Stage, tmp_path: Path) -> Iterator[None]:
+    """A worker that has these kinds."""
+    root = str(stage.instances / "web")
+    (tmp_path / "plans_of_the_test.py").write_text(HANDLERS.replace("ROOT", root))
+    with stage.worker(
+        "--handlers", "plans_of_the_test:registry", name="plans", environment={"PYTHONPATH": str(tmp_path)}
+    ):
+        yield
+
+
+@pytest.mark.usefixtures("handlers")
+def test_the_plan_of_the_page_runs(cli: CommandLine, stage: Stage, tmp_path: Path) -> None:
+    assert PLAN is not None
+    (tmp_path / "release.toml").write_text(PLAN[1])
+    (tmp_path / "app.conf").write_text("debug = no\n")
+    (tmp_path / "index.html").write_bytes(b"x" * 100_000)
+    tried = cli.run("run", "release.toml", "--dry-run")
+    assert (tried.code, tried.out, tried.err) == (0, "", "4 steps would be accepted\n")
+    assert cli.run("batch", "release-42").code == 6, "nothing was made"
+    done = cli.run("run", "release.toml", "--request-id", "release-42", "--wait", "--output", "json")
+    assert done.code == 0, done
+    assert [task["state"] for task in done.objects] == ["TASK_STATE_SUCCEEDED"] * 4
+    assert (stage.instances / "web" / "etc" / "app.conf").read_text() == "debug = no\n"
+    assert (stage.instances / "web" / "srv" / "www" / "index.html").stat().st_size == 100_000
+    again = cli.run("run", "release.toml", "--request-id", "release-42", "--output", "id")
+    assert sorted(again.lines) == sorted(task["id"] for task in done.objects), "no task is made twice"
+    assert cli.run("batch", "release-42").out == "succeeded: 4 tasks: 4 succeeded\n"
+
+
+@pytest.mark.usefixtures("handlers")
+def test_a_step_that_fails_cancels_those_after_it_and_no_others(cli: CommandLine, stage: Stage, tmp_path: Path) -> None:
+    (tmp_path / "motd").write_text("hello\n")
+    (tmp_path / "bad.toml").write_text(
+        """
+        [[step]]
+        name = "broken"
+        job = "fail"
+
+        [[step]]
+        name = "hangs"
+        push = "motd"
+        to = "web/etc/hangs"
+        after = ["broken"]
+
+        [[step]]
+        push = "motd"
+        to = "web/etc/other"
+        """
+    )
+    done = cli.run("run", "bad.toml", "--request-id", "bad-1", "--wait")
+    assert done.code == 3
+    assert (stage.instances / "web" / "etc" / "other").read_text() == "hello\n"
+    assert not (stage.instances / "web" / "etc" / "hangs").exists()
+    found = cli.run("batch", "bad-1")
+    assert found.code == 3
+    assert found.lines[0] == "failed: 3 tasks: 1 succeeded, 1 failed, 1 cancelled"
+    assert "ON_PURPOSE" in found.lines[1]
+
+
+@pytest.mark.parametrize(
+    ("plan", "said"),
+    [
+        ("[[step]]\njob = 'a'\ncolour = 'red'", "step 1 of bad.toml: there is no 'colour' here"),
+        ("[[step]]\njob = 'a'\nafter = ['b']", "after: no earlier step has the name 'b'"),
+        ("[[step]]\nname = 'x'\njob = 'a'\npriority = 'high'", "step 1 (x) of bad.toml: priority is no whole number"),
+        ("[[step]]\npush = 'motd'", "`to` is missing"),
+        ("[[step]]\njob = 'a'\npush = 'motd'\nto = 'web/etc/x'", "give either `push` (a file) or `job` (a kind)"),
+        ("[[step]]\nname = 'x'\njob = 'a'\n[[step]]\nname = 'x'\njob = 'a'", "an earlier step has the same name"),
+        ("step = 3", "has tables [[step]] and nothing else"),
+        ("[[step]", "is not TOML"),
+        ("[[step]]\npush = 'missing'\nto = 'web/etc/x'", "No such file"),
+    ],
+)
+def test_a_plan_that_is_wrong_is_refused_before_anything_is_sent(
+    cli: CommandLine, tmp_path: Path, plan: str, said: str
+) -> None:
+    (tmp_path / "bad.toml").write_text(plan)
+    done = cli.run("run", "bad.toml")
+    assert done.code == 2, done
+    assert said in " ".join(done.err.split())

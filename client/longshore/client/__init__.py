@@ -46,6 +46,7 @@ from longshore.client.transfer.submitting import Submission, Submitted
 from longshore.client.transfer.upload import UploadProgress
 from longshore.client.transfer.watch import Watch
 from longshore.client.values.job_values import arguments_of, result_of
+from longshore.client.values.plans import PlanStep
 from longshore.client.values.specs import job_spec, parse_destination, push_spec
 from longshore.contract.request_ids import new_request_id
 from longshore.v1.admin_service_pb2 import GetStatsResponse, Settlement, Worker
@@ -65,7 +66,7 @@ from longshore.v1.task_pb2 import (
     WhenAbsent,
     WhenStopped,
 )
-from longshore.v1.task_service_pb2 import TaskFilter, Upload
+from longshore.v1.task_service_pb2 import Batch, BatchVerdict, TaskFilter, Upload
 
 __all__ = [
     "TLS",
@@ -73,6 +74,8 @@ __all__ = [
     "AlreadyExists",
     "AsyncClient",
     "Attempt",
+    "Batch",
+    "BatchVerdict",
     "Changing",
     "Client",
     "ConfigurationError",
@@ -93,6 +96,7 @@ __all__ = [
     "OutOfRange",
     "Payload",
     "PermissionDenied",
+    "PlanStep",
     "Progress",
     "QuotaViolation",
     "ResourceExhausted",

@@ -26,6 +26,7 @@ from longshore.client.transfer.upload import OnProgress, Uploading
 from longshore.client.transfer.watch import OnTaskProgress, Watch
 from longshore.client.values import arguments
 from longshore.client.values.filters import FilterOptions, task_filter
+from longshore.client.values.plans import PlanStep
 from longshore.client.values.specs import PushOptions, push_spec, with_new_mode
 from longshore.contract.limits import MOST_PER_PAGE
 from longshore.contract.request_ids import new_request_id
@@ -131,9 +132,34 @@ class AsyncClient:
         by its path brings its permission bits (at most 0777) along; they are for files that are new at their
         destination, where the spec does not say a mode.
         """
+        answer = await self._uploaded(
+            content,
+            spec=spec,
+            request_id=request_id,
+            sha256=sha256,
+            progress=progress,
+            patience=patience,
+            changing=changing,
+            keep_mode=keep_mode,
+        )
+        return await self._all_of(answer.tasks, answer.task_ids)
+
+    async def _uploaded(
+        self,
+        content: Content,
+        *,
+        spec: task_pb2.TaskSpec | None,
+        request_id: str,
+        sha256: bytes | Literal["compute"] | None,
+        progress: OnProgress | None,
+        patience: float | None,
+        changing: Changing | ChangingName,
+        keep_mode: bool = False,
+    ) -> pb.UploadResponse:
+        """Upload. With `spec` None the bytes are only kept."""
         arguments.message(pb.UploadHeader, request_id=request_id, sha256=None if sha256 == "compute" else sha256)
         async with open_source(content, changing=changing) as source:
-            if keep_mode and source.mode is not None:
+            if keep_mode and source.mode is not None and spec is not None:
                 spec = with_new_mode(spec, source.mode)
             digest = await asyncio.to_thread(sha256_of, source) if sha256 == "compute" else sha256
             uploading = Uploading(
@@ -145,8 +171,7 @@ class AsyncClient:
                 patience=self._patient(patience),
                 progress=progress,
             )
-            answer = await uploading.run()
-        return await self._all_of(answer.tasks, answer.task_ids)
+            return await uploading.run()
 
     async def push(
         self,
@@ -330,6 +355,44 @@ class AsyncClient:
         )
         answer = await self._call(lambda to: to.tasks.CancelTask, request)
         return answer.task
+
+    async def upload_payload(
+        self,
+        content: Content,
+        *,
+        request_id: str = "",
+        sha256: bytes | Literal["compute"] | None = None,
+        progress: OnProgress | None = None,
+        patience: float | None = None,
+        changing: Changing | ChangingName = "refuse",
+    ) -> task_pb2.Payload:
+        """Send bytes that are kept as a payload, for `submit_plan` and `submit`, and make no task. The server keeps
+        them for its retention (a day, unless it says otherwise) if no task needs them. For the rest see `upload`."""
+        answer = await self._uploaded(
+            content,
+            spec=None,
+            request_id=request_id,
+            sha256=sha256,
+            progress=progress,
+            patience=patience,
+            changing=changing,
+        )
+        return answer.payload
+
+    async def submit_plan(
+        self,
+        steps: Sequence[PlanStep],
+        *,
+        request_id: str = "",
+        dry_run: bool = False,
+        patience: float | None = None,
+    ) -> Sequence[task_pb2.Task]:
+        """Make the tasks of a plan in one transaction, all or none, durable on return: one for each step, in their
+        order. A `dry_run` checks everything, and makes and returns none."""
+        request = arguments.message(pb.SubmitPlanRequest, request_id=request_id or new_request_id(), dry_run=dry_run)
+        request.steps.extend([step.message(number) for number, step in enumerate(steps)])
+        answer = await self._call(lambda to: to.tasks.SubmitPlan, request, patience=patience)
+        return await self._all_of(answer.tasks, answer.task_ids)
 
     async def get_batch(self, request_id: str, *, creator: str = "") -> pb.Batch:
         """Return what became of all tasks of a request, with one verdict. Operators name another `creator`."""

@@ -102,6 +102,8 @@ class Client:
     watch = _iterating(AsyncClient.watch)
     wait = _blocking(AsyncClient.wait)
     cancel = _blocking(AsyncClient.cancel)
+    upload_payload = _blocking(AsyncClient.upload_payload)
+    submit_plan = _blocking(AsyncClient.submit_plan)
     get_batch = _blocking(AsyncClient.get_batch)
     cancel_batch = _blocking(AsyncClient.cancel_batch)
     retry = _blocking(AsyncClient.retry)

@@ -19,6 +19,10 @@ MOST_ATTEMPTS: Final = 100
 """The largest attempt_limit."""
 MOST_DESTINATIONS: Final = 1000
 MOST_LABELS: Final = 32
+MOST_STEPS: Final = 1000
+"""Steps of a plan."""
+LONGEST_STEP_NAME: Final = 100
+"""Characters of the name of a plan's step."""
 MOST_AFTER: Final = 100
 """Tasks that one task may come after."""
 MOST_PER_PAGE: Final = 1000

@@ -42,7 +42,7 @@ HOT: dict[str, tuple[Statement | Each, str]] = {
     "before an exclusive one": (exclusive._BEFORE, "tasks_concurrency"),
     "live at a destination": (reads._OCCUPIED, "tasks_"),
     "superseded": (tasks._DELIVERED_SINCE, "tasks_delivered"),
-    "use of a payload": (tasks._USES_PAYLOAD, "submissions_payload"),
+    "use of a payload": (payloads._USES_PAYLOAD, "submissions_payload"),
     "parked": (tasks._PARKED, "tasks_parked"),
     "parked on a target": (tasks._PARKED_ON_TARGET, "tasks_parked"),
     "bound target": (fleet._RAN_THERE, "tasks_on_target"),

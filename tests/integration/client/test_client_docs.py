@@ -34,13 +34,13 @@ def test_the_examples_run(tree: Path, tmp_path: Path) -> None:
         assert (stage.instances / "web/etc/motd").read_text() == "hello\n"
         assert (stage.instances / "web/etc/motd.d/motd").read_text() == "hello\n"
         assert len(list(stage.client.list(kind="resize"))) == 10_000
-        assert len(list(stage.client.list(kind="file_push"))) == 107
+        assert len(list(stage.client.list(kind="file_push"))) == 109
 
     def lines_of(mark: str) -> list[str]:
         [found] = [lines for example, lines in printed.items() if mark in example]
         return found
 
-    assert len(printed) == 9
+    assert len(printed) == 10
     revisions = [line.split() for line in lines_of("client.watch(")]
     numbers = [int(number) for number, _ in revisions]
     assert numbers == list(range(numbers[0], numbers[-1] + 1))

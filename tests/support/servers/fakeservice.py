@@ -255,6 +255,11 @@ class FakeService(task_service_pb2_grpc.TaskServiceServicer):
         await self._serve(request, context)
         return pb.CancelTaskResponse(task=task_pb2.Task(id=request.task_id, cancel_reason=request.reason))
 
+    async def SubmitPlan(self, request: pb.SubmitPlanRequest, context: _Context) -> pb.SubmitPlanResponse:
+        await self._serve(request, context)
+        ids = [] if request.dry_run else [f"step-{number}" for number in range(len(request.steps))]
+        return pb.SubmitPlanResponse(tasks=[task_pb2.Task(id=each) for each in ids], task_ids=ids)
+
     async def GetBatch(self, request: pb.GetBatchRequest, context: _Context) -> pb.GetBatchResponse:
         await self._serve(request, context)
         return pb.GetBatchResponse(batch=pb.Batch(request_id=request.request_id, creator=request.creator))

@@ -186,6 +186,13 @@ class StoreFleet:
             )
         )
 
+    async def finish_without_tasks(self, upload: Upload, *, size: int = 10) -> Upload:
+        """Complete an upload whose bytes are only kept."""
+        payload = Payload(upload.id, size, 7)
+        return await self.run(
+            FinishUpload(upload_id=upload.id, connection=upload.connection, payload=payload, plans=())
+        )
+
     async def reject(self, upload: Upload) -> None:
         """Give an upload up, and what it has reserved."""
         await self.run(RejectUpload(upload_id=upload.id, connection=upload.connection))

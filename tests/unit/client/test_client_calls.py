@@ -22,6 +22,7 @@ from longshore.client import (
     InvalidArgument,
     LongshoreError,
     NotFound,
+    PlanStep,
     Submission,
     Submitted,
     TaskFilter,
@@ -86,6 +87,28 @@ async def test_batches_are_asked_for_and_cancelled_by_their_request_id(
         pb.GetBatchRequest(request_id="r1", creator="boss"),
         pb.CancelBatchRequest(request_id="r1", reason="why"),
     ]
+
+
+async def test_a_plan_sends_its_steps_and_a_dry_run_makes_none(client: AsyncClient, service: FakeService) -> None:
+    steps = [
+        PlanStep(spec=push_spec("web/etc/a"), content=b"abc", name="first"),
+        PlanStep(spec=job_spec("reload"), after=[0], payload_id="p1"),
+    ]
+    assert [task.id for task in await client.submit_plan(steps, request_id="r1")] == ["step-0", "step-1"]
+    assert await client.submit_plan(steps, request_id="r1", dry_run=True) == ()
+    sent, tried = service.requests
+    assert isinstance(sent, pb.SubmitPlanRequest)
+    assert isinstance(tried, pb.SubmitPlanRequest)
+    assert tried.dry_run
+    first, second = sent.steps
+    assert (first.name, first.content, first.content_crc32c) == ("first", b"abc", 0x364B3FB7)
+    assert (list(second.after_steps), second.payload_id, second.spec.job.kind) == ([0], "p1", "reload")
+
+
+@pytest.mark.parametrize("after", [[0], [1], [-1], ["a"]])
+async def test_a_step_comes_after_earlier_ones_only(client: AsyncClient, after: list[int]) -> None:
+    with pytest.raises(ConfigurationError, match=r"steps\[0\]"):
+        await client.submit_plan([PlanStep(spec=job_spec("reload"), after=after)])
 
 
 async def test_cancel_retry_and_submit_send_their_arguments(client: AsyncClient, service: FakeService) -> None:
@@ -236,7 +259,7 @@ def test_options_go_by_name_only() -> None:
             ["self"],
             *(
                 ["self", x]
-                for x in ("content", "task_id", "request_id", "session_id", "queue", "submissions", "filter")
+                for x in ("content", "task_id", "request_id", "session_id", "queue", "submissions", "filter", "steps")
             ),
         ), name
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from google.protobuf.any_pb2 import Any as AnyMessage
@@ -13,8 +14,8 @@ from hypothesis import strategies as st
 
 from longshore.contract.enums import IfExists, WhenAbsent, WhenStopped
 from longshore.server.edge.messages import fields
-from longshore.server.edge.messages.validate import check_request_id, submit_request, upload_request
-from longshore.server.engine.submissions import Defaults, UploadRequest
+from longshore.server.edge.messages.validate import check_request_id, plan_request, submit_request, upload_request
+from longshore.server.engine.submissions import Defaults, PlanRequest, UploadRequest
 from longshore.server.model.errors import InvalidField
 from longshore.server.model.task import AnyValue, Destination, FilePush, Job, Terms
 from longshore.v1 import task_pb2 as pb
@@ -396,3 +397,58 @@ def test_a_submission_needs_a_payload_for_files_and_none_for_jobs() -> None:
     with pytest.raises(InvalidField) as caught:
         submit_request(service_pb.SubmitTaskRequest(), DEFAULTS)
     assert caught.value.field == "spec"
+
+
+def planned(*steps: service_pb.PlanStep, **more: Any) -> PlanRequest:
+    return plan_request(service_pb.SubmitPlanRequest(steps=steps, **more), DEFAULTS)
+
+
+def job_step(*after: int, **more: Any) -> service_pb.PlanStep:
+    return service_pb.PlanStep(spec=pb.TaskSpec(job=pb.JobSpec(kind="reload")), after_steps=after, **more)
+
+
+def test_steps_of_a_plan_are_checked_and_named_by_their_place() -> None:
+    pushed = service_pb.PlanStep(spec=header().spec, content=b"abc")
+    plan = planned(pushed, job_step(0, 0), request_id="r", dry_run=True)
+    assert (plan.request_id, plan.dry_run) == ("r", True)
+    assert [step.after_steps for step in plan.steps] == [(), (0,)]
+    assert plan.steps[0].submission.content == b"abc"
+    two = service_pb.PlanStep(spec=header().spec, content=b"abc", name="both")
+    two.spec.file_push.pushes.add().CopyFrom(two.spec.file_push.pushes[0])
+    two.spec.file_push.pushes[1].destination.path = "/etc/other"
+    wrong: list[tuple[tuple[service_pb.PlanStep, ...], str]] = [
+        ((), "steps"),
+        ((job_step(),) * 1001, "steps"),
+        ((job_step(), service_pb.PlanStep()), "steps[1].spec"),
+        ((service_pb.PlanStep(spec=header().spec),), "steps[0].payload_id"),
+        ((pushed, two), "steps[1].spec.file_push.pushes"),
+        ((job_step(0),), "steps[0].after_steps"),
+        ((job_step(), job_step(2)), "steps[1].after_steps"),
+        ((job_step(name="x" * 101),), "steps[0].name"),
+        ((*(job_step(),) * 101, job_step(*range(101))), "steps[101].after_steps"),
+    ]
+    for steps, field in wrong:
+        with pytest.raises(InvalidField) as refused:
+            planned(*steps)
+        assert refused.value.field == field
+    with pytest.raises(InvalidField, match="step 'both'"):
+        planned(two)
+
+
+def test_a_payload_without_tasks_has_no_spec() -> None:
+    alone = service_pb.UploadHeader(request_id="r", payload_only=True)
+    assert accepted(alone).task.works == ()
+    alone.spec.CopyFrom(header().spec)
+    with pytest.raises(InvalidField, match=r"header\.spec"):
+        accepted(alone)
+
+
+def test_tasks_to_come_after_are_named_once_and_not_too_many() -> None:
+    message = header()
+    message.spec.after.extend(["T1", "T2", "T1"])
+    message.spec.after_any_end = True
+    terms = accepted(message).task.terms
+    assert (terms.after, terms.after_any_end) == (("T1", "T2"), True)
+    message.spec.after.extend(["T3"] * 98)
+    with pytest.raises(InvalidField, match=r"spec\.after"):
+        accepted(message)

@@ -13,10 +13,14 @@ from hypothesis import strategies as st
 
 from longshore.contract.enums import IfExists, WhenAbsent, WhenStopped
 from longshore.server.engine.submissions import (
+    NO_TASK,
     Defaults,
+    PlanRequest,
+    StepRequest,
     SubmitRequest,
     TaskRequest,
     UploadRequest,
+    plan_fingerprint,
     plans,
     submit_fingerprint,
     upload_fingerprint,
@@ -254,3 +258,18 @@ def test_inline_bytes_are_part_of_the_fingerprint_and_their_absence_is_not() -> 
     others = [bare, replace(one, content=b"ones"), replace(one, crc32c=2), replace(bare, content=b"", crc32c=0)]
     assert len({submit_fingerprint(each) for each in (one, *others)}) == 5
     assert submit_fingerprint(replace(one, content=b"two")) == submit_fingerprint(one)  # size and CRC32C, as an upload
+
+
+def test_plans_have_fingerprints_of_their_own() -> None:
+    def steps(*after: int, content: bytes | None = None) -> tuple[StepRequest, ...]:
+        submission = SubmitRequest(request_id="r", task=TASK, content=content)
+        return StepRequest(submission), StepRequest(submission, after)
+
+    plan = PlanRequest(request_id="r", steps=steps())
+    same = [replace(plan, request_id="other"), replace(plan, dry_run=True)]
+    others = [steps(0), steps(content=b"x"), steps()[:1]]
+    assert {plan_fingerprint(each) for each in same} == {plan_fingerprint(plan)}
+    found = {plan_fingerprint(each) for each in [plan, *(replace(plan, steps=other) for other in others)]}
+    assert len(found) == 4
+    kept = UploadRequest(request_id="r", task=NO_TASK)
+    assert upload_fingerprint(kept) != upload_fingerprint(replace(kept, task=TASK))

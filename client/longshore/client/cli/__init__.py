@@ -19,7 +19,7 @@ from longshore.program import environment, streams, usage
 MODULES: Final = {
     "push": ("push",),
     "tasks": ("submit", "watch", "get", "list", "attempts", "cancel", "retry"),
-    "plans": ("batch",),
+    "plans": ("run", "batch"),
     "fleet": ("stats", "workers", "drain", "pause", "resume", "settle"),
 }
 """The commands of each module in `commands/`."""

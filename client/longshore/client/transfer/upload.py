@@ -66,7 +66,7 @@ class Uploading:
         tour: Tour,
         source: Source,
         request_id: str,
-        spec: task_pb2.TaskSpec,
+        spec: task_pb2.TaskSpec | None,
         sha256: bytes | None,
         patience: float,
         progress: OnProgress | None,
@@ -126,6 +126,7 @@ class Uploading:
             spec=self._spec,
             size=self._source.size,
             sha256=self._sha256,
+            payload_only=self._spec is None,
             # A connection of ours that was cut may look alive to the server for a while. A stranger's is left alone.
             take_over=self._ours,
         )

@@ -77,6 +77,9 @@ class TaskService(pb_grpc.TaskServiceServicer):
     ) -> None:
         await serve_submissions(self._engine.uploads, principal(), context)
 
+    async def SubmitPlan(self, request: pb.SubmitPlanRequest, _context: _Context) -> pb.SubmitPlanResponse:
+        return await uploads.submit_plan(self._engine.uploads, self._engine.wait_reasons, principal(), request)
+
     async def GetBatch(self, request: pb.GetBatchRequest, _context: _Context) -> pb.GetBatchResponse:
         return await batches.get_batch(self._store, self._engine.wait_reasons, principal(), request)
 

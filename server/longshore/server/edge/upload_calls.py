@@ -13,7 +13,7 @@ from longshore.server.edge.go_ahead import GoAhead, GoAheads, send_go_ahead
 from longshore.server.edge.messages import translate
 from longshore.server.edge.messages.answer_room import shown
 from longshore.server.edge.messages.chunks import Chunk, Request
-from longshore.server.edge.messages.validate import check_request_id, submit_request, upload_request
+from longshore.server.edge.messages.validate import check_request_id, plan_request, submit_request, upload_request
 from longshore.server.engine.submissions import UploadRequest
 from longshore.server.engine.uploads.small import SmallUpload
 from longshore.server.engine.uploads.stream import UploadStream
@@ -34,18 +34,21 @@ async def serve_upload(
     request = upload_request(header, uploads.defaults, any_creator=principal.operator)
     if uploads.is_small(request):
         tasks = await _small(uploads, go_aheads, principal, request, context)
+        payload = tasks[0].submission.payload
     else:
         async with await uploads.open(principal.name, request) as stream:
             await send_go_ahead(stream, context)
             finish = await _receive(stream, context)
-            tasks = (await stream.finish(finish.size, finish.crc32c)).tasks
-    payload = tasks[0].submission.payload
+            done = await stream.finish(finish.size, finish.crc32c)
+        tasks, payload = done.tasks, done.payload
     if payload is None:
         raise LongshoreError("A finished upload without a payload.")
+    kept = None if tasks else await uploads.store.kept_until(payload.id)
     return pb.UploadResponse(
         tasks=await shown(uploads.store, wait_reasons, tasks, recent=True),
         payload=translate.payload(payload),
         task_ids=[task.id for task in tasks],
+        keep_until=None if kept is None else translate.timestamp(kept),
     )
 
 
@@ -78,6 +81,17 @@ async def submit_task(
         principal.name, submit_request(request, uploads.defaults), any_creator=principal.operator
     )
     return pb.SubmitTaskResponse(
+        tasks=await shown(uploads.store, wait_reasons, tasks, recent=True), task_ids=[task.id for task in tasks]
+    )
+
+
+async def submit_plan(
+    uploads: Uploads, wait_reasons: WaitReasons, principal: Principal, request: pb.SubmitPlanRequest
+) -> pb.SubmitPlanResponse:
+    """Serve one SubmitPlan call. Operators may name anybody's payloads and tasks."""
+    plan = plan_request(request, uploads.defaults)
+    tasks = await uploads.submit_plan(principal.name, plan, any_creator=principal.operator)
+    return pb.SubmitPlanResponse(
         tasks=await shown(uploads.store, wait_reasons, tasks, recent=True), task_ids=[task.id for task in tasks]
     )
 

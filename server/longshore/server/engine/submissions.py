@@ -39,6 +39,10 @@ class TaskRequest:
         return (self.work,) if isinstance(self.work, Job) else self.work
 
 
+NO_TASK: Final = TaskRequest((), Terms())
+"""The task of an upload whose bytes are only kept, as a payload: there is none."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UploadRequest:
     """A validated UploadHeader."""
@@ -65,6 +69,23 @@ class SubmitRequest:
     """CRC32C of the content."""
 
 
+@record
+class StepRequest:
+    """A validated PlanStep."""
+
+    submission: SubmitRequest
+    after_steps: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanRequest:
+    """A validated SubmitPlanRequest. Each step makes one task."""
+
+    request_id: str
+    steps: tuple[StepRequest, ...]
+    dry_run: bool = False
+
+
 def plans(request: TaskRequest) -> tuple[TaskPlan, ...]:
     """Make one plan per task, in the order of the destinations. All have the same terms."""
     return tuple([TaskPlan(work, request.terms, request.not_before) for work in request.works])
@@ -84,6 +105,21 @@ def submit_fingerprint(request: SubmitRequest) -> str:
     content = "" if request.content is None else f'"content":[{request.crc32c},{len(request.content)}],'
     payload = _text(request.payload_id)
     return _fingerprint(f'{{"call":"submit",{content}"payload":{payload},"task":{_task(request.task)}}}')
+
+
+def plan_fingerprint(request: PlanRequest) -> str:
+    """Make the same for a plan. A dry run has the fingerprint of what it tries."""
+    steps = ",".join(_step(step) for step in request.steps)
+    return _fingerprint(f'{{"call":"plan","steps":[{steps}]}}')
+
+
+def _step(step: StepRequest) -> str:
+    submission = step.submission
+    after = ",".join(map(str, step.after_steps))
+    content = "" if submission.content is None else f'"content":[{submission.crc32c},{len(submission.content)}],'
+    return (
+        f'{{"after_steps":[{after}],{content}"payload":{_text(submission.payload_id)},"task":{_task(submission.task)}}}'
+    )
 
 
 def _fingerprint(text: str) -> str:

@@ -334,6 +334,11 @@ class Store(Protocol):
 
     async def payload(self, payload_id: str) -> Payload | None: ...
 
+    async def kept_until(self, payload_id: str) -> float | None:
+        """Return until when a payload that no live task needs is kept, by the wall clock. None means that one needs it,
+        or that the payload is not kept."""
+        ...
+
     async def inline_payload(self, payload_id: str) -> bytes | None:
         """Return the content of a payload kept in the database. None means that the content is in the spool."""
         ...

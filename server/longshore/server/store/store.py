@@ -192,6 +192,9 @@ class SQLStore:
     async def payload(self, payload_id: str) -> Payload | None:
         return await self._readers.read(queries.payload, payload_id)
 
+    async def kept_until(self, payload_id: str) -> float | None:
+        return await self._readers.read(queries.kept_until, payload_id)
+
     async def inline_payload(self, payload_id: str) -> bytes | None:
         return await self._readers.read(queries.inline_payload, payload_id)
 

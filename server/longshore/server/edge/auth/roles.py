@@ -28,6 +28,7 @@ ROLES: Final[Mapping[str, frozenset[Role]]] = {
     "/longshore.v1.TaskService/GetUpload": _SUBMIT,
     "/longshore.v1.TaskService/SubmitTask": _SUBMIT,
     "/longshore.v1.TaskService/SubmitTasks": _SUBMIT,
+    "/longshore.v1.TaskService/SubmitPlan": _SUBMIT,
     "/longshore.v1.TaskService/GetBatch": _OWNERS,
     "/longshore.v1.TaskService/CancelBatch": _OWNERS,
     "/longshore.v1.TaskService/GetTask": _READERS,

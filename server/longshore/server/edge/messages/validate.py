@@ -12,7 +12,15 @@ from longshore.contract import limits, names
 from longshore.contract.enums import Access, IfExists, OnPending, WhenAbsent, WhenStopped
 from longshore.contract.request_ids import new_request_id
 from longshore.server.edge.messages import fields
-from longshore.server.engine.submissions import Defaults, SubmitRequest, TaskRequest, UploadRequest
+from longshore.server.engine.submissions import (
+    NO_TASK,
+    Defaults,
+    PlanRequest,
+    StepRequest,
+    SubmitRequest,
+    TaskRequest,
+    UploadRequest,
+)
 from longshore.server.model.errors import CrcMismatch, InvalidField
 from longshore.server.model.task import BUILT_IN, AnyValue, Destination, FilePush, Job, Terms
 from longshore.v1 import task_pb2 as pb
@@ -37,9 +45,14 @@ def upload_request(header: service_pb.UploadHeader, defaults: Defaults, *, any_c
         fields.bounded("header.size", size, 0, _LARGEST)
     if header.HasField("sha256") and len(header.sha256) != 32:
         raise InvalidField("header.sha256", f"has {len(header.sha256)} bytes; a SHA-256 has 32. Or leave it unset.")
+    task = NO_TASK
+    if not header.payload_only:
+        task = _spec("header.spec", header.spec if header.HasField("spec") else None, defaults)
+    elif header.HasField("spec"):
+        raise InvalidField("header.spec", "is there, and payload_only makes no task: give one of them.")
     return UploadRequest(
         request_id=check_request_id("header.request_id", header.request_id),
-        task=_spec("header.spec", header.spec if header.HasField("spec") else None, defaults),
+        task=task,
         size=size,
         sha256=header.sha256,
         take_over=header.take_over,
@@ -49,17 +62,65 @@ def upload_request(header: service_pb.UploadHeader, defaults: Defaults, *, any_c
 
 def submit_request(request: service_pb.SubmitTaskRequest, defaults: Defaults) -> SubmitRequest:
     """Make a request of a submission without an upload. Raises InvalidField, CrcMismatch."""
-    task = _spec("spec", request.spec if request.HasField("spec") else None, defaults)
-    content, crc32c = _content(request)
+    return _submission("", request, check_request_id("request_id", request.request_id), defaults)
+
+
+def plan_request(request: service_pb.SubmitPlanRequest, defaults: Defaults) -> PlanRequest:
+    """Make a request of a plan. Raises InvalidField with paths that begin with `steps[N]`, CrcMismatch."""
+    if not 1 <= len(request.steps) <= limits.MOST_STEPS:
+        raise InvalidField("steps", f"has {len(request.steps)} steps; give 1 to {limits.MOST_STEPS}.")
+    request_id = check_request_id("request_id", request.request_id)
+    steps = tuple(_step(number, step, request_id, defaults) for number, step in enumerate(request.steps))
+    return PlanRequest(request_id=request_id, steps=steps, dry_run=request.dry_run)
+
+
+def _step(number: int, step: service_pb.PlanStep, request_id: str, defaults: Defaults) -> StepRequest:
+    field = f"steps[{number}]"
+    if len(step.name) > limits.LONGEST_STEP_NAME:
+        raise InvalidField(f"{field}.name", f"has {len(step.name)} characters; at most {limits.LONGEST_STEP_NAME}.")
+    try:
+        submission = _submission(f"{field}.", step, request_id, defaults)
+        if len(submission.task.works) != 1:
+            raise InvalidField(
+                f"{field}.spec.file_push.pushes",
+                f"has {len(submission.task.works)} destinations; a step has one. Make a step for each.",
+            )
+        return StepRequest(submission, _after_steps(number, step, submission.task.terms.after))
+    except InvalidField as error:
+        if not step.name:
+            raise
+        said = error.message.removeprefix(f"{error.field}: ")
+        raise InvalidField(error.field, f"{said} (step {step.name!r})") from None
+
+
+def _after_steps(number: int, step: service_pb.PlanStep, after: Sequence[str]) -> tuple[int, ...]:
+    field = f"steps[{number}].after_steps"
+    for index in step.after_steps:
+        if index >= number:
+            raise InvalidField(field, f"names step {index}; step {number} can come after earlier ones only.")
+    found = tuple(dict.fromkeys(step.after_steps))
+    if len(found) + len(after) > limits.MOST_AFTER:
+        raise InvalidField(
+            field, f"and spec.after have {len(found) + len(after)} entries; at most {limits.MOST_AFTER}."
+        )
+    return found
+
+
+def _submission(
+    prefix: str, request: service_pb.SubmitTaskRequest | service_pb.PlanStep, request_id: str, defaults: Defaults
+) -> SubmitRequest:
+    """Make a submission of the fields that a SubmitTaskRequest and a PlanStep both have."""
+    task = _spec(f"{prefix}spec", request.spec if request.HasField("spec") else None, defaults)
+    content, crc32c = _content(prefix, request)
     if request.payload_id:
-        fields.assigned_id("payload_id", request.payload_id)
+        fields.assigned_id(f"{prefix}payload_id", request.payload_id)
     elif content is None and not isinstance(task.work, Job):
         raise InvalidField(
-            "payload_id",
+            f"{prefix}payload_id",
             "is empty; a file_push needs the id of a kept payload, or a small file as `content`. Or upload the file.",
         )
     return SubmitRequest(
-        request_id=check_request_id("request_id", request.request_id),
+        request_id=request_id,
         task=task,
         payload_id=request.payload_id,
         content=content,
@@ -67,21 +128,21 @@ def submit_request(request: service_pb.SubmitTaskRequest, defaults: Defaults) ->
     )
 
 
-def _content(request: service_pb.SubmitTaskRequest) -> tuple[bytes | None, int]:
+def _content(prefix: str, request: service_pb.SubmitTaskRequest | service_pb.PlanStep) -> tuple[bytes | None, int]:
     """Return the content that comes along, and its CRC32C. None means that there is none.
 
     Raises InvalidField, CrcMismatch.
     """
     if not request.HasField("content"):
         if request.HasField("content_crc32c"):
-            raise InvalidField("content_crc32c", "is there and content is not.")
+            raise InvalidField(f"{prefix}content_crc32c", "is there and content is not.")
         return None, 0
     if request.payload_id:
-        raise InvalidField("content", "is there, and so is payload_id: give one of them.")
+        raise InvalidField(f"{prefix}content", "is there, and so is payload_id: give one of them.")
     content = request.content
     if len(content) > limits.LARGEST_CONTENT:
         raise InvalidField(
-            "content", f"has {len(content)} bytes; at most {limits.LARGEST_CONTENT}. Upload more than that."
+            f"{prefix}content", f"has {len(content)} bytes; at most {limits.LARGEST_CONTENT}. Upload more than that."
         )
     crc32c = int(google_crc32c.value(content))
     if request.HasField("content_crc32c") and request.content_crc32c != crc32c:

@@ -9,8 +9,10 @@ from typing import Any, Protocol
 
 from longshore.server.engine.sessions.small_payloads import SmallPayloads
 from longshore.server.engine.submissions import (
+    PlanRequest,
     SubmitRequest,
     UploadRequest,
+    plan_fingerprint,
     plans,
     submit_fingerprint,
     upload_fingerprint,
@@ -19,7 +21,7 @@ from longshore.server.engine.uploads.disk_room import DiskRoom
 from longshore.server.engine.uploads.limits import UploadLimits
 from longshore.server.model.errors import SpoolFull
 from longshore.server.model.task import Payload, Task
-from longshore.server.store.commands import SubmitTasks
+from longshore.server.store.commands import StepPlan, SubmitPlan, SubmitTasks
 from longshore.server.store.protocol import Store
 
 Begun = asyncio.Future[tuple[Task, ...]]
@@ -98,6 +100,29 @@ class Submitter:
         )
         return self._begin(command, has_room=has_room)
 
+    def plan(self, principal: str, request: PlanRequest, *, new_id: Callable[[], str], any_creator: bool) -> Begun:
+        """Begin to make the tasks of a plan. Files that come with it get new ids. Raises as `submit` does."""
+        steps = []
+        for step in request.steps:
+            submission, payload = step.submission, None
+            if submission.content is not None:
+                payload = Payload(new_id(), len(submission.content), submission.crc32c)
+                if not request.dry_run:
+                    self._small_payloads.put(payload.id, submission.content)
+            [plan] = plans(submission.task)
+            steps.append(StepPlan(plan, step.after_steps, submission.payload_id, payload, submission.content or b""))
+        command = SubmitPlan(
+            principal=principal,
+            request_id=request.request_id,
+            fingerprint=plan_fingerprint(request),
+            steps=tuple(steps),
+            dry_run=request.dry_run,
+            any_creator=any_creator,
+            bounds=self._limits.bounds,
+        )
+        size = command.content_size
+        return self._begin(command, has_room=request.dry_run or not size or self._room.take(size))
+
     async def make_room(self, size: int) -> None:
         """Take so many bytes of the disk. Raises SpoolFull."""
         try:
@@ -109,17 +134,17 @@ class Submitter:
             await self._room.require(size)
         self._room.take(size)
 
-    def _begin(self, command: SubmitTasks, *, has_room: bool) -> Begun:
+    def _begin(self, command: SubmitTasks | SubmitPlan, *, has_room: bool) -> Begun:
         if not has_room:
             return self._own(self._where_room(command), "submit a small file")
         begun = self._store.begin(command)
         self._expect_tasks()
         return begun
 
-    async def _where_room(self, command: SubmitTasks) -> tuple[Task, ...]:
+    async def _where_room(self, command: SubmitTasks | SubmitPlan) -> tuple[Task, ...]:
         """Run `command` once there is room on the disk for its content."""
         try:
-            await self.make_room(len(command.content))
+            await self.make_room(command.content_size)
         except SpoolFull:
             # A request that came before is answered all the same; nothing new finds room.
             return await self._store.run(replace(command, bounds=replace(command.bounds, spool_bytes=0)))

@@ -12,6 +12,7 @@ import structlog
 from longshore.server.engine.sessions.small_payloads import SmallPayloads
 from longshore.server.engine.submissions import (
     Defaults,
+    PlanRequest,
     SubmitRequest,
     UploadRequest,
     plans,
@@ -137,8 +138,9 @@ class Uploads:
     # What callers ask ---------------------------------------------------------------------------------------------
 
     def is_small(self, request: UploadRequest) -> bool:
-        """Tell whether the upload may go through `open_small`: its content is kept in the database."""
-        return request.size is not None and not self._needs_file(request)
+        """Tell whether the upload may go through `open_small`: its content is kept in the database, and
+        it makes tasks."""
+        return request.size is not None and bool(request.task.works) and not self._needs_file(request)
 
     async def open_small(self, principal: str, request: UploadRequest) -> SmallUpload:
         """Begin a small upload on this connection, without the store. Raises as `open` does, and nothing that only the
@@ -225,6 +227,11 @@ class Uploads:
         self._refuse_when_draining()
         payload_id = "" if request.content is None else self._ids.small()
         return self.submitter.submit(principal, request, payload_id=payload_id, any_creator=any_creator)
+
+    async def submit_plan(self, principal: str, request: PlanRequest, *, any_creator: bool = False) -> Sequence[Task]:
+        """Make the tasks of a plan, all or none. A dry run makes none. Raises as `submit` does."""
+        self._refuse_when_draining()
+        return await self.submitter.plan(principal, request, new_id=self._ids.small, any_creator=any_creator)
 
     async def run(self) -> None:
         """Tell other servers which uploads are sent here, until cancelled."""
@@ -423,12 +430,13 @@ class Uploads:
     async def _admit(self, principal: str, request: UploadRequest, *, connect: bool) -> Upload:
         """Find or make the row, if there is room for the upload."""
         wanted = self.limits.reserve_step if request.size is None else request.size
+        terms = request.task.terms
         command = OpenUpload(
             upload_id=self._ids(),
             principal=principal,
             request_id=request.request_id,
             fingerprint=upload_fingerprint(request),
-            queue=request.task.terms.queue,
+            queue=terms.queue,
             tasks=len(request.task.works),
             size=request.size,
             sha256=request.sha256,
@@ -439,7 +447,7 @@ class Uploads:
             spooled=self._needs_file(request),
             take_over=request.take_over,
             silence=self.limits.silence,
-            terms=request.task.terms if request.task.terms.after else None,
+            terms=terms if terms.after else None,
             any_creator=request.any_creator,
         )
         most = self.limits.bounds.spool_bytes

@@ -72,6 +72,53 @@ class SubmitTasks(Command[tuple[Task, ...]]):
     def held_bytes(self) -> int:
         return 1024 + sum(plan.held_bytes for plan in self.plans) + len(self.content)
 
+    @property
+    def content_size(self) -> int:
+        """Bytes that come along."""
+        return len(self.content)
+
+
+@record
+class StepPlan:
+    """A step of a plan, which makes one task. `after_steps` are indexes of earlier steps: the task comes after theirs,
+    and after those that its terms name. The payload is given as in SubmitTasks."""
+
+    plan: TaskPlan
+    after_steps: tuple[int, ...] = ()
+    payload_id: str = ""
+    payload: Payload | None = None
+    content: bytes = b""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubmitPlan(Command[tuple[Task, ...]]):
+    """Make the tasks of all steps, or none; the same request id again answers the same tasks.
+
+    With `dry_run` everything is checked, and nothing is made. Raises as SubmitTasks does.
+    """
+
+    urgency: ClassVar[Urgency] = Urgency.SUBMIT
+    principal: str
+    request_id: str
+    fingerprint: str
+    steps: tuple[StepPlan, ...]
+    dry_run: bool = False
+    any_creator: bool = False
+    bounds: Bounds = field(default_factory=Bounds)
+
+    @property
+    def weight(self) -> int:
+        return max(1, len(self.steps))
+
+    @property
+    def held_bytes(self) -> int:
+        return 1024 + sum(step.plan.held_bytes + len(step.content) + 64 for step in self.steps)
+
+    @property
+    def content_size(self) -> int:
+        """Bytes that come along."""
+        return sum(len(step.content) for step in self.steps)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryTask(Command[Task]):

@@ -71,7 +71,8 @@ class Checkpoint(Command[Upload]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FinishUpload(Command[Upload]):
-    """Make the payload, which is sealed on disk, and its tasks. If that is done already, the answer is the same again.
+    """Make the payload, which is sealed on disk, and its tasks. Without plans the payload is kept alone for a
+    while. If that is done already, the answer is the same again.
 
     Raises UploadTakenOver, RequestIdReused (another connection has finished it, with other bytes), and nothing else:
     the room was taken by OpenUpload. `inline` is the content of a small payload that is kept in the database instead of

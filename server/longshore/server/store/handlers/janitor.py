@@ -320,7 +320,8 @@ def purge_tasks(unit: UnitOfWork, command: PurgeTasks) -> Callable[[], int]:
             # A command of this batch has found the request, and answers with its tasks at the end: the next purge
             # takes them.
             continue
-        purged += writes.run(_DROP_TASKS, first=first_seq, beyond=first_seq + count)
+        if first_seq is not None:
+            purged += writes.run(_DROP_TASKS, first=first_seq, beyond=first_seq + count)
         if upload_id is not None:
             reads.uploads.forget(upload_id)
             writes.tell(_DROP_UPLOAD, of_id=upload_id)

@@ -35,6 +35,14 @@ _FILL: Final = changing(
     ),
     types_of(requests, of_request="request_id", by="principal", first="first_seq", made="count"),
 )
+_END_EMPTY: Final = changing(
+    lambda given: (
+        requests.update()
+        .where(requests.c.request_id == given["of_request"], requests.c.principal == given["by"])
+        .values(ended_at=given["at"])
+    ),
+    types_of(requests, of_request="request_id", by="principal", at="ended_at"),
+)
 _DROP: Final = statement(
     requests.delete().where(
         requests.c.request_id == sa.bindparam("request_id"), requests.c.principal == sa.bindparam("principal")
@@ -80,6 +88,10 @@ def record_request(unit: UnitOfWork, *, principal: str, request_id: str, request
 
 def fill_request(unit: UnitOfWork, upload: Upload, made: list[LoadedTask]) -> None:
     """Give the request of the upload its tasks, now that the bytes are there."""
+    if not made:
+        # A request without tasks is over at once, and is remembered like the others.
+        unit.writes.later(_END_EMPTY, (upload.request_id, upload.principal, unit.reads.now), last=True)
+        return
     first, count = made[0].submission.seq, len(made)
     filled = RequestRecord(upload.fingerprint, upload.id, first, count)
     unit.reads.requests.put((upload.principal, upload.request_id), filled)

@@ -12,7 +12,6 @@ from longshore.server.model.errors import (
     NotFound,
     NotRetryable,
     NotSettling,
-    PayloadGone,
     QueueNotFound,
     RevisionMismatch,
     Superseded,
@@ -33,7 +32,7 @@ from longshore.server.store.commands import (
     WakeParked,
     Woken,
 )
-from longshore.server.store.handlers.payloads import check_spool, kept_payload
+from longshore.server.store.handlers.payloads import check_spool, kept_payload, named_payload
 from longshore.server.store.handlers.requests import (
     check_room,
     check_same,
@@ -52,7 +51,6 @@ from longshore.server.store.tables.schema import (
     is_parked,
     is_queued,
     queues,
-    submissions,
     tasks,
 )
 from longshore.server.store.transaction.counters import QUEUE, RESTORED, SPOOL
@@ -62,12 +60,6 @@ from longshore.server.store.transaction.reads import Reads, RequestRecord
 from longshore.server.store.transaction.registry import handles
 from longshore.server.store.transaction.unit import UnitOfWork
 
-_USES_PAYLOAD: Final = statement(
-    sa.select(sa.literal_column("1"))
-    .join_from(submissions, tasks, tasks.c.seq == submissions.c.seq)
-    .where(submissions.c.payload_id == sa.bindparam("payload_id"), tasks.c.creator == sa.bindparam("creator"))
-    .limit(1)
-)
 _DELIVERED_SINCE: Final = statement(
     sa.select(tasks.c.id)
     .where(tasks.c.destination_key == sa.bindparam("key"), tasks.c.seq > sa.bindparam("after"), is_delivered)
@@ -163,7 +155,11 @@ def submit_tasks(unit: UnitOfWork, command: SubmitTasks) -> Callable[[], tuple[T
             _check_same_upload(unit.reads, request, command.payload, request_id=command.request_id)
         return lambda: tasks_of_request(unit.reads, request)
     check_servers(unit.reads, command.plans)
-    payload = command.payload or _named_payload(unit.reads, command)
+    payload = command.payload
+    if payload is None and command.payload_id:
+        payload = named_payload(
+            unit.reads, command.payload_id, principal=command.principal, any_creator=command.any_creator
+        )
     creator = None if command.any_creator else command.principal
     for terms in {id(plan.terms): plan.terms for plan in command.plans}.values():
         unit.followers.check(terms, creator=creator)
@@ -198,23 +194,6 @@ def _check_same_upload(reads: Reads, request: RequestRecord, payload: Payload, *
     if request.first_seq is None:
         raise UploadInProgress("Another connection has opened this upload: open it too.")
     check_same_bytes(tasks_of_request(reads, request)[0].submission.payload, payload, request_id=request_id)
-
-
-def _named_payload(reads: Reads, command: SubmitTasks) -> Payload | None:
-    if not command.payload_id:
-        return None
-    payload = kept_payload(reads, command.payload_id)
-    if not command.any_creator:
-        uses = reads.link.row(_USES_PAYLOAD, payload_id=payload.id, creator=command.principal)
-        mine = any(
-            loaded.submission.creator == command.principal
-            and loaded.submission.payload is not None
-            and loaded.submission.payload.id == payload.id
-            for loaded in reads.tasks.all()
-        )
-        if uses is None and not mine:
-            raise PayloadGone(f"No task of yours keeps the payload {payload.id!r}.", payload_id=payload.id)
-    return payload
 
 
 def _want_retry(reads: Reads, command: RetryTask) -> None:

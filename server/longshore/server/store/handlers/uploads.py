@@ -339,7 +339,9 @@ def finish_upload(unit: UnitOfWork, command: FinishUpload) -> Callable[[], Uploa
     upload, queue, promised = _writable(unit.reads, command.upload_id, command.connection)
     check_servers(unit.reads, command.plans)
     payload = command.payload
-    unit.writes.keep(payload, command.inline)
+    # A payload without tasks is kept for plans and submissions, as one of a failed task is.
+    until = 0.0 if command.plans else unit.reads.now + unit.decisions.policy.retention
+    unit.writes.keep(payload, command.inline, until=until)
     if command.homed:
         drop_homes(unit.writes, (upload.id,))
     _change(

@@ -41,6 +41,7 @@ from longshore.server.store.tables.schema import (
     inline_payloads,
     is_alive,
     is_head,
+    is_idle,
     is_live,
     is_parked,
     is_queued,
@@ -123,6 +124,9 @@ _UPLOAD: Final = statement(
     )
 )
 _PAYLOAD: Final = statement(sa.select(*PAYLOAD_COLUMNS).where(payloads.c.id == sa.bindparam("payload_id")))
+_KEPT_UNTIL: Final = statement(
+    sa.select(payloads.c.keep_until).where(payloads.c.id == sa.bindparam("payload_id"), is_idle)
+)
 _INLINE: Final = statement(
     sa.select(inline_payloads.c.content).where(inline_payloads.c.payload_id == sa.bindparam("payload_id"))
 )
@@ -268,6 +272,11 @@ def upload(link: Link, principal: str, request_id: str) -> Upload | None:
 def payload(link: Link, payload_id: str) -> Payload | None:
     row = link.row(_PAYLOAD, payload_id=payload_id)
     return None if row is None else payload_of(row)
+
+
+def kept_until(link: Link, payload_id: str) -> float | None:
+    row = link.row(_KEPT_UNTIL, payload_id=payload_id)
+    return None if row is None else row[0]
 
 
 def inline_payload(link: Link, payload_id: str) -> bytes | None:

@@ -128,9 +128,12 @@ class EventLog:
                     )
                 )  # fmt: skip
 
-    def new_payload(self, payload: Payload, content: bytes | None) -> None:
-        """Record a new payload, for tasks that are made next. If `content` is None, the bytes are in the spool."""
+    def new_payload(self, payload: Payload, content: bytes | None, until: float) -> None:
+        """Record a new payload, for tasks that are made next, or to be kept `until` then. If `content` is None, the
+        bytes are in the spool."""
         self._payloads.append(payload)
+        if until:
+            self._use_payload(payload.id, 0, until)
         if content is not None:
             self._contents.append((payload.id, content))
 

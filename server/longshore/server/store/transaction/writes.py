@@ -56,10 +56,11 @@ class Writes:
         self.count += 1
         self._later[last].setdefault(what, []).append(row)
 
-    def keep(self, payload: Payload, content: bytes | None) -> None:
-        """Write the row of a new payload with the next `flush`. If `content` is None, the bytes are in the spool."""
+    def keep(self, payload: Payload, content: bytes | None, *, until: float = 0.0) -> None:
+        """Write the row of a new payload with the next `flush`. If `content` is None, the bytes are in the spool.
+        `until`: the wall-clock time for which the payload is kept if no task needs it."""
         self.count += 1
-        self.event_log.new_payload(payload, content)
+        self.event_log.new_payload(payload, content, until)
 
     def move(self, key: Key, by: int) -> None:
         """Move a counter."""
