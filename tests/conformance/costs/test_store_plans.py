@@ -19,7 +19,7 @@ from longshore.server.store.sql.link import Link
 from longshore.server.store.sql.statement import Each, Statement
 from longshore.server.store.sqlite.dialect import SQLiteDialect
 from longshore.server.store.tables.ids import id_ranges
-from longshore.server.store.transaction import reads
+from longshore.server.store.transaction import new_tasks, reads
 from tests.support.stores.postgres import Cluster
 from tests.support.stores.store import ManualClock, StoreFleet, opened_sqlite, plan, push
 
@@ -41,6 +41,7 @@ HOT: dict[str, tuple[Statement | Each, str]] = {
     "next priority of an instance": (exclusive._NEXT_PRIORITY, "tasks_concurrency"),
     "before an exclusive one": (exclusive._BEFORE, "tasks_concurrency"),
     "live at a destination": (reads._OCCUPIED, "tasks_"),
+    "live ones at a destination": (new_tasks._LIVE_AT, "tasks_order"),
     "superseded": (tasks._DELIVERED_SINCE, "tasks_delivered"),
     "use of a payload": (payloads._USES_PAYLOAD, "submissions_payload"),
     "parked": (tasks._PARKED, "tasks_parked"),

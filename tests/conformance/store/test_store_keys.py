@@ -181,6 +181,8 @@ async def test_a_server_of_the_version_before_keeps_keys_and_projects_out(fleet:
         with pytest.raises(OldServers, match=r"version 0\.1.*upgrade all servers"):
             await fleet.submit(plan(work))
     with pytest.raises(OldServers):
+        await fleet.open_upload(needs_servers=True)
+    with pytest.raises(OldServers):
         await fleet.upload(plan(job(key="a")))
     assert await fleet.submit(plan(job())) != plain, "other tasks are welcome"
     fleet.clock.advance(31.0)

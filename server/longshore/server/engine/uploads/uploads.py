@@ -449,6 +449,7 @@ class Uploads:
             silence=self.limits.silence,
             terms=terms if terms.after else None,
             any_creator=request.any_creator,
+            needs_servers=any(work.needs_servers for work in request.task.works),
         )
         most = self.limits.bounds.spool_bytes
         if most is None or (request.size or 0) <= most:

@@ -49,6 +49,8 @@ class OpenUpload(Command[Upload]):
     silence: float = 10.0
     terms: Terms | None = None
     any_creator: bool = False
+    needs_servers: bool = False
+    """Servers of the version before would do the tasks wrong: refused while one runs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -239,8 +239,9 @@ def _connected(unit: UnitOfWork, upload: Upload, command: OpenUpload) -> Upload:
 
 def _new_upload(unit: UnitOfWork, command: OpenUpload) -> Callable[[], Upload]:
     bounds = command.bounds
-    if command.terms is not None:
+    if command.needs_servers or command.terms is not None:
         require_new_servers(unit.reads)
+    if command.terms is not None:
         unit.followers.check(command.terms, creator=None if command.any_creator else command.principal)
     check_room(unit.reads, bounds, queue=command.queue, principal=command.principal, tasks=command.tasks)
     shares.check_uploads(unit, bounds, command.principal)

@@ -32,17 +32,17 @@ def want_plans(reads: Reads, plans: Sequence[TaskPlan]) -> None:
 
 
 _LIVE_AT: Final = statement(
-    sa.select(tasks.c.seq).where(
-        tasks.c.destination_key == sa.bindparam("key"), is_live, tasks.c.creator == sa.bindparam("creator")
-    )
+    sa.select(tasks.c.seq, tasks.c.creator).where(tasks.c.destination_key == sa.bindparam("key"), is_live)
 )
+"""Finds the live tasks of a destination or key. With the creator as a condition SQLite would search among all of the
+creator's tasks."""
 
 
 def _supersede(unit: UnitOfWork, key: bytes, by: Submission) -> None:
     """Let a new task take the place of the earlier live ones of its creator for the same destination or key, except for
     those that it comes after."""
     known = unit.reads.tasks
-    seqs = {row[0] for row in unit.reads.link.rows(_LIVE_AT, key=key, creator=by.creator)}
+    seqs = {seq for seq, creator in unit.reads.link.rows(_LIVE_AT, key=key) if creator == by.creator}
     seqs |= {
         loaded.submission.seq
         for loaded in known.new
