@@ -117,6 +117,10 @@ bench-soak: $(READY) ## Run a mixed load with kills for half an hour, and show t
 fuzz: $(READY) ## Send a server a hundred thousand wrong calls, in ten minutes; ARGS='--seed N --calls N' repeats a run
 	@$(PY) -m tests.support.fuzzing.campaign $(ARGS)
 
+.PHONY: places
+places: $(READY) ## Run thousands of exclusive jobs, others and pushes beside kills, on three servers; ARGS is the number of tasks
+	PLACES="$(or $(ARGS),5000)" $(PY) -m pytest --timeout 3600 tests/faults/kills/test_places.py -k beside
+
 .PHONY: lock
 lock: ## Write constraints.txt at the newest versions that pyproject.toml allows
 	@scripts/lock "$(VENV)" "$(PYTHON)"

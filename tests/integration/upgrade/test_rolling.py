@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -9,9 +10,10 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from google.protobuf.wrappers_pb2 import StringValue
 from typer.testing import CliRunner
 
-from longshore.client import Client, push_spec
+from longshore.client import Client, job_spec, push_spec
 from longshore.server import main
 from longshore.server.store.tables.schema_version import OURS
 from longshore.v1 import task_pb2
@@ -20,6 +22,8 @@ from tests.support.servers.processes import ServerProcess, eventually
 from tests.support.servers.stage import Stage
 from tests.support.stores.older import checked_out
 from tests.support.stores.postgres import Cluster
+
+TREE = Path(__file__).resolve().parents[3]
 
 pytestmark = [pytest.mark.embedded("it is about the database itself"), pytest.mark.slow]
 
@@ -98,3 +102,28 @@ def test_beside_each_other_on_a_database(tmp_path: Path, before: dict[str, str],
                 new.reaches(task_id, task_pb2.TASK_STATE_SUCCEEDED)
         # Each sees what the other's tasks came to.
         assert {old.client.get(each).state for ids in made.values() for each in ids} == {task_pb2.TASK_STATE_SUCCEEDED}
+
+
+def test_a_worker_of_the_version_before_gets_no_job_of_a_project(tmp_path: Path, before: dict[str, str]) -> None:
+    """It works on with the new server, but would take a job with a project for one without. (The other way round, a new
+    worker at an old server, is above.)"""
+    handlers = ("--handlers", "tests.support.workers.waiting_handlers:registry")
+    go_on = tmp_path / "go-on"
+    go_on.touch()
+    old = {"PYTHONPATH": os.pathsep.join([before["PYTHONPATH"], str(TREE)])}
+    with served(tmp_path / "new") as new:
+        given = StringValue(value=str(go_on))
+        until = partial(job_spec, "until", given, target="default", instance="web")
+        (known,) = new.client.submit(spec=until(key="a", access="exclusive"))
+        (newer,) = new.client.submit(spec=until(project="shop", key="a"))
+        with new.worker(*handlers, name="of-before", environment=old):
+            new.reaches(known.id, task_pb2.TASK_STATE_SUCCEEDED)
+            new.reaches(new.push(b"x"), task_pb2.TASK_STATE_SUCCEEDED)
+            waiting = new.client.get(newer.id)
+            assert (waiting.state, waiting.wait_reason) == (
+                task_pb2.TASK_STATE_QUEUED,
+                task_pb2.WAIT_REASON_OLD_WORKERS,
+            )
+            with new.worker(*handlers, name="of-now", environment={"PYTHONPATH": str(TREE)}):
+                done = new.reaches(newer.id, task_pb2.TASK_STATE_SUCCEEDED)
+                assert done.worker == "of-now"
