@@ -256,13 +256,17 @@ def _status_of(error: grpc.aio.AioRpcError) -> status_pb2.Status:
     return status_pb2.Status()
 
 
+_WHY_CANCELLED = frozenset({"DEPENDENCY_FAILED", "SUPERSEDED"})
+"""Reasons of errors that say why a task was cancelled. Others are those of earlier attempts."""
+
+
 def from_task(task: task_pb2.Task) -> TaskError | None:
     """Make the error of a finished task. None means that it succeeded or is not done."""
     if task.state == task_pb2.TASK_STATE_FAILED:
         return TaskFailed(task, task.error.message or "the task failed")
     if task.state == task_pb2.TASK_STATE_CANCELLED:
-        why = f": {task.cancel_reason}" if task.cancel_reason else ""
-        return TaskCancelled(task, f"the task was cancelled{why}")
+        why = task.cancel_reason or (task.error.message if task.error.reason in _WHY_CANCELLED else "")
+        return TaskCancelled(task, f"the task was cancelled{f': {why}' if why else ''}")
     if task.state == task_pb2.TASK_STATE_EXPIRED:
         return TaskExpired(task, "the task expired before an attempt succeeded")
     return None

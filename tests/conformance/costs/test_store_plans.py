@@ -14,12 +14,12 @@ from longshore.server.store.handlers import ready as promote
 from longshore.server.store.handlers import sessions as fleet
 from longshore.server.store.postgres.dialect import PostgresDialect
 from longshore.server.store.protocol import TaskFilter
-from longshore.server.store.reads import lists, queries
+from longshore.server.store.reads import lists, queries, request_summaries
 from longshore.server.store.sql.link import Link
 from longshore.server.store.sql.statement import Each, Statement
 from longshore.server.store.sqlite.dialect import SQLiteDialect
 from longshore.server.store.tables.ids import id_ranges
-from longshore.server.store.transaction import new_tasks, reads
+from longshore.server.store.transaction import followers, new_tasks, reads
 from tests.support.stores.postgres import Cluster
 from tests.support.stores.store import ManualClock, StoreFleet, opened_sqlite, plan, push
 
@@ -42,6 +42,10 @@ HOT: dict[str, tuple[Statement | Each, str]] = {
     "before an exclusive one": (exclusive._BEFORE, "tasks_concurrency"),
     "live at a destination": (reads._OCCUPIED, "tasks_"),
     "live ones at a destination": (new_tasks._LIVE_AT, "tasks_order"),
+    "waiting at a destination": (reads._HEADED.any, "tasks_unmet"),
+    "followers of a task": (followers._FOLLOWERS.any, "PRIMARY KEY (after_seq=?)"),
+    "dependencies of a task": (queries._UNMET.any, "dependencies_task"),
+    "tasks of a request by state": (request_summaries._COUNTS, "PRIMARY KEY"),
     "superseded": (tasks._DELIVERED_SINCE, "tasks_delivered"),
     "use of a payload": (payloads._USES_PAYLOAD, "submissions_payload"),
     "parked": (tasks._PARKED, "tasks_parked"),
@@ -69,11 +73,13 @@ HOT: dict[str, tuple[Statement | Each, str]] = {
     "tasks of a request": (_OF_REQUEST, "tasks_batch"),
     "tasks of a request without a batch": (_OF_REQUEST, "requests USING PRIMARY KEY"),
 }
-FEW = {"tasks of a payload", "tasks of a request", "tasks of a request without a batch"}
+FEW = {"tasks of a payload", "tasks of a request by state", "tasks of a request", "tasks of a request without a batch"}
 """As many rows as one request makes tasks: they may be sorted."""
 
 
 ON_POSTGRES = {
+    "followers of a task": "pk_dependencies",
+    "tasks of a request by state": "pk_tasks",
     "tasks of a request without a batch": "pk_requests",
     "beginning of an id": "pk_tasks",
     "payload": "pk_payloads",

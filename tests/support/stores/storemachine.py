@@ -25,6 +25,7 @@ from longshore.server.model.task import Grant, Task
 from longshore.server.model.values import DeliveryMethod, Outcome, Settlement, State, WaitReason
 from longshore.server.store.commands import (
     BeginAttempts,
+    CancelBatch,
     CancelTask,
     ClaimTasks,
     Command,
@@ -38,6 +39,8 @@ from longshore.server.store.commands import (
     RenewLeases,
     RequestGrants,
     SettleTask,
+    StepPlan,
+    SubmitPlan,
     SubmitTasks,
     TaskPlan,
     Tick,
@@ -195,6 +198,28 @@ class StoreMachine(RuleBasedStateMachine):
                 self.do(self.submission(plan_after))
             return
         self.took(self.do(self.submission(plan_after)), [plan_after])
+        self.model.promote()
+
+    @rule(wanted=st.lists(plans, min_size=2, max_size=4), after=st.lists(st.sets(st.integers(0, 2)), min_size=4))
+    def plan_of_steps(self, wanted: list[TaskPlan], after: list[set[int]]) -> None:
+        """Steps that come after earlier ones, in one transaction."""
+        self.requests += 1
+        steps = tuple(
+            StepPlan(each, tuple(sorted(index for index in after[number] if index < number)))
+            for number, each in enumerate(wanted)
+        )
+        command = SubmitPlan(principal="alice", request_id=f"r{self.requests}", fingerprint="f", steps=steps)
+        self.took(self.do(command), wanted)
+        self.model.promote()
+
+    @rule(number=picks)
+    def cancel_request(self, number: int) -> None:
+        """All tasks of a request are cancelled in one transaction."""
+        request_id = f"r{1 + number % self.requests}"
+        stored = self.run(self.store.list_tasks(TaskFilter(request_id=request_id), before=None, limit=100))
+        self.do(CancelBatch(principal="alice", request_id=request_id, reason="enough"))
+        for task in reversed(stored):
+            self.model.happen(self.model.tasks[task.id], "cancel")
         self.model.promote()
 
     def cancel(self, number: int) -> None:

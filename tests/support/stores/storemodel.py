@@ -148,7 +148,13 @@ class Model:
             for other in sorted(self.at(destination_key), key=lambda each: each.seq):
                 if other.live and other.id not in submission.terms.after:
                     self.happen(other, "superseded", by=task.id)
-        unmet = {each for each in submission.terms.after if self.tasks[each].live}
+        # One that a later step of the same plan took the place of is heard of at the end of the transaction.
+        any_end = submission.terms.after_any_end
+        unmet = {
+            each
+            for each in submission.terms.after
+            if self.tasks[each].live or not (any_end or self.tasks[each].state is State.SUCCEEDED)
+        }
         head = not unmet and (not destination_key or not any(other.live for other in self.at(destination_key)))
         state = State.SCHEDULED if not_before else State.QUEUED if head else State.BLOCKED
         self.tasks[task.id] = ModelTask(
