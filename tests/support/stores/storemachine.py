@@ -19,7 +19,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from longshore.server.model.errors import DependencyFailed, NotSettling
+from longshore.server.model.errors import DependencyFailed, NotFound, NotSettling
 from longshore.server.model.events import Policy, Reported
 from longshore.server.model.task import Grant, Task
 from longshore.server.model.values import DeliveryMethod, Outcome, Settlement, State, WaitReason
@@ -217,7 +217,13 @@ class StoreMachine(RuleBasedStateMachine):
         """All tasks of a request are cancelled in one transaction."""
         request_id = f"r{1 + number % self.requests}"
         stored = self.run(self.store.list_tasks(TaskFilter(request_id=request_id), before=None, limit=100))
-        self.do(CancelBatch(principal="alice", request_id=request_id, reason="enough"))
+        command = CancelBatch(principal="alice", request_id=request_id, reason="enough")
+        if not stored:
+            # It was refused, and is no request.
+            with pytest.raises(NotFound):
+                self.do(command)
+            return
+        self.do(command)
         for task in reversed(stored):
             self.model.happen(self.model.tasks[task.id], "cancel")
         self.model.promote()
