@@ -112,8 +112,10 @@ class WaitingMachine(StoreMachine):
                 )
             case WaitReason.SETTLING:
                 held = task.state is State.SETTLING
+            case WaitReason.AFTER:
+                held = task.state is State.BLOCKED and bool(task.unmet)
             case WaitReason.EARLIER_TASK:
-                held = task.state is State.BLOCKED
+                held = task.state is State.BLOCKED and not task.unmet
             case WaitReason.NEXT:
                 held = False
             case _:
