@@ -20,8 +20,8 @@ from tests.support.servers.processes import eventually
 from tests.support.servers.stage import Stage
 from tests.support.servers.tokens import token_admin_of, token_of
 
-DELIVER = ("push", "submit")
-TASKS = ("watch", "get", "list", "attempts", "cancel", "retry")
+DELIVER = ("push", "submit", "run")
+TASKS = ("watch", "get", "list", "attempts", "cancel", "retry", "batch")
 OPERATE = ("stats", "workers", "drain", "pause", "resume", "settle")
 COMMANDS = (*DELIVER, *TASKS, *OPERATE)
 

@@ -64,7 +64,7 @@ def call(channel: grpc.Channel, method: MethodDescriptor, metadata: tuple[tuple[
 
 
 def test_the_contract_has_the_methods_that_are_tried() -> None:
-    assert len(METHODS) == 11 + 2 + 6 + 1
+    assert len(METHODS) == 14 + 2 + 6 + 1
 
 
 @pytest.mark.parametrize("metadata", WRONG.values(), ids=WRONG)
