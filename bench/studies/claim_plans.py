@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from bench.rows.claim import MANY, Make, SQLiteMake, fill, postgres
 from bench.support.backlog import BASE
-from longshore.server.store.handlers import claims, ready
+from longshore.server.store.handlers.order import claims, ready
 from longshore.server.store.postgres.connection import connect
 from longshore.server.store.postgres.dialect import PostgresDialect
 from longshore.server.store.postgres.link import PLANNER, compile_each

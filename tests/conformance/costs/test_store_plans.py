@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from longshore.server.store.commands import PauseQueue
-from longshore.server.store.handlers import claims, exclusive, janitor, payloads, tasks, uploads
-from longshore.server.store.handlers import ready as promote
+from longshore.server.store.handlers import janitor, payloads, tasks, uploads
 from longshore.server.store.handlers import sessions as fleet
+from longshore.server.store.handlers.order import claims, exclusive
+from longshore.server.store.handlers.order import ready as promote
 from longshore.server.store.postgres.dialect import PostgresDialect
 from longshore.server.store.protocol import TaskFilter
 from longshore.server.store.reads import lists, queries, request_summaries

@@ -11,7 +11,7 @@ import pytest
 
 from longshore.server.store.migrations.run import migrate
 from longshore.server.store.tables.schema_version import OURS
-from tests.conformance.store.test_store_order import *
+from tests.conformance.store.order.test_store_order import *
 from tests.support.stores.postgres import shared_cluster
 from tests.support.stores.schemas import leave_at
 from tests.support.stores.storekinds import PostgresKind, SQLiteKind, StoreKind

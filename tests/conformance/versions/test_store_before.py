@@ -10,8 +10,8 @@ from collections.abc import Iterator
 import pytest
 
 from longshore.server.store.tables.schema_version import OURS
+from tests.conformance.store.order.test_store_order import *
 from tests.conformance.store.test_store_janitor import *
-from tests.conformance.store.test_store_order import *
 from tests.conformance.store.test_store_uploads import *
 from tests.support.stores.postgres import shared_cluster
 from tests.support.stores.schemas import leave_at

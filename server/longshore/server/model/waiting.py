@@ -1,8 +1,8 @@
 """This module says why a live task does not run. It asks the conditions of a claim one after the other for a single
 task.
 
-The claim itself (`store/handlers/claims.py`) asks the same of many tasks at once, with statements. A test holds the two
-together: a task that a claim takes is NEXT here, and one that no claim takes never is.
+The claim itself (`store/handlers/order/claims.py`) asks the same of many tasks at once, with statements. A test holds
+the two together: a task that a claim takes is NEXT here, and one that no claim takes never is.
 """
 
 from __future__ import annotations

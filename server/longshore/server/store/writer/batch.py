@@ -11,12 +11,12 @@ from typing import Any
 from longshore.server.model.errors import LongshoreError
 from longshore.server.store import handlers
 from longshore.server.store.commands import Command
-from longshore.server.store.handlers.ready import update_heads_and_ready
+from longshore.server.store.handlers.order.ready import update_heads_and_ready
 from longshore.server.store.transaction.registry import HANDLERS, Answer, CommandHandler, check_complete
 from longshore.server.store.transaction.unit import UnitOfWork
 
 # Each module registers its handlers when it is imported.
-for _module in pkgutil.iter_modules(handlers.__path__, f"{handlers.__name__}."):
+for _module in pkgutil.walk_packages(handlers.__path__, f"{handlers.__name__}."):
     importlib.import_module(_module.name)
 check_complete()
 

@@ -18,7 +18,7 @@ from longshore.server.model.sharing import Shares
 from longshore.server.model.task import BUILT_IN, Session
 from longshore.server.model.values import State
 from longshore.server.store.commands import Claims, ClaimTasks, Offer
-from longshore.server.store.handlers.ready import trim_ready
+from longshore.server.store.handlers.order.ready import trim_ready
 from longshore.server.store.handlers.sessions import session_at
 from longshore.server.store.sql.statement import Each, Given
 from longshore.server.store.tables.rows import Row, taker_of, task_columns

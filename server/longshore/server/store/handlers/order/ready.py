@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from longshore.server.model.events import BecameHead
 from longshore.server.model.values import State
-from longshore.server.store.handlers.exclusive import ExclusiveChoice, with_exclusive
+from longshore.server.store.handlers.order.exclusive import ExclusiveChoice, with_exclusive
 from longshore.server.store.sql.statement import Each, Given, changing
 from longshore.server.store.tables.rows import Row
 from longshore.server.store.tables.schema import is_live, is_offered, is_ready, tasks

@@ -1,0 +1,1 @@
+"""Which task runs next: heads, ready tasks, exclusive tasks, and the claim."""
