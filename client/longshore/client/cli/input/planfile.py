@@ -24,10 +24,11 @@ _OF_STEP: Final = {"name": str, "after": list, "after_tasks": list}
 _PUSH: Final = {
     "push": str, "to": str, "project": str, "mode": str, "mode_if_new": str, "uid": int, "gid": int,
     "create_parents": bool, "parents_mode": str, "in_place": bool, "if_exists": str, "when_stopped": str,
-    "when_absent": str, "read_back": bool,
+    "when_absent": str, "read_back": bool, "on_pending": str,
 }  # fmt: skip
 _JOB: Final = {
     "job": str, "arguments": dict, "file": str, "target": str, "instance": str, "project": str, "key": str,
+    "access": str, "on_pending": str,
 }  # fmt: skip
 _NAMES: Final = {str: "a text", int: "a whole number", bool: "true or false", list: "a list", dict: "a table"}
 
