@@ -29,6 +29,7 @@ from tests.support.servers.rawgrpc import (
     push_spec,
     refusal_of,
     refused,
+    told,
     whole,
 )
 from tests.support.waiting import until
@@ -60,10 +61,11 @@ async def patiently(server: TaskServer, header: pb.UploadHeader, content: bytes)
     """A client with patience: again, with the same id, whenever it is refused for want of room."""
     async with asyncio.timeout(20):
         while True:
+            call = server.upload(whole(header, content))
             try:
-                answer: pb.UploadResponse = await server.upload(whole(header, content))
+                answer: pb.UploadResponse = await call
             except grpc.aio.AioRpcError as error:
-                if error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:
+                if (await told(call, error)).code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:
                     raise
                 await asyncio.sleep(0.02)
             else:

@@ -15,6 +15,7 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
+from longshore.client.servers.ending import CallEnding
 from longshore.server.edge.auth.interceptor import AuthInterceptor
 from longshore.server.edge.task_service import TaskEngine, TaskService, add_task_service
 from longshore.server.engine.sessions.fleet import Fleet
@@ -142,9 +143,11 @@ class TaskServer:
         return list((self._spool_root / "uploads").iterdir())
 
     def upload(self, messages: AsyncIterator[pb.UploadRequest] | Iterable[pb.UploadRequest], **options: Any) -> Any:
-        """The call."""
+        """The call. It remembers how the server ended it: see `told`."""
         flow = messages if isinstance(messages, AsyncIterator) else iter(messages)
-        return self.stub.Upload(flow, metadata=METADATA, **options)
+        call: Any = self.stub.Upload(flow, metadata=METADATA, **options)
+        call.ending = CallEnding(call)
+        return call
 
     def raw_upload(self, messages: Iterator[bytes]) -> Any:
         """An Upload whose messages are serialized already."""
@@ -290,5 +293,11 @@ async def refused(call: Any) -> Refusal:
     try:
         answer = await call
     except grpc.aio.AioRpcError as error:
-        return refusal_of(error)
+        return refusal_of(await told(call, error))
     raise AssertionError(f"not refused: {answer}")
+
+
+async def told(call: Any, error: grpc.aio.AioRpcError) -> grpc.aio.AioRpcError:
+    """The status with which the server ended the call. A write that fails after that puts another in its place."""
+    ending: CallEnding | None = getattr(call, "ending", None)
+    return error if ending is None else await ending.told(error)
