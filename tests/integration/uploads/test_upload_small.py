@@ -12,6 +12,9 @@ import grpc
 import pytest
 
 from longshore.server.edge import go_ahead
+from longshore.server.edge.messages.validate import upload_request
+from longshore.server.engine.submissions import Defaults
+from longshore.server.engine.uploads.small import SmallUpload
 from longshore.server.engine.uploads.uploads import UploadLimits
 from longshore.server.model.errors import NotFound, StoreUnavailable
 from longshore.server.store.commands import Bounds, Command, SubmitTasks
@@ -137,6 +140,66 @@ async def test_messages_that_come_with_the_go_ahead_are_taken_after_it(
             again = await server.upload(whole(sender.header, CONTENT))
             assert again.task_ids == answer.task_ids
         assert len(await server.tasks()) == 40
+
+
+async def test_the_wait_for_the_go_ahead_stays_short(tmp_path: Path) -> None:
+    """Clients that leave without a word do not make it longer, and those of a server that stood still not much."""
+    request = upload_request(header(), Defaults())
+    async with served(tmp_path) as server, await server.uploads.open_small("me", request) as small:
+        go_aheads = go_ahead.GoAheads()
+        context: Any = None  # nothing is sent
+        first = go_aheads.moment
+        for _ in range(100):
+            await go_aheads.prepare(small, context).settle()
+        assert go_aheads.moment == first
+        for _ in range(100):
+            await go_aheads.prepare(small, context).heard()
+        assert go_aheads.moment > first
+        for _ in range(100):
+            go_aheads.learn(10.0)
+        assert go_aheads.moment <= 0.25
+
+
+async def test_one_that_is_being_sent_is_waited_for_whatever_cuts_the_wait_off(tmp_path: Path) -> None:
+    """Else the refusal of a connection that was taken over could meet the metadata on its way."""
+    request = upload_request(header(), Defaults())
+    looking, look_on = asyncio.Event(), asyncio.Event()
+
+    class Slow:
+        def __init__(self, inner: Any) -> None:
+            self.inner = inner
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.inner, name)
+
+        async def upload(self, principal: str, request_id: str) -> Any:
+            looking.set()
+            await look_on.wait()
+            raise StoreUnavailable("pulled out by the test")
+
+    async def cut_off_twice(small: SmallUpload) -> None:
+        context: Any = None  # nothing is sent
+        made = go_ahead.GoAheads().prepare(small, context)
+        assert made.begin()
+        await looking.wait()
+        cut = asyncio.create_task(made.heard())
+        await asyncio.sleep(0)
+        cut.cancel()
+        await asyncio.wait({cut})
+        settling = asyncio.create_task(made.settle())
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert not settling.done()
+        look_on.set()
+        await settling
+
+    async def connected(server: TaskServer) -> None:
+        async with await server.uploads.open_small("me", request) as small:
+            await cut_off_twice(small)
+
+    async with served(tmp_path, store_of=Slow) as server:
+        with pytest.raises(StoreUnavailable):  # the look's error ends the connection
+            await connected(server)
 
 
 # The same request again ---------------------------------------------------------------------------------------------

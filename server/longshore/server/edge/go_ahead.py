@@ -25,6 +25,9 @@ _USUAL_TIMES: Final = 4
 _LATELY: Final = 1 / 8
 """A client that does not wait sends its next message at once, but it may be busy: the moment is so many times longer
 than such messages took lately, of which the newest has this weight. 64 clients of one slow process took 5 to 50 ms."""
+_LONGEST: Final = 0.25
+"""Seconds at most of that moment. A server that stood still for 10 s takes all its clients for slow ones; each client
+that waits would then wait for 40 s, and clients have patience for 30."""
 
 _Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -64,12 +67,17 @@ class GoAheads:
         self._usual = 0.0
         """Seconds from the header to the next message, of clients that did not wait."""
 
+    @property
+    def moment(self) -> float:
+        """Return the seconds after which a client that says nothing is taken to wait."""
+        return min(_MOMENT + _USUAL_TIMES * self._usual, _LONGEST)
+
     def prepare(self, small: SmallUpload, context: _Context) -> GoAhead:
         """Prepare the go-ahead of a small upload."""
         loop, waiting = small.loop, self._waiting
         while waiting and waiting[0].settled:
             waiting.popleft()
-        now, moment = loop.time(), _MOMENT + _USUAL_TIMES * self._usual
+        now, moment = loop.time(), self.moment
         made = GoAhead(self, small, context, begun=now, due=now + moment)
         waiting.append(made)
         if not self._timed:
@@ -79,7 +87,7 @@ class GoAheads:
 
     def learn(self, seconds: float) -> None:
         """Note the time that a client took that did not wait."""
-        self._usual += (seconds - self._usual) * _LATELY
+        self._usual += (min(seconds, _LONGEST) - self._usual) * _LATELY
 
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
         # A message that has come by now is taken first, in this turn of the loop.
@@ -119,14 +127,16 @@ class GoAhead:
         retrieve_error(self._sending)
         return True
 
-    async def settle(self) -> None:
-        """Send none from now on. One that is being sent is waited for."""
-        if self.settled:
-            return
-        self.settled = True
-        if self._sending is None:
+    async def heard(self) -> None:
+        """Settle it, because the client has sent its next message."""
+        if not self.settled and self._sending is None:
             self._all.learn(self._small.loop.time() - self._begun)
-        elif not self._sending.done():
+        await self.settle()
+
+    async def settle(self) -> None:
+        """Send none from now on. One that is being sent is waited for each time: the first wait may be cut off."""
+        self.settled = True
+        if self._sending is not None and not self._sending.done():
             await asyncio.wait({self._sending})
 
     async def _send(self) -> None:

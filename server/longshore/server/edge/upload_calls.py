@@ -134,7 +134,7 @@ async def _receive(
     """
     while (message := await _read(context)) is not None:
         if go_ahead is not None:
-            await go_ahead.settle()
+            await go_ahead.heard()
             go_ahead = None
         if isinstance(message, Chunk):
             await stream.chunk(message.offset, message.crc32c, message.message, message.start)
