@@ -72,6 +72,7 @@ def test_one_after_the_other_on_a_file(tmp_path: Path, before: dict[str, str]) -
     with served(root, environment=before) as old:
         made["again"] = pushed(old, "again")
         assert {request_id: of_request(old, request_id) for request_id in made} == made
+        assert {request_id: pushed(old, request_id) for request_id in made} == made, "the same requests again"
     with served(root) as new:
         assert {request_id: of_request(new, request_id) for request_id in made} == made
         new.client.resume_queue("paused")
@@ -96,6 +97,7 @@ def test_beside_each_other_on_a_database(tmp_path: Path, before: dict[str, str],
         made |= {f"{name}-after": pushed(stage, f"{name}-after") for name, stage in (("old", old), ("new", new))}
         for stage in (old, new):
             assert {request_id: of_request(stage, request_id) for request_id in made} == made
+            assert {request_id: pushed(stage, request_id) for request_id in made} == made, "the same requests again"
         old.client.resume_queue("paused")
         with old.worker(name="of-old"), new.worker(name="of-new"):
             for task_id in (each for ids in made.values() for each in ids):

@@ -38,6 +38,7 @@ from longshore.server.store.handlers.requests import (
     check_same,
     check_same_bytes,
     record_request,
+    record_whole_upload,
     tasks_of_request,
     want_room,
 )
@@ -185,6 +186,15 @@ def submit_tasks(unit: UnitOfWork, command: SubmitTasks) -> Callable[[], tuple[T
             len(made),
         ),
     )
+    if command.uploaded and payload is not None:
+        record_whole_upload(
+            unit,
+            payload,
+            principal=command.principal,
+            request_id=command.request_id,
+            fingerprint=command.fingerprint,
+            queue=command.plans[0].terms.queue,
+        )
     return lambda: tuple(loaded.task for loaded in made)
 
 
