@@ -148,5 +148,6 @@ class Submitter:
         except SpoolFull:
             # A request that came before is answered all the same; nothing new finds room.
             return await self._store.run(replace(command, bounds=replace(command.bounds, spool_bytes=0)))
+        begun = self._store.begin(command)
         self._expect_tasks()
-        return await self._store.run(command)
+        return await begun

@@ -35,8 +35,9 @@ KEPT: Final = 900.0
 TIDY_EVERY: Final = 256
 """Own commits after which the oldest rows are dropped."""
 
-_LONGEST: Final = 7_900
-"""The most characters of a notification, all of them ASCII: PostgreSQL takes less than 8,000 bytes."""
+_LONGEST: Final = 2_000
+"""The most characters of a notification, all of them ASCII. PostgreSQL takes less than 8,000 bytes of one, and keeps 8
+GB until the slowest listener has read them: a server that stands still must not fill that for the others."""
 
 _AT_ONCE: Final = 200
 """Commits read in one statement."""
