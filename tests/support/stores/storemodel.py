@@ -52,6 +52,7 @@ class ModelTask:
     debts: int = 0
     unmet: set[str] = field(default_factory=set)
     any_end: bool = False
+    after: tuple[str, ...] = ()
     superseded_by: str = ""
 
     @property
@@ -144,10 +145,6 @@ class Model:
         destination_key = work.destination_key
         if not destination_key and submission.terms.after:
             destination_key = f"the own place of {task.id}".encode()
-        if work.latest_wins and destination_key:
-            for other in sorted(self.at(destination_key), key=lambda each: each.seq):
-                if other.live and other.id not in submission.terms.after:
-                    self.happen(other, "superseded", by=task.id)
         # One that a later step of the same plan took the place of is heard of at the end of the transaction.
         any_end = submission.terms.after_any_end
         unmet = {
@@ -155,6 +152,11 @@ class Model:
             for each in submission.terms.after
             if self.tasks[each].live or not (any_end or self.tasks[each].state is State.SUCCEEDED)
         }
+        if work.latest_wins and destination_key and all(self.tasks[each].live for each in unmet):
+            kept = self.before(submission.terms.after)
+            for other in sorted(self.at(destination_key), key=lambda each: each.seq):
+                if other.live and other.id not in kept:
+                    self.happen(other, "superseded", by=task.id)
         head = not unmet and (not destination_key or not any(other.live for other in self.at(destination_key)))
         state = State.SCHEDULED if not_before else State.QUEUED if head else State.BLOCKED
         self.tasks[task.id] = ModelTask(
@@ -177,7 +179,16 @@ class Model:
             due_at=self.now + not_before if not_before else None,
             unmet=unmet,
             any_end=submission.terms.after_any_end,
+            after=submission.terms.after,
         )
+
+    def before(self, after: Iterable[str]) -> set[str]:
+        """What a task comes after that names `after`, directly or by way of other live tasks."""
+        found = set(after)
+        for each in tuple(found):
+            if self.tasks[each].live:
+                found |= self.before(self.tasks[each].after)
+        return found
 
     def at(self, destination_key: bytes) -> list[ModelTask]:
         return [task for task in self.tasks.values() if task.destination_key == destination_key]

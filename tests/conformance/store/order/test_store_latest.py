@@ -9,7 +9,9 @@ import pytest
 from longshore.server.model.errors import OldServers
 from longshore.server.model.task import FilePush
 from longshore.server.model.values import Outcome, State
+from longshore.server.store.commands import StepPlan, SubmitPlan
 from longshore.server.store.tables.schema_version import OURS
+from longshore.server.store.transaction import new_tasks
 from tests.conformance.conftest import OpenStore
 from tests.support.stores.store import ManualClock, StoreFleet, job, plan, push, submit
 
@@ -108,6 +110,53 @@ async def test_a_task_does_not_overtake_what_it_comes_after(fleet: StoreFleet) -
     (taken,) = await fleet.claim()
     await fleet.deliver(taken)
     assert await fleet.state(new) is State.QUEUED
+
+
+async def test_a_task_does_not_overtake_what_it_comes_after_by_way_of_others(fleet: StoreFleet) -> None:
+    await fleet.session()
+    first, second = await fleet.submit(plan(push()), plan(push()))
+    (reload,) = await fleet.submit(plan(job(), after=(first.id,)))
+    (then,) = await fleet.submit(plan(job(), after=(reload.id,)))
+    (new,) = await fleet.submit(plan(latest(), after=(then.id,)))
+    assert await fleet.states(first, second, reload, then, new) == [
+        "QUEUED", "CANCELLED", "BLOCKED", "BLOCKED", "BLOCKED",
+    ]  # fmt: skip
+    (other,) = await fleet.submit(plan(latest()))
+    assert await fleet.states(first, reload, then, new, other) == ["CANCELLED"] * 4 + ["QUEUED"]
+
+
+async def test_the_steps_of_a_plan_overtake_none_that_they_come_after(fleet: StoreFleet) -> None:
+    (waiting,) = await fleet.submit(plan(push()))
+    steps = [StepPlan(plan(latest())), StepPlan(plan(job()), (0,)), StepPlan(plan(latest()), (1,))]
+    made = await fleet.run(
+        SubmitPlan(principal="alice", request_id="p", fingerprint="f", steps=tuple(steps), bounds=submit().bounds)
+    )
+    assert await fleet.states(waiting, *made) == ["CANCELLED", "QUEUED", "BLOCKED", "BLOCKED"]
+
+
+async def test_the_walk_to_what_a_task_comes_after_is_bounded(
+    fleet: StoreFleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(new_tasks, "_FARTHEST", 3)
+    first, second = await fleet.submit(plan(push()), plan(push()))
+    before = first
+    for _ in range(4):
+        (before,) = await fleet.submit(plan(job(), after=(before.id,)))
+    (new,) = await fleet.submit(plan(latest(), after=(before.id,)))
+    assert await fleet.states(first, second, new) == ["QUEUED", "CANCELLED", "BLOCKED"], "it keeps its turn"
+
+
+async def test_a_task_that_fails_at_once_overtakes_none(fleet: StoreFleet) -> None:
+    await fleet.session()
+    (before,) = await fleet.submit(plan(job()))
+    upload = await fleet.open_upload(tasks=1, terms=plan(after=(before.id,)).terms)
+    (waiting,) = await fleet.submit(plan(push()))
+    await fleet.cancel(before)
+    (new,) = (await fleet.finish(upload, plan(latest(), after=(before.id,)))).tasks
+    ended = await fleet.now(new)
+    assert ended.status.error is not None
+    assert (ended.status.state, ended.status.error.reason) == (State.CANCELLED, "DEPENDENCY_FAILED")
+    assert await fleet.state(waiting) is State.QUEUED
 
 
 async def test_a_thousand_waiting_ones_end_in_one_transaction(fleet: StoreFleet) -> None:
