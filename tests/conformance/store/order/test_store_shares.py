@@ -121,6 +121,15 @@ async def test_while_others_ask_a_caller_gets_no_more_than_half(fleet: StoreFlee
     await opened(fleet, "alice", "a5")
 
 
+async def test_an_upload_without_tasks_needs_no_slot_in_a_queue(fleet: StoreFleet) -> None:
+    bounds = Bounds(queue_tasks=4, caller_uploads=4)
+    made = [(await fleet.submit(plan(push(f"/a{n}")), bounds=bounds))[0] for n in range(4)]
+    await refused(QueueFull, fleet.submit(plan(push("/b")), principal="bob", bounds=bounds))
+    await fleet.cancel(made[0])
+    await refused(CallerShare, fleet.open_upload(tasks=1, bounds=bounds))
+    assert (await fleet.finish_without_tasks(await fleet.open_upload(tasks=0, bounds=bounds))).tasks == ()
+
+
 async def test_a_queue_that_empties_is_shared_among_callers(fleet: StoreFleet) -> None:
     bounds = Bounds(queue_tasks=4)
     made = [(await fleet.submit(plan(push(f"/a{n}")), bounds=bounds))[0] for n in range(4)]

@@ -243,7 +243,8 @@ def _new_upload(unit: UnitOfWork, command: OpenUpload) -> Callable[[], Upload]:
         require_new_servers(unit.reads)
     if command.terms is not None:
         unit.followers.check(command.terms, creator=None if command.any_creator else command.principal)
-    check_room(unit.reads, bounds, queue=command.queue, principal=command.principal, tasks=command.tasks)
+    if command.tasks:
+        check_room(unit.reads, bounds, queue=command.queue, principal=command.principal, tasks=command.tasks)
     shares.check_uploads(unit, bounds, command.principal)
     check_spool(unit, bounds, command.reserve, size=command.size or 0, principal=command.principal)
     upload = Upload(
