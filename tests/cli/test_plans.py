@@ -152,6 +152,9 @@ def test_a_step_that_fails_cancels_those_after_it_and_no_others(cli: CommandLine
         ("step = 3", "has tables [[step]] and nothing else"),
         ("[[step]", "is not TOML"),
         ("[[step]]\npush = 'missing'\nto = 'web/etc/x'", "No such file"),
+        ("[[step]]\npush = '/dev/null'\nto = 'web/etc/x'", "/dev/null is no regular file"),
+        ("[[step]]\njob = 'a'\naccess = 'sole'", "access is 'sole'"),
+        (f"[[step]]\njob = 'a'\narguments = {{ a = {'[' * 5000}{']' * 5000} }}", "is not TOML"),
     ],
 )
 def test_a_plan_that_is_wrong_is_refused_before_anything_is_sent(

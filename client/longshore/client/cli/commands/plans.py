@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from stat import S_ISREG
 from typing import Annotated, Final
 
 import typer
@@ -120,6 +121,8 @@ async def _steps(
         if step.file is not None:
             try:
                 found = step.file.stat()
+                if not S_ISREG(found.st_mode):
+                    raise SourceError(f"{step.file} is no regular file")
                 small = found.st_size <= min(LARGEST_CONTENT, _MOST_INLINE - inline)
                 content = step.file.read_bytes() if small else None
             except OSError as error:

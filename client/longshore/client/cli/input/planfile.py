@@ -52,7 +52,7 @@ def read(path: Path) -> list[FileStep]:
         raise ConfigurationError(f"the plan {path} cannot be read: {error}") from error
     try:
         said = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigurationError(f"the plan {path} is not TOML: {error}") from error
     tables = said.pop("step", None)
     if said or not isinstance(tables, list) or not all(isinstance(each, dict) for each in tables):
