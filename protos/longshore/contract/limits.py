@@ -25,6 +25,8 @@ LONGEST_STEP_NAME: Final = 100
 """Characters of the name of a plan's step."""
 MOST_AFTER: Final = 100
 """Tasks that one task may come after."""
+MOST_DEPENDENCIES: Final = 10_000
+"""Dependencies of all steps of a plan together. 100,000 would hold up the leases for 2 s, in the one transaction."""
 MOST_PER_PAGE: Final = 1000
 """Tasks on one page of a list."""
 LONGEST_CANCEL_REASON: Final = 500

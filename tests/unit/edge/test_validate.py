@@ -419,6 +419,7 @@ def test_steps_of_a_plan_are_checked_and_named_by_their_place() -> None:
     wrong: list[tuple[tuple[service_pb.PlanStep, ...], str]] = [
         ((), "steps"),
         ((job_step(),) * 1001, "steps"),
+        ((*(job_step() for _ in range(100)), *(job_step(*range(100)) for _ in range(101))), "steps"),
         ((job_step(), service_pb.PlanStep()), "steps[1].spec"),
         ((service_pb.PlanStep(spec=header().spec),), "steps[0].payload_id"),
         ((pushed, two), "steps[1].spec.file_push.pushes"),

@@ -71,6 +71,13 @@ def plan_request(request: service_pb.SubmitPlanRequest, defaults: Defaults) -> P
         raise InvalidField("steps", f"has {len(request.steps)} steps; give 1 to {limits.MOST_STEPS}.")
     request_id = check_request_id("request_id", request.request_id)
     steps = tuple(_step(number, step, request_id, defaults) for number, step in enumerate(request.steps))
+    dependencies = sum(len(step.after_steps) + len(step.submission.task.terms.after) for step in steps)
+    if dependencies > limits.MOST_DEPENDENCIES:
+        raise InvalidField(
+            "steps",
+            f"come after others {dependencies} times together; at most {limits.MOST_DEPENDENCIES}. Put a step between "
+            "that comes after many, and let others come after that one.",
+        )
     return PlanRequest(request_id=request_id, steps=steps, dry_run=request.dry_run)
 
 
