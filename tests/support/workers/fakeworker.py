@@ -17,6 +17,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
+from longshore.client.servers.ending import CallEnding
 from longshore.v1 import task_pb2
 from longshore.v1 import worker_service_pb2 as pb
 from longshore.v1 import worker_service_pb2_grpc as pb_grpc
@@ -57,6 +58,7 @@ class Stream:
 
     def __init__(self, call: grpc.aio.StreamStreamCall[pb.WorkRequest, pb.WorkResponse]) -> None:
         self.call = call
+        self._ending = CallEnding(call)
         self.messages: list[pb.WorkResponse] = []
         self.welcome: pb.Welcome | None = None
         self.heartbeat_ack = 0
@@ -86,7 +88,8 @@ class Stream:
                 async with self._news:
                     self._news.notify_all()
         except grpc.aio.AioRpcError as error:
-            self.error = SessionRefused(error)
+            # A write that fails after the end puts another status in the place of the server's.
+            self.error = SessionRefused(await self._ending.told(error))
         except asyncio.CancelledError:
             # A call that was cut here ends so; a cancelled reader does not come back to hear of it.
             if not self.call.cancelled():
