@@ -10,10 +10,10 @@ import pytest
 from longshore.server.model.agenda import agenda_of
 from longshore.server.model.values import Outcome
 from longshore.server.store.commands import ClaimTasks
+from longshore.server.store.commit_log import CHANNEL, CommitLog
 from longshore.server.store.postgres.dialect import PostgresDialect
 from longshore.server.store.postgres.link import PostgresLink
 from longshore.server.store.protocol import Changes, nothing, what_targets_do
-from longshore.server.store.transaction.commit_log import CHANNEL, CommitLog
 from longshore.server.store.transaction.limits import ConcurrencyLimits
 from tests.support.stores.postgres import Cluster, opened_postgres
 from tests.support.stores.store import ManualClock, StoreFleet, plan, push, submit

@@ -73,8 +73,8 @@ REASONS: Final[Mapping[str, str]] = {
     r"handlers\.janitor\._\w+_HERE": "takes the first payloads, where servers share a database",
     r"handlers\.(servers|tokens)\._\w+": "servers and tokens are few, and files are counted when an operator asks",
     r"handlers\.upload_homes\._ALIVE": "servers are few",
-    r"transaction\.commit_log\._(CHANGED_SINCE|ENDED_SINCE)": "after a gap in the log of commits, which is rare",
-    r"transaction\.commit_log\._\w+": COMMITS,
+    r"commit_log\._(CHANGED_SINCE|ENDED_SINCE)": "after a gap in the log of commits, which is rare",
+    r"commit_log\._\w+": COMMITS,
 }
 """Why these statements, by their names, may do what they do."""
 
@@ -120,7 +120,7 @@ async def test_no_table_is_scanned_on_sqlite(tmp_path: Path, clock: ManualClock)
     assert not left, "\n".join(left)
 
 
-ON_POSTGRES: Final = ("postgres.", "transaction.commit_log.")
+ON_POSTGRES: Final = ("postgres.", "commit_log.")
 """Statements that no server runs on SQLite."""
 
 

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from longshore.server.store import commit_log
 from longshore.server.store.errors import SchemaMismatch
 from longshore.server.store.migrations.run import migrate, prepare
 from longshore.server.store.tables.schema import REVISION, metadata, sequence, tasks
 from longshore.server.store.tables.schema_version import OURS, check
-from longshore.server.store.transaction import commit_log
 from tests.conformance.conftest import OpenStore
 from tests.support.stores.postgres import shared_cluster
 from tests.support.stores.schemas import leave_at

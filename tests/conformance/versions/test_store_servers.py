@@ -13,12 +13,12 @@ import pytest
 from longshore.server.model.errors import QueueFull
 from longshore.server.model.task import Task
 from longshore.server.model.values import Outcome, State
+from longshore.server.store import commit_log
 from longshore.server.store.commands import Bounds, CancelTask
 from longshore.server.store.postgres import connection as postgres_connection
 from longshore.server.store.postgres import listener
 from longshore.server.store.postgres.dialect import PostgresStore
 from longshore.server.store.protocol import Changes, TaskFilter
-from longshore.server.store.transaction import commit_log
 from longshore.server.store.transaction.limits import ConcurrencyLimits
 from tests.support.stores.postgres import Cluster, opened_postgres
 from tests.support.stores.store import ManualClock, StoreFleet, plan, push, submit

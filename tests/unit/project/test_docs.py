@@ -16,7 +16,8 @@ from longshore.client.errors import LongshoreError, from_status
 from longshore.client.servers.patience import may_pass
 from longshore.server import main as longshored
 from longshore.server.edge.status import code_of
-from longshore.server.model import errors, states
+from longshore.server.model import errors
+from longshore.server.model.states import failures
 from longshore.server.model.values import State, WaitReason
 from longshore.worker import main as longshore_worker
 from longshore.worker.errors import Reason
@@ -69,7 +70,7 @@ def error_of(code: grpc.StatusCode, reason: str) -> LongshoreError:
 def test_the_state_table_and_its_page_name_the_same_states() -> None:
     page = (DOCS / "states.md").read_text()
     assert {state.name for state in State} == set(_rows("states.md"))
-    for failure in (states.CRASHED_TOO_OFTEN, states.UNKNOWN_OUTCOME):
+    for failure in (failures.CRASHED_TOO_OFTEN, failures.UNKNOWN_OUTCOME):
         assert failure.reason in page
 
 

@@ -51,9 +51,12 @@ class Changes:
 
 
 class Moved(NamedTuple):
-    """What is known of another server's change of a task before the task is read: its number, and the session that had
-    it before, if any. `of_target` says that the change concerns all who look after the task's target: an attempt on the
-    target has ended, or a task that waited for one of its instances waits no more."""
+    """Another server's change of a task, before the task is read.
+
+    `seq` is the task's number, and `session_id` the session that held the task before the change, or empty. `of_target`
+    says that the change concerns every listener of the task's target: an attempt on the target has ended, or a task
+    that waited for an instance of the target waits no more.
+    """
 
     seq: int
     session_id: str
@@ -61,16 +64,16 @@ class Moved(NamedTuple):
 
 
 Wants = Callable[[Moved], bool]
-"""Tells whether a listener wants to hear of this. It is called in any thread."""
+"""A function that tells whether a listener wants to hear of a change. Any thread may call it."""
 
 
 def nothing(_: Moved) -> bool:
-    """Want no task that another server changes. The rest of its commit is told all the same."""
+    """Want no task that another server changes. Listeners hear of the rest of its commit in any case."""
     return False
 
 
 def what_targets_do(moved: Moved) -> bool:
-    """Want the tasks of other servers that concern all who look after their targets."""
+    """Want the changes of other servers that concern every listener of their targets."""
     return moved.of_target
 
 

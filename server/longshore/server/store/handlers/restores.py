@@ -20,6 +20,7 @@ import sqlalchemy as sa
 from longshore.server.model.values import SessionEnd
 from longshore.server.store.commands import IdentifyDatabase, PauseQueue
 from longshore.server.store.commands.servers import MarkRestored, MeetDatabase, Met
+from longshore.server.store.commit_log import newest, skip_to
 from longshore.server.store.handlers import sessions as fleet
 from longshore.server.store.handlers import tasks
 from longshore.server.store.protocol import Restore
@@ -27,7 +28,6 @@ from longshore.server.store.sql.link import Link
 from longshore.server.store.sql.statement import Statement, inserting, statement
 from longshore.server.store.tables.schema import counters, is_alive, is_live, queues, sequence, sessions
 from longshore.server.store.tables.schema import tasks as task_table
-from longshore.server.store.transaction.commit_log import newest, skip_to
 from longshore.server.store.transaction.counters import POSITION, QUEUE, RESTORED
 from longshore.server.store.transaction.registry import handles
 from longshore.server.store.transaction.unit import UnitOfWork

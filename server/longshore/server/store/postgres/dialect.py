@@ -28,6 +28,7 @@ from sqlalchemy.pool import NullPool
 
 from longshore.server.model.clock import Clock
 from longshore.server.model.events import Policy
+from longshore.server.store.commit_log import CommitLog
 from longshore.server.store.errors import CommitUnknown
 from longshore.server.store.postgres.clock import DatabaseClock
 from longshore.server.store.postgres.connection import Silence, connect
@@ -36,7 +37,6 @@ from longshore.server.store.postgres.listener import Listener
 from longshore.server.store.protocol import Changes, Generation
 from longshore.server.store.store import SQLStore
 from longshore.server.store.tables.schema_version import SchemaState
-from longshore.server.store.transaction.commit_log import CommitLog
 from longshore.server.store.transaction.limits import ConcurrencyLimits
 from longshore.server.store.transaction.memory import Memory
 

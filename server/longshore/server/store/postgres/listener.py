@@ -11,8 +11,8 @@ from typing import Any, Final
 import psycopg
 import sqlalchemy as sa
 
+from longshore.server.store.commit_log import CHANNEL, CommitLog
 from longshore.server.store.sql.link import Link
-from longshore.server.store.transaction.commit_log import CHANNEL, CommitLog
 
 POLL: Final = 2.0
 """Seconds of silence after which the listener reads the log unasked: notifications are fast, but the log is the

@@ -31,7 +31,7 @@ def upgrade() -> None:
     _labels()
     _submissions()
     if op.get_bind().dialect.name == "postgresql":
-        # Several servers: see store/transaction/commit_log.py.
+        # Several servers: see store/commit_log.py.
         _commits()
     rows = sa.table("sequence", sa.column("name", sa.Text), sa.column("value", sa.BigInteger))
     op.bulk_insert(rows, [{"name": "tasks", "value": 0}, {"name": "probe", "value": 0}])

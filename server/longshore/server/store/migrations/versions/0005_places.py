@@ -13,16 +13,21 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Add nullable columns, a table, and indexes: a server of the version before works on, and leaves them alone."""
+    """Add indexes, nullable columns and a table: a server of the version before works on, and leaves them alone.
+
+    The long work comes first. On PostgreSQL reads go on while these indexes are built, and writes wait; from the first
+    new column on, reads wait as well, for three looks through the table.
+    """
+    _index_lists()
     op.add_column("tasks", sa.Column("exclusive", sa.Boolean(), nullable=True))
     op.add_column("tasks", sa.Column("superseded_by", sa.Text(), nullable=True))
+    op.add_column("tasks", sa.Column("unmet", sa.Integer(), nullable=True))
+    op.add_column("tasks", sa.Column("followed", sa.Boolean(), nullable=True))
     op.add_column("sessions", sa.Column("revision", sa.Integer(), nullable=True))
     op.add_column("servers", sa.Column("revision", sa.Integer(), nullable=True))
     exclusive, head = sa.column("exclusive", sa.Boolean), sa.column("head", sa.Boolean)
     heads = sa.and_(exclusive.is_(sa.true()), head.is_(sa.true()))
     op.create_index("tasks_exclusive", "tasks", ["concurrency_key", "seq"], sqlite_where=heads, postgresql_where=heads)
-    op.add_column("tasks", sa.Column("unmet", sa.Integer(), nullable=True))
-    op.add_column("tasks", sa.Column("followed", sa.Boolean(), nullable=True))
     unmet = sa.column("unmet", sa.Integer).is_not(None)
     op.create_index("tasks_unmet", "tasks", ["destination_key"], sqlite_where=unmet, postgresql_where=unmet)
     seq = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
@@ -35,7 +40,6 @@ def upgrade() -> None:
         sqlite_with_rowid=False,
     )
     op.create_index("dependencies_task", "dependencies", ["seq"])
-    _index_lists()
 
 
 def _index_lists() -> None:
@@ -43,7 +47,6 @@ def _index_lists() -> None:
     The index of target and instance goes: two of the new ones do its work, also for a server of the version before."""
     yes, no = ("1", "0") if op.get_bind().dialect.name == "sqlite" else ("true", "false")
     live, ended = f"live IS {yes}", f"live IS {no}"
-    op.drop_index("tasks_parked", "tasks")
     for name, columns, where in (
         ("tasks_live", ["seq"], f"{live} AND seq > 0"),
         ("tasks_ended", ["state", "seq"], ended),
@@ -51,8 +54,10 @@ def _index_lists() -> None:
         ("tasks_instance", ["instance", "seq"], "instance != ''"),
         ("tasks_on_target", ["target", "seq"], None),
         ("tasks_kind", ["kind", "seq"], None),
-        ("tasks_parked", ["target", "project", "instance", "seq"], "state = 2 AND due_at IS NULL"),
     ):
         condition = None if where is None else sa.text(where)
         op.create_index(name, "tasks", columns, sqlite_where=condition, postgresql_where=condition)
     op.drop_index("tasks_target", "tasks")
+    op.drop_index("tasks_parked", "tasks")
+    parked, columns = sa.text("state = 2 AND due_at IS NULL"), ["target", "project", "instance", "seq"]
+    op.create_index("tasks_parked", "tasks", columns, sqlite_where=parked, postgresql_where=parked)

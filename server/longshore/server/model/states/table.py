@@ -1,12 +1,8 @@
-"""The state table: the one place that says what an event does to a task.
-
-`decide` is a pure function from a task and an event to a `Decision`. The store applies decisions and nothing else ever
-changes a status; docs/states.md draws the same table.
-"""
+"""The rows of the state table."""
 
 from __future__ import annotations
 
-from typing import Any, Final, assert_never
+from typing import Final, assert_never
 
 from longshore.server.model.events import (
     BecameHead,
@@ -30,6 +26,15 @@ from longshore.server.model.events import (
     Verdict,
 )
 from longshore.server.model.records import changed
+from longshore.server.model.states.failures import (
+    CRASHED_TOO_OFTEN,
+    RAN_TOO_LONG,
+    SETTLED_TOO_LONG,
+    STOPPED_TOO_LONG,
+    UNKNOWN_OUTCOME,
+    dependency_failed,
+)
+from longshore.server.model.states.verdicts import Verdicts
 from longshore.server.model.task import Failure, Grant, Status, Task
 from longshore.server.model.values import (
     WAITING,
@@ -40,6 +45,9 @@ from longshore.server.model.values import (
     WaitReason,
 )
 
+_SETTLEMENTS: Final = frozenset({Outcome.SETTLED_REMOVED, Outcome.SETTLED_LANDED, Outcome.SETTLED_NEITHER})
+_TOO_LONG: Final = {State.SETTLING: SETTLED_TOO_LONG, State.CANCELLING: STOPPED_TOO_LONG}
+
 
 def ended_well(state: State | None, *, any_end: bool) -> bool:
     """Tell whether a dependency that ended in `state` lets the tasks after it start. None means that nobody knows how
@@ -47,31 +55,15 @@ def ended_well(state: State | None, *, any_end: bool) -> bool:
     return any_end or state is State.SUCCEEDED
 
 
-def dependency_failed(task_id: str, state: State | None) -> Failure:
-    """Say that a dependency did not end well."""
-    how = "is not known any more" if state is None else f"is {state.name}"
-    return Failure(DEPENDENCY_FAILED, f"This task comes after task {task_id}, which {how}: nothing was done.")
-
-
-def superseded(by: str) -> Failure:
-    """Say that a later task took the place of this one."""
-    return Failure(SUPERSEDED, f"The later task {by} took this one's place.")
-
-
 def decide(task: Task, event: Event, world: Circumstances) -> Decision:
     """Apply `event` to `task` by the state table of docs/states.md."""
     return _Table(task, world).decide(event)
 
 
-class _Table:
-    """One decision: the task, the world, and the rows of the table as methods."""
+class _Table(Verdicts):
+    """The rows, as methods."""
 
-    __slots__ = ("_status", "_submission", "_world")
-
-    def __init__(self, task: Task, world: Circumstances) -> None:
-        self._submission = task.submission
-        self._status = task.status
-        self._world = world
+    __slots__ = ()
 
     def decide(self, event: Event) -> Decision:
         match event:
@@ -105,88 +97,6 @@ class _Table:
                 return self._settled_by_hand(event.settlement)
             case _:
                 assert_never(event)
-
-    # Verdicts -----------------------------------------------------------------------------------------------------
-
-    def _unchanged(self) -> Decision:
-        return Decision(Verdict.UNCHANGED, self._status)
-
-    def _stale(self) -> Decision:
-        return Decision(Verdict.STALE, self._status)
-
-    def _change(
-        self, status: Status, endings: tuple[Ending, ...] = (), debts: tuple[tuple[int, str], ...] = ()
-    ) -> Decision:
-        numbered = changed(status, revision=self._status.revision + 1, updated_at=self._world.now)
-        return Decision(Verdict.CHANGED, numbered, endings, debts)
-
-    def _released(self, **more: Any) -> Status:
-        """Return the status without holder, deadline and grant, and with `more`."""
-        return changed(
-            self._status,
-            session_id="",
-            deadline_ticks=None,
-            due_at=None,
-            grant=None,
-            wait_reason=WaitReason.NONE,
-            **more,
-        )
-
-    def _finish(
-        self,
-        state: State,
-        *,
-        base: Status | None = None,
-        error: Failure | None = None,
-        endings: tuple[Ending, ...] = (),
-        debts: tuple[tuple[int, str], ...] = (),
-    ) -> Decision:
-        now = self._world.now
-        base = base or self._released()
-        kept = None if state is State.SUCCEEDED else now + self._world.policy.retention
-        by = base.superseded_by
-        if by:
-            # A commit that was granted before may have ended in another way.
-            base = changed(base, superseded_by=by if state is State.CANCELLED else "")
-            error = superseded(by) if state is State.CANCELLED else error
-        ended = changed(
-            base,
-            revision=self._status.revision + 1,
-            updated_at=now,
-            state=state,
-            head=False,
-            unmet=0,
-            error=None if state is State.SUCCEEDED else (error or base.error),
-            finished_at=now,
-            retryable_until=kept,
-        )
-        return Decision(Verdict.CHANGED, ended, endings, debts)
-
-    def _fall_back(
-        self,
-        state: State,
-        *,
-        base: Status,
-        endings: tuple[Ending, ...],
-        debts: tuple[tuple[int, str], ...] = (),
-    ) -> Decision:
-        """Take the task from a worker back to waiting, unless a cancel or the expiry ends it: the dagger of the
-        table."""
-        if base.cancel_requested:
-            return self._finish(
-                State.CANCELLED,
-                base=changed(base, wait_reason=WaitReason.NONE, due_at=None),
-                endings=endings,
-                debts=debts,
-            )
-        if self._submission.expires_at <= self._world.now:
-            return self._finish(
-                State.EXPIRED,
-                base=changed(base, wait_reason=WaitReason.NONE, due_at=None),
-                endings=endings,
-                debts=debts,
-            )
-        return self._change(changed(base, state=state), endings, debts)
 
     # Rows ---------------------------------------------------------------------------------------------------------
 
@@ -475,58 +385,3 @@ class _Table:
         if base.solo_crashes >= self._world.policy.solo_limit and not base.cancel_requested:
             return self._finish(State.FAILED, base=base, error=CRASHED_TOO_OFTEN, endings=endings, debts=debts)
         return self._fall_back(State.QUEUED, base=base, endings=endings, debts=debts)
-
-    # Shared -------------------------------------------------------------------------------------------------------
-
-    def _endings(self, ending: Ending) -> tuple[Ending, ...]:
-        """`ending`, and the end of a settling attempt that it overtakes."""
-        status = self._status
-        if status.state is State.SETTLING and status.session_id and status.attempt != ending.attempt:
-            return (ending, Ending(status.attempt, AttemptEnd.OVERTAKEN))
-        return (ending,)
-
-    def _crashed(self, status: Status) -> Status:
-        # Only an attempt that ran alone and had begun counts. Where workers die by themselves, the loss of one before
-        # its handler ran proves nothing.
-        counts = status.alone and status.started_at is not None
-        return changed(
-            status,
-            crashes=status.crashes + 1,
-            solo_crashes=status.solo_crashes + counts,
-            alone=True,
-        )
-
-    def _debts_of_loss(self) -> tuple[tuple[int, str], ...]:
-        if not self._submission.work.leaves_temps:
-            return ()
-        return ((self._status.attempt, ""),)
-
-    def _debts_of(self, event: Reported) -> tuple[tuple[int, str], ...]:
-        if not event.left_temps or not self._submission.work.leaves_temps:
-            return ()
-        return ((event.attempt, ""),)
-
-
-DEPENDENCY_FAILED: Final = "DEPENDENCY_FAILED"
-"""The reason of tasks that were cancelled because one that they come after did not succeed."""
-
-SUPERSEDED: Final = "SUPERSEDED"
-"""The reason of tasks that were cancelled because a later one took their place."""
-
-_SETTLEMENTS = frozenset({Outcome.SETTLED_REMOVED, Outcome.SETTLED_LANDED, Outcome.SETTLED_NEITHER})
-
-RAN_TOO_LONG = Failure("TIMED_OUT", "The attempt took longer than its run_timeout and was given up.", True)
-SETTLED_TOO_LONG = Failure(
-    "TIMED_OUT", "The worker did not find out in time what became of the commit; another worker is asked.", True
-)
-STOPPED_TOO_LONG = Failure("TIMED_OUT", "The attempt did not stop within the grace after its cancel.", True)
-_TOO_LONG = {State.SETTLING: SETTLED_TOO_LONG, State.CANCELLING: STOPPED_TOO_LONG}
-CRASHED_TOO_OFTEN = Failure(
-    "WORKER_CRASHED",
-    "Each worker that ran this task was lost, also when it ran alone; see the attempts and the logs.",
-)
-UNKNOWN_OUTCOME = Failure(
-    "OUTCOME_UNKNOWN",
-    "The worker was lost after its commit was granted, and neither the temp nor the content was found: "
-    "look at the destination; the cancel came too late to know.",
-)
