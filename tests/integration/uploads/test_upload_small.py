@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import grpc
 import pytest
+from structlog.testing import capture_logs
 
 from longshore.server.edge import go_ahead
 from longshore.server.edge.messages.validate import upload_request
@@ -121,6 +122,27 @@ async def test_a_full_disk_refuses_a_client_that_waits_before_bytes(tmp_path: Pa
         assert (refusal.code, refusal.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "SPOOL_FULL")
         assert server.uploads.statistics().bytes_received == 0
         assert (await refused(server.upload(whole(header(), CONTENT)))).reason == "SPOOL_FULL"
+
+
+async def test_a_defect_ends_a_client_that_waits_and_is_logged_once(tmp_path: Path) -> None:
+    class Defective:
+        def __init__(self, inner: Any) -> None:
+            self.inner = inner
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.inner, name)
+
+        async def upload(self, principal: str, request_id: str) -> Any:
+            raise ZeroDivisionError("a defect")
+
+    async with served(tmp_path, store_of=Defective) as server:
+        with capture_logs() as logs:
+            refusal = await asyncio.wait_for(refused(Sender(server, header()).begin()), 10)
+        assert (refusal.code, refusal.reason) == (grpc.StatusCode.INTERNAL, "INTERNAL")
+        (said,) = [line for line in logs if line["event"] == "defect"]
+        assert said["incident"] in refusal.message
+        assert isinstance(said["exc_info"], ZeroDivisionError)
+        await server.idle()
 
 
 async def test_messages_that_come_with_the_go_ahead_are_taken_after_it(

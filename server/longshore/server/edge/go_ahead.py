@@ -9,9 +9,9 @@ from typing import Any, Final
 import grpc.aio
 
 from longshore.server.edge.auth.error_guard import retrieve_error
+from longshore.server.edge.status import tellable
 from longshore.server.engine.uploads.small import SmallUpload
 from longshore.server.engine.uploads.stream import UploadStream
-from longshore.server.model.errors import LongshoreError
 
 UPLOAD_ID: Final = "longshore-upload-id"
 REQUEST_ID: Final = "longshore-request-id"
@@ -142,7 +142,7 @@ class GoAhead:
     async def _send(self) -> None:
         try:
             await self._small.look()
-        except LongshoreError as error:
-            self._small.end(error)
+        except Exception as error:  # noqa: BLE001 - a client that waits is told of any error, and hangs otherwise
+            self._small.end(tellable(error))
         else:
             await send_go_ahead(self._small, self._context)

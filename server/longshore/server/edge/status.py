@@ -126,13 +126,11 @@ def _clipped(text: str, most: int) -> str:
 
 
 async def abort(context: grpc.aio.ServicerContext[object, object], error: BaseException) -> NoReturn:
-    """End the RPC with the status of `error`. What is no LongshoreError is a defect: it is logged whole under an
-    incident number, and the caller learns the number only."""
-    if not isinstance(error, errors.LongshoreError):
-        error = defect(error)
-    rich = rpc_status.to_status(status_of(error))
+    """End the RPC with the status of `error`, as far as callers may be told of it."""
+    said = tellable(error)
+    rich = rpc_status.to_status(status_of(said))
     try:
-        await context.abort(rich.code, rich.details, (*rich.trailing_metadata, (REASON, error.reason)))
+        await context.abort(rich.code, rich.details, (*rich.trailing_metadata, (REASON, said.reason)))
     except grpc.aio.AbortError:
         raise
     except grpc.aio.InternalError:
@@ -141,8 +139,11 @@ async def abort(context: grpc.aio.ServicerContext[object, object], error: BaseEx
     raise AssertionError("abort returned")
 
 
-def defect(error: BaseException) -> errors.LongshoreError:
-    """Log an error that should not have happened. The caller is told the number under which the log has it whole."""
+def tellable(error: BaseException) -> errors.LongshoreError:
+    """Return the error that the caller is told. Any error but a LongshoreError is a defect: the log has it whole under
+    an incident number, and the caller is told the number only."""
+    if isinstance(error, errors.LongshoreError):
+        return error
     incident = secrets.token_hex(4)
     _log.error("defect", incident=incident, exc_info=error)
     return errors.LongshoreError(

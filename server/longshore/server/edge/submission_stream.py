@@ -11,7 +11,7 @@ import grpc.aio
 
 from longshore.server.edge.auth.principal import Principal, ended_by
 from longshore.server.edge.messages.validate import submit_request
-from longshore.server.edge.status import defect, status_of
+from longshore.server.edge.status import status_of, tellable
 from longshore.server.engine.uploads.uploads import Uploads
 from longshore.server.model.errors import Draining, LongshoreError
 from longshore.server.model.task import Task
@@ -148,7 +148,7 @@ class _Submissions:
             answer.task_ids.extend([task.submission.id for task in begun.result()])
             self._answer(answer)
         else:
-            self._answer(_refusal(number, error if isinstance(error, LongshoreError) else defect(error)))
+            self._answer(_refusal(number, tellable(error)))
 
     def _answer(self, answer: pb.SubmissionAnswer) -> None:
         size = answer.ByteSize()
