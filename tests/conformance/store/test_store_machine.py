@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import settings
 
-from tests.support.stores.storemachine import StoreMachine
+from tests.support.stores.machine.storemachine import StoreMachine
 
 TestStoreMachine = StoreMachine.TestCase
 TestStoreMachine.settings = settings(max_examples=20, stateful_step_count=40, deadline=None)

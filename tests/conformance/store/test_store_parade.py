@@ -11,9 +11,11 @@ from longshore.server.store.commands import (
     TaskPlan,
 )
 from longshore.server.store.transaction.limits import ConcurrencyLimits
+from tests.support.stores.machine.attempts import OUTCOMES
+from tests.support.stores.machine.sessions import KINDS
+from tests.support.stores.machine.storemachine import StoreMachine
 from tests.support.stores.statetable import TABLE
 from tests.support.stores.store import LEASE, job, plan, push
-from tests.support.stores.storemachine import KINDS, OUTCOMES, StoreMachine
 from tests.support.stores.storemodel import ModelTask
 
 

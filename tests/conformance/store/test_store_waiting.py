@@ -21,8 +21,9 @@ from longshore.server.store.commands import Disconnect, NoteRemark, PurgeTasks, 
 from longshore.server.store.protocol import Conditions, Holdings, InstanceKey, TaskFilter
 from longshore.server.store.reads.conditions import conditions
 from tests.conformance.conftest import OpenStore
+from tests.support.stores.machine.sessions import SESSIONS
+from tests.support.stores.machine.storemachine import StoreMachine
 from tests.support.stores.store import LEASE, ManualClock, StoreFleet, job, opened_sqlite, plan, push
-from tests.support.stores.storemachine import SESSIONS, StoreMachine
 from tests.support.stores.storemodel import ModelTask
 
 
