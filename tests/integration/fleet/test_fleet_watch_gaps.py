@@ -15,22 +15,20 @@ from longshore.server.model.task import Task
 from longshore.server.model.values import Outcome
 from longshore.server.store.protocol import Changes, TaskChange, Wants
 from tests.support.stores.store import ManualClock, StoreFleet, opened_sqlite
+from tests.support.stores.wrapped import Wrapped
 
 
-class HardOfHearing:
+class HardOfHearing(Wrapped):
     """A store that is read as ever, and whose commits are told by the test."""
 
     def __init__(self, store: Any) -> None:
-        self._store = store
+        super().__init__(store)
         self.tell: Callable[[Changes], None] = lambda _changes: None
 
     def subscribe(self, listener: Callable[[Changes], None], *, wants: Wants | None = None) -> Callable[[], None]:
         del wants
         self.tell = listener
         return lambda: None
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._store, name)
 
 
 @pytest.mark.parametrize("heard", [(2, 3, 4), (2, 4), (3, 4), (4,), (2, 2, 4), (4, 4)])

@@ -23,6 +23,7 @@ from longshore.v1 import task_pb2
 from longshore.v1 import task_service_pb2 as pb
 from tests.support.servers.rawgrpc import LARGEST_MESSAGE, METADATA, TaskServer, header_of, push_spec, whole
 from tests.support.servers.stage import staged
+from tests.support.stores.wrapped import Wrapped
 from tests.support.waiting import until
 
 JOB = task_pb2.TaskSpec(job=task_pb2.JobSpec(kind="count"))
@@ -149,20 +150,18 @@ async def test_a_caller_that_reads_no_answers_is_read_no_further(server: TaskSer
     assert (await server.submit(pb.SubmitTaskRequest(request_id="other", spec=JOB))).tasks
 
 
-class HoldingStore:
+class HoldingStore(Wrapped):
     """The real one, but that what is begun waits until it is released, and then comes out as `tasks`."""
 
     def __init__(self, store: Store) -> None:
-        self._store = store
+        super().__init__(store)
         self.tasks: tuple[Task, ...] | None = None
         self.held: list[asyncio.Future[Any]] = []
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._store, name)
-
     def begin(self, command: Command[Any]) -> asyncio.Future[Any]:
         if self.tasks is None:
-            return self._store.begin(command)
+            begun: asyncio.Future[Any] = self.inner.begin(command)
+            return begun
         self.held.append(asyncio.get_running_loop().create_future())
         return self.held[-1]
 

@@ -17,6 +17,7 @@ from longshore.server.engine.uploads.uploads import UploadLimits
 from longshore.server.store.protocol import Changes, Store
 from longshore.v1 import task_service_pb2 as pb
 from tests.support.servers.rawgrpc import MIB, TaskServer, crc, finish, header_of, opening, whole
+from tests.support.stores.wrapped import Wrapped
 
 CHUNKS = 8
 
@@ -72,17 +73,14 @@ async def test_the_writes_of_an_upload_take_one_task_of_the_loop(tmp_path: Path)
     assert len([task for task in tasks if task.get_name().startswith("upload write")]) == 1
 
 
-class Counting:
+class Counting(Wrapped):
     """The real store, and the kinds of the commands that it was given."""
 
     def __init__(self, store: Store) -> None:
-        self.inner: Any = store
+        super().__init__(store)
         self.ran: list[str] = []
         self.commits = 0
         store.subscribe(self._on_commit)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.inner, name)
 
     def _on_commit(self, _changes: Changes) -> None:
         self.commits += 1

@@ -25,6 +25,7 @@ from longshore.server.model.task import Destination, FilePush, Terms, Upload
 from longshore.server.spool.protocol import BegunWrite, PartialFile
 from longshore.server.store.commands import Bounds, Checkpoint, Command, FinishUpload, ForgetUploads, RejectUpload
 from tests.support.servers.rawgrpc import MIB, TaskServer, crc
+from tests.support.stores.wrapped import Wrapped
 from tests.support.waiting import until
 
 R = TypeVar("R")
@@ -74,16 +75,13 @@ class GatedPartial:
         return slow
 
 
-class GatedDisk:
+class GatedDisk(Wrapped):
     """A real spool whose methods named in `gates` stand still there, and fail once if named in `errors`."""
 
     def __init__(self, inner: Any) -> None:
-        self.inner = inner
+        super().__init__(inner)
         self.gates: dict[str, Gate] = {}
         self.errors: dict[str, Exception] = {}
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.inner, name)
 
     async def create(self, upload_id: str, *, connection: int = 1) -> Any:
         return GatedPartial(await self.inner.create(upload_id, connection=connection), self)
@@ -277,24 +275,24 @@ async def test_a_disk_that_cannot_sync_is_damage_and_no_task(tmp_path: Path) -> 
         await bench.check_one_task()
 
 
-class Stubborn:
+class Stubborn(Wrapped):
     """A store that refuses the first commands of some kinds."""
 
     def __init__(self, inner: Any, kinds: tuple[type[Command[Any]], ...], error: Exception, times: int) -> None:
-        self.inner = inner
+        super().__init__(inner)
         self.kinds = kinds
         self.error = error
         self.times = times
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.inner, name)
-
-    async def run(self, command: Command[R]) -> R:
+    def begin(self, command: Command[R]) -> asyncio.Future[R]:
         if isinstance(command, self.kinds) and self.times:
             self.times -= 1
             raise self.error
-        result: R = await self.inner.run(command)
-        return result
+        begun: asyncio.Future[R] = self.inner.begin(command)
+        return begun
+
+    async def run(self, command: Command[R]) -> R:
+        return await self.begin(command)
 
 
 async def test_an_overloaded_store_is_waited_for_once_an_upload_is_admitted(tmp_path: Path) -> None:

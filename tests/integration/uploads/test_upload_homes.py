@@ -18,6 +18,7 @@ from longshore.server.model.servers import Here, Home
 from longshore.server.store.commands import Command
 from longshore.server.store.commands.servers import HearUploads, RecordHome
 from tests.support.servers.rawgrpc import MIB, Sender, TaskServer, chunks, finish, header_of, refused, whole
+from tests.support.stores.wrapped import Wrapped
 from tests.support.waiting import until
 
 R = TypeVar("R")
@@ -26,28 +27,23 @@ HERE = Here("server-1", "spool-1")
 LIMITS = UploadLimits(inline_bytes=1000, patience=0.2)
 
 
-class Counting:
+class Counting(Wrapped):
     """The real store, and which commands it was given."""
 
     def __init__(self, inner: Any) -> None:
-        self.inner = inner
+        super().__init__(inner)
         self.commands: Counter[str] = Counter()
         self.fails: type[Command[Any]] | None = None
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.inner, name)
-
     def begin(self, command: Command[R]) -> asyncio.Future[R]:
         self.commands[type(command).__name__] += 1
+        if self.fails is not None and isinstance(command, self.fails):
+            raise StoreUnavailable("pulled out by the test")
         begun: asyncio.Future[R] = self.inner.begin(command)
         return begun
 
     async def run(self, command: Command[R]) -> R:
-        self.commands[type(command).__name__] += 1
-        if self.fails is not None and isinstance(command, self.fails):
-            raise StoreUnavailable("pulled out by the test")
-        result: R = await self.inner.run(command)
-        return result
+        return await self.begin(command)
 
 
 def served(root: Path, here: Here | None = HERE) -> tuple[TaskServer, list[Counting]]:

@@ -14,10 +14,8 @@ import grpc
 import pytest
 
 from longshore.server.engine.uploads.uploads import UploadLimits
-from longshore.server.model.errors import StoreUnavailable
 from longshore.server.spool.protocol import BegunWrite, PartialFile, Spool
-from longshore.server.store.commands import Command, FinishUpload, OpenUpload
-from longshore.server.store.protocol import Store
+from longshore.server.store.commands import FinishUpload, OpenUpload
 from longshore.v1 import task_service_pb2 as pb
 from tests.support.servers.rawgrpc import (
     MIB,
@@ -32,40 +30,12 @@ from tests.support.servers.rawgrpc import (
     refused,
     whole,
 )
+from tests.support.stores.wrapped import FailsOnce, Wrapped
 from tests.support.waiting import until
 
 R = TypeVar("R")
 
 SMALL_STEPS = UploadLimits(inline_bytes=0, checkpoint_bytes=4 * MIB, reserve_step=4 * MIB)
-
-
-class Wrapped:
-    """The real thing, but for what a subclass changes."""
-
-    def __init__(self, inner: Any) -> None:
-        self.inner = inner
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.inner, name)
-
-
-class StoreThatFails(Wrapped):
-    """Fails the first commands of a kind, before or after they are committed."""
-
-    def __init__(self, inner: Store, kind: type[Command[Any]], *, committed: bool) -> None:
-        super().__init__(inner)
-        self.kind = kind
-        self.committed = committed
-        self.failures = 1
-
-    async def run(self, command: Command[R]) -> R:
-        if isinstance(command, self.kind) and self.failures:
-            self.failures -= 1
-            if self.committed:
-                await self.inner.run(command)
-            raise StoreUnavailable("pulled out by the test")
-        result: R = await self.inner.run(command)
-        return result
 
 
 @pytest.mark.parametrize("held", [1, 3 * MIB, 5 * MIB + 7])
@@ -161,7 +131,7 @@ async def test_a_crash_between_seal_and_commit_costs_nothing(
     content = random.Random(3).randbytes(1000 if inline else 5 * MIB + 1)
     limits = UploadLimits(inline_bytes=inline, checkpoint_bytes=2 * MIB)
     server = TaskServer(
-        tmp_path, limits=limits, store_of=lambda store: StoreThatFails(store, FinishUpload, committed=committed)
+        tmp_path, limits=limits, store_of=lambda store: FailsOnce(store, FinishUpload, committed=committed)
     )
     async with server:
         refusal = await refused(server.upload(whole(header_of(), content)))
@@ -187,7 +157,7 @@ async def test_a_crash_between_seal_and_commit_costs_nothing(
 
 async def test_other_bytes_after_a_crash_between_seal_and_commit_are_another_request(tmp_path: Path) -> None:
     content = random.Random(4).randbytes(2 * MIB)
-    server = TaskServer(tmp_path, store_of=lambda store: StoreThatFails(store, FinishUpload, committed=False))
+    server = TaskServer(tmp_path, store_of=lambda store: FailsOnce(store, FinishUpload, committed=False))
     async with server:
         await refused(server.upload(whole(header_of(), content)))
         await server.idle()
@@ -199,7 +169,7 @@ async def test_other_bytes_after_a_crash_between_seal_and_commit_are_another_req
 
 async def test_a_lost_answer_to_the_header_leaves_an_upload_that_can_be_sent(tmp_path: Path) -> None:
     content = b"x" * MIB
-    server = TaskServer(tmp_path, store_of=lambda store: StoreThatFails(store, OpenUpload, committed=True))
+    server = TaskServer(tmp_path, store_of=lambda store: FailsOnce(store, OpenUpload, committed=True))
     async with server:
         refusal = await refused(server.upload(whole(header_of(), content)))
         assert refusal.reason == "STORE_UNAVAILABLE"

@@ -18,7 +18,7 @@ from longshore.server.engine.submissions import Defaults
 from longshore.server.engine.uploads.small import SmallUpload
 from longshore.server.engine.uploads.uploads import UploadLimits
 from longshore.server.model.errors import NotFound, StoreUnavailable
-from longshore.server.store.commands import Bounds, Command, SubmitTasks
+from longshore.server.store.commands import Bounds, SubmitTasks
 from longshore.server.store.store import SQLStore
 from longshore.v1 import task_service_pb2 as pb
 from tests.support.servers.rawgrpc import (
@@ -34,6 +34,7 @@ from tests.support.servers.rawgrpc import (
     refused,
     whole,
 )
+from tests.support.stores.wrapped import FailsOnce, Wrapped
 from tests.support.waiting import until
 
 R = TypeVar("R")
@@ -125,13 +126,7 @@ async def test_a_full_disk_refuses_a_client_that_waits_before_bytes(tmp_path: Pa
 
 
 async def test_a_defect_ends_a_client_that_waits_and_is_logged_once(tmp_path: Path) -> None:
-    class Defective:
-        def __init__(self, inner: Any) -> None:
-            self.inner = inner
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self.inner, name)
-
+    class Defective(Wrapped):
         async def upload(self, principal: str, request_id: str) -> Any:
             raise ZeroDivisionError("a defect")
 
@@ -187,13 +182,7 @@ async def test_one_that_is_being_sent_is_waited_for_whatever_cuts_the_wait_off(t
     request = upload_request(header(), Defaults())
     looking, look_on = asyncio.Event(), asyncio.Event()
 
-    class Slow:
-        def __init__(self, inner: Any) -> None:
-            self.inner = inner
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self.inner, name)
-
+    class Slow(Wrapped):
         async def upload(self, principal: str, request_id: str) -> Any:
             looking.set()
             await look_on.wait()
@@ -290,34 +279,10 @@ async def test_the_same_request_eight_times_at_once_makes_one_task(tmp_path: Pat
         assert len(await server.tasks()) == 1
 
 
-class FailsOnce:
-    """Fails the first command that makes tasks, before or after it is committed."""
-
-    def __init__(self, inner: Any, *, committed: bool) -> None:
-        self.inner = inner
-        self.committed = committed
-        self.failed = False
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.inner, name)
-
-    def begin(self, command: Command[R]) -> asyncio.Future[R]:
-        return asyncio.ensure_future(self.run(command))
-
-    async def run(self, command: Command[R]) -> R:
-        fails = isinstance(command, SubmitTasks) and not self.failed
-        self.failed |= fails
-        if not fails or self.committed:
-            result: R = await self.inner.run(command)
-        if fails:
-            raise StoreUnavailable("pulled out by the test")
-        return result
-
-
 @pytest.mark.parametrize("committed", [False, True], ids=["before commit", "after commit"])
 @pytest.mark.parametrize("waits", [False, True])
 async def test_a_lost_commit_or_answer_costs_nothing(tmp_path: Path, committed: bool, waits: bool) -> None:
-    async with served(tmp_path, store_of=lambda store: FailsOnce(store, committed=committed)) as server:
+    async with served(tmp_path, store_of=lambda store: FailsOnce(store, SubmitTasks, committed=committed)) as server:
         refusal = await refused(server.upload(whole(header(), CONTENT)))
         assert (refusal.code, refusal.reason) == (grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE")
         assert len(await server.tasks()) == committed
