@@ -14,6 +14,8 @@ import pytest
 from longshore.client.transfer.frames import chunk_frame
 from longshore.server.edge.messages import chunks
 from longshore.server.engine.uploads.uploads import UploadLimits
+from longshore.server.model.errors import StoreOverloaded
+from longshore.server.store.commands import FinishUpload
 from longshore.server.store.protocol import Changes, Store
 from longshore.v1 import task_service_pb2 as pb
 from tests.support.servers.rawgrpc import MIB, TaskServer, crc, finish, header_of, opening, whole
@@ -110,6 +112,35 @@ async def test_a_small_upload_is_one_command_in_one_commit_and_no_file(tmp_path:
     with sqlite3.connect(tmp_path / "db.sqlite") as database:
         # For servers of the version before: see `record_whole_upload`.
         assert database.execute("SELECT count(*) FROM uploads").fetchone() == (3,)
+
+
+async def test_a_claim_is_expected_once_for_each_upload_and_behind_its_finish(tmp_path: Path) -> None:
+    """A claim that is in the writer's line before the finish may be committed alone, and finds nothing."""
+
+    class Overloaded(Counting):
+        left = 5
+
+        def begin(self, command: Any) -> Any:
+            if isinstance(command, FinishUpload) and self.left:
+                self.left -= 1
+                raise StoreOverloaded("busy", subject="store", retry_after=0.001)
+            return super().begin(command)
+
+    stores: list[Overloaded] = []
+
+    def overloaded(store: Store) -> Any:
+        stores.append(Overloaded(store))
+        return stores[0]
+
+    content = b"x" * 1024
+    async with TaskServer(tmp_path, store_of=overloaded) as server:
+        server.uploads.expect_tasks = lambda: stores[0].ran.append("expected")
+        for number in range(3):
+            await server.upload(whole(header_of(f"r{number}"), content))
+        only_kept = pb.UploadHeader(request_id="only kept", payload_only=True)
+        await server.upload(whole(only_kept, content))
+    assert stores[0].left == 0
+    assert stores[0].ran == ["OpenUpload", "FinishUpload", "expected"] * 3 + ["OpenUpload", "FinishUpload"]
 
 
 async def test_a_small_upload_that_does_not_wait_takes_no_task_of_the_server(tmp_path: Path) -> None:

@@ -118,7 +118,8 @@ class Dispatcher:
 
     def expect_tasks(self) -> None:
         """Claim now, because tasks are about to be committed: the claim is committed with them, and their start takes
-        one commit instead of two. Call it beside the command that makes them; the commit itself rings all the same.
+        one commit instead of two. Call it as soon as the command that makes them is in the writer's line, and not
+        before: the writer may take the claim alone. The commit itself rings all the same.
 
         The claim stands in the writer's line when this returns. When it waited for the round's turn of the loop, the
         writer began without it for one lone task in nine, which then started a commit later.

@@ -48,7 +48,7 @@ class StreamOwner(Protocol):
     here: Here | None
     small_payloads: SmallPayloads
     expect_tasks: Callable[[], None]
-    """A stream calls this when it is about to commit tasks."""
+    """A stream calls this once the command that makes its tasks is in the writer's line."""
 
     def own(self, work: Coroutine[Any, Any, R], name: str) -> asyncio.Task[R]:
         """Run `work` to its end, even if the caller is cancelled."""
@@ -247,7 +247,7 @@ class UploadStream(UploadConnection):
 
     async def _mark(self, durable: tuple[int, int], *, reserve: int, release: bool = False) -> None:
         """Commit the offset that is on disk, and raise the reservation. The commit is a sign of life too."""
-        upload = await self._patiently(
+        begun = await self._begun(
             Checkpoint(
                 upload_id=self._upload.id,
                 connection=self._upload.connection,
@@ -258,16 +258,17 @@ class UploadStream(UploadConnection):
                 release=release,
             )
         )
+        upload = await begun
         self._durable = durable
         self._reserved = max(self._reserved, upload.reserved)
 
-    async def _patiently(self, command: Command[R]) -> R:
-        """Run a command of an upload that was admitted, and wait for an overloaded store instead of failing."""
+    async def _begun(self, command: Command[R]) -> asyncio.Future[R]:
+        """Begin a command of an upload that was admitted, and wait for an overloaded store instead of failing."""
         clock = self._owner.clock
         until = clock.ticks() + self._limits.overload
         while True:
             try:
-                return await self._owner.store.run(command)
+                return self._owner.store.begin(command)
             except StoreOverloaded as error:
                 pause = error.retry_after * (0.5 + clock.jitter())
                 if clock.ticks() + pause > until:
@@ -300,8 +301,7 @@ class UploadStream(UploadConnection):
         await content.seal()
         if content.inline is not None:
             self._owner.small_payloads.put(self._upload.id, content.inline)
-        self._owner.expect_tasks()
-        done = await self._patiently(
+        begun = await self._begun(
             FinishUpload(
                 upload_id=self._upload.id,
                 connection=self._upload.connection,
@@ -311,6 +311,9 @@ class UploadStream(UploadConnection):
                 homed=self._sent_heartbeat and content.inline is not None,
             )
         )
+        if self._plans:
+            self._owner.expect_tasks()
+        done = await begun
         self._done = True
         self._owner.complete(done.id, done.principal, size, done.tasks)
         return done
