@@ -121,5 +121,7 @@ def test_a_finish_with_the_wrong_size_or_crc_is_told_apart() -> None:
     books = ledger()
     with pytest.raises(SizeMismatch):
         books.check_finish(99, crc(CONTENT), arrived=100, arrived_crc=crc(CONTENT))
+    with pytest.raises(SizeMismatch, match="declares 101 bytes"):
+        ledger(size=101).check_finish(100, crc(CONTENT), arrived=100, arrived_crc=crc(CONTENT))
     with pytest.raises(CrcMismatch):
         books.check_finish(100, crc(CONTENT) ^ 1, arrived=100, arrived_crc=crc(CONTENT))

@@ -3,12 +3,34 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
+from longshore.server.engine.uploads.disk_room import DiskRoom
+from longshore.server.engine.uploads.limits import UploadLimits
 from longshore.server.model.clock import Clock
 from longshore.server.model.errors import LongshoreError, UploadBroken
+from longshore.server.model.task import Task
 from longshore.server.store.commands.servers import Heard
+from longshore.server.store.protocol import Store
+
+
+class ConnectionOwner(Protocol):
+    """Gives a connection what it needs of its server."""
+
+    store: Store
+    clock: Clock
+    limits: UploadLimits
+    room: DiskRoom
+
+    def received(self, count: int) -> None:
+        """Count bytes that were received."""
+        ...
+
+    def complete(self, upload_id: str, principal: str, size: int, tasks: Sequence[Task]) -> None:
+        """Log that an upload is complete."""
+        ...
 
 
 class UploadConnection:

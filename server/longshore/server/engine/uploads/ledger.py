@@ -10,6 +10,7 @@ from longshore.server.model.errors import (
     CrcMismatch,
     InvalidField,
     RequestIdReused,
+    Sha256Mismatch,
     SizeMismatch,
 )
 
@@ -78,8 +79,11 @@ class UploadLedger:
             )
 
     def check_finish(self, size: int, crc32c: int, *, arrived: int, arrived_crc: int) -> None:
-        """Compare the finish with what is there. Raises SizeMismatch, CrcMismatch, RequestIdReused."""
+        """Compare the finish with what is there, and with the header. Raises SizeMismatch, CrcMismatch,
+        RequestIdReused."""
         if (size, crc32c) == (arrived, arrived_crc):
+            if self._size is not None and size != self._size:
+                raise SizeMismatch(f"The header declares {self._size} bytes, and the finish says {size}.")
             return
         if self._final:
             raise _other_bytes(f"an earlier try was finished with {arrived} bytes, CRC32C {arrived_crc:08x}")
@@ -87,6 +91,14 @@ class UploadLedger:
             raise SizeMismatch(f"The finish says {size} bytes, and {arrived} have arrived. Nothing is kept; send anew.")
         raise CrcMismatch(
             f"CRC32C of the whole is {arrived_crc:08x}, and the finish says {crc32c:08x}. Nothing is kept; send anew."
+        )
+
+
+def check_sha256(declared: bytes, found: bytes) -> None:
+    """Compare the digest of the whole with the declared one. Raises Sha256Mismatch."""
+    if found != declared:
+        raise Sha256Mismatch(
+            f"SHA-256 of the bytes is {found.hex()}, and the header declares {declared.hex()}. Nothing is kept."
         )
 
 

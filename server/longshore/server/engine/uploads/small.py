@@ -11,45 +11,27 @@ import google_crc32c
 import structlog
 
 from longshore.server.engine.submissions import UploadRequest, upload_fingerprint
-from longshore.server.engine.uploads.connection import UploadConnection
-from longshore.server.engine.uploads.disk_room import DiskRoom
-from longshore.server.engine.uploads.ledger import UploadLedger
-from longshore.server.engine.uploads.limits import UploadLimits
+from longshore.server.engine.uploads.connection import ConnectionOwner, UploadConnection
+from longshore.server.engine.uploads.ledger import UploadLedger, check_sha256
 from longshore.server.engine.uploads.stream import UploadStream
 from longshore.server.engine.uploads.submitting import Submitter
 from longshore.server.logs import sparing
-from longshore.server.model.clock import Clock
 from longshore.server.model.errors import (
     LongshoreError,
     RequestIdReused,
-    Sha256Mismatch,
-    SizeMismatch,
     UploadInProgress,
     UploadInvalid,
 )
 from longshore.server.model.task import Payload, Task, Upload
 from longshore.server.model.values import UploadState
-from longshore.server.store.protocol import Store
 
 _log = structlog.get_logger("longshore.uploads")
 
 
-class SmallOwner(Protocol):
+class SmallOwner(ConnectionOwner, Protocol):
     """Gives a small upload what it needs of its server."""
 
-    store: Store
-    clock: Clock
-    limits: UploadLimits
-    room: DiskRoom
     submitter: Submitter
-
-    def received(self, count: int) -> None:
-        """Count bytes that were received."""
-        ...
-
-    def complete(self, upload_id: str, principal: str, size: int, tasks: Sequence[Task]) -> None:
-        """Log that an upload is complete."""
-        ...
 
 
 class SmallUpload(UploadConnection):
@@ -207,13 +189,8 @@ class SmallUpload(UploadConnection):
     def _check(self, content: bytes, size: int, crc32c: int) -> None:
         arrived_crc = self._crc32c if len(self._pieces) <= 1 else int(google_crc32c.value(content))
         self._ledger.check_finish(size, crc32c, arrived=len(content), arrived_crc=arrived_crc)
-        if size != self._size:
-            raise SizeMismatch(f"The header declares {self._size} bytes, and the finish says {size}.")
-        declared = self._request.sha256
-        if declared and (found := hashlib.sha256(content).digest()) != declared:
-            raise Sha256Mismatch(
-                f"SHA-256 of the bytes is {found.hex()}, and the header declares {declared.hex()}. Nothing is kept."
-            )
+        if self._request.sha256:
+            check_sha256(self._request.sha256, hashlib.sha256(content).digest())
 
     def _ledger_of(self, kept: Payload | None) -> UploadLedger:
         return UploadLedger(

@@ -4,47 +4,37 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import Any, Protocol, TypeVar
 
 import structlog
 
 from longshore.server.engine.sessions.small_payloads import SmallPayloads
-from longshore.server.engine.uploads.connection import UploadConnection
+from longshore.server.engine.uploads.connection import ConnectionOwner, UploadConnection
 from longshore.server.engine.uploads.content import UploadContent
-from longshore.server.engine.uploads.disk_room import DiskRoom
-from longshore.server.engine.uploads.ledger import UploadLedger
-from longshore.server.engine.uploads.limits import UploadLimits
+from longshore.server.engine.uploads.ledger import UploadLedger, check_sha256
 from longshore.server.logs import sparing
-from longshore.server.model.clock import Clock
 from longshore.server.model.errors import (
     LongshoreError,
-    Sha256Mismatch,
-    SizeMismatch,
     SpoolDamaged,
     StoreOverloaded,
     UploadInvalid,
 )
 from longshore.server.model.servers import HEARD_EVERY, Here
-from longshore.server.model.task import Payload, Task, Upload
+from longshore.server.model.task import Payload, Upload
 from longshore.server.model.values import UploadState
 from longshore.server.store.commands import Checkpoint, Command, FinishUpload, RejectUpload, TaskPlan
 from longshore.server.store.commands.servers import Heard
-from longshore.server.store.protocol import Store
 
 R = TypeVar("R")
 
 _log = structlog.get_logger("longshore.uploads")
 
 
-class StreamOwner(Protocol):
+class StreamOwner(ConnectionOwner, Protocol):
     """Gives an upload stream what it needs of its server."""
 
-    store: Store
-    room: DiskRoom
-    clock: Clock
-    limits: UploadLimits
     here: Here | None
     small_payloads: SmallPayloads
     expect_tasks: Callable[[], None]
@@ -52,14 +42,6 @@ class StreamOwner(Protocol):
 
     def own(self, work: Coroutine[Any, Any, R], name: str) -> asyncio.Task[R]:
         """Run `work` to its end, even if the caller is cancelled."""
-        ...
-
-    def received(self, count: int) -> None:
-        """Count bytes that were received."""
-        ...
-
-    def complete(self, upload_id: str, principal: str, size: int, tasks: Sequence[Task]) -> None:
-        """Log that an upload is complete."""
         ...
 
 
@@ -294,10 +276,9 @@ class UploadStream(UploadConnection):
         await self._checkpointed()
         await content.drain()
         self._ledger.check_finish(size, crc32c, arrived=content.offset, arrived_crc=content.crc32c)
-        declared = self._upload.size
-        if declared is not None and declared != size:
-            raise SizeMismatch(f"The header declares {declared} bytes, and the finish says {size}.")
-        await self._check_sha256(content)
+        # A sealed one was compared before it was sealed.
+        if self._upload.sha256 and not content.sealed:
+            check_sha256(self._upload.sha256, await content.sha256())
         await content.seal()
         if content.inline is not None:
             self._owner.small_payloads.put(self._upload.id, content.inline)
@@ -317,17 +298,6 @@ class UploadStream(UploadConnection):
         self._done = True
         self._owner.complete(done.id, done.principal, size, done.tasks)
         return done
-
-    async def _check_sha256(self, content: UploadContent) -> None:
-        declared = self._upload.sha256
-        # A sealed one was compared before it was sealed.
-        if not declared or content.sealed:
-            return
-        found = await content.sha256()
-        if found != declared:
-            raise Sha256Mismatch(
-                f"SHA-256 of the bytes is {found.hex()}, and the header declares {declared.hex()}. Nothing is kept."
-            )
 
     async def _reject(self, content: UploadContent, error: LongshoreError) -> None:
         """Give up an upload whose bytes are wrong, so that the same request id can start anew."""
